@@ -1,0 +1,346 @@
+"""`params.yaml` as frozen, typed models.
+
+Each section is named after the part that it sets. An unknown key, a wrong type or a combination that cannot work is refused here,
+before anything runs, with the key's path and what is allowed. No other module reads settings or the environment.
+"""
+
+import difflib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from reelnest.errors import ConfigError
+
+PARAMS_FILE = Path("params.yaml")
+ACCELERATE_CONFIGS = Path("configs/accelerate")
+
+# Hidden sizes of the published Qwen2.5-VL checkpoints (their config.json), so that a dim that is too wide is refused without a download.
+QWEN_HIDDEN_SIZES = {"3B": 2048, "7B": 3584, "32B": 5120, "72B": 8192}
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of `params.yaml`: frozen, strict about types and about names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
+
+
+class Data(Section):
+    """What of the data is used, and how it is divided."""
+
+    text_fields: tuple[Literal["title", "caption", "text", "ocr", "asr"], ...] | None = Field(None, strict=False)
+    """Fields of a video that the encoder reads after its frames; null for all that are present."""
+    validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Shares of the pair graph's connected components, for pairs without a `split` of their own."""
+
+    @model_validator(mode="after")
+    def _leaves_something_to_train_on(self) -> Self:
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("validation_fraction + test_fraction must stay below 1, or nothing is left to train on")
+        return self
+
+
+class Validate(Section):
+    """What counts as a bad record, and how many are too many."""
+
+    max_quarantined_fraction: Fraction = 0.05
+    max_text_characters: Positive = 4000
+    max_video_megabytes: Positive = 2000
+    max_video_frames: Positive = 50_000
+    max_video_seconds: Annotated[float, Field(gt=0)] = 3600.0
+    decode_timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
+
+
+class Preprocess(Section):
+    """Which frames of a video are kept, and at what size."""
+
+    sampling: Literal["uniform", "fps"] = "uniform"
+    frames: Annotated[int, Field(ge=2, le=768)] = 8
+    """`uniform`: so many, evenly spread over the video. `fps`: at most so many."""
+    fps: Annotated[float, Field(gt=0)] = 2.0
+    """`fps`: frames a second."""
+    min_pixels: Positive = 3136
+    max_pixels: Positive = 602_112
+    """A frame's area, in pixels, after Qwen's smart resize (both sides become multiples of 28)."""
+    shard_megabytes: Positive = 256
+    scheduler: str | None = None
+    """Address of a Dask scheduler that shares this file system; null for processes of this machine."""
+
+    @model_validator(mode="after")
+    def _can_be_sampled(self) -> Self:
+        if self.frames % 2:
+            raise ValueError(f"frames must be even (Qwen2.5-VL joins two frames into one step); found {self.frames}, use {self.frames + 1}")
+        if self.min_pixels > self.max_pixels:
+            raise ValueError(f"min_pixels ({self.min_pixels}) must not be above max_pixels ({self.max_pixels})")
+        return self
+
+
+class Tiny(Section):
+    """Sizes of the small, randomly initialised Qwen2.5-VL that `name_or_path: tiny` builds."""
+
+    hidden_size: Positive = 128
+    layers: Positive = 3
+    heads: Positive = 4
+    vision_hidden_size: Positive = 96
+    vision_layers: Positive = 3
+    vision_heads: Positive = 4
+    vocabulary: Annotated[int, Field(ge=300)] = 2048
+    initializer_range: Annotated[float, Field(gt=0)] = 0.12
+    """About 1/sqrt(width): with the usual 0.02 a model this narrow never learns to see the order of frames."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.hidden_size % self.heads or self.vision_hidden_size % self.vision_heads:
+            raise ValueError("hidden_size must be a multiple of heads, and vision_hidden_size of vision_heads")
+        if (self.hidden_size // self.heads) % 16 or (self.vision_hidden_size // self.vision_heads) % 4:
+            raise ValueError("a text head (hidden_size / heads) must be a multiple of 16 wide and a vision head a multiple of 4")
+        return self
+
+
+class Lora(Section):
+    """Low-rank adapters (Hu et al. 2021, https://arxiv.org/abs/2106.09685) on the language model, through peft."""
+
+    r: Positive = 16
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    vision: bool = False
+    """Also adapt the vision tower's attention and MLP."""
+    merge: bool = True
+    """Save merged weights (one folder that needs nothing else), or, if false, the adapter and its base model's name and revision."""
+
+
+class Model(Section):
+    """The encoder."""
+
+    name_or_path: str = "tiny"
+    """A Hub name, a folder in Hugging Face format, or `tiny`."""
+    revision: str | None = None
+    """Commit of the Hub repository; required for a Hub name."""
+    tiny: Tiny = Tiny()
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    load_in_4bit: bool = False
+    """Quantise the frozen base weights to 4-bit NF4 (bitsandbytes, on a GPU); for LoRA only."""
+    attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
+    pooling: Literal["last", "mean"] = "last"
+    projection: Positive | None = None
+    """Width of a linear layer after pooling; null for none."""
+    dims: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)] = (16, 32, 64, 128)
+    """The nested dims, rising. The last one is the width that is searched as `full`."""
+    query_instruction: str = "Find what this search asks for."
+    target_instruction: str = "Describe what this shows."
+    max_text_tokens: Positive = 256
+    freeze: Literal["none", "vision", "backbone"] = "none"
+    lora: Lora | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if any(a >= b for a, b in zip(self.dims, self.dims[1:], strict=False)):
+            raise ValueError(f"dims must rise, each above the one before; found {list(self.dims)}")
+        if self.freeze == "backbone" and self.lora is not None:
+            raise ValueError("freeze: backbone and lora ask for opposite things: set lora to null, or freeze to none or vision (the base weights under LoRA are frozen in any case)")
+        if self.freeze == "backbone" and self.projection is None:
+            raise ValueError("freeze: backbone without a projection leaves nothing to train: set projection to a width")
+        if self.freeze == "vision" and self.lora is not None and self.lora.vision:
+            raise ValueError("freeze: vision and lora.vision: true ask for opposite things: change one")
+        if self.load_in_4bit and (self.lora is None or self.lora.merge):
+            raise ValueError("load_in_4bit needs lora with merge: false (4-bit weights can neither be trained nor be merged into)")
+        if self.lora is not None and not self.lora.merge and self.name_or_path == "tiny":
+            raise ValueError("lora.merge: false saves the base by name, and a tiny base has none: set merge to true")
+        if self.name_or_path != "tiny" and not Path(self.name_or_path).is_dir() and self.revision is None:
+            raise ValueError(f"'{self.name_or_path}' is no folder here, so it is taken as a Hub name, and a Hub name needs a revision (a commit hash), so that the weights cannot change under you")
+        return self
+
+
+class Train(Section):
+    """The training loop."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    epochs: Positive = 30
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    """Pairs in one contrastive batch, over all processes."""
+    accumulation_steps: Positive = 1
+    """Contrastive batches to one optimizer step."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_fraction: Fraction = 0.1
+    max_gradient_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    gradient_checkpointing: bool = False
+    dim_weights: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(strict=False)] | None = None
+    """One weight for each of `model.dims`; null for equal ones."""
+    temperature: Annotated[float, Field(gt=0, le=1)] = 0.05
+    learn_temperature: bool = False
+    evaluate_every_epochs: Positive = 5
+    best_metric: str = "recall@10"
+    """The metric on the validation split, at the full width, by which the best checkpoint is chosen."""
+    keep_checkpoints: Positive = 2
+    trackers: tuple[Literal["mlflow", "tensorboard", "wandb"], ...] = Field(("mlflow", "tensorboard"), strict=False)
+    log_every_steps: Positive = 10
+
+    @model_validator(mode="after")
+    def _metric_is_known(self) -> Self:
+        known = ("recall@1", "recall@5", "recall@10", "mrr", "ndcg@10", "map")
+        if self.best_metric not in known:
+            raise ValueError(f"best_metric must be one of {', '.join(known)}; found '{self.best_metric}'")
+        return self
+
+
+class Evaluate(Section):
+    """Retrieval evaluation on the test split."""
+
+    batch_size: Positive = 64
+    """Items embedded at once by each process."""
+    depth: Annotated[int, Field(ge=10)] = 1000
+    """Answers kept for each query; MAP is taken over these, as in TREC."""
+    gallery_queries: Annotated[int, Field(ge=0)] = 20
+    """Queries whose top five answers the page shows."""
+
+
+class Register(Section):
+    """The registry's entry."""
+
+    name: str = "reelnest"
+    metric: Literal["recall@1", "recall@5", "recall@10", "mrr", "ndcg@10", "map"] = "recall@10"
+    """The metric, at the full width, by which a challenger becomes champion."""
+
+
+class Tracking(Section):
+    """MLflow: where runs, metrics, checkpoints and models are kept. No DVC stage depends on it."""
+
+    uri: str = "sqlite:///mlflow.db"
+    """The environment's MLFLOW_TRACKING_URI goes before this."""
+    experiment: str = "reelnest"
+
+
+class Launch(Section):
+    """How training and embedding processes are started."""
+
+    config: str = "cpu-2"
+    """A file of `configs/accelerate/`, without its ending."""
+
+
+class Params(Section):
+    """All settings. `validate` and `register` are Python attributes `validation` and `registration`: pydantic keeps the other names."""
+
+    data: Data = Data()
+    validation: Validate = Field(Validate(), alias="validate")
+    preprocess: Preprocess = Preprocess()
+    model: Model = Model()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    registration: Register = Field(Register(), alias="register")
+    launch: Launch = Launch()
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        width = embedding_width(self.model)
+        if width is not None and self.model.dims[-1] > width:
+            source = "model.projection" if self.model.projection else f"the hidden size of {self.model.name_or_path}"
+            raise ValueError(f"model.dims: {self.model.dims[-1]} is above the embedding's width, {width} ({source}); the largest dim may be at most {width}")
+        weights = self.train.dim_weights
+        if weights is not None and (len(weights) != len(self.model.dims) or not any(weights)):
+            raise ValueError(f"train.dim_weights: needs one weight for each of the {len(self.model.dims)} model.dims, not all 0; found {list(weights)}")
+        return self
+
+
+def embedding_width(model: Model) -> int | None:
+    """Width of the vectors that a model of these settings gives; None where only the Hub knows."""
+    if model.projection is not None:
+        return model.projection
+    if model.name_or_path == "tiny":
+        return model.tiny.hidden_size
+    config = Path(model.name_or_path) / "config.json"
+    if config.is_file():
+        found = json.loads(config.read_text(encoding="utf-8"))
+        size = found.get("hidden_size") or found.get("text_config", {}).get("hidden_size")
+        return int(size) if size else None
+    size_name = re.search(r"Qwen2\.5-VL-(\d+B)", model.name_or_path)
+    return QWEN_HIDDEN_SIZES.get(size_name[1]) if size_name else None
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Reads and checks a params file. Raises ConfigError, which names each wrong key, what was found and what is allowed."""
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file. Run this in the project's folder, or copy one of configs/presets/ to {path}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not readable as YAML: {error}") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: expected sections such as `train:`, found {type(found).__name__}.")
+    try:
+        params = Params.model_validate(found)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in _explain(error))) from None
+    _check_processes(params, path)
+    return params
+
+
+def launch_config_path(params: Params, params_path: Path = PARAMS_FILE) -> Path:
+    """The accelerate config file that `launch.config` names."""
+    return params_path.parent / ACCELERATE_CONFIGS / f"{params.launch.config}.yaml"
+
+
+def launch_processes(params: Params, params_path: Path = PARAMS_FILE) -> int:
+    """How many processes `launch.config` starts, over all machines."""
+    path = launch_config_path(params, params_path)
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
+        raise ConfigError(f"{params_path}: launch.config: there is no {path}; known: {known}.")
+    return int(yaml.safe_load(path.read_text(encoding="utf-8"))["num_processes"])
+
+
+def tracking_uri(params: Params) -> str:
+    """MLflow's address: the environment's, so that one checkout can log to a team's server, or else the file's."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or params.tracking.uri
+
+
+def _check_processes(params: Params, path: Path) -> None:
+    processes = launch_processes(params, path)
+    if params.train.batch_size < processes or params.train.batch_size % processes:
+        raise ConfigError(
+            f"{path}: train.batch_size: {params.train.batch_size} pairs cannot be shared evenly by the {processes} processes of launch.config '{params.launch.config}'; use a multiple of {processes}."
+        )
+
+
+def _explain(error: ValidationError) -> list[str]:
+    lines = []
+    for detail in error.errors(include_url=False):
+        # pydantic adds the names of union members to the path; only keys of the file help the reader.
+        keys = [str(part) for part in detail["loc"] if not _is_union_tag(part)]
+        where = ".".join(keys)
+        if detail["type"] == "extra_forbidden":
+            known = _known_keys(keys[:-1])
+            near = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
+            advice = f"did you mean {'.'.join([*keys[:-1], near[0]])}?" if near else f"known here: {', '.join(known)}."
+            lines.append(f"{where}: unknown setting; {advice}")
+        elif detail["type"] == "value_error":
+            text = str(detail["ctx"]["error"])
+            lines.append(f"{where}: {text}." if where else f"{text}.")
+        else:
+            lines.append(f"{where}: {detail['msg']}; found {detail['input']!r}.")
+    return lines
+
+
+def _is_union_tag(part: Any) -> bool:
+    return isinstance(part, str) and ("[" in part or "(" in part or part in ("int", "float", "str", "tuple"))
+
+
+def _known_keys(path: list[str]) -> list[str]:
+    section: type[BaseModel] = Params
+    for key in path:
+        for name, field in section.model_fields.items():
+            if key in (name, field.alias):
+                kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
+                section = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
+    return [field.alias or name for name, field in section.model_fields.items()]

@@ -1,0 +1,37 @@
+"""The errors that a user can act on. The command line prints their text without a traceback and exits with `exit_status`."""
+
+
+class ReelnestError(Exception):
+    """Something that the person running the command can put right. The text says what was found, where, what was expected, what to do."""
+
+    exit_status = 1
+
+
+class ConfigError(ReelnestError):
+    """`params.yaml` (or a file it names) asks for something that does not exist or cannot be combined."""
+
+    exit_status = 2
+
+
+class DataError(ReelnestError):
+    """The data cannot be used: a missing folder, too many bad records, nothing left to train on."""
+
+
+class VideoError(ReelnestError):
+    """A video that cannot be used. `reason` is a short stable word, used to count bad videos by reason."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+class ModelError(ReelnestError):
+    """A model folder that cannot be opened: no weights, pickled weights, a width that does not fit."""
+
+
+class TrainingError(ReelnestError):
+    """Training cannot go on: a wrong number of processes, a loss that is no number, a worker that died."""
+
+
+class RegistryError(ReelnestError):
+    """MLflow cannot be reached or does not hold what was asked for."""
