@@ -1,0 +1,60 @@
+"""Files that are whole or absent: written aside, flushed to disk, then put in place in one step.
+
+A stage that is killed leaves the file of the run before, or none, and never half of one that the next stage takes for whole.
+"""
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` in the form that all reports have. NaN, which is no JSON, raises ValueError."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    write_lines(path, [text])
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Writes each of `lines` with a line end, as UTF-8."""
+    with whole_file(path) as file:
+        for line in lines:
+            file.write(line.encode("utf-8") + b"\n")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A binary file that takes the place of `path` when the block ends without an error."""
+    aside = _aside(path)
+    try:
+        with aside.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """An empty folder beside `path` that takes its place when the block ends without an error."""
+    aside = _aside(path)
+    aside.mkdir()
+    try:
+        yield aside
+        # A folder cannot be replaced in one step: for a moment there is none, which is never taken for whole.
+        shutil.rmtree(path, ignore_errors=True)
+        aside.replace(path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _aside(path: Path) -> Path:
+    """A name of its own beside `path`, so that two runs in one folder cannot mix their bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
