@@ -12,6 +12,7 @@ class Workspace:
 
     @property
     def params(self) -> Path:
+        """The settings."""
         return self.root / "params.yaml"
 
     @property
@@ -31,6 +32,7 @@ class Workspace:
 
     @property
     def reports(self) -> Path:
+        """What people look at."""
         return self.root / "reports"
 
     @property

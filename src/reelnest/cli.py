@@ -1,0 +1,100 @@
+"""`reelnest …`: parses, calls a stage, prints. What the commands do is in `reelnest.stages`."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reelnest.config import Params, load_params
+from reelnest.errors import ReelnestError
+from reelnest.stages.launch import launch, quieten
+from reelnest.stages.workspace import Workspace
+
+cli = typer.Typer(
+    name="reelnest",
+    help="Turns pairs of what people searched and what they wanted into a video-search model. Run it in the folder that holds params.yaml.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+LAUNCHER_OPTIONS = {"ignore_unknown_options": True, "allow_extra_args": True}
+
+
+def app() -> None:
+    """The console script: a user's error is printed without a traceback, and its exit status is kept."""
+    quieten()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        cli()
+    except ReelnestError as error:
+        print(f"reelnest: error: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_status) from None
+
+
+def _settings() -> tuple[Workspace, Params]:
+    workspace = Workspace()
+    return workspace, load_params(workspace.params)
+
+
+@cli.command()
+def sample(
+    folder: Annotated[Path, typer.Argument(help="Where the sample goes.")] = Path("data"),
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+) -> None:
+    """Makes the sample data: short videos of moving shapes, and searches for them."""
+    from reelnest.data.sample import write_sample
+
+    print(write_sample(folder, seed))
+
+
+@cli.command()
+def validate() -> None:
+    """Checks data/ (Great Expectations), quarantines bad records, writes reports/validation.json and reports/data_docs/."""
+    workspace, params = _settings()
+    from reelnest.stages import validate as stage
+
+    stage.run(workspace, params)
+
+
+@cli.command()
+def preprocess() -> None:
+    """Decodes each video once into prepared/ and settles the splits."""
+    workspace, params = _settings()
+    from reelnest.stages import preprocess as stage
+
+    stage.run(workspace, params)
+
+
+@cli.command(context_settings=LAUNCHER_OPTIONS)
+def train(context: typer.Context) -> None:
+    """Trains under `accelerate launch` and saves models/candidate/. Further options go to accelerate, such as --machine_rank 1."""
+    workspace, params = _settings()
+    launch(params, workspace, "reelnest.stages.train", context.args)
+
+
+@cli.command(context_settings=LAUNCHER_OPTIONS)
+def evaluate(context: typer.Context) -> None:
+    """Measures retrieval on the test split at each dim; writes reports/evaluation.json, .html and metrics_by_dim.csv."""
+    workspace, params = _settings()
+    launch(params, workspace, "reelnest.stages.evaluate", context.args)
+
+
+@cli.command()
+def register() -> None:
+    """Makes the trained model a version in MLflow's registry: challenger, and champion where it is the better one."""
+    workspace, params = _settings()
+    from reelnest.stages import register as stage
+
+    stage.run(workspace, params)
+
+
+@cli.command()
+def params() -> None:
+    """Checks params.yaml and prints every setting, with the defaults filled in."""
+    import yaml
+
+    _, settings = _settings()
+    print(yaml.safe_dump(settings.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True), end="")

@@ -1,0 +1,136 @@
+"""params.yaml: what is read, what is refused, and what the person is told."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from reelnest.config import Params, embedding_width, launch_processes, load_params, tracking_uri
+from reelnest.errors import ConfigError
+
+ROOT = Path(__file__).parents[3]
+PRESETS = sorted((ROOT / "configs" / "presets").glob("*.yaml"))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    return tmp_path / "params.yaml"
+
+
+def change(path: Path, **changes: Any) -> Path:
+    """Sets `section__key=value` in a params file."""
+    found = yaml.safe_load(path.read_text())
+    for name, value in changes.items():
+        *sections, key = name.split("__")
+        place = found
+        for section in sections:
+            place = place[section]
+        place[key] = value
+    path.write_text(yaml.safe_dump(found))
+    return path
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_params(path)
+    return str(caught.value)
+
+
+def test_the_file_in_the_repository_holds_every_setting_with_its_default(project: Path) -> None:
+    written = yaml.safe_load(project.read_text())
+    assert Params.model_validate(written) == Params()
+    assert written == Params().model_dump(mode="json", by_alias=True)
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+def test_every_preset_is_accepted_where_it_would_be_used(preset: Path, project: Path) -> None:
+    shutil.copy(preset, project)
+    assert load_params(project)
+
+
+def test_the_default_is_the_tiny_preset(project: Path) -> None:
+    assert (ROOT / "configs/presets/tiny.yaml").read_bytes() == project.read_bytes()
+
+
+def test_settings_cannot_be_changed_after_reading(project: Path) -> None:
+    params = load_params(project)
+    with pytest.raises(ValueError, match="frozen"):
+        params.train.epochs = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"train__learning_rat": 1.0}, "train.learning_rat: unknown setting; did you mean train.learning_rate?"),
+        ({"trian": {}}, "trian: unknown setting; did you mean train?"),
+        ({"model__tiny__depth": 3}, "model.tiny.depth: unknown setting; known here: hidden_size, layers,"),
+        ({"model__lora": {"rank": 8}}, "model.lora.rank: unknown setting; known here: r, alpha,"),
+        ({"train__epochs": "many"}, "train.epochs: Input should be a valid integer; found 'many'"),
+        ({"train__batch_size": 64.5}, "train.batch_size: Input should be a valid integer"),
+        ({"train__schedule": "step"}, "train.schedule: Input should be 'cosine', 'linear' or 'constant'; found 'step'"),
+        ({"train__best_metric": "recall@7"}, "train.best_metric: Input should be 'recall@1',"),
+        ({"model__dims": [16, 32, 256]}, "model.dims: 256 is above the embedding's width, 128 (the hidden size of tiny)"),
+        ({"model__projection": 64}, "model.dims: 128 is above the embedding's width, 64 (model.projection)"),
+        ({"model__dims": [32, 16]}, "dims must rise"),
+        ({"model__dims": [16, 16]}, "dims must rise"),
+        ({"model__dims": []}, "model.dims: Tuple should have at least 1 item"),
+        ({"model__freeze": "backbone", "model__lora": {}, "model__projection": 128}, "freeze: backbone and lora ask for opposite things"),
+        ({"model__freeze": "backbone"}, "leaves nothing to train"),
+        ({"model__freeze": "vision", "model__lora": {"vision": True}}, "freeze: vision and lora.vision: true ask for opposite things"),
+        ({"model__lora": {"merge": False}}, "set merge to true"),
+        ({"model__load_in_4bit": True}, "load_in_4bit needs lora with merge: false"),
+        ({"model__name_or_path": "Qwen/Qwen2.5-VL-3B-Instruct"}, "needs a revision"),
+        ({"train__batch_size": 63}, "train.batch_size: 63 pairs cannot be shared evenly by the 2 processes"),
+        ({"launch__config": "cpu-3"}, "known: cpu-1, cpu-2"),
+        ({"train__dim_weights": [1.0, 1.0]}, "needs one weight for each of the 4 model.dims"),
+        ({"preprocess__frames": 7}, "frames must be even"),
+        ({"preprocess__min_pixels": 10_000}, "min_pixels (10000) must not be above max_pixels (3136)"),
+        ({"data__test_fraction": 0.95}, "must stay below 1"),
+        ({"model__tiny__heads": 3}, "hidden_size must be a multiple of heads"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_its_path_and_what_is_allowed(changes: dict[str, Any], expected: str, project: Path) -> None:
+    text = refusal(change(project, **changes))
+    assert expected in text
+    assert text.startswith(str(project))
+
+
+def test_all_mistakes_are_told_at_once(project: Path) -> None:
+    text = refusal(change(project, train__epochs=0, evaluate__dept=5))
+    assert "train.epochs" in text
+    assert "did you mean evaluate.depth?" in text
+
+
+def test_a_missing_or_unreadable_file_says_what_to_do(tmp_path: Path) -> None:
+    assert "configs/presets" in refusal(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("train: [")
+    assert "not readable as YAML" in refusal(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("")
+    assert "expected sections" in refusal(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(("name", "width"), [("Qwen/Qwen2.5-VL-3B-Instruct", 2048), ("Qwen/Qwen2.5-VL-7B-Instruct", 3584), ("a/b", None)])
+def test_the_width_of_a_known_hub_model_is_known_without_a_download(name: str, width: int | None) -> None:
+    assert embedding_width(Params().model.model_copy(update={"name_or_path": name})) == width
+
+
+def test_the_width_of_a_folder_is_read_from_its_config(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"text_config": {"hidden_size": 320}}')
+    assert embedding_width(Params().model.model_copy(update={"name_or_path": str(tmp_path)})) == 320
+
+
+def test_the_number_of_processes_is_that_of_the_launch_file(project: Path) -> None:
+    assert launch_processes(load_params(project), project) == 2
+    assert launch_processes(load_params(change(project, launch__config="cpu-1")), project) == 1
+
+
+def test_the_environments_tracking_address_goes_before_the_files(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = load_params(change(project, tracking__uri="sqlite:///elsewhere.db"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert tracking_uri(params) == "sqlite:///elsewhere.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    assert tracking_uri(params) == "http://mlflow:5000"
