@@ -1,0 +1,148 @@
+"""How this process reaches MLflow: quickly, quietly, or with an error that says what to do."""
+
+import logging
+from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import mlflow
+import requests
+import sqlalchemy
+from mlflow.environment_variables import (
+    MLFLOW_ALLOW_PICKLE_DESERIALIZATION,
+    MLFLOW_DISABLE_TELEMETRY,
+    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR,
+    MLFLOW_HTTP_REQUEST_MAX_RETRIES,
+    MLFLOW_HTTP_REQUEST_TIMEOUT,
+    MLFLOW_REGISTRY_URI,
+    MLFLOW_TRACKING_URI,
+)
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+from mlflow.telemetry import set_telemetry_client
+
+from reelnest.config import Params, tracking_uri
+from reelnest.errors import RegistryError
+
+HEALTH_TIMEOUT_SECONDS = 5
+SQLITE = "sqlite:///"
+
+log = logging.getLogger(__name__)
+
+
+def connect(params: Params) -> str:
+    """Points this process's MLflow at `tracking.uri`, makes `tracking.experiment` if it is missing, and returns the experiment's id.
+
+    MLflow itself retries for minutes before it gives up; a wrong address should be told in seconds, before hours of training. So the
+    server (or database) is asked once, first. Calling this again is cheap and harmless.
+
+    Raises RegistryError when nothing answers there, or when the experiment cannot be used.
+    """
+    uri = tracking_uri(params)
+    _quiet()
+    _check_answers(uri)
+    _set_uri(uri)
+    try:
+        return _experiment_id(uri, params.tracking.experiment)
+    except MlflowException as error:
+        where = f"MLflow at {without_credentials(uri)}, experiment '{params.tracking.experiment}'"
+        raise RegistryError(f"{where}: refused with: {error.message}. {_ADVICE}") from error
+
+
+def without_credentials(uri: str) -> str:
+    """The address without user name and password, fit for files and logs."""
+    parts = urlsplit(uri)
+    if "@" not in parts.netloc:
+        return uri
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+_ADVICE = (
+    "Start the server (`make up`), or set tracking.uri in params.yaml (or MLFLOW_TRACKING_URI) to an address that answers, "
+    "such as sqlite:///mlflow.db."
+)
+
+
+def _quiet() -> None:
+    MLFLOW_DISABLE_TELEMETRY.set(True)
+    set_telemetry_client()  # the client that `import mlflow` made, before we could say no
+    MLFLOW_ALLOW_PICKLE_DESERIALIZATION.set(False)
+    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
+    # MLflow's own defaults add up to four minutes on a server that went away; whoever set these in the environment knows better.
+    for variable, value in ((MLFLOW_HTTP_REQUEST_MAX_RETRIES, 2), (MLFLOW_HTTP_REQUEST_TIMEOUT, 60)):
+        if not variable.is_set():
+            variable.set(value)
+
+
+def _set_uri(uri: str) -> None:
+    # MLflow writes the address into the environment as well, where the next call (other params, same process) would find it and think
+    # that the user had set it.
+    ours = [variable for variable in (MLFLOW_TRACKING_URI, MLFLOW_REGISTRY_URI) if not variable.is_set()]
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    for variable in ours:
+        variable.unset()
+
+
+def _check_answers(uri: str) -> None:
+    scheme = urlsplit(uri).scheme
+    if scheme in ("http", "https"):
+        _check_server(uri)
+    elif uri.startswith(SQLITE) or "+" in scheme or scheme in ("postgresql", "mysql", "mssql"):
+        _check_database(uri)
+    elif not scheme.startswith("databricks"):
+        raise RegistryError(f"tracking.uri: '{uri}' is no address that MLflow 3 can use (plain folders are no longer supported). {_ADVICE}")
+
+
+def _check_server(uri: str) -> None:
+    shown = without_credentials(uri)
+    try:
+        answer = requests.get(f"{uri.rstrip('/')}/health", timeout=HEALTH_TIMEOUT_SECONDS)
+    except requests.RequestException as error:
+        raise RegistryError(f"MLflow does not answer at {shown} ({type(error).__name__}). {_ADVICE}") from error
+    # A proxy in front of the server may ask for a log-in (401, 403) that MLflow's own client then brings.
+    if answer.status_code >= 500 or answer.status_code == 404:
+        found = f"{shown}/health gave HTTP {answer.status_code}"
+        raise RegistryError(f"What answers at {shown} is no MLflow server, or a broken one: {found}. {_ADVICE}")
+
+
+def _check_database(uri: str) -> None:
+    shown = without_credentials(uri)
+    folder = sqlite_folder(uri)
+    if folder is not None and not folder.is_dir():
+        raise RegistryError(
+            f"tracking.uri: {shown}: there is no folder {folder} for MLflow's database. Make it, or change tracking.uri in params.yaml."
+        )
+    try:
+        engine = sqlalchemy.create_engine(uri)
+        try:
+            with engine.connect():
+                pass
+        finally:
+            engine.dispose()
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+        raise RegistryError(f"MLflow's database {shown} cannot be opened: {error}. {_ADVICE}") from error
+
+
+def sqlite_folder(uri: str) -> Path | None:
+    """The folder of a SQLite store's file, where `mlruns/` with the artifacts stands too; None for other stores."""
+    return Path(uri.removeprefix(SQLITE)).absolute().parent if uri.startswith(SQLITE) else None
+
+
+def _experiment_id(uri: str, name: str) -> str:
+    client = mlflow.MlflowClient()
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        # Left to itself MLflow puts the artifacts of a local store under the current folder, wherever that is.
+        folder = sqlite_folder(uri)
+        try:
+            return client.create_experiment(name, artifact_location=(folder / "mlruns" / quote(name, safe="")).as_uri() if folder else None)
+        except MlflowException as error:
+            if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+                raise
+            return _experiment_id(uri, name)  # another process made it in between
+    if found.lifecycle_stage != "active":
+        raise RegistryError(
+            f"MLflow at {without_credentials(uri)}: experiment '{name}' was deleted. "
+            f"Restore it (`mlflow experiments restore -x {found.experiment_id}`), or set another tracking.experiment in params.yaml."
+        )
+    return str(found.experiment_id)
