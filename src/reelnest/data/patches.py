@@ -3,7 +3,8 @@
 Qwen's own processors give float32 rows that are already normalised: four times the bytes, and for videos they need torchvision. Here the
 rows stay uint8, equal to theirs before normalisation, and the model normalises them on its own device with IMAGE_MEAN and IMAGE_STD.
 
-Source: transformers' `Qwen2VLImageProcessorPil` (https://github.com/huggingface/transformers, models/qwen2_vl), which the tests compare with.
+Source: transformers' `Qwen2VLImageProcessorPil` (https://github.com/huggingface/transformers, models/qwen2_vl), which the tests compare
+with.
 """
 
 import math
@@ -51,8 +52,8 @@ def smart_resize(height: int, width: int, min_pixels: int, max_pixels: int) -> t
 def to_patches(frames: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Cuts frames, uint8 (time, height, width, 3), into rows, uint8 (patches, 1176), and their grid, int64 (3,).
 
-    Rows go through time, then through 2 x 2 squares of patches, then through the patches of a square; in a row stand channel, frame, height,
-    width. An odd last frame is repeated. Height and width must be multiples of 28 (`smart_resize`).
+    Rows go through time, then through 2 x 2 squares of patches, then through the patches of a square; in a row stand channel, frame,
+    height, width. An odd last frame is repeated. Height and width must be multiples of 28 (`smart_resize`).
     """
     time, height, width, channels = frames.shape
     if height % FACTOR or width % FACTOR or channels != 3 or time == 0:

@@ -1,0 +1,81 @@
+"""What a video file's container says of itself, before any decoder reads it.
+
+A decoder that meets the end of a cut-off Matroska or AVI file takes it for the end of the video, without an error: half a video would
+pass for a whole one. These containers announce their size, so a cut is found by comparing.
+"""
+
+import os
+import struct
+from typing import BinaryIO
+
+EBML = b"\x1a\x45\xdf\xa3"
+EBML_SEGMENT = b"\x18\x53\x80\x67"
+
+# Text files that name other files or addresses, which a demuxer would open in their place.
+PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"v=0")
+
+
+def is_playlist(file: BinaryIO) -> bool:
+    """Whether the file is no video but a list of others (HLS, DASH, concat, SDP)."""
+    file.seek(0)
+    return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(PLAYLISTS)
+
+
+def announced_size(file: BinaryIO) -> int | None:
+    """Bytes that the file should have at least; None where its container does not tell (MPEG-TS, a live stream, or no video at all)."""
+    file.seek(0)
+    head = file.read(12)
+    if head[:4] == EBML:
+        return _matroska(file)
+    if head[:4] == b"RIFF":
+        return _chunks(file, riff=True)
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"):
+        return _chunks(file, riff=False)
+    return None
+
+
+def _chunks(file: BinaryIO, *, riff: bool) -> int:
+    """Walks the top-level boxes of MP4 and QuickTime, or the RIFF chunks of AVI, up to the first that is not all there."""
+    size, at = os.fstat(file.fileno()).st_size, 0
+    while at + 8 <= size:
+        file.seek(at)
+        head = file.read(16)
+        if riff:
+            if head[:4] != b"RIFF":
+                break
+            length = 8 + int(struct.unpack("<I", head[4:8])[0])
+            length += length % 2
+        else:
+            length = int(struct.unpack(">I", head[:4])[0])
+            if length == 1 and len(head) == 16:
+                length = int(struct.unpack(">Q", head[8:])[0])
+            if length == 0:  # to the end of the file
+                break
+            if length < 8:  # bytes after the last box
+                break
+        at += length
+    return at
+
+
+def _matroska(file: BinaryIO) -> int | None:
+    """End of the segment, which is all that follows the short EBML header."""
+    file.seek(len(EBML))
+    header = _vint(file)
+    if header is None:
+        return None
+    file.seek(header, os.SEEK_CUR)
+    if file.read(len(EBML_SEGMENT)) != EBML_SEGMENT:
+        return None
+    length = _vint(file)
+    return None if length is None else file.tell() + length
+
+
+def _vint(file: BinaryIO) -> int | None:
+    """EBML's number of variable length; None for "unknown" (all ones), which live streams write."""
+    first = file.read(1)
+    if not first or not first[0]:
+        return None
+    length = 9 - first[0].bit_length()
+    rest = file.read(length - 1)
+    value = int.from_bytes(bytes([first[0] & ((1 << (8 - length)) - 1)]) + rest, "big")
+    return None if value == (1 << (7 * length)) - 1 else value
