@@ -1,0 +1,77 @@
+"""Retrieval quality of an encoder on a split: what training watches and what the evaluation reports."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from reelnest.data.batches import Batcher
+from reelnest.data.entries import Entry, Role
+from reelnest.data.prepared import Prepared
+from reelnest.model.embedding import embed
+from reelnest.model.encoder import Encoder
+from reelnest.search.evaluation import Evaluation, Vectors, evaluate_vectors
+from reelnest.search.retrieval_sets import RetrievalSet, retrieval_sets
+
+
+@dataclass(frozen=True)
+class EmbeddedSplit:
+    """The retrieval sets of a split and the vectors that they need."""
+
+    sets: list[RetrievalSet]
+    queries: Vectors
+    targets: Vectors
+
+    def evaluate(self, dims: Sequence[int], depth: int) -> Evaluation:
+        """See `evaluate_vectors`."""
+        return evaluate_vectors(self.sets, self.queries, self.targets, dims, depth)
+
+
+def embed_split(prepared: Prepared, split: str, encoder: Encoder, batcher: Batcher, batch_size: int) -> EmbeddedSplit:
+    """Encodes each item of a split once in each role that it plays. The work is shared by all ranks, and each gets all vectors.
+
+    Every rank must call this.
+    """
+    sets = retrieval_sets(prepared, split)
+    queries = _union([searched.queries for searched in sets])
+    targets = _union([searched.corpus for searched in sets])
+    entries = _Entries(prepared, queries, targets)
+    if not len(entries):
+        nothing = Vectors(queries, torch.empty(0, 1))
+        return EmbeddedSplit(sets, nothing, nothing)
+    vectors = embed(encoder, batcher, entries, batch_size, f"embed {split}")  # (queries + targets, width)
+    return EmbeddedSplit(sets, Vectors(queries, vectors[: len(queries)]), Vectors(targets, vectors[len(queries) :]))
+
+
+def evaluate_split(
+    prepared: Prepared, split: str, encoder: Encoder, batcher: Batcher, dims: Sequence[int], batch_size: int, depth: int
+) -> Evaluation:
+    """Embeds a split and searches it at each dim; every rank must call this, and each returns the same.
+
+    A split without pairs gives an Evaluation whose `value` is None. Raises ModelError for vectors that hold NaN or infinity.
+    """
+    return embed_split(prepared, split, encoder, batcher, batch_size).evaluate(dims, depth)
+
+
+class _Entries(Sequence[Entry]):
+    """Queries, then targets, read from the frame store only when asked for."""
+
+    def __init__(self, prepared: Prepared, queries: np.ndarray, targets: np.ndarray) -> None:
+        self._prepared = prepared
+        self._queries = queries
+        self._targets = targets
+
+    def __len__(self) -> int:
+        return len(self._queries) + len(self._targets)
+
+    def __getitem__(self, position: int) -> Entry:  # type: ignore[override]
+        if not 0 <= position < len(self):
+            raise IndexError(position)
+        role: Role = "query" if position < len(self._queries) else "target"
+        items, offset = (self._queries, 0) if role == "query" else (self._targets, len(self._queries))
+        return self._prepared.entry(int(items[position - offset]), role)
+
+
+def _union(items: list[np.ndarray]) -> np.ndarray:
+    return np.unique(np.concatenate(items)) if items else np.empty(0, dtype=np.int64)
