@@ -10,6 +10,9 @@ from collections.abc import Iterable, Sequence
 
 from reelnest.data.formats import Pair, Side
 
+STRICTEST_FIRST = ("test", "validation", "train")
+"""Where two splits claim the same thing, it stays held out."""
+
 
 def assign_splits(pairs: Sequence[Pair], validation_fraction: float, test_fraction: float) -> list[str]:
     """The split of each pair: its own `split` where it has one, else its component's.
@@ -53,7 +56,7 @@ def connected_components(pairs: Sequence[Pair]) -> list[int]:
 
 
 def _strictest(splits: Iterable[str]) -> str:
-    return min(splits, key=("test", "validation", "train").index)
+    return min(splits, key=STRICTEST_FIRST.index)
 
 
 def _hashed(name: str, validation_fraction: float, test_fraction: float) -> str:

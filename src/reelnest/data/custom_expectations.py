@@ -1,0 +1,86 @@
+"""Two expectations that Great Expectations does not have, for pandas tables.
+
+Both are registered by being imported, as Great Expectations' own are.
+"""
+
+from typing import Any, ClassVar
+
+import pandas as pd
+from great_expectations.core.metric_domain_types import MetricDomainTypes
+from great_expectations.execution_engine import ExecutionEngine, PandasExecutionEngine
+from great_expectations.expectations.expectation import ColumnAggregateExpectation, ColumnPairMapExpectation, render_suite_parameter_string
+from great_expectations.expectations.metrics import ColumnAggregateMetricProvider, column_aggregate_value
+from great_expectations.expectations.metrics.map_metric_provider import ColumnPairMapMetricProvider, column_pair_condition_partial
+from great_expectations.render import LegacyRendererType, RenderedStringTemplateContent
+from great_expectations.render.renderer.renderer import renderer
+
+
+class _OneValueForEach(ColumnPairMapMetricProvider):
+    condition_metric_name = "column_pair_values.one_b_for_each_a"
+
+    @column_pair_condition_partial(engine=PandasExecutionEngine)
+    def _pandas(cls, column_A: pd.Series, column_B: pd.Series, **_: Any) -> pd.Series:  # noqa: N803, N805 (Great Expectations' names)
+        return column_B.groupby(column_A).transform("nunique") <= 1
+
+
+class ExpectColumnPairToHaveOneBForEachA(ColumnPairMapExpectation):
+    """Every value of column A stands with one value of column B alone.
+
+    With a pair, a query or a component as A and the split as B it says that nothing leaks from one split to another.
+    Rows whose A has several B are the unexpected ones. Rows in which either is missing are left out.
+    """
+
+    map_metric: ClassVar[str] = "column_pair_values.one_b_for_each_a"
+    ignore_row_if: str = "either_value_is_missing"
+    success_keys: ClassVar[tuple[str, ...]] = ("column_A", "column_B", "ignore_row_if", "mostly")
+    args_keys: ClassVar[tuple[str, ...]] = ("column_A", "column_B")
+
+    @classmethod
+    @renderer(renderer_type=LegacyRendererType.PRESCRIPTIVE)
+    @render_suite_parameter_string
+    def _prescriptive_renderer(cls, configuration: Any = None, runtime_configuration: dict[str, Any] | None = None, **_: Any) -> list[Any]:
+        return _sentence("each value of $column_A must stand with one value of $column_B alone.", configuration, runtime_configuration)
+
+
+class _SmallestShare(ColumnAggregateMetricProvider):
+    metric_name = "column.smallest_share"
+
+    @column_aggregate_value(engine=PandasExecutionEngine)
+    def _pandas(cls, column: pd.Series, **_: Any) -> float:  # noqa: N805 (Great Expectations' name)
+        return float(column.value_counts(normalize=True).min()) if len(column) else 1.0
+
+
+class ExpectColumnValuesToBeBalanced(ColumnAggregateExpectation):
+    """The rarest value of a column has at least `min_share` of its rows.
+
+    A kind of pair with a handful of examples among thousands is hardly trained on, and its metrics rest on few queries.
+    """
+
+    min_share: float
+    domain_type: ClassVar[MetricDomainTypes] = MetricDomainTypes.COLUMN
+    metric_dependencies: ClassVar[tuple[str, ...]] = ("column.smallest_share",)
+    success_keys: ClassVar[tuple[str, ...]] = ("min_share",)
+    args_keys: ClassVar[tuple[str, ...]] = ("column", "min_share")
+
+    def _validate(
+        self,
+        metrics: dict[str, Any],
+        runtime_configuration: dict[str, Any] | None = None,  # noqa: ARG002 (Great Expectations' signature)
+        execution_engine: ExecutionEngine | None = None,  # noqa: ARG002
+    ) -> dict[str, Any]:
+        share = metrics["column.smallest_share"]
+        return {"success": share >= self.min_share, "result": {"observed_value": round(share, 4)}}
+
+    @classmethod
+    @renderer(renderer_type=LegacyRendererType.PRESCRIPTIVE)
+    @render_suite_parameter_string
+    def _prescriptive_renderer(cls, configuration: Any = None, runtime_configuration: dict[str, Any] | None = None, **_: Any) -> list[Any]:
+        return _sentence("the rarest value of $column must have at least $min_share of the rows.", configuration, runtime_configuration)
+
+
+def _sentence(template: str, configuration: Any, runtime_configuration: dict[str, Any] | None) -> list[Any]:
+    """What Data Docs say of an expectation."""
+    params = dict(configuration.kwargs) if configuration is not None else {}
+    styling = (runtime_configuration or {}).get("styling")
+    content = {"template": template, "params": params, "styling": styling}
+    return [RenderedStringTemplateContent(content_block_type="string_template", string_template=content)]

@@ -1,0 +1,140 @@
+"""Validation: which records are good enough to train on, and is the data as a whole.
+
+Reads `data/`; writes `reports/quarantine.jsonl` (the records that later stages leave out), `reports/validation.json` and
+`reports/data_docs/` (Great Expectations' pages). All three are written, whole, before the stage fails.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from reelnest.config import Params
+from reelnest.data.decoder import Limits
+from reelnest.data.expectations import Outcome, check, pairs_suite, videos_suite
+from reelnest.data.formats import PAIRS_FILE, VIDEOS_FILE, BadRecord, Pair, known_ids, read_pairs, read_videos, write_quarantine
+from reelnest.data.inspection import content_digests, inspect_videos
+from reelnest.data.quarantine import count_by_reason, quarantine_pairs, queries_without_target
+from reelnest.data.splits import assign_splits, connected_components
+from reelnest.data.tables import Looked, count_pairs, pair_table, side_name, video_table
+from reelnest.data.whole_files import whole_folder, write_json
+from reelnest.errors import DataError
+from reelnest.stages.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+NAMED = 100
+"""Queries without a target that the report names; it counts them all."""
+
+
+def run(workspace: Workspace, params: Params) -> None:
+    """Raises DataError where too many records are bad, nothing is left to train on or to test with, or a critical expectation fails."""
+    settings, data = params.validation, params.data
+    videos, bad_videos = read_videos(workspace.data)
+    pairs, bad_pairs = read_pairs(workspace.data, known_ids(videos, bad_videos))
+    lines = {VIDEOS_FILE: len(videos) + len(bad_videos), PAIRS_FILE: len(pairs) + len(bad_pairs)}
+
+    inspected, undecodable = inspect_videos(videos, workspace.data, Limits.of(settings))
+    looked = Looked(inspected, content_digests(videos, inspected, workspace.data))
+    bad_videos += undecodable
+    good_videos = [video for video in videos if video.video_id in inspected]
+    # An id stands for its first good line, so a bad line that repeats it takes nothing away from the pairs.
+    reasons = {record.video_id: record.reason for record in bad_videos if record.video_id and record.video_id not in inspected}
+
+    kept, unusable = quarantine_pairs(pairs, reasons, settings.max_text_characters, data.validation_fraction, data.test_fraction)
+    bad_pairs += unusable
+    found_splits = assign_splits(pairs, data.validation_fraction, data.test_fraction)
+    splits = assign_splits(kept, data.validation_fraction, data.test_fraction)
+
+    write_quarantine(workspace.reports / "quarantine.jsonl", bad_videos + bad_pairs)
+    with whole_folder(workspace.reports / "data_docs") as docs:
+        outcomes = check(
+            {
+                "videos_found": (video_table(videos, looked, pairs, bad_videos), videos_suite("videos_found", settings, "warning")),
+                "pairs_found": (pair_table(pairs, found_splits, bad_pairs), pairs_suite("pairs_found", settings, "warning")),
+                "videos_used": (video_table(good_videos, looked, kept), videos_suite("videos_used", settings, "critical")),
+                "pairs_used": (pair_table(kept, splits), pairs_suite("pairs_used", settings, "critical")),
+            },
+            docs,
+        )
+    fault = _fault(bad_videos + bad_pairs, sum(lines.values()), settings.max_quarantined_fraction, kept, splits, outcomes)
+    report = {
+        "passed": fault is None,
+        "videos": {
+            "lines": lines[VIDEOS_FILE],
+            "good": len(good_videos),
+            "frames": sum(found.info.frames for found in inspected.values()),
+            "seconds": round(sum(found.info.seconds for found in inspected.values()), 3),
+            "megabytes": round(sum(found.bytes for found in inspected.values()) / 2**20, 3),
+        },
+        "pairs": {"lines": lines[PAIRS_FILE], "good": len(kept), "by_split_and_kind": count_pairs(kept, splits)},
+        "quarantined": {
+            "records": len(bad_videos) + len(bad_pairs),
+            "fraction": round(_fraction(len(bad_videos) + len(bad_pairs), sum(lines.values())), 6),
+            "allowed_fraction": settings.max_quarantined_fraction,
+            "by_reason": count_by_reason(bad_videos + bad_pairs),
+        },
+        "queries_without_target": _lost_queries(pairs, kept, unusable),
+        "expectations": [asdict(outcome) for outcome in outcomes],
+    }
+    write_json(workspace.reports / "validation.json", report)
+    _log(report, outcomes)
+    if fault is not None:
+        raise DataError(fault)
+
+
+def _fraction(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0
+
+
+def _lost_queries(pairs: Sequence[Pair], kept: Sequence[Pair], bad: Sequence[BadRecord]) -> dict[str, Any]:
+    """The queries that the quarantine left without any target, and what took their pairs."""
+    lost = queries_without_target(pairs, kept)
+    reasons = {record.line: record.reason for record in bad}
+    taken = set(lost)
+    by_reason = Counter(reasons[pair.line] for pair in pairs if pair.query in taken)
+    return {"count": len(lost), "pairs_by_reason": dict(by_reason), "queries": sorted(map(side_name, lost))[:NAMED]}
+
+
+def _fault(
+    bad: Sequence[BadRecord], records: int, allowed: float, kept: Sequence[Pair], splits: Sequence[str], outcomes: Sequence[Outcome]
+) -> str | None:
+    """Why the data cannot be used; None where it can."""
+    where = "Each is in reports/quarantine.jsonl with its line and what to do; reports/data_docs/index.html shows the whole."
+    if _fraction(len(bad), records) > allowed:
+        share = f"{len(bad)} of {records} records ({len(bad) / records:.1%}) are bad, more than validate.max_quarantined_fraction allows"
+        return f"{share} ({allowed:.1%}): {_counts(bad)}. {where} Repair them, or allow more."
+    for split in ("train", "test"):
+        if split not in splits:
+            groups = len(set(connected_components(kept)))
+            found = f"no pair is left for the {split} split: {len(kept)} pairs are good, in {groups} groups that share no query or target"
+            advice = "Add pairs, give some of them a `split`, or change data.validation_fraction and data.test_fraction."
+            quarantined = f" Bad: {_counts(bad)}. {where}" if bad else ""
+            return f"{found} (only whole groups go to a split).{quarantined} {advice}"
+    failed = [outcome for outcome in outcomes if outcome.severity == "critical" and not outcome.success]
+    if failed:
+        found = "; ".join(f"{outcome.table}: not so: {outcome.description} (found {outcome.observed})" for outcome in failed)
+        return f"the data is not as expected. {found}. See reports/data_docs/index.html."
+    return None
+
+
+def _counts(bad: Sequence[BadRecord]) -> str:
+    counts = [f"{file}: {count} {reason}" for file, reasons in count_by_reason(bad).items() for reason, count in sorted(reasons.items())]
+    return ", ".join(counts)
+
+
+def _log(report: dict[str, Any], outcomes: Sequence[Outcome]) -> None:
+    videos, pairs, lost = report["videos"], report["pairs"], report["queries_without_target"]
+    log.info(
+        "%d of %d videos and %d of %d pairs are good; %d expectations hold, %d do not",
+        *(videos["good"], videos["lines"], pairs["good"], pairs["lines"]),
+        *(sum(outcome.success for outcome in outcomes), sum(not outcome.success for outcome in outcomes)),
+    )
+    for file, reasons in report["quarantined"]["by_reason"].items():
+        log.warning("quarantined from %s: %s", file, ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items())))
+    if lost["count"]:
+        log.warning("%d queries have no target left; see queries_without_target in reports/validation.json", lost["count"])
+    for outcome in outcomes:
+        if not outcome.success and outcome.table.endswith("_used"):
+            log.warning("%s, %s: not so: %s (found %s)", outcome.table, outcome.severity, outcome.description, outcome.observed)
