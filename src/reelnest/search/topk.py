@@ -97,6 +97,7 @@ def _check(queries: Tensor, corpus: Tensor, dims: Sequence[int], k: int) -> None
         bad = (~torch.isfinite(vectors).all(dim=1)).nonzero().squeeze(1)
         if len(bad):
             raise ModelError(
-                f"{len(bad)} of {len(vectors)} {name} vectors hold NaN or infinity (the first is row {int(bad[0])}): nothing can be ranked. "
-                "Training has diverged, or the weights are damaged. Look at the loss in reports/training.csv; try a lower train.learning_rate."
+                f"{len(bad)} of {len(vectors)} {name} vectors hold NaN or infinity (the first is row {int(bad[0])}), so nothing can be "
+                "ranked. Training has diverged, or the weights are damaged: look at the loss in reports/training.csv; a lower "
+                "train.learning_rate helps."
             )
