@@ -1,0 +1,1 @@
+"""MLflow: runs, models, versions. No other part of the library imports it."""

@@ -1,0 +1,1 @@
+"""Training: losses, the order of batches, the loop, checkpoints."""

@@ -1,0 +1,185 @@
+"""Checkpoints to resume from: whole or absent, and found again only by the same training.
+
+`work/checkpoints/<key>/` holds
+- `step-00000120.pt`: everything that a resumed training needs to go on to the last bit, of the last `train.keep_checkpoints` periods;
+- `best.safetensors`: the trainable weights of the best evaluation so far;
+- `runs.json`: the trackers' runs, which a resumed training continues.
+
+Nothing is kept of random generators: what a step draws is a function of the seed, the step and the rank (`loop.seed_step`).
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.optim import Optimizer
+
+from reelnest.config import Params
+from reelnest.data.whole_files import whole_file, write_json
+from reelnest.errors import TrainingError
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+SOURCES = ("data/batches.py", "data/entries.py", "model/*.py", "search/*.py", "training/*.py")
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers")
+# Settings of these do not change which weights come out.
+UNSEEN_TRAIN_SETTINGS = {"trackers", "log_every_steps", "keep_checkpoints"}
+BLOCK = 1 << 20
+
+
+def training_key(params: Params, prepared: Path) -> str:
+    """A name for "this training": its settings, its data, its code and the libraries that compute.
+
+    Code counts, since a resumed (or finished) training under changed code would be passed off as the changed code's.
+    """
+    package = Path(__file__).parents[1]
+    sources = sorted(path for pattern in SOURCES for path in package.glob(pattern))
+    parts = {
+        "format": FORMAT,
+        "model": params.model.model_dump(mode="json"),
+        "train": params.train.model_dump(mode="json", exclude=UNSEEN_TRAIN_SETTINGS),
+        "depth": params.evaluate.depth,
+        "data": _hash_of_data(prepared),
+        "code": {str(path.relative_to(package)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sources},
+        "libraries": {name: version(name) for name in LIBRARIES},
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _hash_of_data(prepared: Path) -> str:
+    """Of all files of `prepared/`: the whole of small ones, and of shards, which may be many, the size and three blocks."""
+    found = hashlib.sha256()
+    for path in sorted(path for path in prepared.rglob("*") if path.is_file()):
+        size = path.stat().st_size
+        found.update(f"{path.relative_to(prepared)} {size}\n".encode())
+        with path.open("rb") as file:
+            if path.name.startswith("shard-"):
+                for start in (0, max(0, size // 2), max(0, size - BLOCK)):
+                    file.seek(start)
+                    found.update(file.read(BLOCK))
+            else:
+                while block := file.read(BLOCK):
+                    found.update(block)
+    return found.hexdigest()
+
+
+def trainable_state(model: nn.Module) -> dict[str, Tensor]:
+    """The trainable parameters, whole and on the CPU. Every process calls it; only the first gets the values.
+
+    `model` is the module itself, not its DDP wrapper; it may be sharded (FSDP2).
+    """
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+    trainable = _trainable_names(model)
+    state: dict[str, Any] = get_model_state_dict(model, options=options)
+    # Buffers come along, but training does not change them. A copy, since the state of a model on the CPU is the model's own memory.
+    return {name: value.clone() for name, value in state.items() if name in trainable}
+
+
+def load_trainable_state(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Puts `trainable_state` back, sharded or not. Raises TrainingError if the names are not the model's."""
+    differing = sorted(set(state) ^ _trainable_names(model))
+    if differing:
+        found = ", ".join(differing[:5])
+        raise TrainingError(
+            f"checkpoint: its parameters are not those of the model ({found}, …). Delete work/checkpoints/ and train again."
+        )
+    set_model_state_dict(model, dict(state), options=StateDictOptions(full_state_dict=True, strict=False))
+
+
+def optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+    """The optimizer's state by parameter name, whole and on the CPU. Every process calls it; only the first gets the values."""
+    return get_optimizer_state_dict(model, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+
+def load_optimizer_state(model: nn.Module, optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Puts `optimizer_state` back, sharded or not."""
+    set_optimizer_state_dict(model, optimizer, state, options=StateDictOptions(full_state_dict=True))
+
+
+def _trainable_names(model: nn.Module) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+class Checkpoints:
+    """The folder of one training. Only the main process writes."""
+
+    def __init__(self, root: Path, key: str) -> None:
+        self._root = root
+        self.folder = root / key
+
+    @property
+    def best(self) -> Path:
+        """The best weights' file."""
+        return self.folder / "best.safetensors"
+
+    def save(self, step: int, state: dict[str, Any], keep: int) -> None:
+        """Writes the state after `step`, and then removes all but the last `keep`."""
+        with whole_file(self.folder / f"step-{step:08}.pt") as file:
+            torch.save(state, file)
+        for old in self._steps()[:-keep]:
+            old.unlink()
+
+    def load_last(self) -> dict[str, Any] | None:
+        """The newest state that can be read, or None. A broken file (a full disk, a copy cut short) is passed over and named in the log."""
+        for path in reversed(self._steps()):
+            try:
+                state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            except (RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
+                log.warning("checkpoint: %s cannot be read (%s); taking the one before", path, error)
+                continue
+            return state
+        return None
+
+    def save_best(self, weights: dict[str, Tensor], step: int) -> None:
+        """Writes the weights of the best evaluation so far."""
+        contiguous = {name: value.contiguous() for name, value in weights.items()}
+        with whole_file(self.best) as file:
+            file.write(save(contiguous, metadata={"step": str(step)}))
+
+    def load_best(self) -> tuple[dict[str, Tensor], int]:
+        """The best weights, and after which step they were. Raises TrainingError if the file is missing or broken."""
+        try:
+            with safe_open(self.best, framework="pt") as file:
+                step = int((file.metadata() or {})["step"])
+            return load_file(self.best), step
+        except (OSError, SafetensorError, KeyError) as error:
+            raise TrainingError(f"checkpoint: {self.best} cannot be read: {error}. Delete {self.folder} and train again.") from error
+
+    def write_runs(self, runs: dict[str, str]) -> None:
+        """Notes the trackers' runs, before the first step: a killed training must not leave runs behind that nobody continues."""
+        write_json(self.folder / "runs.json", runs)
+
+    def read_runs(self) -> dict[str, str]:
+        """The trackers' runs, none if there was no training of this key."""
+        try:
+            runs: dict[str, str] = json.loads((self.folder / "runs.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        return runs
+
+    def finish(self) -> None:
+        """Marks this training as finished and removes what other finished ones left. Unfinished ones may still be resumed."""
+        (self.folder / "finished").touch()
+        for marker in self._root.glob("*/finished"):
+            if marker.parent != self.folder:
+                shutil.rmtree(marker.parent)
+
+    def _steps(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*.pt"))

@@ -1,0 +1,87 @@
+"""What processes tell each other in a training step. Without a process group each function is the single-process case."""
+
+import signal
+from types import FrameType
+from typing import Any, Self
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world() -> tuple[int, int]:
+    """This process's rank and the number of processes."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, local: Tensor) -> Tensor:  # noqa: ARG004 (autograd's interface)
+        gathered = local.new_empty((dist.get_world_size(), *local.shape))
+        dist.all_gather(list(gathered.unbind(0)), local.contiguous())
+        return gathered
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004
+        # Every process's loss reads this process's vectors: their gradients add up here. DDP then takes the mean over processes, so that
+        # the mean of the processes' losses has exactly the gradient of one big batch.
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient[dist.get_rank()]
+
+
+def gather_with_gradient(local: Tensor) -> Tensor:
+    """(n, …) of each process to (processes, n, …) on all, differentiable: the gradient sums over the processes' losses."""
+    return _Gather.apply(local) if world()[1] > 1 else local.unsqueeze(0)
+
+
+def mean_over_processes(values: Tensor) -> Tensor:
+    """The elementwise mean over processes, without gradient."""
+    values = values.detach().clone()
+    if world()[1] > 1:
+        dist.all_reduce(values)
+        values /= world()[1]
+    return values
+
+
+class StopRequest:
+    """Turns SIGTERM into a stop that all processes make after the same step.
+
+    A launcher tells its processes one after the other, so they may see the signal in different steps; one that stops alone leaves the
+    others waiting in a collective for ever. Each step therefore starts a tiny reduction over gloo and reads the one that the step before
+    started: nobody waits, and all learn of a request in the same step, at most one later.
+    """
+
+    def __init__(self) -> None:
+        self._requested = False
+        self._previous: Any = None
+        self._group = dist.new_group(backend="gloo") if world()[1] > 1 else None
+        self._pending: tuple[Any, Tensor] | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self._previous = signal.signal(signal.SIGTERM, self._on_signal)
+        except ValueError:
+            # Only a program's main thread may set handlers; elsewhere the program decides what SIGTERM means.
+            self._previous = None
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._requested = True
+
+    def agreed(self) -> bool:
+        """Whether all processes stop after this step. Every process calls it once a step."""
+        if self._group is None:
+            return self._requested
+        stop = False
+        if self._pending is not None:
+            work, flag = self._pending
+            work.wait()
+            stop = bool(flag.item())
+        flag = torch.tensor([int(self._requested)], dtype=torch.int32)
+        self._pending = (dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group, async_op=True), flag)
+        return stop

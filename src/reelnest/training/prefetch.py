@@ -1,0 +1,52 @@
+"""Making the next batches while the model computes."""
+
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterable
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def prefetched(jobs: Iterable[T], make: Callable[[T], R], ahead: int = 2) -> Generator[R, None, None]:
+    """Yields make(job) for each job, in order, made by a thread that runs up to `ahead` results in front.
+
+    A thread is enough, and no worker processes are needed: rows come out of a memory map, and tokenizing and copying release Python's
+    lock. What `make` raises is raised here. Closing the iterator (or leaving the loop over it) ends the thread.
+    """
+    results: queue.Queue[tuple[R | None, BaseException | None, bool]] = queue.Queue(maxsize=ahead)
+    stop = threading.Event()
+
+    def put(value: R | None, error: BaseException | None, last: bool) -> bool:
+        while not stop.is_set():
+            try:
+                results.put((value, error, last), timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def work() -> None:
+        try:
+            for job in jobs:
+                if not put(make(job), None, False):
+                    return
+        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that asked for the result
+            put(None, error, True)
+            return
+        put(None, None, True)
+
+    thread = threading.Thread(target=work, name="prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            value, error, last = results.get()
+            if error is not None:
+                raise error
+            if last:
+                return
+            yield value  # type: ignore[misc]
+    finally:
+        stop.set()
+        thread.join()
