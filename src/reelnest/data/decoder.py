@@ -6,6 +6,7 @@ strangers' files is data, checked here, and never code.
 
 import contextlib
 import json
+import logging
 import os
 import select
 import signal
@@ -28,6 +29,8 @@ from reelnest.config import Preprocess, Validate
 from reelnest.data.frames import Frames
 from reelnest.data.patches import ROW_WIDTH
 from reelnest.errors import DataError, VideoError
+
+log = logging.getLogger(__name__)
 
 START_SECONDS = 120.0
 """For the child's imports, which a cold network disk can make slow. A video's own time starts after them."""
@@ -116,7 +119,7 @@ class Decoder:
         header, payload = self._ask({"do": "frames", "settings": sampling}, files)
         steps, down, across = (int(size) for size in header["grid_thw"])
         if payload.size != steps * down * across * ROW_WIDTH or min(steps, down, across) < 1:
-            raise VideoError("decoder_crashed", f"{files[0]}: the decoder's answer does not fit together: {header}")
+            raise VideoError("decoder_crashed", f"{files[0].name}: the decoder's answer does not fit together: {header}")
         return Frames(payload.reshape(-1, ROW_WIDTH), (steps, down, across), float(header["seconds_per_grid"]))
 
     def _ask(self, request: dict[str, Any], files: Sequence[Path]) -> tuple[dict[str, Any], np.ndarray]:
@@ -134,14 +137,16 @@ class Decoder:
                 except TimeoutError:
                     self._drop()
                     raise VideoError(
-                        "timeout", f"{files[0]}: not decoded within {self._limits.timeout_seconds:g} s; the decoder was stopped"
+                        "timeout", f"{files[0].name}: not decoded within {self._limits.timeout_seconds:g} s; the decoder was stopped"
                     ) from None
                 except EOFError as error:
                     self._drop()
                     # A child that was idle may be gone for reasons of its own (the thread that started it has ended, the video before
                     # damaged its memory): only one that was started for this video speaks against the video.
                     if is_new or self._closed:
-                        raise VideoError("decoder_crashed", f"{files[0]}: the decoder ended while reading it ({error})") from None
+                        # What it said may hold times and places, which have no business in a report: a report is the same on every machine.
+                        log.warning("the decoder ended while reading %s (%s)", files[0], error)
+                        raise VideoError("decoder_crashed", f"{files[0].name}: the decoder crashed while reading it") from None
         if "reason" in header:
             raise VideoError(str(header["reason"]), str(header["text"]))
         return header, payload

@@ -11,6 +11,7 @@ import ctypes
 import json
 import os
 import queue
+import re
 import resource
 import signal
 import stat
@@ -68,7 +69,7 @@ def main() -> None:
         except VideoError as error:
             header, payload = {"reason": error.reason, "text": str(error)}, b""
         except MemoryError:
-            header, payload = {"reason": "too_large", "text": f"{request['files'][0]}: decoding it takes too much memory"}, b""
+            header, payload = {"reason": "too_large", "text": f"{Path(request['files'][0]).name}: decoding it takes too much memory"}, b""
         _answer(answers, {**header, "bytes": len(payload)}, payload)
 
 
@@ -99,16 +100,15 @@ def _serve(request: dict[str, Any]) -> tuple[dict[str, Any], bytes | memoryview]
     files = [Path(name) for name in request["files"]]
     limits = request["limits"]
     _check_files(files, limits["megabytes"])
-    name = str(files[0])
     video = _open_images(files, limits) if len(files) > 1 or _is_image(files[0]) else _open_video(files[0], limits)
     try:
         if request["do"] == "inspect":
             return _inspect(video), b""
         return _frames(video, request["settings"])
     except (decord.DECORDError, RuntimeError, StopIteration, IndexError) as error:
-        raise VideoError("damaged", f"{name}: its header can be read, but not its frames ({_first_line(error)})") from error
+        raise VideoError("damaged", f"{files[0].name}: its header can be read, but not its frames ({_summary(error)})") from error
     except ValueError as error:
-        raise VideoError("bad_shape", f"{name}: {error}") from error
+        raise VideoError("bad_shape", f"{files[0].name}: {error}") from error
 
 
 def _check_files(files: list[Path], megabytes: float) -> None:
@@ -117,14 +117,14 @@ def _check_files(files: list[Path], megabytes: float) -> None:
         try:
             found = file.stat()
         except OSError as error:
-            raise VideoError("missing", f"{file}: cannot be opened ({error.strerror})") from error
+            raise VideoError("missing", f"{file.name}: cannot be opened ({error.strerror})") from error
         if not stat.S_ISREG(found.st_mode):
-            raise VideoError("not_a_video", f"{file}: no regular file")
+            raise VideoError("not_a_video", f"{file.name}: no regular file")
         if found.st_size == 0:
-            raise VideoError("empty", f"{file}: an empty file")
+            raise VideoError("empty", f"{file.name}: an empty file")
         size += found.st_size
     if size > megabytes * 1e6:
-        raise VideoError("too_large", f"{files[0]}: {size / 1e6:.1f} MB; at most {megabytes:g} are allowed")
+        raise VideoError("too_large", f"{files[0].name}: {size / 1e6:.1f} MB; at most {megabytes:g} are allowed")
 
 
 def _inspect(video: _Video) -> dict[str, Any]:
@@ -159,25 +159,25 @@ def _frames(video: _Video, settings: dict[str, Any]) -> tuple[dict[str, Any], me
 def _open_video(file: Path, limits: dict[str, Any]) -> _Video:
     with file.open("rb") as raw:
         if containers.is_playlist(raw):
-            raise VideoError("not_a_video", f"{file}: a playlist that names other files; list the videos themselves")
+            raise VideoError("not_a_video", f"{file.name}: a playlist that names other files; list the videos themselves")
         announced, size = containers.announced_size(raw), file.stat().st_size
     if announced is not None and announced > size:
-        raise VideoError("truncated", f"{file}: cut off: it announces {announced} bytes and has {size}; copy it again")
+        raise VideoError("truncated", f"{file.name}: cut off: it announces {announced} bytes and has {size}; copy it again")
     try:
         reader = decord.VideoReader(str(file.absolute()), ctx=decord.cpu(0), num_threads=1)
     except AssertionError as error:  # decord's way to say that the header counts none
-        raise VideoError("no_frames", f"{file}: a video without frames") from error
+        raise VideoError("no_frames", f"{file.name}: a video without frames") from error
     except (RuntimeError, decord.DECORDError, UnicodeEncodeError) as error:
-        raise VideoError("not_a_video", f"{file}: no video that decord can open ({_first_line(error)})") from error
+        raise VideoError("not_a_video", f"{file.name}: no video that can be opened") from error
     total = len(reader)
     if total > limits["frames"]:
-        raise VideoError("too_many_frames", f"{file}: {total} frames; at most {limits['frames']} are allowed")
+        raise VideoError("too_many_frames", f"{file.name}: {total} frames; at most {limits['frames']} are allowed")
     times = reader.get_frame_timestamp(range(total)).astype(np.float64)  # (frames, start and end)
     starts, seconds = times[:, 0], round(float(times[-1, 1] - times[0, 0]), 6)  # decord's times are float32
     if not (np.isfinite(times).all() and seconds > 0 and (np.diff(starts) >= 0).all()):
         rate = float(reader.get_avg_fps())
         if not (np.isfinite(rate) and rate > 0):
-            raise VideoError("damaged", f"{file}: it has neither usable time stamps nor a frame rate")
+            raise VideoError("damaged", f"{file.name}: it has neither usable time stamps nor a frame rate")
         starts, seconds = np.arange(total) / rate, total / rate
     _check_seconds(file, seconds, limits)
 
@@ -191,7 +191,7 @@ def _open_video(file: Path, limits: dict[str, Any]) -> _Video:
 
 def _open_images(files: list[Path], limits: dict[str, Any]) -> _Video:
     if len(files) > limits["frames"]:
-        raise VideoError("too_many_frames", f"{files[0]}: one of {len(files)} images; at most {limits['frames']} are allowed")
+        raise VideoError("too_many_frames", f"{files[0].name}: one of {len(files)} images; at most {limits['frames']} are allowed")
     seconds = len(files) / sampling.IMAGES_PER_SECOND
     _check_seconds(files[0], seconds, limits)
 
@@ -203,7 +203,9 @@ def _open_images(files: list[Path], limits: dict[str, Any]) -> _Video:
                 return _on_white(ImageOps.exif_transpose(image))
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             reason = "truncated" if "truncated" in str(error) else "not_a_video"
-            raise VideoError(reason, f"{file}: no image that can be read ({_first_line(error)})") from error
+            raise VideoError(
+                reason, f"{file.name}: an image that is {'cut off' if reason == 'truncated' else 'none, or damaged'}"
+            ) from error
 
     return _Video(np.arange(len(files)) / sampling.IMAGES_PER_SECOND, seconds, frame)
 
@@ -230,17 +232,18 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 def _check_seconds(file: Path, seconds: float, limits: dict[str, Any]) -> None:
     if seconds > limits["seconds"]:
-        raise VideoError("too_long", f"{file}: {seconds:.1f} s; at most {limits['seconds']:g} are allowed")
+        raise VideoError("too_long", f"{file.name}: {seconds:.1f} s; at most {limits['seconds']:g} are allowed")
 
 
 def _check_area(file: Path, width: int, height: int) -> None:
     if width * height > MAX_FRAME_PIXELS:
-        raise VideoError("too_large", f"{file}: frames of {width} x {height} pixels; at most {MAX_FRAME_PIXELS} pixels are allowed")
+        raise VideoError("too_large", f"{file.name}: frames of {width} x {height} pixels; at most {MAX_FRAME_PIXELS} pixels are allowed")
 
 
-def _first_line(error: Exception) -> str:
-    """decord's message, without its stack."""
-    return (str(error).splitlines() or [type(error).__name__])[0][-300:]
+def _summary(error: Exception) -> str:
+    """decord's message without times, places and stack, so that the same video gives the same report on every day and machine."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    return re.sub(r"\[\d+:\d+:\d+\] \S+: |0x[0-9a-f]+", "", lines[0])[:200]
 
 
 if __name__ == "__main__":
