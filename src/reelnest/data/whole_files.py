@@ -43,15 +43,29 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """An empty folder beside `path` that takes its place when the block ends without an error."""
-    aside = _aside(path)
+    aside, before = _aside(path), _aside(path)
     aside.mkdir()
     try:
         yield aside
-        # A folder cannot be replaced in one step: for a moment there is none, which is never taken for whole.
-        shutil.rmtree(path, ignore_errors=True)
+        for written in aside.rglob("*"):
+            _flush(written)
+        # A folder cannot be replaced in one step: for a moment there is none, which is never taken for whole. A half deleted one might be.
+        if path.exists():
+            path.replace(before)
         aside.replace(path)
+        _flush(path.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(before, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file's bytes, or a folder's names, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _aside(path: Path) -> Path:

@@ -38,17 +38,16 @@ def embed(encoder: Encoder, batcher: Batcher, entries: Entries, batch_size: int,
     call this with equal entries. The encoder is left in the mode in which it came.
     """
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    order = _longest_first(entries)
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    batches = batches_by_length(entries, batch_size)
     mine = batches[rank::ranks]
     vectors = torch.zeros(len(entries), encoder.width)
     was_training, started = encoder.training, time.perf_counter()
     encoder.eval()
     try:
-        with torch.no_grad(), tqdm(total=len(order), desc=progress, unit="item", disable=True if rank else None) as bar:
+        with torch.no_grad(), tqdm(total=len(entries), desc=progress, unit="item", disable=True if rank else None) as bar:
             for batch in mine:
                 vectors[batch] = encoder(batcher([entries[i] for i in batch]).to(encoder.device)).cpu()
-                bar.update(min(len(batch) * ranks, len(order) - bar.n))
+                bar.update(min(len(batch) * ranks, len(entries) - bar.n))
             if encoder.sharded and len(mine) < -(-len(batches) // ranks):
                 # The other ranks run one batch more, and their layers wait for this rank's share of the weights.
                 encoder(batcher([Entry("query", "", None)]).to(encoder.device))
@@ -58,17 +57,19 @@ def embed(encoder: Encoder, batcher: Batcher, entries: Entries, batch_size: int,
         _sum_over_ranks(vectors, encoder.device)
     seconds = time.perf_counter() - started
     if rank == 0:
-        logger.info("%s: %d items in %.1f s, %.0f a second", progress, len(order), seconds, len(order) / max(seconds, 1e-9))
+        logger.info("%s: %d items in %.1f s, %.0f a second", progress, len(entries), seconds, len(entries) / max(seconds, 1e-9))
     return vectors
 
 
-def _longest_first(entries: Entries) -> list[int]:
+def batches_by_length(entries: Entries, batch_size: int) -> list[list[int]]:
+    """Indices of all entries, those of like length together and the longest first."""
     lengths = []
     for index in range(len(entries)):
         entry = entries[index]
         video = 0 if entry.frames is None else len(entry.frames.rows) // MERGE_SIZE**2
         lengths.append((entry.frames is not None, video + len(entry.text) // CHARACTERS_PER_TOKEN))
-    return sorted(range(len(lengths)), key=lambda index: (lengths[index], -index), reverse=True)
+    order = sorted(range(len(lengths)), key=lambda index: (lengths[index], -index), reverse=True)
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
 def _sum_over_ranks(vectors: Tensor, device: torch.device) -> None:

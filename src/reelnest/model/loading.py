@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, BitsAndBytesConfig, Qwen2_5_VLModel
 from transformers.utils import logging as transformers_logging
 
@@ -47,7 +48,7 @@ def load_backbone(settings: Model, base: str | Path) -> tuple[Qwen2_5_VLModel, A
                 device_map=None if quantization is None else {"": torch.cuda.current_device()},
                 output_loading_info=True,
             )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         where = f"folder {base}" if folder.is_dir() else f"'{base}' at revision {settings.revision}"
         raise ModelError(f"The model of {where} cannot be opened: {error}") from error
     backbone: Qwen2_5_VLModel

@@ -1,0 +1,270 @@
+"""The saved model: one folder that holds all that is needed to encode as in training.
+
+config.json, model*.safetensors   the backbone, as Hugging Face writes it (LoRA merged in), or
+adapter/                          with `lora.merge: false`, the adapter in peft's format; the base is named in reelnest.json
+tokenizer files
+projection.safetensors            where there is a projection
+reelnest.json                     settings of the model and of preprocessing, and the version of this format
+"""
+
+import json
+import logging
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from reelnest.config import Model, Preprocess, Validate
+from reelnest.data.batches import Batcher
+from reelnest.data.decoder import Decoder, Limits
+from reelnest.data.entries import Entry, Role
+from reelnest.data.formats import TEXT_FIELDS
+from reelnest.data.frames import Frames
+from reelnest.data.prepared import fields_text
+from reelnest.data.whole_files import whole_folder, write_json
+from reelnest.errors import ModelError
+from reelnest.model.embedding import batches_by_length
+from reelnest.model.encoder import Encoder, load_encoder
+from reelnest.model.loading import quiet_transformers, refuse_pickles
+from reelnest.model.lora import adapter_state, add_adapters, has_adapters, load_adapter_state, lora_config, merged_state
+
+logger = logging.getLogger(__name__)
+
+FORMAT, FORMAT_VERSION = "reelnest", 1
+SETTINGS_FILE = "reelnest.json"
+PROJECTION_FILE = "projection.safetensors"
+ADAPTER_FOLDER = "adapter"
+ADAPTER_FILE = "adapter_model.safetensors"
+
+VideoSource: TypeAlias = str | Path | bytes | Sequence[Path]
+"""A video file, its bytes, or the image files of its frames in order."""
+
+
+def save_model(
+    folder: Path,
+    encoder: Encoder,
+    tokenizer: Any,
+    settings: Model,
+    preprocess: Preprocess,
+    text_fields: Sequence[str] | None,
+    state: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Writes the folder, whole or not at all; one that is there already is replaced. The encoder is not changed.
+
+    `text_fields` are `data.text_fields`. `state` is the encoder's gathered state dict where its weights are sharded over processes.
+    Call it on one process only.
+    """
+    state = encoder.state_dict() if state is None else state
+    backbone = {name.removeprefix("backbone."): value.cpu() for name, value in state.items() if name.startswith("backbone.")}
+    with whole_folder(folder) as aside, quiet_transformers():
+        if settings.lora is None or settings.lora.merge:
+            merged = merged_state(encoder.backbone, backbone) if has_adapters(encoder.backbone) else backbone
+            encoder.backbone.save_pretrained(aside, state_dict=merged)
+        else:
+            adapter = aside / ADAPTER_FOLDER
+            if Path(settings.name_or_path).is_dir():
+                settings = settings.model_copy(update={"name_or_path": str(Path(settings.name_or_path).resolve())})
+            lora_config(settings.lora, settings.name_or_path, settings.revision).save_pretrained(str(adapter))
+            save_file(_contiguous(adapter_state(backbone)), adapter / ADAPTER_FILE, metadata={"format": "pt"})
+        tokenizer.save_pretrained(aside)
+        if encoder.projection is not None:
+            save_file(_contiguous({"weight": state["projection.weight"].cpu()}), aside / PROJECTION_FILE, metadata={"format": "pt"})
+        write_json(
+            aside / SETTINGS_FILE,
+            {
+                "format": FORMAT,
+                "format_version": FORMAT_VERSION,
+                "width": encoder.width,
+                "model": settings.model_dump(mode="json"),
+                "preprocess": preprocess.model_dump(mode="json", include={"sampling", "frames", "fps", "min_pixels", "max_pixels"}),
+                "text_fields": None if text_fields is None else list(text_fields),
+            },
+        )
+
+
+def load(folder: str | Path, device: str | torch.device | None = None, limits: Limits | None = None) -> "SavedModel":
+    """Opens a saved model, on a GPU where there is one unless `device` says otherwise. `limits` are on the videos it will be given.
+
+    Raises ModelError, which says what is wrong with the folder. Example:
+
+        model = reelnest.load("models/candidate")
+        queries = model.encode_texts(["a red ball rolling to the left"], dim=64)
+        videos = model.encode_videos(["clip.mp4"], dim=64)
+        scores = queries @ videos.T
+    """
+    folder = Path(folder)
+    stored = _read_settings(folder)
+    device = torch.device(device) if device is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        model, preprocess = _model_settings(stored["model"], folder, device), Preprocess.model_validate(stored["preprocess"])
+        text_fields = stored["text_fields"]
+    except (ValidationError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder / SETTINGS_FILE}: not as this version writes it: {error}. Save the model again.") from error
+    encoder, tokenizer = load_encoder(model, model.name_or_path, training=False)
+    if model.lora is not None and not model.lora.merge:
+        add_adapters(encoder.backbone, model.lora)
+        if wrong := load_adapter_state(encoder.backbone, _tensors(folder / ADAPTER_FOLDER / ADAPTER_FILE)):
+            raise ModelError(
+                f"{folder / ADAPTER_FOLDER}: does not fit {model.name_or_path}: {len(wrong)} weights differ, the first: {wrong[0]}."
+            )
+    if encoder.projection is not None:
+        _fill_projection(encoder, folder)
+    encoder.requires_grad_(False).eval().to(device)
+    return SavedModel(encoder, Batcher(tokenizer, model), model, preprocess, text_fields, limits or Limits.of(Validate()))
+
+
+class SavedModel:
+    """A model that encodes as it was trained. Vectors are float32 of unit length; their dot products are cosine similarities."""
+
+    def __init__(
+        self, encoder: Encoder, batcher: Batcher, settings: Model, preprocess: Preprocess, text_fields: Sequence[str] | None, limits: Limits
+    ) -> None:
+        self.encoder, self.batcher, self.settings, self.preprocess = encoder, batcher, settings, preprocess
+        self.text_fields = text_fields
+        self.width = encoder.width
+        self.dims = settings.dims
+        """The prefixes that were trained; others up to `width` can be asked for."""
+        self._decoder = Decoder(limits)
+
+    def encode_texts(
+        self, texts: Sequence[str], *, role: Role = "query", dim: int | None = None, batch_size: int = 32
+    ) -> NDArray[np.float32]:
+        """Vectors of texts, (texts, dim). `role` chooses the instruction: searches are queries, what is to be found is a target."""
+        return self.encode([Entry(role, text, None) for text in texts], dim=dim, batch_size=batch_size)
+
+    def encode_videos(
+        self,
+        videos: Sequence[VideoSource],
+        *,
+        role: Role = "target",
+        fields: Sequence[Mapping[str, str]] | None = None,
+        dim: int | None = None,
+        batch_size: int = 8,
+    ) -> NDArray[np.float32]:
+        """Vectors of videos, (videos, dim), sampled as in training.
+
+        `fields` are each video's title, caption, text, ocr and asr, as far as known; those that the model was trained to read are used.
+        A video that cannot be decoded raises VideoError.
+        """
+        if fields is not None and len(fields) != len(videos):
+            raise ValueError(f"{len(videos)} videos, but fields of {len(fields)}")
+        texts = [self._text(video_fields) for video_fields in fields] if fields is not None else [""] * len(videos)
+        chunks = []
+        for start in range(0, len(videos), batch_size):  # a chunk at a time, so that the frames of all need not fit into memory
+            chunk = zip(videos[start : start + batch_size], texts[start : start + batch_size], strict=True)
+            chunks.append(self._vectors([Entry(role, text, self._frames(video)) for video, text in chunk], batch_size))
+        return self._prefix(torch.cat(chunks) if chunks else torch.empty(0, self.width), dim)
+
+    def encode(self, entries: Sequence[Entry], *, dim: int | None = None, batch_size: int = 32) -> NDArray[np.float32]:
+        """Vectors of entries of any kind, (entries, dim). `dim` is the last of `dims` where it is left out."""
+        return self._prefix(self._vectors(entries, batch_size), dim)
+
+    def close(self) -> None:
+        """Ends the process that decodes videos, if one was started."""
+        self._decoder.close()
+
+    def _vectors(self, entries: Sequence[Entry], batch_size: int) -> Tensor:
+        vectors = torch.empty(len(entries), self.width)
+        with torch.no_grad():
+            for batch in batches_by_length(entries, batch_size):
+                vectors[batch] = self.encoder(self.batcher([entries[i] for i in batch]).to(self.encoder.device)).cpu()
+        return vectors
+
+    def _prefix(self, vectors: Tensor, dim: int | None) -> NDArray[np.float32]:
+        dim = self.dims[-1] if dim is None else dim
+        if not 1 <= dim <= self.width:
+            raise ModelError(
+                f"dim {dim}: this model's vectors have from 1 to {self.width} numbers; trained prefixes are {list(self.dims)}."
+            )
+        if dim not in self.dims:
+            logger.warning("dim %d was not trained for (trained: %s): expect poorer answers than its size promises", dim, list(self.dims))
+        normalised: NDArray[np.float32] = F.normalize(vectors[:, :dim], dim=-1).numpy()
+        return normalised
+
+    def _text(self, fields: Mapping[str, str]) -> str:
+        if unknown := sorted(set(fields) - set(TEXT_FIELDS)):
+            raise ValueError(f"unknown video fields {unknown}; known are {list(TEXT_FIELDS)}")
+        chosen = TEXT_FIELDS if self.text_fields is None else self.text_fields
+        return fields_text(tuple((name, fields[name]) for name in TEXT_FIELDS if name in chosen and fields.get(name, "").strip()))
+
+    def _frames(self, video: VideoSource) -> Frames:
+        with ExitStack() as stack:
+            if isinstance(video, bytes):
+                file = stack.enter_context(tempfile.NamedTemporaryFile(prefix="reelnest-", suffix=".video"))
+                file.write(video)
+                file.flush()
+                files = [Path(file.name)]
+            else:
+                files = [Path(video)] if isinstance(video, str | Path) else list(video)
+            return self._decoder.frames(files, self.preprocess)
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    path = folder / SETTINGS_FILE
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: no such folder. Give the folder that training saved (models/candidate).")
+    refuse_pickles(folder)
+    if not path.is_file():
+        raise ModelError(
+            f"{folder}: no {SETTINGS_FILE}, so this was not saved by reelnest. A base model goes into model.name_or_path; train it first."
+        )
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: not readable as JSON: {error}. Copy the model again.") from error
+    if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+        raise ModelError(f'{path}: not reelnest\'s (no "format": "{FORMAT}" in it). Give the folder that training saved.')
+    if stored.get("format_version") != FORMAT_VERSION:
+        raise ModelError(
+            f"{path}: format version {stored.get('format_version')!r}; this reelnest reads version {FORMAT_VERSION}. "
+            "Open it with the reelnest that saved it, or a newer one."
+        )
+    return stored
+
+
+def _model_settings(stored: Mapping[str, Any], folder: Path, device: torch.device) -> Model:
+    """The stored settings, fitted to where the model now is."""
+    found = dict(stored)
+    if not found["lora"] or found["lora"]["merge"]:
+        found.update(name_or_path=str(folder), revision=None)
+    if device.type == "cpu":
+        if found["load_in_4bit"]:
+            logger.warning("%s: its base was quantised to 4 bits in training, which needs a GPU; here it is opened unquantised", folder)
+        found.update(load_in_4bit=False, attention="eager" if found["attention"] == "eager" else "sdpa")
+    elif found["attention"] == "flash_attention_2":
+        found["attention"] = "auto"  # how attention is computed is this machine's choice, not part of the model
+    return Model.model_validate(found)
+
+
+def _fill_projection(encoder: Encoder, folder: Path) -> None:
+    weight = _tensors(folder / PROJECTION_FILE).get("weight")
+    assert encoder.projection is not None  # noqa: S101 (for the type checker)
+    if weight is None or weight.shape != encoder.projection.weight.shape:
+        raise ModelError(
+            f"{folder / PROJECTION_FILE}: expected `weight` of shape {tuple(encoder.projection.weight.shape)}. Save the model again."
+        )
+    with torch.no_grad():
+        encoder.projection.weight.copy_(weight)
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file, so the model is not whole. Copy it again.")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ModelError(f"{path}: cannot be opened: {error}. Copy the model again.") from error
+
+
+def _contiguous(tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: tensor.contiguous() for name, tensor in dict(tensors).items()}
