@@ -7,6 +7,7 @@ warnings in both: what they find is legitimate in some data sets, and should be 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
@@ -140,10 +141,16 @@ def check(tables: Mapping[str, tuple[pd.DataFrame, ExpectationSuite]], docs: Pat
             actions=[UpdateDataDocsAction(name="docs", site_names=[SITE])],
             result_format={"result_format": "SUMMARY", "partial_unexpected_count": EXAMPLES, "unexpected_index_column_names": ["line"]},
         )
-        result = context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": table})
+        result = context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": _escaped(table)})
         for validation in result.run_results.values():
             outcomes += [_outcome(name, found) for found in validation.results]
     return sorted(outcomes, key=lambda outcome: (outcome.table, outcome.description))
+
+
+def _escaped(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its texts as HTML. Great Expectations puts values into its pages as they are, and a query may hold a script."""
+    texts = [column for column in table.columns if pd.api.types.is_string_dtype(table[column])]
+    return table.assign(**{column: table[column].map(escape, na_action="ignore") for column in texts})
 
 
 def _context(docs: Path) -> EphemeralDataContext:
@@ -170,6 +177,8 @@ def _outcome(table: str, found: Any) -> Outcome:
         observed: Any = found.exception_info["exception_message"]
     elif "unexpected_count" in result:
         observed = {"rows": result["element_count"], "unexpected": result["unexpected_count"]}
+    elif "missing_count" in result:
+        observed = {"missing": list(result.get("partial_missing_list", []))}
     else:
         observed = result.get("observed_value")
     rows = result.get("partial_unexpected_index_list") or []

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,11 +40,14 @@ def inspect_videos(
 
     good: dict[str, Inspected] = {}
     bad: list[BadRecord] = []
+    root = folder.resolve()
     started = time.monotonic()
     found = in_parallel(videos, look, limits, workers)
     for video, result in tqdm(found, total=len(videos), desc="inspecting", unit="video", disable=None):
         if isinstance(result, VideoError):
-            bad.append(BadRecord(VIDEOS_FILE, video.line, result.reason, str(result), video.video_id))
+            # Named as in videos.jsonl: the report must not change with where the project lies.
+            detail = str(result).replace(f"{root}{os.sep}", "")
+            bad.append(BadRecord(VIDEOS_FILE, video.line, result.reason, detail, video.video_id))
         else:
             good[video.video_id] = result
     seconds = time.monotonic() - started

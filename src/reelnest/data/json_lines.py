@@ -44,13 +44,13 @@ def parse_record(raw: bytes) -> dict[str, Any]:
     if len(raw) == MAX_LINE_BYTES:
         raise RecordError("line_too_long", f"the line is longer than {MAX_LINE_BYTES // 2**20} MiB; expected one JSON object a line")
     try:
-        text = raw.decode("utf-8")
+        text = raw.rstrip(b"\r\n").decode("utf-8")
     except UnicodeDecodeError as error:
         raise RecordError("wrong_encoding", f"byte {error.start + 1} of the line is not UTF-8; save the file as UTF-8") from None
     try:
         record = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
     except json.JSONDecodeError as error:
-        detail = f"not readable as JSON: {error.msg} at character {error.pos + 1}; expected one JSON object a line"
+        detail = f"not readable as JSON: {error.msg.removesuffix(' at')} at character {error.pos + 1}; expected one JSON object a line"
         if not raw.endswith(b"\n"):
             detail += "; the file ends in the middle of this line, so it may have been cut off: write it anew"
         raise RecordError("bad_json", detail) from None

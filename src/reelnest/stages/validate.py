@@ -6,7 +6,7 @@ Reads `data/`; writes `reports/quarantine.jsonl` (the records that later stages 
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -120,8 +120,11 @@ def _fault(
 
 
 def _counts(bad: Sequence[BadRecord]) -> str:
-    counts = [f"{file}: {count} {reason}" for file, reasons in count_by_reason(bad).items() for reason, count in sorted(reasons.items())]
-    return ", ".join(counts)
+    return "; ".join(f"{file}: {_listed(reasons)}" for file, reasons in count_by_reason(bad).items())
+
+
+def _listed(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
 
 
 def _log(report: dict[str, Any], outcomes: Sequence[Outcome]) -> None:
@@ -132,7 +135,7 @@ def _log(report: dict[str, Any], outcomes: Sequence[Outcome]) -> None:
         *(sum(outcome.success for outcome in outcomes), sum(not outcome.success for outcome in outcomes)),
     )
     for file, reasons in report["quarantined"]["by_reason"].items():
-        log.warning("quarantined from %s: %s", file, ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items())))
+        log.warning("quarantined from %s: %s", file, _listed(reasons))
     if lost["count"]:
         log.warning("%d queries have no target left; see queries_without_target in reports/validation.json", lost["count"])
     for outcome in outcomes:
