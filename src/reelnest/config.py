@@ -9,7 +9,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -193,6 +193,12 @@ class Train(Section):
     trackers: tuple[Literal["mlflow", "tensorboard", "wandb"], ...] = Field(("mlflow", "tensorboard"), strict=False)
     log_every_steps: Positive = 10
 
+    @model_validator(mode="after")
+    def _temperature_is_in_its_range(self) -> Self:
+        if self.learn_temperature and self.temperature < 0.01:
+            raise ValueError(f"learn_temperature keeps the temperature at 0.01 or above; found temperature {self.temperature}")
+        return self
+
 
 class Evaluate(Section):
     """Retrieval evaluation on the test split."""
@@ -308,6 +314,16 @@ def launch_processes(params: Params, params_path: Path = PARAMS_FILE) -> int:
 def tracking_uri(params: Params) -> str:
     """MLflow's address: the environment's, so that one checkout can log to a team's server, or else the file's."""
     return os.environ.get("MLFLOW_TRACKING_URI") or params.tracking.uri
+
+
+def wandb_mode() -> Literal["online", "offline", "disabled", "shared"]:
+    """Weights & Biases' mode: the environment's, or else offline, so that nothing leaves this machine unasked."""
+    return cast("Literal['online', 'offline', 'disabled', 'shared']", os.environ.get("WANDB_MODE", "offline"))
+
+
+def launch_uses_cpu(params: Params, params_path: Path = PARAMS_FILE) -> bool:
+    """Whether `launch.config` asks for CPUs even where there are GPUs."""
+    return bool(yaml.safe_load(launch_config_path(params, params_path).read_text(encoding="utf-8")).get("use_cpu"))
 
 
 def _check_processes(params: Params, path: Path) -> None:
