@@ -132,6 +132,11 @@ class FrameStore:
         """`grid_thw` of every video, (videos, 3)."""
         return self._grids
 
+    @property
+    def bytes(self) -> int:
+        """Size of all rows."""
+        return int(self._grids.prod(axis=1, dtype=np.int64).sum()) * ROW_WIDTH
+
     def get(self, video_id: str) -> Frames:
         """The video's frames. Raises KeyError for an unknown id."""
         return self.at(self._positions[video_id])

@@ -1,0 +1,192 @@
+"""Preprocessing: every good video is decoded once, every text and video gets its number, and the splits are settled.
+
+Reads `data/` and `reports/quarantine.jsonl`; writes `prepared/` and `reports/preprocessing.json`, whose bytes depend on the data and the
+settings alone. What this run did, as against what it found done, goes to `work/preprocessing.json`.
+"""
+
+import logging
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from reelnest.config import Data, Params
+from reelnest.data.cluster import decode_on_cluster
+from reelnest.data.decoder import Decoder, Limits, available_workers, in_parallel
+from reelnest.data.formats import (
+    PAIRS_FILE,
+    VIDEOS_FILE,
+    Pair,
+    Side,
+    Video,
+    known_ids,
+    read_pairs,
+    read_quarantine,
+    read_videos,
+    video_files,
+)
+from reelnest.data.prepared import STORE_FOLDER, Fields, Prepared, write_tables
+from reelnest.data.splits import assign_splits
+from reelnest.data.store_writing import FrameCache, video_key, write_store
+from reelnest.data.tables import count_pairs
+from reelnest.data.whole_files import whole_folder, write_json
+from reelnest.errors import DataError, VideoError
+from reelnest.stages.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+
+def run(workspace: Workspace, params: Params) -> None:
+    """Raises DataError where validation has not run, too many videos fail after all, or nothing is left."""
+    started = time.monotonic()
+    videos, pairs = _read(workspace)
+    keys, dropped = _keys(videos, workspace.data, params)
+    cache = FrameCache(workspace.work / "frames")
+    files = {keys[video.video_id]: video_files(video, workspace.data) for video in videos if video.video_id in keys}
+    missing = [(key, found) for key, found in files.items() if key not in cache]
+    failed = _decode(missing, params, cache)
+    dropped |= {video_id: failed[key] for video_id, key in keys.items() if key in failed}
+    good = {video.video_id: keys[video.video_id] for video in videos if video.video_id not in dropped}
+
+    kept = [pair for pair in pairs if not any(side.kind == "video" and side.value not in good for side in _sides(pair))]
+    _check_enough(videos, dropped, kept, params)
+    splits = assign_splits(kept, params.data.validation_fraction, params.data.test_fraction)
+    cache.forget_all_but(set(good.values()))
+    _remove_leftovers(workspace.prepared)
+    with whole_folder(workspace.prepared) as folder:
+        used = write_store(folder / STORE_FOLDER, list(good.items()), cache, params.preprocess.shard_megabytes)
+        write_tables(folder, {video.video_id: _fields(video, params.data) for video in videos if video.video_id in good}, kept, splits)
+    cache.keep_only(used)
+
+    report = {
+        **_describe(Prepared.open(workspace.prepared), kept, splits),
+        "dropped": {
+            "videos": len(dropped),
+            "by_reason": dict(Counter(error.reason for error in dropped.values())),
+            "details": {video_id: str(error) for video_id, error in dropped.items()},
+            "pairs": len(pairs) - len(kept),
+        },
+    }
+    write_json(workspace.reports / "preprocessing.json", report)
+    seconds = time.monotonic() - started
+    write_json(
+        workspace.work / "preprocessing.json",
+        {"videos": len(good), "decoded": len(missing) - len(failed), "failed": len(failed), "seconds": round(seconds, 3)},
+    )
+    log.info("prepared %d videos (%d decoded now) and %d pairs in %.1f s", len(good), len(missing) - len(failed), len(kept), seconds)
+
+
+def _read(workspace: Workspace) -> tuple[list[Video], list[Pair]]:
+    """The records that validation found good."""
+    quarantine = read_quarantine(workspace.reports / "quarantine.jsonl")
+    videos, bad_videos = read_videos(workspace.data)
+    pairs, bad_pairs = read_pairs(workspace.data, known_ids(videos, bad_videos))
+    unknown = [(record.file, record.line) for record in [*bad_videos, *bad_pairs] if (record.file, record.line) not in quarantine]
+    if unknown:
+        file, line = unknown[0]
+        raise DataError(
+            f"{workspace.data / file}, line {line}: a bad record that validation has not seen: {len(unknown)} lines changed since. "
+            "Run `reelnest validate` again."
+        )
+    return (
+        [video for video in videos if (VIDEOS_FILE, video.line) not in quarantine],
+        [pair for pair in pairs if (PAIRS_FILE, pair.line) not in quarantine],
+    )
+
+
+def _keys(videos: Sequence[Video], data: Path, params: Params) -> tuple[dict[str, str], dict[str, VideoError]]:
+    """The key of each video's bytes and sampling settings, and what is wrong with those that cannot be read."""
+
+    def key(video: Video) -> str | VideoError:
+        try:
+            return video_key(video_files(video, data), params.preprocess)
+        except VideoError as error:
+            return error
+        except OSError as error:
+            return VideoError("missing", f"a file of {video.video_id} cannot be read ({error.strerror})")
+
+    keys: dict[str, str] = {}
+    unreadable: dict[str, VideoError] = {}
+    with ThreadPoolExecutor(available_workers()) as pool:
+        bar = tqdm(pool.map(key, videos), total=len(videos), desc="hashing", unit="video", disable=None)
+        for video, found in zip(videos, bar, strict=True):
+            if isinstance(found, VideoError):
+                unreadable[video.video_id] = found
+            else:
+                keys[video.video_id] = found
+    return keys, unreadable
+
+
+def _decode(missing: Sequence[tuple[str, list[Path]]], params: Params, cache: FrameCache) -> dict[str, VideoError]:
+    """Decodes what the cache lacks into it; returns what went wrong, by key."""
+    if not missing:
+        return {}
+    started = time.monotonic()
+    limits, address = Limits.of(params.validation), params.preprocess.scheduler
+    if address is None:
+        results = _decode_here(missing, params, limits, cache)
+    else:
+        results = decode_on_cluster(address, missing, params.preprocess, limits, cache)
+    bar = tqdm(results, total=len(missing), desc="decoding", unit="video", disable=None)
+    failed = {key: error for key, error in bar if error is not None}
+    seconds = time.monotonic() - started
+    rate = len(missing) / max(seconds, 1e-9)
+    log.info("decoded %d videos in %.1f s (%.1f a second), %d failed", len(missing), seconds, rate, len(failed))
+    return failed
+
+
+def _decode_here(
+    missing: Sequence[tuple[str, list[Path]]], params: Params, limits: Limits, cache: FrameCache
+) -> Iterator[tuple[str, VideoError | None]]:
+    def work(decoder: Decoder, job: tuple[str, list[Path]]) -> None:
+        key, files = job
+        cache.add(key, decoder.frames(files, params.preprocess))
+
+    for (key, _), error in in_parallel(missing, work, limits):
+        yield key, error
+
+
+def _check_enough(videos: Sequence[Video], dropped: dict[str, VideoError], kept: Sequence[Pair], params: Params) -> None:
+    allowed = params.validation.max_quarantined_fraction
+    reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(Counter(error.reason for error in dropped.values()).items()))
+    if len(dropped) > allowed * len(videos):
+        example = next(iter(dropped))
+        raise DataError(
+            f"{len(dropped)} of {len(videos)} videos that validation let pass cannot be prepared ({reasons}), more than "
+            f"validate.max_quarantined_fraction allows ({allowed:g}). For example {example}: {dropped[example]}"
+        )
+    if not kept:
+        found = f" ({reasons})" if reasons else ""
+        raise DataError(f"No pair is left to prepare{found}. See reports/quarantine.jsonl for what was left out.")
+
+
+def _fields(video: Video, settings: Data) -> Fields:
+    names = video.fields if settings.text_fields is None else settings.text_fields
+    return tuple((name, video.fields[name]) for name in names if name in video.fields)
+
+
+def _sides(pair: Pair) -> tuple[Side, ...]:
+    return (pair.query, pair.target, *pair.negatives)
+
+
+def _remove_leftovers(prepared: Path) -> None:
+    """Folders of runs that were killed while they wrote: their links keep the space of old shards."""
+    for folder in prepared.parent.glob(f".{prepared.name}.*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _describe(prepared: Prepared, pairs: Sequence[Pair], splits: Sequence[str]) -> dict[str, Any]:
+    grids = Counter("x".join(str(size) for size in grid) for grid in prepared.store.grids.tolist())
+    return {
+        "items": len(prepared),
+        "texts": len(prepared) - len(prepared.store),
+        "videos": len(prepared.store),
+        "pairs": count_pairs(pairs, splits),
+        "megabytes": round(prepared.store.bytes / 1e6, 3),
+        "videos_by_grid": dict(grids),
+    }
