@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
@@ -31,6 +31,8 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import Optimizer
 
 from reelnest.config import Params
+from reelnest.data.prepared import ITEMS_FILE, PAIRS_FILE, STORE_FOLDER
+from reelnest.data.store import INDEX_FILE
 from reelnest.data.whole_files import whole_file, write_json
 from reelnest.errors import TrainingError
 
@@ -41,7 +43,6 @@ SOURCES = ("data/batches.py", "data/entries.py", "model/*.py", "search/*.py", "t
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers")
 # Settings of these do not change which weights come out.
 UNSEEN_TRAIN_SETTINGS = {"trackers", "log_every_steps", "keep_checkpoints"}
-BLOCK = 1 << 20
 
 
 def training_key(params: Params, prepared: Path) -> str:
@@ -64,19 +65,11 @@ def training_key(params: Params, prepared: Path) -> str:
 
 
 def _hash_of_data(prepared: Path) -> str:
-    """Of all files of `prepared/`: the whole of small ones, and of shards, which may be many, the size and three blocks."""
+    """Of the tables and the store's index, which names each video by a digest of its content: the shards need not be read."""
     found = hashlib.sha256()
-    for path in sorted(path for path in prepared.rglob("*") if path.is_file()):
-        size = path.stat().st_size
-        found.update(f"{path.relative_to(prepared)} {size}\n".encode())
-        with path.open("rb") as file:
-            if path.name.startswith("shard-"):
-                for start in (0, max(0, size // 2), max(0, size - BLOCK)):
-                    file.seek(start)
-                    found.update(file.read(BLOCK))
-            else:
-                while block := file.read(BLOCK):
-                    found.update(block)
+    for name in (ITEMS_FILE, PAIRS_FILE, f"{STORE_FOLDER}/{INDEX_FILE}"):
+        with (prepared / name).open("rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
     return found.hexdigest()
 
 
@@ -153,14 +146,13 @@ class Checkpoints:
         with whole_file(self.best) as file:
             file.write(save(contiguous, metadata={"step": str(step)}))
 
-    def load_best(self) -> tuple[dict[str, Tensor], int]:
-        """The best weights, and after which step they were. Raises TrainingError if the file is missing or broken."""
+    def load_best_into(self, model: nn.Module) -> None:
+        """Puts the best weights into an unsharded model. Raises TrainingError if the file is missing, broken or another model's."""
         try:
-            with safe_open(self.best, framework="pt") as file:
-                step = int((file.metadata() or {})["step"])
-            return load_file(self.best), step
-        except (OSError, SafetensorError, KeyError) as error:
+            weights = load_file(self.best)
+        except (OSError, SafetensorError) as error:
             raise TrainingError(f"checkpoint: {self.best} cannot be read: {error}. Delete {self.folder} and train again.") from error
+        load_trainable_state(model, weights)
 
     def write_runs(self, runs: dict[str, str]) -> None:
         """Notes the trackers' runs, before the first step: a killed training must not leave runs behind that nobody continues."""

@@ -50,7 +50,8 @@ class Best:
     """The evaluation whose weights become the candidate."""
 
     step: int = 0
-    value: float = -math.inf
+    value: float | None = None
+    """Of `train.best_metric`; None where there is no validation split, and the last weights count as the best."""
 
 
 @dataclass
@@ -61,7 +62,7 @@ class Outcome:
     validations: list[Validation]
     best: Best
     seconds: float
-    """Of all the processes that worked on it, one after the other."""
+    """Of steps and evaluations, over all sittings."""
     pairs_per_second: float
 
 
@@ -106,24 +107,30 @@ class Training:
         self._scheduler = build_scheduler(self._optimizer.optimizer, self._train, self.total_steps)
         self._history = History(self._dims)
         self._at = Position()
+        self._seconds_before = 0.0
 
-    def run(self, make_progress: Callable[[int, int], Progress]) -> Outcome:
+    def pairs_in(self, steps: int) -> int:
+        """How many pairs the first `steps` steps see."""
+        epochs, rest = divmod(steps, self._steps_per_epoch)
+        return (epochs * self._order.batches + rest * self._train.accumulation_steps) * self._order.batch_size
+
+    def run(self, make_progress: Callable[[int], Progress]) -> Outcome:
         """Trains from the last checkpoint, or from the beginning, to the end.
 
-        `make_progress` gets the steps done before and the pairs of a batch. Raises TrainingError for a loss that is no finite number and
+        `make_progress` gets the number of steps done before. Raises TrainingError for a loss that is no finite number and
         Interrupted after SIGTERM, with a checkpoint to go on from.
         """
         self._resume()
-        progress = make_progress(self._at.step, self._order.batch_size)
-        before = self._at.seconds
+        progress = make_progress(self._at.step)
+        self._seconds_before = self._at.seconds
         try:
             with StopRequest() as stop:
                 for epoch in range(self._at.step // self._steps_per_epoch, self._train.epochs):
                     self._run_epoch(epoch, progress, stop)
-                    self._at.seconds = before + progress.seconds
         finally:
             progress.close(-(-self._at.step // self._steps_per_epoch), self._at.step)
-        return Outcome(self._history, self._at.validations, self._at.best, self._at.seconds, progress.pairs_per_second)
+        rate = self.pairs_in(self._at.step) / max(self._at.seconds, 1e-9)
+        return Outcome(self._history, self._at.validations, self._at.best, self._at.seconds, rate)
 
     def _run_epoch(self, epoch: int, progress: Progress, stop: StopRequest) -> None:
         self._model.train()
@@ -142,6 +149,7 @@ class Training:
                     stopping = True
                     break
         ended = self._at.step % self._steps_per_epoch == 0
+        self._at.seconds = self._seconds_before + progress.seconds
         if ended and ((epoch + 1) % self._train.evaluate_every_epochs == 0 or epoch + 1 == self._train.epochs):
             self._validate(epoch + 1)
             self._save()
@@ -201,6 +209,7 @@ class Training:
 
     def _validate(self, epoch: int) -> None:
         if self._evaluate is None:
+            self._at.best = Best(self._at.step)
             return
         with whole_root(self._plain):
             evaluation = self._evaluate()
@@ -210,7 +219,7 @@ class Training:
         self._trackers.log_metrics(named, self._at.step)
         value = evaluation.value(self._train.best_metric)
         # Of equals the later one: a metric that has reached its top says nothing about the rest, which longer training still improves.
-        if value is not None and value >= self._at.best.value:
+        if value is None or self._at.best.value is None or value >= self._at.best.value:
             self._at.best = Best(self._at.step, value)
         last = self._history.rows[-1]
         log.info("epoch %d: loss %.4f, validation %s %.4f", epoch, last.loss, self._train.best_metric, math.nan if value is None else value)

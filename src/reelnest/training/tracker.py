@@ -15,8 +15,8 @@ class Tracker(Protocol):
     """
 
     name: str
-    run: str | None
-    """What a later process passes to go on with this run; None if the place has no such thing."""
+    run: str
+    """What a later process passes to go on with this run."""
     is_new: bool
     """Whether the run began with this process, and so lacks what a resumed training did before."""
 
@@ -36,9 +36,6 @@ class Tracker(Protocol):
 class Trackers:
     """Several trackers, as one."""
 
-    name = "all"
-    run = None
-
     def __init__(self, trackers: Sequence[Tracker] = ()) -> None:
         self._trackers = list(trackers)
 
@@ -54,8 +51,8 @@ class Trackers:
 
     @property
     def runs(self) -> dict[str, str]:
-        """Each tracker's run, by its name, where it has one."""
-        return {tracker.name: tracker.run for tracker in self._trackers if tracker.run is not None}
+        """Each tracker's run, by its name."""
+        return {tracker.name: tracker.run for tracker in self._trackers}
 
     def log_params(self, params: Mapping[str, str]) -> None:
         """The settings of the run."""

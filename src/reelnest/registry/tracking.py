@@ -1,0 +1,243 @@
+"""Trackers: MLflow, TensorBoard and Weights & Biases behind `reelnest.training.tracker.Tracker`."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import Metric, Param, RunStatus
+from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT
+from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from torch.utils.tensorboard import SummaryWriter
+
+from reelnest.config import Params, tracking_uri, wandb_mode
+from reelnest.errors import ConfigError, RegistryError
+from reelnest.registry.connection import connect
+from reelnest.training.tracker import Status, Tracker, Trackers
+
+log = logging.getLogger(__name__)
+
+BATCH = 900
+"""Metrics in one request; MLflow takes at most 1000."""
+LONGEST_PARAM = 6000
+"""Characters; MLflow refuses longer values."""
+LARGEST_ARTIFACT = 1 << 30
+"""Bytes. A tracking server that stands between us and its storage times out on more: adapters fit, base weights do not."""
+SECONDS_BETWEEN_TRIES = 15.0
+"""While the server is away."""
+
+
+def open_trackers(params: Params, work: Path, key: str, runs: Mapping[str, str], tags: Mapping[str, str]) -> Trackers:
+    """The trackers that `train.trackers` names, going on with `runs` (by tracker name) of an earlier process where they still exist.
+
+    `key` names this training. Raises RegistryError if MLflow cannot be reached and ConfigError if wandb is not installed: better before
+    training than after.
+    """
+    opened: list[Tracker] = []
+    for name in params.train.trackers:
+        if name == "mlflow":
+            opened.append(MlflowTracker(params, key, runs.get(name), tags))
+        elif name == "tensorboard":
+            opened.append(TensorBoardTracker(work / "tensorboard" / key, runs.get(name)))
+        else:
+            opened.append(WandbTracker(params, work, key, runs.get(name), tags))
+    trackers = Trackers(opened)
+    trackers.newly_begun.log_params(flat_settings(params.model_dump(mode="json", by_alias=True)))
+    return trackers
+
+
+def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """`{"train": {"epochs": 3}}` as `{"train.epochs": "3"}`."""
+    flat: dict[str, str] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= flat_settings(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = str(value)
+    return flat
+
+
+class MlflowTracker:
+    """An MLflow run. What it cannot deliver waits, and is delivered when MLflow is back; what never is, the log says."""
+
+    name = "mlflow"
+
+    def __init__(self, params: Params, key: str, run: str | None, tags: Mapping[str, str]) -> None:
+        experiment = connect(params)
+        self._uri = tracking_uri(params)
+        self._client = mlflow.MlflowClient(self._uri)
+        self._waiting: list[Metric] = []
+        self._artifacts: list[tuple[Path, str]] = []
+        self._away_since: float | None = None
+        self._last_try = 0.0
+        try:
+            self.is_new = run is None or not self._continue(run, experiment)
+            if run is None or self.is_new:
+                run = self._client.create_run(
+                    experiment, run_name=f"train-{key[:8]}", tags={**tags, "reelnest.training_key": key}
+                ).info.run_id
+        except MlflowException as error:
+            raise RegistryError(f"MLflow at tracking.uri: no run could be made: {error.message}") from error
+        self.run: str = run
+        if not MLFLOW_HTTP_REQUEST_MAX_RETRIES.is_set() or MLFLOW_HTTP_REQUEST_MAX_RETRIES.get() > 1:
+            # From here on a server that went away must not hold up training: figures wait here, not in a retry.
+            MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(1)
+        MLFLOW_HTTP_REQUEST_TIMEOUT.set(min(MLFLOW_HTTP_REQUEST_TIMEOUT.get(), 30))
+        self._monitor = self._start_monitor(resume=not self.is_new)
+
+    def log_params(self, params: Mapping[str, str]) -> None:
+        """Once, when the run is new; MLflow keeps the first value of each."""
+        found = [Param(name, value[:LONGEST_PARAM]) for name, value in params.items()]
+        for start in range(0, len(found), 100):
+            self._deliver(lambda part=found[start : start + 100]: self._client.log_batch(self.run, params=part))  # type: ignore[misc]
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Figures of one step, with the time at which they were made even if they are delivered later."""
+        now = int(time.time() * 1000)
+        self._waiting += [Metric(name, value, now, step) for name, value in metrics.items()]
+        if self._away_since is None or time.monotonic() - self._last_try > SECONDS_BETWEEN_TRIES:
+            self._flush()
+
+    def log_artifact(self, path: Path, folder: str) -> None:
+        """Uploads a file, unless it is too large for a tracking server."""
+        size = path.stat().st_size
+        if size > LARGEST_ARTIFACT:
+            log.warning("MLflow: %s has %.1f GB, too much for a tracking server; it stays where it is", path, size / 1e9)
+            return
+        if not self._deliver(lambda: self._client.log_artifact(self.run, str(path), folder)):
+            self._artifacts.append((path, folder))
+
+    def close(self, status: Status) -> None:
+        """Delivers what waits, ends the run, and says what could not be delivered."""
+        self._flush()
+        self._artifacts = [
+            (path, folder)
+            for path, folder in self._artifacts
+            if not self._deliver(lambda path=path, folder=folder: self._client.log_artifact(self.run, str(path), folder))  # type: ignore[misc]
+        ]
+        self._monitor.finish()
+        ended = self._deliver(lambda: self._client.set_terminated(self.run, status))
+        if self._waiting or self._artifacts or not ended:
+            log.warning(
+                "MLflow run %s: %d figures, %d files%s could not be delivered; reports/training.csv has every step",
+                self.run,
+                len(self._waiting),
+                len(self._artifacts),
+                "" if ended else f" and its end ({status})",
+            )
+
+    def _continue(self, run: str, experiment: str) -> bool:
+        try:
+            found = self._client.get_run(run)
+        except MlflowException as error:
+            log.warning("MLflow: the earlier process's run %s is not there any more (%s); starting a new one", run, error.message)
+            return False
+        if found.info.lifecycle_stage != "active" or found.info.experiment_id != experiment:
+            return False
+        self._client.update_run(run, status=RunStatus.to_string(RunStatus.RUNNING))
+        return True
+
+    def _start_monitor(self, *, resume: bool) -> SystemMetricsMonitor:
+        logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
+        monitor = SystemMetricsMonitor(self.run, resume_logging=resume, tracking_uri=self._uri)
+        monitor.start()
+        return monitor
+
+    def _flush(self) -> None:
+        while self._waiting:
+            part = self._waiting[:BATCH]
+            if not self._deliver(lambda part=part: self._client.log_batch(self.run, metrics=part)):  # type: ignore[misc]
+                return
+            del self._waiting[: len(part)]
+
+    def _deliver(self, send: Callable[[], object]) -> bool:
+        """Whether it arrived. Tells the log when MLflow goes away and when it is back."""
+        self._last_try = time.monotonic()
+        try:
+            send()
+        except (MlflowException, OSError) as error:  # requests' errors are OSErrors
+            if self._away_since is None:
+                self._away_since = time.monotonic()
+                log.warning("MLflow does not take figures (%s); training goes on and they wait here", str(error).splitlines()[0])
+            return False
+        if self._away_since is not None:
+            log.warning("MLflow is back after %.0f s", time.monotonic() - self._away_since)
+            self._away_since = None
+            # Its own monitor thread gives up at the first failure.
+            self._monitor.finish()
+            self._monitor = self._start_monitor(resume=True)
+        return True
+
+
+class TensorBoardTracker:
+    """Event files in a folder. A resumed run adds to them."""
+
+    name = "tensorboard"
+
+    def __init__(self, folder: Path, run: str | None) -> None:
+        self.run: str = str(folder)
+        self.is_new = run is None or not folder.is_dir()
+        self._writer = SummaryWriter(str(folder))
+
+    def log_params(self, params: Mapping[str, str]) -> None:
+        """As a table under "text"."""
+        rows = [f"| {name} | {value} |" for name, value in params.items()]
+        self._writer.add_text("settings", "\n".join(["| setting | value |", "| --- | --- |", *rows]))
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """One scalar each."""
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+
+    def log_artifact(self, path: Path, folder: str) -> None:
+        """TensorBoard keeps no files."""
+
+    def close(self, status: Status) -> None:  # noqa: ARG002 (event files know no status)
+        """Writes what is buffered."""
+        self._writer.close()
+
+
+class WandbTracker:
+    """A Weights & Biases run: offline under `work/wandb/`, to be sent by `wandb sync`, unless WANDB_MODE says otherwise."""
+
+    name = "wandb"
+
+    def __init__(self, params: Params, work: Path, key: str, run: str | None, tags: Mapping[str, str]) -> None:
+        try:
+            import wandb  # an extra: most installations have none
+        except ImportError:
+            raise ConfigError(
+                "params.yaml: train.trackers names wandb, which is not installed: pip install 'reelnest[wandb]', or take it off the list."
+            ) from None
+        work.mkdir(parents=True, exist_ok=True)
+        self.is_new = run is None
+        self._run = wandb.init(
+            project=params.tracking.experiment,
+            name=f"train-{key[:8]}",
+            id=run,
+            resume="allow" if run else None,
+            dir=str(work),
+            mode=wandb_mode(),
+            config=dict(tags),
+            settings=wandb.Settings(console="off", silent=True),
+        )
+        self.run: str = self._run.id
+
+    def log_params(self, params: Mapping[str, str]) -> None:
+        """As the run's config."""
+        self._run.config.update(dict(params), allow_val_change=True)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Figures of one step."""
+        self._run.log(dict(metrics), step=step)
+
+    def log_artifact(self, path: Path, folder: str) -> None:  # noqa: ARG002
+        """Keeps a copy among the run's files, which have no folders here."""
+        self._run.save(str(path), base_path=str(path.parent), policy="now")
+
+    def close(self, status: Status) -> None:
+        """Ends the run; a failed one has a status other than 0."""
+        self._run.finish(exit_code=0 if status == "FINISHED" else 1)

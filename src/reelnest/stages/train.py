@@ -1,0 +1,271 @@
+"""Training: `prepared/` to `models/candidate/`.
+
+Usage, as `reelnest train` does it: `accelerate launch --config_file configs/accelerate/cpu-2.yaml -m reelnest.stages.train`
+"""
+
+import hashlib
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+
+from reelnest.config import Params, launch_processes, launch_uses_cpu, tracking_uri
+from reelnest.data.batches import Batcher
+from reelnest.data.prepared import Pairs, Prepared, fields_text
+from reelnest.data.whole_files import whole_folder, write_json
+from reelnest.errors import ConfigError, Interrupted, TrainingError
+from reelnest.model.encoder import load_encoder
+from reelnest.model.saved import save_model
+from reelnest.model.tiny import build_tiny
+from reelnest.registry.connection import without_credentials
+from reelnest.registry.tracking import open_trackers
+from reelnest.search.evaluation import Evaluation
+from reelnest.stages.launch import stage_main
+from reelnest.stages.workspace import Workspace
+from reelnest.training.checkpoints import Checkpoints, training_key
+from reelnest.training.contrastive import ContrastiveModel, PairBatcher
+from reelnest.training.loop import Outcome, Training
+from reelnest.training.progress import Progress
+from reelnest.training.retrieval import evaluate_split
+from reelnest.training.sampler import BatchOrder
+from reelnest.training.tracker import Trackers
+
+log = logging.getLogger(__name__)
+
+
+def run(workspace: Workspace, params: Params) -> None:
+    """Trains, or goes on where an earlier process stopped, and saves the best weights as the candidate.
+
+    Every process that accelerate started calls this; one process may call it without a launcher. Raises ConfigError, DataError, ModelError,
+    RegistryError before training, TrainingError when it cannot go on, Interrupted after SIGTERM.
+    """
+    accelerator = _accelerator(workspace, params)
+    prepared = Prepared.open(workspace.prepared)
+    pairs = _relevant(prepared.pairs("train"))
+    order = BatchOrder.fitting(len(pairs), params.train.batch_size, params.train.seed, accelerator.num_processes)
+    key = training_key(params, workspace.prepared)
+    checkpoints = Checkpoints(workspace.work / "checkpoints", key)
+    trackers = Trackers()
+    if accelerator.is_main_process:
+        trackers = open_trackers(params, workspace.work, key, checkpoints.read_runs(), _tags(accelerator))
+        checkpoints.write_runs(trackers.runs)
+    try:
+        _train(workspace, params, accelerator, prepared, pairs, order, checkpoints, trackers)
+    except BaseException as error:
+        trackers.close("KILLED" if isinstance(error, Interrupted | KeyboardInterrupt) else "FAILED")
+        raise
+    trackers.close("FINISHED")
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+def main() -> int:
+    """What `accelerate launch` starts on each process; returns the exit status."""
+    return stage_main(run)
+
+
+def _train(
+    workspace: Workspace,
+    params: Params,
+    accelerator: Accelerator,
+    prepared: Prepared,
+    pairs: Pairs,
+    order: BatchOrder,
+    checkpoints: Checkpoints,
+    trackers: Trackers,
+) -> None:
+    base = _base(workspace, params, prepared, pairs, accelerator)
+    # The same on all processes: they must begin with the same new weights (adapters, projection).
+    torch.manual_seed(params.train.seed)
+    encoder, tokenizer = load_encoder(params.model, base, training=True)
+    if params.train.gradient_checkpointing:
+        encoder.enable_gradient_checkpointing()
+    model = ContrastiveModel(encoder, params.train.temperature, learn_temperature=params.train.learn_temperature)
+    parameters = {
+        "total": sum(parameter.numel() for parameter in model.parameters()),
+        "trainable": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+    }
+    batcher = Batcher(tokenizer, params.model)
+
+    def evaluate() -> Evaluation:
+        return evaluate_split(
+            prepared, "validation", encoder, batcher, params.model.dims, params.evaluate.batch_size, params.evaluate.depth
+        )
+
+    def make_progress(done_steps: int) -> Progress:
+        return Progress(
+            workspace.work / "progress.json" if accelerator.is_main_process else None,
+            epochs=params.train.epochs,
+            steps=training.total_steps,
+            pairs=params.train.epochs * order.batches * order.batch_size,
+            done_steps=done_steps,
+            done_pairs=training.pairs_in(done_steps),
+        )
+
+    has_validation = len(prepared.pairs("validation")) > 0
+    training = Training(
+        params,
+        accelerator,
+        model,
+        PairBatcher(prepared, pairs, batcher, accelerator.process_index, accelerator.num_processes),
+        order,
+        checkpoints,
+        trackers,
+        evaluate if has_validation else None,
+    )
+    _tell(params, order, pairs, parameters, accelerator, has_validation=has_validation)
+    outcome = training.run(make_progress)
+    if accelerator.is_main_process:
+        _save_candidate(workspace, params, base, checkpoints, trackers)
+        _report(workspace, params, order, pairs, parameters, accelerator, outcome)
+        for path in (workspace.reports / "training.json", workspace.reports / "training.csv"):
+            trackers.log_artifact(path, "reports")
+        trackers.log_artifact(checkpoints.best, "checkpoints")
+        checkpoints.finish()
+        log.info(
+            "training: %d steps of %d pairs in %.0f s, %.1f pairs a second; best after step %d: %s",
+            training.total_steps,
+            order.batch_size,
+            outcome.seconds,
+            outcome.pairs_per_second,
+            outcome.best.step,
+            workspace.candidate,
+        )
+
+
+def _accelerator(workspace: Workspace, params: Params) -> Accelerator:
+    on_cpu = launch_uses_cpu(params, workspace.params) or not torch.cuda.is_available()
+    if params.train.mixed_precision == "fp16" and on_cpu:
+        raise ConfigError(
+            f"{workspace.params}: train.mixed_precision: fp16 needs a GPU, and this training runs on the CPU (launch.config:"
+            f" {params.launch.config}). Use bf16 or no."
+        )
+    accelerator = Accelerator(
+        cpu=on_cpu,
+        mixed_precision=params.train.mixed_precision,
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+    )
+    expected = launch_processes(params, workspace.params)
+    if accelerator.num_processes != expected:
+        # accelerate may start one process where more were asked for, or several that know nothing of each other, and say nothing.
+        raise TrainingError(
+            f"training: {accelerator.num_processes} processes work together here, but launch.config '{params.launch.config}' says"
+            f" {expected}. Start training with `reelnest train`, or set launch.config to a file whose num_processes is right."
+        )
+    if not accelerator.is_main_process:
+        logging.getLogger("reelnest").setLevel(logging.WARNING)
+    return accelerator
+
+
+def _relevant(pairs: Pairs) -> Pairs:
+    """Without the pairs of grade 0, which say that the target is no answer."""
+    rows = np.flatnonzero(pairs.relevance > 0)
+    return Pairs(pairs.queries[rows], pairs.targets[rows], pairs.relevance[rows], tuple(pairs.negatives[row] for row in rows))
+
+
+def _tags(accelerator: Accelerator) -> dict[str, str]:
+    return {
+        "reelnest.version": version("reelnest"),
+        "reelnest.processes": str(accelerator.num_processes),
+        "reelnest.device": torch.cuda.get_device_name() if accelerator.device.type == "cuda" else "cpu",
+    }
+
+
+def _base(workspace: Workspace, params: Params, prepared: Prepared, pairs: Pairs, accelerator: Accelerator) -> str | Path:
+    """Where the weights come from: for `tiny`, a folder under `work/` that the main process builds while the others wait."""
+    if params.model.name_or_path != "tiny":
+        return params.model.name_or_path
+    texts = sorted(set(_texts(prepared, pairs)) | {params.model.query_instruction, params.model.target_instruction})
+    parts = [params.model.tiny.model_dump(mode="json"), params.train.seed, version("reelnest"), version("transformers"), texts]
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    folder = workspace.work / f"tiny-{key}"
+    with accelerator.main_process_first():
+        if not folder.is_dir():
+            with whole_folder(folder) as aside:
+                build_tiny(aside, texts, params.model.tiny, params.train.seed)
+    return folder
+
+
+def _texts(prepared: Prepared, pairs: Pairs) -> Iterator[str]:
+    """What the training split's texts and videos say in words. A tokenizer trained on more would have seen the test split."""
+    for index in np.unique(np.concatenate([pairs.queries, pairs.targets])):
+        item = prepared.item(int(index))
+        yield item.key if item.kind == "text" else fields_text(item.fields)
+
+
+def _tell(
+    params: Params, order: BatchOrder, pairs: Pairs, parameters: dict[str, int], accelerator: Accelerator, *, has_validation: bool
+) -> None:
+    log.info(
+        "training: %d pairs in batches of %d, %d epochs of %d batches, %d processes on %s, %d of %d parameters",
+        len(pairs),
+        order.batch_size,
+        params.train.epochs,
+        order.batches,
+        accelerator.num_processes,
+        accelerator.device,
+        parameters["trainable"],
+        parameters["total"],
+    )
+    if order.batch_size < params.train.batch_size:
+        wanted = params.train.batch_size
+        log.warning("training: %d pairs are fewer than train.batch_size (%d): one batch of %d", len(pairs), wanted, order.batch_size)
+    if not has_validation:
+        log.warning("training: there is no validation split, so the last weights are taken for the best")
+
+
+def _save_candidate(workspace: Workspace, params: Params, base: str | Path, checkpoints: Checkpoints, trackers: Trackers) -> None:
+    """Puts the best weights into a fresh copy of the base: one way for whole, sharded and resumed models, and for a finished training."""
+    encoder, tokenizer = load_encoder(params.model, base, training=True)
+    model = ContrastiveModel(encoder, params.train.temperature, learn_temperature=params.train.learn_temperature)
+    checkpoints.load_best_into(model)
+    save_model(workspace.candidate, encoder, tokenizer, params.model, params.preprocess, params.data.text_fields)
+    found: dict[str, Any] = {"experiment": None, "run_id": None, "tracking_uri": None}
+    if "mlflow" in trackers.runs:
+        found = {
+            "experiment": params.tracking.experiment,
+            "run_id": trackers.runs["mlflow"],
+            "tracking_uri": without_credentials(tracking_uri(params)),
+        }
+    write_json(workspace.candidate / "run.json", found)
+
+
+def _report(
+    workspace: Workspace,
+    params: Params,
+    order: BatchOrder,
+    pairs: Pairs,
+    parameters: dict[str, int],
+    accelerator: Accelerator,
+    outcome: Outcome,
+) -> None:
+    last = outcome.history.rows[-1]
+    report = {
+        "pairs": len(pairs),
+        "batch_size": order.batch_size,
+        "processes": accelerator.num_processes,
+        "epochs": params.train.epochs,
+        "steps": last.step,
+        "seed": params.train.seed,
+        "parameters": parameters,
+        "loss": last.loss,
+        "loss_by_dim": {str(dim): loss for dim, loss in zip(outcome.history.dims, last.losses, strict=True)},
+        "temperature": last.temperature,
+        "best": {"step": outcome.best.step, "metric": params.train.best_metric, "value": outcome.best.value},
+        "validation": [{"epoch": found.epoch, "step": found.step, "metrics": found.metrics} for found in outcome.validations],
+        "speed": {"pairs_per_second": round(outcome.pairs_per_second, 1), "seconds": round(outcome.seconds, 1)},
+    }
+    write_json(workspace.reports / "training.json", report)
+    outcome.history.write_csv(workspace.reports / "training.csv")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
