@@ -8,6 +8,7 @@ import os
 import queue
 import secrets
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ GUARD = Path(__file__).with_name("guard.py")
 GRACE_SECONDS = 10.0
 """Between SIGTERM and SIGKILL. Prefect gives a cancelled flow 30 s before it kills it, so this must be well below that."""
 TAIL_LINES = 20
+TICK_SECONDS = 2.0
 
 # What the tools that we start do unasked: count their users, ask the network for a newer version. Whoever wants it sets the variable.
 QUIET = {
@@ -51,7 +53,12 @@ class CommandError(Exception):
 
 def describe_status(status: int) -> str:
     """An exit status in words; statuses above 128 are a shell's way to name a signal."""
-    return f"was ended by signal {status - 128}" if status > 128 else f"ended with status {status}"
+    return f"was ended by signal {status - 128}" if is_signal(status) else f"ended with status {status}"
+
+
+def is_signal(status: int) -> bool:
+    """Whether a status stands for a signal. Programs use 255 for errors of their own (DVC for every failed stage): that is none."""
+    return 128 < status <= 128 + max(signal.Signals)
 
 
 def quieten() -> None:
@@ -150,7 +157,9 @@ def run(
     timeout_seconds: float | None = None,
     grace_seconds: float = GRACE_SECONDS,
 ) -> None:
-    """Runs a command to its end; `on_line` gets each line as it comes, `on_tick` is called about once a second meanwhile.
+    """Runs a command to its end.
+
+    `on_line` gets each line as it comes. `on_tick` is called every two seconds meanwhile, and once at the end.
 
     Raises:
         CommandError: the status was not 0.
@@ -171,20 +180,24 @@ def run(
             now = time.monotonic()
             if timeout_seconds is not None and now - started > timeout_seconds:
                 raise TimeoutError(f"`{shlex.join(argv)}` took longer than {timeout_seconds:g} s and was ended.")
-            if on_tick is not None and now - last_tick >= 1:
+            if on_tick is not None and now - last_tick >= TICK_SECONDS:
                 last_tick = now
                 on_tick()
         while (line := command.line(timeout_seconds=0.5)) is not None:
             take(line)
         status = command.status
+    if on_tick is not None:
+        on_tick()
     if status != 0:
         raise CommandError(argv, status, list(tail))
 
 
-def output_of(argv: Sequence[str], *, folder: Path | None = None, timeout_seconds: float | None = None) -> list[str]:
+def output_of(
+    argv: Sequence[str], *, folder: Path | None = None, environment: Mapping[str, str] | None = None, timeout_seconds: float | None = None
+) -> list[str]:
     """Runs a short command and returns its lines. Raises as `run` does."""
     lines: list[str] = []
-    run(argv, on_line=lines.append, folder=folder, timeout_seconds=timeout_seconds)
+    run(argv, on_line=lines.append, folder=folder, environment=environment, timeout_seconds=timeout_seconds)
     return lines
 
 

@@ -1,0 +1,66 @@
+"""The whole chain: validate, preprocess, train, evaluate, register.
+
+Usage: `python -m flows.pipeline` runs it once, here; `prefect.yaml` holds its schedule. `dvc repro` runs the same stages without Prefect.
+"""
+
+import sys
+from typing import Any
+
+from tasks.runner import quieten
+
+quieten()  # before Prefect reads its settings
+
+from prefect import flow  # noqa: E402
+from prefect.client.schemas.objects import State  # noqa: E402
+from prefect.states import Completed  # noqa: E402
+
+from reelnest.stages.workspace import Workspace  # noqa: E402
+from tasks import stages  # noqa: E402
+from tasks.prefect_server import prefect_api  # noqa: E402
+from tasks.summary import summary  # noqa: E402
+
+
+@flow(
+    name="reelnest-train",
+    description="Validates the data, prepares it, trains, evaluates and registers the model. Runs only what DVC finds stale.",
+    persist_result=False,
+)
+def train_pipeline() -> State[Any]:
+    """Ends in the state of the first stage that did not succeed, or Completed with what each stage did."""
+    looked = stages.look_for_changes(return_state=True)
+    if not looked.is_completed():
+        return _ended(looked)
+    changed = looked.result()
+    outcomes: dict[str, Any] = {}
+    state: State[Any] = looked
+    for stage in (stages.validate, stages.preprocess, stages.train, stages.evaluate):
+        state = stage(changed, tuple(outcomes.values()), wait_for=[state], return_state=True)
+        if not state.is_completed():
+            return _ended(state)
+        outcomes[stage.name] = state.result()
+    state = stages.register(tuple(outcomes.values()), wait_for=[state], return_state=True)
+    if not state.is_completed():
+        return _ended(state)
+    outcomes["register"] = state.result()
+    return Completed(message=", ".join(f"{stage} {outcome}" for stage, outcome in outcomes.items()))
+
+
+def _ended(state: State[Any]) -> State[Any]:
+    """The flow's state after a task that did not succeed. (A task's own state would become "1/1 states failed".)"""
+    return State(type=state.type, name=state.name, message=state.message)
+
+
+def main() -> int:
+    """Runs the flow once, against the configured Prefect server or one of its own, and says what was made. Returns the exit status."""
+    workspace = Workspace()
+    with prefect_api(workspace.root):
+        state = train_pipeline(return_state=True)
+    if not state.is_completed():
+        sys.stderr.write(f"\n{state.message}\n")
+        return 1
+    sys.stdout.write(f"\n{summary(workspace)}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

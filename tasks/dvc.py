@@ -1,0 +1,114 @@
+"""What DVC is asked: which stages are stale, and to run one of them. DVC decides freshness; nothing here keeps a second opinion."""
+
+import json
+import re
+import signal
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from tasks.runner import CommandError, is_signal, output_of, run
+
+Outcome = Literal["ran", "restored", "unchanged"]
+"""A stage's command ran; or DVC took its outputs from an earlier run with the same inputs; or there was nothing to do."""
+
+DVC = (sys.executable, "-m", "dvc")
+STATUS_TIMEOUT_SECONDS = 3600.0
+"""Hashing terabytes of new videos takes a while; a lock that is never given back should not take for ever."""
+
+RESUMABLE_STATUS = 75
+"""EX_TEMPFAIL: a stage that ends with it wants to be started again."""
+
+# Advice for the person at a terminal that DVC prints after each stage.
+HINTS = ("To track the changes with git", "\tgit add ", "To enable auto staging", "\tdvc config core.autostage", "Use `dvc push`")
+
+# How the programs between us and a worker tell the status that they saw: DVC, torch's elastic launcher, accelerate.
+STATUS_FORMS = (
+    re.compile(r"exited with (-?\d+)$"),
+    re.compile(r"\bexitcode\s*:\s*(-?\d+)\b"),
+    re.compile(r"returned non-zero exit status (-?\d+)"),
+)
+SIGNAL_FORM = re.compile(r"died with <Signals\.(SIG\w+): \d+>")
+
+
+class StageError(Exception):
+    """A stage that failed. `interrupted`: it was ended from outside or asked to be started again, so another try may end well."""
+
+    def __init__(self, stage: str, text: str, *, interrupted: bool) -> None:
+        super().__init__(f"Stage {stage} failed. {text}")
+        self.stage = stage
+        self.interrupted = interrupted
+
+
+def changed_stages(folder: Path) -> dict[str, Any]:
+    """Stages (and `.dvc` files) whose inputs, outputs or settings are not those of `dvc.lock`, each with DVC's account of the difference.
+
+    Empty: nothing is stale. A stage after a stale one is listed only where it is stale itself.
+    """
+    lines = output_of([*DVC, "--wait-for-lock", "status", "--json"], folder=folder, timeout_seconds=STATUS_TIMEOUT_SECONDS)
+    # Warnings go to the same lines; the answer is the one that is JSON.
+    answer = next((line for line in reversed(lines) if line.startswith("{")), None)
+    if answer is None:
+        raise CommandError([*DVC, "status", "--json"], 0, lines)
+    found: dict[str, Any] = json.loads(answer)
+    return found
+
+
+def reproduce(stage: str, folder: Path, *, on_line: Callable[[str], None], on_tick: Callable[[], None] | None = None) -> Outcome:
+    """Runs one stage where it is stale, as `dvc repro --single-item` does, and says what came of it. Raises StageError.
+
+    `--wait-for-lock`, because DVC takes the repository's lock again after the stage's command: without it, a second DVC command at that
+    moment would lose the record of a finished training.
+    """
+    outcome: Outcome = "unchanged"
+
+    def take(line: str) -> None:
+        nonlocal outcome
+        if line.startswith((f"Running stage '{stage}'", "Verifying data sources")):
+            outcome = "ran"
+        elif line.startswith(f"Stage '{stage}' is cached"):
+            outcome = "restored"
+        if line and not line.startswith(HINTS):
+            on_line(line)
+
+    run_stage(stage, [*DVC, "--wait-for-lock", "repro", "--single-item", stage], folder, on_line=take, on_tick=on_tick)
+    return outcome
+
+
+def run_stage(
+    stage: str, argv: Sequence[str], folder: Path, *, on_line: Callable[[str], None], on_tick: Callable[[], None] | None = None
+) -> None:
+    """Runs a stage's command. Raises StageError, which knows from the command's lines whether another try makes sense."""
+    statuses: set[int] = set()
+    user_error = False
+
+    def take(line: str) -> None:
+        nonlocal user_error
+        user_error = user_error or line.startswith("reelnest: error:")
+        statuses.update(exit_statuses(line))
+        on_line(line)
+
+    try:
+        run(argv, on_line=take, on_tick=on_tick, folder=folder)
+    except CommandError as error:
+        interrupted = not user_error and any(map(is_interruption, {*statuses, error.status}))
+        raise StageError(stage, str(error), interrupted=interrupted) from error
+
+
+def exit_statuses(line: str) -> set[int]:
+    """The exit statuses that a line of DVC's, torch's or accelerate's tells; a signal n as -n."""
+    found = {int(match[1]) for form in STATUS_FORMS if (match := form.search(line))}
+    if match := SIGNAL_FORM.search(line):
+        found.add(-signal.Signals[match[1]].value)
+    return found
+
+
+def is_interruption(status: int) -> bool:
+    """Whether a status means that the process was killed, or that it asks to be started again."""
+    return status == RESUMABLE_STATUS or status < 0 or is_signal(status)
+
+
+def due(stage: str, changed: Mapping[str, Any], before: Collection[Outcome]) -> bool:
+    """Whether a stage has to be looked at: it is stale itself, or a stage before it has made something new."""
+    return stage in changed or any(outcome != "unchanged" for outcome in before)

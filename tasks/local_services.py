@@ -1,0 +1,117 @@
+"""Prefect's server, MLflow's server and a worker on this machine, without Docker, until Ctrl-C.
+
+Usage: `make up`, or `python -m tasks.local_services`. The ports come from PREFECT_PORT (4200) and MLFLOW_PORT (5000). Both servers listen
+on 127.0.0.1 alone: they ask nobody for a password.
+"""
+
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+
+from tasks.prefect_server import is_answering, server_command, server_environment
+from tasks.runner import Command, CommandError, output_of, quieten, setting
+
+WORK_POOL = "reelnest"
+START_TIMEOUT_SECONDS = 180.0
+PREFECT = (sys.executable, "-m", "prefect", "--no-prompt")
+
+
+class ServicesError(Exception):
+    """The services cannot start or one of them ended. The text says which and what to do."""
+
+
+def port(variable: str, default: int) -> int:
+    """The port that the environment asks for, if nothing uses it. Raises ServicesError."""
+    text = setting(variable) or str(default)
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise ServicesError(f"{variable}: '{text}' is no port; expected a number from 1 to 65535.")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", int(text)))
+        except OSError as error:
+            raise ServicesError(
+                f"Port {text} of this machine cannot be used ({error.strerror}): perhaps `make up` runs already. Choose another:"
+                f" make up {variable}={int(text) + 1}"
+            ) from error
+    return int(text)
+
+
+def mlflow_command(folder: Path, mlflow_port: int) -> list[str]:
+    """Serves the store that runs on this machine use by themselves.
+
+    Artifacts are not sent through the server but written to `mlruns/`, so that what was logged with the server is read without it too.
+    """
+    store = ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    artifacts = ["--default-artifact-root", (folder / "mlruns").as_uri(), "--no-serve-artifacts"]
+    return [sys.executable, "-m", "mlflow", "server", *store, *artifacts, "--host", "127.0.0.1", "--port", str(mlflow_port)]
+
+
+def main() -> int:
+    """Runs until it is told to stop or a service ends. Returns the exit status."""
+    quieten()
+    signal.signal(signal.SIGTERM, _stop)
+    # Started in the background by a script, a shell has us ignore Ctrl-C: then SIGTERM ends us.
+    try:
+        with ExitStack() as running:
+            _serve(Path.cwd(), running)
+    except (ServicesError, CommandError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stdout.write("\nStopped.\n")
+    return 0
+
+
+def _serve(folder: Path, running: ExitStack) -> None:
+    prefect_port, mlflow_port = port("PREFECT_PORT", 4200), port("MLFLOW_PORT", 5000)
+    prefect, mlflow = f"http://127.0.0.1:{prefect_port}", f"http://127.0.0.1:{mlflow_port}"
+    services: dict[str, Command] = {}
+
+    def start(name: str, argv: list[str], environment: dict[str, str]) -> None:
+        services[name] = running.enter_context(Command(argv, folder=folder, environment=environment))
+
+    start("prefect", server_command(prefect_port, pages=True), server_environment(folder))
+    start("mlflow", mlflow_command(folder, mlflow_port), {})
+    _write("Starting (about 20 seconds) …")
+    _wait(services, lambda: is_answering(f"{prefect}/api/health") and is_answering(f"{mlflow}/health"))
+
+    client = {"PREFECT_API_URL": f"{prefect}/api", "MLFLOW_TRACKING_URI": mlflow}
+    for argv in (("work-pool", "create", WORK_POOL, "--type", "process", "--overwrite"), ("deploy", "--all")):
+        output_of([*PREFECT, *argv], folder=folder, environment=client)
+    start("worker", [*PREFECT, "worker", "start", "--pool", WORK_POOL, "--type", "process"], client)
+
+    _write(f"\nPrefect (runs, schedule):           {prefect}\nMLflow  (experiments and models):   {mlflow}\n\nCtrl-C ends all of it.\n")
+    _wait(services, lambda: False)
+
+
+def _wait(services: dict[str, Command], ready: Callable[[], bool]) -> None:
+    """Shows the services' lines until `ready`. Raises ServicesError when one ends before."""
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    while not ready():
+        for name, service in services.items():
+            ended = service.status
+            while (line := service.line(timeout_seconds=0.1)) is not None:
+                _write(f"{name:>8} | {line}")
+            if ended is not None:
+                raise ServicesError(f"{name} ended with status {ended}; the others are stopped too.")
+        if "worker" not in services and time.monotonic() > deadline:
+            raise ServicesError(f"The servers did not answer within {START_TIMEOUT_SECONDS:g} s.")
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""What the stages wrote into `reports/`, as Markdown pages for Prefect's UI. Reads files and computes nothing but a layout."""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from reelnest.stages.workspace import Workspace
+from tasks.markdown import escape, page, table
+
+CURVE_ROWS = 20
+METRICS = ("recall@1", "recall@5", "recall@10", "mrr", "ndcg@10", "map", "median_rank")
+
+
+def validation_page(workspace: Workspace) -> str:
+    """Counts, what was quarantined and why, and the expectations that do not hold."""
+    report = _read(workspace.reports / "validation.json")
+    quarantined = report["quarantined"]
+    reasons = [(file, reason, n) for file, found in quarantined["by_reason"].items() for reason, n in sorted(found.items())]
+    splits = report["pairs"]["by_split_and_kind"]
+    failed = [found for found in report["expectations"] if not found["success"]]
+    return page(
+        "# Data: " + ("good" if report["passed"] else "cannot be used"),
+        table(["", "lines", "good"], [(name, report[name]["lines"], report[name]["good"]) for name in ("videos", "pairs")]),
+        table(["split", "kind", "pairs"], [(split, kind, n) for split, kinds in splits.items() for kind, n in kinds.items()]),
+        "## Quarantined",
+        f"{quarantined['records']} records, {quarantined['fraction']:.2%} ({quarantined['allowed_fraction']:.2%} are allowed).",
+        table(["file", "reason", "records"], reasons),
+        "## Expectations that do not hold" if failed else "",
+        table(
+            ["table", "expectation", "severity", "found"],
+            [(found["table"], found["description"], found["severity"], found["observed"]) for found in failed],
+        ),
+        "Each bad line: `reports/quarantine.jsonl`. Data Docs: `reports/data_docs/index.html`.",
+    )
+
+
+def preprocessing_page(workspace: Workspace) -> str:
+    """What was decoded, and what was taken over from an earlier run."""
+    return page("# Prepared data", table(["", ""], _facts(_read(workspace.reports / "preprocessing.json"))))
+
+
+def training_page(workspace: Workspace) -> str:
+    """The figures of the training, and its curve at about twenty points."""
+    with (workspace.reports / "training.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    every = max(1, -(-len(rows) // CURVE_ROWS))
+    shown = [row for number, row in enumerate(rows, start=1) if number % every == 0 or number == len(rows)]
+    header = list(rows[0]) if rows else []
+    return page(
+        "# Training",
+        table(["", ""], _facts(_read(workspace.reports / "training.json"))),
+        "## Curve",
+        table(header, [[_number(row[name]) for name in header] for row in shown]),
+        "Every step: `reports/training.csv`.",
+    )
+
+
+def evaluation_page(workspace: Workspace) -> str:
+    """Quality at each dim, for each kind of pair and for all."""
+    report = _read(workspace.reports / "evaluation.json")
+    results: dict[str, list[Mapping[str, Any]]] = {}
+    for result in report["results"]:
+        results.setdefault(result["pair_kind"], []).append(result)
+    parts = [
+        page(
+            f"## {escape(kind.replace('_', ' '))}",
+            table(
+                ["dim", "storage", "bytes", *METRICS],
+                [
+                    (found["dim"], found["storage"], found["bytes_per_vector"], *(found["metrics"].get(metric) for metric in METRICS))
+                    for found in of_kind
+                ],
+            ),
+        )
+        for kind, of_kind in sorted(results.items(), key=lambda item: item[0] != "all")
+    ]
+    outranked = [
+        (found["pair_kind"].replace("_", " "), found["dim"], found["value"], found["queries"]) for found in report["negatives_outranked"]
+    ]
+    return page(
+        f"# Retrieval on the {escape(report['split'])} split",
+        *parts,
+        "## Right answers that outrank every listed negative" if outranked else "",
+        table(["pairs", "dim", "share", "queries"], outranked),
+        "With curves and pictures: `reports/evaluation.html`.",
+    )
+
+
+def registration_page(workspace: Workspace) -> str:
+    """The registry's version, and why it is or is not the champion."""
+    return page("# Registration", table(["", ""], _facts(_read(workspace.reports / "registration.json"))))
+
+
+def is_registered(workspace: Workspace) -> bool:
+    """Whether the last registration was of this candidate."""
+    registration, run = workspace.reports / "registration.json", workspace.candidate / "run.json"
+    if not (registration.is_file() and run.is_file()):
+        return False
+    return bool(_read(registration).get("run_id") == _read(run).get("run_id"))
+
+
+def run_link(workspace: Workspace) -> str | None:
+    """The address of the candidate's run in MLflow's pages; None where MLflow is a file and has none."""
+    path = workspace.candidate / "run.json"
+    if not path.is_file():
+        return None
+    run = _read(path)
+    address = str(run.get("tracking_uri", ""))
+    if not address.startswith(("http://", "https://")) or not run.get("run_id"):
+        return None
+    return f"{address.rstrip('/')}/#/runs/{run['run_id']}"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _facts(found: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, object]]:
+    """Every figure and text of a report, under the path of its keys. Lists of objects are left to the file."""
+    for key, value in found.items():
+        name = f"{above}{str(key).replace('_', ' ')}"
+        if isinstance(value, Mapping):
+            yield from _facts(value, f"{name}: ")
+        elif isinstance(value, list):
+            if all(not isinstance(part, (dict, list)) for part in value):
+                yield name, ", ".join(map(str, value))
+        else:
+            yield name, value
+
+
+def _number(text: str) -> object:
+    """A CSV cell as the number that it is, so that it is shown in four digits."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -1,0 +1,182 @@
+"""One Prefect task a stage. A task runs its DVC stage and shows what it made; whether there is anything to do, DVC decides.
+
+A stage that fails ends its task in state Failed with the stage's own words, and no traceback of ours around them. It is tried again where
+it was interrupted (a killed worker; training then goes on from its last checkpoint), never where data or settings are at fault.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import httpx
+from prefect import get_run_logger, task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.exceptions import PrefectException
+from prefect.states import Completed, Failed
+from prefect.tasks import Task
+
+from reelnest.stages.workspace import Workspace
+from tasks import dvc, pages
+from tasks.progress import LiveProgress
+from tasks.runner import CommandError
+
+HOUR = 3600.0
+STAGES = ("validate", "preprocess", "train", "evaluate")
+REGISTER = ("reelnest", "register")
+
+
+def was_interrupted(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Prefect's question before a retry."""
+    return isinstance(state.data, dvc.StageError) and state.data.interrupted
+
+
+@task(
+    name="look-for-changes",
+    description="Asks DVC which stages are stale, and takes over data that was changed by hand.",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def look_for_changes() -> State[Any]:
+    """The stale stages' names, with DVC's account of each."""
+    logger = get_run_logger()
+    workspace = Workspace()
+    if not workspace.data.is_dir():
+        return Failed(
+            message=f"There is no data: {workspace.data.resolve()} does not exist. Make the sample with `reelnest sample`, fetch your"
+            " team's with `dvc pull data.dvc`, or put your own there (README, 'Your own data')."
+        )
+    try:
+        changed = dvc.changed_stages(workspace.root)
+        if "data.dvc" in changed:
+            # What `dvc repro` does with it too: the file then names the data that this run used.
+            dvc.reproduce("data.dvc", workspace.root, on_line=logger.info)
+    except (CommandError, dvc.StageError) as error:
+        return Failed(message=str(error), data=error)
+    stale = [stage for stage in STAGES if stage in changed]
+    return Completed(message=f"stale: {', '.join(stale)}" if stale else "nothing is stale", data=changed)
+
+
+@task(
+    name="validate",
+    description="Checks the data with Great Expectations and quarantines bad records.",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=1,
+    retry_delay_seconds=5,
+    retry_condition_fn=was_interrupted,
+    timeout_seconds=12 * HOUR,
+)
+def validate(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State[dvc.Outcome]:
+    """Shows its page also where the data cannot be used: that is when it is needed."""
+    state = _run("validate", changed, before, pages.validation_page)
+    workspace = Workspace()
+    if state.is_failed() and (workspace.reports / "validation.json").is_file():
+        show("validate", pages.validation_page, workspace)
+    return state
+
+
+@task(
+    name="preprocess",
+    description="Decodes each new video once into the frame store, and settles the splits.",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=1,
+    retry_delay_seconds=5,
+    retry_condition_fn=was_interrupted,
+    timeout_seconds=48 * HOUR,
+)
+def preprocess(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State[dvc.Outcome]:
+    """A second try decodes only what the first did not reach."""
+    return _run("preprocess", changed, before, pages.preprocessing_page)
+
+
+@task(
+    name="train",
+    description="Trains under `accelerate launch`; goes on from the last checkpoint where it was interrupted.",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=3,
+    retry_delay_seconds=10,
+    retry_condition_fn=was_interrupted,
+    timeout_seconds=14 * 24 * HOUR,
+)
+def train(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State[dvc.Outcome]:
+    """Shows its progress while it runs, then the curve and the link to its run."""
+    workspace = Workspace()
+    state = _run("train", changed, before, pages.training_page, on_tick=LiveProgress(workspace.work / "progress.json"))
+    link = pages.run_link(workspace)
+    if link is not None and state.name == "Completed":
+        create_link_artifact(key="mlflow-run", link=link, link_text="The training's run in MLflow")
+    return state
+
+
+@task(
+    name="evaluate",
+    description="Measures retrieval on the test split at each dim.",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=1,
+    retry_delay_seconds=5,
+    retry_condition_fn=was_interrupted,
+    timeout_seconds=12 * HOUR,
+)
+def evaluate(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State[dvc.Outcome]:
+    """Shows a table of quality by dim."""
+    return _run("evaluate", changed, before, pages.evaluation_page)
+
+
+@task(
+    name="register",
+    description="Makes the model a version in MLflow's registry: challenger, and champion where it is the better one.",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=2,
+    retry_delay_seconds=[5, 30],
+    retry_condition_fn=was_interrupted,
+    timeout_seconds=2 * HOUR,
+)
+def register(before: Sequence[dvc.Outcome]) -> State[dvc.Outcome]:
+    """No DVC stage, since its effects are outside: runs where a stage ran, or where this model was not registered yet."""
+    logger = get_run_logger()
+    workspace = Workspace()
+    if set(before) == {"unchanged"} and pages.is_registered(workspace):
+        return Completed(name="Unchanged", message="this model is registered already", data="unchanged")
+    try:
+        dvc.run_stage("register", REGISTER, workspace.root, on_line=logger.info)
+    except dvc.StageError as error:
+        return Failed(message=str(error), data=error)
+    show("register", pages.registration_page, workspace)
+    return Completed(data="ran")
+
+
+def _run(
+    stage: str,
+    changed: Mapping[str, Any],
+    before: Sequence[dvc.Outcome],
+    make_page: Callable[[Workspace], str],
+    *,
+    on_tick: Callable[[], None] | None = None,
+) -> State[dvc.Outcome]:
+    logger = get_run_logger()
+    workspace = Workspace()
+    if not dvc.due(stage, changed, before):
+        return Completed(name="Unchanged", message="inputs, settings and outputs are those of the last run", data="unchanged")
+    try:
+        outcome = dvc.reproduce(stage, workspace.root, on_line=logger.info, on_tick=on_tick)
+    except dvc.StageError as error:
+        return Failed(message=str(error), data=error)
+    if outcome == "unchanged":
+        return Completed(name="Unchanged", message="inputs, settings and outputs are those of the last run", data=outcome)
+    show(stage, make_page, workspace)
+    if outcome == "restored":
+        return Completed(name="Restored", message="the same inputs and settings ran before: outputs taken from DVC's cache", data=outcome)
+    return Completed(data=outcome)
+
+
+def show(stage: str, make_page: Callable[[Workspace], str], workspace: Workspace) -> None:
+    """Makes the stage's page an artifact. A page that cannot be made is logged: the stage itself has done its work."""
+    try:
+        create_markdown_artifact(key=stage, markdown=make_page(workspace), description=f"What {stage} made.")
+    except (OSError, ValueError, KeyError, TypeError, httpx.HTTPError, PrefectException) as error:
+        get_run_logger().warning("the page of %s was not made: %s: %s", stage, type(error).__name__, error)

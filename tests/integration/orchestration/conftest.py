@@ -1,0 +1,79 @@
+"""A real Prefect server, and a real DVC project whose four stages are quick stand-ins."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.runner import quieten
+
+quieten()
+
+STAND_IN = Path(__file__).with_name("stand_in_stage.py")
+DVC_YAML = """
+stages:
+  validate:
+    cmd: python stand_in_stage.py validate
+    deps: [data, stand_in_stage.py]
+    params: [validate]
+    outs: [reports/validation.json, reports/quarantine.jsonl, reports/data_docs]
+  preprocess:
+    cmd: python stand_in_stage.py preprocess
+    deps: [data, reports/quarantine.jsonl]
+    params: [preprocess]
+    outs: [prepared, reports/preprocessing.json]
+  train:
+    cmd: python stand_in_stage.py train
+    deps: [prepared]
+    params: [train]
+    outs: [models/candidate, reports/training.json, reports/training.csv]
+  evaluate:
+    cmd: python stand_in_stage.py evaluate
+    deps: [prepared, models/candidate]
+    params: [evaluate]
+    outs: [reports/evaluation.json]
+"""
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture(scope="session")
+def template_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("template")
+    for command in (["git", "init", "--quiet"], [sys.executable, "-m", "dvc", "init", "--quiet"]):
+        subprocess.run(command, cwd=folder, check=True)
+    for option in ("core.analytics", "core.autostage", "core.check_update"):
+        subprocess.run([sys.executable, "-m", "dvc", "config", option, "false"], cwd=folder, check=True)
+    shutil.copy(STAND_IN, folder)
+    (folder / "dvc.yaml").write_text(DVC_YAML)
+    (folder / "params.yaml").write_text("validate: {x: 1}\npreprocess: {x: 1}\ntrain: {x: 1}\nevaluate: {x: 1}\n")
+    (folder / "data").mkdir()
+    (folder / "data" / "pairs.jsonl").write_text('{"query": "a", "target": "b"}\n')
+    return folder
+
+
+@pytest.fixture
+def project(template_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project of its own for each test, and the current folder."""
+    folder = tmp_path / "project"
+    shutil.copytree(template_project, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def child_environment() -> dict[str, str]:
+    """For a flow in a process of its own: it finds our modules, and the test's Prefect server."""
+    from prefect.settings import get_current_settings
+
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "PREFECT_API_URL": str(get_current_settings().api.url)}

@@ -1,0 +1,85 @@
+"""A stage of the stand-in project: reads and writes the files that the real one does, in no time.
+
+Usage: python stand_in_stage.py STAGE. Lines of `behaviour.txt` hold a stage's name and what it shall do: `fail`, `refuse`
+(as a user's error), `hang` or `die-once` (a killed worker, as torch's launcher tells it).
+"""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+BEHAVIOUR, DIED = Path("behaviour.txt"), Path("work/died")
+
+
+def write(path: str, value: object) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
+
+
+def validate() -> None:
+    pairs = Path("data/pairs.jsonl").read_text(encoding="utf-8").splitlines()
+    write("reports/quarantine.jsonl", "")
+    write("reports/data_docs/index.html", "<html></html>")
+    write(
+        "reports/validation.json",
+        {
+            "passed": True,
+            "videos": {"lines": 4, "good": 3},
+            "pairs": {"lines": len(pairs), "good": len(pairs), "by_split_and_kind": {"train": {"text_to_video": len(pairs)}}},
+            "quarantined": {"records": 1, "fraction": 0.1, "allowed_fraction": 0.2, "by_reason": {"<b>videos</b>|": {"truncated": 1}}},
+            "expectations": [{"table": "pairs", "success": False, "severity": "warning", "description": "x | `y`", "observed": "<script>"}],
+        },
+    )
+
+
+def preprocess() -> None:
+    write("prepared/pairs.txt", Path("data/pairs.jsonl").read_text(encoding="utf-8"))
+    write("reports/preprocessing.json", {"videos": {"decoded": 3, "taken over": 0}})
+
+
+def train() -> None:
+    progress = {"stage": "train", "epoch": 1, "epochs": 1, "steps": 3, "loss": 0.5, "pairs_per_second": 9}
+    for step in (1, 3):
+        write("work/progress.json", {**progress, "step": step})
+    params = Path("params.yaml").read_text(encoding="utf-8")
+    write("models/candidate/weights.txt", params + Path("prepared/pairs.txt").read_text(encoding="utf-8"))
+    write("models/candidate/run.json", {"run_id": "r1", "tracking_uri": "http://mlflow.example/", "experiment": "e"})
+    write("reports/training.json", {"epochs": 1})
+    write("reports/training.csv", "epoch,step,loss\n" + "".join(f"1,{step},{1 / step}\n" for step in range(1, 101)))
+
+
+def evaluate() -> None:
+    metrics = dict.fromkeys(("recall@1", "recall@5", "recall@10", "mrr", "ndcg@10", "map", "median_rank"), 0.5)
+    result = {"pair_kind": "all", "dim": 16, "storage": "float32", "metrics": metrics, "queries": 2, "corpus": 3, "bytes_per_vector": 64}
+    write("reports/evaluation.json", {"split": "test", "dims": [16], "width": 16, "results": [result], "negatives_outranked": []})
+
+
+def register() -> None:
+    write("reports/registration.json", {"name": "reelnest", "version": 1, "aliases": ["champion"], "run_id": "r1"})
+
+
+def main() -> int:
+    stage = sys.argv[1]
+    what = dict(line.split() for line in BEHAVIOUR.read_text(encoding="utf-8").splitlines()).get(stage) if BEHAVIOUR.exists() else None
+    if what == "refuse":
+        sys.stderr.write("reelnest: error: data/pairs.jsonl: line 3: not JSON\n")
+        return 1
+    if what == "fail":
+        raise RuntimeError("a bug")
+    if what == "die-once" and not DIED.exists():
+        write(str(DIED), "")
+        sys.stdout.write("  exitcode  : -9 (pid: 4711)\n")
+        return 1
+    if what == "hang":
+        # As torch's launcher does: a worker in a session of its own.
+        worker = "import pathlib, time; pathlib.Path('worker-ready').touch(); time.sleep(600)"
+        subprocess.Popen([sys.executable, "-c", worker], start_new_session=True)
+        time.sleep(600)
+    globals()[stage]()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""The flow against a real Prefect server and a real DVC: what runs, what is shown, what is tried again."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import State
+
+from flows.pipeline import train_pipeline
+from tasks import stages
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+ALL = ("validate", "preprocess", "train", "evaluate", "register")
+
+
+@pytest.fixture(autouse=True)
+def _stand_in_registration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "REGISTER", (sys.executable, "stand_in_stage.py", "register"))
+    for task in (stages.validate, stages.preprocess, stages.train, stages.evaluate, stages.register):
+        monkeypatch.setattr(task, "retry_delay_seconds", 0.1)
+
+
+def run_flow() -> State[Any]:
+    return train_pipeline(return_state=True)
+
+
+def outcomes(state: State[Any]) -> dict[str, str]:
+    assert state.is_completed(), state.message
+    return dict(part.split(" ") for part in str(state.message).split(", "))
+
+
+def artifacts(state: State[Any]) -> dict[str, Any]:
+    run_id = state.state_details.flow_run_id
+    with get_client(sync_client=True) as client:
+        found = client.read_artifacts(
+            artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id])),
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run_id])),
+        )
+    return {str(artifact.key): artifact.data for artifact in found}
+
+
+def dvc_repro() -> str:
+    return subprocess.run([sys.executable, "-m", "dvc", "repro"], check=True, capture_output=True, text=True).stdout
+
+
+def test_the_flow_runs_all_stages_shows_what_they_made_and_then_finds_nothing_to_do(project: Path) -> None:
+    first = run_flow()
+    assert outcomes(first) == dict.fromkeys(ALL, "ran")
+    shown = artifacts(first)
+    assert set(shown) == {*ALL, "training-progress", "mlflow-run"}
+    assert "http://mlflow.example/#/runs/r1" in shown["mlflow-run"]
+    assert float(shown["training-progress"]) == 100
+    assert shown["train"].count("\n| 1 |") == 20  # of 100 steps
+    # Whatever the data says, no markup of its own reaches the page.
+    assert "&lt;script&gt;" in shown["validate"]
+    assert "<script>" not in shown["validate"]
+    assert r"&lt;b&gt;videos&lt;/b&gt;\|" in shown["validate"]
+
+    assert outcomes(run_flow()) == dict.fromkeys(ALL, "unchanged")
+    assert "Running stage" not in dvc_repro()
+
+
+def test_after_dvc_repro_the_flow_only_registers_and_a_changed_setting_reruns_what_depends_on_it(project: Path) -> None:
+    assert dvc_repro().count("Running stage") == 4
+    assert outcomes(run_flow()) == {**dict.fromkeys(ALL, "unchanged"), "register": "ran"}
+    params = project / "params.yaml"
+    params.write_text(params.read_text().replace("train: {x: 1}", "train: {x: 2}"))
+    changed = run_flow()
+    assert outcomes(changed) == {"validate": "unchanged", "preprocess": "unchanged", "train": "ran", "evaluate": "ran", "register": "ran"}
+    assert "validate" not in artifacts(changed)
+
+
+def test_a_killed_worker_is_tried_again_and_bad_data_is_not(project: Path) -> None:
+    (project / "behaviour.txt").write_text("validate die-once\npreprocess refuse\n")
+    state = run_flow()
+    assert state.is_failed()
+    assert str(state.message).startswith("Stage preprocess failed.")
+    assert "line 3: not JSON" in str(state.message)
+    assert tries(state, "validate") == 2
+    assert tries(state, "preprocess") == 1
+    assert tries(state, "train") == 0
+
+
+def test_missing_data_is_told_before_anything_runs(project: Path) -> None:
+    (project / "data" / "pairs.jsonl").unlink()
+    (project / "data").rmdir()
+    state = run_flow()
+    assert state.is_failed()
+    assert "reelnest sample" in str(state.message)
+    assert tries(state, "validate") == 0
+
+
+def tries(state: State[Any], task: str) -> int:
+    from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterName
+
+    with get_client(sync_client=True) as client:
+        runs = client.read_task_runs(
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id])),
+            task_run_filter=TaskRunFilter(name=TaskRunFilterName(like_=task)),
+        )
+    return sum(run.run_count for run in runs)
