@@ -1,0 +1,59 @@
+"""The evaluation, in the candidate's MLflow run: figures to chart by dim, and the pages."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
+
+from reelnest.config import Params
+from reelnest.errors import RegistryError
+from reelnest.registry.candidate import Candidate, candidate_run
+from reelnest.registry.connection import connect
+
+ALL = "all"
+METRICS_IN_A_REQUEST = 900  # MLflow takes at most 1000
+ARTIFACT_FOLDER = "evaluation"
+
+
+def mlflow_name(metric: str) -> str:
+    """`recall@10` as `recall_at_10`: MLflow's names know no @."""
+    return metric.replace("@", "_at_")
+
+
+def evaluation_metrics(evaluation: Mapping[str, Any], timestamp: int) -> list[Metric]:
+    """What `reports/evaluation.json` holds, as MLflow metrics.
+
+    `test/text_to_video/recall_at_10` has the dim as its step, so that MLflow charts quality by dim. `test/recall_at_10` is the one figure
+    for tables of runs: all queries, at the full width.
+    """
+    split, width = evaluation["split"], max(evaluation["dims"])
+    found = []
+    for result in evaluation["results"]:
+        for metric, value in result["metrics"].items():
+            found.append(Metric(f"{split}/{result['pair_kind']}/{mlflow_name(metric)}", value, timestamp, result["dim"]))
+            if result["pair_kind"] == ALL and result["dim"] == width:
+                found.append(Metric(f"{split}/{mlflow_name(metric)}", value, timestamp, 0))
+    for outranked in evaluation["negatives_outranked"]:
+        name = f"{split}/{outranked['pair_kind']}/negatives_outranked"
+        found.append(Metric(name, outranked["value"], timestamp, outranked["dim"]))
+    return found
+
+
+def log_evaluation(params: Params, candidate: Candidate, evaluation: Mapping[str, Any], files: Sequence[Path]) -> str:
+    """Adds figures and files to the candidate's run, and returns the run's id. Raises RegistryError if MLflow does not take them."""
+    experiment_id = connect(params)
+    client = mlflow.MlflowClient()
+    try:
+        run_id = candidate_run(candidate, experiment_id)
+        metrics = evaluation_metrics(evaluation, int(time.time() * 1000))
+        for start in range(0, len(metrics), METRICS_IN_A_REQUEST):
+            client.log_batch(run_id, metrics=metrics[start : start + METRICS_IN_A_REQUEST])
+        for file in files:
+            client.log_artifact(run_id, str(file), ARTIFACT_FOLDER)
+    except (MlflowException, OSError) as error:  # requests' errors are OSErrors
+        raise RegistryError(f"MLflow does not take the evaluation: {error}. The files in reports/ are whole.") from error
+    return run_id

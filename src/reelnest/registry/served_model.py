@@ -1,0 +1,114 @@
+"""The model as MLflow loads and serves it (models-from-code: MLflow keeps this file with the model and runs it to load one).
+
+A row of the input is a text, or a video with its text fields. Over HTTP a video is base64 text, in Python also its bytes; a path on the
+server is never opened. Bad input is an MlflowException of the kind that the scoring server answers with HTTP 400 and its message.
+"""
+
+import base64
+import binascii
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+from numpy.typing import NDArray
+
+from reelnest.data.decoder import Limits
+from reelnest.data.entries import Role
+from reelnest.data.formats import TEXT_FIELDS
+from reelnest.errors import ModelError, VideoError
+from reelnest.model.saved import SavedModel, load
+
+MODEL_ARTIFACT = "model"
+ROLES = get_args(Role)
+
+
+class ServedModel(PythonModel):
+    """Texts and videos to vectors.
+
+    Columns: `text` (string), `video`, and a video's `title`, `caption`, `ocr`, `asr` (its `text` is then a field too). Each may be left
+    out; each row needs a text or a video. Params: `dim`, 0 for all numbers that the model was trained for, and `role`, `query` or `target`.
+    """
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Opens the saved model. `context.model_config` holds the limits on a request."""
+        self._limits: Mapping[str, Any] = context.model_config
+        limits = Limits(**{name: self._limits[f"video_{name}"] for name in ("megabytes", "frames", "seconds", "timeout_seconds")})
+        self._model: SavedModel = load(Path(context.artifacts[MODEL_ARTIFACT]), limits=limits)
+        self._lock = threading.Lock()  # the server answers in threads; a tokenizer must not be used by two at once
+
+    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> NDArray[np.float32]:  # noqa: ARG002
+        """(rows, dim) float32 of unit length."""
+        dim, role = self._settings(params or {})
+        rows = self._rows(model_input)
+        videos = {number: self._video(row["video"], number) for number, row in enumerate(rows) if row["video"] is not None}
+        texts = {number: self._text(row, number) for number, row in enumerate(rows) if number not in videos}
+        vectors = np.empty((len(rows), dim), dtype=np.float32)
+        with self._lock:
+            if texts:
+                vectors[list(texts)] = self._model.encode_texts(list(texts.values()), role=role, dim=dim)
+            for number, video in videos.items():  # one by one, so that an error names its row
+                fields = {name: value for name in TEXT_FIELDS if (value := rows[number][name]) is not None}
+                try:
+                    vectors[number] = self._model.encode_videos([video], role=role, fields=[fields], dim=dim)[0]
+                except (VideoError, ModelError) as error:
+                    raise refusal(f"row {number}: {error}") from None
+        return vectors
+
+    def _settings(self, params: Mapping[str, Any]) -> tuple[int, Role]:
+        dim, role = int(params.get("dim", 0)), params.get("role", "query")
+        if not 0 <= dim <= self._model.width:
+            raise refusal(f"dim {dim}: expected 0 (for {self._model.dims[-1]}) or 1 to {self._model.width}; trained: {self._model.dims}")
+        if role not in ROLES:
+            raise refusal(f"role '{role}': expected one of {', '.join(ROLES)}")
+        return dim or self._model.dims[-1], role
+
+    def _rows(self, model_input: Any) -> list[dict[str, Any]]:
+        frame = model_input if isinstance(model_input, pd.DataFrame) else pd.DataFrame(model_input)
+        if len(frame) > self._limits["rows"]:
+            raise refusal(f"{len(frame)} rows: expected at most {self._limits['rows']} in a request; send several")
+        columns = {name: list(frame[name]) if name in frame else [None] * len(frame) for name in ("video", *TEXT_FIELDS)}
+        # Tables have no empty cells: what a row leaves out is None, NaN or an empty string, by the way that it came.
+        return [{name: None if _is_empty(values[row]) else values[row] for name, values in columns.items()} for row in range(len(frame))]
+
+    def _text(self, row: Mapping[str, Any], number: int) -> str:
+        text = row["text"]
+        if text is None:
+            raise refusal(f"row {number}: neither a text nor a video; fill one of the columns `text` and `video`")
+        if len(text) > self._limits["text_characters"]:
+            raise refusal(f"row {number}: a text of {len(text)} characters; expected at most {self._limits['text_characters']}")
+        return str(text)
+
+    def _video(self, value: Any, number: int) -> bytes:
+        most = self._limits["video_megabytes"] * 1_000_000
+        if isinstance(value, str):
+            if len(value) > most * 4 / 3 + 4:
+                raise refusal(f"row {number}: a video of more than {self._limits['video_megabytes']} MB")
+            try:
+                value = base64.b64decode(value, validate=True)
+            except (binascii.Error, ValueError):
+                raise refusal(
+                    f"row {number}: `video` must be a video file's bytes in base64 (a path or an address is not opened)"
+                ) from None
+        if not isinstance(value, bytes):
+            raise refusal(f"row {number}: `video` must be bytes, or base64 text; found {type(value).__name__}")
+        if len(value) > most:
+            raise refusal(f"row {number}: a video of {len(value) / 1e6:.1f} MB; expected at most {self._limits['video_megabytes']} MB")
+        return value
+
+
+def refusal(text: str) -> MlflowException:
+    """An error that the scoring server answers with HTTP 400."""
+    return MlflowException.invalid_parameter_value(text)
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value == "" or value == b"" or (not isinstance(value, str | bytes) and bool(pd.isna(value)))
+
+
+set_model(ServedModel())

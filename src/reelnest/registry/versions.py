@@ -1,0 +1,214 @@
+"""Versions of the registered model, and which of them is champion.
+
+A version is made in steps, each of which a later call finds done: the model is logged (MLflow marks it READY when all its files have
+arrived), then the version is made with all its tags at once, then the aliases are set, and last the tag `reelnest.decision`. A process that
+is killed in between leaves the rest to the next call; no version ever has half a model or half its tags.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.entities import LoggedModelStatus
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+from mlflow.types.schema import AnyType
+
+import reelnest
+from reelnest.config import Params
+from reelnest.data.formats import TEXT_FIELDS
+from reelnest.errors import RegistryError
+from reelnest.registry.candidate import MODEL_HASH_TAG, Candidate, candidate_run
+from reelnest.registry.connection import connect
+from reelnest.registry.evaluation_log import mlflow_name
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+DATA_HASH_TAG = "reelnest.evaluation_data_hash"
+DECISION_TAG = "reelnest.decision"
+REASON_TAG = "reelnest.reason"
+
+SERVED_MODEL = Path(__file__).with_name("served_model.py")
+LOGGED_MODEL_NAME = "model"
+# What a server needs to load and answer; the rest of our dependencies train and orchestrate.
+SERVING_REQUIREMENTS = (
+    "accelerate", "decord2", "mlflow", "numpy", "pandas", "peft", "pillow", "pyarrow", "pydantic", "PyYAML", "safetensors",
+    "tokenizers", "torch", "tqdm", "transformers",
+)  # fmt: skip
+MOST_ROWS = 256
+MOST_MEGABYTES = 64
+"""Of a video in a request, which stands in memory as text and as bytes; `validate.max_video_megabytes` where that is less."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What became of a candidate."""
+
+    name: str
+    version: int
+    aliases: tuple[str, ...]
+    decision: str
+    """`promoted` or `not promoted`."""
+    reason: str
+    run_id: str | None
+    is_new: bool
+    """Whether this call made the version or finished it; False where there was nothing left to do."""
+
+
+def register_candidate(
+    params: Params, candidate: Candidate, metrics: Mapping[str, float], data_hash: str, tags: Mapping[str, str]
+) -> Registration:
+    """Makes the candidate a version, `challenger`, and `champion` where it is the first or beats the champion at `register.metric`.
+
+    `metrics` are those of all queries of the test split at the full width, `data_hash` names the data that they were measured on: figures
+    of other data are not compared. Raises RegistryError if MLflow cannot be reached or refuses.
+    """
+    experiment_id = connect(params)
+    name = params.registration.name
+    try:
+        found = _version_of(name, candidate)
+        if found is not None and DECISION_TAG in found.tags:
+            return _registration(found, is_new=False)
+        if found is None:
+            found = _make_version(params, candidate, experiment_id, metrics, data_hash, tags)
+        _decide(found, params.registration.metric)
+        return _registration(found, is_new=True)
+    except (MlflowException, OSError) as error:  # requests' errors are OSErrors
+        raise RegistryError(
+            f"MLflow's registry refused model '{name}': {error}. Run `reelnest register` again: it goes on from here."
+        ) from error
+
+
+def _version_of(name: str, candidate: Candidate) -> ModelVersion | None:
+    found = mlflow.MlflowClient().search_model_versions(f"name = '{name}' and tags.`{MODEL_HASH_TAG}` = '{candidate.hash}'")
+    return min(found, key=lambda version: int(version.version), default=None)
+
+
+def _make_version(
+    params: Params, candidate: Candidate, experiment_id: str, metrics: Mapping[str, float], data_hash: str, tags: Mapping[str, str]
+) -> ModelVersion:
+    run_id = candidate_run(candidate, experiment_id)
+    model_id = _logged_model(candidate, experiment_id) or _log_model(params, candidate, run_id)
+    client = mlflow.MlflowClient()
+    name = params.registration.name
+    try:
+        client.create_registered_model(name, description="Nested (Matryoshka) vectors of texts and videos, by reelnest.")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    figures = {mlflow_name(metric): repr(value) for metric, value in metrics.items()}
+    return client.create_model_version(
+        name,
+        source=f"models:/{model_id}",
+        run_id=run_id,
+        model_id=model_id,
+        tags={**tags, **figures, MODEL_HASH_TAG: candidate.hash, DATA_HASH_TAG: data_hash},
+    )
+
+
+def _logged_model(candidate: Candidate, experiment_id: str) -> str | None:
+    """The candidate's logged model, if an earlier call logged it whole."""
+    found = mlflow.MlflowClient().search_logged_models([experiment_id], f"tags.`{MODEL_HASH_TAG}` = '{candidate.hash}'")
+    whole = [model.model_id for model in found if model.status == LoggedModelStatus.READY]
+    return whole[0] if whole else None
+
+
+def _log_model(params: Params, candidate: Candidate, run_id: str) -> str:
+    limits = params.validation
+    config = {
+        "rows": MOST_ROWS,
+        "text_characters": limits.max_text_characters,
+        "video_megabytes": min(MOST_MEGABYTES, limits.max_video_megabytes),
+        "video_frames": limits.max_video_frames,
+        "video_seconds": limits.max_video_seconds,
+        "video_timeout_seconds": limits.decode_timeout_seconds,
+    }
+    with mlflow.start_run(run_id=run_id):
+        info = mlflow.pyfunc.log_model(
+            name=LOGGED_MODEL_NAME,
+            python_model=str(SERVED_MODEL),
+            artifacts={"model": str(candidate.folder)},
+            code_paths=[str(Path(reelnest.__file__).parent)],
+            pip_requirements=pinned_requirements(),
+            signature=signature(),
+            input_example=(pd.DataFrame({"text": ["a red circle moves to the left"]}), {"dim": params.model.dims[0], "role": "query"}),
+            model_config=config,
+            tags={MODEL_HASH_TAG: candidate.hash},
+        )
+    return str(info.model_id)
+
+
+def signature() -> ModelSignature:
+    """Optional columns, so that a request holds texts, videos or both."""
+    # `video` is of any type and not binary: MLflow can't decode a binary column in which some rows are empty.
+    columns: list[ColSpec | TensorSpec] = [ColSpec(AnyType(), "video", required=False)]
+    columns += [ColSpec(DataType.string, name, required=False) for name in TEXT_FIELDS]
+    return ModelSignature(
+        inputs=Schema(columns),
+        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, -1))]),
+        params=ParamSchema([ParamSpec("dim", DataType.long, 0), ParamSpec("role", DataType.string, "query")]),
+    )
+
+
+def pinned_requirements() -> list[str]:
+    """The installed versions. A local suffix (`2.13.0+cpu`) is cut off: no index that pip asks by itself knows it."""
+    return [f"{name}=={installed_version(name).partition('+')[0]}" for name in SERVING_REQUIREMENTS]
+
+
+def _decide(version: ModelVersion, metric: str) -> None:
+    """Sets the aliases, then the tags that say why. Repeating it changes nothing."""
+    client = mlflow.MlflowClient()
+    client.set_registered_model_alias(version.name, CHALLENGER, version.version)
+    promote, reason = _compare(version, champion_of(version.name), metric)
+    if promote:
+        client.set_registered_model_alias(version.name, CHAMPION, version.version)
+    client.set_model_version_tag(version.name, version.version, REASON_TAG, reason)
+    client.set_model_version_tag(version.name, version.version, DECISION_TAG, "promoted" if promote else "not promoted")
+
+
+def champion_of(name: str) -> ModelVersion | None:
+    """The version that carries the alias `champion`."""
+    client = mlflow.MlflowClient()
+    try:
+        return client.get_model_version_by_alias(name, CHAMPION)  # search_model_versions knows no aliases
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def _compare(challenger: ModelVersion, champion: ModelVersion | None, metric: str) -> tuple[bool, str]:
+    if champion is None or champion.version == challenger.version:
+        return True, "the first champion: there was none"
+    where = f"champion (version {champion.version})"
+    if champion.tags.get(DATA_HASH_TAG) != challenger.tags[DATA_HASH_TAG]:
+        return False, f"not comparable: the {where} was evaluated on other test data; evaluate it on this data, or move the alias by hand"
+    key = mlflow_name(metric)
+    if key not in champion.tags:
+        return False, f"not comparable: the {where} has no figure for {metric}; move the alias by hand"
+    ours, theirs = float(challenger.tags[key]), float(champion.tags[key])
+    relation = "above" if ours > theirs else "not above"
+    return ours > theirs, f"{metric} at the full width is {ours:.4f}, {relation} the {theirs:.4f} of the {where}"
+
+
+def _registration(version: ModelVersion, *, is_new: bool) -> Registration:
+    client = mlflow.MlflowClient()
+    now: Any = client.get_model_version(version.name, version.version)
+    return Registration(
+        name=now.name,
+        version=int(now.version),
+        aliases=tuple(sorted(now.aliases)),
+        decision=now.tags[DECISION_TAG],
+        reason=now.tags[REASON_TAG],
+        run_id=now.run_id,
+        is_new=is_new,
+    )
