@@ -6,13 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
 import psutil
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from reelnest.config import Params
@@ -102,8 +101,8 @@ class Training:
         self._steps_per_epoch = order.steps_per_epoch(self._train.accumulation_steps)
         self.total_steps = self._steps_per_epoch * self._train.epochs
         optimizer = build_optimizer(model, self._train)
-        self._model, self._optimizer = accelerator.prepare(model, optimizer)
-        self._plain: Any = accelerator.unwrap_model(self._model)  # sharded under FSDP2, otherwise `model` itself
+        self._wrapped, self._optimizer = accelerator.prepare(model, optimizer)
+        self.model: ContrastiveModel = accelerator.unwrap_model(self._wrapped)  # sharded under FSDP2, otherwise `model` itself
         self._scheduler = build_scheduler(self._optimizer.optimizer, self._train, self.total_steps)
         self._history = History(self._dims)
         self._at = Position()
@@ -133,7 +132,7 @@ class Training:
         return Outcome(self._history, self._at.validations, self._at.best, self._at.seconds, rate)
 
     def _run_epoch(self, epoch: int, progress: Progress, stop: StopRequest) -> None:
-        self._model.train()
+        self._wrapped.train()
         jobs = self._order.steps(epoch, self._train.accumulation_steps, first=self._at.step % self._steps_per_epoch)
         window = _Window()
         stopping = False
@@ -166,30 +165,38 @@ class Training:
         return [self._batcher(batch) for batch in rows]
 
     def _step(self, epoch: int, batches: list[PairBatch]) -> None:
-        """One optimizer step over the mean of the batches' losses."""
+        """One optimizer step."""
         seed_step(self._train.seed, self._at.step, self._accelerator.process_index)
-        device = self._accelerator.device
-        total, by_dim = torch.zeros((), device=device), torch.zeros(len(self._dims), device=device)
-        for index, batch in enumerate(batches):
-            last = index == len(batches) - 1
-            # Gradients are summed over processes once a step, with the last batch's backward pass.
-            with nullcontext() if last else self._accelerator.no_sync(self._model):
-                batch.inputs = batch.inputs.to(device)
-                losses, temperature = contrastive_losses(self._model, batch, self._dims)  # (dims,), (1,)
-                loss = weighted(losses, self._train.dim_weights) / len(batches)
-                self._accelerator.backward(loss)
-            total += loss.detach()
-            by_dim += losses.detach() / len(batches)
-        trainable = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+        loss, losses, temperature = self.backward(batches)
+        trainable = [parameter for parameter in self._wrapped.parameters() if parameter.requires_grad]
         norm = self._accelerator.clip_grad_norm_(trainable, self._train.max_gradient_norm or math.inf)
         learning_rate = float(self._scheduler.get_last_lr()[0])
         self._optimizer.step()
         if not self._accelerator.optimizer_step_was_skipped:  # fp16's scaler leaves a step out when gradients overflow
             self._scheduler.step()
         self._optimizer.zero_grad()
-        self._plain.limit_temperature()
+        self.model.limit_temperature()
         self._at.step += 1
-        self._history.add(epoch + 1, self._at.step, total, by_dim, learning_rate, norm, temperature)
+        self._history.add(epoch + 1, self._at.step, loss, losses, learning_rate, norm, temperature)
+
+    def backward(self, batches: list[PairBatch]) -> tuple[Tensor, Tensor, Tensor]:
+        """Adds the gradients of the mean over `batches` to the parameters.
+
+        Returns this process's share of the loss, () and by dim (dims,), and the temperature (1,). Means over processes are the whole's.
+        """
+        device = self._accelerator.device
+        total, by_dim = torch.zeros((), device=device), torch.zeros(len(self._dims), device=device)
+        for index, batch in enumerate(batches):
+            last = index == len(batches) - 1
+            # Gradients are summed over processes once a step, with the last batch's backward pass.
+            with nullcontext() if last else self._accelerator.no_sync(self._wrapped):
+                batch.inputs = batch.inputs.to(device)
+                losses, temperature = contrastive_losses(self._wrapped, batch, self._dims)
+                loss = weighted(losses, self._train.dim_weights) / len(batches)
+                self._accelerator.backward(loss)
+            total += loss.detach()
+            by_dim += losses.detach() / len(batches)
+        return total, by_dim, temperature
 
     def _log(self, window: "_Window", progress: Progress) -> None:
         rows = self._history.flush()
@@ -211,7 +218,7 @@ class Training:
         if self._evaluate is None:
             self._at.best = Best(self._at.step)
             return
-        with whole_root(self._plain):
+        with whole_root(self.model):
             evaluation = self._evaluate()
         metrics = {str(result.dim): dict(result.metrics) for result in evaluation.results if result.pair_kind == ALL}
         self._at.validations.append(Validation(epoch, self._at.step, metrics))
@@ -226,8 +233,8 @@ class Training:
 
     def _save(self) -> None:
         """Every process takes part, since a sharded model lies on all of them; the main process writes."""
-        weights = saved.trainable_state(self._plain)
-        optimizer = saved.optimizer_state(self._plain, self._optimizer.optimizer)
+        weights = saved.trainable_state(self.model)
+        optimizer = saved.optimizer_state(self.model, self._optimizer.optimizer)
         if self._accelerator.is_main_process:
             scaler = self._accelerator.scaler
             if self._at.best.step == self._at.step:
@@ -247,8 +254,8 @@ class Training:
         state = self._checkpoints.load_last()
         if state is None:
             return
-        saved.load_trainable_state(self._plain, state["weights"])
-        saved.load_optimizer_state(self._plain, self._optimizer.optimizer, state["optimizer"])
+        saved.load_trainable_state(self.model, state["weights"])
+        saved.load_optimizer_state(self.model, self._optimizer.optimizer, state["optimizer"])
         self._scheduler.load_state_dict(state["scheduler"])
         if state["scaler"] is not None and self._accelerator.scaler is not None:
             self._accelerator.scaler.load_state_dict(state["scaler"])
