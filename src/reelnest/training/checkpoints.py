@@ -15,6 +15,7 @@ import shutil
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
+from pickle import UnpicklingError  # noqa: S403 (what torch raises instead of unpickling)
 from typing import Any
 
 import torch
@@ -134,8 +135,9 @@ class Checkpoints:
         for path in reversed(self._steps()):
             try:
                 state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            except (RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
-                log.warning("checkpoint: %s cannot be read (%s); taking the one before", path, error)
+            except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, UnpicklingError) as error:
+                reason = str(error).partition("\n")[0]
+                log.warning("checkpoint: %s cannot be read (%s); taking the one before", path, reason)
                 continue
             return state
         return None

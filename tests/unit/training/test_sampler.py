@@ -1,0 +1,50 @@
+"""The order of batches."""
+
+import numpy as np
+import pytest
+
+from reelnest.errors import DataError
+from reelnest.training.sampler import BatchOrder
+
+
+def test_an_epoch_shows_each_pair_at_most_once_and_drops_only_a_remainder() -> None:
+    order = BatchOrder(pairs=23, batch_size=4, seed=0)
+    shown = order.epoch(0).ravel()
+    assert order.epoch(0).shape == (5, 4)
+    assert len(set(shown.tolist())) == 20
+    assert set(shown.tolist()) <= set(range(23))
+
+
+def test_the_order_depends_on_seed_and_epoch_alone() -> None:
+    order = BatchOrder(pairs=50, batch_size=10, seed=3)
+    order.epoch(0)
+    assert np.array_equal(order.epoch(7), BatchOrder(pairs=50, batch_size=10, seed=3).epoch(7))
+    assert not np.array_equal(order.epoch(7), order.epoch(8))
+    assert not np.array_equal(order.epoch(7), BatchOrder(pairs=50, batch_size=10, seed=4).epoch(7))
+
+
+def test_every_pair_is_shown_in_some_epoch() -> None:
+    order = BatchOrder(pairs=11, batch_size=4, seed=0)
+    assert {int(pair) for epoch in range(10) for pair in order.epoch(epoch).ravel()} == set(range(11))
+
+
+def test_steps_can_begin_anywhere() -> None:
+    order = BatchOrder(pairs=40, batch_size=4, seed=0)
+    steps = list(order.steps(2, accumulation_steps=3))
+    assert [len(step) for step in steps] == [3, 3, 3, 1]
+    assert order.steps_per_epoch(3) == 4
+    assert np.array_equal(np.concatenate(steps), order.epoch(2))
+    resumed = list(order.steps(2, accumulation_steps=3, first=2))
+    assert np.array_equal(np.concatenate(resumed), np.concatenate(steps[2:]))
+
+
+def test_fewer_pairs_than_a_batch_make_one_even_batch() -> None:
+    order = BatchOrder.fitting(pairs=7, batch_size=64, seed=0, processes=2)
+    assert order.batch_size == 6
+    assert order.batches == 1
+
+
+@pytest.mark.parametrize(("pairs", "processes"), [(0, 1), (1, 1), (3, 4), (1, 2)])
+def test_too_few_pairs_are_an_error_that_says_how_many_are_needed(pairs: int, processes: int) -> None:
+    with pytest.raises(DataError, match=rf"{pairs} pairs, too few for {processes} processes.*{max(2, processes)}"):
+        BatchOrder.fitting(pairs=pairs, batch_size=64, seed=0, processes=processes)
