@@ -38,7 +38,7 @@ PAIR_COLUMNS = {
     "query": "str",
     "target": "str",
     "pair": "str",
-    "component": "Int64",
+    "group": "str",
     "split": "str",
     "relevance": "Float64",
     "negatives": "Int64",
@@ -97,6 +97,7 @@ def pair_table(pairs: Sequence[Pair], splits: Sequence[str], bad: Sequence[BadRe
     """A row for each pair, with its split, and for each bad line of which no more is known than its reason."""
     verdicts = {record.line: record.reason for record in bad}
     answers = {(pair.query, pair.target) for pair in pairs}
+    groups: dict[int, str] = {}
     rows: list[dict[str, object]] = []
     for pair, split, component in zip(pairs, splits, connected_components(pairs), strict=True):
         query, target = side_name(pair.query), side_name(pair.target)
@@ -108,7 +109,8 @@ def pair_table(pairs: Sequence[Pair], splits: Sequence[str], bad: Sequence[BadRe
                 "query": query,
                 "target": target,
                 "pair": f"{query} → {target}",
-                "component": component,
+                # A component is known by its first query, which says more than a number.
+                "group": groups.setdefault(component, query),
                 "split": split,
                 "relevance": pair.relevance,
                 "negatives": len(pair.negatives),

@@ -8,7 +8,7 @@ from great_expectations.expectations.expectation import Expectation
 from reelnest.config import Validate
 from reelnest.data.custom_expectations import ExpectColumnPairToHaveOneBForEachA, ExpectColumnValuesToBeBalanced
 from reelnest.data.decoder import VideoInfo
-from reelnest.data.expectations import Outcome, check, pairs_suite, videos_suite
+from reelnest.data.expectations import Outcome, check, pair_advice, pair_checks, video_advice, video_checks
 from reelnest.data.formats import BadRecord, Pair, Side, Video
 from reelnest.data.inspection import Inspected
 from reelnest.data.tables import Looked, pair_table, video_table
@@ -61,12 +61,15 @@ def info(frames: int = 24, seconds: float = 1.0, fps: float = 24.0, width: int =
 
 def failing_pairs(pairs: list[Pair], splits: list[str], docs: Path, bad: tuple[BadRecord, ...] = ()) -> dict[str, tuple[int, ...]]:
     """The descriptions of the expectations that do not hold, with the lines found."""
-    outcomes = check({"pairs_used": (pair_table(pairs, splits, bad), pairs_suite("pairs_used", SETTINGS, "critical"))}, docs)
+    table = pair_table(pairs, splits, bad)
+    outcomes = check({"checks": (table, pair_checks("checks", SETTINGS, "critical")), "advice": (table, pair_advice("advice"))}, docs)
     return {outcome.description: outcome.lines for outcome in outcomes if not outcome.success}
 
 
 def failing_videos(videos: list[Video], looked: Looked, pairs: list[Pair], docs: Path, bad: tuple[BadRecord, ...] = ()) -> set[str]:
-    outcomes = check({"videos_used": (video_table(videos, looked, pairs, bad), videos_suite("videos_used", SETTINGS, "critical"))}, docs)
+    table = video_table(videos, looked, pairs, bad)
+    suites = {"checks": (table, video_checks("checks", SETTINGS, "critical")), "advice": (table, video_advice("advice", SETTINGS))}
+    outcomes = check(suites, docs)
     return {outcome.description for outcome in outcomes if not outcome.success}
 
 

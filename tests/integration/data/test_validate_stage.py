@@ -48,7 +48,7 @@ def allowing(fraction: float, **settings: Any) -> Params:
 
 
 def failed(workspace: Workspace) -> set[tuple[str, str]]:
-    return {(found["table"], found["description"]) for found in report(workspace)["expectations"] if not found["success"]}
+    return {(found["suite"], found["description"]) for found in report(workspace)["expectations"] if not found["success"]}
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_good_data_passes_and_its_report_counts_it(workspace: Workspace, caplog:
     assert all(outcome["success"] for outcome in found["expectations"])
     assert read_quarantine(workspace.reports / "quarantine.jsonl") == set()
     pages = {page.name for page in (workspace.reports / "data_docs").rglob("*.html")}
-    assert {"index.html", "pairs_found.html", "pairs_used.html", "videos_found.html", "videos_used.html"} <= pages
+    assert {"index.html", "pairs_found.html", "pairs_used.html", "pairs_advice.html", "videos_advice.html"} <= pages
     assert "inspected 2 videos" in caplog.text
     assert {path.name for path in workspace.reports.iterdir()} == {"validation.json", "quarantine.jsonl", "data_docs"}
 
@@ -189,7 +189,7 @@ def test_good_videos_beside_broken_ones_are_kept(broken: Workspace) -> None:
     assert (found["videos"]["good"], found["pairs"]["good"]) == (2, 2)
     assert ("videos.jsonl", 1) not in read_quarantine(broken.reports / "quarantine.jsonl")
     assert found["quarantined"]["records"] == 2 * len(BROKEN) + 1
-    assert {"videos_used", "pairs_used"}.isdisjoint(table for table, _ in failed(broken))
+    assert {suite for suite, _ in failed(broken)} == {"videos_found", "pairs_found"}
     assert ("videos_found", "every line is well-formed and its video can be decoded") in failed(broken)
 
 
@@ -280,14 +280,14 @@ def test_a_video_that_splits_share_is_a_warning_and_no_failure(workspace: Worksp
     )
     validate.run(workspace, Params())
     assert report(workspace)["passed"] is True
-    assert ("pairs_used", "no target is in two splits") in failed(workspace)
+    assert ("pairs_advice", "no target is in two splits") in failed(workspace)
     assert "no target is in two splits" in caplog.text
 
 
 def test_files_with_the_same_bytes_under_two_names_are_a_warning(workspace: Workspace) -> None:
     shutil.copy(workspace.data / "videos" / "cat.mp4", workspace.data / "videos" / "dog.mp4")
     validate.run(workspace, Params())
-    assert ("videos_used", "no two ids have files with the same bytes") in failed(workspace)
+    assert ("videos_advice", "no two ids have files with the same bytes") in failed(workspace)
 
 
 def test_pairs_without_a_split_are_divided_and_counted(workspace: Workspace) -> None:
@@ -313,7 +313,6 @@ def test_the_real_clips_are_all_good_and_their_shared_videos_a_warning(shared_cl
     counts = {split: kinds["all"] for split, kinds in found["pairs"]["by_split_and_kind"].items()}
     assert counts == {"all": 3906, "train": 2865, "test": 1041}
     assert failed(Workspace(tmp_path)) == {
-        (table, description)
-        for table in ("pairs_found", "pairs_used")
-        for description in ("no target is in two splits", "pairs that a chain of queries and targets joins are in one split")
+        ("pairs_advice", "no target is in two splits"),
+        ("pairs_advice", "pairs that a chain of queries and targets joins are in one split"),
     }
