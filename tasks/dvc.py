@@ -79,29 +79,31 @@ def reproduce(stage: str, folder: Path, *, on_line: Callable[[str], None], on_ti
 def run_stage(
     stage: str, argv: Sequence[str], folder: Path, *, on_line: Callable[[str], None], on_tick: Callable[[], None] | None = None
 ) -> None:
-    """Runs a stage's command. Raises StageError, which knows from the command's lines whether another try makes sense."""
-    statuses: set[int] = set()
-    user_error = False
+    """Runs a stage's command. Raises StageError, which knows from the command's lines whether another try makes sense.
+
+    The first status that the lines tell is the cause: torch's launcher ends the other workers after it, DVC sees the launcher's alone.
+    """
+    cause: int | None = None
 
     def take(line: str) -> None:
-        nonlocal user_error
-        user_error = user_error or line.startswith("reelnest: error:")
-        statuses.update(exit_statuses(line))
+        nonlocal cause
+        cause = told_status(line) if cause is None else cause
         on_line(line)
 
     try:
         run(argv, on_line=take, on_tick=on_tick, folder=folder)
     except CommandError as error:
-        interrupted = not user_error and any(map(is_interruption, {*statuses, error.status}))
-        raise StageError(stage, str(error), interrupted=interrupted) from error
+        raise StageError(stage, str(error), interrupted=is_interruption(error.status if cause is None else cause)) from error
 
 
-def exit_statuses(line: str) -> set[int]:
-    """The exit statuses that a line of DVC's, torch's or accelerate's tells; a signal n as -n."""
-    found = {int(match[1]) for form in STATUS_FORMS if (match := form.search(line))}
+def told_status(line: str) -> int | None:
+    """The exit status that a line of DVC's, torch's or accelerate's tells; -n for signal n."""
+    for form in STATUS_FORMS:
+        if match := form.search(line):
+            return int(match[1])
     if match := SIGNAL_FORM.search(line):
-        found.add(-signal.Signals[match[1]].value)
-    return found
+        return -signal.Signals[match[1]].value
+    return None
 
 
 def is_interruption(status: int) -> bool:

@@ -70,7 +70,7 @@ def main() -> int:
         raise RuntimeError("a bug")
     if what == "die-once" and not DIED.exists():
         write(str(DIED), "")
-        sys.stdout.write("  exitcode  : -9 (pid: 4711)\n")
+        sys.stdout.write("failed (exitcode: -9) local_rank: 0 (pid: 4711) of binary: python\n")
         return 1
     if what == "hang":
         # As torch's launcher does: a worker in a session of its own.
