@@ -1,0 +1,1 @@
+"""Formats, validation, decoding, the frame store and what training reads from it."""
