@@ -90,7 +90,9 @@ class Shard:
 
     def rows(self, number: int) -> NDArray[np.uint8]:
         """Its rows, uint8 (patches, 1176): a read-only view of the mapped file."""
-        return np.frombuffer(self._reader.get_batch(number)["rows"][0].as_buffer(), dtype=np.uint8).reshape(-1, ROW_WIDTH)
+        # Not `column[0].as_buffer()`, which copies the value.
+        _, _, values = self._reader.get_batch(number)["rows"].buffers()
+        return np.frombuffer(values, dtype=np.uint8).reshape(-1, ROW_WIDTH)
 
 
 class FrameStore:
