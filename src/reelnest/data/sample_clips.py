@@ -1,0 +1,187 @@
+"""Draws the sample's clips and encodes them as H.264, the same bytes on every run.
+
+One thing of a plain colour moves, grows, shrinks or turns before a still background. No single frame tells which way: each movement and its
+opposite start and end in the same places, so only the order of the frames does.
+"""
+
+import io
+import math
+import random
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import numpy as np
+from PIL import Image, ImageDraw
+
+SIZE = 128
+"""Pixels, both sides. decord 3.4 misreads frames whose padded rows hold four bytes a pixel, as those of 96 pixels do."""
+FRAMES = 24
+FRAMES_PER_SECOND = 12
+SUPERSAMPLING = 4  # each pixel is the mean of 4 × 4: a movement of a quarter of a pixel shows
+
+# Lengths as shares of the frame's side.
+RADIUS = (0.19, 0.25)
+TRAVEL = (0.38, 0.48)
+"""How far a moving thing goes: all take two seconds, so this is the speed as well."""
+ACROSS = 0.08
+"""How far off the middle line."""
+SMALL_TO_LARGE = (0.45, 0.6)
+"""A growing thing's first size as a share of its last."""
+TURN_DEGREES = (75.0, 110.0)
+TILT_DEGREES = 12.0
+"""Things that do not turn stand at most this far off upright."""
+
+ENCODER = {"preset": "veryfast", "crf": "25", "g": "24", "bf": "0", "threads": "1", "x264-params": "cpu-independent=1:weightp=0"}
+"""x264's output depends on the number of its threads, on the processor's instruction set unless told otherwise, and, with weighted
+prediction and widths that are no multiple of 64, on what was in memory before."""
+
+PALETTE = {
+    "red": (222, 36, 36),
+    "orange": (250, 138, 20),
+    "yellow": (250, 226, 50),
+    "green": (36, 160, 64),
+    "turquoise": (48, 206, 214),
+    "blue": (40, 80, 228),
+    "pink": (236, 76, 190),
+}
+
+BACKWARDS = {"right": "left", "down": "up", "grow": "shrink", "clockwise": "anticlockwise"}
+OPPOSITES = BACKWARDS | {backwards: forwards for forwards, backwards in BACKWARDS.items()}
+DIRECTIONS = {"right": (1, 0), "left": (-1, 0), "up": (0, -1), "down": (0, 1)}  # y grows downward, as in images
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One rendering: where the thing is, how large and how far turned, at each frame. Lengths in pixels, angles in radians, clockwise."""
+
+    x: np.ndarray  # (frames,)
+    y: np.ndarray
+    radius: np.ndarray
+    angle: np.ndarray
+
+
+def trajectory(movement: str, rng: random.Random) -> Trajectory:
+    """Draws one rendering of a movement. An opposite is the same drawing run backwards, so that no single frame gives it away."""
+    time = np.linspace(0, 1, FRAMES) if movement in BACKWARDS else np.linspace(1, 0, FRAMES)
+    radius = rng.uniform(*RADIUS) * np.ones(FRAMES)
+    angle = math.radians(rng.uniform(-TILT_DEGREES, TILT_DEGREES)) * np.ones(FRAMES)
+    x = (0.5 + rng.uniform(-ACROSS, ACROSS)) * np.ones(FRAMES)
+    y = (0.5 + rng.uniform(-ACROSS, ACROSS)) * np.ones(FRAMES)
+    if movement in DIRECTIONS:
+        moved = (time - 0.5) * rng.uniform(*TRAVEL)
+        if movement in ("right", "left"):
+            x = x / 4 + 0.375 + moved
+        else:
+            y = y / 4 + 0.375 + moved
+    elif movement in ("grow", "shrink"):
+        small = rng.uniform(*SMALL_TO_LARGE)
+        radius = radius * 1.4 * (small + (1 - small) * time)
+    else:
+        radius = radius * 1.25
+        angle = rng.uniform(0, 2 * math.pi) + time * math.radians(rng.uniform(*TURN_DEGREES))
+    return Trajectory(x * SIZE, y * SIZE, radius * SIZE, angle)
+
+
+def draw(colour: str, shape: str, background: str, along: Trajectory, rng: random.Random) -> np.ndarray:
+    """The clip's frames, uint8 (frames, height, width, 3)."""
+    behind = Image.fromarray(_background(background, rng))
+    outline = _outline(shape)  # (corners, 2), within the unit circle
+    frames = np.empty((FRAMES, SIZE, SIZE, 3), np.uint8)
+    for index, (x, y, radius, angle) in enumerate(zip(along.x, along.y, along.radius, along.angle, strict=True)):
+        cos, sin = math.cos(angle), math.sin(angle)
+        turned = outline @ np.array([[cos, sin], [-sin, cos]])
+        corners = np.rint((turned * radius + (x, y)) * SUPERSAMPLING).astype(int)
+        mask = Image.new("L", (SIZE * SUPERSAMPLING, SIZE * SUPERSAMPLING))
+        ImageDraw.Draw(mask).polygon([tuple(corner) for corner in corners.tolist()], fill=255)
+        frame = behind.copy()
+        frame.paste(PALETTE[colour], mask=mask.reduce(SUPERSAMPLING))
+        frames[index] = np.asarray(frame)
+    return frames
+
+
+def encode(frames: np.ndarray) -> bytes:
+    """An mp4 of the frames (uint8 (frames, height, width, 3)).
+
+    Muxed bit-exactly, which leaves out dates and versions, from our own YUV, because FFmpeg's conversion differs between processors.
+    """
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+        stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options=dict(ENCODER))
+        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+        stream.codec_context.flags |= av.codec.context.Flags.bitexact
+        stream.time_base = stream.codec_context.time_base = Fraction(1, FRAMES_PER_SECOND)
+        for index, planes in enumerate(_yuv420(frames)):
+            picture = av.VideoFrame.from_ndarray(planes, format="yuv420p")
+            picture.pts = index
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+def _yuv420(frames: np.ndarray) -> np.ndarray:
+    """BT.601, 16 to 235, in whole numbers: (frames, height · 3 / 2, width), planes Y, U, V one below the other."""
+    count, height, width, _ = frames.shape
+    red, green, blue = np.moveaxis(frames.astype(np.int32), 3, 0)  # (frames, height, width) each
+    luma = (66 * red + 129 * green + 25 * blue + 128 >> 8) + 16
+    chroma = np.stack([-38 * red - 74 * green + 112 * blue + 128 >> 8, 112 * red - 94 * green - 18 * blue + 128 >> 8], axis=3)
+    quarters = [chroma[:, down::2, right::2] for down in (0, 1) for right in (0, 1)]
+    means = (np.sum(quarters, axis=0) + 2 >> 2) + 128  # (frames, height / 2, width / 2, 2)
+    planes = [luma, *(means[..., channel].reshape(count, height // 4, width) for channel in (0, 1))]
+    return np.ascontiguousarray(np.concatenate(planes, axis=1).astype(np.uint8))
+
+
+def _outline(shape: str) -> np.ndarray:
+    """Corners of the shape, (corners, 2), upright, centred, all of about the same area."""
+
+    def around(count: int, radius: float = 1.0, first: float = -0.5 * math.pi) -> np.ndarray:
+        angles = first + np.arange(count) * 2 * math.pi / count
+        return radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+    if shape == "circle":
+        return around(64, 0.92)
+    if shape == "square":
+        return around(4, 1.14, first=0.25 * math.pi)
+    if shape == "triangle":
+        return around(3, 1.25) + np.array((0, 0.12))
+    if shape == "star":
+        points = np.empty((10, 2))
+        points[::2], points[1::2] = around(5, 1.25), around(5, 0.55, first=-0.3 * math.pi)
+        return points
+    if shape == "cross":
+        arm, half = 1.1, 0.36
+        quarter = np.array([(half, -arm), (half, -half), (arm, -half)])
+        turns = [np.linalg.matrix_power(np.array([[0, 1], [-1, 0]]), times) for times in range(4)]
+        return np.concatenate([quarter @ turn for turn in turns])
+    if shape == "crescent":
+        outer = np.linspace(0.28 * math.pi, 1.72 * math.pi, 48)
+        inner = np.linspace(1.5 * math.pi, 0.5 * math.pi, 32)
+        tip = np.array([math.cos(outer[0]), math.sin(outer[0])])
+        back = np.stack([tip[0] + 0.78 * np.cos(inner), tip[1] * np.sin(inner)], axis=1)
+        return 1.1 * (np.concatenate([np.stack([np.cos(outer), np.sin(outer)], axis=1), back]) + np.array((0.2, 0)))
+    raise ValueError(f"unknown shape {shape!r}")
+
+
+def _background(name: str, rng: random.Random) -> np.ndarray:
+    """A still background, uint8 (height, width, 3); patterns begin at a place of their own in each clip."""
+    y, x = np.mgrid[0:SIZE, 0:SIZE]
+    x, y = x + rng.randrange(SIZE), y + rng.randrange(SIZE)
+    if name == "black":
+        return _two_tones(np.zeros((SIZE, SIZE), bool), (16, 17, 20), (16, 17, 20))
+    if name == "white":
+        return _two_tones(np.zeros((SIZE, SIZE), bool), (240, 240, 236), (240, 240, 236))
+    if name == "stripes":
+        return _two_tones((x + y) // 16 % 2 == 0, (70, 74, 84), (150, 154, 162))
+    if name == "checks":
+        return _two_tones((x // 21 + y // 21) % 2 == 0, (40, 42, 46), (206, 206, 202))
+    if name == "dots":
+        shifted = x + 13 * (y // 26 % 2)
+        return _two_tones((shifted % 26 - 12.5) ** 2 + (y % 26 - 12.5) ** 2 < 64, (238, 236, 228), (58, 62, 96))
+    if name == "bricks":
+        mortar = (y % 21 < 4) | ((x + 21 * (y // 21 % 2)) % 42 < 4)
+        return _two_tones(mortar, (190, 180, 168), (112, 70, 54))
+    raise ValueError(f"unknown background {name!r}")
+
+
+def _two_tones(where: np.ndarray, inside: tuple[int, int, int], outside: tuple[int, int, int]) -> np.ndarray:
+    return np.where(where[..., None], np.array(inside, np.uint8), np.array(outside, np.uint8))

@@ -1,0 +1,114 @@
+"""The wordings of the sample's queries.
+
+Every text names all four parts of a combination (colour, shape, background, movement), so that one text never fits two combinations.
+Each word stands for one value only. The test's own templates use no word that training does not.
+"""
+
+import random
+
+COLOURS = {
+    "red": ("red", "crimson", "scarlet"),
+    "orange": ("orange", "tangerine"),
+    "yellow": ("yellow", "lemon"),
+    "green": ("green", "emerald"),
+    "turquoise": ("turquoise", "cyan"),
+    "blue": ("blue", "cobalt"),
+    "pink": ("pink", "magenta"),
+}
+
+SHAPES = {
+    "circle": ("circle", "disc", "ball"),
+    "square": ("square", "box"),
+    "triangle": ("triangle",),
+    "star": ("star", "five-pointed star"),
+    "cross": ("cross", "plus sign"),
+    "crescent": ("crescent", "moon"),
+}
+
+# Each follows "over", "on", "against" or "in front of".
+BACKGROUNDS = {
+    "black": ("a black background", "plain black"),
+    "white": ("a white background", "plain white"),
+    "stripes": ("a striped background", "diagonal stripes"),
+    "checks": ("a chequered background", "a checkerboard"),
+    "dots": ("a dotted background", "polka dots"),
+    "bricks": ("a brick wall", "bricks"),
+}
+
+# (what it does, what it is doing)
+MOVEMENTS = {
+    "right": (
+        ("moves to the right", "moving to the right"),
+        ("glides rightward", "gliding rightward"),
+        ("goes from left to right", "going from left to right"),
+    ),
+    "left": (
+        ("moves to the left", "moving to the left"),
+        ("glides leftward", "gliding leftward"),
+        ("goes from right to left", "going from right to left"),
+    ),
+    "up": (("moves upward", "moving upward"), ("rises", "rising"), ("climbs to the top", "climbing to the top")),
+    "down": (("moves downward", "moving downward"), ("falls", "falling"), ("sinks to the bottom", "sinking to the bottom")),
+    "grow": (("grows", "growing"), ("gets bigger", "getting bigger"), ("swells", "swelling")),
+    "shrink": (("shrinks", "shrinking"), ("gets smaller", "getting smaller"), ("dwindles", "dwindling")),
+    "clockwise": (("turns clockwise", "turning clockwise"), ("rotates clockwise", "rotating clockwise")),
+    "anticlockwise": (
+        ("turns anticlockwise", "turning anticlockwise"),
+        ("rotates counterclockwise", "rotating counterclockwise"),
+    ),
+}
+
+SEARCHES = (
+    "{a} {colour} {shape} {doing} over {background}",
+    "{colour} {shape} {doing}, {background}",
+    "{a} {colour} {shape} that {does} in front of {background}",
+    "{background} behind {a} {colour} {shape} {doing}",
+    "{colour} {shape} on {background}, {doing}",
+)
+TEST_SEARCHES = (*SEARCHES, "in front of {background}, {a} {colour} {shape} {doing}", "{doing} over {background}: {a} {colour} {shape}")
+CAPTIONS = (
+    "In this clip {a} {colour} {shape} {does} over {background}.",
+    "{A} {colour} {shape} {does} in front of {background}.",
+    "Against {background}, {a} {colour} {shape} {does}.",
+)
+
+TITLES = ("{Colour} {shape}", "The {colour} {shape}", "{A} {colour} {shape}")
+# They say nothing of what the clip shows, as many real fields do.
+NOTES = ("Sample reel, take {take}", "Take {take}", "From the sample reel")
+
+
+def searches(combination: tuple[str, str, str, str], count: int, templates: tuple[str, ...], rng: random.Random) -> list[str]:
+    """`count` differently worded texts for one combination, each from a template of its own."""
+    return [_worded(template, combination, rng) for template in rng.sample(templates, count)]
+
+
+def caption(combination: tuple[str, str, str, str], rng: random.Random) -> str:
+    """A sentence that describes the clip."""
+    return _worded(rng.choice(CAPTIONS), combination, rng)
+
+
+def title(colour: str, shape: str, rng: random.Random) -> str:
+    """A title that names colour and shape alone: what moves where must be seen."""
+    return _worded(rng.choice(TITLES), (colour, shape, "", ""), rng)
+
+
+def note(rng: random.Random) -> str:
+    """A caption that names nothing that can be seen."""
+    return rng.choice(NOTES).format(take=rng.randint(1, 9))
+
+
+def _worded(template: str, combination: tuple[str, str, str, str], rng: random.Random) -> str:
+    colour, shape, background, movement = combination
+    colour_word = rng.choice(COLOURS[colour])
+    article = "an" if colour_word[0] in "aeiou" else "a"
+    does, doing = rng.choice(MOVEMENTS[movement]) if movement else ("", "")
+    return template.format(
+        a=article,
+        A=article.capitalize(),
+        colour=colour_word,
+        Colour=colour_word.capitalize(),
+        shape=rng.choice(SHAPES[shape]),
+        background=rng.choice(BACKGROUNDS[background]) if background else "",
+        does=does,
+        doing=doing,
+    )
