@@ -54,10 +54,17 @@ class Encoder(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Vectors of the entries, float32 (entries, width), not normalised: each prefix is normalised by who uses it."""
-        vectors = torch.cat([self._encode(part) for part in batch.parts])[batch.order]
-        for part in self._stand_ins(batch):
-            vectors = vectors + 0.0 * self._encode(part).sum()
-        return vectors
+        # Text before video, stand-ins too: all processes must come by the layers of a sharded model in one order.
+        parts = [(part, False) for part in batch.parts] + [(part, True) for part in self._stand_ins(batch)]
+        parts.sort(key=lambda found: found[0].rows is not None)
+        vectors, nothing = [], torch.zeros((), device=self.device)
+        for part, is_stand_in in parts:
+            rows = self._encode(part)
+            if is_stand_in:
+                nothing = nothing + 0.0 * rows.sum()
+            else:
+                vectors.append(rows)
+        return torch.cat(vectors)[batch.order] + nothing
 
     def normalise_pixels(self, rows: Tensor) -> Tensor:
         """Patch rows, uint8 (patches, 1176), as Qwen's processors normalise them, float32."""
@@ -79,7 +86,10 @@ class Encoder(nn.Module):
 
     def enable_gradient_checkpointing(self) -> None:
         """Keeps no activations inside the layers and computes them again in the backward pass: less memory, about a third more time."""
-        self.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model: Any = self.backbone
+        # Renamed in transformers 5.2x, which warns about the old name. The reentrant kind would lose the gradients of frozen inputs.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
 
     def _encode(self, part: Part) -> Tensor:
         model = self.backbone

@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 PICKLED = ("*.bin", "*.pkl", "*.pickle", "*.pt", "*.pth", "*.ckpt")
 MODEL_TYPE = "qwen2_5_vl"
+NEWER_NAMES = {r"^model\.visual\.": "visual.", r"^model\.language_model\.": "language_model."}
+"""Weights of models with a language head, as some trainers save them. transformers knows these names only for the model with its head."""
 
 
 def load_backbone(settings: Model, base: str | Path) -> tuple[Qwen2_5_VLModel, Any]:
@@ -46,6 +48,7 @@ def load_backbone(settings: Model, base: str | Path) -> tuple[Qwen2_5_VLModel, A
                 attn_implementation=attention,
                 quantization_config=quantization,
                 device_map=None if quantization is None else {"": torch.cuda.current_device()},
+                key_mapping=NEWER_NAMES,
                 output_loading_info=True,
             )
     except (OSError, ValueError, SafetensorError) as error:
@@ -56,7 +59,7 @@ def load_backbone(settings: Model, base: str | Path) -> tuple[Qwen2_5_VLModel, A
     _check_report(report, base)
     if backbone.config.video_token_id != tokenizer.convert_tokens_to_ids("<|video_pad|>"):
         raise ModelError(
-            f"{base}: config.json and the tokenizer disagree about the number of <|video_pad|>; they are of two different models."
+            f"{base}: config.json and the tokenizer disagree about the number of <|video_pad|>: tokenizer files are missing or foreign."
         )
     if attention == "sdpa":
         group_vision_attention(backbone.visual)

@@ -65,15 +65,16 @@ def save_model(
     Call it on one process only.
     """
     state = encoder.state_dict() if state is None else state
+    if Path(settings.name_or_path).is_dir():
+        # An adapter finds its base again from any working folder.
+        settings = settings.model_copy(update={"name_or_path": str(Path(settings.name_or_path).resolve())})
     backbone = {name.removeprefix("backbone."): value.cpu() for name, value in state.items() if name.startswith("backbone.")}
     with whole_folder(folder) as aside, quiet_transformers():
         if settings.lora is None or settings.lora.merge:
             merged = merged_state(encoder.backbone, backbone) if has_adapters(encoder.backbone) else backbone
-            encoder.backbone.save_pretrained(aside, state_dict=merged)
+            encoder.backbone.save_pretrained(aside, state_dict=merged, save_original_format=False)
         else:
             adapter = aside / ADAPTER_FOLDER
-            if Path(settings.name_or_path).is_dir():
-                settings = settings.model_copy(update={"name_or_path": str(Path(settings.name_or_path).resolve())})
             lora_config(settings.lora, settings.name_or_path, settings.revision).save_pretrained(str(adapter))
             save_file(_contiguous(adapter_state(backbone)), adapter / ADAPTER_FILE, metadata={"format": "pt"})
         tokenizer.save_pretrained(aside)
