@@ -1,6 +1,5 @@
 """`reelnest …`: parses, calls a stage, prints. What the commands do is in `reelnest.stages`."""
 
-import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +8,7 @@ import typer
 
 from reelnest.config import Params, load_params
 from reelnest.errors import ReelnestError
-from reelnest.stages.launch import launch, quieten
+from reelnest.stages.launch import launch, prepare_process
 from reelnest.stages.workspace import Workspace
 
 cli = typer.Typer(
@@ -25,8 +24,7 @@ LAUNCHER_OPTIONS = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 def app() -> None:
     """The console script: a user's error is printed without a traceback, and its exit status is kept."""
-    quieten()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    prepare_process()
     try:
         cli()
     except ReelnestError as error:

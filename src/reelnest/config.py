@@ -69,7 +69,7 @@ class Preprocess(Section):
     fps: Annotated[float, Field(gt=0)] = 2.0
     """`fps`: frames a second."""
     min_pixels: Positive = 3136
-    max_pixels: Positive = 3136
+    max_pixels: Positive = 3200
     """A frame's area, in pixels, after Qwen's smart resize (both sides become multiples of 28)."""
     shard_megabytes: Positive = 256
     scheduler: str | None = None

@@ -182,8 +182,11 @@ def _open_video(file: Path, limits: dict[str, Any]) -> _Video:
     _check_seconds(file, seconds, limits)
 
     def frame(index: int) -> Image.Image:
-        pixels = reader[index].asnumpy()  # (height, width, 3)
-        _check_area(file, pixels.shape[1], pixels.shape[0])
+        found = reader[index].asnumpy()
+        height, width = found.shape[:2]
+        _check_area(file, width, height)
+        # decord takes the channels to be (bytes of a padded line) / width: at widths such as 48 and 96 it shows the padding as channels.
+        pixels = found.reshape(height, -1)[:, : width * 3].reshape(height, width, 3)
         return Image.fromarray(pixels)
 
     return _Video(starts, seconds, frame)

@@ -24,10 +24,12 @@ QUIET = {
 }
 
 
-def quieten() -> None:
-    """Sets the variables of `QUIET` that the environment leaves open, for this process and those it starts."""
+def prepare_process() -> None:
+    """Sets the variables of `QUIET` that the environment leaves open, for this process and those it starts, and shows our own log lines."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
+    logging.getLogger("reelnest").setLevel(logging.INFO)
 
 
 def accelerate_command(params: Params, workspace: Workspace, module: str, extra: Sequence[str] = ()) -> tuple[list[str], dict[str, str]]:
@@ -60,7 +62,7 @@ def stage_main(run: Callable[[Workspace, Params], None]) -> int:
 
     Returns the exit status.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    prepare_process()
     workspace = Workspace()
     try:
         run(workspace, load_params(workspace.params))

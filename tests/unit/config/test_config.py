@@ -88,7 +88,7 @@ def test_settings_cannot_be_changed_after_reading(project: Path) -> None:
         ({"launch__config": "cpu-3"}, "known: cpu-1, cpu-2"),
         ({"train__dim_weights": [1.0, 1.0]}, "needs one weight for each of the 4 model.dims"),
         ({"preprocess__frames": 7}, "frames must be even"),
-        ({"preprocess__min_pixels": 10_000}, "min_pixels (10000) must not be above max_pixels (3136)"),
+        ({"preprocess__min_pixels": 10_000}, "min_pixels (10000) must not be above max_pixels (3200)"),
         ({"data__test_fraction": 0.95}, "must stay below 1"),
         ({"model__tiny__heads": 3}, "hidden_size must be a multiple of heads"),
     ],
