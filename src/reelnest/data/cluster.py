@@ -48,7 +48,7 @@ def decode_on_cluster(
         chunks = [named[start : start + CHUNK] for start in range(0, len(named), CHUNK)]
         spill = str(cache.spill.absolute())
         futures = client.map(_decode_chunk, chunks, settings=settings.model_dump(), limits=asdict(limits), spill=spill, pure=False)
-        for future in as_completed(futures):
+        for future in as_completed(futures, loop=client.loop):
             for key, reason, text in future.result():
                 if reason is None and not cache.adopt(key):
                     raise DataError(
