@@ -184,6 +184,7 @@ class _Child:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             bufsize=0,
+            cwd=Path(__file__).parents[2],  # where `reelnest` is found, also where it is not installed but came with a served model
             process_group=0,  # so that Ctrl-C reaches the parent alone, which then ends its children in order
         )
         assert self.process.stdin is not None  # noqa: S101 - told to the type checker
