@@ -26,6 +26,7 @@ from reelnest.model.saved import SavedModel, load
 
 MODEL_ARTIFACT = "model"
 ROLES = get_args(Role)
+COLUMNS = ("video", *TEXT_FIELDS)
 
 
 class ServedModel(PythonModel):
@@ -42,12 +43,12 @@ class ServedModel(PythonModel):
         self._model: SavedModel = load(Path(context.artifacts[MODEL_ARTIFACT]), limits=limits)
         self._lock = threading.Lock()  # the server answers in threads; a tokenizer must not be used by two at once
 
-    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> NDArray[np.float32]:  # noqa: ARG002
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> NDArray[np.float32]:  # noqa: ARG002
         """(rows, dim) float32 of unit length."""
         dim, role = self._settings(params or {})
         rows = self._rows(model_input)
         videos = {number: self._video(row["video"], number) for number, row in enumerate(rows) if row["video"] is not None}
-        texts = {number: self._text(row, number) for number, row in enumerate(rows) if number not in videos}
+        texts = {number: row["text"] for number, row in enumerate(rows) if number not in videos}
         vectors = np.empty((len(rows), dim), dtype=np.float32)
         with self._lock:
             if texts:
@@ -68,21 +69,28 @@ class ServedModel(PythonModel):
             raise refusal(f"role '{role}': expected one of {', '.join(ROLES)}")
         return dim or self._model.dims[-1], role
 
-    def _rows(self, model_input: Any) -> list[dict[str, Any]]:
-        frame = model_input if isinstance(model_input, pd.DataFrame) else pd.DataFrame(model_input)
+    def _rows(self, frame: pd.DataFrame) -> list[dict[str, Any]]:
+        if len(frame) == 1 and any(isinstance(cell, list | np.ndarray) for cell in frame.iloc[0]):
+            frame = _one_row_a_value(frame)  # {"text": ["a", "b"]} reaches us as one row that holds lists
+        if not len(frame):
+            raise refusal(f"no rows with any of the columns {', '.join(COLUMNS)}: give at least one `text` or `video`")
         if len(frame) > self._limits["rows"]:
             raise refusal(f"{len(frame)} rows: expected at most {self._limits['rows']} in a request; send several")
-        columns = {name: list(frame[name]) if name in frame else [None] * len(frame) for name in ("video", *TEXT_FIELDS)}
+        columns = {name: list(frame[name]) if name in frame else [None] * len(frame) for name in COLUMNS}
         # Tables have no empty cells: what a row leaves out is None, NaN or an empty string, by the way that it came.
-        return [{name: None if _is_empty(values[row]) else values[row] for name, values in columns.items()} for row in range(len(frame))]
+        rows = [{name: None if _is_empty(values[row]) else values[row] for name, values in columns.items()} for row in range(len(frame))]
+        for number, row in enumerate(rows):
+            self._check_texts(row, number)
+        return rows
 
-    def _text(self, row: Mapping[str, Any], number: int) -> str:
-        text = row["text"]
-        if text is None:
+    def _check_texts(self, row: Mapping[str, Any], number: int) -> None:
+        if row["video"] is None and row["text"] is None:
             raise refusal(f"row {number}: neither a text nor a video; fill one of the columns `text` and `video`")
-        if len(text) > self._limits["text_characters"]:
-            raise refusal(f"row {number}: a text of {len(text)} characters; expected at most {self._limits['text_characters']}")
-        return str(text)
+        for name in TEXT_FIELDS:
+            if row[name] is not None and not isinstance(row[name], str):
+                raise refusal(f"row {number}: `{name}` must be a text; found {type(row[name]).__name__}")
+            if row[name] is not None and len(row[name]) > self._limits["text_characters"]:
+                raise refusal(f"row {number}: `{name}` has {len(row[name])} characters; expected at most {self._limits['text_characters']}")
 
     def _video(self, value: Any, number: int) -> bytes:
         most = self._limits["video_megabytes"] * 1_000_000
@@ -105,6 +113,13 @@ class ServedModel(PythonModel):
 def refusal(text: str) -> MlflowException:
     """An error that the scoring server answers with HTTP 400."""
     return MlflowException.invalid_parameter_value(text)
+
+
+def _one_row_a_value(frame: pd.DataFrame) -> pd.DataFrame:
+    try:
+        return frame.explode(list(frame.columns), ignore_index=True)
+    except ValueError:
+        raise refusal("columns of unequal length: give each row as an object, or columns with a value for every row") from None
 
 
 def _is_empty(value: Any) -> bool:

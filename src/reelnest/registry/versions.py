@@ -14,7 +14,6 @@ from typing import Any
 
 import mlflow
 import numpy as np
-import pandas as pd
 from mlflow.entities import LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -140,7 +139,7 @@ def _log_model(params: Params, candidate: Candidate, run_id: str) -> str:
             code_paths=[str(Path(reelnest.__file__).parent)],
             pip_requirements=pinned_requirements(),
             signature=signature(),
-            input_example=(pd.DataFrame({"text": ["a red circle moves to the left"]}), {"dim": params.model.dims[0], "role": "query"}),
+            input_example=([{"text": "a red circle moves to the left"}], {"dim": params.model.dims[0], "role": "query"}),
             model_config=config,
             tags={MODEL_HASH_TAG: candidate.hash},
         )

@@ -1,0 +1,193 @@
+"""Evaluation: `models/candidate/` on the test split of `prepared/`, to `reports/`.
+
+Usage, as `reelnest evaluate` does it: `accelerate launch --config_file configs/accelerate/cpu-2.yaml -m reelnest.stages.evaluate`
+"""
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from reelnest.config import Params, launch_processes, launch_uses_cpu
+from reelnest.data.content_hash import value_hash
+from reelnest.data.prepared import Prepared
+from reelnest.data.whole_files import write_json, write_lines
+from reelnest.errors import DataError, TrainingError
+from reelnest.model.saved import SavedModel, load
+from reelnest.registry.candidate import Candidate
+from reelnest.registry.connection import connect
+from reelnest.registry.evaluation_log import log_evaluation
+from reelnest.report.evaluation_page import write_evaluation_page
+from reelnest.report.gallery import choose_gallery
+from reelnest.search.evaluation import ALL, Answers, Evaluation
+from reelnest.search.retrieval_sets import RetrievalSet
+from reelnest.stages.launch import stage_main
+from reelnest.stages.workspace import Workspace
+from reelnest.training.retrieval import embed_split
+
+SPLIT = "test"
+STORAGE = "float32"
+CSV_COLUMNS = "pair_kind,dim,storage,metric,value,low,high"
+
+log = logging.getLogger(__name__)
+
+
+def run(workspace: Workspace, params: Params) -> None:
+    """Searches the test split at each of the model's dims and writes what came of it.
+
+    Every process that accelerate started calls this; one process may call it without a launcher. Raises DataError without test pairs,
+    ModelError for a model that cannot be opened or gives NaN, RegistryError before the work if MLflow is wanted and cannot be reached.
+    """
+    on_cpu = launch_uses_cpu(params, workspace.params) or not torch.cuda.is_available()
+    state = PartialState(cpu=on_cpu)
+    expected = launch_processes(params, workspace.params)
+    if state.num_processes != expected:
+        raise TrainingError(
+            f"evaluation: {state.num_processes} processes work together here, but launch.config '{params.launch.config}' says {expected}."
+            " Start it with `reelnest evaluate`, or set launch.config to a file whose num_processes is right."
+        )
+    tracked = "mlflow" in params.train.trackers
+    if state.is_main_process and tracked:
+        connect(params)
+    prepared = Prepared.open(workspace.prepared)
+    if not len(prepared.pairs(SPLIT)):
+        raise DataError(
+            f"{workspace.prepared / 'pairs.parquet'}: no pairs in the test split, so there is nothing to evaluate on."
+            ' Raise data.test_fraction in params.yaml, or give pairs in data/pairs.jsonl "split": "test".'
+        )
+    model = load(workspace.candidate, device=state.device)
+    split = embed_split(prepared, SPLIT, model.encoder, model.batcher, params.evaluate.batch_size)
+    if state.is_main_process:
+        evaluation = split.evaluate(model.dims, params.evaluate.depth)
+        candidate = Candidate.of(workspace.candidate)
+        report = evaluation_report(evaluation, candidate.hash, model, prepared)
+        files = _write(workspace.reports, report, evaluation, prepared, params.evaluate.gallery_queries)
+        if tracked:
+            log_evaluation(params, candidate, report, files)
+        _tell(evaluation, workspace.reports)
+    state.destroy_process_group()
+
+
+def main() -> int:
+    """What `accelerate launch` starts on each process; returns the exit status."""
+    return stage_main(run)
+
+
+def evaluation_report(evaluation: Evaluation, model_hash: str, model: SavedModel, prepared: Prepared) -> dict[str, Any]:
+    """What `reports/evaluation.json` holds."""
+    dims, width = evaluation.dims, evaluation.dims[-1]
+    sets = [answers.searched for answers in evaluation.answers]
+    everything = next(result for result in evaluation.results if result.pair_kind == ALL)
+    return {
+        "split": SPLIT,
+        "dims": list(dims),
+        "width": width,
+        "queries": everything.queries,
+        "corpus": everything.corpus,
+        "results": [
+            {
+                "pair_kind": result.pair_kind,
+                "dim": result.dim,
+                "storage": STORAGE,
+                "metrics": result.metrics,
+                "queries": result.queries,
+                "corpus": result.corpus,
+                "bytes_per_vector": 4 * result.dim,
+                "queries_per_second": round(result.queries_per_second, 1),
+            }
+            for result in evaluation.results
+        ],
+        "negatives_outranked": [
+            {"pair_kind": found.pair_kind, "dim": found.dim, "value": found.value, "queries": found.queries}
+            for found in evaluation.outranked
+        ],
+        "model": {"hash": model_hash, "name_or_path": model.settings.name_or_path, "embedding_width": model.width},
+        "data": {
+            "hash": data_hash(sets, prepared),
+            "pair_kinds": {searched.pair_kind: {"queries": len(searched.queries), "corpus": len(searched.corpus)} for searched in sets},
+        },
+    }
+
+
+def data_hash(sets: Sequence[RetrievalSet], prepared: Prepared) -> str:
+    """A name for what was asked and what counted as right, by texts and video ids.
+
+    Frames and text fields are left out: how much of a video a model reads is the model's choice, and models that choose otherwise can be
+    compared on the same questions.
+    """
+    return value_hash(
+        [
+            {
+                "pair_kind": searched.pair_kind,
+                "corpus": [prepared.item(int(item)).key for item in searched.corpus],
+                "queries": [
+                    {
+                        "query": prepared.item(int(query)).key,
+                        "right": sorted([prepared.item(item).key, grade] for item, grade in searched.qrels[int(query)].items()),
+                        "wrong": sorted(prepared.item(int(item)).key for item in searched.negatives.get(int(query), ())),
+                        "ignored": sorted(prepared.item(int(item)).key for item in searched.ignored.get(int(query), ())),
+                    }
+                    for query in searched.queries
+                ],
+            }
+            for searched in sets
+        ]
+    )
+
+
+def _write(reports: Path, report: dict[str, Any], evaluation: Evaluation, prepared: Prepared, gallery_queries: int) -> list[Path]:
+    """Writes all files, the JSON last, and returns them."""
+    names = ("metrics_by_dim.csv", "run.trec", "qrels.trec", "evaluation.html", "evaluation.json")
+    csv, run_file, qrels, page, summary = files = [reports / name for name in names]
+    write_lines(csv, _csv_lines(evaluation))
+    write_lines(run_file, _run_lines(evaluation.answers))
+    write_lines(qrels, _qrels_lines(evaluation.answers))
+    write_evaluation_page(page, report, choose_gallery(prepared, evaluation, gallery_queries))
+    write_json(summary, report)
+    return files
+
+
+def _csv_lines(evaluation: Evaluation) -> Iterator[str]:
+    yield CSV_COLUMNS
+    for result in evaluation.results:
+        for metric, value in result.metrics.items():
+            yield f"{result.pair_kind},{result.dim},{STORAGE},{metric},{value!r},,"
+
+
+def _run_lines(answers: Sequence[Answers]) -> Iterator[str]:
+    """A TREC run. Ids are the items' row numbers in `prepared/items.parquet`, since TREC's ids hold no spaces.
+
+    trec_eval sorts by the score alone and breaks ties by its own rule, so the score is the rank's negative and not the cosine.
+    """
+    for found in answers:
+        kind = found.searched.pair_kind
+        for query, items in zip(found.searched.queries.tolist(), found.items, strict=True):
+            for rank, item in enumerate(items.tolist(), start=1):
+                yield f"{kind}:{query} Q0 {item} {rank} {-rank} reelnest"
+
+
+def _qrels_lines(answers: Sequence[Answers]) -> Iterator[str]:
+    for found in answers:
+        for query, grades in found.searched.qrels.items():
+            for item, grade in sorted(grades.items()):
+                yield f"{found.searched.pair_kind}:{query} 0 {item} {grade:g}"
+
+
+def _tell(evaluation: Evaluation, reports: Path) -> None:
+    for dim in evaluation.dims:
+        found = {metric: evaluation.value(metric, dim=dim) for metric in ("recall@1", "recall@10", "ndcg@10")}
+        figures = ", ".join(f"{metric} {value:.3f}" for metric, value in found.items() if value is not None)
+        log.info("evaluation at dim %d, all queries: %s", dim, figures)
+    for outranked in evaluation.outranked:
+        log.info(
+            "negatives outranked at dim %d, %s: %.3f of %d queries", outranked.dim, outranked.pair_kind, outranked.value, outranked.queries
+        )
+    log.info("evaluation: %s", reports / "evaluation.html")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Registration: the evaluated candidate becomes a version in MLflow's registry, and champion where it is the better one.
+
+Not a DVC stage: its effects are outside. Calling it again for the same candidate finds it done.
+"""
+
+import json
+import logging
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from reelnest.config import Params
+from reelnest.data.whole_files import write_json
+from reelnest.errors import RegistryError
+from reelnest.registry.candidate import Candidate
+from reelnest.registry.versions import register_candidate
+from reelnest.search.evaluation import ALL
+from reelnest.stages.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+
+def run(workspace: Workspace, params: Params) -> None:
+    """Registers `models/candidate/` with the figures of `reports/evaluation.json`, and writes `reports/registration.json`.
+
+    Raises RegistryError where the candidate is missing or not the model that was evaluated, and if MLflow cannot be reached or refuses.
+    """
+    candidate = Candidate.of(workspace.candidate)
+    evaluation = _evaluation(workspace.reports / "evaluation.json", candidate)
+    metrics = _metrics_at_full_width(evaluation)
+    tags = {"reelnest.width": str(evaluation["width"])}
+    commit = git_commit(workspace.root)
+    if commit is not None:
+        tags["reelnest.git_commit"] = commit
+    found = register_candidate(params, candidate, metrics, evaluation["data"]["hash"], tags)
+    write_json(
+        workspace.reports / "registration.json",
+        {
+            "name": found.name,
+            "version": found.version,
+            "aliases": list(found.aliases),
+            "decision": found.decision,
+            "reason": found.reason,
+            "metric": params.registration.metric,
+            "value": metrics[params.registration.metric],
+            "run_id": found.run_id,
+            "model_hash": candidate.hash,
+        },
+    )
+    if found.is_new:
+        log.info("registered %s version %d (%s): %s", found.name, found.version, found.decision, found.reason)
+    else:
+        log.info("nothing to do: this model is %s version %d already (%s)", found.name, found.version, found.decision)
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit that is checked out, with `-dirty` if files differ from it; None outside of a git checkout or without git."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
+
+
+def _evaluation(path: Path, candidate: Candidate) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        evaluated = found["model"]["hash"]
+    except FileNotFoundError:
+        raise RegistryError(f"{path}: no such file. Run `reelnest evaluate` first: a version carries its figures.") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise RegistryError(f"{path}: not an evaluation that this version wrote: {error!r}. Run `reelnest evaluate` again.") from error
+    if evaluated != candidate.hash:
+        raise RegistryError(
+            f"{path}: measures another model ({evaluated[:12]}) than {candidate.folder} holds ({candidate.hash[:12]})."
+            " Run `reelnest evaluate`."
+        )
+    return found
+
+
+def _metrics_at_full_width(evaluation: dict[str, Any]) -> dict[str, float]:
+    for result in evaluation["results"]:
+        if result["pair_kind"] == ALL and result["dim"] == evaluation["width"]:
+            metrics: dict[str, float] = result["metrics"]
+            return metrics
+    raise RegistryError("reports/evaluation.json: no figures over all queries at the full width. Run `reelnest evaluate` again.")

@@ -1,0 +1,85 @@
+"""A small workspace as training leaves it: prepared data with a test split, and a random model as the candidate."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+
+from reelnest.config import Params, load_params
+from reelnest.data.formats import Pair, Side
+from reelnest.data.frames import Frames
+from reelnest.data.patches import to_patches
+from reelnest.data.prepared import STORE_FOLDER, write_tables
+from reelnest.data.store_writing import FrameCache, write_store
+from reelnest.model.encoder import load_encoder
+from reelnest.model.saved import save_model
+from reelnest.model.tiny import build_tiny
+
+ROOT = Path(__file__).parents[3]
+COLOURS = ("red", "green", "blue", "yellow", "purple", "white", "grey", "orange")
+TINY = {"hidden_size": 32, "layers": 2, "heads": 2, "vision_hidden_size": 32, "vision_layers": 2, "vision_heads": 2, "vocabulary": 400}
+VIDEOS = 16
+
+
+def text(words: str) -> Side:
+    return Side("text", words)
+
+
+def video(number: int) -> Side:
+    return Side("video", f"v{number:02}")
+
+
+def write_prepared(folder: Path, scratch: Path) -> None:
+    """Pairs of all four kinds with grades, negatives and several right answers; the last half is for testing."""
+    random = np.random.default_rng(7)
+    cache = FrameCache(scratch)
+    pairs: list[Pair] = []
+    splits: list[str] = []
+    for number in range(VIDEOS):
+        height = 56 if number % 3 else 28
+        frames = random.integers(0, 255, (4, height, 56, 3), dtype=np.uint8) // 4 + np.uint8(20 * (number % 8))
+        cache.add(f"key{number}", Frames(*to_patches(frames), seconds_per_grid=0.5))
+        words = f"{COLOURS[number % 8]} number {number}"
+        twin = video(number ^ 1)
+        found = [(text(f"a {words}"), video(number), 2.0, (twin,)), (text(f"a {COLOURS[number % 8]} thing"), video(number), 1.0, ())]
+        if number % 4 == 0:
+            found += [(text(f"word {words}"), text(f"a {words}"), 1.0, ()), (video(number), twin, 0.5, ())]
+        pairs += [Pair(query, target, grade, None, wrong, len(pairs)) for query, target, grade, wrong in found]
+        splits += ["test" if number >= VIDEOS // 2 else "train"] * len(found)
+    write_store(folder / STORE_FOLDER, [(video(number).value, f"key{number}") for number in range(VIDEOS)], cache, 1.0)
+    fields = {video(number).value: (("title", f"clip {number}"),) if number % 2 else () for number in range(VIDEOS)}
+    write_tables(folder, fields, pairs, splits)
+
+
+def write_workspace(root: Path, store_uri: str, *, seed: int = 0, launch: str = "cpu-1") -> Params:
+    """Everything that evaluation and registration read, under `root`."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "configs").symlink_to(ROOT / "configs")
+    settings = {
+        "model": {"tiny": TINY, "dims": [8, 32]},
+        "preprocess": {"frames": 4, "max_pixels": 3136},
+        "train": {"batch_size": 8},
+        "evaluate": {"gallery_queries": 4},
+        "launch": {"config": launch},
+        "tracking": {"uri": store_uri},
+    }
+    (root / "params.yaml").write_text(yaml.safe_dump(settings))
+    params = load_params(root / "params.yaml")
+    write_prepared(root / "prepared", root / "scratch")
+    write_candidate(root / "models" / "candidate", params, root / "base", seed)
+    return params
+
+
+def write_candidate(folder: Path, params: Params, base: Path, seed: int) -> None:
+    """A model with random weights, which are another model's for another seed."""
+    if not base.is_dir():
+        build_tiny(base, [f"a {colour} circle number 0 1 2 3 4 5 6 7 8 9" for colour in COLOURS] * 4, params.model.tiny, 0)
+    torch.manual_seed(seed)
+    encoder, tokenizer = load_encoder(params.model, base, training=True)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    save_model(folder, encoder, tokenizer, params.model, params.preprocess, None)
+    (folder / "run.json").write_text(json.dumps({"run_id": None, "experiment": None, "tracking_uri": None}))
