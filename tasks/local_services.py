@@ -8,13 +8,14 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
 from tasks.prefect_server import is_answering, server_command, server_environment
-from tasks.runner import Command, CommandError, output_of, quieten, setting
+from tasks.runner import TAIL_LINES, Command, CommandError, output_of, quieten, setting
 
 WORK_POOL = "reelnest"
 START_TIMEOUT_SECONDS = 180.0
@@ -49,14 +50,15 @@ def mlflow_command(folder: Path, mlflow_port: int) -> list[str]:
     """
     store = ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
     artifacts = ["--default-artifact-root", (folder / "mlruns").as_uri(), "--no-serve-artifacts"]
-    return [sys.executable, "-m", "mlflow", "server", *store, *artifacts, "--host", "127.0.0.1", "--port", str(mlflow_port)]
+    # One process is plenty for one machine; four, the default, take a minute to import on two cores.
+    lean = ["--workers", "1", "--uvicorn-opts", "--log-level warning"]
+    return [sys.executable, "-m", "mlflow", "server", *store, *artifacts, *lean, "--host", "127.0.0.1", "--port", str(mlflow_port)]
 
 
 def main() -> int:
     """Runs until it is told to stop or a service ends. Returns the exit status."""
     quieten()
     signal.signal(signal.SIGTERM, _stop)
-    # Started in the background by a script, a shell has us ignore Ctrl-C: then SIGTERM ends us.
     try:
         with ExitStack() as running:
             _serve(Path.cwd(), running)
@@ -78,8 +80,8 @@ def _serve(folder: Path, running: ExitStack) -> None:
 
     start("prefect", server_command(prefect_port, pages=True), server_environment(folder))
     start("mlflow", mlflow_command(folder, mlflow_port), {})
-    _write("Starting (about 20 seconds) …")
-    _wait(services, lambda: is_answering(f"{prefect}/api/health") and is_answering(f"{mlflow}/health"))
+    _write("Starting Prefect and MLflow (half a minute, on the first start a whole one) …")
+    _wait_until_ready(services, lambda: is_answering(f"{prefect}/api/health") and is_answering(f"{mlflow}/health"))
 
     client = {"PREFECT_API_URL": f"{prefect}/api", "MLFLOW_TRACKING_URI": mlflow}
     for argv in (("work-pool", "create", WORK_POOL, "--type", "process", "--overwrite"), ("deploy", "--all")):
@@ -87,21 +89,41 @@ def _serve(folder: Path, running: ExitStack) -> None:
     start("worker", [*PREFECT, "worker", "start", "--pool", WORK_POOL, "--type", "process"], client)
 
     _write(f"\nPrefect (runs, schedule):           {prefect}\nMLflow  (experiments and models):   {mlflow}\n\nCtrl-C ends all of it.\n")
-    _wait(services, lambda: False)
+    _show(services)
 
 
-def _wait(services: dict[str, Command], ready: Callable[[], bool]) -> None:
-    """Shows the services' lines until `ready`. Raises ServicesError when one ends before."""
+def _wait_until_ready(services: dict[str, Command], ready: Callable[[], bool]) -> None:
+    """Keeps the banners of the start to itself. Raises ServicesError, with the last lines, when a service ends or none answers."""
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    last: deque[str] = deque(maxlen=TAIL_LINES)
     while not ready():
-        for name, service in services.items():
-            ended = service.status
-            while (line := service.line(timeout_seconds=0.1)) is not None:
-                _write(f"{name:>8} | {line}")
-            if ended is not None:
-                raise ServicesError(f"{name} ended with status {ended}; the others are stopped too.")
-        if "worker" not in services and time.monotonic() > deadline:
-            raise ServicesError(f"The servers did not answer within {START_TIMEOUT_SECONDS:g} s.")
+        last += _new_lines(services)
+        ended = _ended(services)
+        if ended or time.monotonic() > deadline:
+            last += _new_lines(services)
+            found = f"{ended} ended" if ended else f"The servers did not answer within {START_TIMEOUT_SECONDS:g} s"
+            raise ServicesError("\n".join([*last, f"{found}; all are stopped."]))
+
+
+def _show(services: dict[str, Command]) -> None:
+    """Shows the services' lines for as long as all run. Raises ServicesError when one ends."""
+    while True:
+        ended = _ended(services)
+        for line in _new_lines(services):
+            _write(line)
+        if ended:
+            raise ServicesError(f"{ended} ended; all are stopped.")
+
+
+def _ended(services: dict[str, Command]) -> str:
+    return ", ".join(f"{name} (status {service.status})" for name, service in services.items() if service.status is not None)
+
+
+def _new_lines(services: dict[str, Command]) -> Iterator[str]:
+    for name, service in services.items():
+        while (line := service.line(timeout_seconds=0.1)) is not None:
+            if line:
+                yield f"{name:>8} | {line}"
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:

@@ -94,11 +94,11 @@ def registration_page(workspace: Workspace) -> str:
 
 
 def is_registered(workspace: Workspace) -> bool:
-    """Whether the last registration was of this candidate."""
-    registration, run = workspace.reports / "registration.json", workspace.candidate / "run.json"
-    if not (registration.is_file() and run.is_file()):
+    """Whether the last registration was of the model that was evaluated last."""
+    registration, evaluation = workspace.reports / "registration.json", workspace.reports / "evaluation.json"
+    if not (registration.is_file() and evaluation.is_file()):
         return False
-    return bool(_read(registration).get("run_id") == _read(run).get("run_id"))
+    return bool(_read(registration)["model_hash"] == _read(evaluation)["model"]["hash"])
 
 
 def run_link(workspace: Workspace) -> str | None:

@@ -53,11 +53,14 @@ def train() -> None:
 def evaluate() -> None:
     metrics = dict.fromkeys(("recall@1", "recall@5", "recall@10", "mrr", "ndcg@10", "map", "median_rank"), 0.5)
     result = {"pair_kind": "all", "dim": 16, "storage": "float32", "metrics": metrics, "queries": 2, "corpus": 3, "bytes_per_vector": 64}
-    write("reports/evaluation.json", {"split": "test", "dims": [16], "width": 16, "results": [result], "negatives_outranked": []})
+    write(
+        "reports/evaluation.json",
+        {"split": "test", "dims": [16], "width": 16, "results": [result], "negatives_outranked": [], "model": {"hash": "m1"}},
+    )
 
 
 def register() -> None:
-    write("reports/registration.json", {"name": "reelnest", "version": 1, "aliases": ["champion"], "run_id": "r1"})
+    write("reports/registration.json", {"name": "reelnest", "version": 1, "aliases": ["champion"], "model_hash": "m1"})
 
 
 def main() -> int:

@@ -40,13 +40,15 @@ def named_modules(path: Path) -> Iterator[str]:
 
 def code_of(stage: str) -> set[Path]:
     left_out = LEFT_OUT + LEFT_OUT_BY_STAGE.get(stage, ()) + (LEFT_OUT_AFTER_THE_STORE if stage in LEFT_OUT_BY_STAGE else ())
-    waiting, found = [f"reelnest.stages.{stage}"], set()
+    waiting, seen, found = [f"reelnest.stages.{stage}"], set(), set()
     while waiting:
         module = waiting.pop()
         path = source_file(module)
-        if path is None or path in found or any(module == name or module.startswith(f"{name}.") for name in left_out):
+        if path is None or path in seen or any(module == name or module.startswith(f"{name}.") for name in left_out):
             continue
-        found.add(path)
+        seen.add(path)
+        if path.name != "__init__.py":  # these hold a docstring
+            found.add(path)
         waiting += [name for name in named_modules(path) if name.startswith("reelnest.")]
     return found
 

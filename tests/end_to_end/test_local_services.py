@@ -1,0 +1,102 @@
+"""`make up` for real: both servers answer, a run of the deployment goes through the worker, and nothing is left when it ends."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tasks.local_services import ServicesError, port
+from tasks.prefect_server import free_port
+
+ROOT = Path(__file__).parents[2]
+MARK = "REELNEST_TEST"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    for name in ("flows", "tasks"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "prefect.yaml", tmp_path)
+    return tmp_path
+
+
+def processes_of(name: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == name:
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def answer(response: httpx.Response) -> dict[str, Any]:
+    assert response.is_success, response.text
+    found: dict[str, Any] = response.json()
+    return found
+
+
+def test_services_start_run_the_deployment_and_leave_nothing_behind(checkout: Path) -> None:
+    prefect, mlflow = free_port(), free_port()
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))},
+        **{"PREFECT_HOME": str(checkout / "home"), "PREFECT_PORT": str(prefect), "MLFLOW_PORT": str(mlflow), MARK: checkout.name},
+    }
+    command = [sys.executable, "-m", "tasks.local_services"]
+    with subprocess.Popen(command, cwd=checkout, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as services:
+        assert services.stdout is not None
+        try:
+            shown = ""
+            for line in services.stdout:
+                shown += line
+                if "worker |" in line and "started" in line:
+                    break
+            assert f"http://127.0.0.1:{prefect}\n" in shown
+            assert f"http://127.0.0.1:{mlflow}\n" in shown
+            assert httpx.get(f"http://127.0.0.1:{mlflow}/health").status_code == 200
+
+            api = httpx.Client(base_url=f"http://127.0.0.1:{prefect}/api", timeout=30)
+            with api:
+                deployment = answer(api.get("/deployments/name/reelnest-train/nightly"))
+                assert deployment["schedules"][0]["schedule"]["cron"] == "0 2 * * *"
+                assert deployment["global_concurrency_limit"]["limit"] == 1
+                run = answer(api.post(f"/deployments/{deployment['id']}/create_flow_run", json={"state": {"type": "SCHEDULED"}}))
+                deadline = time.monotonic() + 120
+                while run["state"]["type"] not in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
+                    assert time.monotonic() < deadline, run["state"]
+                    time.sleep(0.5)
+                    run = answer(api.get(f"/flow_runs/{run['id']}"))
+            # The checkout holds no data: the flow itself ran, in the deployment's folder, and says so.
+            assert f"There is no data: {checkout / 'data'}" in run["state"]["message"]
+        finally:
+            services.send_signal(signal.SIGTERM)
+            services.communicate(timeout=60)
+    assert services.returncode == 0
+    assert processes_of(checkout.name) == []
+
+
+def test_a_taken_port_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setenv("MLFLOW_PORT", str(taken.getsockname()[1]))
+        with pytest.raises(ServicesError, match=rf"Port {taken.getsockname()[1]} .*make up MLFLOW_PORT="):
+            port("MLFLOW_PORT", 5000)
+
+
+@pytest.mark.parametrize("text", ["x", "0", "70000", "-1"])
+def test_a_port_that_is_none_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_PORT", text)
+    with pytest.raises(ServicesError, match="PREFECT_PORT"):
+        port("PREFECT_PORT", 4200)
