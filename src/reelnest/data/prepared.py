@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from reelnest.data.entries import Entry, Role
-from reelnest.data.formats import SPLITS, Kind, Pair, Side
+from reelnest.data.formats import SPLITS, Kind, Pair
 from reelnest.data.store import FrameStore
 from reelnest.data.whole_files import whole_file
 from reelnest.errors import DataError
@@ -156,20 +156,24 @@ def fields_text(fields: Fields) -> str:
 
 def write_tables(folder: Path, videos: dict[str, Fields], pairs: Sequence[Pair], splits: Sequence[str]) -> None:
     """Writes `items.parquet` and `pairs.parquet`. `videos` are the good ones with their chosen fields; `pairs` name no others."""
-    texts = {side.value for pair in pairs for side in (pair.query, pair.target, *pair.negatives) if side.kind == "text"}
-    sides = [Side("text", text) for text in sorted(texts)] + [Side("video", video_id) for video_id in sorted(videos)]
-    index = {side: number for number, side in enumerate(sides)}
+    texts = sorted({side.value for pair in pairs for side in (pair.query, pair.target, *pair.negatives) if side.kind == "text"})
+    ids = sorted(videos)
+    # A dictionary for each kind: a million pairs are looked up by their strings, not by hashing a million Sides.
+    numbers = {
+        "text": {text: number for number, text in enumerate(texts)},
+        "video": {video_id: len(texts) + number for number, video_id in enumerate(ids)},
+    }
     items = {
-        "kind": [side.kind for side in sides],
-        "key": [side.value for side in sides],
-        "fields": [[{"name": name, "text": text} for name, text in videos[side.value]] if side.kind == "video" else [] for side in sides],
+        "kind": ["text"] * len(texts) + ["video"] * len(ids),
+        "key": texts + ids,
+        "fields": [[]] * len(texts) + [[{"name": name, "text": text} for name, text in videos[video_id]] for video_id in ids],
     }
     columns = {
-        "query": [index[pair.query] for pair in pairs],
-        "target": [index[pair.target] for pair in pairs],
+        "query": [numbers[pair.query.kind][pair.query.value] for pair in pairs],
+        "target": [numbers[pair.target.kind][pair.target.value] for pair in pairs],
         "relevance": [pair.relevance for pair in pairs],
         "split": list(splits),
-        "negatives": [sorted({index[side] for side in pair.negatives}) for pair in pairs],
+        "negatives": [sorted({numbers[side.kind][side.value] for side in pair.negatives}) for pair in pairs],
     }
     for name, table in ((ITEMS_FILE, pa.table(items, schema=ITEMS_SCHEMA)), (PAIRS_FILE, pa.table(columns, schema=PAIRS_SCHEMA))):
         with whole_file(folder / name) as out:
