@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 from reelnest.config import Model
 from reelnest.errors import ModelError
 from reelnest.model.attention import choose_attention, group_vision_attention
+from reelnest.model.patch_projection import project_patches_by_matrix
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ def load_backbone(settings: Model, base: str | Path) -> tuple[Qwen2_5_VLModel, A
         raise ModelError(
             f"{base}: config.json and the tokenizer disagree about the number of <|video_pad|>: tokenizer files are missing or foreign."
         )
+    project_patches_by_matrix(backbone.visual)
     if attention == "sdpa":
         group_vision_attention(backbone.visual)
     return backbone, tokenizer

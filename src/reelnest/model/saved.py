@@ -196,7 +196,7 @@ class SavedModel:
         if unknown := sorted(set(fields) - set(TEXT_FIELDS)):
             raise ValueError(f"unknown video fields {unknown}; known are {list(TEXT_FIELDS)}")
         chosen = TEXT_FIELDS if self.text_fields is None else self.text_fields
-        return fields_text(tuple((name, fields[name]) for name in TEXT_FIELDS if name in chosen and fields.get(name, "").strip()))
+        return fields_text(tuple((name, fields[name]) for name in chosen if fields.get(name, "").strip()))
 
     def _frames(self, video: VideoSource) -> Frames:
         with ExitStack() as stack:

@@ -4,11 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from reelnest.config import Model, Tiny
 from reelnest.data.entries import Entry, Role
 from reelnest.data.frames import Frames
 from reelnest.model.tiny import build_tiny
+
+torch.set_num_threads(1)  # models this small lose more by waiting for a second thread than they gain
 
 TEXTS = ["a red circle moves from left to right on a dark ground", "a blue square grows", "title: two green stars turn"] * 20
 

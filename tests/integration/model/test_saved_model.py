@@ -150,7 +150,7 @@ def test_videos_are_sampled_as_in_training(saved: Path, clip: Path) -> None:
 
         fields = {"title": "a square", "caption": "it moves", "asr": "left out: not among the fields of training"}
         with_text = model.encode_videos([clip], fields=[fields])
-        expected = model.encode([Entry("target", "title: a square\ncaption: it moves", frames)])
+        expected = model.encode([Entry("target", "caption: it moves\ntitle: a square", frames)])
         np.testing.assert_allclose(with_text, expected, atol=1e-6)
         with pytest.raises(VideoError):
             model.encode_videos([b"no video"])
