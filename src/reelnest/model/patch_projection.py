@@ -9,9 +9,9 @@ from torch import Tensor, nn
 class PatchProjection(nn.Conv3d):
     """A convolution over patches that are each exactly as large as its kernel.
 
-    Every output is one dot product of a patch with a kernel. As a matrix product it saves a tenth of the tiny model's step on a CPU, and on a
-    GPU it does not hang on how well cuDNN does three-dimensional convolutions in bfloat16. It is still a Conv3d, with the same weight under
-    the same name.
+    Every output is one dot product of a patch with a kernel. As a matrix product it saves a tenth of the tiny model's step on a CPU, and on
+    a GPU it does not hang on how well cuDNN does three-dimensional convolutions in bfloat16. It is still a Conv3d, with the same weight
+    under the same name.
     """
 
     def forward(self, patches: Tensor) -> Tensor:
