@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 
 from reelnest.config import Params, launch_processes, launch_uses_cpu, tracking_uri
@@ -64,12 +64,14 @@ def run(workspace: Workspace, params: Params) -> None:
         raise
     trackers.close("FINISHED")
     accelerator.wait_for_everyone()
-    accelerator.end_training()
 
 
 def main() -> int:
     """What `accelerate launch` starts on each process; returns the exit status."""
-    return stage_main(run)
+    status = stage_main(run)
+    if status == 0:
+        PartialState().destroy_process_group()
+    return status
 
 
 def _train(

@@ -1,0 +1,169 @@
+"""The training stage in one process, in this process where nothing is killed."""
+
+import csv
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from training_workspace import training_report, write_workspace
+
+import reelnest
+from reelnest.config import load_params
+from reelnest.errors import ConfigError, TrainingError
+from reelnest.stages import train
+from reelnest.stages.workspace import Workspace
+from reelnest.training import loop
+
+
+@pytest.fixture(autouse=True)
+def _accelerate_starts_anew() -> Iterator[None]:
+    """accelerate keeps the precision of a process's first training for all later ones."""
+    yield
+    AcceleratorState._reset_state()
+
+
+def run(root: Path) -> None:
+    train.run(Workspace(root), load_params(root / "params.yaml"))
+
+
+def rows(root: Path) -> list[dict[str, str]]:
+    with (root / "reports" / "training.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def trained(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An unbroken training."""
+    root = write_workspace(tmp_path_factory.mktemp("trained") / "checkout", prepared)
+    run(root)
+    return root
+
+
+def test_a_training_leaves_a_model_and_its_reports(trained: Path) -> None:
+    found: dict[str, Any] = training_report(trained)
+    assert found["steps"] == len(rows(trained)) == 4 * (found["pairs"] // 8)
+    assert set(found["loss_by_dim"]) == {"8", "32"}
+    assert found["loss"] < float(rows(trained)[1]["loss"])
+    assert [entry["epoch"] for entry in found["validation"]] == [1, 2, 3, 4]
+    assert found["best"]["value"] == max(entry["metrics"]["32"]["recall@10"] for entry in found["validation"])
+    model = reelnest.load(trained / "models" / "candidate")
+    assert model.encode_texts(["a red number 1"], dim=8).shape == (1, 8)
+    assert json.loads((trained / "models" / "candidate" / "run.json").read_text())["run_id"] is None
+    progress = json.loads((trained / "work" / "progress.json").read_text())
+    assert (progress["step"], progress["steps"], progress["epoch"], progress["epochs"]) == (found["steps"], found["steps"], 4, 4)
+
+
+def test_the_same_seed_gives_the_same_losses_to_the_last_bit(trained: Path, prepared: Path, tmp_path: Path) -> None:
+    root = write_workspace(tmp_path / "checkout", prepared)
+    run(root)
+    assert rows(root) == rows(trained)
+    assert training_report(root) == training_report(trained)
+    weights = [path / "models" / "candidate" / "model.safetensors" for path in (root, trained)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_another_seed_gives_other_losses(trained: Path, prepared: Path, tmp_path: Path) -> None:
+    root = write_workspace(tmp_path / "checkout", prepared, seed=1, epochs=1)
+    run(root)
+    assert rows(root)[0]["loss"] != rows(trained)[0]["loss"]
+
+
+def test_a_finished_training_gives_its_model_again_without_a_step(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "checkout"
+    shutil.copytree(trained, root, symlinks=True)
+    for output in ("models", "reports"):
+        shutil.rmtree(root / output)
+    monkeypatch.setattr(loop.Training, "_step", None)
+    run(root)
+    assert rows(root) == rows(trained)
+    assert training_report(root) == training_report(trained)
+    name = Path("models") / "candidate" / "model.safetensors"
+    assert (root / name).read_bytes() == (trained / name).read_bytes()
+
+
+def start(root: Path) -> subprocess.Popen[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "ACCELERATE_USE_CPU": "true"}
+    command = [sys.executable, "-m", "reelnest.stages.train"]
+    return subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_checkpoint(root: Path, process: subprocess.Popen[str]) -> None:
+    for _ in range(1200):
+        if list(root.glob("work/checkpoints/*/step-*.pt")):
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    raise AssertionError("no checkpoint was written")
+
+
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
+def test_a_stopped_training_goes_on_as_if_nothing_had_happened(ending: signal.Signals, prepared: Path, tmp_path: Path) -> None:
+    # Dropout, so that random numbers matter; long enough to be hit.
+    settings: dict[str, Any] = {"epochs": 12, "learn_temperature": True, "accumulation_steps": 2}
+    unbroken = write_workspace(tmp_path / "unbroken", prepared, model={"lora": {"r": 4, "dropout": 0.2}}, **settings)
+    stopped = write_workspace(tmp_path / "stopped", prepared, model={"lora": {"r": 4, "dropout": 0.2}}, **settings)
+    run(unbroken)
+    process = start(stopped)
+    wait_for_checkpoint(stopped, process)
+    process.send_signal(ending)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == (75 if ending == signal.SIGTERM else -signal.SIGKILL), said
+    assert not (stopped / "models").exists()
+    assert not (stopped / "reports").exists()
+    if ending == signal.SIGTERM:
+        assert "stopped by SIGTERM after step" in said
+    before = sorted(path.name for path in stopped.glob("work/checkpoints/*/step-*.pt"))
+    run(stopped)
+    assert rows(stopped) == rows(unbroken)
+    assert training_report(stopped) == training_report(unbroken)
+    assert before[-1] < f"step-{training_report(stopped)['steps']:08}.pt", "the training had ended before it was stopped"
+
+
+def test_bf16_and_checkpointed_activations_train(prepared: Path, tmp_path: Path) -> None:
+    root = write_workspace(tmp_path / "checkout", prepared, mixed_precision="bf16", gradient_checkpointing=True, epochs=2)
+    run(root)
+    assert float(rows(root)[-1]["loss"]) < 10
+
+
+def test_fp16_without_a_gpu_is_refused(prepared: Path, tmp_path: Path) -> None:
+    root = write_workspace(tmp_path / "checkout", prepared, mixed_precision="fp16")
+    with pytest.raises(ConfigError, match=r"params\.yaml: train\.mixed_precision: fp16 needs a GPU.*bf16 or no"):
+        run(root)
+
+
+def test_another_number_of_processes_than_asked_for_is_refused(prepared: Path, tmp_path: Path) -> None:
+    root = write_workspace(tmp_path / "checkout", prepared)
+    (root / "params.yaml").write_text((root / "params.yaml").read_text().replace("cpu-1", "cpu-2"))
+    with pytest.raises(TrainingError, match=r"1 processes work together here, but launch\.config 'cpu-2' says 2"):
+        run(root)
+
+
+def test_a_loss_that_is_no_number_stops_training_and_leaves_no_model(prepared: Path, tmp_path: Path) -> None:
+    root = write_workspace(tmp_path / "checkout", prepared, learning_rate=1e30, max_gradient_norm=None, warmup_fraction=0.0)
+    with pytest.raises(TrainingError, match=r"the loss of step \d+ \(epoch 1\) is nan"):
+        run(root)
+    assert not (root / "models").exists()
+    assert not list(root.glob("work/checkpoints/*/step-*.pt"))
+
+
+def test_fewer_pairs_than_a_batch_are_one_batch_and_the_log_says_so(
+    prepared: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = write_workspace(tmp_path / "checkout", prepared, batch_size=64, epochs=2)
+    with caplog.at_level(logging.INFO, logger="reelnest"):
+        run(root)
+    report: dict[str, Any] = training_report(root)
+    assert report["steps"] == 2
+    assert report["batch_size"] == report["pairs"]
+    assert "fewer than train.batch_size (64)" in caplog.text

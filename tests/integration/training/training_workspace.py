@@ -1,0 +1,68 @@
+"""A small checkout to train in. Its `prepared/` needs no video files: it is coloured noise, with words that name the colour."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from reelnest.data.formats import Pair, Side
+from reelnest.data.frames import Frames
+from reelnest.data.patches import to_patches
+from reelnest.data.prepared import STORE_FOLDER, write_tables
+from reelnest.data.store_writing import FrameCache, write_store
+
+ROOT = Path(__file__).parents[3]
+COLOURS = ("red", "green", "blue", "yellow", "purple", "white", "grey", "orange")
+TINY = {"hidden_size": 32, "layers": 2, "heads": 2, "vision_hidden_size": 32, "vision_layers": 2, "vision_heads": 2, "vocabulary": 400}
+
+
+def write_prepared(folder: Path, scratch: Path, videos: int = 28) -> None:
+    """Videos of two sizes, each asked for twice; every fourth pair is text to text; the last quarter of the videos is for validation."""
+    random = np.random.default_rng(7)
+    cache = FrameCache(scratch)
+    pairs, splits = [], []
+    for number in range(videos):
+        height = 56 if number % 3 else 28
+        frames = random.integers(0, 255, (2, height, 56, 3), dtype=np.uint8) // 4 + np.uint8(20 * (number % 8))
+        cache.add(f"key{number}", Frames(*to_patches(frames), seconds_per_grid=0.5))
+        video, words = Side("video", f"v{number:02}"), f"{COLOURS[number % 8]} number {number}"
+        split = "validation" if number >= videos * 3 // 4 else "train"
+        found = [(Side("text", f"a {words}"), video), (Side("text", f"show me the {words}"), video)]
+        if number % 4 == 0:
+            found.append((Side("text", f"word {words}"), Side("text", f"a {words}")))
+        if number % 7 == 0:
+            found.append((video, Side("text", f"a thing like {words}")))
+        pairs += [Pair(query, target, 1.0, None, (), len(pairs)) for query, target in found]
+        splits += [split] * len(found)
+    write_store(folder / STORE_FOLDER, [(f"v{number:02}", f"key{number}") for number in range(videos)], cache, 1.0)
+    write_tables(folder, {f"v{number:02}": (("title", f"clip {number}"),) if number % 2 else () for number in range(videos)}, pairs, splits)
+
+
+def write_workspace(root: Path, prepared: Path, *, model: dict[str, object] | None = None, launch: str = "cpu-1", **train: object) -> Path:
+    """A checkout of its own: settings, launch shapes and a link to the prepared data. `train` and `model` add to the settings."""
+    root.mkdir(parents=True)
+    (root / "prepared").symlink_to(prepared)
+    (root / "configs").symlink_to(ROOT / "configs")
+    settings = {
+        "model": {"tiny": TINY, "dims": [8, 32], **(model or {})},
+        "train": {
+            "epochs": 4,
+            "batch_size": 8,
+            "evaluate_every_epochs": 1,
+            "trackers": [],
+            "log_every_steps": 3,
+            "learning_rate": 0.002,
+            **train,
+        },
+        "launch": {"config": launch},
+    }
+    (root / "params.yaml").write_text(yaml.safe_dump(settings))
+    return root
+
+
+def training_report(root: Path) -> dict[str, object]:
+    """What the training wrote, without what depends on the machine's speed."""
+    report: dict[str, object] = json.loads((root / "reports" / "training.json").read_text())
+    del report["speed"]
+    return report
