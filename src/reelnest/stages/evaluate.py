@@ -3,6 +3,7 @@
 Usage, as `reelnest evaluate` does it: `accelerate launch --config_file configs/accelerate/cpu-2.yaml -m reelnest.stages.evaluate`
 """
 
+import json
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from reelnest.data.content_hash import value_hash
 from reelnest.data.prepared import Prepared
 from reelnest.data.whole_files import write_json, write_lines
 from reelnest.errors import DataError, TrainingError
-from reelnest.model.saved import SavedModel, load
+from reelnest.model.saved import SETTINGS_FILE, load
 from reelnest.registry.candidate import Candidate
 from reelnest.registry.connection import connect
 from reelnest.registry.evaluation_log import log_evaluation
@@ -31,6 +32,7 @@ from reelnest.training.retrieval import embed_split
 
 SPLIT = "test"
 STORAGE = "float32"
+HEADLINE_METRICS = ("recall@1", "recall@10", "ndcg@10")
 CSV_COLUMNS = "pair_kind,dim,storage,metric,value,low,high"
 
 log = logging.getLogger(__name__)
@@ -64,7 +66,7 @@ def run(workspace: Workspace, params: Params) -> None:
     if state.is_main_process:
         evaluation = split.evaluate(model.dims, params.evaluate.depth)
         candidate = Candidate.of(workspace.candidate)
-        report = evaluation_report(evaluation, candidate.hash, model, prepared)
+        report = evaluation_report(evaluation, candidate, model.width, prepared)
         files = _write(workspace.reports, report, evaluation, prepared, params.evaluate.gallery_queries)
         if tracked:
             log_evaluation(params, candidate, report, files)
@@ -77,11 +79,12 @@ def main() -> int:
     return stage_main(run)
 
 
-def evaluation_report(evaluation: Evaluation, model_hash: str, model: SavedModel, prepared: Prepared) -> dict[str, Any]:
+def evaluation_report(evaluation: Evaluation, candidate: Candidate, embedding_width: int, prepared: Prepared) -> dict[str, Any]:
     """What `reports/evaluation.json` holds."""
     dims, width = evaluation.dims, evaluation.dims[-1]
     sets = [answers.searched for answers in evaluation.answers]
     everything = next(result for result in evaluation.results if result.pair_kind == ALL)
+    base = json.loads((candidate.folder / SETTINGS_FILE).read_text(encoding="utf-8"))["model"]["name_or_path"]
     return {
         "split": SPLIT,
         "dims": list(dims),
@@ -105,7 +108,7 @@ def evaluation_report(evaluation: Evaluation, model_hash: str, model: SavedModel
             {"pair_kind": found.pair_kind, "dim": found.dim, "value": found.value, "queries": found.queries}
             for found in evaluation.outranked
         ],
-        "model": {"hash": model_hash, "name_or_path": model.settings.name_or_path, "embedding_width": model.width},
+        "model": {"hash": candidate.hash, "base": base, "embedding_width": embedding_width},
         "data": {
             "hash": data_hash(sets, prepared),
             "pair_kinds": {searched.pair_kind: {"queries": len(searched.queries), "corpus": len(searched.corpus)} for searched in sets},
@@ -141,14 +144,23 @@ def data_hash(sets: Sequence[RetrievalSet], prepared: Prepared) -> str:
 
 def _write(reports: Path, report: dict[str, Any], evaluation: Evaluation, prepared: Prepared, gallery_queries: int) -> list[Path]:
     """Writes all files, the JSON last, and returns them."""
-    names = ("metrics_by_dim.csv", "run.trec", "qrels.trec", "evaluation.html", "evaluation.json")
-    csv, run_file, qrels, page, summary = files = [reports / name for name in names]
+    names = ("metrics_by_dim.csv", "metrics.json", "run.trec", "qrels.trec", "evaluation.html", "evaluation.json")
+    csv, metrics, run_file, qrels, page, summary = files = [reports / name for name in names]
     write_lines(csv, _csv_lines(evaluation))
+    write_json(metrics, headline(evaluation))
     write_lines(run_file, _run_lines(evaluation.answers))
     write_lines(qrels, _qrels_lines(evaluation.answers))
     write_evaluation_page(page, report, choose_gallery(prepared, evaluation, gallery_queries))
     write_json(summary, report)
     return files
+
+
+def headline(evaluation: Evaluation) -> dict[str, dict[str, float]]:
+    """The few figures over all queries that `dvc metrics show` and `dvc metrics diff` put into one line, by metric and dim."""
+    return {
+        metric: {str(result.dim): result.metrics[metric] for result in evaluation.results if result.pair_kind == ALL}
+        for metric in HEADLINE_METRICS
+    }
 
 
 def _csv_lines(evaluation: Evaluation) -> Iterator[str]:

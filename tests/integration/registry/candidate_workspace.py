@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
+import av
 import numpy as np
-import torch
 import yaml
 
 from reelnest.config import Params, load_params
@@ -45,7 +45,7 @@ def write_prepared(folder: Path, scratch: Path) -> None:
         twin = video(number ^ 1)
         found = [(text(f"a {words}"), video(number), 2.0, (twin,)), (text(f"a {COLOURS[number % 8]} thing"), video(number), 1.0, ())]
         if number % 4 == 0:
-            found += [(text(f"word {words}"), text(f"a {words}"), 1.0, ()), (video(number), twin, 0.5, ())]
+            found += [(text(f"word {words}"), text(f"a {words}"), 1.0, ()), (video(number), twin, 1.0, ())]
         pairs += [Pair(query, target, grade, None, wrong, len(pairs)) for query, target, grade, wrong in found]
         splits += ["test" if number >= VIDEOS // 2 else "train"] * len(found)
     write_store(folder / STORE_FOLDER, [(video(number).value, f"key{number}") for number in range(VIDEOS)], cache, 1.0)
@@ -53,7 +53,7 @@ def write_prepared(folder: Path, scratch: Path) -> None:
     write_tables(folder, fields, pairs, splits)
 
 
-def write_workspace(root: Path, store_uri: str, *, seed: int = 0, launch: str = "cpu-1") -> Params:
+def write_workspace(root: Path, store_uri: str) -> Params:
     """Everything that evaluation and registration read, under `root`."""
     root.mkdir(parents=True, exist_ok=True)
     (root / "configs").symlink_to(ROOT / "configs")
@@ -62,24 +62,32 @@ def write_workspace(root: Path, store_uri: str, *, seed: int = 0, launch: str = 
         "preprocess": {"frames": 4, "max_pixels": 3136},
         "train": {"batch_size": 8},
         "evaluate": {"gallery_queries": 4},
-        "launch": {"config": launch},
+        "launch": {"config": "cpu-1"},
         "tracking": {"uri": store_uri},
     }
     (root / "params.yaml").write_text(yaml.safe_dump(settings))
     params = load_params(root / "params.yaml")
     write_prepared(root / "prepared", root / "scratch")
-    write_candidate(root / "models" / "candidate", params, root / "base", seed)
+    write_candidate(root / "models" / "candidate", params, root / "base")
     return params
 
 
-def write_candidate(folder: Path, params: Params, base: Path, seed: int) -> None:
-    """A model with random weights, which are another model's for another seed."""
-    if not base.is_dir():
-        build_tiny(base, [f"a {colour} circle number 0 1 2 3 4 5 6 7 8 9" for colour in COLOURS] * 4, params.model.tiny, 0)
-    torch.manual_seed(seed)
+def write_candidate(folder: Path, params: Params, base: Path) -> None:
+    """A model with random weights."""
+    build_tiny(base, [f"a {colour} circle number 0 1 2 3 4 5 6 7 8 9" for colour in COLOURS] * 4, params.model.tiny, 0)
     encoder, tokenizer = load_encoder(params.model, base, training=True)
-    with torch.no_grad():
-        for parameter in encoder.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
-    save_model(folder, encoder, tokenizer, params.model, params.preprocess, None)
+    save_model(folder, encoder, tokenizer, params.model, params.preprocess, params.data.text_fields)
     (folder / "run.json").write_text(json.dumps({"run_id": None, "experiment": None, "tracking_uri": None}))
+
+
+def write_clip(path: Path, brightness: int) -> Path:
+    """A short H.264 video of noise."""
+    random = np.random.default_rng(brightness)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=8, options={"threads": "1"})
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for _ in range(8):
+            picture = random.integers(0, 255, (64, 64, 3), dtype=np.uint8) // 4 + np.uint8(brightness)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path

@@ -1,0 +1,83 @@
+"""MLflow stores and evaluated workspaces, made once and copied: MLflow takes seconds to make its tables."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from candidate_workspace import write_clip, write_workspace
+
+from reelnest.config import Params, Tracking, load_params
+from reelnest.registry.connection import connect
+from reelnest.stages import evaluate, register
+from reelnest.stages.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Project:
+    """A workspace and its settings."""
+
+    workspace: Workspace
+    params: Params
+
+    @property
+    def reports(self) -> Path:
+        return self.workspace.reports
+
+
+@pytest.fixture(autouse=True)
+def no_outer_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment's MLflow is not the tests'."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables and nothing else of use."""
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        connect(Params(tracking=Tracking(uri=f"sqlite:///{file}", experiment="unused")))
+    return file
+
+
+@pytest.fixture(scope="session")
+def evaluated_folder(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
+    """A workspace whose candidate is evaluated, with a store of its own in `mlflow.db`."""
+    root = tmp_path_factory.mktemp("evaluated") / "project"
+    params = write_workspace(root, f"sqlite:///{root}/mlflow.db")
+    shutil.copy(empty_store, root / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        evaluate.run(Workspace(root), params)
+    return root
+
+
+@pytest.fixture
+def project(evaluated_folder: Path, empty_store: Path, tmp_path: Path) -> Project:
+    """An evaluated workspace of one's own, with an empty store."""
+    root = tmp_path / "project"
+    shutil.copytree(evaluated_folder, root, symlinks=True, ignore=shutil.ignore_patterns("mlruns", "mlflow.db"))
+    shutil.copy(empty_store, root / "mlflow.db")
+    return _project(root)
+
+
+@pytest.fixture(scope="session")
+def registered(evaluated_folder: Path) -> Project:
+    """The evaluated workspace, registered: version 1 is champion. Not to be changed."""
+    project = _project(evaluated_folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        register.run(project.workspace, project.params)
+    return project
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small video file."""
+    return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", 40)
+
+
+def _project(root: Path) -> Project:
+    workspace = Workspace(root)
+    return Project(workspace, load_params(workspace.params).model_copy(update={"tracking": Tracking(uri=f"sqlite:///{root}/mlflow.db")}))

@@ -1,0 +1,115 @@
+"""Reaching MLflow, or saying quickly what to do."""
+
+import contextlib
+import os
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from reelnest.config import Params, Tracking, tracking_uri
+from reelnest.errors import RegistryError
+from reelnest.registry import connection
+from reelnest.registry.connection import connect, without_credentials
+
+
+def at(uri: str, experiment: str = "reelnest") -> Params:
+    return Params(tracking=Tracking(uri=uri, experiment=experiment))
+
+
+@pytest.fixture
+def store(empty_store: Path, tmp_path: Path) -> str:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def test_the_experiment_is_made_once_with_its_artifacts_beside_the_database(store: str, tmp_path: Path) -> None:
+    first, second = connect(at(store)), connect(at(store))
+    assert first == second
+    assert mlflow.get_experiment(first).artifact_location == (tmp_path / "mlruns" / "reelnest").as_uri()
+
+
+def test_the_environment_is_left_as_the_user_set_it(store: str) -> None:
+    connect(at(store))
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+    assert tracking_uri(at("sqlite:///other.db")) == "sqlite:///other.db"
+
+
+def test_the_environments_address_goes_before_the_files(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    connect(at("http://127.0.0.1:1"))
+    assert os.environ["MLFLOW_TRACKING_URI"] == store
+
+
+@pytest.mark.parametrize(
+    ("uri", "says"),
+    [
+        ("http://127.0.0.1:1", "does not answer at http://127.0.0.1:1"),
+        ("http://user:secret@127.0.0.1:1", "does not answer at http://127.0.0.1:1"),
+        ("sqlite:////nowhere/at/all/mlflow.db", "there is no folder /nowhere/at/all"),
+        ("file:///tmp/mlruns", "no address that MLflow 3 can use"),
+        ("mlruns", "no address that MLflow 3 can use"),
+        ("postgresql://user:secret@127.0.0.1:1/mlflow", "postgresql://127.0.0.1:1/mlflow cannot be opened"),
+    ],
+)
+def test_a_wrong_address_is_told_with_what_to_do(uri: str, says: str) -> None:
+    with pytest.raises(RegistryError, match=r"tracking\.uri") as caught:
+        connect(at(uri))
+    assert says in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@contextlib.contextmanager
+def http_server(status: int) -> Iterator[str]:
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Answer)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize("status", [404, 500])
+def test_a_server_that_is_no_mlflow_is_told_apart(status: int) -> None:
+    with (
+        http_server(status) as uri,
+        pytest.raises(RegistryError, match=f"no MLflow server, or a broken one: {uri}/health gave HTTP {status}"),
+    ):
+        connect(at(uri))
+
+
+def test_a_server_that_accepts_and_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "HEALTH_TIMEOUT_SECONDS", 0.3)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        with pytest.raises(RegistryError, match="does not answer"):
+            connect(at(f"http://127.0.0.1:{listener.getsockname()[1]}"))
+
+
+def test_a_deleted_experiment_is_told_with_how_to_restore_it(store: str) -> None:
+    experiment = connect(at(store))
+    mlflow.delete_experiment(experiment)
+    with pytest.raises(RegistryError, match=f"mlflow experiments restore -x {experiment}"):
+        connect(at(store))
+
+
+def test_credentials_are_cut_from_addresses() -> None:
+    assert without_credentials("https://me:secret@host:5000/path") == "https://host:5000/path"
+    assert without_credentials("sqlite:///a@b/mlflow.db") == "sqlite:///a@b/mlflow.db"

@@ -1,0 +1,156 @@
+"""The evaluation stage on a small workspace."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import pytrec_eval
+import torch
+from conftest import Project
+
+from reelnest.config import Tracking, Train
+from reelnest.data.entries import Role
+from reelnest.data.prepared import Prepared
+from reelnest.errors import DataError, RegistryError
+from reelnest.model.saved import load
+from reelnest.stages import evaluate
+from reelnest.stages.launch import accelerate_command
+from reelnest.training.retrieval import embed_split
+
+TREC_NAMES = {
+    "recall_1": "recall@1",
+    "recall_5": "recall@5",
+    "recall_10": "recall@10",
+    "recip_rank": "mrr",
+    "ndcg_cut_10": "ndcg@10",
+    "map": "map",
+}
+
+
+def report_of(reports: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((reports / "evaluation.json").read_text())
+    return found
+
+
+def without_speed(report: dict[str, Any]) -> dict[str, Any]:
+    for result in report["results"]:
+        del result["queries_per_second"]
+    return report
+
+
+def untracked(project: Project) -> Project:
+    return Project(project.workspace, project.params.model_copy(update={"train": Train(batch_size=8, trackers=())}))
+
+
+def test_the_report_has_every_pair_kind_at_every_dim(project: Project) -> None:
+    report = report_of(project.reports)
+    kinds = ["text_to_video", "video_to_text", "text_to_text", "video_to_video", "all"]
+    assert {(result["pair_kind"], result["dim"]) for result in report["results"]} == {(kind, dim) for kind in kinds for dim in (8, 32)}
+    assert report["dims"] == [8, 32]
+    assert report["width"] == 32
+    assert report["queries"] == sum(found["queries"] for found in report["data"]["pair_kinds"].values())
+    assert [(found["pair_kind"], found["dim"], found["queries"]) for found in report["negatives_outranked"]] == [
+        ("text_to_video", 8, 8),
+        ("text_to_video", 32, 8),
+    ]
+
+
+def test_the_csv_is_a_plot_of_the_same_figures(project: Project) -> None:
+    table = pd.read_csv(project.reports / "metrics_by_dim.csv")
+    assert list(table.columns) == ["pair_kind", "dim", "storage", "metric", "value", "low", "high"]
+    found = {(row.pair_kind, row.dim, row.metric): row.value for row in table.itertuples()}
+    expected = {
+        (result["pair_kind"], result["dim"], metric): value
+        for result in report_of(project.reports)["results"]
+        for metric, value in result["metrics"].items()
+    }
+    assert found == pytest.approx(expected, abs=0)
+
+
+def test_the_run_file_gives_the_same_figures_to_trec_eval(project: Project) -> None:
+    with (project.reports / "run.trec").open() as run_file, (project.reports / "qrels.trec").open() as qrels_file:
+        run, qrels = pytrec_eval.parse_run(run_file), pytrec_eval.parse_qrel(qrels_file)
+    theirs = pytrec_eval.RelevanceEvaluator(qrels, set(TREC_NAMES)).evaluate(run)
+    for result in report_of(project.reports)["results"]:
+        if result["dim"] != 32:
+            continue
+        of_kind = [figures for query, figures in theirs.items() if result["pair_kind"] in ("all", query.split(":")[0])]
+        assert len(of_kind) == result["queries"]
+        for trec, metric in TREC_NAMES.items():
+            assert result["metrics"][metric] == pytest.approx(sum(figures[trec] for figures in of_kind) / len(of_kind), abs=1e-9)
+
+
+def test_a_second_evaluation_writes_the_same_files(project: Project) -> None:
+    names = ["metrics_by_dim.csv", "run.trec", "qrels.trec"]
+    before = {name: (project.reports / name).read_bytes() for name in names}
+    report = without_speed(report_of(project.reports))
+    shutil.rmtree(project.reports)
+    evaluate.run(project.workspace, untracked(project).params)
+    assert {name: (project.reports / name).read_bytes() for name in names} == before
+    assert without_speed(report_of(project.reports)) == report
+
+
+def test_two_processes_find_what_one_finds(project: Project) -> None:
+    report = without_speed(report_of(project.reports))
+    shutil.rmtree(project.reports)
+    settings = project.workspace.params.read_text().replace("cpu-1", "cpu-2").replace("batch_size: 8", "batch_size: 8\n  trackers: []")
+    project.workspace.params.write_text(settings)
+    params = project.params.model_copy(update={"launch": project.params.launch.model_copy(update={"config": "cpu-2"})})
+    command, environment = accelerate_command(params, project.workspace, "reelnest.stages.evaluate")
+    done = subprocess.run(command, cwd=project.workspace.root, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert without_speed(report_of(project.reports)) == report
+
+
+def test_each_item_is_encoded_as_the_saved_model_encodes_it(project: Project) -> None:
+    prepared = Prepared.open(project.workspace.prepared)
+    model = load(project.workspace.candidate, device="cpu")
+    split = embed_split(prepared, "test", model.encoder, model.batcher, 4)
+    roles: list[Role] = ["query", "target"]
+    for role, found in zip(roles, (split.queries, split.targets), strict=True):
+        expected = model.encode([prepared.entry(int(item), role) for item in found.items])
+        np.testing.assert_allclose(torch.nn.functional.normalize(found.vectors, dim=1), expected, atol=1e-5)
+    assert not np.allclose(split.queries.vectors[0], split.targets.vectors[0], atol=1e-3)  # the role's instruction is read
+
+
+def test_mlflow_charts_quality_by_dim(evaluated_folder: Path) -> None:
+    mlflow.set_tracking_uri(f"sqlite:///{evaluated_folder}/mlflow.db")
+    client = mlflow.MlflowClient()
+    (run,) = client.search_runs([client.get_experiment_by_name("reelnest").experiment_id])
+    report = report_of(evaluated_folder / "reports")
+    by_dim = {result["dim"]: result["metrics"]["recall@10"] for result in report["results"] if result["pair_kind"] == "video_to_text"}
+    history = client.get_metric_history(run.info.run_id, "test/video_to_text/recall_at_10")
+    assert {point.step: point.value for point in history} == by_dim
+    full = next(result for result in report["results"] if result["pair_kind"] == "all" and result["dim"] == 32)
+    assert run.data.metrics["test/ndcg_at_10"] == full["metrics"]["ndcg@10"]
+    files = {file.path for file in client.list_artifacts(run.info.run_id, "evaluation")}
+    assert {"evaluation/evaluation.html", "evaluation/metrics_by_dim.csv"} <= files
+
+
+def test_figures_go_to_the_run_that_training_made(project: Project) -> None:
+    mlflow.set_tracking_uri(project.params.tracking.uri)
+    client = mlflow.MlflowClient()
+    run_id = client.create_run(client.create_experiment("reelnest")).info.run_id
+    (project.workspace.candidate / "run.json").write_text(json.dumps({"run_id": run_id}))
+    evaluate.run(project.workspace, project.params)
+    assert "test/recall_at_10" in client.get_run(run_id).data.metrics
+
+
+def test_an_unreachable_mlflow_is_told_before_the_work(project: Project) -> None:
+    shutil.rmtree(project.reports)
+    params = project.params.model_copy(update={"tracking": Tracking(uri="http://127.0.0.1:1")})
+    with pytest.raises(RegistryError, match="does not answer"):
+        evaluate.run(project.workspace, params)
+    assert not project.reports.exists()
+
+
+def test_without_test_pairs_there_is_nothing_to_evaluate(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "SPLIT", "validation")  # of which this data has none
+    with pytest.raises(DataError, match="no pairs in the test split"):
+        evaluate.run(project.workspace, untracked(project).params)

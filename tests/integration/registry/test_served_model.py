@@ -1,0 +1,174 @@
+"""The registered model: the same vectors as the saved one, through MLflow's Python and over HTTP."""
+
+import base64
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import requests
+from conftest import Project
+from mlflow.exceptions import MlflowException
+
+import reelnest
+
+START_SECONDS = 120
+
+
+@pytest.fixture(scope="module")
+def loaded(registered: Project) -> Any:
+    mlflow.set_tracking_uri(registered.params.tracking.uri)
+    mlflow.set_registry_uri(registered.params.tracking.uri)
+    return mlflow.pyfunc.load_model("models:/reelnest@champion")
+
+
+@pytest.fixture(scope="module")
+def saved(registered: Project) -> Iterator[reelnest.SavedModel]:
+    model = reelnest.load(registered.workspace.candidate, device="cpu")
+    yield model
+    model.close()
+
+
+@pytest.mark.parametrize("dim", [0, 8, 32])
+def test_texts_and_videos_get_the_saved_models_vectors(loaded: Any, saved: reelnest.SavedModel, clip: Path, dim: int) -> None:
+    rows = [
+        {"text": "a red circle"},
+        {"video": clip.read_bytes(), "title": "a clip"},
+        {"video": base64.b64encode(clip.read_bytes()).decode()},
+        {"text": "a blue circle"},
+    ]
+    for role in ("query", "target"):
+        found = loaded.predict(pd.DataFrame(rows), params={"dim": dim, "role": role})
+        texts = saved.encode_texts(["a red circle", "a blue circle"], role=role, dim=dim or None)
+        videos = saved.encode_videos([clip, clip], role=role, fields=[{"title": "a clip"}, {}], dim=dim or None)
+        np.testing.assert_allclose(found, np.stack([texts[0], videos[0], videos[1], texts[1]]), atol=1e-5)
+
+
+def test_columns_of_lists_are_rows(loaded: Any, saved: reelnest.SavedModel) -> None:
+    np.testing.assert_allclose(loaded.predict({"text": ["a", "b"]}), saved.encode_texts(["a", "b"]), atol=1e-5)
+
+
+BAD_INPUT = [
+    ([{"video": "/etc/passwd"}], {}, "row 0: `video` must be a video file's bytes in base64"),
+    ([{"video": "https://example.org/a.mp4"}], {}, "row 0: `video` must be a video file's bytes in base64"),
+    ([{"text": "a"}, {"video": base64.b64encode(b"no video").decode()}], {}, "row 1: .*no video that can be opened"),
+    ([{"title": "a title alone"}], {}, "row 0: neither a text nor a video"),
+    ([{"text": ""}], {}, "row 0: neither a text nor a video"),
+    ([{"text": "a" * 5000}], {}, "row 0: `text` has 5000 characters; expected at most 4000"),
+    ([{"text": "a"}] * 300, {}, "300 rows: expected at most 256"),
+    ([{"name": "a"}], {}, "no rows with any of the columns"),
+    ([{"text": "a"}], {"dim": 33}, "dim 33: expected 0"),
+    ([{"text": "a"}], {"dim": -1}, "dim -1: expected 0"),
+    ([{"text": "a"}], {"role": "boss"}, "role 'boss': expected one of query, target"),
+    ([{"text": 7}], {}, "text"),
+    ([{"video": 7}], {}, "row 0: `video` must be bytes, or base64 text; found int"),
+    ({"text": ["a", "b"], "title": ["a"]}, {}, "columns of unequal length"),
+]
+
+
+@pytest.mark.parametrize(("rows", "params", "says"), BAD_INPUT)
+def test_bad_input_is_an_invalid_parameter_that_says_what_is_wrong(loaded: Any, rows: Any, params: dict[str, Any], says: str) -> None:
+    with pytest.raises(MlflowException, match=says) as caught:
+        loaded.predict(rows, params=params)
+    assert caught.value.get_http_status_code() == 400
+
+
+def test_a_video_larger_than_the_limit_is_refused_undecoded(registered: Project) -> None:
+    mlflow.set_registry_uri(registered.params.tracking.uri)
+    small = mlflow.pyfunc.load_model("models:/reelnest@champion", model_config={"video_megabytes": 0.001})
+    for video in (b"0" * 1001, base64.b64encode(b"0" * 1001).decode(), "0" * 4000):
+        with pytest.raises(MlflowException, match=r"more than 0\.001 MB|at most 0\.001 MB"):
+            small.predict(pd.DataFrame([{"video": video}]))
+
+
+ALONE = """
+import json, sys
+sys.path = [entry for entry in sys.path if entry.rstrip("/") != sys.argv[1]]
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in getattr(finder, "__module__", "").lower()]
+import mlflow, pandas
+model = mlflow.pyfunc.load_model(sys.argv[2])
+rows = pandas.DataFrame([{"text": "a red circle"}, {"video": open(sys.argv[3], "rb").read()}])
+vectors = model.predict(rows, params={"dim": 8}).tolist()
+import reelnest
+print(json.dumps({"vectors": vectors, "code": reelnest.__file__}))
+"""
+
+
+def test_the_model_brings_its_code_along(registered: Project, saved: reelnest.SavedModel, clip: Path, tmp_path: Path) -> None:
+    mlflow.set_tracking_uri(registered.params.tracking.uri)
+    (logged,) = registered.workspace.root.glob("mlruns/*/models/*/artifacts")
+    source = str(Path(reelnest.__file__).parents[1])
+    command = [sys.executable, "-c", ALONE, source, str(logged), str(clip)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=START_SECONDS, check=False)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert Path(answer["code"]).is_relative_to(logged)
+    expected = [saved.encode_texts(["a red circle"], dim=8)[0], saved.encode_videos([clip], role="query", dim=8)[0]]
+    np.testing.assert_allclose(answer["vectors"], expected, atol=1e-5)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def server(registered: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`mlflow models serve`, and everything that it starts ended afterwards."""
+    address = f"http://127.0.0.1:{free_port()}"
+    executables = str(Path(sys.executable).parent)
+    environment = {
+        **os.environ,
+        "PATH": f"{executables}{os.pathsep}{os.environ['PATH']}",
+        "MLFLOW_TRACKING_URI": registered.params.tracking.uri,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    command = [f"{executables}/mlflow", "models", "serve", "-m", "models:/reelnest@champion", "--env-manager", "local"]
+    log = tmp_path_factory.mktemp("server") / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [*command, "-p", address.rpartition(":")[2]], env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+        try:
+            deadline = time.monotonic() + START_SECONDS
+            while not _answers(f"{address}/ping"):
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.2)
+            yield address
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(30)
+
+
+def _answers(address: str) -> bool:
+    try:
+        return requests.get(address, timeout=5).ok
+    except requests.RequestException:
+        return False
+
+
+def test_the_server_answers_text_and_video_queries_at_a_dim(server: str, saved: reelnest.SavedModel, clip: Path) -> None:
+    rows = [{"text": "a red circle"}, {"video": base64.b64encode(clip.read_bytes()).decode()}]
+    answer = requests.post(f"{server}/invocations", json={"dataframe_records": rows, "params": {"dim": 8}}, timeout=60)
+    assert answer.status_code == 200, answer.text
+    expected = [saved.encode_texts(["a red circle"], dim=8)[0], saved.encode_videos([clip], role="query", dim=8)[0]]
+    np.testing.assert_allclose(answer.json()["predictions"], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("rows", "params", "says"), [case for case in BAD_INPUT if isinstance(case[0], list)])
+def test_the_server_answers_bad_input_with_400(server: str, rows: Any, params: dict[str, Any], says: str) -> None:
+    answer = requests.post(f"{server}/invocations", json={"dataframe_records": rows, "params": params}, timeout=60)
+    assert answer.status_code == 400
+    assert "Traceback" not in answer.text
