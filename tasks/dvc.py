@@ -20,8 +20,15 @@ STATUS_TIMEOUT_SECONDS = 3600.0
 RESUMABLE_STATUS = 75
 """EX_TEMPFAIL: a stage that ends with it wants to be started again."""
 
-# Advice for the person at a terminal that DVC prints after each stage.
-HINTS = ("To track the changes with git", "\tgit add ", "To enable auto staging", "\tdvc config core.autostage", "Use `dvc push`")
+# Advice for the person at a terminal that DVC prints after each stage; and an empty quarantine is good news.
+CHATTER = (
+    "To track the changes with git",
+    "\tgit add ",
+    "To enable auto staging",
+    "\tdvc config core.autostage",
+    "Use `dvc push`",
+    "WARNING: 'reports/quarantine.jsonl' is empty",
+)
 
 # How the programs between us and a worker tell the status that they saw: DVC, torch's elastic launcher, accelerate.
 STATUS_FORMS = (
@@ -69,7 +76,7 @@ def reproduce(stage: str, folder: Path, *, on_line: Callable[[str], None], on_ti
             outcome = "ran"
         elif line.startswith(f"Stage '{stage}' is cached"):
             outcome = "restored"
-        if line and not line.startswith(HINTS):
+        if line and not line.startswith(CHATTER):
             on_line(line)
 
     run_stage(stage, [*DVC, "--wait-for-lock", "repro", "--single-item", stage], folder, on_line=take, on_tick=on_tick)

@@ -54,10 +54,9 @@ def _where(workspace: Workspace) -> str:
         (workspace.reports / "quarantine.jsonl", "records that were left out, and why"),
     ]
     there = [(str(path.relative_to(workspace.root)), what) for path, what in places if path.exists()]
-    width = max((len(path) for path, _ in there), default=0)
-    lines = [f"  {path:<{width}}  {what}" for path, what in there]
-    commands = ["  make up  " + " " * (width - 7) + "opens Prefect and MLflow here: runs, curves, the registry, the schedule"]
-    return "\n".join(["Where to look:", *lines, *commands])
+    there.append(("make up", "opens Prefect and MLflow here: runs, curves, the registry, the schedule"))
+    width = max(len(place) for place, _ in there)
+    return "\n".join(["Where to look:", *(f"  {place:<{width}}  {what}" for place, what in there)])
 
 
 def _read(path: Path) -> dict[str, Any] | None:
