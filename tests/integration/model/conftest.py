@@ -1,35 +1,18 @@
-"""A tiny base model and entries of every sort, for tests that start processes or decode videos."""
+"""A tiny base model, for tests that start processes or decode videos."""
 
+import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from reelnest.config import Model, Tiny
-from reelnest.data.entries import Entry, Role
-from reelnest.data.frames import Frames
+sys.path.insert(0, str(Path(__file__).parents[2] / "unit" / "model"))  # for model_inputs
+from model_inputs import TEXTS
+
+from reelnest.config import Tiny
 from reelnest.model.tiny import build_tiny
 
 torch.set_num_threads(1)  # models this small lose more by waiting for a second thread than they gain
-
-TEXTS = ["a red circle moves from left to right on a dark ground", "a blue square grows", "title: two green stars turn"] * 20
-
-
-def random_video(seed: int, grid: tuple[int, int, int] = (4, 4, 4), seconds: float = 0.5) -> Frames:
-    rows = np.random.default_rng(seed).integers(0, 256, (int(np.prod(grid)), 1176), dtype=np.uint8)
-    return Frames(rows, grid, seconds)
-
-
-def mixed_entries(role: Role = "target") -> list[Entry]:
-    """Texts and videos of several lengths, in turn."""
-    return [
-        Entry("query", "a red circle moves", None),
-        Entry(role, "", random_video(1)),
-        Entry("query", "a blue square grows on a dark ground, then turns to the left", None),
-        Entry(role, "title: two green stars", random_video(2, (3, 12, 20), 1.0)),
-        Entry(role, "", random_video(3, (2, 4, 6), 0.25)),
-    ]
 
 
 @pytest.fixture(scope="session")
@@ -37,8 +20,3 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     build_tiny(folder, TEXTS, Tiny(), seed=0)
     return folder
-
-
-@pytest.fixture
-def settings() -> Model:
-    return Model()

@@ -5,8 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import model_inputs
 import torch
-from conftest import mixed_entries, random_video
+from model_inputs import mixed_entries, random_video
 from safetensors.torch import load_file
 
 from reelnest.config import Model
@@ -22,7 +23,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch.distributed.fsdp import fully_shard
 sys.path.insert(0, sys.argv[4])
-from conftest import mixed_entries
+from model_inputs import mixed_entries
 from reelnest.config import Model
 from reelnest.data.batches import Batcher
 from reelnest.model.embedding import embed
@@ -60,7 +61,7 @@ def on_two_ranks(base: Path, out: Path) -> list[dict[str, torch.Tensor]]:
     port = str(free_port())
     command = [sys.executable, "-c", WORKER, str(base)]
     ranks = [
-        subprocess.Popen([*command, str(rank), port, str(Path(__file__).parent), str(out)], stderr=subprocess.PIPE, text=True)
+        subprocess.Popen([*command, str(rank), port, str(Path(model_inputs.__file__).parent), str(out)], stderr=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
     try:

@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from conftest import mixed_entries
+from model_inputs import mixed_entries
 from peft import PeftModel
 from transformers import Qwen2_5_VLModel
 

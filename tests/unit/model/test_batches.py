@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import mixed_entries, random_video
+from model_inputs import mixed_entries, random_video
 from transformers import AutoTokenizer
 
 from reelnest.config import Model

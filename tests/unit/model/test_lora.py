@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import torch
-from conftest import mixed_entries
+from model_inputs import mixed_entries
 
 from reelnest.config import Lora, Model
 from reelnest.data.batches import Batcher

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from conftest import mixed_entries
+from model_inputs import mixed_entries
 from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position_ids, get_vision_window_index
 
 from reelnest.config import Model

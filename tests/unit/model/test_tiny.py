@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TEXTS
+from model_inputs import TEXTS
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer
 
