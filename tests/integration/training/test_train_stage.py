@@ -107,13 +107,22 @@ def wait_for_checkpoint(root: Path, process: subprocess.Popen[str]) -> None:
     raise AssertionError("no checkpoint was written")
 
 
+# Dropout, so that random numbers matter; long enough to be hit.
+LONG: dict[str, Any] = {"model": {"lora": {"r": 4, "dropout": 0.2}}, "epochs": 12, "learn_temperature": True, "accumulation_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def unbroken(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = write_workspace(tmp_path_factory.mktemp("unbroken") / "checkout", prepared, **LONG)
+    run(root)
+    return root
+
+
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
-def test_a_stopped_training_goes_on_as_if_nothing_had_happened(ending: signal.Signals, prepared: Path, tmp_path: Path) -> None:
-    # Dropout, so that random numbers matter; long enough to be hit.
-    settings: dict[str, Any] = {"epochs": 12, "learn_temperature": True, "accumulation_steps": 2}
-    unbroken = write_workspace(tmp_path / "unbroken", prepared, model={"lora": {"r": 4, "dropout": 0.2}}, **settings)
-    stopped = write_workspace(tmp_path / "stopped", prepared, model={"lora": {"r": 4, "dropout": 0.2}}, **settings)
-    run(unbroken)
+def test_a_stopped_training_goes_on_as_if_nothing_had_happened(
+    ending: signal.Signals, unbroken: Path, prepared: Path, tmp_path: Path
+) -> None:
+    stopped = write_workspace(tmp_path / "stopped", prepared, **LONG)
     process = start(stopped)
     wait_for_checkpoint(stopped, process)
     process.send_signal(ending)

@@ -35,7 +35,7 @@ def checkouts(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     folder = tmp_path_factory.mktemp("checkouts")
     model: dict[str, object] = {"lora": {"r": 4, "dropout": 0.2}}
     return {
-        name: write_workspace(folder / name, prepared, model=model, launch="cpu-2", epochs=20) for name in ("unbroken", "again", "killed")
+        name: write_workspace(folder / name, prepared, model=model, launch="cpu-2", epochs=10) for name in ("unbroken", "again", "killed")
     }
 
 
