@@ -37,7 +37,7 @@ class RegistryError(ReelnestError):
     """MLflow cannot be reached or does not hold what was asked for."""
 
 
-class Interrupted(ReelnestError):
+class Interrupted(ReelnestError):  # noqa: N818 — nothing went wrong
     """Training was told to stop and can be resumed by the same command. The exit status is sysexits' EX_TEMPFAIL, "try again later"."""
 
     exit_status = 75
