@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from mlflow import MlflowClient
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_workspace import training_report, write_workspace
 
 import reelnest
@@ -122,7 +124,8 @@ def unbroken(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_stopped_training_goes_on_as_if_nothing_had_happened(
     ending: signal.Signals, unbroken: Path, prepared: Path, tmp_path: Path
 ) -> None:
-    stopped = write_workspace(tmp_path / "stopped", prepared, **LONG)
+    trackers = ["mlflow", "tensorboard"] if ending == signal.SIGKILL else []  # which do not change what is trained
+    stopped = write_workspace(tmp_path / "stopped", prepared, trackers=trackers, **LONG)
     process = start(stopped)
     wait_for_checkpoint(stopped, process)
     process.send_signal(ending)
@@ -137,6 +140,39 @@ def test_a_stopped_training_goes_on_as_if_nothing_had_happened(
     assert rows(stopped) == rows(unbroken)
     assert training_report(stopped) == training_report(unbroken)
     assert before[-1] < f"step-{training_report(stopped)['steps']:08}.pt", "the training had ended before it was stopped"
+    if trackers:
+        check_tracked(stopped)
+
+
+def check_tracked(root: Path) -> None:
+    """One MLflow run holds the whole training, though two processes made it, and TensorBoard's events do too."""
+    noted = json.loads((root / "models" / "candidate" / "run.json").read_text())
+    client = MlflowClient(noted["tracking_uri"])
+    [run] = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    assert run.info.run_id == noted["run_id"]
+    assert run.info.status == "FINISHED"
+    assert run.data.params["train.accumulation_steps"] == "2"
+    assert run.data.params["model.lora.r"] == "4"
+    losses = {int(row["step"]): float(row["loss"]) for row in rows(root)}
+    logged = {metric.step: metric.value for metric in client.get_metric_history(run.info.run_id, "train/loss")}
+    assert max(logged) == max(losses)
+    assert logged[3] == pytest.approx(sum(losses[step] for step in (1, 2, 3)) / 3)
+    report: Any = training_report(root)
+    last = report["validation"][-1]["metrics"]["32"]["recall@10"]
+    assert run.data.metrics["validation/recall_at_10/dim_32"] == last
+    expected = {
+        "train/loss_8",
+        "train/learning_rate",
+        "train/gradient_norm",
+        "train/temperature",
+        "train/pairs_per_second",
+        "memory/rss_mb",
+    }
+    assert expected <= set(run.data.metrics)
+    assert [file.path for file in client.list_artifacts(run.info.run_id, "checkpoints")] == ["checkpoints/best.safetensors"]
+    [folder] = (root / "work" / "tensorboard").iterdir()
+    events = EventAccumulator(str(folder)).Reload()
+    assert max(event.step for event in events.Scalars("train/loss")) == max(losses)
 
 
 def test_bf16_and_checkpointed_activations_train(prepared: Path, tmp_path: Path) -> None:

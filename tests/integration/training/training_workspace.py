@@ -56,6 +56,7 @@ def write_workspace(root: Path, prepared: Path, *, model: dict[str, object] | No
             **train,
         },
         "launch": {"config": launch},
+        "tracking": {"uri": f"sqlite:///{root}/mlflow.db"},
     }
     (root / "params.yaml").write_text(yaml.safe_dump(settings))
     return root

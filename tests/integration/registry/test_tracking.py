@@ -1,0 +1,139 @@
+"""Trackers: what they record, and what they do when the place they record to is wrong or goes away."""
+
+import shutil
+import sqlite3
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from reelnest.config import Params, Tracking, Train
+from reelnest.errors import ConfigError, RegistryError
+from reelnest.registry import tracking
+from reelnest.registry.tracking import flat_settings, open_trackers
+
+
+@pytest.fixture
+def params(empty_store: Path, tmp_path: Path) -> Params:
+    """Settings with an MLflow store of one's own."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return Params(tracking=Tracking(uri=f"sqlite:///{tmp_path}/mlflow.db"), train=Train(trackers=("mlflow",)))
+
+
+def steps(client: MlflowClient, run: str) -> list[int]:
+    return [metric.step for metric in client.get_metric_history(run, "train/loss")]
+
+
+def test_settings_are_flattened_by_path() -> None:
+    assert flat_settings({"model": {"lora": {"r": 4}, "dims": [8, 16]}, "seed": None}) == {
+        "model.lora.r": "4",
+        "model.dims": "[8, 16]",
+        "seed": "None",
+    }
+
+
+def test_a_resumed_run_is_the_same_run_and_its_settings_are_not_written_again(params: Params, tmp_path: Path) -> None:
+    first = open_trackers(params, tmp_path, "key", {}, {"reelnest.device": "cpu"})
+    assert first.is_new
+    first.log_metrics({"train/loss": 1.0}, 1)
+    first.close("KILLED")
+    second = open_trackers(params, tmp_path, "key", first.runs, {})
+    assert second.runs == first.runs
+    assert not second.is_new
+    client = MlflowClient(params.tracking.uri)
+    assert client.get_run(first.runs["mlflow"]).info.status == "RUNNING"
+    second.log_metrics({"train/loss": 0.5}, 2)
+    second.close("FINISHED")
+    run = client.get_run(first.runs["mlflow"])
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["reelnest.device"] == "cpu"
+    assert run.data.params["train.batch_size"] == "64"
+    assert steps(client, run.info.run_id) == [1, 2]
+
+
+def test_a_run_that_is_gone_is_begun_anew(params: Params, tmp_path: Path) -> None:
+    trackers = open_trackers(params, tmp_path, "key", {"mlflow": "0123456789abcdef"}, {})
+    assert trackers.is_new
+    assert trackers.runs["mlflow"] != "0123456789abcdef"
+    trackers.close("FAILED")
+    assert MlflowClient(params.tracking.uri).get_run(trackers.runs["mlflow"]).info.status == "FAILED"
+
+
+def test_figures_wait_while_mlflow_is_away(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tracking, "SECONDS_BETWEEN_TRIES", 0.0)
+    trackers = open_trackers(params, tmp_path, "key", {}, {})
+    trackers.log_metrics({"train/loss": 1.0}, 1)
+    database = sqlite3.connect(tmp_path / "mlflow.db")
+    # A database without its tables answers as one that is not there.
+    database.execute("ALTER TABLE runs RENAME TO runs_away")
+    trackers.log_metrics({"train/loss": 2.0}, 2)
+    trackers.log_metrics({"train/loss": 3.0}, 3)
+    (tmp_path / "file.txt").write_text("kept")
+    trackers.log_artifact(tmp_path / "file.txt", "reports")
+    assert caplog.text.count("training goes on and they wait here") == 1
+    database.execute("ALTER TABLE runs_away RENAME TO runs")
+    database.close()
+    trackers.log_metrics({"train/loss": 4.0}, 4)
+    assert "MLflow is back" in caplog.text
+    trackers.close("FINISHED")
+    client = MlflowClient(params.tracking.uri)
+    assert steps(client, trackers.runs["mlflow"]) == [1, 2, 3, 4]
+    assert [file.path for file in client.list_artifacts(trackers.runs["mlflow"], "reports")] == ["reports/file.txt"]
+    assert "could not be delivered" not in caplog.text
+
+
+def test_what_was_never_delivered_is_said_at_the_end(params: Params, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trackers = open_trackers(params, tmp_path, "key", {}, {})
+    database = sqlite3.connect(tmp_path / "mlflow.db")
+    database.execute("ALTER TABLE runs RENAME TO runs_away")
+    database.close()
+    trackers.log_metrics({"train/loss": 1.0, "train/loss_8": 1.0}, 1)
+    trackers.close("FINISHED")
+    assert "2 figures, 0 files and its end (FINISHED) could not be delivered; reports/training.csv has every step" in caplog.text
+
+
+def test_a_wrong_address_is_told_in_seconds(tmp_path: Path) -> None:
+    params = Params(tracking=Tracking(uri="http://127.0.0.1:9"), train=Train(trackers=("mlflow",)))
+    started = time.monotonic()
+    with pytest.raises(RegistryError, match=r"127\.0\.0\.1:9.*tracking\.uri"):
+        open_trackers(params, tmp_path, "key", {}, {})
+    # Not a measure of speed: MLflow's own retries take minutes.
+    assert time.monotonic() - started < 60
+
+
+def test_a_file_too_large_for_a_server_stays_here(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tracking, "LARGEST_ARTIFACT", 3)
+    (tmp_path / "best.safetensors").write_bytes(b"four")
+    trackers = open_trackers(params, tmp_path, "key", {}, {})
+    trackers.log_artifact(tmp_path / "best.safetensors", "checkpoints")
+    trackers.close("FINISHED")
+    assert "best.safetensors" in caplog.text
+    assert MlflowClient(params.tracking.uri).list_artifacts(trackers.runs["mlflow"]) == []
+
+
+def test_wandb_records_offline_unless_told_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    trackers = open_trackers(Params(train=Train(trackers=("wandb",))), tmp_path / "work", "key", {}, {"reelnest.device": "cpu"})
+    trackers.log_metrics({"train/loss": 1.0}, 1)
+    trackers.close("FINISHED")
+    [run] = (tmp_path / "work" / "wandb").glob("offline-run-*")
+    [record] = run.glob("*.wandb")
+    assert trackers.runs["wandb"] in record.name
+    for _ in range(200):  # its own process writes the file
+        if b"train/loss" in record.read_bytes():
+            break
+        time.sleep(0.05)
+    assert b"train/loss" in record.read_bytes()
+
+
+def test_a_missing_wandb_is_told_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ConfigError, match=r"train\.trackers names wandb, which is not installed: pip install"):
+        open_trackers(Params(train=Train(trackers=("wandb",))), tmp_path, "key", {}, {})
