@@ -57,7 +57,7 @@ def evaluated_folder(tmp_path_factory: pytest.TempPathFactory, empty_store: Path
 def project(evaluated_folder: Path, empty_store: Path, tmp_path: Path) -> Project:
     """An evaluated workspace of one's own, with an empty store."""
     root = tmp_path / "project"
-    shutil.copytree(evaluated_folder, root, symlinks=True, ignore=shutil.ignore_patterns("mlruns", "mlflow.db"))
+    shutil.copytree(evaluated_folder, root, symlinks=True, ignore=shutil.ignore_patterns("mlruns", "mlflow.db", "registration.json"))
     shutil.copy(empty_store, root / "mlflow.db")
     return _project(root)
 

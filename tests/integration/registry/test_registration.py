@@ -31,7 +31,7 @@ def aliases(name: str = "reelnest") -> dict[str, str]:
 
 
 def version_numbers() -> list[str]:
-    return sorted(found.version for found in mlflow.MlflowClient().search_model_versions("name = 'reelnest'"))
+    return sorted(str(found.version) for found in mlflow.MlflowClient().search_model_versions("name = 'reelnest'"))
 
 
 def test_the_first_model_is_challenger_and_champion_with_its_figures(registered: Project) -> None:
@@ -103,7 +103,8 @@ def test_a_registration_that_stops_half_way_is_finished_by_the_next(
     register.run(project.workspace, project.params)
     assert version_numbers() == ["1"]
     assert aliases() == {"champion": "1", "challenger": "1"}
-    assert len(mlflow.search_logged_models(output_format="list")) == 1
+    experiment = mlflow.get_experiment_by_name("reelnest").experiment_id
+    assert len(mlflow.search_logged_models([experiment], output_format="list")) == 1
     assert json.loads((project.reports / "registration.json").read_text())["decision"] == "promoted"
 
 
