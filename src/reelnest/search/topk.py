@@ -67,14 +67,13 @@ def _best(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if k == scores.shape[1]:
         values, indices = scores.sort(dim=1, descending=True, stable=True)
         return indices, values
-    values, indices = scores.topk(k, dim=1)
-    # torch.topk says nothing about equal scores: order those it found by row …
-    indices, order = indices.sort(dim=1)
-    values, by_score = values.gather(1, order).sort(dim=1, descending=True, stable=True)
+    values, indices = scores.topk(k + 1, dim=1)
+    # Where the first one left out equals the last one found, which of the two came in was chance: those queries are sorted in full.
+    split = (values[:, k] == values[:, k - 1]).nonzero().squeeze(1)
+    # Among those found, torch.topk leaves equal scores in any order: row by row, then by score.
+    indices, order = indices[:, :k].sort(dim=1)
+    values, by_score = values[:, :k].gather(1, order).sort(dim=1, descending=True, stable=True)
     indices = indices.gather(1, by_score)
-    # … and where others equal the last one found, which of them came in was chance: sort those queries in full.
-    last = values[:, -1:]
-    split = ((scores == last).sum(1) != (values == last).sum(1)).nonzero().squeeze(1)
     if len(split):
         full_values, full_indices = scores[split].sort(dim=1, descending=True, stable=True)
         values[split], indices[split] = full_values[:, :k], full_indices[:, :k]
@@ -94,7 +93,9 @@ def _check(queries: Tensor, corpus: Tensor, dims: Sequence[int], k: int) -> None
         if not 1 <= dim <= queries.shape[1]:
             raise ValueError(f"dim {dim} is outside 1 to {queries.shape[1]}, the width of the vectors")
     for name, vectors in (("query", queries), ("corpus", corpus)):
-        bad = (~torch.isfinite(vectors).all(dim=1)).nonzero().squeeze(1)
+        # A sum with NaN or infinity in it is not finite either, and takes a tenth of the time; a sum may also overflow, so look again.
+        bad = (~torch.isfinite(vectors.sum(1))).nonzero().squeeze(1)
+        bad = bad[~torch.isfinite(vectors[bad]).all(dim=1)]
         if len(bad):
             raise ModelError(
                 f"{len(bad)} of {len(vectors)} {name} vectors hold NaN or infinity (the first is row {int(bad[0])}), so nothing can be "

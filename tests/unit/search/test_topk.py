@@ -93,3 +93,8 @@ def test_vectors_with_nan_are_refused_with_their_row(value: float, side: str) ->
 def test_dims_and_k_that_do_not_fit_are_refused(dims: list[int], k: int) -> None:
     with pytest.raises(ValueError, match=r"must be at least 1|is outside 1 to 4"):
         prefix_topk(torch.ones(2, 4), torch.ones(3, 4), dims, k)
+
+
+def test_finite_vectors_whose_sum_overflows_are_searched() -> None:
+    ranking = prefix_topk(torch.full((1, 4), 3e38), torch.tensor([[-1.0, 0, 0, 0], [1.0, 0, 0, 0]]), [1], k=1)[1]
+    assert ranking.indices.tolist() == [[1]]
