@@ -38,7 +38,7 @@ from reelnest.training.retrieval import evaluate_split
 from reelnest.training.sampler import BatchOrder
 from reelnest.training.tracker import Trackers
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("reelnest.stages.train")  # __name__ is __main__ under accelerate
 
 
 def run(workspace: Workspace, params: Params) -> None:
@@ -153,7 +153,7 @@ def _accelerator(workspace: Workspace, params: Params) -> Accelerator:
     accelerator = Accelerator(
         cpu=on_cpu,
         mixed_precision=params.train.mixed_precision,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
     expected = launch_processes(params, workspace.params)
     if accelerator.num_processes != expected:
