@@ -87,7 +87,7 @@ def test_the_run_file_gives_the_same_figures_to_trec_eval(project: Project) -> N
 
 
 def test_a_second_evaluation_writes_the_same_files(project: Project) -> None:
-    names = ["metrics_by_dim.csv", "run.trec", "qrels.trec", "evaluation.html"]
+    names = ["metrics_by_dim.csv", "run.trec", "qrels.trec"]  # the page shows the speed, which is another each time
     before = {name: (project.reports / name).read_bytes() for name in names}
     report = without_speed(report_of(project.reports))
     shutil.rmtree(project.reports)
