@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from tasks.prefect_server import is_answering, server_command, server_environment
-from tasks.runner import TAIL_LINES, Command, CommandError, output_of, quieten, setting
+from tasks.runner import GRACE_SECONDS, TAIL_LINES, Command, CommandError, output_of, quieten, setting
 
 WORK_POOL = "reelnest"
 START_TIMEOUT_SECONDS = 180.0
@@ -75,8 +75,8 @@ def _serve(folder: Path, running: ExitStack) -> None:
     prefect, mlflow = f"http://127.0.0.1:{prefect_port}", f"http://127.0.0.1:{mlflow_port}"
     services: dict[str, Command] = {}
 
-    def start(name: str, argv: list[str], environment: dict[str, str]) -> None:
-        services[name] = running.enter_context(Command(argv, folder=folder, environment=environment))
+    def start(name: str, argv: list[str], environment: dict[str, str], grace_seconds: float = GRACE_SECONDS) -> None:
+        services[name] = running.enter_context(Command(argv, folder=folder, environment=environment, grace_seconds=grace_seconds))
 
     start("prefect", server_command(prefect_port, pages=True), server_environment(folder))
     start("mlflow", mlflow_command(folder, mlflow_port), {})
@@ -86,7 +86,12 @@ def _serve(folder: Path, running: ExitStack) -> None:
     client = {"PREFECT_API_URL": f"{prefect}/api", "MLFLOW_TRACKING_URI": mlflow}
     for argv in (("work-pool", "create", WORK_POOL, "--type", "process", "--overwrite"), ("deploy", "--all")):
         output_of([*PREFECT, *argv], folder=folder, environment=client)
-    start("worker", [*PREFECT, "worker", "start", "--pool", WORK_POOL, "--type", "process"], client)
+    from tasks.leftovers import end_leftover_runs
+
+    for name in end_leftover_runs(client["PREFECT_API_URL"], WORK_POOL):
+        _write(f"The run {name} was cut off when its worker ended; it is marked as crashed.")
+    # The last to start is the first to stop. A run needs a moment to end its stage, and then a server to tell.
+    start("worker", [*PREFECT, "worker", "start", "--pool", WORK_POOL, "--type", "process"], client, grace_seconds=3 * GRACE_SECONDS)
 
     _write(f"\nPrefect (runs, schedule):           {prefect}\nMLflow  (experiments and models):   {mlflow}\n\nCtrl-C ends all of it.\n")
     _show(services)

@@ -24,6 +24,8 @@ def server_environment(folder: Path) -> dict[str, str]:
     """Keeps the runs in `prefect.db` beside MLflow's `mlflow.db`: a checkout's runs stay with it, whoever started its server."""
     return {
         "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder.resolve() / 'prefect.db'}",
+        # The pages ask the server that they came from, whatever its port, through an SSH tunnel too. (Left alone, they ask port 4200.)
+        "PREFECT_SERVER_UI_API_URL": "/api",
         # The address of another server, where one is set, would be followed by the server's own services.
         "PREFECT_API_URL": "",
     }

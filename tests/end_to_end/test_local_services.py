@@ -64,6 +64,8 @@ def test_services_start_run_the_deployment_and_leave_nothing_behind(checkout: Pa
             assert f"http://127.0.0.1:{mlflow}\n" in shown
             assert httpx.get(f"http://127.0.0.1:{mlflow}/health").status_code == 200
 
+            assert httpx.get(f"http://127.0.0.1:{prefect}/ui-settings").json()["api_url"] == "/api"  # the pages ask this server
+
             api = httpx.Client(base_url=f"http://127.0.0.1:{prefect}/api", timeout=30)
             with api:
                 deployment = answer(api.get("/deployments/name/reelnest-train/nightly"))

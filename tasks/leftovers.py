@@ -1,0 +1,25 @@
+"""Runs whose worker is gone.
+
+A machine that lost power, or a `make up` that was killed, leaves runs in state Running that nobody runs. Prefect keeps them so for ever,
+and such a run keeps its deployment's only slot: every later run would be cancelled.
+"""
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType, WorkPoolFilter, WorkPoolFilterName
+from prefect.client.schemas.objects import StateType
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Crashed
+
+STARTED = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+
+
+def end_leftover_runs(api: str, work_pool: str) -> list[str]:
+    """Sets the started runs of a work pool that has no worker yet to Crashed, which gives back their slots. Returns the runs' names."""
+    with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
+        left = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=STARTED))),
+            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[work_pool])),
+        )
+        for run in left:
+            client.set_flow_run_state(run.id, Crashed(message="Its worker ended before it did."), force=True)
+    return [run.name for run in left]
