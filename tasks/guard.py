@@ -5,7 +5,7 @@ Usage (the runner's, not a person's): `python guard.py MARK GRACE_SECONDS COMMAN
 The guard ends everything that carries the mark in its environment as soon as one of these happens:
 
 1. the command ends, whatever it left running;
-2. the guard is told to stop (SIGTERM);
+2. the guard is told to stop (SIGTERM, SIGINT);
 3. the other end of its standard input is closed. The runner holds that end and never writes: when its process dies, however it dies,
    the kernel closes it. (`PR_SET_PDEATHSIG` would not do: it fires when the *thread* that started the child ends.)
 
@@ -79,8 +79,9 @@ def main(arguments: Sequence[str]) -> int:
         nonlocal stopped
         stopped = True
 
+    # Handled, not ignored: what is ignored here would be ignored by the command too, and Prefect's worker ends by a SIGINT to itself.
     signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, stop)
     try:
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     except OSError as error:

@@ -119,8 +119,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _facts(found: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, object]]:
-    """Every figure and text of a report, under the path of its keys. Lists of objects are left to the file."""
-    for key, value in found.items():
+    """Every figure and text of a report, under the path of its keys (dims in rising order). Lists of objects are left to the file."""
+    for key, value in sorted(found.items(), key=lambda item: int(item[0]) if item[0].isdecimal() else 0):
         name = f"{above}{str(key).replace('_', ' ')}"
         if isinstance(value, Mapping):
             yield from _facts(value, f"{name}: ")

@@ -108,6 +108,14 @@ def test_programs_of_the_running_interpreter_come_first_on_the_path() -> None:
     assert output_of(python("import os; print(os.environ['PATH'].split(os.pathsep)[0])")) == [str(Path(sys.executable).parent)]
 
 
+def test_a_command_can_be_interrupted_though_its_caller_ignores_interrupts() -> None:
+    """As a caller does that a shell started in the background."""
+    command = python("import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)")
+    code = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nfrom tasks.runner import output_of\nprint(output_of({command!r}))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run(python(code), env=environment, capture_output=True, text=True, check=True).stdout.strip() == "['True']"
+
+
 def test_what_a_finished_command_left_running_is_ended(mine: Callable[[], list[psutil.Process]]) -> None:
     lines = output_of(python("import subprocess; subprocess.Popen(['sleep', '600'], start_new_session=True, stdout=-3); print('done')"))
     assert lines == ["done"]
