@@ -4,11 +4,12 @@ import json
 import re
 import signal
 import sys
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from tasks.runner import CommandError, is_signal, output_of, run
+from tasks.runner import TAIL_LINES, CommandError, is_signal, output_of, run
 
 Outcome = Literal["ran", "restored", "unchanged"]
 """A stage's command ran; or DVC took its outputs from an earlier run with the same inputs; or there was nothing to do."""
@@ -88,19 +89,24 @@ def run_stage(
 ) -> None:
     """Runs a stage's command. Raises StageError, which knows from the command's lines whether another try makes sense.
 
-    The first status that the lines tell is the cause: torch's launcher ends the other workers after it, DVC sees the launcher's alone.
+    The first status that the lines tell is the cause: torch's launcher ends the other workers after it, DVC sees the launcher's alone. The
+    lines up to it are the stage's own words; what follows is what the programs in between say about it.
     """
     cause: int | None = None
+    own_words: deque[str] = deque(maxlen=TAIL_LINES)
 
     def take(line: str) -> None:
         nonlocal cause
-        cause = told_status(line) if cause is None else cause
+        if cause is None:
+            own_words.append(line)
+            cause = told_status(line)
         on_line(line)
 
     try:
         run(argv, on_line=take, on_tick=on_tick, folder=folder)
     except CommandError as error:
-        raise StageError(stage, str(error), interrupted=is_interruption(error.status if cause is None else cause)) from error
+        text = str(CommandError(argv, error.status, own_words))
+        raise StageError(stage, text, interrupted=is_interruption(error.status if cause is None else cause)) from error
 
 
 def told_status(line: str) -> int | None:

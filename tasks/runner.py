@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -43,12 +43,10 @@ QUIET = {
 class CommandError(Exception):
     """A command that ended with a status other than 0. The text holds the status and the command's last lines."""
 
-    def __init__(self, argv: Sequence[str], status: int, tail: Sequence[str]) -> None:
-        lines = "\n".join(f"  {line}" for line in tail) or "  (it printed nothing)"
+    def __init__(self, argv: Sequence[str], status: int, tail: Iterable[str]) -> None:
+        self.argv, self.status, self.tail = tuple(argv), status, tuple(tail)
+        lines = "\n".join(f"  {line}" for line in self.tail) or "  (it printed nothing)"
         super().__init__(f"`{shlex.join(argv)}` {describe_status(status)}. Its last lines:\n{lines}")
-        self.argv = tuple(argv)
-        self.status = status
-        self.tail = tuple(tail)
 
 
 def describe_status(status: int) -> str:

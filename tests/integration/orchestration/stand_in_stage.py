@@ -73,7 +73,7 @@ def main() -> int:
         raise RuntimeError("a bug")
     if what == "die-once" and not DIED.exists():
         write(str(DIED), "")
-        sys.stdout.write("failed (exitcode: -9) local_rank: 0 (pid: 4711) of binary: python\n")
+        sys.stdout.write("the stage's own words\nfailed (exitcode: -9) local_rank: 0 (pid: 4711) of binary: python\n" + "report\n" * 30)
         return 1
     if what == "hang":
         # As torch's launcher does: a worker in a session of its own.
