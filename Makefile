@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test check up install
+.PHONY: demo test check bench up install
 
 demo: install
 	@reelnest sample
@@ -18,6 +18,9 @@ check: install
 	ruff format --check .
 	mypy
 	lint-imports
+
+bench: install
+	python benchmarks/run.py $(NAME)
 
 up: install
 	@python -m tasks.local_services
