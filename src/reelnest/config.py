@@ -130,13 +130,15 @@ class Model(Section):
     load_in_4bit: bool = False
     """Quantise the frozen base weights to 4-bit NF4 (bitsandbytes, on a GPU); for LoRA only."""
     attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
-    pooling: Literal["last", "mean"] = "last"
+    pooling: Literal["last", "mean"] = "mean"
+    """The end token's state, or the mean over all tokens but the instruction's."""
     projection: Positive | None = None
     """Width of a linear layer after pooling; null for none."""
     dims: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)] = (16, 32, 64, 128)
     """The nested dims, rising. The last one is the width that is searched as `full`."""
-    query_instruction: str = "Find what this search asks for."
-    target_instruction: str = "Describe what this shows."
+    query_instruction: str = ""
+    target_instruction: str = ""
+    """What an entry of that role begins with, for a base that follows instructions."""
     max_text_tokens: Positive = 256
     freeze: Literal["none", "vision", "backbone"] = "none"
     lora: Lora | None = None
@@ -170,12 +172,14 @@ class Train(Section):
     """The training loop."""
 
     seed: Annotated[int, Field(ge=0)] = 0
-    epochs: Positive = 30
+    epochs: Positive = 6
     batch_size: Annotated[int, Field(ge=2)] = 64
     """Pairs in one contrastive batch, over all processes."""
     accumulation_steps: Positive = 1
     """Contrastive batches to one optimizer step."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    group_negatives: bool = True
+    """Put pairs whose listed `negatives` are each other's answers into one batch, where they count as in-batch negatives."""
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_fraction: Fraction = 0.1
@@ -186,8 +190,8 @@ class Train(Section):
     """One weight for each of `model.dims`; null for equal ones."""
     temperature: Annotated[float, Field(gt=0, le=1)] = 0.05
     learn_temperature: bool = False
-    evaluate_every_epochs: Positive = 5
-    best_metric: Metric = "recall@10"
+    evaluate_every_epochs: Positive = 2
+    best_metric: Metric = "ndcg@10"
     """The metric on the validation split, at the full width, by which the best checkpoint is chosen."""
     keep_checkpoints: Positive = 2
     trackers: tuple[Literal["mlflow", "tensorboard", "wandb"], ...] = Field(("mlflow", "tensorboard"), strict=False)

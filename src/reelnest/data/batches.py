@@ -1,8 +1,9 @@
 """Entries to the padded tensors that the encoder reads.
 
-An entry becomes: its role's instruction and a line end, the video's placeholder tokens (if it has frames), its text, the end token.
-The end token is last in every row, so that last-token pooling reads what has seen everything. Rows with and without video are padded
-apart, on the left: a video row is far longer than a search, and padding searches to its length would cost more than the searches do.
+An entry becomes: its role's instruction and a line end (nothing for an empty one), the video's placeholder tokens (if it has frames), its
+text, the end token. The end token is last in every row, so that last-token pooling reads what has seen everything. Rows with and without
+video are padded apart, on the left: a video row is far longer than a search, and padding searches to its length would cost more than the
+searches do.
 """
 
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ class Part:
     input_ids: Tensor  # int64 (rows, tokens)
     attention_mask: Tensor  # int64 (rows, tokens), 0 for padding
     mm_token_type_ids: Tensor  # int64 (rows, tokens), 0 text, 2 video
+    pooling_mask: Tensor  # int64 (rows, tokens), 1 for what mean pooling reads: all but padding and the instruction
     rows: Tensor | None = None  # uint8 (all patches, 1176), one video after the other
     video_grid_thw: Tensor | None = None  # int64 (rows, 3)
     second_per_grid_ts: Tensor | None = None  # float32 (rows,), seconds between two steps of the grid
@@ -47,6 +49,7 @@ class Part:
             input_ids=self.input_ids.to(device, non_blocking=True),
             attention_mask=self.attention_mask.to(device, non_blocking=True),
             mm_token_type_ids=self.mm_token_type_ids.to(device, non_blocking=True),
+            pooling_mask=self.pooling_mask.to(device, non_blocking=True),
             rows=None if self.rows is None else self.rows.to(device, non_blocking=True),
             video_grid_thw=self.video_grid_thw,
             second_per_grid_ts=self.second_per_grid_ts,
@@ -88,7 +91,7 @@ class Batcher:
         self._end = special[END_TOKEN]
         self._start_video, self._video, self._end_video = special[VISION_START], special[VIDEO_PAD], special[VISION_END]
         instructions: dict[Role, str] = {"query": model.query_instruction, "target": model.target_instruction}
-        self._instructions = {role: self._tokenize([text + "\n"], None)[0] for role, text in instructions.items()}
+        self._instructions = {role: self._tokenize([text + "\n"], None)[0] if text else [] for role, text in instructions.items()}
 
     def __call__(self, entries: Sequence[Entry]) -> Batch:
         """One batch of all `entries` (at least one)."""
@@ -128,14 +131,18 @@ class Batcher:
             rows.append([*self._instructions[entry.role], *video, *text, self._end])
         longest = max(map(len, rows))
         ids = np.full((len(rows), longest), self._end, dtype=np.int64)  # (rows, tokens)
-        mask = np.zeros_like(ids)
+        mask, pooling_mask = np.zeros_like(ids), np.zeros_like(ids)
         for row, tokens in enumerate(rows):
-            ids[row, longest - len(tokens) :] = tokens
-            mask[row, longest - len(tokens) :] = 1
+            first = longest - len(tokens)
+            ids[row, first:] = tokens
+            mask[row, first:] = 1
+            # The instruction stands first and sees nothing of what follows: in the mean it would be the same in all vectors of a role.
+            pooling_mask[row, first + len(self._instructions[entries[row].role]) :] = 1
         part = Part(
             input_ids=torch.from_numpy(ids),
             attention_mask=torch.from_numpy(mask),
             mm_token_type_ids=torch.from_numpy(np.where(ids == self._video, VIDEO_TYPE, TEXT_TYPE)),
+            pooling_mask=torch.from_numpy(pooling_mask),
         )
         frames = [entry.frames for entry in entries if entry.frames is not None]
         if frames:

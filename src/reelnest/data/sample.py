@@ -28,11 +28,11 @@ from reelnest.data.formats import PAIRS_FILE, SPLITS, VIDEOS_FILE
 from reelnest.data.whole_files import whole_folder, write_json, write_lines
 from reelnest.errors import DataError
 
-TWINS = {"train": 325, "validation": 30, "test": 112}
+TWINS = {"train": 600, "validation": 30, "test": 112}
 """Pairs of opposite combinations in each split; each is at least two clips."""
 RENDERED_TWICE = 11
 """Every so many combinations have a second clip of another size and speed: both are right answers, and a video→video pair."""
-REPHRASED = 4
+REPHRASED = 8
 """Every so many combinations have text→text pairs, between all of their texts."""
 SEARCHES = 2
 """text→video searches for a combination; a caption, its video→text target, is one text more."""

@@ -21,12 +21,12 @@ FRAMES_PER_SECOND = 12
 SUPERSAMPLING = 4  # each pixel is the mean of 4 × 4: a movement of a quarter of a pixel shows
 
 # Lengths as shares of the frame's side.
-RADIUS = (0.19, 0.25)
-TRAVEL = (0.38, 0.48)
+RADIUS = (0.22, 0.29)
+TRAVEL = (0.45, 0.55)
 """How far a moving thing goes: all take two seconds, so this is the speed as well."""
 ACROSS = 0.08
 """How far off the middle line."""
-SMALL_TO_LARGE = (0.45, 0.6)
+SMALL_TO_LARGE = (0.3, 0.4)
 """A growing thing's first size as a share of its last."""
 TURN_DEGREES = (75.0, 110.0)
 TILT_DEGREES = 12.0
@@ -122,13 +122,13 @@ def encode(frames: np.ndarray) -> bytes:
 def _yuv420(frames: np.ndarray) -> np.ndarray:
     """BT.601, 16 to 235, in whole numbers: (frames, height · 3 / 2, width), planes Y, U, V one below the other."""
     count, height, width, _ = frames.shape
-    red, green, blue = np.moveaxis(frames.astype(np.int32), 3, 0)  # (frames, height, width) each
+    red, green, blue = (np.ascontiguousarray(frames[..., channel]).astype(np.int32) for channel in range(3))  # (frames, height, width)
     luma = (66 * red + 129 * green + 25 * blue + 128 >> 8) + 16
-    chroma = np.stack([-38 * red - 74 * green + 112 * blue + 128 >> 8, 112 * red - 94 * green - 18 * blue + 128 >> 8], axis=3)
-    quarters = [chroma[:, down::2, right::2] for down in (0, 1) for right in (0, 1)]
-    means = (np.sum(quarters, axis=0) + 2 >> 2) + 128  # (frames, height / 2, width / 2, 2)
-    planes = [luma, *(means[..., channel].reshape(count, height // 4, width) for channel in (0, 1))]
-    return np.ascontiguousarray(np.concatenate(planes, axis=1).astype(np.uint8))
+    planes = [luma]
+    for chroma in (-38 * red - 74 * green + 112 * blue + 128 >> 8, 112 * red - 94 * green - 18 * blue + 128 >> 8):
+        sums = chroma[:, ::2, ::2] + chroma[:, ::2, 1::2] + chroma[:, 1::2, ::2] + chroma[:, 1::2, 1::2]
+        planes.append(((sums + 2 >> 2) + 128).reshape(count, height // 4, width))
+    return np.concatenate(planes, axis=1).astype(np.uint8)
 
 
 def _outline(shape: str) -> np.ndarray:
@@ -163,7 +163,10 @@ def _outline(shape: str) -> np.ndarray:
 
 
 def _background(name: str, rng: random.Random) -> np.ndarray:
-    """A still background, uint8 (height, width, 3); patterns begin at a place of their own in each clip."""
+    """A still background, uint8 (height, width, 3); patterns begin at a place of their own in each clip.
+
+    The two tones of a pattern are near each other: a small model trained for two minutes otherwise sees little but the pattern.
+    """
     y, x = np.mgrid[0:SIZE, 0:SIZE]
     x, y = x + rng.randrange(SIZE), y + rng.randrange(SIZE)
     if name == "black":
@@ -171,15 +174,14 @@ def _background(name: str, rng: random.Random) -> np.ndarray:
     if name == "white":
         return _two_tones(np.zeros((SIZE, SIZE), bool), (240, 240, 236), (240, 240, 236))
     if name == "stripes":
-        return _two_tones((x + y) // 16 % 2 == 0, (70, 74, 84), (150, 154, 162))
+        return _two_tones((x + y) // 16 % 2 == 0, (84, 88, 98), (120, 124, 134))
     if name == "checks":
-        return _two_tones((x // 21 + y // 21) % 2 == 0, (40, 42, 46), (206, 206, 202))
+        return _two_tones((x // 32 + y // 32) % 2 == 0, (150, 150, 150), (190, 190, 186))
     if name == "dots":
-        shifted = x + 13 * (y // 26 % 2)
-        return _two_tones((shifted % 26 - 12.5) ** 2 + (y % 26 - 12.5) ** 2 < 64, (238, 236, 228), (58, 62, 96))
+        return _two_tones((x % 26 - 12.5) ** 2 + (y % 26 - 12.5) ** 2 < 64, (70, 74, 110), (40, 44, 74))
     if name == "bricks":
         mortar = (y % 21 < 4) | ((x + 21 * (y // 21 % 2)) % 42 < 4)
-        return _two_tones(mortar, (190, 180, 168), (112, 70, 54))
+        return _two_tones(mortar, (130, 100, 84), (104, 70, 56))
     raise ValueError(f"unknown background {name!r}")
 
 

@@ -7,22 +7,22 @@ Each word stands for one value only. The test's own templates use no word that t
 import random
 
 COLOURS = {
-    "red": ("red", "crimson", "scarlet"),
-    "orange": ("orange", "tangerine"),
-    "yellow": ("yellow", "lemon"),
+    "red": ("red", "crimson"),
+    "orange": ("orange",),
+    "yellow": ("yellow",),
     "green": ("green", "emerald"),
     "turquoise": ("turquoise", "cyan"),
     "blue": ("blue", "cobalt"),
-    "pink": ("pink", "magenta"),
+    "pink": ("pink",),
 }
 
 SHAPES = {
-    "circle": ("circle", "disc", "ball"),
-    "square": ("square", "box"),
+    "circle": ("circle", "disc"),
+    "square": ("square",),
     "triangle": ("triangle",),
-    "star": ("star", "five-pointed star"),
+    "star": ("star",),
     "cross": ("cross", "plus sign"),
-    "crescent": ("crescent", "moon"),
+    "crescent": ("crescent",),
 }
 
 # Each follows "over", "on", "against" or "in front of".
@@ -40,17 +40,15 @@ MOVEMENTS = {
     "right": (
         ("moves to the right", "moving to the right"),
         ("glides rightward", "gliding rightward"),
-        ("goes from left to right", "going from left to right"),
     ),
     "left": (
         ("moves to the left", "moving to the left"),
         ("glides leftward", "gliding leftward"),
-        ("goes from right to left", "going from right to left"),
     ),
-    "up": (("moves upward", "moving upward"), ("rises", "rising"), ("climbs to the top", "climbing to the top")),
-    "down": (("moves downward", "moving downward"), ("falls", "falling"), ("sinks to the bottom", "sinking to the bottom")),
-    "grow": (("grows", "growing"), ("gets bigger", "getting bigger"), ("swells", "swelling")),
-    "shrink": (("shrinks", "shrinking"), ("gets smaller", "getting smaller"), ("dwindles", "dwindling")),
+    "up": (("moves upward", "moving upward"), ("rises", "rising")),
+    "down": (("moves downward", "moving downward"), ("falls", "falling")),
+    "grow": (("grows", "growing"), ("gets bigger", "getting bigger")),
+    "shrink": (("shrinks", "shrinking"), ("gets smaller", "getting smaller")),
     "clockwise": (("turns clockwise", "turning clockwise"), ("rotates clockwise", "rotating clockwise")),
     "anticlockwise": (
         ("turns anticlockwise", "turning anticlockwise"),

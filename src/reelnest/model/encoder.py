@@ -104,7 +104,7 @@ class Encoder(nn.Module):
                 position_ids=token_positions(part, model.config.vision_config),
                 use_cache=False,
             ).last_hidden_state
-        pooled = self._pool(hidden, part.attention_mask)  # (rows, hidden)
+        pooled = self._pool(hidden, part.pooling_mask)  # (rows, hidden)
         return pooled if self.projection is None else self.projection(pooled).float()
 
     def _see(self, part: Part) -> Tensor:
@@ -137,7 +137,7 @@ class Encoder(nn.Module):
 
     def _stand_in(self, *, video: bool) -> Part:
         ids = self.backbone.config.video_token_id if video else 0
-        part = Part(*(torch.tensor([[value]], device=self.device) for value in (ids, 1, VIDEO_TYPE if video else TEXT_TYPE)))
+        part = Part(*(torch.tensor([[value]], device=self.device) for value in (ids, 1, VIDEO_TYPE if video else TEXT_TYPE, 1)))
         if video:
             part.rows = torch.full((MERGE_SIZE**2, ROW_WIDTH), 128, dtype=torch.uint8, device=self.device)
             part.video_grid_thw = torch.tensor([[1, MERGE_SIZE, MERGE_SIZE]])

@@ -35,7 +35,7 @@ STORAGE = "float32"
 HEADLINE_METRICS = ("recall@1", "recall@10", "ndcg@10")
 CSV_COLUMNS = "pair_kind,dim,storage,metric,value,low,high"
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("reelnest.stages.evaluate")  # __name__ is __main__ under accelerate
 
 
 def run(workspace: Workspace, params: Params) -> None:

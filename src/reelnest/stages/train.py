@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -35,7 +36,7 @@ from reelnest.training.contrastive import ContrastiveModel, PairBatcher
 from reelnest.training.loop import Outcome, Training
 from reelnest.training.progress import Progress
 from reelnest.training.retrieval import evaluate_split
-from reelnest.training.sampler import BatchOrder
+from reelnest.training.sampler import BatchOrder, negative_anchors
 from reelnest.training.tracker import Trackers
 
 log = logging.getLogger("reelnest.stages.train")  # __name__ is __main__ under accelerate
@@ -50,7 +51,8 @@ def run(workspace: Workspace, params: Params) -> None:
     accelerator = _accelerator(workspace, params)
     prepared = Prepared.open(workspace.prepared)
     pairs = _relevant(prepared.pairs("train"))
-    order = BatchOrder.fitting(len(pairs), params.train.batch_size, params.train.seed, accelerator.num_processes)
+    anchors = negative_anchors(pairs) if params.train.group_negatives else None
+    order = BatchOrder.fitting(len(pairs), params.train.batch_size, params.train.seed, accelerator.num_processes, anchors)
     key = training_key(params, workspace.prepared)
     checkpoints = Checkpoints(workspace.work / "checkpoints", key)
     trackers = Trackers()
@@ -150,6 +152,8 @@ def _accelerator(workspace: Workspace, params: Params) -> Accelerator:
             f"{workspace.params}: train.mixed_precision: fp16 needs a GPU, and this training runs on the CPU (launch.config:"
             f" {params.launch.config}). Use bf16 or no."
         )
+    # accelerate 1.15 still passes the old name of an argument to torch's DDP, and so every training would begin with a page of advice.
+    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
     accelerator = Accelerator(
         cpu=on_cpu,
         mixed_precision=params.train.mixed_precision,

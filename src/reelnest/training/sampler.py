@@ -5,25 +5,33 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
+from reelnest.data.prepared import Pairs
 from reelnest.errors import DataError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BatchOrder:
     """The batches of each epoch, as a function of the seed and the epoch alone.
 
     The order knows nothing of processes: rank r of n takes the r-th of n equal, contiguous slices of each batch, so that two processes see
     exactly what one would, and a resumed run what an unbroken one would. The pairs that do not fill a last batch wait for another epoch's
     order: batches must be equal, or their losses would not be comparable.
+
+    With `anchors` (see `negative_anchors`), pairs whose listed negatives are each other's answers stand side by side. Random batches seldom
+    hold the answer that differs in one thing only, and what never stands in a batch is never told apart; here it is one of the
+    in-batch negatives, and costs no encoding of its own.
     """
 
     pairs: int
     batch_size: int
     seed: int
+    anchors: np.ndarray | None = None  # (pairs, 2) int64
 
     @classmethod
-    def fitting(cls, pairs: int, batch_size: int, seed: int, processes: int) -> Self:
+    def fitting(cls, pairs: int, batch_size: int, seed: int, processes: int, anchors: np.ndarray | None = None) -> Self:
         """An order of batches of `batch_size`, or, with fewer pairs than that, of one batch that all processes share evenly.
 
         Raises DataError if there are too few pairs for each process to have one, or fewer than two.
@@ -34,7 +42,7 @@ class BatchOrder:
                 f"prepared/pairs.parquet: the training split has {pairs} pairs, too few for {processes} processes, which need at least"
                 f" {max(2, processes)}. Add pairs to data/pairs.jsonl, or lower data.validation_fraction and data.test_fraction."
             )
-        return cls(pairs, fitting, seed)
+        return cls(pairs, fitting, seed, anchors)
 
     @property
     def batches(self) -> int:
@@ -43,7 +51,10 @@ class BatchOrder:
 
     def epoch(self, epoch: int) -> np.ndarray:
         """(batches, batch_size) int64 row numbers of pairs."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.pairs)
+        random = np.random.default_rng([self.seed, epoch])
+        order = random.permutation(self.pairs)
+        if self.anchors is not None:
+            order = _grouped(order, self.anchors, random)
         return order[: self.batches * self.batch_size].reshape(self.batches, self.batch_size)
 
     def steps(self, epoch: int, accumulation_steps: int, first: int = 0) -> Iterator[np.ndarray]:
@@ -55,3 +66,34 @@ class BatchOrder:
     def steps_per_epoch(self, accumulation_steps: int) -> int:
         """Optimizer steps in an epoch; the last one has fewer batches where accumulation_steps does not divide them."""
         return -(-self.batches // accumulation_steps)
+
+
+def _grouped(order: np.ndarray, anchors: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Pairs in units that stand side by side, units in random order. A group's n-th unit holds the n-th pair of each of its anchors."""
+    seen: dict[int, int] = {}
+    turns = np.empty(len(order), dtype=np.int64)  # this pair is its anchor's n-th in this epoch
+    for position, anchor in enumerate(anchors[order, 1].tolist()):
+        turns[position] = seen[anchor] = seen.get(anchor, -1) + 1
+    _, units = np.unique(np.stack([anchors[order, 0], turns], axis=1), axis=0, return_inverse=True)
+    shuffled = random.permutation(int(units.max()) + 1)[units.reshape(-1)]
+    return order[np.argsort(shuffled, kind="stable")]
+
+
+def negative_anchors(pairs: Pairs) -> np.ndarray | None:
+    """The group and the anchor of each pair, (pairs, 2) int64; None where no pair lists a negative.
+
+    Items that stand against each other as answer and listed negative are one group (with those that stand against these, and so on). A
+    pair's anchor is the item through which it belongs to a group: its target, or else its query. A pair of no group is one of its own.
+    """
+    counts = [len(negatives) for negatives in pairs.negatives]
+    if not any(counts):
+        return None
+    answers, negatives = np.repeat(pairs.targets, counts), np.concatenate(pairs.negatives).astype(np.int64)
+    items = 1 + int(max(pairs.queries.max(), pairs.targets.max(), negatives.max()))
+    _, group_of = connected_components(coo_array((np.ones(len(answers)), (answers, negatives)), shape=(items, items)), directed=False)
+    grouped = np.zeros(items, dtype=bool)
+    grouped[answers] = grouped[negatives] = True
+    anchors = np.where(grouped[pairs.targets], pairs.targets, pairs.queries)
+    # Items and groups are numbered from 0 up: a negative number is nobody else's.
+    own = -1 - np.arange(len(pairs))
+    return np.stack([np.where(grouped[anchors], group_of[anchors], own), np.where(grouped[anchors], anchors, own)], axis=1)

@@ -33,6 +33,11 @@ def test_an_entry_is_instruction_video_text_and_end(tokenizer: Any) -> None:
     assert decoded_rows(batch, tokenizer) == [f"See it.\n{video}title: a star<|endoftext|>", "Find it.\na star<|endoftext|>"]
 
 
+def test_an_empty_instruction_adds_nothing(tokenizer: Any) -> None:
+    batch = Batcher(tokenizer, Model(query_instruction=""))([Entry("query", "a star", None)])
+    assert decoded_rows(batch, tokenizer) == ["a star<|endoftext|>"]
+
+
 def test_rows_are_padded_on_the_left_and_only_as_far_as_their_part_needs(tokenizer: Any) -> None:
     batch = Batcher(tokenizer, Model())(mixed_entries())
     for part in batch.parts:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from model_inputs import mixed_entries, random_video
 from PIL import Image
-from transformers import Qwen2_5_VLModel
+from transformers import AutoTokenizer, Qwen2_5_VLModel
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from reelnest.config import Model
@@ -43,8 +43,12 @@ def qwen_alone(base: Path, part: Part, encoder: Encoder) -> torch.Tensor:
 
 @pytest.mark.parametrize("pooling", ["last", "mean"])
 def test_vectors_equal_qwens_own_forward(tiny_base: Path, pooling: str) -> None:
-    encoder, batcher = encoder_of(tiny_base, Model(pooling=pooling))  # type: ignore[arg-type]
-    batch = batcher(mixed_entries())
+    instructions = {"query": "Find it.", "target": "See it."}
+    settings = Model(pooling=pooling, query_instruction="Find it.", target_instruction="See it.")  # type: ignore[arg-type]
+    encoder, batcher = encoder_of(tiny_base, settings)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+    entries = mixed_entries()
+    batch = batcher(entries)
     vectors = encoder(batch)
     assert vectors.shape == (5, 128)
     assert vectors.dtype == torch.float32
@@ -52,7 +56,8 @@ def test_vectors_equal_qwens_own_forward(tiny_base: Path, pooling: str) -> None:
         hidden = qwen_alone(tiny_base, part, encoder)
         for row, index in enumerate(where):
             kept = hidden[row][part.attention_mask[row].bool()]
-            expected = kept[-1] if pooling == "last" else kept.mean(0)
+            instruction = len(tokenizer(instructions[entries[index].role] + "\n").input_ids)
+            expected = kept[-1] if pooling == "last" else kept[instruction:].mean(0)
             torch.testing.assert_close(vectors[index], expected, atol=2e-5, rtol=1e-4)
 
 
@@ -73,7 +78,7 @@ def test_eager_attention_gives_the_same_vectors(tiny_base: Path) -> None:
 
 
 def test_order_in_time_role_and_text_change_the_vector(tiny_base: Path) -> None:
-    encoder, batcher = encoder_of(tiny_base, Model())
+    encoder, batcher = encoder_of(tiny_base, Model(pooling="last", query_instruction="Find it."))
     video = random_video(1)
     backwards = Frames(np.concatenate(np.split(video.rows, 4)[::-1]), video.grid_thw, video.seconds_per_grid)
     slower = Frames(video.rows, video.grid_thw, 2.0)

@@ -93,8 +93,8 @@ def test_a_conditional_generation_checkpoint_loads_whole(base: Path, layout: str
     else:
         generator.save_pretrained(base, save_original_format=False)
         assert "model.language_model.layers.0.mlp.up_proj.weight" in load_file(base / "model.safetensors")
-    encoder, tokenizer = load_encoder(Model(), base, training=False)
-    batch = Batcher(tokenizer, Model())(mixed_entries())
+    encoder, tokenizer = load_encoder(Model(pooling="last"), base, training=False)
+    batch = Batcher(tokenizer, Model(pooling="last"))(mixed_entries())
     generator.model.set_attn_implementation("sdpa")
     part = batch.parts[0]
     hidden = generator.model(input_ids=part.input_ids[1:], use_cache=False).last_hidden_state

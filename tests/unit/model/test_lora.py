@@ -10,7 +10,7 @@ from reelnest.model.lora import adapter_state, load_adapter_state, merged_state
 
 
 def adapted(base: Path, lora: Lora) -> tuple[Encoder, Batcher]:
-    settings = Model(lora=lora)
+    settings = Model(pooling="last", lora=lora)
     encoder, tokenizer = load_encoder(settings, base, training=True)
     return encoder.eval(), Batcher(tokenizer, settings)
 
@@ -25,7 +25,7 @@ def disturb(encoder: Encoder) -> None:
 
 def test_new_adapters_change_nothing(tiny_base: Path) -> None:
     encoder, batcher = adapted(tiny_base, Lora())
-    plain, _ = load_encoder(Model(), tiny_base, training=False)
+    plain, _ = load_encoder(Model(pooling="last"), tiny_base, training=False)
     batch = batcher(mixed_entries())
     torch.testing.assert_close(encoder(batch), plain(batch))
 
@@ -49,7 +49,7 @@ def test_merged_weights_give_the_adapters_vectors_and_leave_them_alone(tiny_base
     disturb(encoder)
     batch = batcher(mixed_entries())
     before = encoder(batch)
-    plain, _ = load_encoder(Model(), tiny_base, training=False)
+    plain, _ = load_encoder(Model(pooling="last"), tiny_base, training=False)
     assert torch.cosine_similarity(before, plain(batch)).max() < 0.99
     plain.backbone.load_state_dict(merged_state(encoder.backbone, encoder.backbone.state_dict()))
     torch.testing.assert_close(plain(batch), before, atol=1e-4, rtol=1e-3)

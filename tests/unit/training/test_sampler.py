@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from reelnest.data.prepared import Pairs
 from reelnest.errors import DataError
-from reelnest.training.sampler import BatchOrder
+from reelnest.training.sampler import BatchOrder, negative_anchors
 
 
 def test_an_epoch_shows_each_pair_at_most_once_and_drops_only_a_remainder() -> None:
@@ -48,3 +49,35 @@ def test_fewer_pairs_than_a_batch_make_one_even_batch() -> None:
 def test_too_few_pairs_are_an_error_that_says_how_many_are_needed(pairs: int, processes: int) -> None:
     with pytest.raises(DataError, match=rf"{pairs} pairs, too few for {processes} processes.*{max(2, processes)}"):
         BatchOrder.fitting(pairs=pairs, batch_size=64, seed=0, processes=processes)
+
+
+def twins(count: int, others: int) -> Pairs:
+    """Queries of two opposite clips each, twice (each clip lists the other as a negative), then pairs without negatives."""
+    targets = np.concatenate([np.repeat(np.arange(2 * count), 2), 2 * count + np.arange(others)])
+    negatives = [np.array([target ^ 1]) if target < 2 * count else np.array([], dtype=np.int64) for target in targets]
+    queries = 1000 + np.arange(len(targets))
+    return Pairs(queries, targets, np.ones(len(targets), dtype=np.float32), tuple(negatives))
+
+
+def test_an_answer_and_its_listed_negative_stand_in_one_batch() -> None:
+    pairs = twins(count=20, others=16)
+    order = BatchOrder(len(pairs), 8, seed=0, anchors=negative_anchors(pairs))
+    for epoch in range(3):
+        batches = order.epoch(epoch)
+        assert sorted(batches.reshape(-1)) == list(range(len(pairs)))
+        together = sum(any(targets[j] == targets[i] ^ 1 for j in range(8)) for targets in pairs.targets[batches] for i in range(8))
+        assert together >= 0.8 * 80  # a unit may be cut by the end of a batch
+    assert not np.array_equal(order.epoch(0), order.epoch(1))
+    assert np.array_equal(order.epoch(1), BatchOrder(len(pairs), 8, seed=0, anchors=negative_anchors(pairs)).epoch(1))
+
+
+def test_a_clip_as_query_belongs_to_the_group_of_the_clip() -> None:
+    pairs = Pairs(np.array([9, 0, 1]), np.array([0, 7, 8]), np.ones(3, dtype=np.float32), (np.array([1]), np.array([]), np.array([])))
+    anchors = negative_anchors(pairs)
+    assert anchors is not None
+    assert anchors[:, 1].tolist() == [0, 0, 1]
+    assert len(set(anchors[:, 0].tolist())) == 1
+
+
+def test_without_listed_negatives_the_order_is_the_plain_one() -> None:
+    assert negative_anchors(Pairs(np.arange(4), 4 + np.arange(4), np.ones(4, dtype=np.float32), (np.array([]),) * 4)) is None
