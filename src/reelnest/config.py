@@ -172,12 +172,12 @@ class Train(Section):
     """The training loop."""
 
     seed: Annotated[int, Field(ge=0)] = 0
-    epochs: Positive = 6
+    epochs: Positive = 7
     batch_size: Annotated[int, Field(ge=2)] = 64
     """Pairs in one contrastive batch, over all processes."""
     accumulation_steps: Positive = 1
     """Contrastive batches to one optimizer step."""
-    group_negatives: bool = True
+    group_negatives: bool = False
     """Put pairs whose listed `negatives` are each other's answers into one batch, where they count as in-batch negatives."""
     learning_rate: Annotated[float, Field(gt=0)] = 3e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.01

@@ -28,8 +28,10 @@ from reelnest.data.formats import PAIRS_FILE, SPLITS, VIDEOS_FILE
 from reelnest.data.whole_files import whole_folder, write_json, write_lines
 from reelnest.errors import DataError
 
-TWINS = {"train": 600, "validation": 30, "test": 112}
+TWINS = {"train": 600, "validation": 30, "test": 45}
 """Pairs of opposite combinations in each split; each is at least two clips."""
+ALONE = {"train": 0, "validation": 0, "test": 3}
+"""For each of those, so many combinations whose twin stands nowhere: as in most collections, few clips have an exact opposite."""
 RENDERED_TWICE = 11
 """Every so many combinations have a second clip of another size and speed: both are right answers, and a video→video pair."""
 REPHRASED = 8
@@ -100,17 +102,22 @@ class SampleCounts:
 
 def plan(seed: int = 0, twins: Mapping[str, int] = TWINS) -> tuple[list[Clip], list[dict[str, Any]]]:
     """The clips and the pairs of a sample (as lines of `pairs.jsonl`), without drawing anything. A function of its arguments alone."""
-    needed = sum(twins.values())
+    needed = sum(count * (1 + ALONE[split]) for split, count in twins.items())
     order = _shuffled(_twin_pairs(), seed)
     if needed > len(order):
         raise DataError(f"a sample of {needed} twin pairs was asked for; there are {len(order)}")
-    split_of = dict(zip(order, itertools.chain.from_iterable([split] * count for split, count in twins.items()), strict=False))
+    left = iter(order)
+    split_of: dict[Combination, str] = {}
+    for split, count in twins.items():
+        for first in itertools.islice(left, count):
+            split_of |= {first: split, first.twin: split}
+        for number, first in enumerate(itertools.islice(left, count * ALONE[split])):
+            split_of[first if number % 2 else first.twin] = split
     by_combination: dict[Combination, list[Clip]] = {}
     unnumbered = []
-    for number, combination in enumerate(itertools.chain.from_iterable((first, first.twin) for first in split_of)):
-        first = combination if combination in split_of else combination.twin
+    for number, (combination, split) in enumerate(split_of.items()):
         for rendering in range(2 if number % RENDERED_TWICE == 0 else 1):
-            unnumbered.append((combination, split_of[first], f"{seed}/{'/'.join(combination)}/{rendering}"))
+            unnumbered.append((combination, split, f"{seed}/{'/'.join(combination)}/{rendering}"))
     # Numbers follow a shuffled order, so that a clip's id tells nothing of what it shows, and ties are not broken by it.
     for number, (combination, split, clip_seed) in enumerate(_shuffled(unnumbered, seed), start=1):
         clip = Clip(f"clip-{number:04d}", split, combination, clip_seed, _fields(combination, split, clip_seed))
@@ -174,14 +181,15 @@ def _fields(combination: Combination, split: str, clip_seed: str) -> dict[str, s
 def _pairs(combination: Combination, clips: Mapping[Combination, list[Clip]], seed: int, *, rephrased: bool) -> list[dict[str, Any]]:
     """All pairs of one combination. Each of its texts is paired with each of its clips, so that no right answer goes unmarked."""
     rng = random.Random(f"words/{seed}/{'/'.join(combination)}")  # noqa: S311
-    own, twins = clips[combination], clips[combination.twin]
+    own, twins = clips[combination], clips.get(combination.twin, [])
     split = own[0].split
     templates = sample_words.TEST_SEARCHES if split == "test" else sample_words.SEARCHES
     searches = [{"text": text} for text in sample_words.searches(combination, SEARCHES, templates, rng)]
     caption = {"text": sample_words.caption(combination, rng)}
     videos = [{"video": clip.video_id} for clip in own]
     opposite = [{"video": clip.video_id} for clip in twins]
-    pairs: list[dict[str, Any]] = [{"query": search, "target": video, "negatives": opposite} for search in searches for video in videos]
+    wrong = {"negatives": opposite} if opposite else {}
+    pairs: list[dict[str, Any]] = [{"query": search, "target": video, **wrong} for search in searches for video in videos]
     pairs += [{"query": video, "target": caption} for video in videos]
     pairs += [{"query": first, "target": second} for first, second in itertools.combinations(videos, 2)]
     if rephrased:
