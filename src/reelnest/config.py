@@ -180,7 +180,7 @@ class Train(Section):
     group_negatives: bool = False
     """Put pairs whose listed `negatives` are each other's answers into one batch, where they count as in-batch negatives."""
     learning_rate: Annotated[float, Field(gt=0)] = 3e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_fraction: Fraction = 0.1
     max_gradient_norm: Annotated[float, Field(gt=0)] | None = 1.0

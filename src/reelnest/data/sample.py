@@ -28,7 +28,7 @@ from reelnest.data.formats import PAIRS_FILE, SPLITS, VIDEOS_FILE
 from reelnest.data.whole_files import whole_folder, write_json, write_lines
 from reelnest.errors import DataError
 
-TWINS = {"train": 600, "validation": 30, "test": 45}
+TWINS = {"train": 700, "validation": 30, "test": 45}
 """Pairs of opposite combinations in each split; each is at least two clips."""
 ALONE = {"train": 0, "validation": 0, "test": 3}
 """For each of those, so many combinations whose twin stands nowhere: as in most collections, few clips have an exact opposite."""
@@ -157,9 +157,9 @@ def write_sample(folder: Path, seed: int = 0, twins: Mapping[str, int] = TWINS) 
 
 
 def _twin_pairs() -> list[Combination]:
-    """One of each pair of twins. A circle looks the same however far it is turned."""
+    """One of each pair of twins. A circle or a ring looks the same however far it is turned."""
     every = itertools.product(sample_words.COLOURS, sample_words.SHAPES, sample_words.BACKGROUNDS, sample_clips.BACKWARDS)
-    return [one for one in itertools.starmap(Combination, every) if not (one.shape == "circle" and one.movement == "clockwise")]
+    return [one for one in itertools.starmap(Combination, every) if not (one.shape in ("circle", "ring") and one.movement == "clockwise")]
 
 
 def _shuffled(items: Iterable[T], seed: int) -> list[T]:

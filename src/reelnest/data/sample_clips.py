@@ -21,7 +21,7 @@ FRAMES_PER_SECOND = 12
 SUPERSAMPLING = 4  # each pixel is the mean of 4 × 4: a movement of a quarter of a pixel shows
 
 # Lengths as shares of the frame's side.
-RADIUS = (0.22, 0.29)
+RADIUS = (0.25, 0.29)
 TRAVEL = (0.45, 0.55)
 """How far a moving thing goes: all take two seconds, so this is the speed as well."""
 ACROSS = 0.08
@@ -132,7 +132,7 @@ def _yuv420(frames: np.ndarray) -> np.ndarray:
 
 
 def _outline(shape: str) -> np.ndarray:
-    """Corners of the shape, (corners, 2), upright, centred, all of about the same area."""
+    """Corners of the shape, (corners, 2), upright, centred."""
 
     def around(count: int, radius: float = 1.0, first: float = -0.5 * math.pi) -> np.ndarray:
         angles = first + np.arange(count) * 2 * math.pi / count
@@ -144,21 +144,15 @@ def _outline(shape: str) -> np.ndarray:
         return around(4, 1.14, first=0.25 * math.pi)
     if shape == "triangle":
         return around(3, 1.25) + np.array((0, 0.12))
-    if shape == "star":
-        points = np.empty((10, 2))
-        points[::2], points[1::2] = around(5, 1.25), around(5, 0.55, first=-0.3 * math.pi)
-        return points
+    if shape == "ring":
+        return np.concatenate([around(65, 1.1)[[*range(65), 0]], around(65, 0.66)[[0, *range(64, -1, -1)]]])  # a band bent to a circle
+    if shape == "bar":
+        return np.array([(-0.3, -1.25), (0.3, -1.25), (0.3, 1.25), (-0.3, 1.25)])
     if shape == "cross":
         arm, half = 1.1, 0.36
         quarter = np.array([(half, -arm), (half, -half), (arm, -half)])
         turns = [np.linalg.matrix_power(np.array([[0, 1], [-1, 0]]), times) for times in range(4)]
         return np.concatenate([quarter @ turn for turn in turns])
-    if shape == "crescent":
-        outer = np.linspace(0.28 * math.pi, 1.72 * math.pi, 48)
-        inner = np.linspace(1.5 * math.pi, 0.5 * math.pi, 32)
-        tip = np.array([math.cos(outer[0]), math.sin(outer[0])])
-        back = np.stack([tip[0] + 0.78 * np.cos(inner), tip[1] * np.sin(inner)], axis=1)
-        return 1.1 * (np.concatenate([np.stack([np.cos(outer), np.sin(outer)], axis=1), back]) + np.array((0.2, 0)))
     raise ValueError(f"unknown shape {shape!r}")
 
 

@@ -20,9 +20,9 @@ SHAPES = {
     "circle": ("circle", "disc"),
     "square": ("square",),
     "triangle": ("triangle",),
-    "star": ("star",),
+    "ring": ("ring", "hoop"),
     "cross": ("cross", "plus sign"),
-    "crescent": ("crescent",),
+    "bar": ("bar", "stick"),
 }
 
 # Each follows "over", "on", "against" or "in front of".

@@ -30,7 +30,7 @@ def where(frames: np.ndarray, colour: str) -> np.ndarray:
 def test_a_clip_is_two_seconds_of_h264_for_decord_and_pyav(tmp_path: Path) -> None:
     rng = random.Random(0)
     file = tmp_path / "clip.mp4"
-    file.write_bytes(encode(draw("red", "star", "dots", trajectory("right", rng), rng)))
+    file.write_bytes(encode(draw("red", "cross", "dots", trajectory("right", rng), rng)))
     reader = decord.VideoReader(str(file))
     assert (len(reader), reader.get_avg_fps()) == (FRAMES, FRAMES_PER_SECOND)
     assert reader[0].shape == (SIZE, SIZE, 3)
@@ -93,7 +93,7 @@ def test_a_turning_thing_turns_the_way_that_it_says(shape: str, movement: str) -
 @pytest.mark.parametrize("movement", MOVEMENTS)
 def test_a_movement_and_its_opposite_show_the_same_frames_in_the_other_order(movement: str) -> None:
     one, other = (
-        draw("pink", "star", "checks", trajectory(way, random.Random(7)), random.Random(8)) for way in (movement, OPPOSITES[movement])
+        draw("pink", "triangle", "checks", trajectory(way, random.Random(7)), random.Random(8)) for way in (movement, OPPOSITES[movement])
     )
     assert np.array_equal(one, other[::-1])
 
@@ -103,4 +103,4 @@ def test_unknown_names_are_errors() -> None:
     with pytest.raises(ValueError, match="shape"):
         draw("red", "blob", "black", trajectory("up", rng), rng)
     with pytest.raises(ValueError, match="background"):
-        draw("red", "star", "fog", trajectory("up", rng), rng)
+        draw("red", "cross", "fog", trajectory("up", rng), rng)

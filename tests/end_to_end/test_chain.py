@@ -1,0 +1,105 @@
+"""The real chain on a small sample: through DVC, then through the flow, then after changes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+import reelnest
+from reelnest.data.sample import write_sample
+
+ROOT = Path(__file__).parents[2]
+STAGES = ["validate", "preprocess", "train", "evaluate"]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project as git has it, in a repository of its own, with a small sample and a short training."""
+    folder = tmp_path_factory.mktemp("chain") / "project"
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    for name in filter(None, tracked):
+        if name != "data.dvc" and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    write_sample(folder / "data", twins={"train": 20, "validation": 2, "test": 3})
+    change(folder, train={"epochs": 2, "batch_size": 16, "evaluate_every_epochs": 1}, launch={"config": "cpu-1"})
+    run(["git", "init", "-q"], folder)
+    run(["dvc", "add", "data"], folder)
+    run(["git", "add", "."], folder)
+    run(["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "The project"], folder)
+    return folder
+
+
+def run(command: list[str], folder: Path) -> str:
+    binaries = Path(sys.executable).parent
+    environment = os.environ | {"PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(folder / "src")}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def change(folder: Path, **sections: dict[str, Any]) -> None:
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    for section, values in sections.items():
+        params[section].update(values)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+def repro(folder: Path) -> list[str]:
+    """The stages that `dvc repro` ran."""
+    return [line.split("'")[1] for line in run(["dvc", "repro"], folder).splitlines() if line.startswith("Running stage")]
+
+
+def decoded(folder: Path) -> int:
+    return int(json.loads((folder / "work" / "preprocessing.json").read_text())["decoded"])
+
+
+def test_dvc_runs_every_stage_once_and_then_finds_nothing_to_do(project: Path) -> None:
+    assert repro(project) == STAGES
+    assert repro(project) == []
+    assert decoded(project) == len((project / "data" / "videos.jsonl").read_text().splitlines())
+    metrics = pd.read_csv(project / "reports" / "metrics_by_dim.csv")
+    assert list(metrics.columns) == ["pair_kind", "dim", "storage", "metric", "value", "low", "high"]
+    assert set(metrics["dim"]) == {16, 32, 64, 128}
+    assert set(metrics["pair_kind"]) >= {"text_to_video", "video_to_text", "all"}
+
+
+def test_the_flow_after_dvc_runs_no_stage_and_registers_the_model(project: Path) -> None:
+    shown = run([sys.executable, "-m", "flows.pipeline"], project)
+    assert "decoded" not in shown
+    registration = json.loads((project / "reports" / "registration.json").read_text())
+    assert registration["version"] == 1
+    mlflow.set_tracking_uri(f"sqlite:///{project}/mlflow.db")
+    champion = MlflowClient().get_model_version_by_alias("reelnest", "champion")
+    assert champion.run_id == json.loads((project / "models" / "candidate" / "run.json").read_text())["run_id"]
+    served = mlflow.pyfunc.load_model("models:/reelnest@champion").predict(pd.DataFrame({"text": ["a red star"]}), params={"dim": 32})
+    ours = reelnest.load(project / "models" / "candidate").encode_texts(["a red star"], dim=32)
+    np.testing.assert_allclose(np.asarray(served), ours, atol=1e-5)
+
+
+def test_a_new_learning_rate_trains_and_evaluates_only(project: Path) -> None:
+    change(project, train={"learning_rate": 0.002})
+    assert repro(project) == ["train", "evaluate"]
+
+
+def test_one_more_video_runs_everything_and_is_the_only_one_decoded(project: Path) -> None:
+    first = next(iter(sorted((project / "data" / "videos").iterdir())))
+    other = project / "data" / "videos" / "another.mp4"
+    other.write_bytes(first.read_bytes() + b"\0\0\0\x08free")  # an empty box at the end: other bytes, the same pictures
+    with (project / "data" / "videos.jsonl").open("a") as file:
+        file.write(json.dumps({"video_id": "another", "path": "videos/another.mp4"}) + "\n")
+    with (project / "data" / "pairs.jsonl").open("a") as file:
+        file.write(json.dumps({"query": "one more search", "target": {"video": "another"}, "split": "train"}) + "\n")
+    assert repro(project) == STAGES
+    assert decoded(project) == 1
