@@ -172,8 +172,8 @@ class Train(Section):
     """The training loop."""
 
     seed: Annotated[int, Field(ge=0)] = 0
-    epochs: Positive = 7
-    batch_size: Annotated[int, Field(ge=2)] = 64
+    epochs: Positive = 6
+    batch_size: Annotated[int, Field(ge=2)] = 128
     """Pairs in one contrastive batch, over all processes."""
     accumulation_steps: Positive = 1
     """Contrastive batches to one optimizer step."""
