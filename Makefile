@@ -11,7 +11,7 @@ demo: install
 	@python -m flows.pipeline
 
 test: install
-	pytest
+	pytest -n 2 --dist loadfile
 
 check: install
 	ruff check .

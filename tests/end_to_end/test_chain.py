@@ -81,6 +81,7 @@ def test_the_flow_after_dvc_runs_no_stage_and_registers_the_model(project: Path)
     registration = json.loads((project / "reports" / "registration.json").read_text())
     assert registration["version"] == 1
     mlflow.set_tracking_uri(f"sqlite:///{project}/mlflow.db")
+    mlflow.set_registry_uri(f"sqlite:///{project}/mlflow.db")
     champion = MlflowClient().get_model_version_by_alias("reelnest", "champion")
     assert champion.run_id == json.loads((project / "models" / "candidate" / "run.json").read_text())["run_id"]
     served = mlflow.pyfunc.load_model("models:/reelnest@champion").predict(pd.DataFrame({"text": ["a red star"]}), params={"dim": 32})

@@ -95,7 +95,7 @@ def test_the_backbone_is_a_folder_that_transformers_opens(saved: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft reads it
 def test_an_unmerged_adapter_is_peft_s_and_names_its_base(tiny_base: Path, tmp_path: Path) -> None:
-    settings = Model(name_or_path=str(tiny_base), lora=Lora(r=4, merge=False), projection=32, dims=(32,))
+    settings = Model(pooling="last", name_or_path=str(tiny_base), lora=Lora(r=4, merge=False), projection=32, dims=(32,))
     encoder, tokenizer = trained(tiny_base, settings)
     save_model(tmp_path / "model", encoder, tokenizer, settings, PREPROCESS, None)
     assert not (tmp_path / "model" / "model.safetensors").exists()

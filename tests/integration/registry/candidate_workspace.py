@@ -58,7 +58,7 @@ def write_workspace(root: Path, store_uri: str) -> Params:
     root.mkdir(parents=True, exist_ok=True)
     (root / "configs").symlink_to(ROOT / "configs")
     settings = {
-        "model": {"tiny": TINY, "dims": [8, 32]},
+        "model": {"tiny": TINY, "dims": [8, 32], "query_instruction": "Find it."},
         "preprocess": {"frames": 4, "max_pixels": 3136},
         "train": {"batch_size": 8},
         "evaluate": {"gallery_queries": 4},

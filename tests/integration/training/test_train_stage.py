@@ -58,7 +58,7 @@ def test_a_training_leaves_a_model_and_its_reports(trained: Path) -> None:
     assert set(found["loss_by_dim"]) == {"8", "32"}
     assert found["loss"] < float(rows(trained)[1]["loss"])
     assert [entry["epoch"] for entry in found["validation"]] == [1, 2, 3, 4]
-    assert found["best"]["value"] == max(entry["metrics"]["32"]["recall@10"] for entry in found["validation"])
+    assert found["best"]["value"] == max(entry["metrics"]["32"]["ndcg@10"] for entry in found["validation"])
     model = reelnest.load(trained / "models" / "candidate")
     assert model.encode_texts(["a red number 1"], dim=8).shape == (1, 8)
     assert json.loads((trained / "models" / "candidate" / "run.json").read_text())["run_id"] is None

@@ -12,7 +12,7 @@ def test_norms_biases_and_frozen_weights_do_not_decay() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.Linear(3, 3))
     model[2].weight.requires_grad_(False)
     decays = {parameter: group["weight_decay"] for group in build_optimizer(model, Train()).param_groups for parameter in group["params"]}
-    assert decays[model[0].weight] == 0.01
+    assert decays[model[0].weight] == 0.1
     assert all(decays[parameter] == 0 for parameter in (model[0].bias, model[1].weight, model[1].bias, model[2].bias))
     assert model[2].weight not in decays
 
