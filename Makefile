@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
+PEERS := .venv-peers/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: demo test check bench up install
@@ -19,8 +20,8 @@ check: install
 	mypy
 	lint-imports
 
-bench: install
-	python benchmarks/run.py $(NAME)
+bench: install $(PEERS)/.installed
+	python -m benchmarks.run $(NAME)
 
 up: install
 	@python -m tasks.local_services
@@ -32,4 +33,11 @@ $(BIN)/.installed: pyproject.toml requirements.lock
 	@echo "Installing into .venv (about 2.3 GB, two minutes) …"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
+	@touch $@
+
+# Its torch, with torchvision, has no place beside ours: sentence-transformers reads video through transformers' own processors.
+$(PEERS)/.installed: benchmarks/peers/requirements.txt
+	@echo "Installing what we are measured beside into .venv-peers (about 5 GB) …"
+	@$(PYTHON) -m venv .venv-peers
+	@$(PEERS)/pip install --quiet --disable-pip-version-check --requirement benchmarks/peers/requirements.txt
 	@touch $@

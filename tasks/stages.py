@@ -5,7 +5,7 @@ it was interrupted (a killed worker; training then goes on from its last checkpo
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import httpx
 from prefect import get_run_logger, task
@@ -21,6 +21,9 @@ from tasks import dvc, pages
 from tasks.progress import LiveProgress
 from tasks.runner import CommandError
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 HOUR = 3600.0
 STAGES = ("validate", "preprocess", "train", "evaluate")
 REGISTER = ("reelnest", "register")
@@ -31,12 +34,19 @@ def was_interrupted(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> 
     return isinstance(state.data, dvc.StageError) and state.data.interrupted
 
 
-@task(
-    name="look-for-changes",
-    description="Asks DVC which stages are stale, and takes over data that was changed by hand.",
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+def _task(name: str, description: str, **retrying: Any) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """A Prefect task that keeps nothing of its own (DVC does), tried again, `retries` times, only where it was interrupted."""
+    return task(
+        name=name,
+        description=description,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retry_condition_fn=was_interrupted if retrying.get("retries") else None,
+        **retrying,
+    )
+
+
+@_task("look-for-changes", "Asks DVC which stages are stale, and takes over data that was changed by hand.")
 def look_for_changes() -> State[Any]:
     """The stale stages' names, with DVC's account of each."""
     logger = get_run_logger()
@@ -57,14 +67,11 @@ def look_for_changes() -> State[Any]:
     return Completed(message=f"stale: {', '.join(stale)}" if stale else "nothing is stale", data=changed)
 
 
-@task(
-    name="validate",
-    description="Checks the data with Great Expectations and quarantines bad records.",
-    cache_policy=NO_CACHE,
-    persist_result=False,
+@_task(
+    "validate",
+    "Checks the data with Great Expectations and quarantines bad records.",
     retries=1,
     retry_delay_seconds=5,
-    retry_condition_fn=was_interrupted,
     timeout_seconds=12 * HOUR,
 )
 def validate(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State[dvc.Outcome]:
@@ -76,14 +83,11 @@ def validate(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State
     return state
 
 
-@task(
-    name="preprocess",
-    description="Decodes each new video once into the frame store, and settles the splits.",
-    cache_policy=NO_CACHE,
-    persist_result=False,
+@_task(
+    "preprocess",
+    "Decodes each new video once into the frame store, and settles the splits.",
     retries=1,
     retry_delay_seconds=5,
-    retry_condition_fn=was_interrupted,
     timeout_seconds=48 * HOUR,
 )
 def preprocess(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State[dvc.Outcome]:
@@ -91,14 +95,11 @@ def preprocess(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> Sta
     return _run("preprocess", changed, before, pages.preprocessing_page)
 
 
-@task(
-    name="train",
-    description="Trains under `accelerate launch`; goes on from the last checkpoint where it was interrupted.",
-    cache_policy=NO_CACHE,
-    persist_result=False,
+@_task(
+    "train",
+    "Trains under `accelerate launch`; goes on from the last checkpoint where it was interrupted.",
     retries=3,
     retry_delay_seconds=10,
-    retry_condition_fn=was_interrupted,
     timeout_seconds=14 * 24 * HOUR,
 )
 def train(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State[dvc.Outcome]:
@@ -111,29 +112,17 @@ def train(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State[dv
     return state
 
 
-@task(
-    name="evaluate",
-    description="Measures retrieval on the test split at each dim.",
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    retries=1,
-    retry_delay_seconds=5,
-    retry_condition_fn=was_interrupted,
-    timeout_seconds=12 * HOUR,
-)
+@_task("evaluate", "Measures retrieval on the test split at each dim.", retries=1, retry_delay_seconds=5, timeout_seconds=12 * HOUR)
 def evaluate(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State[dvc.Outcome]:
     """Shows a table of quality by dim."""
     return _run("evaluate", changed, before, pages.evaluation_page)
 
 
-@task(
-    name="register",
-    description="Makes the model a version in MLflow's registry: challenger, and champion where it is the better one.",
-    cache_policy=NO_CACHE,
-    persist_result=False,
+@_task(
+    "register",
+    "Makes the model a version in MLflow's registry: challenger, and champion where it is the better one.",
     retries=2,
     retry_delay_seconds=[5, 30],
-    retry_condition_fn=was_interrupted,
     timeout_seconds=2 * HOUR,
 )
 def register(before: Sequence[dvc.Outcome]) -> State[dvc.Outcome]:

@@ -1,10 +1,20 @@
 """Fixtures that all tests share."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_tracking_uri() -> Iterator[None]:
+    """MLflow writes the address it was given into the environment, where the next file's training would find it."""
+    yield
+    for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        os.environ.pop(variable, None)
 
 
 @pytest.fixture(scope="session")
@@ -13,4 +23,20 @@ def shared_clips() -> Path:
     folder = ROOT.parent / "shared" / "clips"
     if not folder.is_dir():
         pytest.skip(f"the shared clips are not at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny base model, in Hugging Face format."""
+    # Only here: torch takes seconds to import, and most tests need none of it.
+    import torch
+    from model_inputs import TEXTS
+
+    from reelnest.config import Tiny
+    from reelnest.model.tiny import build_tiny
+
+    torch.set_num_threads(1)  # models this small lose more by waiting for a second thread than they gain
+    folder = tmp_path_factory.mktemp("tiny")
+    build_tiny(folder, TEXTS, Tiny(), seed=0)
     return folder

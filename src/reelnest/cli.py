@@ -90,6 +90,30 @@ def register() -> None:
 
 
 @cli.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="Where the model goes; must not be there.")],
+    adapter: Annotated[bool, typer.Option("--adapter", help="The LoRA adapters and the base's name, not merged weights.")] = False,
+) -> None:
+    """Writes the candidate in the other form: LoRA merged into the base, or, with --adapter, the adapters alone."""
+    workspace, params = _settings()
+    from reelnest.stages import export as stage
+
+    stage.run(workspace, params, folder, adapter=adapter)
+
+
+@cli.command()
+def memory(
+    gpu_gb: Annotated[float | None, typer.Option(help="Memory of the card, GiB: says what fits and what would have to change.")] = None,
+    text_tokens: Annotated[int, typer.Option(help="Tokens of a query, and of a video's text fields.")] = 64,
+) -> None:
+    """Foretells, without a GPU and without weights, what a training step takes in memory, by part."""
+    workspace, params = _settings()
+    from reelnest.stages import memory as stage
+
+    print(stage.run(workspace, params, gpu_gb=gpu_gb, text_tokens=text_tokens))
+
+
+@cli.command()
 def params() -> None:
     """Checks params.yaml and prints every setting, with the defaults filled in."""
     import yaml

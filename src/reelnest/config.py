@@ -25,6 +25,7 @@ QWEN_HIDDEN_SIZES = {"3B": 2048, "7B": 3584, "32B": 5120, "72B": 8192}
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Metric = Literal["recall@1", "recall@5", "recall@10", "mrr", "ndcg@10", "map"]
+ValidationMetric = Metric | Literal["median_rank"]
 
 
 class Section(BaseModel):
@@ -64,7 +65,7 @@ class Preprocess(Section):
     """Which frames of a video are kept, and at what size."""
 
     sampling: Literal["uniform", "fps"] = "uniform"
-    frames: Annotated[int, Field(ge=2, le=768)] = 8
+    frames: Annotated[int, Field(ge=2, le=768)] = 4
     """`uniform`: so many, evenly spread over the video. `fps`: at most so many."""
     fps: Annotated[float, Field(gt=0)] = 2.0
     """`fps`: frames a second."""
@@ -172,35 +173,108 @@ class Train(Section):
     """The training loop."""
 
     seed: Annotated[int, Field(ge=0)] = 0
-    epochs: Positive = 6
-    batch_size: Annotated[int, Field(ge=2)] = 128
+    epochs: Positive = 5
+    batch_size: Annotated[int, Field(ge=2)] = 64
     """Pairs in one contrastive batch, over all processes."""
     accumulation_steps: Positive = 1
     """Contrastive batches to one optimizer step."""
+    micro_batch_size: Positive | None = None
+    """Pairs that each process embeds at once; the rest of the batch waits its turn (gradient caching). null: all of them."""
+    adaptive_batch_size: bool = False
+    """Where memory does not suffice, halve micro_batch_size in all processes and repeat the step. batch_size stays."""
     group_negatives: bool = False
     """Put pairs whose listed `negatives` are each other's answers into one batch, where they count as in-batch negatives."""
-    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    no_duplicates: bool = False
+    """Let no item stand twice in a batch: the second one would be masked, and the batch one negative short."""
+    optimizer: Literal["adamw", "muon"] = "muon"
+    """muon steps along orthogonalised momentum in weight matrices, and is AdamW for all else."""
+    learning_rate: Annotated[float, Field(gt=0)] = 8e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.4
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_fraction: Fraction = 0.1
     max_gradient_norm: Annotated[float, Field(gt=0)] | None = 1.0
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     gradient_checkpointing: bool = False
-    dim_weights: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(strict=False)] | None = None
-    """One weight for each of `model.dims`; null for equal ones."""
-    temperature: Annotated[float, Field(gt=0, le=1)] = 0.05
-    learn_temperature: bool = False
+    compile: bool = False
+    """torch.compile of the language model's MLPs and norms. Needs a C++ compiler (CPU) or Triton (GPU), and a minute at the start."""
     evaluate_every_epochs: Positive = 2
-    best_metric: Metric = "ndcg@10"
-    """The metric on the validation split, at the full width, by which the best checkpoint is chosen."""
+    best_metric: ValidationMetric = "ndcg@10"
+    """The metric on the validation split by which the best checkpoint is chosen; of median_rank the lowest, of others the highest."""
+    best_dim: Positive | None = None
+    """The one of `model.dims` at which it is taken; null for the last."""
+    patience: Positive | None = None
+    """Stop when so many evaluations in a row were no better than one before; null to train to the end."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Evaluate and save a moving average of the weights that keeps so much of itself each step (0.99, 0.999); null for the weights."""
     keep_checkpoints: Positive = 2
     trackers: tuple[Literal["mlflow", "tensorboard", "wandb"], ...] = Field(("mlflow", "tensorboard"), strict=False)
     log_every_steps: Positive = 10
+    profile_steps: Annotated[tuple[Positive, Positive], Field(strict=False)] | None = None
+    """First and last optimizer step (from 1) to profile: a trace for TensorBoard and MLflow, and where the time of a step went."""
+
+    @model_validator(mode="after")
+    def _profiles_forward(self) -> Self:
+        if self.profile_steps is not None and self.profile_steps[0] > self.profile_steps[1]:
+            raise ValueError(f"profile_steps must be [first, last], the first no later than the last; found {list(self.profile_steps)}")
+        return self
+
+
+class Loss(Section):
+    """The contrastive loss of all dims, in both directions."""
+
+    temperature: Annotated[float, Field(gt=0, le=1)] = 0.05
+    """What cosines are divided by."""
+    learn_temperature: bool = False
+    """Train it too, from `temperature` on, never below 0.01."""
+    dim_weights: Literal["equal", "learnt", "random"] | Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(strict=False)] = "equal"
+    """One weight for each of `model.dims`; equal; learnt, by uncertainty; or random: each step counts some of the dims and the last one."""
+    same_side_negatives: bool = False
+    """Other queries are a query's negatives too, and other targets a target's."""
+    false_negative_margin: Annotated[float, Field(ge=0, le=2)] | None = None
+    """Whatever is more alike than a pair's own answer, by more than this (cosines), is taken for an answer too; null: nothing is."""
+    graded_relevance: bool = False
+    """A pair counts as much as its `relevance`."""
 
     @model_validator(mode="after")
     def _temperature_is_in_its_range(self) -> Self:
         if self.learn_temperature and self.temperature < 0.01:
             raise ValueError(f"learn_temperature keeps the temperature at 0.01 or above; found temperature {self.temperature}")
+        return self
+
+
+class Mining(Section):
+    """Extra negatives: wrong answers that are encoded beside a batch, besides all others' answers in it."""
+
+    negatives_per_pair: Annotated[int, Field(ge=0)] = 0
+    """So many of each pair; 0 for none, and then nothing is mined."""
+    listed: Literal["first", "only", "never"] = "first"
+    """A pair's own `negatives`: before mined ones, instead of them, or left out."""
+    start_epoch: Annotated[int, Field(ge=0)] = 0
+    """Epochs before the first mining: a model that begins from nothing has first to learn what is alike."""
+    every_steps: Positive | None = None
+    """Optimizer steps from one mining to the next; null for an epoch's."""
+    ranks: Annotated[tuple[Positive, Positive], Field(strict=False)] = (1, 2)
+    """The first and the last rank that negatives are drawn from, known answers not counted."""
+    max_share_of_positive: Annotated[float, Field(gt=0)] | None = None
+    """Nothing is drawn that scores above this share of the pair's own answer, since it may be an answer too; null for no such limit."""
+    batch_size: Positive = 64
+    """Items embedded at once by each process."""
+
+    @property
+    def mines(self) -> bool:
+        """Whether anything is looked for with the model."""
+        return self.negatives_per_pair > 0 and self.listed != "only"
+
+    @model_validator(mode="after")
+    def _window_holds_enough(self) -> Self:
+        first, last = self.ranks
+        if last < first:
+            raise ValueError(f"ranks: the last rank must not be before the first; found {list(self.ranks)}")
+        if self.mines and last - first + 1 < self.negatives_per_pair:
+            raise ValueError(
+                f"ranks: {first} to {last} hold fewer than negatives_per_pair ({self.negatives_per_pair}); "
+                f"set the last rank to {first + self.negatives_per_pair - 1} or more"
+            )
         return self
 
 
@@ -246,6 +320,8 @@ class Params(Section):
     preprocess: Preprocess = Preprocess()
     model: Model = Model()
     train: Train = Train()
+    loss: Loss = Loss()
+    mining: Mining = Mining()
     evaluate: Evaluate = Evaluate()
     registration: Register = Field(Register(), alias="register")
     launch: Launch = Launch()
@@ -253,6 +329,8 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if self.train.best_dim is not None and self.train.best_dim not in self.model.dims:
+            raise ValueError(f"train.best_dim: {self.train.best_dim} is none of model.dims, {list(self.model.dims)}")
         width = embedding_width(self.model)
         if width is not None and self.model.dims[-1] > width:
             source = "model.projection" if self.model.projection else f"the hidden size of {self.model.name_or_path}"
@@ -260,10 +338,10 @@ class Params(Section):
                 f"model.dims: {self.model.dims[-1]} is above the embedding's width, {width} ({source}); "
                 f"the largest dim may be at most {width}"
             )
-        weights = self.train.dim_weights
-        if weights is not None and (len(weights) != len(self.model.dims) or not any(weights)):
+        weights = self.loss.dim_weights
+        if not isinstance(weights, str) and (len(weights) != len(self.model.dims) or not any(weights)):
             raise ValueError(
-                f"train.dim_weights: needs one weight for each of the {len(self.model.dims)} model.dims, not all 0; found {list(weights)}"
+                f"loss.dim_weights: needs one weight for each of the {len(self.model.dims)} model.dims, not all 0; found {list(weights)}"
             )
         return self
 
@@ -328,6 +406,11 @@ def wandb_mode() -> Literal["online", "offline", "disabled", "shared"]:
 def launch_uses_cpu(params: Params, params_path: Path = PARAMS_FILE) -> bool:
     """Whether `launch.config` asks for CPUs even where there are GPUs."""
     return bool(yaml.safe_load(launch_config_path(params, params_path).read_text(encoding="utf-8")).get("use_cpu"))
+
+
+def launch_shards(params: Params, params_path: Path = PARAMS_FILE) -> bool:
+    """Whether `launch.config` divides the model among the processes (FSDP)."""
+    return yaml.safe_load(launch_config_path(params, params_path).read_text(encoding="utf-8")).get("distributed_type") == "FSDP"
 
 
 def _check_processes(params: Params, path: Path) -> None:

@@ -4,6 +4,7 @@
 everywhere else. `pairs.parquet` has a row for each good pair, `store/` the videos' frames in the order of the items.
 """
 
+import copy
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from reelnest.data.entries import Entry, Role
 from reelnest.data.formats import SPLITS, Kind, Pair
+from reelnest.data.kept_rows import KeptRows
 from reelnest.data.store import FrameStore
 from reelnest.data.whole_files import whole_file
 from reelnest.errors import DataError
@@ -82,6 +84,8 @@ class Prepared:
         self._targets: Indices = pairs["target"].to_numpy()
         self._relevance: NDArray[np.float32] = pairs["relevance"].to_numpy()
         self._negatives = pairs["negatives"]
+        self._video_tokens: KeptRows | None = None
+        self._pooled: KeptRows | None = None
 
     @classmethod
     def open(cls, folder: Path) -> "Prepared":
@@ -100,6 +104,23 @@ class Prepared:
     def __len__(self) -> int:
         return len(self._keys)
 
+    def keeping(self, *, video_tokens: KeptRows | None = None, pooled: KeptRows | None = None) -> "Prepared":
+        """The same data, whose entries carry what frozen parts of a model made of them, as far as it was kept.
+
+        `video_tokens` go by the videos' places in the store, `pooled` states by `entry_number`.
+        """
+        found = copy.copy(self)
+        found._video_tokens, found._pooled = video_tokens, pooled
+        return found
+
+    def entry_number(self, index: int, role: Role) -> int:
+        """A number for the item in this role, below twice the number of items."""
+        return 2 * int(index) + (role == "target")
+
+    def item_and_role(self, number: int) -> tuple[int, Role]:
+        """What `entry_number` numbered."""
+        return number // 2, "target" if number % 2 else "query"
+
     def item(self, index: int) -> Item:
         """The item of this index. Raises IndexError."""
         if not 0 <= index < len(self):
@@ -110,10 +131,19 @@ class Prepared:
 
     def entry(self, index: int, role: Role) -> Entry:
         """The item as the encoder takes it."""
+        number = self.entry_number(index, role)
+        if self._pooled is not None and number in self._pooled:
+            return Entry(role, "", None, pooled=self._pooled[number])
         item = self.item(index)
         if item.kind == "text":
             return Entry(role, item.key, None)
-        return Entry(role, fields_text(item.fields), self.store.at(index - self._first_video))
+        place = int(index) - self._first_video
+        kept = self._video_tokens[place] if self._video_tokens is not None and place in self._video_tokens else None
+        return Entry(role, fields_text(item.fields), self.store.at(place), kept)
+
+    def video_places(self, items: Indices) -> Indices:
+        """The places in the store of those of `items` that are videos."""
+        return items[items >= self._first_video] - self._first_video
 
     def pairs(self, split: str) -> Pairs:
         """The pairs of `train`, `validation` or `test`, in the order of `pairs.jsonl`."""

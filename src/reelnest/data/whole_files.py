@@ -49,18 +49,18 @@ def whole_folder(path: Path) -> Iterator[Path]:
         yield aside
         os.sync()  # all at once: a thousand files that each wait for the disk take ten times as long
         for written in aside.rglob("*"):
-            _flush(written)
+            flush(written)
         # A folder cannot be replaced in one step: for a moment there is none, which is never taken for whole. A half deleted one might be.
         if path.exists():
             path.replace(before)
         aside.replace(path)
-        _flush(path.parent)
+        flush(path.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(before, ignore_errors=True)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Waits until a file's bytes, or a folder's names, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from reelnest.config import Model
 from reelnest.errors import ModelError
-from reelnest.model.attention import choose_attention, group_vision_attention
+from reelnest.model.attention import choose_attention, group_vision_attention, pack_text_attention
 from reelnest.model.patch_projection import project_patches_by_matrix
 
 logger = logging.getLogger(__name__)
@@ -65,6 +65,7 @@ def load_backbone(settings: Model, base: str | Path) -> tuple[Qwen2_5_VLModel, A
     project_patches_by_matrix(backbone.visual)
     if attention == "sdpa":
         group_vision_attention(backbone.visual)
+        pack_text_attention(backbone.language_model)
     return backbone, tokenizer
 
 

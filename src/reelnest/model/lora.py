@@ -9,6 +9,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from reelnest.config import Lora
+from reelnest.model.lora_linear import join_adapters
 
 LANGUAGE_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 VISION_TARGETS = r".*visual\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(gate_proj|up_proj|down_proj))"
@@ -39,6 +40,7 @@ def add_adapters(backbone: nn.Module, settings: Lora) -> None:
             # Adapters of a bfloat16 base stay float32: AdamW's steps are below bfloat16's resolution.
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
+    join_adapters(backbone)
 
 
 def has_adapters(backbone: nn.Module) -> bool:

@@ -5,7 +5,7 @@ chain runs, and is tested, on a laptop through the one loading path that the 3B 
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,20 +41,17 @@ def build_tiny(folder: Path, texts: Iterable[str], settings: Tiny, seed: int) ->
     tokenizer = _train_tokenizer(texts, settings.vocabulary)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Qwen2_5_VLModel(_config(settings, tokenizer))
+        model = Qwen2_5_VLModel(tiny_config(settings, len(tokenizer), tokenizer.convert_tokens_to_ids))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def _config(settings: Tiny, tokenizer: Any) -> Qwen2_5_VLConfig:
-    def token(text: str) -> int:
-        found: int = tokenizer.convert_tokens_to_ids(text)
-        return found
-
+def tiny_config(settings: Tiny, vocabulary: int, token: Callable[[str], int]) -> Qwen2_5_VLConfig:
+    """The architecture of `settings` for a tokenizer of `vocabulary` tokens; `token` gives the number of a special one."""
     half_head = settings.hidden_size // settings.heads // 2
     return Qwen2_5_VLConfig(
         text_config={
-            "vocab_size": len(tokenizer),
+            "vocab_size": vocabulary,
             "hidden_size": settings.hidden_size,
             "intermediate_size": 3 * settings.hidden_size,
             "num_hidden_layers": settings.layers,

@@ -14,9 +14,10 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from torch.utils.tensorboard import SummaryWriter
 
 from reelnest.config import Params, tracking_uri, wandb_mode
+from reelnest.data.whole_files import whole_file
 from reelnest.errors import ConfigError, RegistryError
 from reelnest.registry.connection import connect
-from reelnest.training.tracker import Status, Tracker, Trackers
+from reelnest.training.tracker import PROFILE_FOLDER, Status, Tracker, Trackers
 
 log = logging.getLogger(__name__)
 
@@ -193,7 +194,10 @@ class TensorBoardTracker:
             self._writer.add_scalar(name, value, step)
 
     def log_artifact(self, path: Path, folder: str) -> None:
-        """TensorBoard keeps no files."""
+        """TensorBoard shows no files but traces, which its profiler page finds beside the events."""
+        if folder == PROFILE_FOLDER:
+            with whole_file(Path(self.run) / path.name) as copy:
+                copy.write(path.read_bytes())
 
     def close(self, status: Status) -> None:  # noqa: ARG002 (event files know no status)
         """Writes what is buffered."""

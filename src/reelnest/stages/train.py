@@ -31,9 +31,12 @@ from reelnest.registry.tracking import open_trackers
 from reelnest.search.evaluation import Evaluation
 from reelnest.stages.launch import stage_main
 from reelnest.stages.workspace import Workspace
-from reelnest.training.checkpoints import Checkpoints, training_key
-from reelnest.training.contrastive import ContrastiveModel, PairBatcher
+from reelnest.training.checkpoints import Checkpoints, data_digest, training_key
+from reelnest.training.contrastive import ContrastiveModel
+from reelnest.training.frozen import FROZEN_FOLDER, keep_frozen
 from reelnest.training.loop import Outcome, Training
+from reelnest.training.negatives import ExtraNegatives
+from reelnest.training.pair_batches import PairBatcher
 from reelnest.training.progress import Progress
 from reelnest.training.retrieval import evaluate_split
 from reelnest.training.sampler import BatchOrder, negative_anchors
@@ -52,7 +55,8 @@ def run(workspace: Workspace, params: Params) -> None:
     prepared = Prepared.open(workspace.prepared)
     pairs = _relevant(prepared.pairs("train"))
     anchors = negative_anchors(pairs) if params.train.group_negatives else None
-    order = BatchOrder.fitting(len(pairs), params.train.batch_size, params.train.seed, accelerator.num_processes, anchors)
+    items = np.stack([pairs.queries, pairs.targets], axis=1) if params.train.no_duplicates else None
+    order = BatchOrder.fitting(len(pairs), params.train.batch_size, params.train.seed, accelerator.num_processes, anchors, items)
     key = training_key(params, workspace.prepared)
     checkpoints = Checkpoints(workspace.work / "checkpoints", key)
     trackers = Trackers()
@@ -92,12 +96,17 @@ def _train(
     encoder, tokenizer = load_encoder(params.model, base, training=True)
     if params.train.gradient_checkpointing:
         encoder.enable_gradient_checkpointing()
-    model = ContrastiveModel(encoder, params.train.temperature, learn_temperature=params.train.learn_temperature)
+    if params.train.compile:
+        encoder.to(accelerator.device).compile_layers()
+    model = ContrastiveModel(encoder, params.loss, len(params.model.dims))
     parameters = {
         "total": sum(parameter.numel() for parameter in model.parameters()),
         "trainable": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
     }
     batcher = Batcher(tokenizer, params.model)
+    prepared = keep_frozen(
+        prepared, data_digest(workspace.prepared), encoder, tokenizer, params, accelerator, workspace.work / FROZEN_FOLDER
+    )
 
     def evaluate() -> Evaluation:
         return evaluate_split(
@@ -114,16 +123,40 @@ def _train(
             done_pairs=training.pairs_in(done_steps),
         )
 
+    negatives = None
+    if params.mining.negatives_per_pair:
+        negatives = ExtraNegatives(
+            prepared,
+            pairs,
+            encoder,
+            batcher,
+            params.mining,
+            steps_per_epoch=order.steps_per_epoch(params.train.accumulation_steps),
+            seed=params.train.seed,
+            dim=params.model.dims[-1],
+            roles_differ=params.model.query_instruction != params.model.target_instruction,
+        )
     has_validation = len(prepared.pairs("validation")) > 0
+    pair_batcher = PairBatcher(
+        prepared,
+        pairs,
+        batcher,
+        accelerator.process_index,
+        accelerator.num_processes,
+        micro_batch_size=params.train.micro_batch_size,
+        negatives=negatives,
+        same_side=params.loss.same_side_negatives,
+    )
     training = Training(
         params,
         accelerator,
         model,
-        PairBatcher(prepared, pairs, batcher, accelerator.process_index, accelerator.num_processes),
+        pair_batcher,
         order,
         checkpoints,
         trackers,
         evaluate if has_validation else None,
+        negatives,
     )
     _tell(params, order, pairs, parameters, accelerator, has_validation=has_validation)
     outcome = training.run(make_progress)
@@ -136,7 +169,7 @@ def _train(
         checkpoints.finish()
         log.info(
             "training: %d steps of %d pairs in %.0f s, %.1f pairs a second; best after step %d: %s",
-            training.total_steps,
+            outcome.history.rows[-1].step,
             order.batch_size,
             outcome.seconds,
             outcome.pairs_per_second,
@@ -224,14 +257,18 @@ def _tell(
     if order.batch_size < params.train.batch_size:
         wanted = params.train.batch_size
         log.warning("training: %d pairs are fewer than train.batch_size (%d): one batch of %d", len(pairs), wanted, order.batch_size)
+    repeated = order.repeated_items(0)
+    if repeated:
+        share = repeated / (2 * order.batches * order.batch_size)
+        log.warning("training: train.no_duplicates: too few different items for batches without repeats; %.1f %% are repeats", 100 * share)
     if not has_validation:
-        log.warning("training: there is no validation split, so the last weights are taken for the best")
+        log.warning("training: there is no validation split, so the last weights are taken for the best, and train.patience ends nothing")
 
 
 def _save_candidate(workspace: Workspace, params: Params, base: str | Path, checkpoints: Checkpoints, trackers: Trackers) -> None:
     """Puts the best weights into a fresh copy of the base: one way for whole, sharded and resumed models, and for a finished training."""
     encoder, tokenizer = load_encoder(params.model, base, training=True)
-    model = ContrastiveModel(encoder, params.train.temperature, learn_temperature=params.train.learn_temperature)
+    model = ContrastiveModel(encoder, params.loss, len(params.model.dims))
     checkpoints.load_best_into(model)
     save_model(workspace.candidate, encoder, tokenizer, params.model, params.preprocess, params.data.text_fields)
     found: dict[str, Any] = {"experiment": None, "run_id": None, "tracking_uri": None}
@@ -265,9 +302,20 @@ def _report(
         "loss": last.loss,
         "loss_by_dim": {str(dim): loss for dim, loss in zip(outcome.history.dims, last.losses, strict=True)},
         "temperature": last.temperature,
-        "best": {"step": outcome.best.step, "metric": params.train.best_metric, "value": outcome.best.value},
+        "best": {
+            "step": outcome.best.step,
+            "metric": params.train.best_metric,
+            "dim": params.train.best_dim or params.model.dims[-1],
+            "value": outcome.best.value,
+        },
+        "stopped_early": last.epoch < params.train.epochs,
         "validation": [{"epoch": found.epoch, "step": found.step, "metrics": found.metrics} for found in outcome.validations],
-        "speed": {"pairs_per_second": round(outcome.pairs_per_second, 1), "seconds": round(outcome.seconds, 1)},
+        "speed": {
+            "pairs_per_second": round(outcome.pairs_per_second, 1),
+            "seconds": round(outcome.seconds, 1),
+            "while_stepping": {name: round(value, 6) for name, value in outcome.rates.items()},
+            "breakdown": outcome.breakdown.report() if outcome.breakdown is not None else None,
+        },
     }
     write_json(workspace.reports / "training.json", report)
     outcome.history.write_csv(workspace.reports / "training.csv")

@@ -2,6 +2,7 @@
 
 `work/checkpoints/<key>/` holds
 - `step-00000120.pt`: everything that a resumed training needs to go on to the last bit, of the last `train.keep_checkpoints` periods;
+- `step-00000120.part-0-of-4`, …: what each process of a sharded training holds; written before the file above, so that it is last;
 - `best.safetensors`: the trainable weights of the best evaluation so far;
 - `runs.json`: the trackers' runs, which a resumed training continues.
 
@@ -36,14 +37,15 @@ from reelnest.data.prepared import ITEMS_FILE, PAIRS_FILE, STORE_FOLDER
 from reelnest.data.store import INDEX_FILE
 from reelnest.data.whole_files import whole_file, write_json
 from reelnest.errors import TrainingError
+from reelnest.training.distributed import all_agree, world
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-SOURCES = ("data/batches.py", "data/entries.py", "model/*.py", "search/*.py", "training/*.py")
+SOURCES = ("data/batches.py", "data/entries.py", "data/kept_rows.py", "data/packing.py", "model/*.py", "search/*.py", "training/*.py")
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers")
 # Settings of these do not change which weights come out.
-UNSEEN_TRAIN_SETTINGS = {"trackers", "log_every_steps", "keep_checkpoints"}
+UNSEEN_TRAIN_SETTINGS = {"trackers", "log_every_steps", "keep_checkpoints", "profile_steps"}
 
 
 def training_key(params: Params, prepared: Path) -> str:
@@ -57,15 +59,17 @@ def training_key(params: Params, prepared: Path) -> str:
         "format": FORMAT,
         "model": params.model.model_dump(mode="json"),
         "train": params.train.model_dump(mode="json", exclude=UNSEEN_TRAIN_SETTINGS),
+        "loss": params.loss.model_dump(mode="json"),
+        "mining": params.mining.model_dump(mode="json"),
         "depth": params.evaluate.depth,
-        "data": _hash_of_data(prepared),
+        "data": data_digest(prepared),
         "code": {str(path.relative_to(package)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sources},
         "libraries": {name: version(name) for name in LIBRARIES},
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _hash_of_data(prepared: Path) -> str:
+def data_digest(prepared: Path) -> str:
     """Of the tables and the store's index, which names each video by a digest of its content: the shards need not be read."""
     found = hashlib.sha256()
     for name in (ITEMS_FILE, PAIRS_FILE, f"{STORE_FOLDER}/{INDEX_FILE}"):
@@ -107,6 +111,20 @@ def load_optimizer_state(model: nn.Module, optimizer: Optimizer, state: dict[str
     set_optimizer_state_dict(model, optimizer, state, options=StateDictOptions(full_state_dict=True))
 
 
+def _part_name(step: int, rank: int, processes: int) -> str:
+    return f"step-{step:08}.part-{rank}-of-{processes}"
+
+
+def _load(path: Path) -> dict[str, Any] | None:
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
+        log.warning("checkpoint: %s cannot be read (%s); taking the one before", path, reason)
+        return None
+    return state
+
+
 def _trainable_names(model: nn.Module) -> set[str]:
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
@@ -129,17 +147,35 @@ class Checkpoints:
             torch.save(state, file)
         for old in self._steps()[:-keep]:
             old.unlink()
+        kept = {path.stem for path in self._steps()}
+        for part in self.folder.glob("step-*.part-*"):
+            if part.stem not in kept:
+                part.unlink()
+
+    def save_part(self, step: int, part: dict[str, Any]) -> None:
+        """Writes what this process of a sharded training holds. Every process calls it, and `save` comes after all of them."""
+        rank, processes = world()
+        with whole_file(self.folder / _part_name(step, rank, processes)) as file:
+            torch.save(part, file)
 
     def load_last(self) -> dict[str, Any] | None:
-        """The newest state that can be read, or None. A broken file (a full disk, a copy cut short) is passed over and named in the log."""
+        """The newest state that can be read, or None. A broken file (a full disk, a copy cut short) is passed over and named in the log.
+
+        Every process calls it. Of a sharded training each gets its own part too, as `part`; all take the same step, so a step of which one
+        part is broken is passed over by all. Raises TrainingError if the parts are those of another number of processes.
+        """
+        rank, processes = world()
         for path in reversed(self._steps()):
-            try:
-                state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, UnpicklingError) as error:
-                reason = str(error).partition("\n")[0]
-                log.warning("checkpoint: %s cannot be read (%s); taking the one before", path, reason)
-                continue
-            return state
+            state = _load(path)
+            if state is not None and (parts := state.get("parts")) is not None:
+                if parts != processes:
+                    raise TrainingError(
+                        f"checkpoint: {path} was written by {parts} processes of a sharded training, and here are {processes}. Set"
+                        " launch.config to as many as before, or delete the folder and train again."
+                    )
+                state["part"] = _load(self.folder / _part_name(int(path.stem.removeprefix("step-")), rank, processes))
+            if all_agree(state is not None and (state.get("parts") is None or state["part"] is not None)):
+                return state
         return None
 
     def save_best(self, weights: dict[str, Tensor], step: int) -> None:
@@ -148,13 +184,16 @@ class Checkpoints:
         with whole_file(self.best) as file:
             file.write(save(contiguous, metadata={"step": str(step)}))
 
-    def load_best_into(self, model: nn.Module) -> None:
-        """Puts the best weights into an unsharded model. Raises TrainingError if the file is missing, broken or another model's."""
+    def best_weights(self) -> dict[str, Tensor]:
+        """What `save_best` wrote. Raises TrainingError if the file is missing or broken."""
         try:
-            weights = load_file(self.best)
+            return load_file(self.best)
         except (OSError, SafetensorError) as error:
             raise TrainingError(f"checkpoint: {self.best} cannot be read: {error}. Delete {self.folder} and train again.") from error
-        load_trainable_state(model, weights)
+
+    def load_best_into(self, model: nn.Module) -> None:
+        """Puts the best weights into an unsharded model. Raises TrainingError if the file is missing, broken or another model's."""
+        load_trainable_state(model, self.best_weights())
 
     def write_runs(self, runs: dict[str, str]) -> None:
         """Notes the trackers' runs, before the first step: a killed training must not leave runs behind that nobody continues."""

@@ -1,67 +1,40 @@
-"""One contrastive batch: from pairs to the losses of each dim, over all processes."""
+"""What is trained, and the losses of a contrastive batch over all processes."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-from reelnest.data.batches import Batch, Batcher
-from reelnest.data.prepared import Pairs, Prepared
+from reelnest.config import Loss
+from reelnest.data.batches import Batch
 from reelnest.training.distributed import gather_with_gradient, world
-from reelnest.training.losses import MAX_LOG_SCALE, both_directions
-
-
-@dataclass
-class PairBatch:
-    """One process's share of a contrastive batch, ready for the model."""
-
-    inputs: Batch
-    """The share's queries, then its targets: one forward encodes both (a second one in a step would break DDP)."""
-    related: Tensor
-    """(pairs, pairs) bool over the whole batch of all processes: query i and target j belong together or are the same item."""
-
-
-class PairBatcher:
-    """Makes a process's share of a batch from row numbers of pairs."""
-
-    def __init__(self, prepared: Prepared, pairs: Pairs, batcher: Batcher, rank: int, processes: int) -> None:
-        self._prepared = prepared
-        self._pairs = pairs
-        self._batcher = batcher
-        self._rank = rank
-        self._processes = processes
-
-    def __call__(self, rows: np.ndarray) -> PairBatch:
-        """`rows` are the whole batch's, of which this process encodes its contiguous slice."""
-        queries, targets = self._pairs.queries[rows], self._pairs.targets[rows]
-        share = len(rows) // self._processes
-        mine = slice(self._rank * share, (self._rank + 1) * share)
-        entries = [self._prepared.entry(int(item), "query") for item in queries[mine]]
-        entries += [self._prepared.entry(int(item), "target") for item in targets[mine]]
-        return PairBatch(self._batcher(entries), torch.from_numpy(self._related(queries, targets)))
-
-    def _related(self, queries: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        related = queries[:, None] == targets[None, :]  # (pairs, pairs)
-        for row, query in enumerate(queries):
-            related[row] |= np.isin(targets, self._prepared.related(int(query)))
-        return related
+from reelnest.training.losses import MAX_LOG_SCALE, LossScales, nested_losses
+from reelnest.training.pair_batches import PairBatch
 
 
 class ContrastiveModel(nn.Module):
-    """The encoder and the temperature: all that training changes, in one module whose one forward touches every parameter."""
+    """The encoder and the loss's own numbers: all that training changes, in one module whose one forward touches every parameter."""
 
-    def __init__(self, encoder: nn.Module, temperature: float, *, learn_temperature: bool) -> None:
+    def __init__(self, encoder: nn.Module, settings: Loss, dims: int) -> None:
+        """`dims` is how many there are."""
         super().__init__()
         self.encoder = encoder
         # One number in a vector: sharded training takes no scalars. A logarithm, since steps should be relative.
-        self.log_scale = nn.Parameter(torch.tensor([-math.log(temperature)]), requires_grad=learn_temperature)
+        self.log_scale = nn.Parameter(torch.tensor([-math.log(settings.temperature)]), requires_grad=settings.learn_temperature)
+        self.log_variances = nn.Parameter(torch.zeros(dims), requires_grad=settings.dim_weights == "learnt")
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Vectors (entries, width) and the temperature (1,)."""
-        return self.encoder(batch), torch.exp(-self.log_scale)
+    def forward(self, batch: Batch) -> tuple[Tensor, LossScales]:
+        """Vectors (entries, width), and what does not depend on the batch (see gradient_cache)."""
+        return self.encoder(batch), LossScales(torch.exp(-self.log_scale), self.log_variances.clone())
+
+    @torch.no_grad()
+    def learnt_weights(self) -> list[float]:
+        """What the dims' losses are multiplied by; every process calls it, since a sharded model's numbers lie on all of them."""
+        found = self.log_variances.full_tensor() if isinstance(self.log_variances, DTensor) else self.log_variances
+        weights: list[float] = torch.exp(-found).tolist()
+        return weights
 
     @torch.no_grad()
     def limit_temperature(self) -> None:
@@ -70,17 +43,31 @@ class ContrastiveModel(nn.Module):
             self.log_scale.clamp_(max=MAX_LOG_SCALE)
 
 
-def contrastive_losses(model: nn.Module, batch: PairBatch, dims: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Losses (dims,) of this process's share, with every process's items as negatives, and the temperature (1,).
+def contrastive_losses(vectors: Tensor, temperature: Tensor, batch: PairBatch, dims: Sequence[int], settings: Loss) -> Tensor:
+    """Losses (dims,) of this process's share, with every process's items as negatives.
 
-    The mean of the losses over processes is the loss of the whole batch, and so are the gradients, once averaged as DDP and FSDP do:
-    `gather_with_gradient` brings each vector the gradients that the other processes' losses have for it.
+    `vectors` are the share's queries, targets and extra negatives, (entries, width). The mean of the losses over processes is the loss of
+    the whole batch, and so are the gradients, once averaged as DDP and FSDP do: `gather_with_gradient` brings each vector the gradients
+    that the other processes' losses have for it.
     """
-    vectors, temperature = model(batch.inputs)  # (2 * share, width)
-    rank, _ = world()
-    share = len(vectors) // 2
-    gathered = gather_with_gradient(vectors.float())  # (processes, 2 * share, width)
-    queries = gathered[:, :share].flatten(0, 1)  # (pairs, width)
-    targets = gathered[:, share:].flatten(0, 1)
-    rows = slice(rank * share, (rank + 1) * share)
-    return both_directions(queries, targets, rows, batch.related.to(vectors.device), dims, temperature), temperature.detach()
+    rank, processes = world()
+    share, device = batch.share, vectors.device
+    each = batch.related.shape[1] // processes - share  # extra negatives of a process, with padding
+    queries, others = vectors.float().split([share, len(vectors) - share])
+    # Padding is masked everywhere. Ones, since the prefixes of a vector of zeros have no direction.
+    others = torch.cat([others, others.new_ones(share + each - len(others), others.shape[1])])
+    gathered = gather_with_gradient(others)  # (processes, share + each, width)
+    targets = torch.cat([gathered[:, :share].flatten(0, 1), gathered[:, share:].flatten(0, 1)])  # (columns, width)
+    return nested_losses(
+        queries,
+        targets,
+        slice(rank * share, (rank + 1) * share),
+        batch.related.to(device),
+        dims,
+        temperature,
+        settings=settings,
+        relevance=batch.relevance.to(device),
+        all_queries=gather_with_gradient(queries).flatten(0, 1) if settings.same_side_negatives else None,
+        related_queries=None if batch.related_queries is None else batch.related_queries.to(device),
+        related_targets=None if batch.related_targets is None else batch.related_targets.to(device),
+    )

@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from reelnest.training.phases import phase
+
 
 def world() -> tuple[int, int]:
     """This process's rank and the number of processes."""
@@ -18,7 +20,8 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, local: Tensor) -> Tensor:  # noqa: ARG004 (autograd's interface)
         gathered = local.new_empty((dist.get_world_size(), *local.shape))
-        dist.all_gather(list(gathered.unbind(0)), local.contiguous())
+        with phase("communication"):
+            dist.all_gather(list(gathered.unbind(0)), local.contiguous())
         return gathered
 
     @staticmethod
@@ -26,13 +29,23 @@ class _Gather(torch.autograd.Function):
         # Every process's loss reads this process's vectors: their gradients add up here. DDP then takes the mean over processes, so that
         # the mean of the processes' losses has exactly the gradient of one big batch.
         gradient = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(gradient)
+        with phase("communication"):
+            dist.all_reduce(gradient)
         return gradient[dist.get_rank()]
 
 
 def gather_with_gradient(local: Tensor) -> Tensor:
     """(n, …) of each process to (processes, n, …) on all, differentiable: the gradient sums over the processes' losses."""
     return _Gather.apply(local) if world()[1] > 1 else local.unsqueeze(0)
+
+
+def gather(local: Tensor) -> Tensor:
+    """(n, …) of each process to (processes, n, …) on all, without gradient."""
+    if world()[1] == 1:
+        return local.unsqueeze(0)
+    gathered = local.new_empty((dist.get_world_size(), *local.shape))
+    dist.all_gather(list(gathered.unbind(0)), local.contiguous())
+    return gathered
 
 
 def mean_over_processes(values: Tensor) -> Tensor:
@@ -42,6 +55,16 @@ def mean_over_processes(values: Tensor) -> Tensor:
         dist.all_reduce(values)
         values /= world()[1]
     return values
+
+
+def all_agree(holds: bool) -> bool:
+    """Whether it holds on all processes. Each of them calls it."""
+    if world()[1] == 1:
+        return holds
+    on_gpu = dist.get_backend() == "nccl"
+    votes = torch.tensor([int(holds)], device=torch.device("cuda", torch.cuda.current_device()) if on_gpu else None)
+    dist.all_reduce(votes, op=dist.ReduceOp.MIN)
+    return bool(votes.item())
 
 
 class StopRequest:

@@ -72,7 +72,7 @@ class History:
                 raise TrainingError(
                     f"training: the loss of step {step} (epoch {epoch}) is {row.loss}, no finite number. The last finite one was"
                     f" {(rows or self.rows)[-1].loss if rows or self.rows else 'none'}. Lower train.learning_rate, raise"
-                    " train.warmup_fraction or train.temperature, or set train.mixed_precision to bf16 or no."
+                    " train.warmup_fraction or loss.temperature, or set train.mixed_precision to bf16 or no."
                 )
             rows.append(row)
         self.rows += rows

@@ -2,32 +2,46 @@
 
 import logging
 import math
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import psutil
 import torch
 from accelerate import Accelerator
+from accelerate.utils.memory import clear_device_cache
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from reelnest.config import Params
-from reelnest.errors import Interrupted
+from reelnest.errors import ConfigError, Interrupted, TrainingError
+from reelnest.model.ema import Ema
 from reelnest.search.evaluation import ALL, Evaluation
 from reelnest.training import checkpoints as saved
+from reelnest.training.adaptive_batch_size import BatchTooLargeError, all_or_none, average_gradients
+from reelnest.training.best import Best
 from reelnest.training.checkpoints import Checkpoints
-from reelnest.training.contrastive import ContrastiveModel, PairBatch, PairBatcher, contrastive_losses
+from reelnest.training.contrastive import ContrastiveModel, contrastive_losses
 from reelnest.training.distributed import StopRequest
+from reelnest.training.gradient_cache import GradientCache
 from reelnest.training.history import History
-from reelnest.training.losses import weighted
+from reelnest.training.losses import LossScales, weighted
+from reelnest.training.negatives import ExtraNegatives
 from reelnest.training.optimizer import build_optimizer, build_scheduler
+from reelnest.training.pair_batches import PairBatch, PairBatcher
+from reelnest.training.phases import phase
 from reelnest.training.prefetch import prefetched
+from reelnest.training.profiler import Breakdown, StepProfiler
 from reelnest.training.progress import Progress
 from reelnest.training.sampler import BatchOrder
-from reelnest.training.tracker import Trackers
+from reelnest.training.sharded_state import load_own_part, own_part
+from reelnest.training.throughput import Meter
+from reelnest.training.tracker import PROFILE_FOLDER, Trackers
 
 log = logging.getLogger(__name__)
 
@@ -45,15 +59,6 @@ class Validation:
 
 
 @dataclass
-class Best:
-    """The evaluation whose weights become the candidate."""
-
-    step: int = 0
-    value: float | None = None
-    """Of `train.best_metric`; None where there is no validation split, and the last weights count as the best."""
-
-
-@dataclass
 class Outcome:
     """What a finished training tells its report."""
 
@@ -63,6 +68,10 @@ class Outcome:
     seconds: float
     """Of steps and evaluations, over all sittings."""
     pairs_per_second: float
+    rates: dict[str, float]
+    """While stepping, of the last sitting (see `throughput.Meter`); empty where it took no step."""
+    breakdown: Breakdown | None
+    """Of the profiled steps, where this process took any."""
 
 
 @dataclass
@@ -73,6 +82,8 @@ class Position:
     best: Best = field(default_factory=Best)
     validations: list[Validation] = field(default_factory=list)
     seconds: float = 0.0
+    micro_batch_size: int | None = None
+    """The present one, where `train.adaptive_batch_size` may have made it smaller than the settings'."""
 
 
 class Training:
@@ -88,9 +99,14 @@ class Training:
         checkpoints: Checkpoints,
         trackers: Trackers,
         evaluate: Callable[[], Evaluation] | None,
+        negatives: ExtraNegatives | None = None,
     ) -> None:
-        """`evaluate` measures the model on the validation split, on all processes; None where there is no such split."""
+        """`evaluate` measures the model on the validation split, on all processes; None where there is no such split.
+
+        `negatives` are those that `batcher` asks for each pair's; they are renewed, and saved, here.
+        """
         self._train = params.train
+        self._loss = params.loss
         self._dims = params.model.dims
         self._accelerator = accelerator
         self._batcher = batcher
@@ -98,14 +114,29 @@ class Training:
         self._checkpoints = checkpoints
         self._trackers = trackers
         self._evaluate = evaluate
+        self._negatives = negatives
         self._steps_per_epoch = order.steps_per_epoch(self._train.accumulation_steps)
         self.total_steps = self._steps_per_epoch * self._train.epochs
         optimizer = build_optimizer(model, self._train)
-        self._wrapped, self._optimizer = accelerator.prepare(model, optimizer)
+        self._wrapped, self.optimizer = accelerator.prepare(model, optimizer)
         self.model: ContrastiveModel = accelerator.unwrap_model(self._wrapped)  # sharded under FSDP2, otherwise `model` itself
-        self._scheduler = build_scheduler(self._optimizer.optimizer, self._train, self.total_steps)
+        self._scheduler = build_scheduler(self.optimizer.optimizer, self._train, self.total_steps)
+        self._ema = None if self._train.ema_decay is None else Ema(self.model, self._train.ema_decay)
+        self._profiler = StepProfiler(self._train.profile_steps, self.model, checkpoints.folder / "profile", accelerator.process_index)
+        if self._train.adaptive_batch_size and self.model.encoder.sharded:
+            raise ConfigError(
+                "train.adaptive_batch_size: the processes of a sharded model wait for each other in every layer, so that one cannot report"
+                " that its memory does not suffice. Set it to false and train.micro_batch_size to what fits (see `reelnest memory`)."
+            )
+        if self._train.adaptive_batch_size:
+            # Not through DDP, whose forward passes wait for the other processes: one that ran out of memory in them would be lost.
+            guard = partial(all_or_none, accelerator.device)
+            self._cache = GradientCache(self.model, accelerator.device, backward=accelerator.backward, guard=guard)
+        else:
+            self._cache = GradientCache(self._wrapped, accelerator.device, backward=accelerator.backward, unsynced=self._unsynced)
+        self._meter = Meter(self.model.encoder, accelerator.device, accelerator.num_processes)
         self._history = History(self._dims)
-        self._at = Position()
+        self._at = Position(micro_batch_size=batcher.micro_batch_size)
         self._seconds_before = 0.0
 
     def pairs_in(self, steps: int) -> int:
@@ -125,24 +156,30 @@ class Training:
         try:
             with StopRequest() as stop:
                 for epoch in range(self._at.step // self._steps_per_epoch, self._train.epochs):
+                    if self._at.best.is_final(self._train.patience):
+                        log.info("training: no better for %d evaluations (train.patience): this is the end", self._at.best.stale)
+                        break
                     self._run_epoch(epoch, progress, stop)
         finally:
             progress.close(-(-self._at.step // self._steps_per_epoch), self._at.step)
+        if self._profiler.trace is not None:
+            self._trackers.log_artifact(self._profiler.trace, PROFILE_FOLDER)
         rate = self.pairs_in(self._at.step) / max(self._at.seconds, 1e-9)
-        return Outcome(self._history, self._at.validations, self._at.best, self._at.seconds, rate)
+        return Outcome(
+            self._history, self._at.validations, self._at.best, self._at.seconds, rate, self._meter.report(), self._profiler.breakdown
+        )
 
     def _run_epoch(self, epoch: int, progress: Progress, stop: StopRequest) -> None:
         self._wrapped.train()
-        jobs = self._order.steps(epoch, self._train.accumulation_steps, first=self._at.step % self._steps_per_epoch)
-        window = _Window()
+        self._meter.begin()
         stopping = False
-        with closing(prefetched(jobs, self._make_step)) as steps:
-            for batches in steps:
-                self._step(epoch, batches)
+        with closing(self._batches_left(epoch)) as steps:
+            for batches in self._profiler.over(steps, self._at.step):
+                self.step(epoch, batches)
                 pairs = len(batches) * self._order.batch_size
-                window.pairs += pairs
+                self._meter.add(batches, pairs)
                 if self._at.step % self._train.log_every_steps == 0 or self._at.step % self._steps_per_epoch == 0:
-                    self._log(window, progress)
+                    self._log(progress)
                 progress.advance(epoch + 1, self._at.step, pairs)
                 if stop.agreed():
                     stopping = True
@@ -153,7 +190,7 @@ class Training:
             self._validate(epoch + 1)
             self._save()
         elif stopping:
-            self._log(window, progress)
+            self._log(progress)
             self._save()
         if stopping and self._at.step < self.total_steps:
             raise Interrupted(
@@ -161,44 +198,113 @@ class Training:
                 f" ({self._checkpoints.folder})."
             )
 
+    def _batches_left(self, epoch: int) -> Generator[list[PairBatch], None, None]:
+        """What each step from the present one to the epoch's end sees.
+
+        Batches are made ahead only up to the next renewal of the extra negatives: which of them a batch holds must not hang on how far
+        ahead it was made.
+        """
+        done = self._at.step % self._steps_per_epoch
+        jobs = self._order.steps(epoch, self._train.accumulation_steps, first=done)
+        while done < self._steps_per_epoch:
+            stretch = self._steps_per_epoch - done
+            if self._negatives is not None:
+                stretch = min(stretch, self._renewed(self._negatives))
+            with closing(prefetched(islice(jobs, stretch), self._make_step)) as steps:
+                yield from steps
+            done += stretch
+
+    def _renewed(self, negatives: ExtraNegatives) -> int:
+        """Renews the extra negatives where that is due, and gives the steps for which they hold."""
+        if negatives.steps_until_renewal(self._at.step) == 0:
+            with whole_root(self.model):
+                figures = negatives.renew(self._at.step)
+            self._trackers.log_metrics(figures, self._at.step)
+        return negatives.steps_until_renewal(self._at.step)
+
     def _make_step(self, rows: np.ndarray) -> list[PairBatch]:
         return [self._batcher(batch) for batch in rows]
 
-    def _step(self, epoch: int, batches: list[PairBatch]) -> None:
+    def step(self, epoch: int, batches: list[PairBatch]) -> None:
         """One optimizer step."""
-        seed_step(self._train.seed, self._at.step, self._accelerator.process_index)
-        loss, losses, temperature = self.backward(batches)
-        trainable = [parameter for parameter in self._wrapped.parameters() if parameter.requires_grad]
-        norm = self._accelerator.clip_grad_norm_(trainable, self._train.max_gradient_norm or math.inf)
-        learning_rate = float(self._scheduler.get_last_lr()[0])
-        self._optimizer.step()
-        if not self._accelerator.optimizer_step_was_skipped:  # fp16's scaler leaves a step out when gradients overflow
-            self._scheduler.step()
-        self._optimizer.zero_grad()
-        self.model.limit_temperature()
+        with phase("loss"):
+            loss, losses, temperature = self.gradients(batches)
+        with phase("optimizer"):
+            trainable = [parameter for parameter in self._wrapped.parameters() if parameter.requires_grad]
+            norm = self._accelerator.clip_grad_norm_(trainable, self._train.max_gradient_norm or math.inf)
+            norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+            learning_rate = float(self._scheduler.get_last_lr()[0])
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.model.limit_temperature()
+            if not self._accelerator.optimizer_step_was_skipped:  # fp16's scaler leaves a step out when gradients overflow
+                self._scheduler.step()
+                if self._ema is not None:
+                    self._ema.update()
         self._at.step += 1
         self._history.add(epoch + 1, self._at.step, loss, losses, learning_rate, norm, temperature)
+
+    def gradients(self, batches: list[PairBatch]) -> tuple[Tensor, Tensor, Tensor]:
+        """`backward`, repeated in smaller micro-batches where memory does not suffice for those of the settings."""
+        while True:
+            seed_step(self._train.seed, self._at.step, self._accelerator.process_index)
+            try:
+                return self.backward([self._batcher.again(batch) for batch in batches])
+            except BatchTooLargeError:
+                pass  # the exception holds the failed pass's tensors: only here are they gone
+            self.optimizer.zero_grad()
+            clear_device_cache(garbage_collection=True)
+            share = self._order.batch_size // self._accelerator.num_processes
+            present = min(self._batcher.micro_batch_size or share, share)
+            if present == 1:
+                raise TrainingError(
+                    f"training: the memory does not suffice for one pair at a time (step {self._at.step + 1}). Set"
+                    " train.gradient_checkpointing, or use fewer frames, fewer pixels, LoRA or a smaller model; see `reelnest memory`."
+                )
+            self._batcher.micro_batch_size = self._at.micro_batch_size = present // 2
+            log.warning(
+                "training: too little memory in step %d; going on with micro-batches of %d pairs instead of %d, the batch stays %d",
+                *(self._at.step + 1, present // 2, present, self._order.batch_size),
+            )
 
     def backward(self, batches: list[PairBatch]) -> tuple[Tensor, Tensor, Tensor]:
         """Adds the gradients of the mean over `batches` to the parameters.
 
         Returns this process's share of the loss, () and by dim (dims,), and the temperature (1,). Means over processes are the whole's.
+        Raises BatchTooLargeError with `train.adaptive_batch_size`; gradients are then of no use.
         """
         device = self._accelerator.device
-        total, by_dim = torch.zeros((), device=device), torch.zeros(len(self._dims), device=device)
+        total, by_dim, temperature = torch.zeros((), device=device), torch.zeros(len(self._dims), device=device), torch.zeros(1)
+        adaptive = self._train.adaptive_batch_size
         for index, batch in enumerate(batches):
-            last = index == len(batches) - 1
-            # Gradients are summed over processes once a step, with the last batch's backward pass.
-            with nullcontext() if last else self._accelerator.no_sync(self._wrapped):
-                batch.inputs = batch.inputs.to(device)
-                losses, temperature = contrastive_losses(self._wrapped, batch, self._dims)
-                loss = weighted(losses, self._train.dim_weights) / len(batches)
-                self._accelerator.backward(loss)
-            total += loss.detach()
-            by_dim += losses.detach() / len(batches)
+            # Gradients are summed over processes once a step, with the last backward pass; or after it, once all processes came through.
+            last = index == len(batches) - 1 and not adaptive
+            loss, losses, temperature = self._add_gradients(batch, 1 / len(batches), synchronise=last)
+            total += loss
+            by_dim += losses / len(batches)
+        if adaptive:
+            average_gradients(parameter for parameter in self.model.parameters() if parameter.requires_grad)
         return total, by_dim, temperature
 
-    def _log(self, window: "_Window", progress: Progress) -> None:
+    def _add_gradients(self, batch: PairBatch, weight: float, *, synchronise: bool) -> tuple[Tensor, Tensor, Tensor]:
+        seen: list[Tensor] = []
+
+        def loss(vectors: Tensor, scales: LossScales) -> Tensor:
+            losses = contrastive_losses(vectors[batch.order.to(vectors.device)], scales.temperature, batch, self._dims, self._loss)
+            seen.extend([losses.detach(), scales.temperature.detach()])
+            # A step's batches count the same dims.
+            seed = (self._train.seed, self._at.step)
+            return weighted(losses, self._loss.dim_weights, log_variances=scales.log_variances, seed=seed) * weight
+
+        value = self._cache(batch.inputs, loss, synchronise=synchronise)
+        return value, seen[0], seen[1]
+
+    def _unsynced(self) -> AbstractContextManager[None]:
+        # A sharded model that does not reduce its gradients keeps them whole, and that is more than its share of everything else.
+        quiet: AbstractContextManager[None] = nullcontext() if self.model.encoder.sharded else self._accelerator.no_sync(self._wrapped)
+        return quiet
+
+    def _log(self, progress: Progress) -> None:
         rows = self._history.flush()
         if not rows:
             return
@@ -209,42 +315,58 @@ class Training:
             "train/learning_rate": rows[-1].learning_rate,
             "train/gradient_norm": float(np.mean([row.gradient_norm for row in rows])),
             "train/temperature": rows[-1].temperature,
-            "train/pairs_per_second": window.rate(),
+            **self._meter.rates(),
             **_memory(),
         }
+        if self._loss.dim_weights == "learnt":
+            metrics |= {f"train/weight_{dim}": weight for dim, weight in zip(self._dims, self.model.learnt_weights(), strict=True)}
         self._trackers.log_metrics(metrics, self._at.step)
 
     def _validate(self, epoch: int) -> None:
         if self._evaluate is None:
             self._at.best = Best(self._at.step)
             return
-        with whole_root(self.model):
+        with self._judged_weights(), whole_root(self.model):
             evaluation = self._evaluate()
         metrics = {str(result.dim): dict(result.metrics) for result in evaluation.results if result.pair_kind == ALL}
         self._at.validations.append(Validation(epoch, self._at.step, metrics))
         named = {validation_metric(name, dim): value for dim, found in metrics.items() for name, value in found.items()}
         self._trackers.log_metrics(named, self._at.step)
-        value = evaluation.value(self._train.best_metric)
-        # Of equals the later one: a metric that has reached its top says nothing about the rest, which longer training still improves.
-        if value is None or self._at.best.value is None or value >= self._at.best.value:
-            self._at.best = Best(self._at.step, value)
+        value = evaluation.value(self._train.best_metric, dim=self._train.best_dim)
+        self._at.best = self._at.best.after(self._at.step, value, self._train.best_metric)
         last = self._history.rows[-1]
         log.info("epoch %d: loss %.4f, validation %s %.4f", epoch, last.loss, self._train.best_metric, math.nan if value is None else value)
 
+    def _judged_weights(self) -> AbstractContextManager[None]:
+        """Puts the weights that are evaluated, and become the candidate, into the model for a while."""
+        return nullcontext() if self._ema is None else self._ema.in_place()
+
     def _save(self) -> None:
-        """Every process takes part, since a sharded model lies on all of them; the main process writes."""
-        weights = saved.trainable_state(self.model)
-        optimizer = saved.optimizer_state(self.model, self._optimizer.optimizer)
+        """Every process takes part, since a sharded model lies on all of them; the main process writes what is everyone's."""
+        optimizer = self.optimizer.optimizer
+        held: dict[str, Any] = {"parts": self._accelerator.num_processes}
+        if isinstance(self.model, FSDPModule):
+            self._checkpoints.save_part(self._at.step, own_part(self.model, optimizer, self._ema))
+        else:
+            held = {
+                "weights": saved.trainable_state(self.model),
+                "optimizer": saved.optimizer_state(self.model, optimizer),
+                "ema": None if self._ema is None else self._ema.state(),
+            }
+        if self._at.best.step == self._at.step:
+            with self._judged_weights():
+                best = saved.trainable_state(self.model)
+            if self._accelerator.is_main_process:
+                self._checkpoints.save_best(best, self._at.step)
+        self._accelerator.wait_for_everyone()
         if self._accelerator.is_main_process:
             scaler = self._accelerator.scaler
-            if self._at.best.step == self._at.step:
-                self._checkpoints.save_best(weights, self._at.step)
             state = {
-                "weights": weights,
-                "optimizer": optimizer,
+                **held,
                 "scheduler": self._scheduler.state_dict(),
                 "scaler": scaler.state_dict() if scaler is not None else None,
                 "history": self._history.state(),
+                "negatives": None if self._negatives is None else self._negatives.state(),
                 "position": asdict(self._at),
             }
             self._checkpoints.save(self._at.step, state, self._train.keep_checkpoints)
@@ -254,14 +376,24 @@ class Training:
         state = self._checkpoints.load_last()
         if state is None:
             return
-        saved.load_trainable_state(self.model, state["weights"])
-        saved.load_optimizer_state(self.model, self._optimizer.optimizer, state["optimizer"])
+        if "part" in state:
+            load_own_part(self.model, self.optimizer.optimizer, self._ema, state["part"])
+        else:
+            saved.load_trainable_state(self.model, state["weights"])
+            if self._ema is not None:
+                self._ema.load_state(state["ema"])
+            saved.load_optimizer_state(self.model, self.optimizer.optimizer, state["optimizer"])
         self._scheduler.load_state_dict(state["scheduler"])
         if state["scaler"] is not None and self._accelerator.scaler is not None:
             self._accelerator.scaler.load_state_dict(state["scaler"])
         self._history.load_state(state["history"])
+        if self._negatives is not None:
+            self._negatives.load_state(state["negatives"])
         at = state["position"]
-        self._at = Position(at["step"], Best(**at["best"]), [Validation(**found) for found in at["validations"]], at["seconds"])
+        self._at = Position(
+            at["step"], Best(**at["best"]), [Validation(**found) for found in at["validations"]], at["seconds"], at["micro_batch_size"]
+        )
+        self._batcher.micro_batch_size = self._at.micro_batch_size
         log.info("training: going on after step %d of %d (%s)", self._at.step, self.total_steps, self._checkpoints.folder)
         # A tracker's run that begins here would lack the steps before.
         for row in self._history.rows:
@@ -270,21 +402,6 @@ class Training:
         for found in self._at.validations:
             named = {validation_metric(name, dim): value for dim, metrics in found.metrics.items() for name, value in metrics.items()}
             self._trackers.newly_begun.log_metrics(named, found.step)
-
-
-class _Window:
-    """Pairs and time since the last look."""
-
-    def __init__(self) -> None:
-        self.pairs = 0
-        self._since = time.monotonic()
-
-    def rate(self) -> float:
-        """Pairs a second since the last call."""
-        now = time.monotonic()
-        rate = self.pairs / max(now - self._since, 1e-9)
-        self.pairs, self._since = 0, now
-        return rate
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

@@ -36,7 +36,7 @@ def embed_split(prepared: Prepared, split: str, encoder: Encoder, batcher: Batch
     sets = retrieval_sets(prepared, split)
     queries = _union([searched.queries for searched in sets])
     targets = _union([searched.corpus for searched in sets])
-    entries = _Entries(prepared, queries, targets)
+    entries = ItemEntries(prepared, queries, targets)
     if not len(entries):
         nothing = Vectors(queries, torch.empty(0, 1))
         return EmbeddedSplit(sets, nothing, nothing)
@@ -54,7 +54,7 @@ def evaluate_split(
     return embed_split(prepared, split, encoder, batcher, batch_size).evaluate(dims, depth)
 
 
-class _Entries(Sequence[Entry]):
+class ItemEntries(Sequence[Entry]):
     """Queries, then targets, read from the frame store only when asked for."""
 
     def __init__(self, prepared: Prepared, queries: np.ndarray, targets: np.ndarray) -> None:

@@ -11,6 +11,9 @@ from scipy.sparse.csgraph import connected_components
 from reelnest.data.prepared import Pairs
 from reelnest.errors import DataError
 
+BATCHES_LOOKED_THROUGH = 50
+"""So many batches' worth of pairs may top up a short one; with fewer pairs than that, all of them."""
+
 
 @dataclass(frozen=True, eq=False)
 class BatchOrder:
@@ -23,15 +26,22 @@ class BatchOrder:
     With `anchors` (see `negative_anchors`), pairs whose listed negatives are each other's answers stand side by side. Random batches seldom
     hold the answer that differs in one thing only, and what never stands in a batch is never told apart; here it is one of the
     in-batch negatives, and costs no encoding of its own.
+
+    With `items`, no item stands twice in a batch, neither as query nor as target: the second one would be masked, and the batch one
+    negative short. A pair that would bring one goes to a later batch. Where that leaves a batch short, it takes pairs of this epoch again,
+    and repeats an item only where no other pair is left (the loss then leaves out that item's own columns).
     """
 
     pairs: int
     batch_size: int
     seed: int
     anchors: np.ndarray | None = None  # (pairs, 2) int64
+    items: np.ndarray | None = None  # (pairs, 2) int64, each pair's query and target
 
     @classmethod
-    def fitting(cls, pairs: int, batch_size: int, seed: int, processes: int, anchors: np.ndarray | None = None) -> Self:
+    def fitting(
+        cls, pairs: int, batch_size: int, seed: int, processes: int, anchors: np.ndarray | None = None, items: np.ndarray | None = None
+    ) -> Self:
         """An order of batches of `batch_size`, or, with fewer pairs than that, of one batch that all processes share evenly.
 
         Raises DataError if there are too few pairs for each process to have one, or fewer than two.
@@ -42,7 +52,7 @@ class BatchOrder:
                 f"prepared/pairs.parquet: the training split has {pairs} pairs, too few for {processes} processes, which need at least"
                 f" {max(2, processes)}. Add pairs to data/pairs.jsonl, or lower data.validation_fraction and data.test_fraction."
             )
-        return cls(pairs, fitting, seed, anchors)
+        return cls(pairs, fitting, seed, anchors, items)
 
     @property
     def batches(self) -> int:
@@ -55,7 +65,17 @@ class BatchOrder:
         order = random.permutation(self.pairs)
         if self.anchors is not None:
             order = _grouped(order, self.anchors, random)
+        if self.items is not None:
+            return _without_duplicates(order, self.items, self.batches, self.batch_size)
         return order[: self.batches * self.batch_size].reshape(self.batches, self.batch_size)
+
+    def repeated_items(self, epoch: int) -> int:
+        """How often, in an epoch, an item stands in a batch that already holds it."""
+        if self.items is None:
+            return 0
+        batches = self.items[self.epoch(epoch)]  # (batches, batch_size, 2)
+        itself = int((batches[..., 0] == batches[..., 1]).sum())  # such a pair brings its item once
+        return sum(batch.size - len(np.unique(batch)) for batch in batches) - itself
 
     def steps(self, epoch: int, accumulation_steps: int, first: int = 0) -> Iterator[np.ndarray]:
         """The batches of each optimizer step of an epoch, from step `first` on: (up to accumulation_steps, batch_size)."""
@@ -77,6 +97,40 @@ def _grouped(order: np.ndarray, anchors: np.ndarray, random: np.random.Generator
     _, units = np.unique(np.stack([anchors[order, 0], turns], axis=1), axis=0, return_inverse=True)
     shuffled = random.permutation(int(units.max()) + 1)[units.reshape(-1)]
     return order[np.argsort(shuffled, kind="stable")]
+
+
+def _without_duplicates(order: np.ndarray, items: np.ndarray, batches: int, batch_size: int) -> np.ndarray:
+    """(batches, batch_size) rows, each pair in the first batch that has room and neither of its items."""
+    filled: list[list[int]] = [[] for _ in range(batches)]
+    # An item's batches rise, so one number an item says where to look on: the whole order takes time in proportion to its pairs.
+    after: dict[int, int] = {}
+    first_open = 0
+    for row, (query, target) in zip(order.tolist(), items[order].tolist(), strict=True):
+        batch = max(first_open, after.get(query, 0), after.get(target, 0))
+        while batch < batches and len(filled[batch]) == batch_size:
+            batch += 1
+        if batch == batches:
+            continue  # waits for another epoch
+        filled[batch].append(row)
+        after[query] = after[target] = batch + 1
+        while first_open < batches and len(filled[first_open]) == batch_size:
+            first_open += 1
+    for batch, rows in enumerate(filled):
+        if len(rows) < batch_size:
+            _top_up(rows, np.roll(order, -batch * batch_size)[: BATCHES_LOOKED_THROUGH * batch_size], items, batch_size)
+    return np.array(filled, dtype=np.int64).reshape(batches, batch_size)
+
+
+def _top_up(rows: list[int], others: np.ndarray, items: np.ndarray, batch_size: int) -> None:
+    """Fills a batch with other pairs: those without one of its items, and then any that it does not hold."""
+    held = set(items[rows].reshape(-1).tolist())
+    for row, (query, target) in zip(others.tolist(), items[others].tolist(), strict=True):
+        if len(rows) == batch_size:
+            return
+        if query not in held and target not in held:
+            rows.append(row)
+            held |= {query, target}
+    rows += others[~np.isin(others, rows)][: batch_size - len(rows)].tolist()
 
 
 def negative_anchors(pairs: Pairs) -> np.ndarray | None:

@@ -7,6 +7,10 @@ from typing import Literal, Protocol
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
+PROFILE_FOLDER = "profile"
+"""Of artifacts that are traces by torch.profiler."""
+
+
 class Tracker(Protocol):
     """A place that records a run: MLflow, TensorBoard, Weights & Biases.
 

@@ -49,7 +49,7 @@ def test_a_resumed_run_is_the_same_run_and_its_settings_are_not_written_again(pa
     run = client.get_run(first.runs["mlflow"])
     assert run.info.status == "FINISHED"
     assert run.data.tags["reelnest.device"] == "cpu"
-    assert run.data.params["train.batch_size"] == "128"
+    assert run.data.params["train.batch_size"] == str(params.train.batch_size)
     assert steps(client, run.info.run_id) == [1, 2]
 
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from mlflow import MlflowClient
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_workspace import training_report, write_workspace
 
@@ -81,12 +82,23 @@ def test_another_seed_gives_other_losses(trained: Path, prepared: Path, tmp_path
     assert rows(root)[0]["loss"] != rows(trained)[0]["loss"]
 
 
+def test_the_settings_of_the_loss_are_those_that_train(trained: Path, prepared: Path, tmp_path: Path) -> None:
+    others: dict[str, Any] = {"same_side_negatives": True, "false_negative_margin": 0.0, "temperature": 0.1}
+    root = write_workspace(tmp_path / "checkout", prepared, loss={"dim_weights": "learnt", "learn_temperature": True, **others}, epochs=2)
+    run(root)
+    assert rows(root)[0]["loss_8"] != rows(trained)[0]["loss_8"]
+    assert float(rows(root)[0]["temperature"]) == pytest.approx(0.1)
+    assert rows(root)[-1]["temperature"] != rows(root)[0]["temperature"]
+    [weights] = root.glob("work/checkpoints/*/best.safetensors")
+    assert float(load_file(weights)["log_variances"].abs().min()) > 0
+
+
 def test_a_finished_training_gives_its_model_again_without_a_step(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "checkout"
     shutil.copytree(trained, root, symlinks=True)
     for output in ("models", "reports"):
         shutil.rmtree(root / output)
-    monkeypatch.setattr(loop.Training, "_step", None)
+    monkeypatch.setattr(loop.Training, "step", None)
     run(root)
     assert rows(root) == rows(trained)
     assert training_report(root) == training_report(trained)
@@ -110,12 +122,17 @@ def wait_for_checkpoint(root: Path, process: subprocess.Popen[str]) -> None:
 
 
 # Dropout, so that random numbers matter; long enough to be hit.
-LONG: dict[str, Any] = {"model": {"lora": {"r": 4, "dropout": 0.2}}, "epochs": 12, "learn_temperature": True, "accumulation_steps": 2}
+LONG: dict[str, Any] = {
+    "model": {"lora": {"r": 4, "dropout": 0.2}},
+    "loss": {"learn_temperature": True, "dim_weights": "learnt"},
+    "epochs": 12,
+    "accumulation_steps": 2,
+}
 
 
 @pytest.fixture(scope="module")
 def unbroken(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = write_workspace(tmp_path_factory.mktemp("unbroken") / "checkout", prepared, **LONG)
+    root = write_workspace(tmp_path_factory.mktemp("unbroken") / "checkout", prepared, ema_decay=0.9, **LONG)
     run(root)
     return root
 
@@ -125,7 +142,7 @@ def test_a_stopped_training_goes_on_as_if_nothing_had_happened(
     ending: signal.Signals, unbroken: Path, prepared: Path, tmp_path: Path
 ) -> None:
     trackers = ["mlflow", "tensorboard"] if ending == signal.SIGKILL else []  # which do not change what is trained
-    stopped = write_workspace(tmp_path / "stopped", prepared, trackers=trackers, **LONG)
+    stopped = write_workspace(tmp_path / "stopped", prepared, trackers=trackers, ema_decay=0.9, **LONG)
     process = start(stopped)
     wait_for_checkpoint(stopped, process)
     process.send_signal(ending)
@@ -165,6 +182,7 @@ def check_tracked(root: Path) -> None:
         "train/learning_rate",
         "train/gradient_norm",
         "train/temperature",
+        "train/weight_8",
         "train/pairs_per_second",
         "memory/rss_mb",
     }
@@ -173,6 +191,31 @@ def check_tracked(root: Path) -> None:
     [folder] = (root / "work" / "tensorboard").iterdir()
     events = EventAccumulator(str(folder)).Reload()
     assert max(event.step for event in events.Scalars("train/loss")) == max(losses)
+
+
+def test_training_stops_early_keeps_the_best_average_and_does_not_go_on_when_started_again(
+    trained: Path, prepared: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Weights that move too little to change an order: each evaluation finds what the first one found.
+    still: dict[str, Any] = {"learning_rate": 1e-9, "patience": 2, "ema_decay": 0.5, "best_metric": "median_rank", "best_dim": 8}
+    root = write_workspace(tmp_path / "checkout", prepared, epochs=9, **still)
+    with caplog.at_level(logging.INFO, logger="reelnest"):
+        run(root)
+    report: dict[str, Any] = training_report(root)
+    assert [entry["epoch"] for entry in report["validation"]] == [1, 2, 3]
+    assert report["stopped_early"]
+    assert report["steps"] == len(rows(root)) == 3 * (report["pairs"] // 8)
+    assert (report["best"]["metric"], report["best"]["dim"]) == ("median_rank", 8)
+    assert report["best"]["value"] == report["validation"][0]["metrics"]["8"]["median_rank"]
+    assert "no better for 2 evaluations (train.patience)" in caplog.text
+    assert not training_report(trained)["stopped_early"]
+    run(root)
+    assert training_report(root) == report
+    [last] = [torch.load(path, weights_only=True) for path in root.glob(f"work/checkpoints/*/step-{report['steps']:08}.pt")]
+    best = load_file(next(root.glob("work/checkpoints/*/best.safetensors")))
+    assert best.keys() == last["ema"]["averages"].keys()
+    assert all(torch.equal(best[name], average) for name, average in last["ema"]["averages"].items())
+    assert not all(torch.equal(best[name], weight) for name, weight in last["weights"].items())
 
 
 def test_bf16_and_checkpointed_activations_train(prepared: Path, tmp_path: Path) -> None:

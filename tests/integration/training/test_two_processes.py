@@ -9,8 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
-from training_steps import CASES, figures
+from training_steps import CASES, figures, keep, mined_figures
 from training_workspace import COLOURS, ROOT, TINY, training_report, write_workspace
 
 from reelnest.config import Tiny, load_params
@@ -34,8 +35,10 @@ def checkouts(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     """Three of one kind, to be trained in by two processes: to the end, again, and after one of the processes was killed."""
     folder = tmp_path_factory.mktemp("checkouts")
     model: dict[str, object] = {"lora": {"r": 4, "dropout": 0.2}}
+    mining: dict[str, object] = {"negatives_per_pair": 1, "every_steps": 20, "ranks": [1, 3]}
     return {
-        name: write_workspace(folder / name, prepared, model=model, launch="cpu-2", epochs=10) for name in ("unbroken", "again", "killed")
+        name: write_workspace(folder / name, prepared, model=model, mining=mining, launch="cpu-2", epochs=10)
+        for name in ("unbroken", "again", "killed")
     }
 
 
@@ -88,6 +91,10 @@ def test_two_processes_give_the_loss_and_gradients_of_one(case: str, of_two: Pat
     assert one.keys() == two.keys()
     torch.testing.assert_close(two["losses"], one["losses"], rtol=TOLERANCE, atol=0)
     torch.testing.assert_close(two["loss"], one["loss"], rtol=TOLERANCE, atol=0)
+    check_gradients(two, one)
+
+
+def check_gradients(two: dict[str, Tensor], one: dict[str, Tensor]) -> None:
     largest = max(float(value.abs().max()) for name, value in one.items() if name.startswith("gradient"))
     for name in one:
         if name.startswith("gradient"):
@@ -103,10 +110,41 @@ def test_a_sharded_model_gives_what_a_whole_one_does_and_resumes(of_two: Path, p
     whole, sharded = load(of_two, "all_trained"), load(of_two, "sharded")
     torch.testing.assert_close(sharded["losses"], whole["losses"], rtol=TOLERANCE, atol=0)
     assert {name for name in sharded if name.startswith("gradient")} == {name for name in whole if name.startswith("gradient")}
+    check_gradients(sharded, whole)
     assert 0 < float(sharded["mrr"]) <= 1
     assert torch.equal(sharded["resumed second losses"], sharded["second losses"])
     assert torch.equal(sharded["resumed third losses"], sharded["third losses"])
     assert not torch.equal(sharded["second losses"], sharded["losses"])
+
+
+def test_two_processes_mine_the_negatives_that_one_does(of_two: Path, prepared: Path, base: Path) -> None:
+    one = mined_figures(prepared, base)
+    for rank in (0, 1):
+        two = load(of_two, f"mined-{rank}")
+        assert torch.equal(two.pop("table"), one["table"])
+        for name, value in two.items():
+            torch.testing.assert_close(value, one[name], rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_two_processes_keep_what_one_would_of_a_frozen_tower(of_two: Path, prepared: Path, base: Path, tmp_path: Path) -> None:
+    keep(prepared, base, tmp_path)
+    [one], [two] = list(tmp_path.iterdir()), list((of_two / "frozen").iterdir())
+    assert one.name == two.name
+    assert (one / "rows.bin").stat().st_size > 0
+    assert (one / "rows.bin").read_bytes() == (two / "rows.bin").read_bytes()
+
+
+def test_a_sharded_training_keeps_its_parts_apart_and_goes_on_to_the_last_bit(of_two: Path, base: Path) -> None:
+    found = load(of_two, "sharded_training")
+    assert torch.equal(found["resumed"], found["rest"])
+    assert torch.equal(found["average again"], found["average"])
+    assert not torch.equal(found["first"], found["rest"][:1])
+    folder = of_two / "checkpoints" / "sharded"
+    assert sorted(path.name for path in folder.glob("step-*")) == [f"step-00000001.{end}" for end in ("part-0-of-2", "part-1-of-2", "pt")]
+    # Weights, two moments and an average of each, in float32: half of them in each part.
+    whole = 4 * sum(tensor.numel() * 4 for tensor in load_file(base / "model.safetensors").values())
+    for part in folder.glob("*.part-*"):
+        assert 0.4 * whole < part.stat().st_size < 0.7 * whole
 
 
 def test_a_killed_process_ends_the_whole_training_and_leaves_no_outputs(killed: int) -> None:

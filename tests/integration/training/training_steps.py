@@ -6,6 +6,7 @@ sharded model gives, and then trains in each checkout. `figures` gives the same 
 
 import copy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from training_workspace import TINY
 
-from reelnest.config import Params, load_params
-from reelnest.data.batches import Batcher
+from reelnest.config import Mining, Model, Params, load_params
+from reelnest.data.batches import Batch, Batcher
 from reelnest.data.prepared import Pairs, Prepared
+from reelnest.model.ema import Ema
 from reelnest.model.encoder import load_encoder
 from reelnest.stages import train
 from reelnest.stages.workspace import Workspace
@@ -31,33 +33,45 @@ from reelnest.training.checkpoints import (
     optimizer_state,
     trainable_state,
 )
-from reelnest.training.contrastive import ContrastiveModel, PairBatcher, contrastive_losses
+from reelnest.training.contrastive import ContrastiveModel, contrastive_losses
 from reelnest.training.distributed import mean_over_processes
+from reelnest.training.frozen import keep_frozen
+from reelnest.training.gradient_cache import GradientCache
 from reelnest.training.loop import Training, whole_root
+from reelnest.training.losses import LossScales, weighted
+from reelnest.training.negatives import ExtraNegatives
+from reelnest.training.pair_batches import PairBatcher
 from reelnest.training.retrieval import evaluate_split
 from reelnest.training.sampler import BatchOrder
 from reelnest.training.tracker import Trackers
 
-CASES = ("all_trained", "text_only_share", "lora", "accumulated", "mean_pooled_projection")
+CASES = ("all_trained", "text_only_share", "lora", "accumulated", "mean_pooled_projection", "cached", "adaptive")
 
 
 def settings(case: str) -> Params:
     """One case's settings."""
     model: dict[str, Any] = {"tiny": TINY, "dims": [8, 16, 32]}
-    train: dict[str, Any] = {"batch_size": 12, "learn_temperature": True, "dim_weights": [1, 2, 3], "trackers": []}
+    train: dict[str, Any] = {"batch_size": 12, "trackers": []}
+    loss: dict[str, Any] = {"learn_temperature": True, "dim_weights": [1, 2, 3]}
     if case == "lora":
         model["lora"] = {"r": 4, "vision": True}
+        loss["dim_weights"] = "learnt"
     if case == "mean_pooled_projection":
         model |= {"pooling": "mean", "projection": 48, "freeze": "backbone"}
-    if case == "accumulated":
+        loss |= {"dim_weights": "random", "same_side_negatives": True, "false_negative_margin": 0.2, "graded_relevance": True}
+    if case in ("accumulated", "cached"):
         train["accumulation_steps"] = 3
-    return Params.model_validate({"model": model, "train": train, "launch": {"config": "cpu-1"}})
+    if case == "cached":
+        train["micro_batch_size"] = 2
+    if case == "adaptive":
+        train["adaptive_batch_size"] = True
+    return Params.model_validate({"model": model, "train": train, "loss": loss, "launch": {"config": "cpu-1"}})
 
 
 def batches(case: str, prepared: Prepared, pairs: Pairs) -> np.ndarray:
     """(batches, 12) row numbers of pairs; in one case the second half of them are text to text."""
     if case != "text_only_share":
-        return BatchOrder(len(pairs), 12, seed=5).epoch(0)[: 3 if case == "accumulated" else 1]
+        return BatchOrder(len(pairs), 12, seed=5).epoch(0)[: settings(case).train.accumulation_steps]
     sides = zip(pairs.queries.tolist(), pairs.targets.tolist(), strict=True)
     is_text = np.array([all(prepared.item(item).kind == "text" for item in pair) for pair in sides])
     text, other = np.flatnonzero(is_text), np.flatnonzero(~is_text)
@@ -71,21 +85,53 @@ def model_of(params: Params, base: Path) -> tuple[ContrastiveModel, Any]:
     for name, parameter in encoder.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
-    return ContrastiveModel(encoder, params.train.temperature, learn_temperature=True), tokenizer
+    return ContrastiveModel(encoder, params.loss, len(params.model.dims)), tokenizer
+
+
+def little_memory() -> Callable[[torch.nn.Module, tuple[Batch]], None]:
+    """A hook on an encoder: with a graph, it has memory for no more than 0.4 of the first batch's tokens."""
+    seen: list[int] = []
+
+    def check(_module: torch.nn.Module, inputs: tuple[Batch]) -> None:
+        assert inputs[0].packing is not None
+        seen.append(len(inputs[0].packing.tokens))
+        if torch.is_grad_enabled() and seen[-1] > 0.4 * seen[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 5.00 GiB.")
+
+    return check
 
 
 def figures(case: str, prepared_folder: Path, base: Path) -> dict[str, Tensor]:
-    """Loss by dim over all processes, and each trainable parameter's gradient, after one real step's backward passes."""
+    """Loss by dim over all processes, and each trainable parameter's gradient, after one real step's backward passes.
+
+    One process is what two are compared with, and embeds all at once. In some cases there are extra negatives; in one, the second process
+    has memory for less than half of its share at a time.
+    """
     params = settings(case)
     accelerator = Accelerator(cpu=True)
     prepared = Prepared.open(prepared_folder)
     pairs = prepared.pairs("train")
     model, tokenizer = model_of(params, base)
-    batcher = PairBatcher(prepared, pairs, Batcher(tokenizer, params.model), accelerator.process_index, accelerator.num_processes)
+    same_side = params.loss.same_side_negatives
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    batcher = PairBatcher(
+        prepared,
+        pairs,
+        Batcher(tokenizer, params.model),
+        rank,
+        processes,
+        micro_batch_size=params.train.micro_batch_size if processes > 1 else None,
+        negatives=(lambda row: np.array([3 * row, 5 * row + 1]) % len(prepared)) if case in ("lora", "cached") else None,
+        same_side=same_side,
+    )
     training = Training(
         params, accelerator, model, batcher, BatchOrder(len(pairs), 12, 5), Checkpoints(Path("unused"), "key"), Trackers(), None
     )
-    loss, losses, _ = training.backward([batcher(rows) for rows in batches(case, prepared, pairs)])
+    if case == "adaptive" and rank == 1:
+        model.encoder.register_forward_pre_hook(little_memory())
+    loss, losses, _ = training.gradients([batcher(rows) for rows in batches(case, prepared, pairs)])
+    if case == "adaptive":
+        assert batcher.micro_batch_size == (1 if processes > 1 else None)
     found = {"loss": mean_over_processes(loss), "losses": mean_over_processes(losses)}
     for name, parameter in training.model.named_parameters():
         if parameter.requires_grad:
@@ -94,40 +140,101 @@ def figures(case: str, prepared_folder: Path, base: Path) -> dict[str, Tensor]:
     return found
 
 
+def shard(model: ContrastiveModel) -> None:
+    """Spreads it over the processes, as configs/accelerate/gpu-fsdp2.yaml does on GPUs."""
+    backbone: Any = model.encoder.backbone
+    for block in [*backbone.language_model.layers, *backbone.visual.blocks]:
+        fully_shard(block)
+    fully_shard(model)
+
+
+def sharded_training(prepared_folder: Path, base: Path, folder: Path) -> dict[str, Tensor]:
+    """Losses of the loop's steps on a sharded model: three in a row, and the last two again after a way through a checkpoint."""
+    params = settings("all_trained")
+    train = params.train.model_copy(update={"optimizer": "adamw", "ema_decay": 0.5, "micro_batch_size": 4})
+    params = params.model_copy(update={"train": train})
+    prepared = Prepared.open(prepared_folder)
+    pairs = prepared.pairs("train")
+    rows = batches("accumulated", prepared, pairs)
+
+    def training() -> Training:
+        model, tokenizer = model_of(params, base)
+        shard(model)
+        accelerator = Accelerator(cpu=True)
+        accelerator.prepare_model = lambda model, **_: model  # type: ignore[method-assign]  # accelerate itself shards on GPUs alone
+        batcher = PairBatcher(prepared, pairs, Batcher(tokenizer, params.model), dist.get_rank(), 2, micro_batch_size=4)
+        order = BatchOrder(len(pairs), 12, 5)
+        return Training(params, accelerator, model, batcher, order, Checkpoints(folder, "sharded"), Trackers(), None)
+
+    def losses(training: Training, steps: slice) -> Tensor:
+        for batch in rows[steps]:
+            training.step(0, [training._batcher(batch)])
+        return torch.tensor([row.losses for row in training._history.flush()])
+
+    unbroken = training()
+    first = losses(unbroken, slice(0, 1))
+    unbroken._save()
+    average = unbroken._ema.state()["averages"]["encoder.backbone.language_model.norm.weight"]  # type: ignore[union-attr]
+    rest = losses(unbroken, slice(1, 3))
+    resumed = training()
+    resumed._resume()
+    again = resumed._ema.state()["averages"]["encoder.backbone.language_model.norm.weight"]  # type: ignore[union-attr]
+    return {"first": first, "rest": rest, "resumed": losses(resumed, slice(1, 3)), "average": average, "average again": again}
+
+
 def sharded_figures(prepared_folder: Path, base: Path) -> dict[str, Tensor]:
-    """The first case with a model that is spread over the processes (FSDP2), and its state after a way through a checkpoint."""
+    """The first case with a model that is spread over the processes (FSDP2), in micro-batches, and its state after a checkpoint."""
     params = settings("all_trained")
     prepared = Prepared.open(prepared_folder)
     pairs = prepared.pairs("train")
 
     def sharded_model() -> tuple[ContrastiveModel, Any, Any]:
         model, tokenizer = model_of(params, base)
-        for block in [*model.encoder.backbone.language_model.layers, *model.encoder.backbone.visual.blocks]:
-            fully_shard(block)
-        fully_shard(model)
+        shard(model)
         return model, tokenizer, torch.optim.AdamW(model.parameters(), lr=0.01)
 
     model, tokenizer, optimizer = sharded_model()
     batcher = Batcher(tokenizer, params.model)
-    make = PairBatcher(prepared, pairs, batcher, dist.get_rank(), 2)
+    make = PairBatcher(prepared, pairs, batcher, dist.get_rank(), 2, micro_batch_size=2)
     batch = make(batches("all_trained", prepared, pairs)[0])
 
     def step(model: ContrastiveModel, optimizer: torch.optim.Optimizer) -> Tensor:
-        losses, _ = contrastive_losses(model, batch, params.model.dims)
+        seen = []
+
+        def loss(vectors: Tensor, scales: LossScales) -> Tensor:
+            seen.append(contrastive_losses(vectors[batch.order], scales.temperature, batch, params.model.dims, params.loss))
+            return weighted(seen[0], params.loss.dim_weights)
+
         optimizer.zero_grad()
-        losses.mean().backward()
+        GradientCache(model, torch.device("cpu"))(batch.inputs, loss, synchronise=True)
         optimizer.step()
-        return mean_over_processes(losses)
+        return mean_over_processes(seen[0])
 
     first = step(model, optimizer)
     gradients = {name: parameter.grad.full_tensor() for name, parameter in model.named_parameters() if isinstance(parameter.grad, DTensor)}
     weights, state = trainable_state(model), copy.deepcopy(optimizer_state(model, optimizer))
+    ema = Ema(model, 0.5)
     found = {"losses": first, **{f"weight {name}": value for name, value in weights.items()}}
     with whole_root(model):
         evaluation = evaluate_split(prepared, "validation", model.encoder, batcher, params.model.dims, 4, 100)
     found["mrr"] = torch.tensor(evaluation.value("mrr"))
     found["second losses"] = step(model, optimizer)
     found["third losses"] = step(model, optimizer)
+    before = ema.state()
+    ema.update()
+    after, now = ema.state(), trainable_state(model)
+    with ema.in_place():
+        averages = trainable_state(model)
+    back = trainable_state(model)
+    ema.load_state(before)
+    restored = ema.state()["averages"]
+    if dist.get_rank() == 0:  # the others get no values
+        for name, average in averages.items():
+            # The first step's decay is 2/11.
+            torch.testing.assert_close(average, weights[name].lerp(now[name], 9 / 11))
+            assert torch.equal(average, after["averages"][name])
+            assert torch.equal(back[name], now[name])
+            assert torch.equal(restored[name], weights[name])
 
     # Every process reads the checkpoint's file; here the first one's values are handed over.
     handed = [weights, state]
@@ -140,15 +247,50 @@ def sharded_figures(prepared_folder: Path, base: Path) -> dict[str, Tensor]:
     return found | {f"gradient {name}": value for name, value in gradients.items()}
 
 
+def mined_figures(prepared_folder: Path, base: Path) -> dict[str, Tensor]:
+    """The extra negatives of all pairs, by the model as it begins."""
+    params = settings("all_trained")
+    prepared = Prepared.open(prepared_folder)
+    pairs = prepared.pairs("train")
+    model, tokenizer = model_of(params, base)
+    negatives = ExtraNegatives(
+        prepared,
+        pairs,
+        model.encoder,
+        Batcher(tokenizer, params.model),
+        Mining(negatives_per_pair=2, ranks=(1, 3), batch_size=8),
+        steps_per_epoch=1,
+        seed=0,
+        dim=params.model.dims[-1],
+        roles_differ=False,
+    )
+    figures = negatives.renew(0)
+    table = torch.from_numpy(np.stack([negatives(row) for row in range(len(pairs))]))
+    return {"table": table, **{name: torch.tensor(value) for name, value in figures.items()}}
+
+
+def keep(prepared_folder: Path, base: Path, folder: Path) -> None:
+    """Keeps what the frozen vision tower makes, with all processes."""
+    params = settings("accumulated").model_copy(update={"model": Model.model_validate({"tiny": TINY, "dims": [8, 32], "freeze": "vision"})})
+    model, tokenizer = model_of(params, base)
+    keep_frozen(Prepared.open(prepared_folder), "data", model.encoder, tokenizer, params, Accelerator(cpu=True), folder)
+
+
 def main(prepared: Path, base: Path, output: Path, *checkouts: Path) -> None:
-    """Writes `<case>.pt` for each case and `sharded.pt`, and trains in each checkout."""
+    """Writes `<case>.pt` for each case, `frozen/`, what sharded models give, and each process's `mined-<rank>.pt`; trains in checkouts."""
     for case in CASES:
         found = figures(case, prepared, base)
         if dist.get_rank() == 0:
             torch.save(found, output / f"{case}.pt")
+    keep(prepared, base, output / "frozen")
     found = sharded_figures(prepared, base)
     if dist.get_rank() == 0:
         torch.save(found, output / "sharded.pt")
+    found = sharded_training(prepared, base, output / "checkpoints")
+    if dist.get_rank() == 0:
+        torch.save(found, output / "sharded_training.pt")
+    found = mined_figures(prepared, base)
+    torch.save(found, output / f"mined-{dist.get_rank()}.pt")
     for checkout in checkouts:
         train.run(Workspace(checkout), load_params(checkout / "params.yaml"))
     dist.barrier()

@@ -39,8 +39,17 @@ def write_prepared(folder: Path, scratch: Path, videos: int = 28) -> None:
     write_tables(folder, {f"v{number:02}": (("title", f"clip {number}"),) if number % 2 else () for number in range(videos)}, pairs, splits)
 
 
-def write_workspace(root: Path, prepared: Path, *, model: dict[str, object] | None = None, launch: str = "cpu-1", **train: object) -> Path:
-    """A checkout of its own: settings, launch shapes and a link to the prepared data. `train` and `model` add to the settings."""
+def write_workspace(
+    root: Path,
+    prepared: Path,
+    *,
+    model: dict[str, object] | None = None,
+    loss: dict[str, object] | None = None,
+    mining: dict[str, object] | None = None,
+    launch: str = "cpu-1",
+    **train: object,
+) -> Path:
+    """A checkout of its own: settings, launch shapes and a link to the prepared data. Mappings add to the settings, and so does `train`."""
     root.mkdir(parents=True)
     (root / "prepared").symlink_to(prepared)
     (root / "configs").symlink_to(ROOT / "configs")
@@ -55,6 +64,8 @@ def write_workspace(root: Path, prepared: Path, *, model: dict[str, object] | No
             "learning_rate": 0.002,
             **train,
         },
+        "loss": loss or {},
+        "mining": mining or {},
         "launch": {"config": launch},
         "tracking": {"uri": f"sqlite:///{root}/mlflow.db"},
     }

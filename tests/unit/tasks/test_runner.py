@@ -169,7 +169,9 @@ def test_marks_of_outer_runners_are_kept(mine: Callable[[], list[psutil.Process]
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_nothing_survives_a_runner_that_was_killed(signal_number: signal.Signals, mine: Callable[[], list[psutil.Process]]) -> None:
     tree = python(STUBBORN_TREE.format(parent_sleeps=600))
-    code = f"from tasks.runner import run\nrun({tree!r}, on_line=lambda line: print(line, flush=True), grace_seconds=0.5)"
+    # A shell's background job, and all that it starts, ignores Ctrl-C until told otherwise.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += f"from tasks.runner import run\nrun({tree!r}, on_line=lambda line: print(line, flush=True), grace_seconds=0.5)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(python(code), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment) as runner:
         assert runner.stdout is not None

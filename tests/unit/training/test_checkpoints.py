@@ -32,6 +32,29 @@ def test_a_broken_checkpoint_is_passed_over_and_named(tmp_path: Path, caplog: py
     assert checkpoints.load_last() == {"step": 1}
 
 
+def test_a_sharded_step_counts_only_with_its_part_and_takes_it_along_when_it_goes(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, "key")
+    for step in (1, 2, 3):
+        checkpoints.save_part(step, {"weights": torch.full((3,), float(step))})
+        checkpoints.save(step, {"step": step, "parts": 1}, keep=2)
+    names = [f"step-0000000{step}.{end}" for step in (2, 3) for end in ("part-0-of-1", "pt")]
+    assert sorted(path.name for path in checkpoints.folder.iterdir()) == names
+    found = checkpoints.load_last()
+    assert found is not None
+    assert torch.equal(found["part"]["weights"], torch.full((3,), 3.0))
+    (checkpoints.folder / "step-00000003.part-0-of-1").write_bytes(b"cut off")
+    found = checkpoints.load_last()
+    assert found is not None
+    assert found["step"] == 2
+
+
+def test_parts_of_another_number_of_processes_are_refused(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, "key")
+    checkpoints.save(1, {"step": 1, "parts": 4}, keep=2)
+    with pytest.raises(TrainingError, match=r"written by 4 processes of a sharded training, and here are 1\. Set launch\.config"):
+        checkpoints.load_last()
+
+
 def test_a_checkpoint_that_would_run_code_is_not_loaded(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, "key")
     checkpoints.folder.mkdir()

@@ -1,99 +1,127 @@
-"""The loss against the formula, written out number by number."""
+"""The loss against the formula, written out number by number, and the dims' weights."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from reelnest.training.losses import both_directions, matryoshka_infonce, weighted
+from reelnest.config import Loss
+from reelnest.training.losses import nested_losses, weighted
 
 DIMS = (2, 5, 8)
+TEMPERATURE = torch.tensor([0.1], dtype=torch.float64)
 
 
-def by_hand(queries: Tensor, targets: Tensor, positive: list[int], masked: set[tuple[int, int]], dim: int, temperature: float) -> float:
-    """-log of the right answer's share, mean over rows; plain floats."""
+def by_hand(rows: Tensor, columns: Tensor, masked: set[tuple[int, int]], dim: int) -> list[float]:
+    """-log of the right answer's share for each row, whose right answer is the column of the same number; plain floats."""
 
     def cosine(a: list[float], b: list[float]) -> float:
         return sum(x * y for x, y in zip(a, b, strict=True)) / math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
 
-    rows = [row[:dim] for row in queries.tolist()]
-    columns = [row[:dim] for row in targets.tolist()]
-    losses = []
-    for i, row in enumerate(rows):
-        shares = {j: math.exp(cosine(row, column) / temperature) for j, column in enumerate(columns) if (i, j) not in masked}
-        losses.append(-math.log(shares[positive[i]] / sum(shares.values())))
-    return sum(losses) / len(losses)
+    found = []
+    for i, row in enumerate(rows[:, :dim].tolist()):
+        shares = {
+            j: math.exp(cosine(row, column) / TEMPERATURE.item())
+            for j, column in enumerate(columns[:, :dim].tolist())
+            if (i, j) not in masked
+        }
+        found.append(-math.log(shares[i] / sum(shares.values())))
+    return found
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def losses(queries: Tensor, targets: Tensor, related: Tensor | None = None, **others: Any) -> list[float]:
+    settings = Loss(**{name: others.pop(name) for name in list(others) if name in Loss.model_fields})
+    found: list[float] = nested_losses(
+        queries, targets, slice(0, len(queries)), related, DIMS, TEMPERATURE, settings=settings, **others
+    ).tolist()
+    return found
 
 
 @pytest.fixture
 def vectors() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(3, 8, generator=generator, dtype=torch.float64), torch.randn(6, 8, generator=generator, dtype=torch.float64)
+    return torch.randn(3, 8, generator=generator, dtype=torch.float64), torch.randn(5, 8, generator=generator, dtype=torch.float64)
 
 
 def test_each_dim_equals_the_written_out_formula(vectors: tuple[Tensor, Tensor]) -> None:
-    queries, targets = vectors
-    positive = [4, 1, 0]
-    masked = {(0, 2), (2, 5), (2, 1)}
-    mask = torch.zeros(3, 6, dtype=torch.bool)
-    for place in masked:
-        mask[place] = True
-    found = matryoshka_infonce(queries, targets, torch.tensor(positive), mask, DIMS, 0.07)
-    expected = [by_hand(queries, targets, positive, masked, dim, 0.07) for dim in DIMS]
-    assert found.tolist() == pytest.approx(expected, rel=1e-12)
+    queries, targets = vectors  # the last two targets are no pair's: extra negatives
+    related = torch.tensor([[True, False, True, False, True], [False, True, False, False, False], [False, False, False, True, False]])
+    # Query 0 and target 2 belong together, so target 2's negatives are without query 0.
+    forth = [mean(by_hand(queries, targets, {(0, 2), (0, 4), (2, 3)}, dim)) for dim in DIMS]
+    back = [mean(by_hand(targets[:3], queries, {(2, 0)}, dim)) for dim in DIMS]
+    expected = [(a + b) / 2 for a, b in zip(forth, back, strict=True)]
+    assert losses(queries, targets, related) == pytest.approx(expected, rel=1e-12)
 
 
-def test_gradients_are_those_of_the_formula(vectors: tuple[Tensor, Tensor]) -> None:
-    queries, targets = (part.requires_grad_() for part in vectors)
-    mask = torch.zeros(3, 6, dtype=torch.bool)
-    mask[1, 4] = True
-    temperature = torch.tensor([0.2], dtype=torch.float64, requires_grad=True)
-
-    def loss(q: Tensor, t: Tensor, scale: Tensor) -> Tensor:
-        return matryoshka_infonce(q, t, torch.tensor([0, 3, 2]), mask, DIMS, scale).sum()
-
-    assert torch.autograd.gradcheck(loss, (queries, targets, temperature))
-
-
-def test_a_masked_target_has_no_say(vectors: tuple[Tensor, Tensor]) -> None:
-    queries, targets = vectors
-    mask = torch.zeros(3, 6, dtype=torch.bool)
-    mask[:, 5] = True
-    positive = torch.tensor([0, 1, 2])
-    with_it = matryoshka_infonce(queries, targets, positive, mask, DIMS, 0.1)
-    without = matryoshka_infonce(queries, targets[:5], positive, mask[:, :5], DIMS, 0.1)
-    assert torch.equal(with_it, without)
-
-
-def test_both_directions_are_counted_alike(vectors: tuple[Tensor, Tensor]) -> None:
+def test_negatives_of_the_same_side_are_others_than_the_row_itself(vectors: tuple[Tensor, Tensor]) -> None:
     queries, targets = vectors[0], vectors[1][:3]
-    related = torch.tensor([[True, False, True], [False, True, False], [False, False, False]])
-    found = both_directions(queries, targets, slice(0, 3), related, DIMS, 0.1)
-    expected = [
-        (
-            by_hand(queries, targets, [0, 1, 2], {(0, 2)}, dim, 0.1)
-            # Query 0 and target 2 belong together, so target 2's negatives are without query 0.
-            + by_hand(targets, queries, [0, 1, 2], {(2, 0)}, dim, 0.1)
-        )
-        / 2
-        for dim in DIMS
-    ]
-    assert found.tolist() == pytest.approx(expected, rel=1e-12)
+    related = torch.zeros(3, 3, dtype=torch.bool)
+    related[1, 2] = True
+    expected = []
+    for dim in DIMS:
+        # Beside the targets stand all queries, of which a row's own does not count, nor what is related.
+        forth = by_hand(queries, torch.cat([targets, queries]), {(0, 3), (1, 4), (2, 5), (1, 5)}, dim)
+        back = by_hand(targets, torch.cat([queries, targets]), {(0, 3), (1, 4), (2, 5)}, dim)
+        expected.append((mean(forth) + mean(back)) / 2)
+    assert losses(queries, targets, same_side_negatives=True, related_queries=related) == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_mean_over_shares_is_the_whole(vectors: tuple[Tensor, Tensor]) -> None:
-    generator = torch.Generator().manual_seed(1)
-    queries = torch.randn(6, 8, generator=generator, dtype=torch.float64)
-    targets = vectors[1]
-    related = torch.rand(6, 6, generator=generator) < 0.2
-    whole = both_directions(queries, targets, slice(0, 6), related, DIMS, 0.1)
-    shares = [both_directions(queries, targets, slice(start, start + 2), related, DIMS, 0.1) for start in (0, 2, 4)]
-    torch.testing.assert_close(torch.stack(shares).mean(0), whole, rtol=1e-12, atol=0)
+def test_what_is_more_alike_than_the_answer_is_no_negative(vectors: tuple[Tensor, Tensor]) -> None:
+    queries, targets = vectors[0], vectors[1][:3].clone()
+    targets[1] = queries[0]  # another pair's target, and just what was asked for
+    expected = []
+    for dim in DIMS:
+        cosines = torch.cosine_similarity(queries[:, None, :dim], targets[None, :, :dim], dim=-1).tolist()
+        places = [(i, j) for i in range(3) for j in range(3)]
+        forth = by_hand(queries, targets, {(i, j) for i, j in places if cosines[i][j] > cosines[i][i] + 0.1}, dim)
+        back = by_hand(targets, queries, {(j, i) for i, j in places if cosines[i][j] > cosines[j][j] + 0.1}, dim)
+        expected.append((mean(forth) + mean(back)) / 2)
+    assert losses(queries, targets, false_negative_margin=0.1) == pytest.approx(expected, rel=1e-12)
+    assert losses(queries, targets, false_negative_margin=2.0) == pytest.approx(losses(queries, targets), rel=1e-12)
+    assert losses(queries, targets) != pytest.approx(expected, rel=1e-2)
 
 
-def test_weights_are_relative() -> None:
-    losses = torch.tensor([1.0, 3.0])
-    assert weighted(losses, None) == 2.0
-    assert weighted(losses, (3, 1)) == weighted(losses, (6, 2)) == 1.5
-    assert weighted(losses, (0, 1)) == 3.0
+def test_a_pair_counts_as_much_as_its_grade(vectors: tuple[Tensor, Tensor]) -> None:
+    queries, targets = vectors[0], vectors[1][:3]
+    grades = torch.tensor([3.0, 1.0, 1.0], dtype=torch.float64)
+    expected = []
+    for dim in DIMS:
+        of_pairs = [(a + b) / 2 for a, b in zip(by_hand(queries, targets, set(), dim), by_hand(targets, queries, set(), dim), strict=True)]
+        expected.append((3 * of_pairs[0] + of_pairs[1] + of_pairs[2]) / 5)
+    assert losses(queries, targets, graded_relevance=True, relevance=grades) == pytest.approx(expected, rel=1e-12)
+    assert losses(queries, targets, relevance=grades) != pytest.approx(expected, rel=1e-3)
+
+
+def test_given_weights_are_relative() -> None:
+    found = torch.tensor([1.0, 3.0])
+    assert weighted(found, "equal") == 2.0
+    assert weighted(found, (3, 1)) == weighted(found, (6, 2)) == 1.5
+    assert weighted(found, (0, 1)) == 3.0
+
+
+def test_random_weights_count_the_last_dim_always_and_each_other_one_half_of_the_time() -> None:
+    found = torch.eye(4, dtype=torch.float64)
+    drawn = [torch.stack([weighted(row, "random", seed=(0, step)) for row in found]) for step in range(400)]
+    assert all(float(weights[-1]) > 0 and float(weights.sum()) == pytest.approx(1) for weights in drawn)
+    shares = torch.stack([(weights > 0).double() for weights in drawn]).mean(0)
+    assert shares[:3].tolist() == pytest.approx([0.5] * 3, abs=0.08)
+    assert torch.equal(drawn[7], torch.stack([weighted(row, "random", seed=(0, 7)) for row in found]))
+
+
+def test_learnt_weights_settle_where_each_dim_says_as_much() -> None:
+    found = torch.tensor([0.5, 2.0, 4.0])
+    log_variances = torch.zeros(3, requires_grad=True)
+    assert weighted(found, "learnt", log_variances=log_variances) == found.mean()
+    descent = torch.optim.SGD([log_variances], lr=1.0)
+    for _ in range(200):
+        descent.zero_grad()
+        weighted(found, "learnt", log_variances=log_variances).backward()  # type: ignore[no-untyped-call]
+        descent.step()
+    # The variance that makes the sum least is twice the loss.
+    assert torch.exp(log_variances).tolist() == pytest.approx([1.0, 4.0, 8.0], rel=1e-3)

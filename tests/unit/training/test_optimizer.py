@@ -1,17 +1,22 @@
 """What decays, and how the learning rate goes."""
 
+from copy import deepcopy
+from typing import Literal
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from reelnest.config import Train
 from reelnest.training.optimizer import build_optimizer, build_scheduler
 
 
-def test_norms_biases_and_frozen_weights_do_not_decay() -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_norms_biases_and_frozen_weights_do_not_decay(optimizer: Literal["adamw", "muon"]) -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.Linear(3, 3))
     model[2].weight.requires_grad_(False)
-    decays = {parameter: group["weight_decay"] for group in build_optimizer(model, Train()).param_groups for parameter in group["params"]}
+    train = Train(optimizer=optimizer, weight_decay=0.1)
+    decays = {parameter: group["weight_decay"] for group in build_optimizer(model, train).param_groups for parameter in group["params"]}
     assert decays[model[0].weight] == 0.1
     assert all(decays[parameter] == 0 for parameter in (model[0].bias, model[1].weight, model[1].bias, model[2].bias))
     assert model[2].weight not in decays
@@ -40,6 +45,62 @@ def test_each_schedule_warms_up_and_then_goes_its_way(schedule: str, middle: flo
 def test_a_parameter_that_is_one_number_in_a_vector_does_not_decay() -> None:
     model = nn.Linear(2, 2)
     model.register_parameter("log_scale", nn.Parameter(torch.ones(1)))
-    groups = build_optimizer(model, Train()).param_groups
+    groups = build_optimizer(model, Train(optimizer="adamw")).param_groups
     assert any(parameter is model.log_scale for parameter in groups[1]["params"])
     assert groups[1]["weight_decay"] == 0
+
+
+class Mixed(nn.Module):
+    """A table, a matrix and a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(5, 4)
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self) -> Tensor:
+        found: Tensor = self.linear(self.table.weight).square().sum()
+        return found
+
+
+def stepped(model: nn.Module, *optimizers: torch.optim.Optimizer, steps: int = 3) -> nn.Module:
+    for _ in range(steps):
+        model().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    return model
+
+
+def test_muon_moves_matrices_and_adamw_all_else() -> None:
+    train = Train(optimizer="muon", learning_rate=0.01, weight_decay=0.1)
+    ours, reference = Mixed(), Mixed()
+    stepped(ours, build_optimizer(ours, train))
+    muon = torch.optim.Muon([reference.linear.weight], lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    adamw = torch.optim.AdamW(
+        [{"params": [reference.table.weight], "weight_decay": 0.1}, {"params": [reference.linear.bias], "weight_decay": 0.0}], lr=0.01
+    )
+    stepped(reference, muon, adamw)
+    for (name, found), expected in zip(ours.named_parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0, msg=name)
+
+
+def test_a_loaded_state_goes_on_as_the_unbroken_run_would() -> None:
+    train = Train(optimizer="muon", learning_rate=0.01)
+    unbroken, resumed = Mixed(), Mixed()
+    first = build_optimizer(unbroken, train)
+    stepped(unbroken, first)
+    second = build_optimizer(resumed, train)
+    resumed.load_state_dict(unbroken.state_dict())
+    second.load_state_dict(deepcopy(first.state_dict()))
+    stepped(unbroken, first)
+    stepped(resumed, second)
+    for found, expected in zip(resumed.parameters(), unbroken.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_muon_needs_neither_matrices_nor_others() -> None:
+    bias_free = nn.Linear(2, 2, bias=False)
+    assert len(build_optimizer(bias_free, Train(optimizer="muon")).param_groups) == 1
+    assert len(build_optimizer(nn.LayerNorm(2), Train(optimizer="muon")).param_groups) == 1

@@ -81,3 +81,59 @@ def test_a_clip_as_query_belongs_to_the_group_of_the_clip() -> None:
 
 def test_without_listed_negatives_the_order_is_the_plain_one() -> None:
     assert negative_anchors(Pairs(np.arange(4), 4 + np.arange(4), np.ones(4, dtype=np.float32), (np.array([]),) * 4)) is None
+
+
+def tangled(pairs: int, texts: int, videos: int) -> np.ndarray:
+    """(pairs, 2) items, some of them in many pairs, videos on both sides."""
+    random = np.random.default_rng(4)
+    queries, targets = (texts * random.random(pairs) ** 2).astype(np.int64), texts + random.integers(videos, size=pairs)
+    return np.where(random.random((pairs, 1)) < 0.2, np.stack([targets, queries], 1), np.stack([queries, targets], 1))
+
+
+def repeats(items: np.ndarray, batches: np.ndarray) -> int:
+    """Counted by hand: items of a batch that another of its pairs brought before."""
+    found = 0
+    for batch in batches:
+        seen: set[int] = set()
+        for row in batch:
+            found += len(seen & set(items[row].tolist()))
+            seen |= set(items[row].tolist())
+    return found
+
+
+def test_no_item_stands_twice_in_a_batch_and_no_pair_comes_back_in_an_epoch() -> None:
+    items = tangled(pairs=3000, texts=900, videos=700)
+    plain, apart = (BatchOrder(3000, 32, seed=1, items=given) for given in (None, items))
+    for epoch in range(2):
+        assert repeats(items, plain.epoch(epoch)) > 100
+        batches = apart.epoch(epoch)
+        assert batches.shape == plain.epoch(epoch).shape
+        assert repeats(items, batches) == apart.repeated_items(epoch) == 0
+        # All but a few pairs of the most frequent items, which wait for another epoch.
+        assert len(np.unique(batches)) > 0.97 * batches.size
+    assert not np.array_equal(apart.epoch(0), apart.epoch(1))
+    assert np.array_equal(apart.epoch(1), BatchOrder(3000, 32, seed=1, items=items.copy()).epoch(1))
+
+
+def test_batches_without_repeats_are_full_even_where_nothing_but_repeats_is_left() -> None:
+    items = np.stack([np.arange(40), np.full(40, 99)], axis=1)  # one answer to all
+    order = BatchOrder(40, 8, seed=0, items=items)
+    batches = order.epoch(0)
+    assert batches.shape == (5, 8)
+    assert all(len(set(batch.tolist())) == 8 for batch in batches)
+    assert order.repeated_items(0) == repeats(items, batches) == 5 * 7
+
+
+def test_a_pair_of_an_item_with_itself_is_no_repeat() -> None:
+    items = np.stack([np.arange(8), np.arange(8)], axis=1)
+    assert BatchOrder(8, 4, seed=0, items=items).repeated_items(0) == 0
+
+
+def test_groups_of_listed_negatives_stay_together_in_batches_without_repeats() -> None:
+    pairs = twins(count=40, others=0)
+    items = np.stack([pairs.queries, pairs.targets], axis=1)
+    order = BatchOrder(len(pairs), 8, seed=0, anchors=negative_anchors(pairs), items=items)
+    batches = order.epoch(0)
+    together = sum(any(targets[j] == targets[i] ^ 1 for j in range(8)) for targets in pairs.targets[batches] for i in range(8))
+    assert repeats(items, batches) == 0
+    assert together >= 0.8 * batches.size

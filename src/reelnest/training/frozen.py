@@ -1,0 +1,273 @@
+"""What frozen parts of the model make of the training data is made once, kept on the disk, and read from there in every step.
+
+With a frozen vision tower these are the video tokens, about as many bytes as the frame store; with a frozen backbone one pooled state for
+each item and role. They lie in `work/frozen/<key>/`, where the key names everything that they depend on.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, broadcast_object_list
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from reelnest.config import Params
+from reelnest.data.batches import Batcher, Part
+from reelnest.data.entries import Entry, Role
+from reelnest.data.kept_rows import KeptRows, KeptRowsWriter, Rows
+from reelnest.data.patches import MERGE_SIZE
+from reelnest.data.prepared import Prepared
+from reelnest.errors import TrainingError
+from reelnest.model.embedding import batches_by_length
+from reelnest.model.encoder import Encoder
+from reelnest.search.retrieval_sets import retrieval_sets
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+FROZEN_FOLDER = "frozen"
+"""In `work/`."""
+PATCHES_AT_ONCE = 8192
+"""In one pass of the vision tower. Not a setting: the last bits of tokens may hang on what was computed beside them."""
+SOURCES = (
+    "data/batches.py",
+    "data/patches.py",
+    "model/attention.py",
+    "model/encoder.py",
+    "model/patch_projection.py",
+    "model/positions.py",
+    "training/frozen.py",
+)
+SPARE_SPACE = 1.1
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One kind of rows: which things get how many, and how they are made."""
+
+    name: str
+    module: PreTrainedModel
+    """The frozen part."""
+    counts: np.ndarray
+    """Rows of each thing, by number; 0 for those that are not needed."""
+    batches: list[list[int]]
+    """Numbers of things that are made together."""
+    make: Callable[[list[int]], Sequence[Tensor]]
+    facts: dict[str, Any]
+    """What the rows depend on, besides the weights, the data and the code."""
+
+
+def keep_frozen(
+    prepared: Prepared, store_digest: str, encoder: Encoder, tokenizer: Any, params: Params, accelerator: Accelerator, folder: Path
+) -> Prepared:
+    """The training's data with what the model's frozen parts made of it; the same data where nothing is frozen, or the disk is too full.
+
+    Every process calls it, before the model is wrapped or sharded; they share the work, and `folder`. Rows are made in the training's
+    precision, in batches that do not depend on the number of processes. `store_digest` names the prepared data. Raises TrainingError where
+    the disk fills up meanwhile.
+    """
+    sharded = accelerator.distributed_type == DistributedType.FSDP
+    if _is_frozen(encoder.backbone) and not sharded:  # a backbone that needs several devices does not fit on this one
+        job = _pooled_states(prepared, encoder.to(accelerator.device), tokenizer, params)
+        kept = _kept(job, store_digest, encoder, accelerator, folder)
+        return prepared if kept is None else prepared.keeping(pooled=kept)
+    if _is_frozen(encoder.backbone.visual):
+        encoder.backbone.visual.to(accelerator.device)
+        job = _video_tokens(prepared, encoder, params)
+        kept = _kept(job, store_digest, encoder, accelerator, folder)
+        encoder.vision_is_kept = kept is not None
+        return prepared if kept is None else prepared.keeping(video_tokens=kept)
+    return prepared
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    return not any(parameter.requires_grad for parameter in module.parameters())
+
+
+def _needed(prepared: Prepared, params: Params) -> Iterator[tuple[np.ndarray, Role]]:
+    """The items that training, mining and evaluations read, by role."""
+    pairs = prepared.pairs("train")
+    yield pairs.queries, "query"
+    if params.mining.mines:
+        yield pairs.queries, "target"  # a query of one pair may be a negative of another
+    yield np.concatenate([pairs.targets, *pairs.negatives]).astype(np.int64), "target"
+    for searched in retrieval_sets(prepared, "validation"):
+        yield searched.queries, "query"
+        yield searched.corpus, "target"
+
+
+def _video_tokens(prepared: Prepared, encoder: Encoder, params: Params) -> _Job:
+    store = prepared.store
+    places = np.unique(np.concatenate([prepared.video_places(items) for items, _ in _needed(prepared, params)]))
+    patches = store.grids.astype(np.int64).prod(axis=1)
+    counts = np.zeros(len(store), dtype=np.int64)
+    counts[places] = patches[places] // MERGE_SIZE**2
+    batches: list[list[int]] = []
+    room = 0
+    for place in places.tolist():
+        if room < patches[place]:
+            batches.append([])
+            room = PATCHES_AT_ONCE
+        batches[-1].append(place)
+        room -= patches[place]
+
+    def make(chosen: list[int]) -> Sequence[Tensor]:
+        videos = [store.at(place) for place in chosen]
+        nothing = torch.empty(len(videos), 0, dtype=torch.long)
+        part = Part(nothing, nothing, nothing, nothing)
+        part.rows = torch.from_numpy(np.concatenate([video.rows for video in videos]))
+        part.video_grid_thw = torch.tensor([video.grid_thw for video in videos])
+        return encoder.see(part.to(encoder.device)).split(counts[chosen].tolist())
+
+    return _Job("video tokens", encoder.backbone.visual, counts, batches, make, {})
+
+
+def _pooled_states(prepared: Prepared, encoder: Encoder, tokenizer: Any, params: Params) -> _Job:
+    batcher = Batcher(tokenizer, params.model)
+    numbers = np.unique(
+        [prepared.entry_number(item, role) for items, role in _needed(prepared, params) for item in np.unique(items).tolist()]
+    )
+    counts = np.zeros(2 * len(prepared), dtype=np.int64)
+    counts[numbers] = 1
+    entries = _Entries(prepared, numbers)
+
+    def make(chosen: list[int]) -> Sequence[Tensor]:
+        batch = batcher([prepared.entry(*prepared.item_and_role(number)) for number in chosen])
+        return encoder.pooled(batch.to(encoder.device)).split(1)
+
+    batches = [numbers[batch].tolist() for batch in batches_by_length(entries, params.evaluate.batch_size)]
+    words = json.loads(tokenizer.backend_tokenizer.to_str())
+    facts = {
+        "batch_size": params.evaluate.batch_size,
+        "model": params.model.model_dump(include={"pooling", "query_instruction", "target_instruction", "max_text_tokens"}),
+        # A tokenizer remembers how it was last called.
+        "tokenizer": {name: value for name, value in words.items() if name not in ("truncation", "padding")},
+    }
+    return _Job("pooled states", encoder.backbone, counts, batches, make, facts)
+
+
+class _Entries(Sequence[Entry]):
+    """Entries by their place among `numbers`, made when asked for."""
+
+    def __init__(self, prepared: Prepared, numbers: np.ndarray) -> None:
+        self._prepared = prepared
+        self._numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, place: int) -> Entry:  # type: ignore[override]
+        return self._prepared.entry(*self._prepared.item_and_role(int(self._numbers[place])))
+
+
+def _kept(job: _Job, store_digest: str, encoder: Encoder, accelerator: Accelerator, folder: Path) -> KeptRows | None:
+    """The rows, made now unless they were made before; None where there is nothing to keep, or no room for it."""
+    if not job.batches:
+        return None
+    was_training = encoder.training
+    encoder.eval()
+    try:
+        with torch.no_grad(), accelerator.autocast():
+            plan: Any = _plan(job, _key(job, store_digest, accelerator), folder) if accelerator.is_main_process else None
+            plan = _of_the_first(plan)
+            if plan is None:
+                return None
+            place, aside, width, dtype = plan
+            if aside is not None:
+                _write(job, Path(place), Path(aside), width, dtype, accelerator)
+    finally:
+        encoder.train(was_training)
+    return KeptRows(Path(place))
+
+
+def _plan(job: _Job, key: str, folder: Path) -> tuple[str, str | None, int, str] | None:
+    """Where the rows lie, where they are written first (None: they are there already), and what they are like."""
+    place = folder / key
+    if place.is_dir():
+        return str(place), None, 0, ""
+    example = _numpy(job.make(job.batches[0][:1])[0])
+    size = int(job.counts.sum()) * example.shape[1] * example.itemsize
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < SPARE_SPACE * size:
+        log.warning(
+            "training: the %s of the frozen part need %.1f GB, and %s has %.1f GB free: they are made anew in each epoch",
+            job.name,
+            size / 1e9,
+            folder,
+            free / 1e9,
+        )
+        return None
+    return str(place), str(KeptRowsWriter.begin(place)), example.shape[1], example.dtype.name
+
+
+def _write(job: _Job, place: Path, aside: Path, width: int, dtype: str, accelerator: Accelerator) -> None:
+    started, rank, ranks = time.perf_counter(), accelerator.process_index, accelerator.num_processes
+    things = int((job.counts > 0).sum())
+    try:
+        writer = KeptRowsWriter(aside, job.counts, width, dtype)
+        with tqdm(total=things, desc=job.name, unit="item", disable=True if rank else None) as bar:
+            for batch in job.batches[rank::ranks]:
+                for number, rows in zip(batch, job.make(batch), strict=True):
+                    writer.put(number, _numpy(rows))
+                bar.update(min(ranks * len(batch), things - bar.n))
+        writer.close()
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            writer.finish(aside, place, {"what": job.name})
+            for other in place.parent.iterdir():
+                if other != place:
+                    shutil.rmtree(other)
+    except OSError as error:
+        raise TrainingError(
+            f"{place.parent}: the {job.name} of the frozen part cannot be written ({error}). Free some space there and start again."
+        ) from error
+    accelerator.wait_for_everyone()
+    seconds = time.perf_counter() - started
+    log.info("%s of the frozen part: %d items in %.1f s, %.0f a second", job.name, things, seconds, things / max(seconds, 1e-9))
+
+
+def _key(job: _Job, store_digest: str, accelerator: Accelerator) -> str:
+    package = Path(__file__).parents[1]
+    facts = {
+        "format": FORMAT,
+        "name": job.name,
+        "data": store_digest,
+        "counts": hashlib.sha256(job.counts.tobytes()).hexdigest(),
+        "precision": accelerator.mixed_precision,
+        "device": accelerator.device.type,
+        "code": {path: hashlib.sha256((package / path).read_bytes()).hexdigest() for path in SOURCES},
+        "libraries": {name: version(name) for name in ("torch", "transformers")},
+        **job.facts,
+    }
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name, value in job.module.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    # All but where it was loaded from.
+    config = {name: value for name, value in job.module.config.to_dict().items() if name != "_name_or_path"}
+    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+    return digest.hexdigest()[:16]
+
+
+def _numpy(rows: Tensor) -> Rows:
+    rows = rows.cpu()
+    found: Rows = rows.view(torch.int16).numpy().view(np.uint16) if rows.dtype == torch.bfloat16 else rows.numpy()
+    return found
+
+
+def _of_the_first(value: Any) -> Any:
+    """The first process's value, on all."""
+    return broadcast_object_list([value])[0]

@@ -1,0 +1,68 @@
+"""One of two processes of the nested loss: `nested_loss_share.py <rank> <folder>` writes each case's figures to `<rank>.pt`."""
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from reelnest.config import Loss
+from reelnest.training.distributed import gather_with_gradient, world
+from reelnest.training.losses import nested_losses
+
+DIMS = (4, 6, 16)
+PAIRS, EXTRAS = 10, 4
+CASES = {
+    "alone": Loss(),
+    "all": Loss(same_side_negatives=True, false_negative_margin=0.1, graded_relevance=True),
+}
+
+
+def figures(settings: Loss) -> dict[str, Tensor]:
+    """Losses, and the gradients of their mean over processes, as DDP would make it; of a process's own vectors, of its share of them."""
+    rank, processes = world()
+    numbers = torch.Generator().manual_seed(0)
+    queries, targets, extras = (torch.randn(count, DIMS[-1], generator=numbers) for count in (PAIRS, PAIRS, EXTRAS))
+    related, related_queries, related_targets = (
+        torch.rand(PAIRS, count, generator=numbers) < 0.2 for count in (PAIRS + EXTRAS, PAIRS, PAIRS)
+    )
+    relevance = torch.rand(PAIRS, generator=numbers) + 0.5
+    related[:, -1] = True  # padding
+    share = PAIRS // processes
+    rows = slice(rank * share, (rank + 1) * share)
+    own = [part.unflatten(0, (processes, -1))[rank].requires_grad_() for part in (queries, targets, extras)]
+    temperature = torch.tensor([0.1], requires_grad=True)
+    everyones = [gather_with_gradient(part).flatten(0, 1) for part in own]
+    losses = nested_losses(
+        own[0],
+        torch.cat([everyones[1], everyones[2]]),
+        rows,
+        related[rows],
+        DIMS,
+        temperature,
+        settings=settings,
+        relevance=relevance[rows],
+        all_queries=everyones[0],
+        related_queries=related_queries[rows],
+        related_targets=related_targets[rows],
+    )
+    (losses * torch.tensor([1.0, 2.0, 3.0])).sum().backward()  # type: ignore[no-untyped-call]
+    found = {"losses": losses.detach()}
+    for name, tensor in zip(("queries", "targets", "extras", "temperature"), [*own, temperature], strict=True):
+        assert tensor.grad is not None
+        found[name] = tensor.grad / processes
+    return found
+
+
+def main(rank: int, folder: Path) -> None:
+    """Writes the figures."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.save({case: figures(settings) for case, settings in CASES.items()}, folder / f"{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))

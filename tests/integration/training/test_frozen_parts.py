@@ -1,0 +1,131 @@
+"""What frozen parts of the model make is made once."""
+
+import csv
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+from accelerate.state import AcceleratorState
+from training_workspace import training_report, write_workspace
+
+from reelnest.config import load_params
+from reelnest.data.kept_rows import KeptRowsWriter
+from reelnest.errors import TrainingError
+from reelnest.model.encoder import Encoder
+from reelnest.stages import train
+from reelnest.stages.workspace import Workspace
+
+VISION: dict[str, object] = {"lora": {"r": 4, "dropout": 0.1}}
+BACKBONE: dict[str, object] = {"freeze": "backbone", "projection": 32, "query_instruction": "Find it."}
+
+
+@pytest.fixture(autouse=True)
+def _accelerate_starts_anew() -> Iterator[None]:
+    """accelerate keeps the precision of a process's first training for all later ones."""
+    yield
+    AcceleratorState._reset_state()
+
+
+def run(root: Path) -> None:
+    train.run(Workspace(root), load_params(root / "params.yaml"))
+
+
+def losses(root: Path) -> np.ndarray:
+    with (root / "reports" / "training.csv").open(newline="") as file:
+        return np.array([float(row["loss"]) for row in csv.DictReader(file)])
+
+
+def validated(root: Path) -> list[dict[str, float]]:
+    report: dict[str, Any] = training_report(root)
+    return [entry["metrics"]["32"] for entry in report["validation"]]
+
+
+def kept(root: Path) -> list[Path]:
+    return sorted((root / "work" / "frozen").iterdir())
+
+
+def never(*_arguments: object, **_more: object) -> NoReturn:
+    raise AssertionError("a frozen part ran though all that it makes is kept")
+
+
+@pytest.mark.parametrize(("model", "part"), [(VISION, "see"), (BACKBONE, "pooled")])
+def test_a_frozen_part_runs_once_and_training_finds_what_it_would_without_keeping(
+    model: dict[str, object], part: str, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Not Muon, whose bfloat16 products make much of a difference in the last bit.
+    mining: dict[str, object] = {"negatives_per_pair": 1, "ranks": [1, 1]}
+    root = write_workspace(tmp_path / "kept", prepared, model=model, mining=mining, epochs=2, optimizer="adamw")
+    run(root)
+    [folder] = kept(root)
+    with monkeypatch.context() as changed:
+        changed.setattr(train, "keep_frozen", lambda found, *_: found)
+        plain = write_workspace(tmp_path / "plain", prepared, model=model, mining=mining, epochs=2, optimizer="adamw")
+        run(plain)
+    np.testing.assert_allclose(losses(root), losses(plain), rtol=1e-4)
+    for found, expected in zip(*(validated(path) for path in (root, plain)), strict=True):
+        assert found == pytest.approx(expected)
+    # Other settings of the training, but the same weights and data: the part does not run at all.
+    again = write_workspace(tmp_path / "again", prepared, model=model, mining=mining, epochs=1, batch_size=12)
+    (again / "work").mkdir()
+    shutil.copytree(root / "work" / "frozen", again / "work" / "frozen")
+    monkeypatch.setattr(Encoder, part, never)
+    if part == "pooled":
+        monkeypatch.setattr(Encoder, "see", never)
+    run(again)
+    assert kept(again) == [again / "work" / "frozen" / folder.name]
+
+
+def test_a_tower_that_trains_is_not_kept(prepared: Path, tmp_path: Path) -> None:
+    root = write_workspace(tmp_path / "checkout", prepared, model={"lora": {"r": 4, "vision": True}}, epochs=1)
+    run(root)
+    assert not (root / "work" / "frozen").exists()
+
+
+def test_tokens_in_bfloat16_are_read_as_they_were_and_are_others_than_float32s(prepared: Path, tmp_path: Path) -> None:
+    root = write_workspace(tmp_path / "checkout", prepared, model=VISION, epochs=1, mixed_precision="bf16")
+    run(root)
+    [folder] = kept(root)
+    assert '"dtype": "uint16"' in (folder / "rows.json").read_text()
+    assert np.isfinite(losses(root)).all()
+    AcceleratorState._reset_state()
+    params = (root / "params.yaml").read_text()
+    (root / "params.yaml").write_text(params.replace("mixed_precision: bf16", "mixed_precision: 'no'"))
+    run(root)
+    [other] = kept(root)  # the one that nobody needs any more is gone
+    assert other.name != folder.name
+    assert '"dtype": "float32"' in (other / "rows.json").read_text()
+
+
+def test_a_training_killed_while_it_keeps_leaves_nothing_that_is_taken_for_whole(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_workspace(tmp_path / "checkout", prepared, model=VISION, epochs=1)
+    put, written = KeptRowsWriter.put, []
+
+    def full(writer: KeptRowsWriter, number: int, rows: Any) -> None:
+        written.append(number)
+        if len(written) == 10:
+            raise OSError(28, "No space left on device")
+        put(writer, number, rows)
+
+    with monkeypatch.context() as changed:
+        changed.setattr(KeptRowsWriter, "put", full)
+        with pytest.raises(TrainingError, match=r"video tokens of the frozen part cannot be written.*No space left.*Free some space"):
+            run(root)
+    assert all(path.name.startswith(".") for path in kept(root))
+    run(root)
+    assert len(kept(root)) == 1
+
+
+def test_a_disk_without_room_is_said_and_training_goes_on(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = write_workspace(tmp_path / "checkout", prepared, model=VISION, epochs=1)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    run(root)
+    assert not kept(root)
+    assert "the video tokens of the frozen part need" in caplog.text

@@ -1,0 +1,40 @@
+"""What `reelnest memory` prints."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.state import AcceleratorState
+from training_workspace import write_workspace
+
+from reelnest.config import load_params
+from reelnest.stages import memory
+from reelnest.stages.workspace import Workspace
+
+
+@pytest.fixture(autouse=True)
+def _accelerate_starts_anew() -> Iterator[None]:
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def told(root: Path, launch: str, gpu_gb: float | None = None) -> str:
+    settings = yaml.safe_load((root / "params.yaml").read_text())
+    settings["launch"]["config"] = launch
+    (root / "params.yaml").write_text(yaml.safe_dump(settings))
+    return memory.run(Workspace(root), load_params(root / "params.yaml"), gpu_gb=gpu_gb, text_tokens=1000)
+
+
+def test_the_command_says_what_a_step_takes_by_part_and_what_fits(prepared: Path, tmp_path: Path) -> None:
+    root = write_workspace(tmp_path / "checkout", prepared)
+    text = told(root, "cpu-1")
+    assert "tiny, one process, step of 8 pairs (micro-batches of 8)" in text
+    assert "a text of 256 tokens" in text  # model.max_text_tokens, though more were asked for
+    rows = {line.split()[0]: line for line in text.splitlines()[1:]}
+    assert list(rows) == ["weights", "gradients", "optimizer", "activations", "vision", "loss", "inputs", "peak"]
+    text = told(root, "gpu-fsdp2", gpu_gb=8)
+    assert "one of 4 processes" in text
+    assert "each process holds 1/4 of them" in text
+    assert "as it is: " in text
+    assert "MiB, fits; largest micro-batch 2 pairs" in text

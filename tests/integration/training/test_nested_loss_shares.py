@@ -1,0 +1,36 @@
+"""Two processes with half of the vectors each against one with all of them, through the loss alone."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from nested_loss_share import CASES, figures
+from torch import Tensor
+
+Shares = tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, Tensor]]]
+
+
+@pytest.fixture(scope="module")
+def shares(tmp_path_factory: pytest.TempPathFactory) -> Shares:
+    folder = tmp_path_factory.mktemp("shares")
+    script = Path(__file__).with_name("nested_loss_share.py")
+    started = [subprocess.Popen([sys.executable, str(script), str(rank), str(folder)]) for rank in range(2)]
+    try:
+        assert [process.wait(timeout=120) for process in started] == [0, 0]
+    finally:
+        for process in started:
+            process.kill()
+    return torch.load(folder / "0.pt", weights_only=True), torch.load(folder / "1.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_shares_make_the_loss_and_the_gradients_of_the_whole_batch(case: str, shares: Shares) -> None:
+    whole = figures(CASES[case])
+    one, other = (share[case] for share in shares)
+    torch.testing.assert_close((one["losses"] + other["losses"]) / 2, whole["losses"], rtol=1e-5, atol=0)
+    for name in ("queries", "targets", "extras"):
+        # The mean over processes is still to be taken: of a process's vectors, no other one has gradients.
+        torch.testing.assert_close(torch.cat([one[name], other[name]]), whole[name], rtol=0, atol=1e-5 * float(whole[name].abs().max()))
+    torch.testing.assert_close(one["temperature"] + other["temperature"], whole["temperature"], rtol=1e-5, atol=0)

@@ -1,0 +1,80 @@
+"""Profiled steps: a trace, and where their time went."""
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from accelerate.state import AcceleratorState
+from mlflow import MlflowClient
+from training_workspace import training_report, write_workspace
+
+from reelnest.config import load_params
+from reelnest.stages import train
+from reelnest.stages.workspace import Workspace
+from reelnest.training.phases import PHASES
+
+
+@pytest.fixture(autouse=True)
+def _accelerate_starts_anew() -> Iterator[None]:
+    yield
+    AcceleratorState._reset_state()
+
+
+@pytest.fixture(scope="module")
+def profiled(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = write_workspace(
+        tmp_path_factory.mktemp("profiled") / "checkout", prepared, epochs=2, profile_steps=[2, 4], trackers=["mlflow", "tensorboard"]
+    )
+    train.run(Workspace(root), load_params(root / "params.yaml"))
+    return root
+
+
+def breakdown(root: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((root / "reports" / "training.json").read_text())["speed"]["breakdown"]
+    return found
+
+
+def test_the_report_says_where_the_time_of_a_step_went(profiled: Path) -> None:
+    found = breakdown(profiled)
+    assert found["steps"] == [2, 4]
+    assert set(found["seconds"]) == set(found["share"]) == set(PHASES)
+    assert sum(found["share"].values()) == pytest.approx(1, abs=0.001)
+    assert all(found["seconds"][name] > 0 for name in ("data", "vision", "language", "loss", "optimizer"))
+    # The model does most of the work, whatever the machine.
+    assert found["share"]["vision"] + found["share"]["language"] > found["share"]["loss"] + found["share"]["data"]
+
+
+def test_the_trace_shows_the_phases_and_lies_where_tensorboard_and_mlflow_look(profiled: Path) -> None:
+    [trace] = profiled.glob("work/tensorboard/*/*.pt.trace.json.gz")
+    with gzip.open(trace) as file:
+        events = json.load(file)["traceEvents"]
+    ranges: dict[str, list[dict[str, Any]]] = {}
+    for event in events:
+        if event.get("name", "").startswith("reelnest: ") and event.get("cat") == "user_annotation":
+            ranges.setdefault(event["name"].removeprefix("reelnest: "), []).append(event)
+    assert {"data", "vision", "language", "loss", "optimizer"} <= set(ranges)
+    assert len(ranges["optimizer"]) == 3
+    # The trace has the clock's own figures: microseconds against seconds.
+    seconds = sum(event["dur"] for event in ranges["optimizer"]) / 1e6 / 3
+    assert seconds == pytest.approx(breakdown(profiled)["seconds"]["optimizer"], rel=0.2)
+    client = MlflowClient(f"sqlite:///{profiled}/mlflow.db")
+    [run] = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    assert [file.path for file in client.list_artifacts(run.info.run_id, "profile")] == [f"profile/{trace.name}"]
+
+
+def test_profiling_changes_nothing_that_is_trained(profiled: Path, prepared: Path, tmp_path: Path) -> None:
+    root = write_workspace(tmp_path / "checkout", prepared, epochs=2)
+    train.run(Workspace(root), load_params(root / "params.yaml"))
+    assert breakdown(root) is None
+    assert training_report(root) == training_report(profiled)
+    assert (root / "reports" / "training.csv").read_text() == (profiled / "reports" / "training.csv").read_text()
+
+
+def test_steps_that_run_into_the_next_epoch_are_profiled_up_to_the_end_of_theirs(prepared: Path, tmp_path: Path) -> None:
+    root = write_workspace(tmp_path / "checkout", prepared, epochs=1, profile_steps=[4, 400])
+    train.run(Workspace(root), load_params(root / "params.yaml"))
+    last: Any = training_report(root)["steps"]
+    assert breakdown(root)["steps"] == [4, last]

@@ -1,0 +1,170 @@
+"""Cached gradients against those of one graph over the whole batch."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from model_inputs import random_video
+from torch import Tensor, nn
+
+from reelnest.config import Loss, Model
+from reelnest.data.batches import Batcher, MicroBatches
+from reelnest.data.entries import Entry
+from reelnest.model.encoder import load_encoder
+from reelnest.training.contrastive import ContrastiveModel
+from reelnest.training.gradient_cache import GradientCache
+
+CPU = torch.device("cpu")
+
+
+def entries(count: int = 10) -> list[Entry]:
+    texts = [Entry("query", "a red circle " * (1 + number % 4), None) for number in range(count // 2)]
+    videos = [Entry("target", "a star " * (number % 2), random_video(number, (1 + number % 3, 4, 4))) for number in range(count // 2)]
+    return [entry for pair in zip(texts, videos, strict=True) for entry in pair]
+
+
+def model_of(base: Path, **settings: Any) -> tuple[ContrastiveModel, Batcher]:
+    torch.manual_seed(1)
+    chosen = Model.model_validate(settings)
+    encoder, tokenizer = load_encoder(chosen, base, training=True)
+    for name, parameter in encoder.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.1)
+    return ContrastiveModel(encoder, Loss(learn_temperature=True), len(chosen.dims)), Batcher(tokenizer, chosen)
+
+
+def loss_of(order: Tensor) -> Any:
+    """A loss in which each vector's gradient hangs on all vectors, and the temperature takes part."""
+
+    def loss(vectors: Tensor, scales: Any) -> Tensor:
+        unit = nn.functional.normalize(vectors[order], dim=1)
+        return ((unit @ unit.T) / scales.temperature).logsumexp(1).mean()
+
+    return loss
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    found = {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+    model.zero_grad()
+    return found
+
+
+def assert_alike(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    largest = max(float(value.abs().max()) for value in expected.values())
+    for name, value in expected.items():
+        if value.any():
+            error = float((found[name] - value).abs().max())
+            assert error <= 1e-5 * max(float(value.abs().max()), 0.01 * largest), (name, error)
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_gradients_equal_those_of_the_whole_batch(tiny_base: Path, count: int) -> None:
+    model, batcher = model_of(tiny_base)
+    vectors, scales = model(batcher(entries()))
+    whole = loss_of(torch.arange(10))(vectors, scales)
+    whole.backward()
+    expected = gradients(model)
+    inputs, order = batcher.micro_batches(entries(), count)
+    loss = GradientCache(model, CPU)(inputs, loss_of(order), synchronise=True)
+    assert not loss.requires_grad
+    torch.testing.assert_close(loss, whole.detach(), rtol=1e-6, atol=0)
+    found = gradients(model)
+    assert found["log_scale"].abs() > 0
+    assert_alike(found, expected)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_dropout_drops_the_same_in_both_passes(tiny_base: Path, checkpointing: bool) -> None:
+    model, batcher = model_of(tiny_base, lora={"r": 4, "dropout": 0.5, "vision": True})
+    if checkpointing:
+        model.encoder.enable_gradient_checkpointing()
+    inputs, order = batcher.micro_batches(entries(), 4)
+    assert any(all(part.rows is None for part in batch.parts) for batch in inputs), "a stand-in has to take part in some micro-batch"
+    # One graph over the same micro-batches, with the same random numbers.
+    torch.manual_seed(7)
+    outputs = [model(batch) for batch in inputs]
+    loss_of(order)(torch.cat([vectors for vectors, _ in outputs]), outputs[-1][1]).backward()
+    expected = gradients(model)
+
+    seen: list[Tensor] = []
+    model.encoder.register_forward_hook(lambda _module, _inputs, vectors: seen.append(vectors.detach()))
+    torch.manual_seed(7)
+    GradientCache(model, CPU)(inputs, loss_of(order), synchronise=True)
+    for index in range(len(inputs)):
+        assert torch.equal(seen[index], seen[len(inputs) + index])
+        assert torch.equal(seen[index], outputs[index][0].detach())
+    assert_alike(gradients(model), expected)
+
+
+def test_a_batch_of_one_part_is_embedded_once_and_others_twice(tiny_base: Path) -> None:
+    model, batcher = model_of(tiny_base)
+    calls: list[bool] = []
+    model.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    for count, expected in ((1, [True]), (3, [False] * 3 + [True] * 3)):
+        inputs, order = batcher.micro_batches(entries(), count)
+        calls.clear()
+        GradientCache(model, CPU)(inputs, loss_of(order), synchronise=True)
+        assert calls == expected
+
+
+def test_a_scaler_scales_what_goes_backward_through_the_model(tiny_base: Path) -> None:
+    model, batcher = model_of(tiny_base)
+    inputs, order = batcher.micro_batches(entries(), 3)
+    GradientCache(model, CPU)(inputs, loss_of(order), synchronise=True)
+    plain = gradients(model)
+    scaled = GradientCache(model, CPU, backward=lambda loss: (loss * 1024).backward())
+    scaled(inputs, loss_of(order), synchronise=True)
+    found = gradients(model)
+    for name, value in plain.items():
+        assert torch.equal(found[name], value * 1024), name
+
+
+@pytest.mark.parametrize(("synchronise", "expected"), [(True, 1), (False, 0)])
+@pytest.mark.parametrize("count", [1, 3])
+def test_processes_are_told_to_sum_gradients_once_and_at_the_end(tiny_base: Path, synchronise: bool, expected: int, count: int) -> None:
+    model, batcher = model_of(tiny_base)
+    inside: list[bool] = [False]
+    synced: list[bool] = []
+
+    class Unsynced:
+        def __enter__(self) -> None:
+            inside[0] = True
+
+        def __exit__(self, *_: object) -> None:
+            inside[0] = False
+
+    def backward(loss: Tensor) -> None:
+        synced.append(not inside[0])
+        loss.backward()
+
+    inputs, order = batcher.micro_batches(entries(), count)
+    GradientCache(model, CPU, backward=backward, unsynced=Unsynced)(inputs, loss_of(order), synchronise=synchronise)
+    assert synced == [False] * (count - expected) + [True] * expected
+
+
+def test_micro_batches_keep_like_with_like_and_hold_about_equally_many_tokens(tiny_base: Path) -> None:
+    _, batcher = model_of(tiny_base)
+    found, order = batcher.micro_batches(entries(40), 5)
+    tokens = [sum(int(part.attention_mask.sum()) for part in batch.parts) for batch in found]
+    assert max(tokens) < 2 * min(tokens)
+    assert sum(len(batch.parts) for batch in found) <= 6  # at most one has both kinds
+    layouts = cast("MicroBatches", found).layouts()
+    assert [[part.attention_mask.tolist() for part in batch.parts] for batch in layouts] == [
+        [part.attention_mask.tolist() for part in batch.parts] for batch in found
+    ]
+    assert {len(part.rows) for batch in layouts for part in batch.parts if part.rows is not None} == {0}
+    assert torch.equal(order.sort().values, torch.arange(40))
+    rows = []
+    for batch in found:
+        sizes = [(int(mask.sum()), part.rows is not None) for part in batch.parts for mask in part.attention_mask]
+        rows += [sizes[place] for place in batch.order]
+    alone = [batcher([entry]).parts[0] for entry in entries(40)]
+    assert [rows[place] for place in order] == [(int(part.attention_mask.sum()), part.rows is not None) for part in alone]
+
+
+def test_more_micro_batches_than_entries_are_refused(tiny_base: Path) -> None:
+    _, batcher = model_of(tiny_base)
+    with pytest.raises(ValueError, match="2 entries do not fill 3 batches"):
+        batcher.micro_batches(entries(2), 3)
+    assert [len(batch) for batch in batcher.micro_batches(entries(4), 4)[0]] == [1, 1, 1, 1]
