@@ -9,8 +9,8 @@ from golden_losses import GOLDEN, write_losses
 
 FIRST_STEPS, FORWARD_TOLERANCE = 2, 1e-5
 """Before the second step nothing is trained yet, the first learning rate being 0: these losses differ by float32's rounding alone."""
-TOLERANCE = 5e-3
-"""Relative. Later on, other instruction sets and libraries add up otherwise, and Muon rounds to bfloat16: AVX2 against AVX-512, 6e-4."""
+TOLERANCE = 2e-4
+"""Relative. Later on, other instruction sets and libraries add up otherwise: AVX2 against SSE4.1, 7e-6."""
 
 
 def test_the_tiny_models_losses_are_those_on_record(prepared: Path, tmp_path: Path) -> None:
