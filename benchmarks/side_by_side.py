@@ -77,7 +77,6 @@ def compare(name: str, benchmark: Benchmark, runs: int) -> dict[str, Any]:
         theirs.append(_run_side(name, "theirs", str(PEERS / "bin" / "python") if benchmark.peers else sys.executable))
         found, other = ours[-1][benchmark.unit], theirs[-1][benchmark.unit]
         sys.stderr.write(f"{name} {number + 1}/{runs}: {found:.4g} {benchmark.unit} against {other:.4g}\n")
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     pairs = list(zip(ours, theirs, strict=True))
     return {
         "name": name,
@@ -91,7 +90,7 @@ def compare(name: str, benchmark: Benchmark, runs: int) -> dict[str, Any]:
         "memory_ratio": statistics.median(b["kilobytes"] / a["kilobytes"] for a, b in pairs),
         "runs": runs,
         "machine": f"{_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "commit": commit,
+        "commit": _commit(),
         "command": f"make bench NAME={name}" + (f" CLIPS={os.environ['CLIPS']}" if os.environ.get("CLIPS") else ""),
     }
 
@@ -101,6 +100,13 @@ def _run_side(name: str, side: str, python: str) -> Figures:
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     found: Figures = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+def _commit() -> str:
+    """With `-dirty` where anything but earlier results differs from it."""
+    name = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    code = ["git", "diff", "--quiet", "HEAD", "--", ".", ":!benchmarks/results", ":!benchmarks/README.md"]
+    return name if subprocess.run(code, cwd=ROOT, check=False).returncode == 0 else f"{name}-dirty"
 
 
 def _peak_kilobytes() -> float:
