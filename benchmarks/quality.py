@@ -59,6 +59,7 @@ def _prepared(folder: Path, data: Path) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         (folder / "data").symlink_to(data)
+        (folder / "configs").symlink_to(ROOT / "configs")
         shutil.copy(ROOT / "params.yaml", folder)
         for stage in ("validate", "preprocess"):
             _reelnest(folder, stage)
