@@ -1,7 +1,8 @@
 """Whether a feature of training helps: each switched on alone, beside the same training without it, over several seeds.
 
 Usage: `make demo` (or your own data/), then `.venv/bin/python -m benchmarks.quality` for data/, or `… benchmarks.quality --data folder`;
-`--only mined ema`, `--seeds 0 1 2`. A table for docs/training.md goes to standard output, figures to `work/quality/<folder>/results.jsonl`.
+`--only mined ema`, `--seeds 0 1 2`. A table for docs/training.md goes to standard output, figures to
+`work/quality/<folder>/results.jsonl`; those of the table there are in results/quality-*.jsonl.
 
 Each training is `reelnest train` and `reelnest evaluate` with the settings of params.yaml, one process and one thread; as many run beside
 each other as there are cores. What is in the results already is not trained again.
