@@ -285,6 +285,8 @@ class Evaluate(Section):
     """Items embedded at once by each process."""
     depth: Annotated[int, Field(ge=10)] = 1000
     """Answers kept for each query; MAP is taken over these, as in TREC."""
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Of the interval around each figure, by resampling the queries."""
     gallery_queries: Annotated[int, Field(ge=0)] = 20
     """Queries whose top five answers the page shows."""
 
@@ -294,7 +296,11 @@ class Register(Section):
 
     name: str = "reelnest"
     metric: Metric = "recall@10"
-    """The metric, at the full width, by which a challenger becomes champion."""
+    """The metric by which a challenger becomes champion: nowhere worse, at the dims that the champion serves, and somewhere better."""
+    margin: Annotated[float, Field(ge=0)] = 0.01
+    """In the metric's unit: by less than this, worse is as good."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    """At which both have to be shown: of challengers that are no better, at most 1 - confidence are promoted."""
 
 
 class Tracking(Section):

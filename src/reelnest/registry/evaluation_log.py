@@ -17,6 +17,8 @@ from reelnest.registry.connection import connect
 ALL = "all"
 METRICS_IN_A_REQUEST = 900  # MLflow takes at most 1000
 ARTIFACT_FOLDER = "evaluation"
+QUERY_METRICS_FILE = "queries.parquet"
+"""In `reports/`: each query's figures at each dim."""
 
 
 def mlflow_name(metric: str) -> str:

@@ -7,13 +7,15 @@ is killed in between leaves the rest to the next call; no version ever has half 
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version as installed_version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import mlflow
 import numpy as np
+import pandas as pd
 from mlflow.entities import LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -22,12 +24,13 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, Tens
 from mlflow.types.schema import AnyType
 
 import reelnest
-from reelnest.config import Params
+from reelnest.config import Params, Register
 from reelnest.data.formats import TEXT_FIELDS
 from reelnest.errors import RegistryError
 from reelnest.registry.candidate import MODEL_HASH_TAG, Candidate, candidate_run
 from reelnest.registry.connection import connect
 from reelnest.registry.evaluation_log import mlflow_name
+from reelnest.registry.gate import Verdict, judge
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 DATA_HASH_TAG = "reelnest.evaluation_data_hash"
@@ -64,12 +67,13 @@ class Registration:
 
 
 def register_candidate(
-    params: Params, candidate: Candidate, metrics: Mapping[str, float], data_hash: str, tags: Mapping[str, str]
+    params: Params, candidate: Candidate, metrics: Mapping[str, float], queries: Path, data_hash: str, tags: Mapping[str, str]
 ) -> Registration:
-    """Makes the candidate a version, `challenger`, and `champion` where it is the first or beats the champion at `register.metric`.
+    """Makes the candidate a version, `challenger`, and `champion` where it is the first or passes the gate (`gate.judge`).
 
-    `metrics` are those of all queries of the test split at the full width, `data_hash` names the data that they were measured on: figures
-    of other data are not compared. Raises RegistryError if MLflow cannot be reached or refuses.
+    `metrics` are those of all queries of the test split at the full width, `queries` holds those of each query at each dim, `data_hash`
+    names the data that they were measured on: figures of other data are not compared. Raises RegistryError if MLflow cannot be reached or
+    refuses.
     """
     experiment_id = connect(params)
     name = params.registration.name
@@ -78,8 +82,8 @@ def register_candidate(
         if found is not None and DECISION_TAG in found.tags:
             return _registration(found, is_new=False)
         if found is None:
-            found = _make_version(params, candidate, experiment_id, metrics, data_hash, tags)
-        _decide(found, params.registration.metric)
+            found = _make_version(params, candidate, experiment_id, metrics, queries, data_hash, tags)
+        _decide(found, queries, params.registration)
         return _registration(found, is_new=True)
     except (MlflowException, OSError) as error:  # requests' errors are OSErrors
         raise RegistryError(
@@ -93,11 +97,19 @@ def _version_of(name: str, candidate: Candidate) -> ModelVersion | None:
 
 
 def _make_version(
-    params: Params, candidate: Candidate, experiment_id: str, metrics: Mapping[str, float], data_hash: str, tags: Mapping[str, str]
+    params: Params,
+    candidate: Candidate,
+    experiment_id: str,
+    metrics: Mapping[str, float],
+    queries: Path,
+    data_hash: str,
+    tags: Mapping[str, str],
 ) -> ModelVersion:
     run_id = candidate_run(candidate, experiment_id)
-    model_id = _logged_model(candidate, experiment_id) or _log_model(params, candidate, run_id)
     client = mlflow.MlflowClient()
+    # What later challengers are compared with; an evaluation on other data does not write over it.
+    client.log_artifact(run_id, str(queries), _gate_folder(data_hash))
+    model_id = _logged_model(candidate, experiment_id) or _log_model(params, candidate, run_id)
     name = params.registration.name
     try:
         client.create_registered_model(name, description="Nested (Matryoshka) vectors of texts and videos, by reelnest.")
@@ -163,15 +175,19 @@ def pinned_requirements() -> list[str]:
     return [f"{name}=={installed_version(name).partition('+')[0]}" for name in SERVING_REQUIREMENTS]
 
 
-def _decide(version: ModelVersion, metric: str) -> None:
+def _gate_folder(data_hash: str) -> str:
+    return f"gate/{data_hash[:16]}"
+
+
+def _decide(version: ModelVersion, queries: Path, settings: Register) -> None:
     """Sets the aliases, then the tags that say why. Repeating it changes nothing."""
     client = mlflow.MlflowClient()
     client.set_registered_model_alias(version.name, CHALLENGER, version.version)
-    promote, reason = _compare(version, champion_of(version.name), metric)
-    if promote:
+    verdict = _judge(version, queries, champion_of(version.name), settings)
+    if verdict.promoted:
         client.set_registered_model_alias(version.name, CHAMPION, version.version)
-    client.set_model_version_tag(version.name, version.version, REASON_TAG, reason)
-    client.set_model_version_tag(version.name, version.version, DECISION_TAG, "promoted" if promote else "not promoted")
+    client.set_model_version_tag(version.name, version.version, REASON_TAG, verdict.reason)
+    client.set_model_version_tag(version.name, version.version, DECISION_TAG, "promoted" if verdict.promoted else "not promoted")
 
 
 def champion_of(name: str) -> ModelVersion | None:
@@ -185,18 +201,35 @@ def champion_of(name: str) -> ModelVersion | None:
         raise
 
 
-def _compare(challenger: ModelVersion, champion: ModelVersion | None, metric: str) -> tuple[bool, str]:
+def _judge(challenger: ModelVersion, queries: Path, champion: ModelVersion | None, settings: Register) -> Verdict:
     if champion is None or champion.version == challenger.version:
-        return True, "the first champion: there was none"
+        return Verdict(True, "the first champion: there was none")
     where = f"champion (version {champion.version})"
-    if champion.tags.get(DATA_HASH_TAG) != challenger.tags[DATA_HASH_TAG]:
-        return False, f"not comparable: the {where} was evaluated on other test data; evaluate it on this data, or move the alias by hand"
-    key = mlflow_name(metric)
-    if key not in champion.tags:
-        return False, f"not comparable: the {where} has no figure for {metric}; move the alias by hand"
-    ours, theirs = float(challenger.tags[key]), float(champion.tags[key])
-    relation = "above" if ours > theirs else "not above"
-    return ours > theirs, f"{metric} at the full width is {ours:.4f}, {relation} the {theirs:.4f} of the {where}"
+    data_hash = challenger.tags[DATA_HASH_TAG]
+    if champion.tags.get(DATA_HASH_TAG) != data_hash:
+        reason = f"not comparable: the {where} was evaluated on other test data; evaluate it on this data, or move the alias by hand"
+        return Verdict(False, reason)
+    theirs = _query_metrics(champion.run_id, f"{_gate_folder(data_hash)}/{queries.name}")
+    if theirs is None:
+        return Verdict(False, f"not comparable: the run of the {where} does not hold its figures by query; move the alias by hand")
+    verdict = judge(pd.read_parquet(queries), theirs, settings.metric, settings.margin, settings.confidence)
+    return replace(verdict, reason=f"against the {where}: {verdict.reason}")
+
+
+def _query_metrics(run_id: str | None, path: str) -> pd.DataFrame | None:
+    """None where the run, or the file, is gone."""
+    if run_id is None:
+        return None
+    try:
+        held = mlflow.MlflowClient().list_artifacts(run_id, str(Path(path).parent))
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+    if path not in [file.path for file in held]:
+        return None
+    with TemporaryDirectory(prefix="reelnest-") as folder:
+        return pd.read_parquet(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path, dst_path=folder))
 
 
 def _registration(version: ModelVersion, *, is_new: bool) -> Registration:

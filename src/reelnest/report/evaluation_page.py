@@ -59,6 +59,7 @@ def write_evaluation_page(path: Path, evaluation: Mapping[str, Any], gallery: Se
         storages=sorted({result["storage"] for result in results}),
         charts=_charts(results),
         negatives_chart=_negatives_chart(evaluation["negatives_outranked"]),
+        confidence=_percent(evaluation.get("confidence")),
         headline=_headline(results, evaluation["negatives_outranked"]),
         gallery=gallery,
     )
@@ -71,11 +72,15 @@ def _charts(results: Sequence[Mapping[str, Any]]) -> list[LineChart]:
     charts = []
     for metric, title in CHARTS.items():
         values: dict[str, dict[int, float]] = {}
+        intervals: dict[str, dict[int, tuple[float, float]]] = {}
         for result in results:
             if metric in result["metrics"] and result["storage"] == storage and result["pair_kind"] != ALL:
                 values.setdefault(result["pair_kind"], {})[result["dim"]] = result["metrics"][metric]
+                if metric in result.get("intervals", {}):
+                    low, high = result["intervals"][metric]
+                    intervals.setdefault(result["pair_kind"], {})[result["dim"]] = (low, high)
         if values:
-            charts.append(line_chart(title, values))
+            charts.append(line_chart(title, values, intervals=intervals))
     return charts
 
 
@@ -95,8 +100,8 @@ def _headline(results: Sequence[Mapping[str, Any]], outranked: Sequence[Mapping[
     smallest, full = of_kind[0], of_kind[-1]
     name = _kind_name(kind)
     tiles = [
-        {"name": "Recall@10", "value": _figure(full["metrics"]["recall@10"]), "note": f"{name}, {full['dim']} dims"},
-        {"name": "Recall@1", "value": _figure(full["metrics"]["recall@1"]), "note": f"{name}, {full['dim']} dims"},
+        {"name": "Recall@10", "value": _figure(full["metrics"]["recall@10"]), "note": _note(name, full, "recall@10")},
+        {"name": "Recall@1", "value": _figure(full["metrics"]["recall@1"]), "note": _note(name, full, "recall@1")},
     ]
     if smallest["dim"] < full["dim"]:
         kept = smallest["metrics"]["recall@10"]
@@ -109,6 +114,15 @@ def _headline(results: Sequence[Mapping[str, Any]], outranked: Sequence[Mapping[
             note = f"of {entry['queries']} searches put the right answer above the wrong ones that the data names"
             tiles.append({"name": "Wrong answers outranked", "value": _figure(entry["value"]), "note": note})
     return tiles
+
+
+def _note(name: str, result: Mapping[str, Any], metric: str) -> str:
+    interval = result.get("intervals", {}).get(metric)
+    return f"{name}, {result['dim']} dims" + (f": {_figure(interval[0])} to {_figure(interval[1])}" if interval else "")
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:g} %"
 
 
 def _metrics(results: Sequence[Mapping[str, Any]]) -> list[str]:

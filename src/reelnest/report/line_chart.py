@@ -26,6 +26,8 @@ class Mark:
     y: float
     dim: int
     value: float
+    ends: tuple[float, float] | None = None
+    """Of its interval, from below: y."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,15 @@ class Line:
     def points(self) -> str:
         """For SVG's `polyline`."""
         return " ".join(f"{mark.x:.1f},{mark.y:.1f}" for mark in self.marks)
+
+    @property
+    def band(self) -> str:
+        """The intervals, for SVG's `polygon`; empty where a mark has none."""
+        known = [(mark.x, mark.ends) for mark in self.marks if mark.ends is not None]
+        if len(known) < len(self.marks):
+            return ""
+        around = [(x, low) for x, (low, _) in known] + [(x, high) for x, (_, high) in reversed(known)]
+        return " ".join(f"{x:.1f},{y:.1f}" for x, y in around)
 
 
 @dataclass(frozen=True)
@@ -67,15 +78,23 @@ class LineChart:
 
 
 def line_chart(
-    title: str, values: Mapping[str, Mapping[int, float]], reference: tuple[float, str] | None = None, *, top: float = 1.0
+    title: str,
+    values: Mapping[str, Mapping[int, float]],
+    reference: tuple[float, str] | None = None,
+    *,
+    intervals: Mapping[str, Mapping[int, tuple[float, float]]] | None = None,
+    top: float = 1.0,
 ) -> LineChart:
     """Lays out one line a pair kind: `values[kind][dim]`, each between 0 and `top`.
 
     The axis begins below the lowest value rather than at 0: lines are read by their slope, and the trade-off between dims is small beside
-    the values themselves. `reference` is a level to compare with and its name.
+    the values themselves. `reference` is a level to compare with and its name, `intervals` the lower and upper ends for all or some of the
+    values.
     """
+    ends = intervals or {}
     dims = sorted({dim for by_dim in values.values() for dim in by_dim})
     levels = [value for by_dim in values.values() for value in by_dim.values()] + ([reference[0]] if reference else [])
+    levels += [low for by_dim in ends.values() for low, _ in by_dim.values()]
     step, lowest = _scale(min(levels), top)
 
     def x(dim: int) -> float:
@@ -86,7 +105,11 @@ def line_chart(
     def y(value: float) -> float:
         return HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * (value - lowest) / (top - lowest)
 
-    marks = {kind: tuple(Mark(x(dim), y(value), dim, value) for dim, value in sorted(by_dim.items())) for kind, by_dim in values.items()}
+    def mark(kind: str, dim: int, value: float) -> Mark:
+        interval = ends.get(kind, {}).get(dim)
+        return Mark(x(dim), y(value), dim, value, None if interval is None else (y(interval[0]), y(interval[1])))
+
+    marks = {kind: tuple(mark(kind, dim, value) for dim, value in sorted(by_dim.items())) for kind, by_dim in values.items()}
     labels = _spread({kind: line[-1].y for kind, line in marks.items()})
     count = round((top - lowest) / step)
     return LineChart(

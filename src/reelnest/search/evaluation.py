@@ -10,8 +10,11 @@ from torch import Tensor
 
 from reelnest.search.metrics import METRICS, query_metrics, summarise
 from reelnest.search.retrieval_sets import RetrievalSet
-from reelnest.search.topk import SMALLEST_NORM, prefix_scores, prefix_topk, query_blocks
+from reelnest.search.significance import bootstrap_intervals
+from reelnest.search.topk import SMALLEST_NORM, Ranking, prefix_scores, prefix_topk, query_blocks
 
+TIMED_QUERIES = 256
+"""At most so many queries are searched once more, at each dim by itself, for the speed."""
 ALL = "all"
 """The pair kind that stands for the mean (for the median rank: the median) over the queries of all kinds."""
 
@@ -40,8 +43,10 @@ class Result:
     queries: int
     corpus: int
     metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    """By metric, the lower and upper end (see `significance`); empty where no confidence was asked for."""
     queries_per_second: float
-    """Of the search alone, all queries at once, on this machine; encoding is not counted."""
+    """Of the search at this dim alone, up to TIMED_QUERIES at once, on this machine; encoding is not counted."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +69,22 @@ class Answers:
 
 
 @dataclass(frozen=True)
+class QueryMetrics:
+    """What each query of a set contributes to the figures of one dim."""
+
+    searched: RetrievalSet
+    dim: int
+    values: dict[str, np.ndarray]
+    """By metric, (queries,)."""
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """All results, by pair kind and then by rising dim, `all` last."""
 
     dims: tuple[int, ...]
     results: tuple[Result, ...]
+    by_query: tuple[QueryMetrics, ...]
     outranked: tuple[Outranked, ...]
     answers: tuple[Answers, ...]
 
@@ -81,27 +97,38 @@ class Evaluation:
         return None
 
 
-def evaluate_vectors(sets: Sequence[RetrievalSet], queries: Vectors, targets: Vectors, dims: Sequence[int], depth: int) -> Evaluation:
-    """Searches each set's corpus with each of its queries, at each dim.
+def evaluate_vectors(
+    sets: Sequence[RetrievalSet],
+    queries: Vectors,
+    targets: Vectors,
+    dims: Sequence[int],
+    depth: int,
+    confidence: float | None = None,
+) -> Evaluation:
+    """Searches each set's corpus with each of its queries, at all dims in one pass.
 
     `depth` answers are kept for each query: MAP and MRR count a right answer below it as not found, as TREC does. The median rank is exact
     at any depth: it is the median over queries of the rank of the best right answer, where of equal scores the lower item stands first.
+    With `confidence`, such as 0.95, each figure has its interval over queries.
 
     Raises ModelError for vectors that hold NaN or infinity.
     """
     dims = tuple(sorted(dims))
     results: dict[tuple[str, int], Result] = {}
-    values: dict[int, list[dict[str, np.ndarray]]] = {dim: [] for dim in dims}
+    by_query: list[QueryMetrics] = []
     seconds = dict.fromkeys(dims, 0.0)
     outranked, answers = [], []
     for searched in sets:
         query_vectors, corpus_vectors = queries.of(searched.queries), targets.of(searched.corpus)
+        spare = max((len(items) for items in searched.ignored.values()), default=0)
+        rankings = prefix_topk(query_vectors, corpus_vectors, dims, depth + spare)
         for dim in dims:
-            found = _search(searched, query_vectors, corpus_vectors, dim, depth)
+            found = _counted(searched, rankings[dim], depth)
             metrics = _metrics(found, query_vectors, corpus_vectors, dim)
-            values[dim].append(metrics)
-            seconds[dim] += found.seconds
-            results[searched.pair_kind, dim] = _result(searched.pair_kind, dim, len(searched.corpus), [metrics], found.seconds)
+            by_query.append(QueryMetrics(searched, dim, metrics))
+            spent = _search_seconds(query_vectors, corpus_vectors, dim, depth + spare)
+            seconds[dim] += spent
+            results[searched.pair_kind, dim] = _result(searched.pair_kind, dim, len(searched.corpus), [metrics], spent, confidence)
             if searched.negatives:
                 share = _share_outranked(searched, query_vectors, corpus_vectors, dim)
                 outranked.append(Outranked(searched.pair_kind, dim, share, len(searched.negatives)))
@@ -110,8 +137,9 @@ def evaluate_vectors(sets: Sequence[RetrievalSet], queries: Vectors, targets: Ve
     if sets:
         corpus = len(np.unique(np.concatenate([searched.corpus for searched in sets])))
         for dim in dims:
-            results[ALL, dim] = _result(ALL, dim, corpus, values[dim], seconds[dim])
-    return Evaluation(dims, tuple(results.values()), tuple(outranked), tuple(answers))
+            values = [found.values for found in by_query if found.dim == dim]
+            results[ALL, dim] = _result(ALL, dim, corpus, values, seconds[dim], confidence)
+    return Evaluation(dims, tuple(results.values()), tuple(by_query), tuple(outranked), tuple(answers))
 
 
 @dataclass(frozen=True)
@@ -119,24 +147,27 @@ class _Found:
     searched: RetrievalSet
     rows: list[np.ndarray]  # rows of the corpus for each query, best first
     scores: list[np.ndarray]
-    seconds: float
 
 
-def _search(searched: RetrievalSet, queries: Tensor, corpus: Tensor, dim: int, depth: int) -> _Found:
+def _counted(searched: RetrievalSet, ranking: Ranking, depth: int) -> _Found:
+    """The first `depth` answers of each query that count for it."""
     ignored = {query: np.searchsorted(searched.corpus, items) for query, items in searched.ignored.items()}
-    spare = max((len(rows) for rows in ignored.values()), default=0)
-    start = time.perf_counter()
-    ranking = prefix_topk(queries, corpus, [dim], depth + spare)[dim]
-    seconds = time.perf_counter() - start
-    found_rows, found_scores = ranking.indices.cpu().numpy(), ranking.scores.cpu().numpy()
     rows, scores = [], []
-    for query, row, score in zip(searched.queries.tolist(), found_rows, found_scores, strict=True):
+    for query, row, score in zip(searched.queries.tolist(), ranking.indices.cpu().numpy(), ranking.scores.cpu().numpy(), strict=True):
         if query in ignored:
             counted = ~np.isin(row, ignored[query])
             row, score = row[counted], score[counted]
         rows.append(row[:depth])
         scores.append(score[:depth])
-    return _Found(searched, rows, scores, seconds)
+    return _Found(searched, rows, scores)
+
+
+def _search_seconds(queries: Tensor, corpus: Tensor, dim: int, k: int) -> float:
+    """Of searching with all queries at one dim, by what the first TIMED_QUERIES take."""
+    timed = queries[:TIMED_QUERIES]
+    start = time.perf_counter()
+    prefix_topk(timed, corpus, [dim], k)
+    return (time.perf_counter() - start) * len(queries) / max(len(timed), 1)
 
 
 def _metrics(found: _Found, queries: Tensor, corpus: Tensor, dim: int) -> dict[str, np.ndarray]:
@@ -188,7 +219,8 @@ def _share_outranked(searched: RetrievalSet, queries: Tensor, corpus: Tensor, di
     return above / len(searched.negatives)
 
 
-def _result(pair_kind: str, dim: int, corpus: int, values: list[dict[str, np.ndarray]], seconds: float) -> Result:
+def _result(pair_kind: str, dim: int, corpus: int, values: list[dict[str, np.ndarray]], seconds: float, confidence: float | None) -> Result:
     joined = {name: np.concatenate([part[name] for part in values]) for name in METRICS}
     queries = len(joined[METRICS[0]])
-    return Result(pair_kind, dim, queries, corpus, summarise(joined), queries / max(seconds, 1e-9))
+    intervals = {} if confidence is None else bootstrap_intervals(joined, confidence)
+    return Result(pair_kind, dim, queries, corpus, summarise(joined), intervals, queries / max(seconds, 1e-9))

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by cosine at several prefix lengths of nested vectors."""
+"""Exact nearest neighbours by cosine at several prefix lengths of nested vectors, in one pass."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,8 +8,9 @@ from torch import Tensor
 
 from reelnest.errors import ModelError
 
-BLOCK_SCORES = 16_000_000
-"""Scores held at once (64 MB in float32): queries are taken in blocks of so many scores against the whole corpus."""
+BLOCK_QUERIES = 1024
+BLOCK_SCORES = 2_000_000
+"""Scores held at once (8 MB in float32, which a processor's cache holds): the corpus passes by in blocks of so many."""
 
 SMALLEST_NORM = 1e-12
 
@@ -25,6 +26,10 @@ class Ranking:
 def prefix_topk(queries: Tensor, corpus: Tensor, dims: Sequence[int], k: int) -> dict[int, Ranking]:
     """The `k` corpus rows with the highest cosine to each query, for every prefix length in `dims`.
 
+    A dot product over a prefix is that over the next shorter one and a block more, so all dims cost the products of the longest one: for
+    each block of the corpus they grow from dim to dim, and each dim keeps its best so far. Memory is that of one block's scores and of the
+    answers, however large the corpus.
+
     A prefix of a unit vector is no unit vector: each is normalised anew. Equal scores are ordered by corpus row, lowest first, also where
     the cut at `k` falls between equals, so that a run repeats and a metric cannot depend on chance. `k` above the corpus gives all of it.
 
@@ -37,7 +42,15 @@ def prefix_topk(queries: Tensor, corpus: Tensor, dims: Sequence[int], k: int) ->
     Raises ModelError for vectors that hold NaN or infinity, ValueError for shapes and dims that do not fit.
     """
     _check(queries, corpus, dims, k)
-    return {dim: _topk(queries, corpus, dim, min(k, len(corpus))) for dim in dims}
+    k = min(k, len(corpus))
+    found = {
+        dim: Ranking(queries.new_empty((len(queries), k), dtype=torch.int64), queries.new_empty((len(queries), k)).float()) for dim in dims
+    }
+    rising = sorted(set(dims))
+    for block in _blocks(len(queries), BLOCK_QUERIES):
+        for dim, ranking in _topk(queries[block], corpus, rising, k).items():
+            found[dim].indices[block], found[dim].scores[block] = ranking.indices, ranking.scores
+    return found
 
 
 def prefix_scores(queries: Tensor, corpus: Tensor, dim: int) -> Tensor:
@@ -48,17 +61,93 @@ def prefix_scores(queries: Tensor, corpus: Tensor, dim: int) -> Tensor:
 
 
 def query_blocks(queries: int, corpus: int) -> list[slice]:
-    """Blocks of queries whose scores against the corpus fit into BLOCK_SCORES."""
-    step = max(1, BLOCK_SCORES // max(1, corpus))
-    return [slice(start, min(start + step, queries)) for start in range(0, queries, step)]
+    """Blocks of queries whose scores against the whole corpus are about BLOCK_SCORES."""
+    return _blocks(queries, max(1, BLOCK_SCORES // max(1, corpus)))
 
 
-def _topk(queries: Tensor, corpus: Tensor, dim: int, k: int) -> Ranking:
-    indices = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
-    scores = torch.empty(len(queries), k, dtype=torch.float32, device=queries.device)
-    for block in query_blocks(len(queries), len(corpus)):
-        indices[block], scores[block] = _best(prefix_scores(queries[block], corpus, dim), k)
-    return Ranking(indices, scores)
+def _blocks(rows: int, step: int) -> list[slice]:
+    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+
+def _topk(queries: Tensor, corpus: Tensor, dims: Sequence[int], k: int) -> dict[int, Ranking]:
+    """For one block of queries; `dims` rise."""
+    # Lengths of queries change no order, and come last. Numbers of any size are brought to at most 1, so that no sum overflows.
+    queries = queries.float()
+    queries = queries / queries.abs().amax(dim=1, keepdim=True).clamp_min(SMALLEST_NORM)
+    best = {dim: _Best(len(queries), k, queries.device) for dim in dims}
+    step = max(1, BLOCK_SCORES // max(1, len(queries)))
+    # Made once: fresh memory for each block would take longer than what is done with it.
+    held = queries.new_empty((2, len(queries) * min(step, len(corpus))))
+    for block in _blocks(len(corpus), step):
+        rows = corpus[block].float()
+        products, scores = (buffer[: len(queries) * len(rows)].view(len(queries), len(rows)) for buffer in held)
+        products.zero_()
+        squares = queries.new_zeros(len(rows), dtype=torch.float64)
+        before = 0
+        for dim in dims:
+            part = rows[:, before:dim]
+            products.addmm_(queries[:, before:dim], part.T)
+            squares += torch.linalg.vector_norm(part, dim=1).double().square()
+            torch.mul(products, squares.sqrt().clamp_min(SMALLEST_NORM).reciprocal().float(), out=scores)
+            best[dim].add(scores, block.start)
+            before = dim
+    return {dim: Ranking(best[dim].indices(), best[dim].scores() / _norms(queries[:, :dim])) for dim in dims}
+
+
+class _Best:
+    """The best scores so far of each query of a block, from blocks of the corpus in rising order.
+
+    Once `k` are known, only what is above a query's last one can still come in. Such scores are few, and are collected until there are
+    about as many as answers; then they are sorted into these.
+    """
+
+    def __init__(self, queries: int, k: int, device: torch.device) -> None:
+        self._k = k
+        self._scores = torch.empty(queries, 0, device=device)
+        self._indices = torch.empty(queries, 0, dtype=torch.int64, device=device)
+        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []  # query, row of the corpus, score
+
+    def add(self, scores: Tensor, first_row: int) -> None:
+        """`scores` (queries, rows of the block), of which the first is `first_row` of the corpus."""
+        if self._scores.shape[1] < self._k:
+            indices, values = _best(scores, min(self._k, scores.shape[1]))
+            self._merge(values, indices + first_row)
+            return
+        queries, rows = (scores > self._scores[:, -1:]).nonzero(as_tuple=True)
+        self._waiting.append((queries, rows + first_row, scores[queries, rows]))
+        if sum(len(waiting) for waiting, _, _ in self._waiting) > self._indices.numel():
+            self._settle()
+
+    def indices(self) -> Tensor:
+        """(queries, k), best first."""
+        self._settle()
+        return self._indices
+
+    def scores(self) -> Tensor:
+        """(queries, k), falling."""
+        self._settle()
+        return self._scores
+
+    def _settle(self) -> None:
+        if not self._waiting:
+            return
+        queries, rows, values = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
+        self._waiting = []
+        queries, order = queries.sort(stable=True)  # rows still rise within each query
+        counts = queries.bincount(minlength=len(self._scores))
+        columns = torch.arange(len(queries), device=queries.device) - (counts.cumsum(0) - counts)[queries]
+        shape = (len(counts), int(counts.max()) if len(queries) else 0)
+        table = values.new_full(shape, -torch.inf)
+        table[queries, columns] = values[order]
+        table_rows = rows.new_zeros(shape)
+        table_rows[queries, columns] = rows[order]
+        self._merge(table, table_rows)
+
+    def _merge(self, scores: Tensor, indices: Tensor) -> None:
+        """Among equals those come first that were there before, whose rows are lower, and then the lower row."""
+        scores, order = torch.cat([self._scores, scores], dim=1).sort(dim=1, descending=True, stable=True)
+        self._scores = scores[:, : self._k].contiguous()
+        self._indices = torch.cat([self._indices, indices], dim=1).gather(1, order[:, : self._k])
 
 
 def _best(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:

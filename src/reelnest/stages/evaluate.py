@@ -10,18 +10,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from accelerate import PartialState
 
 from reelnest.config import Params, launch_processes, launch_uses_cpu
 from reelnest.data.content_hash import value_hash
 from reelnest.data.prepared import Prepared
-from reelnest.data.whole_files import write_json, write_lines
+from reelnest.data.whole_files import whole_file, write_json, write_lines
 from reelnest.errors import DataError, TrainingError
 from reelnest.model.saved import SETTINGS_FILE, load
 from reelnest.registry.candidate import Candidate
 from reelnest.registry.connection import connect
-from reelnest.registry.evaluation_log import log_evaluation
+from reelnest.registry.evaluation_log import QUERY_METRICS_FILE, log_evaluation
 from reelnest.report.evaluation_page import write_evaluation_page
 from reelnest.report.gallery import choose_gallery
 from reelnest.search.evaluation import ALL, Answers, Evaluation
@@ -64,9 +65,9 @@ def run(workspace: Workspace, params: Params) -> None:
     model = load(workspace.candidate, device=state.device)
     split = embed_split(prepared, SPLIT, model.encoder, model.batcher, params.evaluate.batch_size)
     if state.is_main_process:
-        evaluation = split.evaluate(model.dims, params.evaluate.depth)
+        evaluation = split.evaluate(model.dims, params.evaluate.depth, params.evaluate.confidence)
         candidate = Candidate.of(workspace.candidate)
-        report = evaluation_report(evaluation, candidate, model.width, prepared)
+        report = evaluation_report(evaluation, candidate, model.width, prepared, params.evaluate.confidence)
         files = _write(workspace.reports, report, evaluation, prepared, params.evaluate.gallery_queries)
         if tracked:
             log_evaluation(params, candidate, report, files)
@@ -79,7 +80,9 @@ def main() -> int:
     return stage_main(run)
 
 
-def evaluation_report(evaluation: Evaluation, candidate: Candidate, embedding_width: int, prepared: Prepared) -> dict[str, Any]:
+def evaluation_report(
+    evaluation: Evaluation, candidate: Candidate, embedding_width: int, prepared: Prepared, confidence: float
+) -> dict[str, Any]:
     """What `reports/evaluation.json` holds."""
     dims, width = evaluation.dims, evaluation.dims[-1]
     sets = [answers.searched for answers in evaluation.answers]
@@ -91,12 +94,14 @@ def evaluation_report(evaluation: Evaluation, candidate: Candidate, embedding_wi
         "width": width,
         "queries": everything.queries,
         "corpus": everything.corpus,
+        "confidence": confidence,
         "results": [
             {
                 "pair_kind": result.pair_kind,
                 "dim": result.dim,
                 "storage": STORAGE,
                 "metrics": result.metrics,
+                "intervals": result.intervals,
                 "queries": result.queries,
                 "corpus": result.corpus,
                 "bytes_per_vector": 4 * result.dim,
@@ -144,15 +149,33 @@ def data_hash(sets: Sequence[RetrievalSet], prepared: Prepared) -> str:
 
 def _write(reports: Path, report: dict[str, Any], evaluation: Evaluation, prepared: Prepared, gallery_queries: int) -> list[Path]:
     """Writes all files, the JSON last, and returns them."""
-    names = ("metrics_by_dim.csv", "metrics.json", "run.trec", "qrels.trec", "evaluation.html", "evaluation.json")
-    csv, metrics, run_file, qrels, page, summary = files = [reports / name for name in names]
+    names = ("metrics_by_dim.csv", "metrics.json", "run.trec", "qrels.trec", QUERY_METRICS_FILE, "evaluation.html", "evaluation.json")
+    csv, metrics, run_file, qrels, queries, page, summary = files = [reports / name for name in names]
     write_lines(csv, _csv_lines(evaluation))
     write_json(metrics, headline(evaluation))
     write_lines(run_file, _run_lines(evaluation.answers))
     write_lines(qrels, _qrels_lines(evaluation.answers))
+    with whole_file(queries) as aside:
+        query_metrics(evaluation, prepared).to_parquet(aside, index=False)
     write_evaluation_page(page, report, choose_gallery(prepared, evaluation, gallery_queries))
     write_json(summary, report)
     return files
+
+
+def query_metrics(evaluation: Evaluation, prepared: Prepared) -> pd.DataFrame:
+    """A row for each pair kind, query and dim: what the gate compares, and whoever asks which queries are hard."""
+    tables = [
+        pd.DataFrame(
+            {
+                "pair_kind": found.searched.pair_kind,
+                "query": [prepared.item(int(query)).key for query in found.searched.queries],
+                "dim": found.dim,
+                **found.values,
+            }
+        )
+        for found in evaluation.by_query
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
 def headline(evaluation: Evaluation) -> dict[str, dict[str, float]]:
@@ -167,7 +190,8 @@ def _csv_lines(evaluation: Evaluation) -> Iterator[str]:
     yield CSV_COLUMNS
     for result in evaluation.results:
         for metric, value in result.metrics.items():
-            yield f"{result.pair_kind},{result.dim},{STORAGE},{metric},{value!r},,"
+            low, high = result.intervals[metric]
+            yield f"{result.pair_kind},{result.dim},{STORAGE},{metric},{value!r},{low!r},{high!r}"
 
 
 def _run_lines(answers: Sequence[Answers]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from reelnest.config import Params
 from reelnest.data.whole_files import write_json
 from reelnest.errors import RegistryError
 from reelnest.registry.candidate import Candidate
+from reelnest.registry.evaluation_log import QUERY_METRICS_FILE
 from reelnest.registry.versions import register_candidate
 from reelnest.search.evaluation import ALL
 from reelnest.stages.workspace import Workspace
@@ -32,7 +33,10 @@ def run(workspace: Workspace, params: Params) -> None:
     commit = git_commit(workspace.root)
     if commit is not None:
         tags["reelnest.git_commit"] = commit
-    found = register_candidate(params, candidate, metrics, evaluation["data"]["hash"], tags)
+    queries = workspace.reports / QUERY_METRICS_FILE
+    if not queries.is_file():
+        raise RegistryError(f"{queries}: no such file. Run `reelnest evaluate` first: the champion is compared query by query.")
+    found = register_candidate(params, candidate, metrics, queries, evaluation["data"]["hash"], tags)
     write_json(
         workspace.reports / "registration.json",
         {

@@ -23,9 +23,9 @@ class EmbeddedSplit:
     queries: Vectors
     targets: Vectors
 
-    def evaluate(self, dims: Sequence[int], depth: int) -> Evaluation:
+    def evaluate(self, dims: Sequence[int], depth: int, confidence: float | None = None) -> Evaluation:
         """See `evaluate_vectors`."""
-        return evaluate_vectors(self.sets, self.queries, self.targets, dims, depth)
+        return evaluate_vectors(self.sets, self.queries, self.targets, dims, depth, confidence)
 
 
 def embed_split(prepared: Prepared, split: str, encoder: Encoder, batcher: Batcher, batch_size: int) -> EmbeddedSplit:

@@ -73,6 +73,37 @@ def test_the_csv_is_a_plot_of_the_same_figures(project: Project) -> None:
     assert found == pytest.approx(expected, abs=0)
 
 
+def test_each_figure_lies_in_its_interval_which_a_higher_confidence_widens(project: Project) -> None:
+    report = report_of(project.reports)
+    assert report["confidence"] == 0.95
+    for result in report["results"]:
+        assert set(result["intervals"]) == set(result["metrics"])
+        assert all(low <= result["metrics"][metric] <= high for metric, (low, high) in result["intervals"].items())
+    table = pd.read_csv(project.reports / "metrics_by_dim.csv")
+    ends = {(row.pair_kind, row.dim, row.metric): [row.low, row.high] for row in table.itertuples()}
+    assert all(ends[result["pair_kind"], result["dim"], "mrr"] == result["intervals"]["mrr"] for result in report["results"])
+    wider = project.params.evaluate.model_copy(update={"confidence": 0.999})
+    evaluate.run(project.workspace, untracked(project).params.model_copy(update={"evaluate": wider}))
+    lengths = []
+    for before, after in zip(report["results"], report_of(project.reports)["results"], strict=True):
+        (low, high), (lower, higher) = before["intervals"]["mrr"], after["intervals"]["mrr"]
+        assert lower <= low <= high <= higher
+        lengths.append((high - low, higher - lower))
+    assert sum(wide > narrow for narrow, wide in lengths) > len(lengths) / 2  # of very few queries all draws may be in both
+
+
+def test_the_figures_of_the_queries_are_what_the_report_sums_up(project: Project) -> None:
+    table = pd.read_parquet(project.reports / "queries.parquet")
+    assert not table.duplicated(["pair_kind", "query", "dim"]).any()
+    for result in report_of(project.reports)["results"]:
+        of_dim = table[table["dim"] == result["dim"]]
+        of_kind = of_dim if result["pair_kind"] == "all" else of_dim[of_dim["pair_kind"] == result["pair_kind"]]
+        assert len(of_kind) == result["queries"]
+        for metric, value in result["metrics"].items():
+            found = of_kind[metric].median() if metric == "median_rank" else of_kind[metric].mean()
+            assert found == pytest.approx(value)
+
+
 def test_the_run_file_gives_the_same_figures_to_trec_eval(project: Project) -> None:
     with (project.reports / "run.trec").open() as run_file, (project.reports / "qrels.trec").open() as qrels_file:
         run, qrels = pytrec_eval.parse_run(run_file), pytrec_eval.parse_qrel(qrels_file)
@@ -87,7 +118,7 @@ def test_the_run_file_gives_the_same_figures_to_trec_eval(project: Project) -> N
 
 
 def test_a_second_evaluation_writes_the_same_files(project: Project) -> None:
-    names = ["metrics_by_dim.csv", "run.trec", "qrels.trec"]  # the page shows the speed, which is another each time
+    names = ["metrics_by_dim.csv", "run.trec", "qrels.trec", "queries.parquet"]  # the page shows the speed, which is another each time
     before = {name: (project.reports / name).read_bytes() for name in names}
     report = without_speed(report_of(project.reports))
     shutil.rmtree(project.reports)

@@ -1,13 +1,17 @@
 """Versions, aliases, and what happens when registration stops half-way."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
+import pandas as pd
 import pytest
 from conftest import Project
 from mlflow.exceptions import MlflowException
+from mlflow.utils.file_utils import local_file_uri_to_path
 
 from reelnest.errors import RegistryError
 from reelnest.registry import versions
@@ -61,28 +65,54 @@ def test_a_second_registration_of_the_same_model_changes_nothing(project: Projec
     assert (project.reports / "registration.json").read_text() == written
 
 
+def queries_file(reports: Path, value: float) -> Path:
+    """Figures of 200 queries around `value`, at two dims: hard ones and easy ones, the same for each model."""
+    hardness = np.random.default_rng(0).uniform(-0.2, 0.2, size=200)
+    tables = [
+        pd.DataFrame({"pair_kind": "text_to_video", "query": [f"q{n}" for n in range(200)], "dim": dim, "recall@10": value + hardness})
+        for dim in (8, 32)
+    ]
+    pd.concat(tables).to_parquet(reports / "queries.parquet")
+    return reports / "queries.parquet"
+
+
 def test_a_model_becomes_champion_only_where_it_is_better_on_the_same_data(project: Project) -> None:
     folder, params = project.workspace.candidate, project.params
 
     def registered_with(number: int, value: float, data: str) -> Registration:
-        return register_candidate(params, another_model(folder, number), recall(value), data, {})
+        candidate = another_model(folder, number)
+        return register_candidate(params, candidate, recall(value), queries_file(project.reports, value), data, {})
 
     first = registered_with(1, 0.5, "data")
     assert (first.decision, first.is_new) == ("promoted", True)
     worse = registered_with(2, 0.4, "data")
     assert (worse.decision, worse.aliases) == ("not promoted", ("challenger",))
-    assert "0.4000, not above the 0.5000" in worse.reason
-    assert registered_with(3, 0.5, "data").decision == "not promoted"
+    assert "against the champion (version 1): not shown to be as good at dim 8, 32" in worse.reason
+    equal = registered_with(3, 0.5, "data")
+    assert (equal.decision, "nowhere shown to be better" in equal.reason) == ("not promoted", True)
     other_data = registered_with(4, 0.9, "other data")
     assert other_data.decision == "not promoted"
     assert "other test data" in other_data.reason
     better = registered_with(5, 0.6, "data")
     assert (better.decision, better.aliases) == ("promoted", ("challenger", "champion"))
+    assert "better at dim 8, 32, nowhere worse by 0.01. recall@10 minus the champion's by dim, 200 queries: 8: +0.1000" in better.reason
     assert aliases() == {"champion": "5", "challenger": "5"}
 
     again = registered_with(1, 0.5, "data")
     assert (again.version, again.is_new) == (1, False)
     assert aliases() == {"champion": "5", "challenger": "5"}
+
+
+def test_a_champion_whose_figures_are_gone_is_not_beaten_by_guess(project: Project) -> None:
+    register.run(project.workspace, project.params)
+    champion = mlflow.MlflowClient().get_model_version("reelnest", "1")
+    shutil.rmtree(Path(local_file_uri_to_path(mlflow.get_run(champion.run_id).info.artifact_uri), "gate"))
+    data_hash = champion.tags["reelnest.evaluation_data_hash"]
+    found = register_candidate(
+        project.params, another_model(project.workspace.candidate, 2), recall(0.9), queries_file(project.reports, 0.9), data_hash, {}
+    )
+    assert found.decision == "not promoted"
+    assert "does not hold its figures by query" in found.reason
 
 
 @pytest.mark.parametrize("stopped_at", ["create_model_version", "set_registered_model_alias", "set_model_version_tag"])

@@ -52,6 +52,7 @@ def evaluation(kinds: tuple[str, ...] = ("text_to_video", "video_to_text", "all"
                 "map": 0.6,
                 "median_rank": 1.5,
             },
+            "intervals": {"recall@10": [0.88 + dim / 1000, 0.92 + dim / 1000]},
             "queries": 40,
             "corpus": 20,
             "bytes_per_vector": 4 * dim,
@@ -67,6 +68,7 @@ def evaluation(kinds: tuple[str, ...] = ("text_to_video", "video_to_text", "all"
         "width": dims[-1],
         "queries": 80,
         "corpus": 40,
+        "confidence": 0.95,
         "results": results,
         "negatives_outranked": outranked,
         "model": {"hash": "c0ffee" * 10, "name_or_path": "tiny", "embedding_width": 64},
@@ -145,6 +147,15 @@ def test_each_chart_has_a_named_line_for_each_pair_kind(tmp_path: Path) -> None:
         assert chart.count("<polyline") == 2
         assert "text→video <tspan" in chart
         assert "video→text <tspan" in chart
+
+
+def test_intervals_are_bands_and_stand_beside_the_headline(tmp_path: Path) -> None:
+    page = written(tmp_path)
+    charts = {re.findall(r"<figcaption>(.*?)<", chart)[0]: chart for chart in re.findall(r"<figure.*?</figure>", page.source, re.DOTALL)}
+    assert charts["Recall@10"].count("<polygon") == 2
+    assert "<polygon" not in charts["MRR"]
+    assert "Bands: where 95 % of such figures would lie" in page.source
+    assert "text→video, 64 dims: 0.944 to 0.984" in page.source
 
 
 def test_right_answers_are_marked_in_words(tmp_path: Path) -> None:

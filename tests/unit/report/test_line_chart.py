@@ -62,3 +62,15 @@ def test_a_reference_level_stays_inside_the_axis() -> None:
     chart = line_chart("x", {"all": {16: 0.9, 32: 0.95}}, reference=(0.5, "coin toss"))
     assert chart.reference is not None
     assert chart.y_ticks[-1].at < chart.reference.at < chart.y_ticks[0].at
+
+
+def test_a_band_goes_around_its_line_and_inside_the_axis() -> None:
+    intervals = {"all": {16: (0.2, 0.45), 32: (0.5, 0.7)}}
+    chart = line_chart("x", {"all": {16: 0.4, 32: 0.6}, "other": {16: 0.4, 32: 0.6}}, intervals=intervals)
+    line, other = chart.lines
+    assert other.band == ""
+    corners = [tuple(map(float, corner.split(","))) for corner in line.band.split()]
+    assert [x for x, _ in corners] == pytest.approx([mark.x for mark in (*line.marks, *line.marks[::-1])], abs=0.1)
+    for mark in line.marks:
+        assert mark.ends is not None
+        assert mark.ends[1] < mark.y < mark.ends[0] <= chart.y_ticks[0].at
