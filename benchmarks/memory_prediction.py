@@ -62,46 +62,57 @@ def predicted(case: str) -> float:
     return float(predict_step(params, backbone_config(params.model), _sizes(params)).peak)
 
 
-def measured(case: str) -> float:
-    """Bytes by which this process grows at most when it makes the model and takes two steps. For a process of its own."""
-    import torch
-    from accelerate import Accelerator
-
+def random_training(params: Any, accelerator: Any) -> tuple[Any, Callable[[], Any]]:
+    """The loop around a model with random weights, and what makes a step's batches for it."""
     from reelnest.model.published import backbone_config
     from reelnest.model.unfilled import unfilled_encoder
     from reelnest.training.contrastive import ContrastiveModel
     from reelnest.training.memory import stand_in_training
     from reelnest.training.step_shapes import stand_in_batcher, step_of
 
+    config = backbone_config(params.model)
+    encoder = unfilled_encoder(params.model, config).to_empty(device="cpu")
+    for tensor in [*encoder.parameters(), *encoder.buffers()]:
+        tensor.data.normal_(std=0.02)
+    if params.train.gradient_checkpointing:
+        encoder.enable_gradient_checkpointing()
+    batcher = stand_in_batcher(params, config, _sizes(params))
+    model = ContrastiveModel(encoder, params.loss, len(params.model.dims))
+    return stand_in_training(params, accelerator, model, batcher), lambda: step_of(params, batcher)
+
+
+def measured(case: str) -> float:
+    """Bytes by which this process grows at most when it makes the model and takes two steps. For a process of its own."""
+    import torch
+    from accelerate import Accelerator
+
     torch.set_num_threads(2)
 
     def steps(params: Any) -> None:
-        config = backbone_config(params.model)
-        encoder = unfilled_encoder(params.model, config).to_empty(device="cpu")
-        for tensor in [*encoder.parameters(), *encoder.buffers()]:
-            tensor.data.normal_(std=0.02)
-        if params.train.gradient_checkpointing:
-            encoder.enable_gradient_checkpointing()
-        model = ContrastiveModel(encoder, params.loss, len(params.model.dims))
-        batcher = stand_in_batcher(params, config, _sizes(params))
-        training = stand_in_training(params, Accelerator(cpu=True, mixed_precision=params.train.mixed_precision), model, batcher)
+        training, batches = random_training(params, Accelerator(cpu=True, mixed_precision=params.train.mixed_precision))
         for _ in range(2):
-            training.step(0, step_of(params, batcher))
+            training.step(0, batches())
 
     params = _params(case)
     small = params.model.tiny.model_copy(update={"hidden_size": 64, "heads": 2, "vision_hidden_size": 32, "vision_heads": 2})
     model = params.model.model_copy(update={"tiny": small, "dims": (64,)})
     # What the libraries take for themselves when they are first used is the process's, not the step's.
     steps(params.model_copy(update={"model": model, "train": params.train.model_copy(update={"batch_size": 2, "micro_batch_size": None})}))
-    before = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    before = kilobytes("VmRSS")
+    forget_peak()
     steps(params)
-    return _status("VmHWM") - before
+    return 1024.0 * (kilobytes("VmHWM") - before)
 
 
-def _status(field: str) -> float:
+def kilobytes(field: str) -> float:
+    """This process's resident memory, now (`VmRSS`) or at its peak (`VmHWM`)."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024.0 * next(float(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+    return next(float(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+
+
+def forget_peak() -> None:
+    """The peak starts again from here."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def _largest_error() -> Callable[[], Any]:

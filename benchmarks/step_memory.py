@@ -9,10 +9,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from benchmarks.memory_prediction import GIVING_BACK, PREPROCESS, TEXT_TOKENS
+from benchmarks.memory_prediction import GIVING_BACK, PREPROCESS, forget_peak, kilobytes, random_training
 from benchmarks.side_by_side import ROOT, Benchmark
 
 SMALL = {"hidden_size": 256, "layers": 2, "heads": 4, "vision_hidden_size": 128, "vision_layers": 2, "vision_heads": 4}
@@ -35,11 +34,6 @@ def measured(case: str) -> float:
     from accelerate import Accelerator
 
     from reelnest.config import Params
-    from reelnest.model.published import backbone_config
-    from reelnest.model.unfilled import unfilled_encoder
-    from reelnest.training.contrastive import ContrastiveModel
-    from reelnest.training.memory import stand_in_training
-    from reelnest.training.step_shapes import Sizes, largest_grid, stand_in_batcher, step_of
 
     torch.set_num_threads(2)
     chosen = CASES[case]
@@ -50,43 +44,25 @@ def measured(case: str) -> float:
         preprocess = PREPROCESS | {"frames": chosen["frames"]}
         model_settings = {"tiny": chosen["tiny"], "dims": [64, chosen["tiny"]["hidden_size"]]}
         params = Params.model_validate({"preprocess": preprocess, "model": model_settings, "train": train, "launch": {"config": "cpu-1"}})
-        config = backbone_config(params.model)
-        encoder = unfilled_encoder(params.model, config).to_empty(device="cpu")
-        for tensor in [*encoder.parameters(), *encoder.buffers()]:
-            tensor.data.normal_(std=0.02)
-        if params.train.gradient_checkpointing:
-            encoder.enable_gradient_checkpointing()
-        model = ContrastiveModel(encoder, params.loss, len(params.model.dims))
-        batcher = stand_in_batcher(params, config, Sizes(TEXT_TOKENS, largest_grid(params.preprocess)))
-        training = stand_in_training(params, accelerator, model, batcher)
-        return training, lambda: step_of(params, batcher)
+        return random_training(params, accelerator)
 
     # What the libraries take for themselves when they are first used is not the step's.
     training, batches = prepare(chosen["train"] | {"batch_size": 2})
     training.step(0, batches())
     if whole:
-        before = _status("VmRSS")
-        _forget_peak()
+        before = kilobytes("VmRSS")
+        forget_peak()
         training, batches = prepare(chosen["train"])
         training.step(0, batches())
-        return _status("VmHWM") - before
+        return kilobytes("VmHWM") - before
     training, batches = prepare(chosen["train"])
     made = batches()
     for parameter in training.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    before = _status("VmRSS")
-    _forget_peak()
+    before = kilobytes("VmRSS")
+    forget_peak()
     training.backward(made)
-    return _status("VmHWM") - before
-
-
-def _status(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
-
-
-def _forget_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
+    return kilobytes("VmHWM") - before
 
 
 def _of(case: str) -> Callable[[], Any]:

@@ -165,7 +165,7 @@ def _bare_loop() -> Callable[[], Figures]:
 
 def _against_peers(what: str, at_least: float, kind: Kind, ours: Callable[[], Callable[[], Figures]]) -> Benchmark:
     against = "sentence-transformers 6.2, decord decoding in its data pipeline"
-    theirs: Callable[[], Callable[[], Any]] = lambda: peers.prepare(kind)  # noqa: E731
+    theirs: Callable[[], Callable[[], Any]] = lambda: peers.prepare(kind)  # noqa: E731 (to give it a type)
     return Benchmark(what, against, at_least, ours, theirs, runs=2, unit="pairs/s", peers=True, setup=export_tiny)
 
 

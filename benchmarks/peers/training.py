@@ -71,7 +71,7 @@ def prepare(kind: Kind) -> Callable[[], dict[str, float]]:
     )
     ends: list[float] = []
 
-    class Clock(TrainerCallback):  # type: ignore[misc]
+    class Clock(TrainerCallback):  # type: ignore[misc]  # the base has no types here: it is the peers' environment's
         def on_step_end(self, *_arguments: Any, **_others: Any) -> None:
             ends.append(time.perf_counter())
 
