@@ -120,7 +120,7 @@ class Decoder:
         steps, down, across = (int(size) for size in header["grid_thw"])
         if payload.size != steps * down * across * ROW_WIDTH or min(steps, down, across) < 1:
             raise VideoError("decoder_crashed", f"{files[0].name}: the decoder's answer does not fit together: {header}")
-        return Frames(payload.reshape(-1, ROW_WIDTH), (steps, down, across), float(header["seconds_per_grid"]))
+        return Frames.of(payload.reshape(-1, ROW_WIDTH), (steps, down, across), float(header["seconds_per_grid"]))
 
     def _ask(self, request: dict[str, Any], files: Sequence[Path]) -> tuple[dict[str, Any], np.ndarray]:
         if not files:

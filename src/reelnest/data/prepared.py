@@ -43,6 +43,9 @@ PAIRS_SCHEMA = pa.schema(
     ]
 )
 
+KNOWN_ITEMS = 1 << 16
+"""So many items, of some hundred bytes each, are remembered once they were read."""
+
 Indices = NDArray[np.int64]
 Fields = tuple[tuple[str, str], ...]
 
@@ -86,6 +89,8 @@ class Prepared:
         self._negatives = pairs["negatives"]
         self._video_tokens: KeptRows | None = None
         self._pooled: KeptRows | None = None
+        # Of this object's tables alone, which copies share. Each epoch asks for an item again, and reading one out of Arrow takes 15 µs.
+        self._item = functools.lru_cache(KNOWN_ITEMS)(self._read_item)
 
     @classmethod
     def open(cls, folder: Path) -> "Prepared":
@@ -125,6 +130,9 @@ class Prepared:
         """The item of this index. Raises IndexError."""
         if not 0 <= index < len(self):
             raise IndexError(f"there is no item {index}; there are {len(self)}")
+        return self._item(int(index))
+
+    def _read_item(self, index: int) -> Item:
         kind: Kind = "video" if index >= self._first_video else "text"
         fields = self._fields[index].as_py()
         return Item(index, kind, self._keys[index].as_py(), tuple((field["name"], field["text"]) for field in fields))

@@ -145,9 +145,11 @@ class FrameStore:
 
     def at(self, position: int) -> Frames:
         """The frames of the video at this place in `video_ids`."""
-        shard = self._shard(int(self._shards[position]))
-        steps, down, across = (int(size) for size in self._grids[position])
-        return Frames(shard.rows(int(self._batches[position])), (steps, down, across), float(self._seconds[position]))
+        steps, down, across = self._grids[position].tolist()
+        return Frames((steps, down, across), float(self._seconds[position]), functools.partial(self._rows, position))
+
+    def _rows(self, position: int) -> NDArray[np.uint8]:
+        return self._shard(int(self._shards[position])).rows(int(self._batches[position]))
 
     @functools.cached_property
     def _positions(self) -> dict[str, int]:

@@ -62,12 +62,13 @@ class MuonWithAdamW(Optimizer):
     scaled to AdamW's typical size (Liu et al. 2025, https://arxiv.org/abs/2502.16982), so that one learning rate fits both.
     """
 
-    def __init__(self, matrices: list[dict[str, Any]], others: list[dict[str, Any]], learning_rate: float) -> None:
+    def __init__(self, matrices: list[dict[str, Any]], others: list[dict[str, Any]], learning_rate: float, *, fused: bool) -> None:
+        """`fused` as AdamW takes it."""
         self._parts: list[Optimizer] = []
         if matrices:
             self._parts.append(MatrixMuon(matrices, lr=learning_rate))
         if others:
-            self._parts.append(AdamW(others, lr=learning_rate))
+            self._parts.append(AdamW(others, lr=learning_rate, fused=fused))
         super().__init__([group for part in self._parts for group in part.param_groups], defaults={})
         self._share()
 
@@ -97,16 +98,20 @@ def build_optimizer(model: nn.Module, train: Train) -> Optimizer:
     Weights of norms, biases and the temperature do not decay: pulling a scale or an offset to zero regularises nothing. Muon is for
     matrices that map vectors to vectors: embeddings and the patch convolution are AdamW's.
     """
+    # One kernel for all parameters, in a fifth of the time on a CPU. With fp16 not: it looks for overflow itself, and accelerate, which
+    # wants to know of it, sees no step left out.
+    fused = train.mixed_precision != "fp16"
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     flat = {"params": [parameter for parameter in trainable if parameter.ndim < 2], "weight_decay": 0.0}
     if train.optimizer == "adamw":
         decaying = {"params": [parameter for parameter in trainable if parameter.ndim >= 2], "weight_decay": train.weight_decay}
-        return AdamW(_filled(decaying, flat), lr=train.learning_rate)
+        return AdamW(_filled(decaying, flat), lr=train.learning_rate, fused=fused)
     tables = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
     matrices = [parameter for parameter in trainable if parameter.ndim == 2 and parameter not in tables]
     other = [parameter for parameter in trainable if parameter.ndim > 2 or parameter in tables]
     decays = {"weight_decay": train.weight_decay}
-    return MuonWithAdamW(_filled({"params": matrices, **decays}), _filled({"params": other, **decays}, flat), train.learning_rate)
+    others = _filled({"params": other, **decays}, flat)
+    return MuonWithAdamW(_filled({"params": matrices, **decays}), others, train.learning_rate, fused=fused)
 
 
 def build_scheduler(optimizer: Optimizer, train: Train, steps: int) -> LRScheduler:

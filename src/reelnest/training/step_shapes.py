@@ -138,7 +138,7 @@ class _Items:
         vision_is_frozen = model.freeze == "vision" or (model.lora is not None and not model.lora.vision)
         tokens = np.ones((sizes.video_tokens, hidden if contents else 0), kept) if vision_is_frozen else None
         rows = np.full((math.prod(sizes.grid), ROW_WIDTH if contents and tokens is None else 0), 128, dtype=np.uint8)
-        self._entries["target"] = Entry("target", text, Frames(rows, sizes.grid, 1.0), tokens)
+        self._entries["target"] = Entry("target", text, Frames.of(rows, sizes.grid, 1.0), tokens)
 
     def __len__(self) -> int:
         return 2 * self._queries

@@ -40,7 +40,7 @@ def write_prepared(folder: Path, scratch: Path) -> None:
     for number in range(VIDEOS):
         height = 56 if number % 3 else 28
         frames = random.integers(0, 255, (4, height, 56, 3), dtype=np.uint8) // 4 + np.uint8(20 * (number % 8))
-        cache.add(f"key{number}", Frames(*to_patches(frames), seconds_per_grid=0.5))
+        cache.add(f"key{number}", Frames.of(*to_patches(frames), seconds_per_grid=0.5))
         words = f"{COLOURS[number % 8]} number {number}"
         twin = video(number ^ 1)
         found = [(text(f"a {words}"), video(number), 2.0, (twin,)), (text(f"a {COLOURS[number % 8]} thing"), video(number), 1.0, ())]

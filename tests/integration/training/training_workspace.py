@@ -25,7 +25,7 @@ def write_prepared(folder: Path, scratch: Path, videos: int = 28) -> None:
     for number in range(videos):
         height = 56 if number % 3 else 28
         frames = random.integers(0, 255, (2, height, 56, 3), dtype=np.uint8) // 4 + np.uint8(20 * (number % 8))
-        cache.add(f"key{number}", Frames(*to_patches(frames), seconds_per_grid=0.5))
+        cache.add(f"key{number}", Frames.of(*to_patches(frames), seconds_per_grid=0.5))
         video, words = Side("video", f"v{number:02}"), f"{COLOURS[number % 8]} number {number}"
         split = "validation" if number >= videos * 3 // 4 else "train"
         found = [(Side("text", f"a {words}"), video), (Side("text", f"show me the {words}"), video)]

@@ -30,7 +30,7 @@ VIDEOS: dict[str, Fields] = {"b": (("title", "Bé"), ("ocr", "two\nlines")), "a"
 
 
 def rows_of(number: int) -> Frames:
-    return Frames(np.full((16, 1176), number, dtype=np.uint8), (1, 4, 4), 0.5)
+    return Frames.of(np.full((16, 1176), number, dtype=np.uint8), (1, 4, 4), 0.5)
 
 
 @pytest.fixture

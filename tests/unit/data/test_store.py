@@ -16,7 +16,7 @@ from reelnest.errors import DataError
 
 def frames_of(number: int, steps: int = 2) -> Frames:
     rows = np.random.default_rng(number).integers(0, 256, (steps * 16, 1176), dtype=np.uint8)
-    return Frames(rows, (steps, 4, 4), 0.25 * (number + 1))
+    return Frames.of(rows, (steps, 4, 4), 0.25 * (number + 1))
 
 
 def key_of(number: int) -> str:

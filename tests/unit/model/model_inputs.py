@@ -10,7 +10,7 @@ TEXTS = ["a red circle moves from left to right on a dark ground", "a blue squar
 
 def random_video(seed: int, grid: tuple[int, int, int] = (4, 4, 4), seconds: float = 0.5) -> Frames:
     rows = np.random.default_rng(seed).integers(0, 256, (int(np.prod(grid)), 1176), dtype=np.uint8)
-    return Frames(rows, grid, seconds)
+    return Frames.of(rows, grid, seconds)
 
 
 def mixed_entries(role: Role = "target") -> list[Entry]:

@@ -80,8 +80,8 @@ def test_eager_attention_gives_the_same_vectors(tiny_base: Path) -> None:
 def test_order_in_time_role_and_text_change_the_vector(tiny_base: Path) -> None:
     encoder, batcher = encoder_of(tiny_base, Model(pooling="last", query_instruction="Find it."))
     video = random_video(1)
-    backwards = Frames(np.concatenate(np.split(video.rows, 4)[::-1]), video.grid_thw, video.seconds_per_grid)
-    slower = Frames(video.rows, video.grid_thw, 2.0)
+    backwards = Frames.of(np.concatenate(np.split(video.rows, 4)[::-1]), video.grid_thw, video.seconds_per_grid)
+    slower = Frames.of(video.rows, video.grid_thw, 2.0)
     variants = [
         Entry("target", "", video),
         Entry("target", "", backwards),

@@ -1,5 +1,6 @@
 """The predicted memory of a step, held to what torch's allocator hands out in a real one."""
 
+import gc
 import json
 from collections.abc import Iterator
 from functools import cache
@@ -45,6 +46,7 @@ def allocated(params: Params, trace: Path) -> int:
     """The most bytes that torch's CPU allocator had out at once while a model was made and took two steps."""
     config = backbone_config(params.model)
     empty = unfilled_encoder(params.model, config)
+    gc.collect()  # what an earlier test left would be freed while this one counts
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         encoder = empty.to_empty(device="cpu")
         for tensor in [*encoder.parameters(), *encoder.buffers()]:
