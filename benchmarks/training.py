@@ -17,6 +17,9 @@ from benchmarks.peers import training as peers
 from benchmarks.peers.training import BATCH_SIZE, DIMS, FRAMES, LEARNING_RATE, PIXELS, WEIGHT_DECAY, Kind, clips, tiny_folder
 from benchmarks.side_by_side import ROOT, Benchmark, Figures
 
+LOOP_EPOCHS = 4
+"""Of the loops: about a minute each, since this machine's speed differs by a tenth from one minute to the next."""
+
 MODELS: dict[Kind, dict[str, Any]] = {
     "full": {},
     "lora": {"freeze": "vision", "lora": {"r": peers.LORA_R, "alpha": float(peers.LORA_ALPHA)}},
@@ -103,7 +106,7 @@ def _whole(kind: Kind, epochs: int, counted_epochs: int | None = None) -> Callab
 def _our_loop() -> Callable[[], Figures]:
     from reelnest.stages import preprocess, train
 
-    workspace, params = _workspace("lora", 2, ["mlflow", "tensorboard"])
+    workspace, params = _workspace("lora", LOOP_EPOCHS, ["mlflow", "tensorboard"])
     preprocess.run(workspace, params)
 
     def run() -> Figures:
@@ -130,7 +133,7 @@ def _bare_loop() -> Callable[[], Figures]:
     from reelnest.training.pair_batches import PairBatcher
     from reelnest.training.sampler import BatchOrder
 
-    workspace, params = _workspace("lora", 2, [])
+    workspace, params = _workspace("lora", LOOP_EPOCHS, [])
     preprocess.run(workspace, params)
     prepared = Prepared.open(workspace.prepared)
     pairs = prepared.pairs("train")
@@ -181,7 +184,7 @@ BENCHMARKS = {
         0.95,
         _our_loop,
         _bare_loop,
-        runs=3,
+        runs=5,
         unit="pairs/s",
         setup=export_tiny,
     ),

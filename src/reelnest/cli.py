@@ -90,6 +90,35 @@ def register() -> None:
 
 
 @cli.command()
+def models() -> None:
+    """Lists the versions of the registered model: which is champion, what each measured, and why it was promoted or not."""
+    _, params = _settings()
+    from reelnest.stages import registry
+
+    print(registry.table(params))
+
+
+@cli.command()
+def promote(
+    version: Annotated[str, typer.Argument(help="A version's number or alias.")] = "challenger",
+) -> None:
+    """Makes a version champion, whatever the gate said of it."""
+    _, params = _settings()
+    from reelnest.stages import registry
+
+    print(registry.promote(params, version))
+
+
+@cli.command()
+def rollback() -> None:
+    """Gives the alias `champion` back to the version that had it before."""
+    _, params = _settings()
+    from reelnest.stages import registry
+
+    print(registry.rollback(params))
+
+
+@cli.command()
 def export(
     folder: Annotated[Path, typer.Argument(help="Where the model goes; must not be there.")],
     adapter: Annotated[bool, typer.Option("--adapter", help="The LoRA adapters and the base's name, not merged weights.")] = False,

@@ -28,6 +28,9 @@ VISION_START = "<|vision_start|>"
 VISION_END = "<|vision_end|>"
 VIDEO_PAD = "<|video_pad|>"
 
+KNOWN_TOKENS = 1 << 20
+"""Texts of so many tokens in all (40 MB) are remembered once they were tokenized: each epoch asks for them again."""
+
 TEXT_TYPE, VIDEO_TYPE = 0, 2
 """Qwen2.5-VL's token types (1 is an image)."""
 
@@ -112,6 +115,8 @@ class Batcher:
     def __init__(self, tokenizer: Any, model: Model) -> None:
         self._tokenizer = tokenizer
         self._one_at_a_time = threading.Lock()
+        self._known: dict[str, list[int]] = {}
+        self._known_tokens = 0
         self._max_text_tokens = model.max_text_tokens
         special = {token: tokenizer.convert_tokens_to_ids(token) for token in (END_TOKEN, VISION_START, VISION_END, VIDEO_PAD)}
         known = tokenizer.get_vocab()
@@ -152,7 +157,15 @@ class Batcher:
         return MicroBatches(self._batch, parts), torch.from_numpy(np.argsort(chosen))
 
     def _texts(self, entries: Sequence[Entry]) -> list[list[int]]:
-        return self._tokenize([entry.text for entry in entries], self._max_text_tokens)
+        with self._one_at_a_time:  # batches are made in one thread while another embeds
+            new = list(dict.fromkeys(entry.text for entry in entries if entry.text not in self._known))
+            if self._known_tokens > KNOWN_TOKENS:
+                self._known, self._known_tokens = {}, 0
+                new = list(dict.fromkeys(entry.text for entry in entries))
+            for text, ids in zip(new, self._tokenize(new, self._max_text_tokens), strict=True):
+                self._known[text] = ids
+                self._known_tokens += len(ids)
+            return [self._known[entry.text] for entry in entries]
 
     def _batch(self, entries: Sequence[Entry], texts: Sequence[list[int]], *, contents: bool = True) -> Batch:
         without: list[int] = []
@@ -178,19 +191,17 @@ class Batcher:
 
     def _tokenize(self, texts: Sequence[str], longest: int | None) -> list[list[int]]:
         # Someone's text may hold "<|video_pad|>": split_special_tokens keeps it words, or it would ask for frames that are not there.
-        # truncation is set each time, because a fast tokenizer remembers it.
+        # truncation is set each time, because a fast tokenizer remembers it: so it is no two threads' at once.
         if not any(texts):
             return [[] for _ in texts]
-        # So it is no two threads' at once, and batches are made in one while another embeds.
-        with self._one_at_a_time:
-            encoded = self._tokenizer(
-                list(texts),
-                add_special_tokens=False,
-                split_special_tokens=True,
-                return_attention_mask=False,
-                truncation=longest is not None,
-                max_length=longest,
-            )
+        encoded = self._tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_attention_mask=False,
+            truncation=longest is not None,
+            max_length=longest,
+        )
         ids: list[list[int]] = encoded["input_ids"]
         return ids
 

@@ -43,8 +43,8 @@ PAIRS_SCHEMA = pa.schema(
     ]
 )
 
-KNOWN_ITEMS = 1 << 16
-"""So many items, of some hundred bytes each, are remembered once they were read."""
+KNOWN_ENTRIES = 1 << 16
+"""So many entries, of some hundred bytes each, are remembered once they were made: each epoch asks for them again."""
 
 Indices = NDArray[np.int64]
 Fields = tuple[tuple[str, str], ...]
@@ -89,8 +89,7 @@ class Prepared:
         self._negatives = pairs["negatives"]
         self._video_tokens: KeptRows | None = None
         self._pooled: KeptRows | None = None
-        # Of this object's tables alone, which copies share. Each epoch asks for an item again, and reading one out of Arrow takes 15 µs.
-        self._item = functools.lru_cache(KNOWN_ITEMS)(self._read_item)
+        self._known_entry = functools.lru_cache(KNOWN_ENTRIES)(self._make_entry)
 
     @classmethod
     def open(cls, folder: Path) -> "Prepared":
@@ -116,6 +115,7 @@ class Prepared:
         """
         found = copy.copy(self)
         found._video_tokens, found._pooled = video_tokens, pooled
+        found._known_entry = functools.lru_cache(KNOWN_ENTRIES)(found._make_entry)
         return found
 
     def entry_number(self, index: int, role: Role) -> int:
@@ -130,22 +130,22 @@ class Prepared:
         """The item of this index. Raises IndexError."""
         if not 0 <= index < len(self):
             raise IndexError(f"there is no item {index}; there are {len(self)}")
-        return self._item(int(index))
-
-    def _read_item(self, index: int) -> Item:
         kind: Kind = "video" if index >= self._first_video else "text"
         fields = self._fields[index].as_py()
         return Item(index, kind, self._keys[index].as_py(), tuple((field["name"], field["text"]) for field in fields))
 
     def entry(self, index: int, role: Role) -> Entry:
         """The item as the encoder takes it."""
+        return self._known_entry(int(index), role)
+
+    def _make_entry(self, index: int, role: Role) -> Entry:
         number = self.entry_number(index, role)
         if self._pooled is not None and number in self._pooled:
             return Entry(role, "", None, pooled=self._pooled[number])
         item = self.item(index)
         if item.kind == "text":
             return Entry(role, item.key, None)
-        place = int(index) - self._first_video
+        place = index - self._first_video
         kept = self._video_tokens[place] if self._video_tokens is not None and place in self._video_tokens else None
         return Entry(role, fields_text(item.fields), self.store.at(place), kept)
 

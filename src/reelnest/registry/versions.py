@@ -27,15 +27,14 @@ import reelnest
 from reelnest.config import Params, Register
 from reelnest.data.formats import TEXT_FIELDS
 from reelnest.errors import RegistryError
+from reelnest.registry.aliases import CHALLENGER, DECISION_TAG, REASON_TAG, champion_of, set_champion
 from reelnest.registry.candidate import MODEL_HASH_TAG, Candidate, candidate_run
 from reelnest.registry.connection import connect
+from reelnest.registry.deciding import deciding
 from reelnest.registry.evaluation_log import mlflow_name
 from reelnest.registry.gate import Verdict, judge
 
-CHAMPION, CHALLENGER = "champion", "challenger"
 DATA_HASH_TAG = "reelnest.evaluation_data_hash"
-DECISION_TAG = "reelnest.decision"
-REASON_TAG = "reelnest.reason"
 
 SERVED_MODEL = Path(__file__).with_name("served_model.py")
 LOGGED_MODEL_NAME = "model"
@@ -183,35 +182,32 @@ def _decide(version: ModelVersion, queries: Path, settings: Register) -> None:
     """Sets the aliases, then the tags that say why. Repeating it changes nothing."""
     client = mlflow.MlflowClient()
     client.set_registered_model_alias(version.name, CHALLENGER, version.version)
-    verdict = _judge(version, queries, champion_of(version.name), settings)
-    if verdict.promoted:
-        client.set_registered_model_alias(version.name, CHAMPION, version.version)
+    # Of two that are decided at the same moment, the second one is compared with the first.
+    with deciding(version.name):
+        champion = champion_of(version.name)
+        verdict = _judge(version, queries, champion, settings)
+        if verdict.promoted:
+            set_champion(version, champion, verdict.reason)
+            return
     client.set_model_version_tag(version.name, version.version, REASON_TAG, verdict.reason)
-    client.set_model_version_tag(version.name, version.version, DECISION_TAG, "promoted" if verdict.promoted else "not promoted")
-
-
-def champion_of(name: str) -> ModelVersion | None:
-    """The version that carries the alias `champion`."""
-    client = mlflow.MlflowClient()
-    try:
-        return client.get_model_version_by_alias(name, CHAMPION)  # search_model_versions knows no aliases
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return None
-        raise
+    client.set_model_version_tag(version.name, version.version, DECISION_TAG, "not promoted")
 
 
 def _judge(challenger: ModelVersion, queries: Path, champion: ModelVersion | None, settings: Register) -> Verdict:
-    if champion is None or champion.version == challenger.version:
+    if champion is None:
         return Verdict(True, "the first champion: there was none")
+    if champion.version == challenger.version:
+        return Verdict(True, "it is champion already")
     where = f"champion (version {champion.version})"
     data_hash = challenger.tags[DATA_HASH_TAG]
     if champion.tags.get(DATA_HASH_TAG) != data_hash:
-        reason = f"not comparable: the {where} was evaluated on other test data; evaluate it on this data, or move the alias by hand"
+        reason = f"not comparable: the {where} was evaluated on other test data; evaluate it on this data, or promote it by hand (`reelnest promote`)"
         return Verdict(False, reason)
     theirs = _query_metrics(champion.run_id, f"{_gate_folder(data_hash)}/{queries.name}")
     if theirs is None:
-        return Verdict(False, f"not comparable: the run of the {where} does not hold its figures by query; move the alias by hand")
+        return Verdict(
+            False, f"not comparable: the run of the {where} does not hold its figures by query; promote it by hand (`reelnest promote`)"
+        )
     verdict = judge(pd.read_parquet(queries), theirs, settings.metric, settings.margin, settings.confidence)
     return replace(verdict, reason=f"against the {where}: {verdict.reason}")
 

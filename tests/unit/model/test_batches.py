@@ -8,6 +8,7 @@ from model_inputs import mixed_entries, random_video
 from transformers import AutoTokenizer
 
 from reelnest.config import Model
+from reelnest.data import batches
 from reelnest.data.batches import Batcher
 from reelnest.data.entries import Entry
 from reelnest.errors import ModelError
@@ -36,6 +37,15 @@ def test_an_entry_is_instruction_video_text_and_end(tokenizer: Any) -> None:
 def test_an_empty_instruction_adds_nothing(tokenizer: Any) -> None:
     batch = Batcher(tokenizer, Model(query_instruction=""))([Entry("query", "a star", None)])
     assert decoded_rows(batch, tokenizer) == ["a star<|endoftext|>"]
+
+
+def test_what_is_remembered_of_texts_changes_no_batch(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["a star", "a red circle", "a star", ""]
+    batcher = Batcher(tokenizer, Model())
+    first, again = (decoded_rows(batcher([Entry("query", text, None) for text in texts]), tokenizer) for _ in range(2))
+    monkeypatch.setattr(batches, "KNOWN_TOKENS", 0)  # all is forgotten each time
+    forgetful = decoded_rows(batcher([Entry("query", text, None) for text in texts]), tokenizer)
+    assert first == again == forgetful
 
 
 def test_rows_are_padded_on_the_left_and_only_as_far_as_their_part_needs(tokenizer: Any) -> None:

@@ -1,0 +1,130 @@
+"""Who is champion: decided by one process at a time, changed by hand, and taken back."""
+
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import mlflow
+import pytest
+from conftest import Project
+from mlflow.utils.file_utils import local_file_uri_to_path
+from test_registration import aliases, another_model, queries_file, recall
+
+from reelnest.errors import RegistryError
+from reelnest.registry import deciding, versions
+from reelnest.registry.aliases import promote, rollback
+from reelnest.registry.versions import Registration, register_candidate
+from reelnest.stages import registry
+
+DECIDE_OFTEN = """
+import os, sys, time
+import mlflow
+from reelnest.registry.deciding import deciding
+mlflow.set_registry_uri(sys.argv[1])
+for _ in range(4):
+    with deciding("reelnest"):
+        with open(sys.argv[2], "a") as log:
+            log.write(f"in {os.getpid()}\\n")
+            log.flush()
+            time.sleep(0.05)
+            log.write(f"out {os.getpid()}\\n")
+"""
+
+
+def registered_with(project: Project, number: int, value: float) -> Registration:
+    candidate = another_model(project.workspace.candidate, number)
+    return register_candidate(project.params, candidate, recall(value), queries_file(project.reports, value), "data", {})
+
+
+def test_processes_decide_one_after_the_other(project: Project, tmp_path: Path) -> None:
+    registered_with(project, 1, 0.5)
+    log = tmp_path / "log"
+    command = [sys.executable, "-c", DECIDE_OFTEN, project.params.tracking.uri, str(log)]
+    processes = [subprocess.Popen(command) for _ in range(3)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
+    lines = log.read_text().splitlines()
+    assert len(lines) == 2 * 4 * 3
+    for entered, left in zip(lines[::2], lines[1::2], strict=True):
+        assert (entered.split()[0], left) == ("in", entered.replace("in", "out"))
+    assert mlflow.MlflowClient().get_registered_model("reelnest").tags == {}
+
+
+def test_a_process_that_was_killed_while_deciding_holds_up_nobody_for_long(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    registered_with(project, 1, 0.5)
+    for tag in ("0", "z"):  # that goes before all others, and after
+        mlflow.MlflowClient().set_registered_model_tag("reelnest", deciding.PREFIX + tag, "waits or decides")
+    monkeypatch.setattr(deciding, "ABANDONED_AFTER", 0.5)
+    assert registered_with(project, 2, 0.6).decision == "promoted"
+    assert mlflow.MlflowClient().get_registered_model("reelnest").tags == {}
+
+
+def test_of_two_equal_challengers_at_the_same_moment_one_wins(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    registered_with(project, 1, 0.5)
+    # Made, but not decided.
+    with monkeypatch.context() as patch:
+        patch.setattr(versions, "_decide", lambda *_: (_ for _ in ()).throw(RegistryError("stopped")))
+        for number in (2, 3):
+            with pytest.raises(RegistryError, match="stopped"):
+                registered_with(project, number, 0.6)
+    client = mlflow.MlflowClient()
+    made = [client.get_model_version("reelnest", number) for number in ("2", "3")]
+    queries = queries_file(project.reports, 0.6)
+    threads = [threading.Thread(target=versions._decide, args=(version, queries, project.params.registration)) for version in made]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    decisions = [client.get_model_version("reelnest", number).tags["reelnest.decision"] for number in ("2", "3")]
+    assert sorted(decisions) == ["not promoted", "promoted"]
+    assert aliases()["champion"] == str(2 + decisions.index("promoted"))
+
+
+def test_champions_are_taken_back_one_step_at_a_time(project: Project) -> None:
+    for number, value in ((1, 0.5), (2, 0.6), (3, 0.7)):
+        registered_with(project, number, value)
+    assert rollback(project.params) == (3, 2)
+    assert aliases() == {"champion": "2", "challenger": "3"}
+    assert rollback(project.params) == (2, 1)
+    with pytest.raises(RegistryError, match="Version 1 of 'reelnest' replaced no champion"):
+        rollback(project.params)
+    assert promote(project.params, "challenger") == 3
+    assert aliases()["champion"] == "3"
+    assert rollback(project.params) == (3, 1)
+
+
+def test_the_table_shows_who_is_champion_and_why(project: Project) -> None:
+    assert registry.table(project.params) == "MLflow has no version of 'reelnest' yet. Run `reelnest register`."
+    registered_with(project, 1, 0.5)
+    registered_with(project, 2, 0.4)
+    head, second, first = registry.table(project.params).splitlines()
+    assert head.split()[:4] == ["version", "aliases", "recall@10", "data"]
+    assert second.split()[:3] == ["2", "challenger", "0.4000"]
+    assert "not shown to be as good" in second
+    assert first.split()[:3] == ["1", "champion", "0.5000"]
+    assert "the first champion" in first
+    assert registry.promote(project.params, "2") == "models:/reelnest@champion is version 2 now."
+    assert "by hand, in place of version 1" in registry.table(project.params)
+    assert registry.rollback(project.params) == "models:/reelnest@champion is version 1 again, and 2 no more."
+
+
+def test_a_version_that_is_not_there_is_told(project: Project) -> None:
+    with pytest.raises(RegistryError, match="MLflow has no model 'reelnest' yet. Run `reelnest register`"):
+        promote(project.params, "challenger")
+    registered_with(project, 1, 0.5)
+    with pytest.raises(RegistryError, match="has no version 7. See `reelnest models`"):
+        promote(project.params, "7")
+    with pytest.raises(RegistryError, match="carries the alias 'best'"):
+        promote(project.params, "best")
+
+
+def test_a_version_whose_files_are_gone_does_not_become_champion(project: Project) -> None:
+    registered_with(project, 1, 0.5)
+    registered_with(project, 2, 0.6)
+    source = mlflow.MlflowClient().get_model_version("reelnest", "1").source
+    model = mlflow.MlflowClient().get_logged_model(source.removeprefix("models:/"))
+    shutil.rmtree(local_file_uri_to_path(model.artifact_location))
+    with pytest.raises(RegistryError, match="files of version 1 of 'reelnest' are gone"):
+        rollback(project.params)
+    assert aliases()["champion"] == "2"
