@@ -1,7 +1,7 @@
 """One decision about a model's aliases at a time, wherever the deciding processes run.
 
-MLflow changes an alias without asking what it was, and has no locks; but a tag is written and read whole. With one tag for each process that
-wants to decide, the one-bit algorithm keeps them apart (Lamport 1986, The mutual exclusion problem, part II,
+MLflow changes an alias without asking what it was, and has no locks; but a tag is written and read whole. With one tag for each process
+that wants to decide, the one-bit algorithm keeps them apart (Lamport 1986, The mutual exclusion problem, part II,
 https://doi.org/10.1145/5383.5385):
 
 1. Raise the own tag, when no process that goes before us (by name) has raised its.

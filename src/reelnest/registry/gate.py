@@ -53,13 +53,13 @@ def judge(challenger: pd.DataFrame, champion: pd.DataFrame, metric: str, margin:
     if missing:
         return Verdict(False, f"the champion serves dim {', '.join(map(str, missing))}, which this model was not trained for")
     dims = sorted(map(int, theirs.columns))
-    by_dim = {str(dim): (ours[dim] - theirs[dim]).to_numpy() for dim in dims}
+    by_dim = {dim: (ours[dim] - theirs[dim]).to_numpy() for dim in dims}
     risk = 1 - confidence
     ends = bootstrap_intervals(by_dim, confidence=1 - 2 * risk)
     strict = bootstrap_intervals(by_dim, confidence=1 - 2 * risk / len(dims))
-    found = tuple(Difference(dim, float(by_dim[str(dim)].mean()), *ends[str(dim)]) for dim in dims)
+    found = tuple(Difference(dim, float(by_dim[dim].mean()), *ends[dim]) for dim in dims)
     worse = [one for one in found if one.low < -margin]
-    better = [one for one in found if strict[str(one.dim)][0] > 0]
+    better = [one for one in found if strict[one.dim][0] > 0]
     if worse:
         why = f"not shown to be as good at dim {_named(worse)} (by {margin:g})"
     elif better:

@@ -5,9 +5,10 @@ arrived), then the version is made with all its tags at once, then the aliases a
 is killed in between leaves the rest to the next call; no version ever has half a model or half its tags.
 """
 
+import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,9 +33,10 @@ from reelnest.registry.candidate import MODEL_HASH_TAG, Candidate, candidate_run
 from reelnest.registry.connection import connect
 from reelnest.registry.deciding import deciding
 from reelnest.registry.evaluation_log import mlflow_name
-from reelnest.registry.gate import Verdict, judge
+from reelnest.registry.gate import Difference, Verdict, judge
 
 DATA_HASH_TAG = "reelnest.evaluation_data_hash"
+DIFFERENCES_TAG = "reelnest.differences"
 
 SERVED_MODEL = Path(__file__).with_name("served_model.py")
 LOGGED_MODEL_NAME = "model"
@@ -60,6 +62,8 @@ class Registration:
     decision: str
     """`promoted` or `not promoted`."""
     reason: str
+    differences: tuple[Difference, ...]
+    """Challenger minus champion by dim; empty where there was nothing to compare with."""
     run_id: str | None
     is_new: bool
     """Whether this call made the version or finished it; False where there was nothing left to do."""
@@ -186,6 +190,9 @@ def _decide(version: ModelVersion, queries: Path, settings: Register) -> None:
     with deciding(version.name):
         champion = champion_of(version.name)
         verdict = _judge(version, queries, champion, settings)
+        if verdict.differences:
+            differences = json.dumps([asdict(one) for one in verdict.differences])
+            client.set_model_version_tag(version.name, version.version, DIFFERENCES_TAG, differences)
         if verdict.promoted:
             set_champion(version, champion, verdict.reason)
             return
@@ -201,13 +208,11 @@ def _judge(challenger: ModelVersion, queries: Path, champion: ModelVersion | Non
     where = f"champion (version {champion.version})"
     data_hash = challenger.tags[DATA_HASH_TAG]
     if champion.tags.get(DATA_HASH_TAG) != data_hash:
-        reason = f"not comparable: the {where} was evaluated on other test data; evaluate it on this data, or promote it by hand (`reelnest promote`)"
+        reason = f"not comparable: the {where} was evaluated on other test data; evaluate it on this data, or use `reelnest promote`"
         return Verdict(False, reason)
     theirs = _query_metrics(champion.run_id, f"{_gate_folder(data_hash)}/{queries.name}")
     if theirs is None:
-        return Verdict(
-            False, f"not comparable: the run of the {where} does not hold its figures by query; promote it by hand (`reelnest promote`)"
-        )
+        return Verdict(False, f"not comparable: the run of the {where} does not hold its figures by query; use `reelnest promote`")
     verdict = judge(pd.read_parquet(queries), theirs, settings.metric, settings.margin, settings.confidence)
     return replace(verdict, reason=f"against the {where}: {verdict.reason}")
 
@@ -237,6 +242,7 @@ def _registration(version: ModelVersion, *, is_new: bool) -> Registration:
         aliases=tuple(sorted(now.aliases)),
         decision=now.tags[DECISION_TAG],
         reason=now.tags[REASON_TAG],
+        differences=tuple(Difference(**one) for one in json.loads(now.tags.get(DIFFERENCES_TAG, "[]"))),
         run_id=now.run_id,
         is_new=is_new,
     )

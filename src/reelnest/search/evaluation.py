@@ -1,7 +1,7 @@
 """Retrieval quality of nested vectors: every metric, for every pair kind, at every dim."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,8 +45,8 @@ class Result:
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     """By metric, the lower and upper end (see `significance`); empty where no confidence was asked for."""
-    queries_per_second: float
-    """Of the search at this dim alone, up to TIMED_QUERIES at once, on this machine; encoding is not counted."""
+    queries_per_second: float | None
+    """Of the search at this dim alone, up to TIMED_QUERIES at once, on this machine, without encoding. None where it was not timed."""
 
 
 @dataclass(frozen=True)
@@ -104,19 +104,20 @@ def evaluate_vectors(
     dims: Sequence[int],
     depth: int,
     confidence: float | None = None,
+    *,
+    timed: bool = False,
 ) -> Evaluation:
     """Searches each set's corpus with each of its queries, at all dims in one pass.
 
     `depth` answers are kept for each query: MAP and MRR count a right answer below it as not found, as TREC does. The median rank is exact
     at any depth: it is the median over queries of the rank of the best right answer, where of equal scores the lower item stands first.
-    With `confidence`, such as 0.95, each figure has its interval over queries.
+    With `confidence`, such as 0.95, each figure has its interval over queries; with `timed`, each dim is searched once more for its speed.
 
     Raises ModelError for vectors that hold NaN or infinity.
     """
     dims = tuple(sorted(dims))
-    results: dict[tuple[str, int], Result] = {}
     by_query: list[QueryMetrics] = []
-    seconds = dict.fromkeys(dims, 0.0)
+    seconds: dict[tuple[str, int], float] = {}
     outranked, answers = [], []
     for searched in sets:
         query_vectors, corpus_vectors = queries.of(searched.queries), targets.of(searched.corpus)
@@ -126,20 +127,17 @@ def evaluate_vectors(
             found = _counted(searched, rankings[dim], depth)
             metrics = _metrics(found, query_vectors, corpus_vectors, dim)
             by_query.append(QueryMetrics(searched, dim, metrics))
-            spent = _search_seconds(query_vectors, corpus_vectors, dim, depth + spare)
-            seconds[dim] += spent
-            results[searched.pair_kind, dim] = _result(searched.pair_kind, dim, len(searched.corpus), [metrics], spent, confidence)
+            if timed:
+                seconds[searched.pair_kind, dim] = _search_seconds(query_vectors, corpus_vectors, dim, depth + spare)
             if searched.negatives:
                 share = _share_outranked(searched, query_vectors, corpus_vectors, dim)
                 outranked.append(Outranked(searched.pair_kind, dim, share, len(searched.negatives)))
             if dim == dims[-1]:
                 answers.append(Answers(searched, tuple(searched.corpus[row] for row in found.rows), tuple(found.scores)))
+    results = [result for searched in sets for result in _results(searched.pair_kind, [searched], by_query, seconds, confidence)]
     if sets:
-        corpus = len(np.unique(np.concatenate([searched.corpus for searched in sets])))
-        for dim in dims:
-            values = [found.values for found in by_query if found.dim == dim]
-            results[ALL, dim] = _result(ALL, dim, corpus, values, seconds[dim], confidence)
-    return Evaluation(dims, tuple(results.values()), tuple(by_query), tuple(outranked), tuple(answers))
+        results += _results(ALL, sets, by_query, seconds, confidence)
+    return Evaluation(dims, tuple(results), tuple(by_query), tuple(outranked), tuple(answers))
 
 
 @dataclass(frozen=True)
@@ -219,8 +217,29 @@ def _share_outranked(searched: RetrievalSet, queries: Tensor, corpus: Tensor, di
     return above / len(searched.negatives)
 
 
-def _result(pair_kind: str, dim: int, corpus: int, values: list[dict[str, np.ndarray]], seconds: float, confidence: float | None) -> Result:
-    joined = {name: np.concatenate([part[name] for part in values]) for name in METRICS}
-    queries = len(joined[METRICS[0]])
-    intervals = {} if confidence is None else bootstrap_intervals(joined, confidence)
-    return Result(pair_kind, dim, queries, corpus, summarise(joined), intervals, queries / max(seconds, 1e-9))
+def _results(
+    pair_kind: str,
+    sets: Sequence[RetrievalSet],
+    by_query: Sequence[QueryMetrics],
+    seconds: Mapping[tuple[str, int], float],
+    confidence: float | None,
+) -> list[Result]:
+    """Over the queries of all `sets`, at each dim."""
+    kinds = [searched.pair_kind for searched in sets]
+    dims = sorted({found.dim for found in by_query})
+    values = {
+        (dim, name): np.concatenate([found.values[name] for found in by_query if found.dim == dim and found.searched.pair_kind in kinds])
+        for dim in dims
+        for name in METRICS
+    }
+    medians = [(dim, "median_rank") for dim in dims]
+    intervals = {} if confidence is None else bootstrap_intervals(values, confidence, medians=medians)
+    queries = sum(len(searched.queries) for searched in sets)
+    corpus = len(np.unique(np.concatenate([searched.corpus for searched in sets])))
+    results = []
+    for dim in dims:
+        spent = sum(seconds[kind, dim] for kind in kinds) if seconds else None
+        ends = {name: intervals[dim, name] for name in METRICS} if intervals else {}
+        metrics = summarise({name: values[dim, name] for name in METRICS})
+        results.append(Result(pair_kind, dim, queries, corpus, metrics, ends, None if spent is None else queries / max(spent, 1e-9)))
+    return results

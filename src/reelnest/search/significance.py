@@ -4,42 +4,46 @@ Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13 (percent
 https://doi.org/10.1145/1148170.1148261.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
+from typing import TypeVar
 
 import numpy as np
+
+Key = TypeVar("Key", bound=Hashable)
 
 RESAMPLES = 2000
 HELD = 20_000_000
 """Counts held at once (80 MB)."""
 
 
-def bootstrap_intervals(values: Mapping[str, np.ndarray], confidence: float, seed: int = 0) -> dict[str, tuple[float, float]]:
-    """The interval of each metric's figure over queries: lower and upper end.
+def bootstrap_intervals(
+    values: Mapping[Key, np.ndarray], confidence: float, *, medians: Collection[Key] = (), seed: int = 0
+) -> dict[Key, tuple[float, float]]:
+    """The interval of each figure over queries: lower and upper end.
 
-    Queries are drawn with replacement, as many as there are, RESAMPLES times; the ends are percentiles of the figures of these samples.
-    The same number of queries and the same seed give the same draws, so that figures of several dims, or of several models over the same
-    queries, are drawn together, and the interval of a difference is that of the queries' differences.
+    Queries are drawn with replacement, as many as there are, RESAMPLES times; the ends are percentiles of the figures of these samples. All
+    figures are drawn together, so that those of several dims, or of several models, stand or fall by the same queries, and the interval of
+    a difference is that of the queries' differences.
 
     Args:
-        values: by metric, what each query contributes, (queries,); at least one query. `median_rank` is a median, all else are means.
+        values: by figure, what each query contributes, (queries,); at least one query.
         confidence: share of intervals that hold the true figure, such as 0.95.
-        seed: of the draws.
+        medians: the figures that are medians over the queries; all others are means.
+        seed: of the draws, which it and the number of queries determine.
     """
-    names = [name for name in values if name != "median_rank"]
+    means = [key for key in values if key not in medians]
     queries = len(next(iter(values.values())))
-    columns = np.stack([values[name] for name in names], axis=1).astype(np.float32) if names else np.empty((queries, 0), np.float32)
-    means, medians = [], []
+    columns = np.stack([values[key] for key in means], axis=1).astype(np.float32) if means else np.empty((queries, 0), np.float32)
+    drawn: dict[Key, list[np.ndarray]] = {key: [] for key in values}
     for counts in _draws(queries, seed):
-        means.append(counts @ columns / queries)
-        if "median_rank" in values:
-            medians.append(_medians(values["median_rank"], counts))
+        for key, found in zip(means, (counts @ columns / queries).T, strict=True):
+            drawn[key].append(found)
+        for key in values:
+            if key in medians:
+                drawn[key].append(_medians(values[key], counts))
     tails = [50 * (1 - confidence), 50 * (1 + confidence)]
-    low, high = np.percentile(np.concatenate(means), tails, axis=0)
-    found = {name: (float(low[index]), float(high[index])) for index, name in enumerate(names)}
-    if medians:
-        ends = np.percentile(np.concatenate(medians), tails)
-        found["median_rank"] = (float(ends[0]), float(ends[1]))
-    return found
+    ends = {key: np.percentile(np.concatenate(found), tails) for key, found in drawn.items()}
+    return {key: (float(low), float(high)) for key, (low, high) in ends.items()}
 
 
 def _draws(queries: int, seed: int) -> Iterator[np.ndarray]:

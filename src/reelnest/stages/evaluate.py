@@ -65,7 +65,7 @@ def run(workspace: Workspace, params: Params) -> None:
     model = load(workspace.candidate, device=state.device)
     split = embed_split(prepared, SPLIT, model.encoder, model.batcher, params.evaluate.batch_size)
     if state.is_main_process:
-        evaluation = split.evaluate(model.dims, params.evaluate.depth, params.evaluate.confidence)
+        evaluation = split.evaluate(model.dims, params.evaluate.depth, params.evaluate.confidence, timed=True)
         candidate = Candidate.of(workspace.candidate)
         report = evaluation_report(evaluation, candidate, model.width, prepared, params.evaluate.confidence)
         files = _write(workspace.reports, report, evaluation, prepared, params.evaluate.gallery_queries)
@@ -105,7 +105,7 @@ def evaluation_report(
                 "queries": result.queries,
                 "corpus": result.corpus,
                 "bytes_per_vector": 4 * result.dim,
-                "queries_per_second": round(result.queries_per_second, 1),
+                "queries_per_second": round(result.queries_per_second or 0.0, 1),
             }
             for result in evaluation.results
         ],

@@ -6,6 +6,7 @@ Not a DVC stage: its effects are outside. Calling it again for the same candidat
 import json
 import logging
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def run(workspace: Workspace, params: Params) -> None:
             "aliases": list(found.aliases),
             "decision": found.decision,
             "reason": found.reason,
+            "differences": [asdict(one) for one in found.differences],
             "metric": params.registration.metric,
             "value": metrics[params.registration.metric],
             "run_id": found.run_id,

@@ -14,7 +14,7 @@ def table(params: Params) -> str:
     entries = aliases.versions_table(params)
     if not entries:
         return f"MLflow has no version of '{name}' yet. Run `reelnest register`."
-    lines = [("version", "aliases", metric, "data", "commit", "made (UTC)", "why")]
+    lines: list[tuple[str, ...]] = [("version", "aliases", metric, "data", "commit", "made (UTC)", "why")]
     for entry in entries:
         made = datetime.fromtimestamp(entry.created / 1000, UTC).strftime("%Y-%m-%d %H:%M")
         reason = entry.reason if len(entry.reason) <= LONGEST_REASON else entry.reason[: LONGEST_REASON - 1] + "…"

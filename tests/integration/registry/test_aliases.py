@@ -110,10 +110,10 @@ def test_the_table_shows_who_is_champion_and_why(project: Project) -> None:
 
 
 def test_a_version_that_is_not_there_is_told(project: Project) -> None:
-    with pytest.raises(RegistryError, match="MLflow has no model 'reelnest' yet. Run `reelnest register`"):
+    with pytest.raises(RegistryError, match=r"MLflow has no model 'reelnest' yet. Run `reelnest register`"):
         promote(project.params, "challenger")
     registered_with(project, 1, 0.5)
-    with pytest.raises(RegistryError, match="has no version 7. See `reelnest models`"):
+    with pytest.raises(RegistryError, match=r"has no version 7. See `reelnest models`"):
         promote(project.params, "7")
     with pytest.raises(RegistryError, match="carries the alias 'best'"):
         promote(project.params, "best")

@@ -96,6 +96,8 @@ def test_a_model_becomes_champion_only_where_it_is_better_on_the_same_data(proje
     better = registered_with(5, 0.6, "data")
     assert (better.decision, better.aliases) == ("promoted", ("challenger", "champion"))
     assert "better at dim 8, 32, nowhere worse by 0.01. recall@10 minus the champion's by dim, 200 queries: 8: +0.1000" in better.reason
+    assert [(one.dim, round(one.value, 6)) for one in better.differences] == [(8, 0.1), (32, 0.1)]
+    assert registered_with(5, 0.6, "data").differences == better.differences
     assert aliases() == {"champion": "5", "challenger": "5"}
 
     again = registered_with(1, 0.5, "data")

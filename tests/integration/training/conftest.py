@@ -1,9 +1,11 @@
 """Fixtures of the training tests."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from training_workspace import write_prepared
 
 
@@ -19,3 +21,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _one_thread() -> None:
     """Matrices this small are slower with two threads, and much slower where other tests run beside."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _accelerate_starts_anew() -> Iterator[None]:
+    """accelerate keeps the precision, and whether it runs on the CPU, of a process's first training for all later ones."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)

@@ -1,25 +1,20 @@
 """Trainings with extra negatives, mined as they go on, in one process."""
 
-import csv
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
-from training_workspace import TINY, write_workspace
+from training_workspace import TINY, rows, run, write_workspace
 
-from reelnest.config import Mining, Model, Tiny, load_params
+from reelnest.config import Mining, Model, Tiny
 from reelnest.data.batches import Batcher
 from reelnest.data.prepared import Prepared
 from reelnest.errors import Interrupted
 from reelnest.model.encoder import load_encoder
 from reelnest.model.tiny import build_tiny
-from reelnest.stages import train
-from reelnest.stages.workspace import Workspace
 from reelnest.training import loop
 from reelnest.training.distributed import StopRequest
 from reelnest.training.negatives import ExtraNegatives
@@ -27,22 +22,6 @@ from reelnest.training.negatives import ExtraNegatives
 # 6 steps an epoch: renewed before the first step, mined at steps 6, 8 and 16.
 MINING = {"negatives_per_pair": 2, "start_epoch": 1, "every_steps": 8, "ranks": [1, 4]}
 MODEL: dict[str, object] = {"query_instruction": "Find:"}
-
-
-@pytest.fixture(autouse=True)
-def _accelerate_starts_anew() -> Iterator[None]:
-    """accelerate keeps the precision of a process's first training for all later ones."""
-    yield
-    AcceleratorState._reset_state()
-
-
-def run(root: Path) -> None:
-    train.run(Workspace(root), load_params(root / "params.yaml"))
-
-
-def rows(root: Path) -> list[dict[str, str]]:
-    with (root / "reports" / "training.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def workspace(root: Path, prepared: Path, mining: dict[str, Any] | None, **more: object) -> Path:

@@ -1,41 +1,25 @@
 """What frozen parts of the model make is made once."""
 
-import csv
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
-from training_workspace import training_report, write_workspace
+from training_workspace import rows, run, training_report, write_workspace
 
-from reelnest.config import load_params
 from reelnest.data.kept_rows import KeptRowsWriter
 from reelnest.errors import TrainingError
 from reelnest.model.encoder import Encoder
 from reelnest.stages import train
-from reelnest.stages.workspace import Workspace
 
 VISION: dict[str, object] = {"lora": {"r": 4, "dropout": 0.1}}
 BACKBONE: dict[str, object] = {"freeze": "backbone", "projection": 32, "query_instruction": "Find it."}
 
 
-@pytest.fixture(autouse=True)
-def _accelerate_starts_anew() -> Iterator[None]:
-    """accelerate keeps the precision of a process's first training for all later ones."""
-    yield
-    AcceleratorState._reset_state()
-
-
-def run(root: Path) -> None:
-    train.run(Workspace(root), load_params(root / "params.yaml"))
-
-
 def losses(root: Path) -> np.ndarray:
-    with (root / "reports" / "training.csv").open(newline="") as file:
-        return np.array([float(row["loss"]) for row in csv.DictReader(file)])
+    return np.array([float(row["loss"]) for row in rows(root)])
 
 
 def validated(root: Path) -> list[dict[str, float]]:

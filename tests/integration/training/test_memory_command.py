@@ -1,22 +1,13 @@
 """What `reelnest memory` prints."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import yaml
-from accelerate.state import AcceleratorState
 from training_workspace import write_workspace
 
 from reelnest.config import load_params
 from reelnest.stages import memory
 from reelnest.stages.workspace import Workspace
-
-
-@pytest.fixture(autouse=True)
-def _accelerate_starts_anew() -> Iterator[None]:
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def told(root: Path, launch: str, gpu_gb: float | None = None) -> str:

@@ -1,23 +1,18 @@
 """Trainings that embed their batches in micro-batches, in one process. A GPU's lack of memory is played by an error on the CPU."""
 
-import csv
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
-from training_workspace import write_workspace
+from training_workspace import rows, run, write_workspace
 
-from reelnest.config import load_params
 from reelnest.data.batches import Batch
 from reelnest.errors import ConfigError, Interrupted, TrainingError
 from reelnest.model.encoder import Encoder
-from reelnest.stages import train
-from reelnest.stages.workspace import Workspace
 from reelnest.training.distributed import StopRequest
 
 # Dropout, so that random numbers matter; AdamW, since Muon makes much of rounding.
@@ -25,18 +20,10 @@ MODEL: dict[str, object] = {"lora": {"r": 4, "dropout": 0.2}, "dims": [8, 32]}
 ADAPTIVE: dict[str, Any] = {"adaptive_batch_size": True, "optimizer": "adamw", "epochs": 2}
 
 
-@pytest.fixture(autouse=True)
-def _accelerate_starts_anew() -> Iterator[None]:
-    """accelerate keeps the precision of a process's first training for all later ones."""
-    yield
-    AcceleratorState._reset_state()
-
-
 def losses(root: Path) -> list[float]:
     """Of each step of a training in `root`, which this runs."""
-    train.run(Workspace(root), load_params(root / "params.yaml"))
-    with (root / "reports" / "training.csv").open(newline="") as file:
-        return [float(row["loss"]) for row in csv.DictReader(file)]
+    run(root)
+    return [float(row["loss"]) for row in rows(root)]
 
 
 def limit_memory(monkeypatch: pytest.MonkeyPatch, share: float, *, with_graph_only: bool = False) -> list[int]:

@@ -2,25 +2,14 @@
 
 import gzip
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from accelerate.state import AcceleratorState
 from mlflow import MlflowClient
-from training_workspace import training_report, write_workspace
+from training_workspace import run, training_report, write_workspace
 
-from reelnest.config import load_params
-from reelnest.stages import train
-from reelnest.stages.workspace import Workspace
 from reelnest.training.phases import PHASES
-
-
-@pytest.fixture(autouse=True)
-def _accelerate_starts_anew() -> Iterator[None]:
-    yield
-    AcceleratorState._reset_state()
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +17,7 @@ def profiled(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = write_workspace(
         tmp_path_factory.mktemp("profiled") / "checkout", prepared, epochs=2, profile_steps=[2, 4], trackers=["mlflow", "tensorboard"]
     )
-    train.run(Workspace(root), load_params(root / "params.yaml"))
+    run(root)
     return root
 
 
@@ -67,7 +56,7 @@ def test_the_trace_shows_the_phases_and_lies_where_tensorboard_and_mlflow_look(p
 
 def test_profiling_changes_nothing_that_is_trained(profiled: Path, prepared: Path, tmp_path: Path) -> None:
     root = write_workspace(tmp_path / "checkout", prepared, epochs=2)
-    train.run(Workspace(root), load_params(root / "params.yaml"))
+    run(root)
     assert breakdown(root) is None
     assert training_report(root) == training_report(profiled)
     assert (root / "reports" / "training.csv").read_text() == (profiled / "reports" / "training.csv").read_text()
@@ -75,6 +64,6 @@ def test_profiling_changes_nothing_that_is_trained(profiled: Path, prepared: Pat
 
 def test_steps_that_run_into_the_next_epoch_are_profiled_up_to_the_end_of_theirs(prepared: Path, tmp_path: Path) -> None:
     root = write_workspace(tmp_path / "checkout", prepared, epochs=1, profile_steps=[4, 400])
-    train.run(Workspace(root), load_params(root / "params.yaml"))
+    run(root)
     last: Any = training_report(root)["steps"]
     assert breakdown(root)["steps"] == [4, last]

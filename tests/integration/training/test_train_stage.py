@@ -1,6 +1,5 @@
 """The training stage in one process, in this process where nothing is killed."""
 
-import csv
 import json
 import logging
 import os
@@ -9,40 +8,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training_workspace import training_report, write_workspace
+from training_workspace import rows, run, training_report, write_workspace
 
 import reelnest
-from reelnest.config import load_params
 from reelnest.errors import ConfigError, TrainingError
-from reelnest.stages import train
-from reelnest.stages.workspace import Workspace
 from reelnest.training import loop
-
-
-@pytest.fixture(autouse=True)
-def _accelerate_starts_anew() -> Iterator[None]:
-    """accelerate keeps the precision of a process's first training for all later ones."""
-    yield
-    AcceleratorState._reset_state()
-
-
-def run(root: Path) -> None:
-    train.run(Workspace(root), load_params(root / "params.yaml"))
-
-
-def rows(root: Path) -> list[dict[str, str]]:
-    with (root / "reports" / "training.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")

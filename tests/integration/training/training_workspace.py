@@ -1,16 +1,20 @@
 """A small checkout to train in. Its `prepared/` needs no video files: it is coloured noise, with words that name the colour."""
 
+import csv
 import json
 from pathlib import Path
 
 import numpy as np
 import yaml
 
+from reelnest.config import load_params
 from reelnest.data.formats import Pair, Side
 from reelnest.data.frames import Frames
 from reelnest.data.patches import to_patches
 from reelnest.data.prepared import STORE_FOLDER, write_tables
 from reelnest.data.store_writing import FrameCache, write_store
+from reelnest.stages import train
+from reelnest.stages.workspace import Workspace
 
 ROOT = Path(__file__).parents[3]
 COLOURS = ("red", "green", "blue", "yellow", "purple", "white", "grey", "orange")
@@ -71,6 +75,17 @@ def write_workspace(
     }
     (root / "params.yaml").write_text(yaml.safe_dump(settings))
     return root
+
+
+def run(root: Path) -> None:
+    """Trains in the checkout, in this process."""
+    train.run(Workspace(root), load_params(root / "params.yaml"))
+
+
+def rows(root: Path) -> list[dict[str, str]]:
+    """The lines of the training's `reports/training.csv`."""
+    with (root / "reports" / "training.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def training_report(root: Path) -> dict[str, object]:

@@ -13,7 +13,7 @@ def test_intervals_are_those_of_scipys_bootstrap(queries: int) -> None:
     random = np.random.default_rng(0)
     values = {"recall@1": (random.random(queries) < 0.3).astype(float), "mrr": random.random(queries)}
     values["median_rank"] = random.integers(1, 50, size=queries).astype(float)
-    found = bootstrap_intervals(values, confidence=0.9)
+    found = bootstrap_intervals(values, confidence=0.9, medians=["median_rank"])
     assert list(found) == list(values)
     for name, statistic in (("recall@1", np.mean), ("mrr", np.mean), ("median_rank", np.median)):
         expected = bootstrap(
@@ -49,7 +49,7 @@ def test_figures_of_the_same_queries_are_drawn_together() -> None:
 
 
 def test_one_query_has_an_interval_without_length() -> None:
-    assert bootstrap_intervals({"mrr": np.array([0.5]), "median_rank": np.array([2.0])}, confidence=0.95) == {
+    assert bootstrap_intervals({"mrr": np.array([0.5]), "median_rank": np.array([2.0])}, 0.95, medians=["median_rank"]) == {
         "mrr": (0.5, 0.5),
         "median_rank": (2.0, 2.0),
     }
