@@ -6,7 +6,7 @@
 - `best.safetensors`: the trainable weights of the best evaluation so far;
 - `runs.json`: the trackers' runs, which a resumed training continues.
 
-Nothing is kept of random generators: what a step draws is a function of the seed, the step and the rank (`loop.seed_step`).
+Nothing is kept of random generators: what a step draws is a function of the seed, the step and the rank (`batch_gradients.seed_step`).
 """
 
 import hashlib

@@ -4,8 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -13,24 +12,21 @@ import numpy as np
 import psutil
 import torch
 from accelerate import Accelerator
-from accelerate.utils.memory import clear_device_cache
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from reelnest.config import Params
-from reelnest.errors import ConfigError, Interrupted, TrainingError
+from reelnest.errors import Interrupted
 from reelnest.model.ema import Ema
 from reelnest.search.evaluation import ALL, Evaluation
 from reelnest.training import checkpoints as saved
-from reelnest.training.adaptive_batch_size import BatchTooLargeError, all_or_none, average_gradients
+from reelnest.training.batch_gradients import BatchGradients
 from reelnest.training.best import Best
 from reelnest.training.checkpoints import Checkpoints
-from reelnest.training.contrastive import ContrastiveModel, contrastive_losses
+from reelnest.training.contrastive import ContrastiveModel
 from reelnest.training.distributed import StopRequest
-from reelnest.training.gradient_cache import GradientCache
 from reelnest.training.history import History
-from reelnest.training.losses import LossScales, weighted
 from reelnest.training.negatives import ExtraNegatives
 from reelnest.training.optimizer import build_optimizer, build_scheduler
 from reelnest.training.pair_batches import PairBatch, PairBatcher
@@ -123,20 +119,10 @@ class Training:
         self._scheduler = build_scheduler(self.optimizer.optimizer, self._train, self.total_steps)
         self._ema = None if self._train.ema_decay is None else Ema(self.model, self._train.ema_decay)
         self._profiler = StepProfiler(self._train.profile_steps, self.model, checkpoints.folder / "profile", accelerator.process_index)
-        if self._train.adaptive_batch_size and self.model.encoder.sharded:
-            raise ConfigError(
-                "train.adaptive_batch_size: the processes of a sharded model wait for each other in every layer, so that one cannot report"
-                " that its memory does not suffice. Set it to false and train.micro_batch_size to what fits (see `reelnest memory`)."
-            )
-        if self._train.adaptive_batch_size:
-            # Not through DDP, whose forward passes wait for the other processes: one that ran out of memory in them would be lost.
-            guard = partial(all_or_none, accelerator.device)
-            self._cache = GradientCache(self.model, accelerator.device, backward=accelerator.backward, guard=guard)
-        else:
-            self._cache = GradientCache(self._wrapped, accelerator.device, backward=accelerator.backward, unsynced=self._unsynced)
+        self.gradients = BatchGradients(params, accelerator, self._wrapped, batcher, order.batch_size)
         self._meter = Meter(self.model.encoder, accelerator.device, accelerator.num_processes)
         self._history = History(self._dims)
-        self._at = Position(micro_batch_size=batcher.micro_batch_size)
+        self._at = Position()
         self._seconds_before = 0.0
 
     def pairs_in(self, steps: int) -> int:
@@ -228,7 +214,7 @@ class Training:
     def step(self, epoch: int, batches: list[PairBatch]) -> None:
         """One optimizer step."""
         with phase("loss"):
-            loss, losses, temperature = self.gradients(batches)
+            loss, losses, temperature = self.gradients(batches, self._at.step)
         with phase("optimizer"):
             trainable = [parameter for parameter in self._wrapped.parameters() if parameter.requires_grad]
             norm = self._accelerator.clip_grad_norm_(trainable, self._train.max_gradient_norm or math.inf)
@@ -243,66 +229,6 @@ class Training:
                     self._ema.update()
         self._at.step += 1
         self._history.add(epoch + 1, self._at.step, loss, losses, learning_rate, norm, temperature)
-
-    def gradients(self, batches: list[PairBatch]) -> tuple[Tensor, Tensor, Tensor]:
-        """`backward`, repeated in smaller micro-batches where memory does not suffice for those of the settings."""
-        while True:
-            seed_step(self._train.seed, self._at.step, self._accelerator.process_index)
-            try:
-                return self.backward([self._batcher.again(batch) for batch in batches])
-            except BatchTooLargeError:
-                pass  # the exception holds the failed pass's tensors: only here are they gone
-            self.optimizer.zero_grad()
-            clear_device_cache(garbage_collection=True)
-            share = self._order.batch_size // self._accelerator.num_processes
-            present = min(self._batcher.micro_batch_size or share, share)
-            if present == 1:
-                raise TrainingError(
-                    f"training: the memory does not suffice for one pair at a time (step {self._at.step + 1}). Set"
-                    " train.gradient_checkpointing, or use fewer frames, fewer pixels, LoRA or a smaller model; see `reelnest memory`."
-                )
-            self._batcher.micro_batch_size = self._at.micro_batch_size = present // 2
-            log.warning(
-                "training: too little memory in step %d; going on with micro-batches of %d pairs instead of %d, the batch stays %d",
-                *(self._at.step + 1, present // 2, present, self._order.batch_size),
-            )
-
-    def backward(self, batches: list[PairBatch]) -> tuple[Tensor, Tensor, Tensor]:
-        """Adds the gradients of the mean over `batches` to the parameters.
-
-        Returns this process's share of the loss, () and by dim (dims,), and the temperature (1,). Means over processes are the whole's.
-        Raises BatchTooLargeError with `train.adaptive_batch_size`; gradients are then of no use.
-        """
-        device = self._accelerator.device
-        total, by_dim, temperature = torch.zeros((), device=device), torch.zeros(len(self._dims), device=device), torch.zeros(1)
-        adaptive = self._train.adaptive_batch_size
-        for index, batch in enumerate(batches):
-            # Gradients are summed over processes once a step, with the last backward pass; or after it, once all processes came through.
-            last = index == len(batches) - 1 and not adaptive
-            loss, losses, temperature = self._add_gradients(batch, 1 / len(batches), synchronise=last)
-            total += loss
-            by_dim += losses / len(batches)
-        if adaptive:
-            average_gradients(parameter for parameter in self.model.parameters() if parameter.requires_grad)
-        return total, by_dim, temperature
-
-    def _add_gradients(self, batch: PairBatch, weight: float, *, synchronise: bool) -> tuple[Tensor, Tensor, Tensor]:
-        seen: list[Tensor] = []
-
-        def loss(vectors: Tensor, scales: LossScales) -> Tensor:
-            losses = contrastive_losses(vectors[batch.order.to(vectors.device)], scales.temperature, batch, self._dims, self._loss)
-            seen.extend([losses.detach(), scales.temperature.detach()])
-            # A step's batches count the same dims.
-            seed = (self._train.seed, self._at.step)
-            return weighted(losses, self._loss.dim_weights, log_variances=scales.log_variances, seed=seed) * weight
-
-        value = self._cache(batch.inputs, loss, synchronise=synchronise)
-        return value, seen[0], seen[1]
-
-    def _unsynced(self) -> AbstractContextManager[None]:
-        # A sharded model that does not reduce its gradients keeps them whole, and that is more than its share of everything else.
-        quiet: AbstractContextManager[None] = nullcontext() if self.model.encoder.sharded else self._accelerator.no_sync(self._wrapped)
-        return quiet
 
     def _log(self, progress: Progress) -> None:
         rows = self._history.flush()
@@ -367,7 +293,7 @@ class Training:
                 "scaler": scaler.state_dict() if scaler is not None else None,
                 "history": self._history.state(),
                 "negatives": None if self._negatives is None else self._negatives.state(),
-                "position": asdict(self._at),
+                "position": asdict(replace(self._at, micro_batch_size=self._batcher.micro_batch_size)),
             }
             self._checkpoints.save(self._at.step, state, self._train.keep_checkpoints)
         self._accelerator.wait_for_everyone()
@@ -402,11 +328,6 @@ class Training:
         for found in self._at.validations:
             named = {validation_metric(name, dim): value for dim, metrics in found.metrics.items() for name, value in metrics.items()}
             self._trackers.newly_begun.log_metrics(named, found.step)
-
-
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Makes what a step draws (dropout) a function of these three, so that a resumed training draws what an unbroken one would."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
 
 @contextmanager

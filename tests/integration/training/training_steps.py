@@ -129,7 +129,7 @@ def figures(case: str, prepared_folder: Path, base: Path) -> dict[str, Tensor]:
     )
     if case == "adaptive" and rank == 1:
         model.encoder.register_forward_pre_hook(little_memory())
-    loss, losses, _ = training.gradients([batcher(rows) for rows in batches(case, prepared, pairs)])
+    loss, losses, _ = training.gradients([batcher(rows) for rows in batches(case, prepared, pairs)], 0)
     if case == "adaptive":
         assert batcher.micro_batch_size == (1 if processes > 1 else None)
     found = {"loss": mean_over_processes(loss), "losses": mean_over_processes(losses)}
