@@ -285,8 +285,12 @@ class Evaluate(Section):
     """Items embedded at once by each process."""
     depth: Annotated[int, Field(ge=10)] = 1000
     """Answers kept for each query; MAP is taken over these, as in TREC."""
-    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    """Of the interval around each figure, by resampling the queries."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    """Of the interval around each figure, by resampling the queries, and of the choice."""
+    choice_metric: Metric = "recall@10"
+    """Chooses the smallest dim that is as good as the best one, over all queries;"""
+    choice_margin: Annotated[float, Field(gt=0)] = 0.01
+    """in the metric's unit: by less than this, worse is as good."""
     gallery_queries: Annotated[int, Field(ge=0)] = 20
     """Queries whose top five answers the page shows."""
 

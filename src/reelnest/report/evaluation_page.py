@@ -61,6 +61,7 @@ def write_evaluation_page(path: Path, evaluation: Mapping[str, Any], gallery: Se
         negatives_chart=_negatives_chart(evaluation["negatives_outranked"]),
         confidence=_percent(evaluation.get("confidence")),
         headline=_headline(results, evaluation["negatives_outranked"]),
+        choice=evaluation["choice"],
         gallery=gallery,
     )
     write_lines(path, [page])

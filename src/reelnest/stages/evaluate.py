@@ -6,7 +6,8 @@ Usage, as `reelnest evaluate` does it: `accelerate launch --config_file configs/
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pandas as pd
 import torch
 from accelerate import PartialState
 
-from reelnest.config import Params, launch_processes, launch_uses_cpu
+from reelnest.config import Evaluate, Params, launch_processes, launch_uses_cpu
 from reelnest.data.content_hash import value_hash
 from reelnest.data.prepared import Prepared
 from reelnest.data.whole_files import whole_file, write_json, write_lines
@@ -25,6 +26,7 @@ from reelnest.registry.connection import connect
 from reelnest.registry.evaluation_log import QUERY_METRICS_FILE, log_evaluation
 from reelnest.report.evaluation_page import write_evaluation_page
 from reelnest.report.gallery import choose_gallery
+from reelnest.search.choice import smallest_dim
 from reelnest.search.evaluation import ALL, Answers, Evaluation
 from reelnest.search.retrieval_sets import RetrievalSet
 from reelnest.stages.launch import stage_main
@@ -32,7 +34,7 @@ from reelnest.stages.workspace import Workspace
 from reelnest.training.retrieval import embed_split
 
 SPLIT = "test"
-STORAGE = "float32"
+STORAGE, NUMBER_BYTES = "float32", 4
 HEADLINE_METRICS = ("recall@1", "recall@10", "ndcg@10")
 CSV_COLUMNS = "pair_kind,dim,storage,metric,value,low,high"
 
@@ -67,11 +69,11 @@ def run(workspace: Workspace, params: Params) -> None:
     if state.is_main_process:
         evaluation = split.evaluate(model.dims, params.evaluate.depth, params.evaluate.confidence, timed=True)
         candidate = Candidate.of(workspace.candidate)
-        report = evaluation_report(evaluation, candidate, model.width, prepared, params.evaluate.confidence)
+        report = evaluation_report(evaluation, candidate, model.width, prepared, params.evaluate)
         files = _write(workspace.reports, report, evaluation, prepared, params.evaluate.gallery_queries)
         if tracked:
             log_evaluation(params, candidate, report, files)
-        _tell(evaluation, workspace.reports)
+        _tell(evaluation, report["choice"], workspace.reports)
     state.destroy_process_group()
 
 
@@ -81,12 +83,13 @@ def main() -> int:
 
 
 def evaluation_report(
-    evaluation: Evaluation, candidate: Candidate, embedding_width: int, prepared: Prepared, confidence: float
+    evaluation: Evaluation, candidate: Candidate, embedding_width: int, prepared: Prepared, settings: Evaluate
 ) -> dict[str, Any]:
     """What `reports/evaluation.json` holds."""
     dims, width = evaluation.dims, evaluation.dims[-1]
     sets = [answers.searched for answers in evaluation.answers]
     everything = next(result for result in evaluation.results if result.pair_kind == ALL)
+    choice = smallest_dim(evaluation.by_query, settings.choice_metric, settings.choice_margin, settings.confidence)
     base = json.loads((candidate.folder / SETTINGS_FILE).read_text(encoding="utf-8"))["model"]["name_or_path"]
     return {
         "split": SPLIT,
@@ -94,7 +97,8 @@ def evaluation_report(
         "width": width,
         "queries": everything.queries,
         "corpus": everything.corpus,
-        "confidence": confidence,
+        "confidence": settings.confidence,
+        "choice": {**asdict(choice), "bytes_per_vector": NUMBER_BYTES * choice.dim},
         "results": [
             {
                 "pair_kind": result.pair_kind,
@@ -104,7 +108,7 @@ def evaluation_report(
                 "intervals": result.intervals,
                 "queries": result.queries,
                 "corpus": result.corpus,
-                "bytes_per_vector": 4 * result.dim,
+                "bytes_per_vector": NUMBER_BYTES * result.dim,
                 "queries_per_second": round(result.queries_per_second or 0.0, 1),
             }
             for result in evaluation.results
@@ -213,7 +217,7 @@ def _qrels_lines(answers: Sequence[Answers]) -> Iterator[str]:
                 yield f"{found.searched.pair_kind}:{query} 0 {item} {grade:g}"
 
 
-def _tell(evaluation: Evaluation, reports: Path) -> None:
+def _tell(evaluation: Evaluation, choice: Mapping[str, Any], reports: Path) -> None:
     for dim in evaluation.dims:
         found = {metric: evaluation.value(metric, dim=dim) for metric in ("recall@1", "recall@10", "ndcg@10")}
         figures = ", ".join(f"{metric} {value:.3f}" for metric, value in found.items() if value is not None)
@@ -222,6 +226,10 @@ def _tell(evaluation: Evaluation, reports: Path) -> None:
         log.info(
             "negatives outranked at dim %d, %s: %.3f of %d queries", outranked.dim, outranked.pair_kind, outranked.value, outranked.queries
         )
+    log.info(
+        "smallest dim that is as good: %d (%s %.3f; less than %g below dim %d, %.3f)",
+        *(choice["dim"], choice["metric"], choice["value"], choice["margin"], choice["best_dim"], choice["best_value"]),
+    )
     log.info("evaluation: %s", reports / "evaluation.html")
 
 

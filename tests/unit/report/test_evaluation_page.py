@@ -69,6 +69,16 @@ def evaluation(kinds: tuple[str, ...] = ("text_to_video", "video_to_text", "all"
         "queries": 80,
         "corpus": 40,
         "confidence": 0.95,
+        "choice": {
+            "dim": 16,
+            "metric": "recall@10",
+            "margin": 0.01,
+            "value": 0.916,
+            "best_dim": 64,
+            "best_value": 0.92,
+            "low": -0.008,
+            "bytes_per_vector": 64,
+        },
         "results": results,
         "negatives_outranked": outranked,
         "model": {"hash": "c0ffee" * 10, "name_or_path": "tiny", "embedding_width": 64},
@@ -209,3 +219,10 @@ def test_text_and_lines_have_the_contrast_that_wcag_asks_for(scheme: int) -> Non
                          ("right", "right-panel"), ("quiet", "right-panel")]:  # fmt: skip
         lighter, darker = sorted((luminance(colours[name]), luminance(colours[behind])), reverse=True)
         assert (lighter + 0.05) / (darker + 0.05) >= 4.5, (name, behind)
+
+
+def test_the_smallest_dim_that_is_as_good_is_named_with_the_evidence(tmp_path: Path) -> None:
+    words = " ".join(written(tmp_path).text.split())
+    assert "16 dims are enough: Recall@10 over all queries is 0.916, against 0.920 at 64 dims" in words
+    assert "the difference, -0.004, is above -0.008 with 95 % confidence" in words
+    assert "64 bytes a vector, 0.064 GB for a million videos" in words
