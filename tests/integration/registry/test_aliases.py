@@ -22,7 +22,7 @@ DECIDE_OFTEN = """
 import os, sys, time
 import mlflow
 from reelnest.registry.deciding import deciding
-mlflow.set_registry_uri(sys.argv[1])
+mlflow.set_tracking_uri(sys.argv[1])
 for _ in range(4):
     with deciding("reelnest"):
         with open(sys.argv[2], "a") as log:
