@@ -81,7 +81,7 @@ def evaluation(kinds: tuple[str, ...] = ("text_to_video", "video_to_text", "all"
         },
         "results": results,
         "negatives_outranked": outranked,
-        "model": {"hash": "c0ffee" * 10, "name_or_path": "tiny", "embedding_width": 64},
+        "model": {"hash": "c0ffee" * 10, "base": "tiny", "embedding_width": 64},
         "data": {},
     }
 
@@ -112,7 +112,7 @@ def test_the_page_is_one_file_that_asks_for_nothing(tmp_path: Path) -> None:
 
 def test_hostile_texts_are_shown_and_do_nothing(tmp_path: Path) -> None:
     report = evaluation()
-    report["model"]["name_or_path"] = HOSTILE
+    report["model"]["base"] = HOSTILE
     path = tmp_path / "evaluation.html"
     write_evaluation_page(path, report, [query(HOSTILE, fields=(("title", HOSTILE),))])
     page = Page(path)
