@@ -7,11 +7,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
 import pytest
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.schedules import CronSchedule
 
 from tasks.local_services import ServicesError, port
 from tasks.prefect_server import free_port
@@ -39,12 +40,6 @@ def processes_of(name: str) -> list[psutil.Process]:
     return found
 
 
-def answer(response: httpx.Response) -> dict[str, Any]:
-    assert response.is_success, response.text
-    found: dict[str, Any] = response.json()
-    return found
-
-
 def test_services_start_run_the_deployment_and_leave_nothing_behind(checkout: Path) -> None:
     prefect, mlflow = free_port(), free_port()
     environment = {
@@ -66,19 +61,21 @@ def test_services_start_run_the_deployment_and_leave_nothing_behind(checkout: Pa
 
             assert httpx.get(f"http://127.0.0.1:{prefect}/ui-settings").json()["api_url"] == "/api"  # the pages ask this server
 
-            api = httpx.Client(base_url=f"http://127.0.0.1:{prefect}/api", timeout=30)
-            with api:
-                deployment = answer(api.get("/deployments/name/reelnest-train/nightly"))
-                assert deployment["schedules"][0]["schedule"]["cron"] == "0 2 * * *"
-                assert deployment["global_concurrency_limit"]["limit"] == 1
-                run = answer(api.post(f"/deployments/{deployment['id']}/create_flow_run", json={"state": {"type": "SCHEDULED"}}))
+            # Prefect's own client: SQLite may be busy for a moment, which the server answers with 503, and the client asks again.
+            with SyncPrefectClient(f"http://127.0.0.1:{prefect}/api") as api:
+                deployment = api.read_deployment_by_name("reelnest-train/nightly")
+                assert isinstance(deployment.schedules[0].schedule, CronSchedule)
+                assert deployment.schedules[0].schedule.cron == "0 2 * * *"
+                assert deployment.global_concurrency_limit is not None
+                assert deployment.global_concurrency_limit.limit == 1
+                run = api.create_flow_run_from_deployment(deployment.id)
                 deadline = time.monotonic() + 120
-                while run["state"]["type"] not in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
-                    assert time.monotonic() < deadline, run["state"]
+                while run.state is None or not run.state.is_final():
+                    assert time.monotonic() < deadline, run.state
                     time.sleep(0.5)
-                    run = answer(api.get(f"/flow_runs/{run['id']}"))
+                    run = api.read_flow_run(run.id)
             # The checkout holds no data: the flow itself ran, in the deployment's folder, and says so.
-            assert f"There is no data: {checkout / 'data'}" in run["state"]["message"]
+            assert f"There is no data: {checkout / 'data'}" in str(run.state.message)
         finally:
             services.send_signal(signal.SIGTERM)
             services.communicate(timeout=60)
