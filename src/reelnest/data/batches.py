@@ -28,8 +28,8 @@ VISION_START = "<|vision_start|>"
 VISION_END = "<|vision_end|>"
 VIDEO_PAD = "<|video_pad|>"
 
-KNOWN_TOKENS = 1 << 20
-"""Texts of so many tokens in all (40 MB) are remembered once they were tokenized: each epoch asks for them again."""
+KNOWN_CHARACTERS = 1 << 22
+"""Texts of so many characters in all, and their tokens (some 40 MB), are remembered: each epoch asks for them again."""
 
 TEXT_TYPE, VIDEO_TYPE = 0, 2
 """Qwen2.5-VL's token types (1 is an image)."""
@@ -116,7 +116,7 @@ class Batcher:
         self._tokenizer = tokenizer
         self._one_at_a_time = threading.Lock()
         self._known: dict[str, list[int]] = {}
-        self._known_tokens = 0
+        self._known_characters = 0
         self._max_text_tokens = model.max_text_tokens
         special = {token: tokenizer.convert_tokens_to_ids(token) for token in (END_TOKEN, VISION_START, VISION_END, VIDEO_PAD)}
         known = tokenizer.get_vocab()
@@ -158,13 +158,11 @@ class Batcher:
 
     def _texts(self, entries: Sequence[Entry]) -> list[list[int]]:
         with self._one_at_a_time:  # batches are made in one thread while another embeds
+            if self._known_characters > KNOWN_CHARACTERS:
+                self._known, self._known_characters = {}, 0
             new = list(dict.fromkeys(entry.text for entry in entries if entry.text not in self._known))
-            if self._known_tokens > KNOWN_TOKENS:
-                self._known, self._known_tokens = {}, 0
-                new = list(dict.fromkeys(entry.text for entry in entries))
-            for text, ids in zip(new, self._tokenize(new, self._max_text_tokens), strict=True):
-                self._known[text] = ids
-                self._known_tokens += len(ids)
+            self._known.update(zip(new, self._tokenize(new, self._max_text_tokens), strict=True))
+            self._known_characters += sum(map(len, new))
             return [self._known[entry.text] for entry in entries]
 
     def _batch(self, entries: Sequence[Entry], texts: Sequence[list[int]], *, contents: bool = True) -> Batch:

@@ -43,8 +43,8 @@ PAIRS_SCHEMA = pa.schema(
     ]
 )
 
-KNOWN_ENTRIES = 1 << 16
-"""So many entries, of some hundred bytes each, are remembered once they were made: each epoch asks for them again."""
+KNOWN_ENTRIES = 1 << 13
+"""So many entries are remembered: each epoch asks for them again. Not more, since a video's text fields may be long."""
 
 Indices = NDArray[np.int64]
 Fields = tuple[tuple[str, str], ...]

@@ -101,9 +101,10 @@ def rollback(params: Params) -> tuple[int, int]:
                 raise RegistryError(f"Version {present.version} of '{name}' replaced no champion: there is none to go back to.")
             earlier = _version(name, present.tags[REPLACED_TAG])
             _check_files(earlier)
-            client.set_registered_model_alias(name, CHAMPION, earlier.version)
             client.set_model_version_tag(name, present.version, REASON_TAG, f"taken back by hand, for version {earlier.version}")
             client.set_model_version_tag(name, present.version, DECISION_TAG, "not promoted")
+            # Last: one that was cut off before it is done again, and does not go back a second step.
+            client.set_registered_model_alias(name, CHAMPION, earlier.version)
     except (MlflowException, OSError) as error:
         raise RegistryError(f"MLflow's registry refused: {error}. Nothing is lost: do it again.") from error
     return int(present.version), int(earlier.version)

@@ -94,6 +94,23 @@ def test_champions_are_taken_back_one_step_at_a_time(project: Project) -> None:
     assert rollback(project.params) == (3, 1)
 
 
+@pytest.mark.parametrize("stopped_at", ["set_model_version_tag", "set_registered_model_alias"])
+def test_a_rollback_that_was_cut_off_goes_back_one_step_when_it_is_done_again(
+    project: Project, monkeypatch: pytest.MonkeyPatch, stopped_at: str
+) -> None:
+    for number, value in ((1, 0.5), (2, 0.6), (3, 0.7)):
+        registered_with(project, number, value)
+
+    def away(*_: object) -> None:
+        raise OSError("the server is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, stopped_at, away)
+        with pytest.raises(RegistryError, match="do it again"):
+            rollback(project.params)
+    assert rollback(project.params) == (3, 2)
+
+
 def test_the_table_shows_who_is_champion_and_why(project: Project) -> None:
     assert registry.table(project.params) == "MLflow has no version of 'reelnest' yet. Run `reelnest register`."
     registered_with(project, 1, 0.5)

@@ -43,7 +43,7 @@ def test_what_is_remembered_of_texts_changes_no_batch(tokenizer: Any, monkeypatc
     texts = ["a star", "a red circle", "a star", ""]
     batcher = Batcher(tokenizer, Model())
     first, again = (decoded_rows(batcher([Entry("query", text, None) for text in texts]), tokenizer) for _ in range(2))
-    monkeypatch.setattr(batches, "KNOWN_TOKENS", 0)  # all is forgotten each time
+    monkeypatch.setattr(batches, "KNOWN_CHARACTERS", 0)  # all is forgotten each time
     forgetful = decoded_rows(batcher([Entry("query", text, None) for text in texts]), tokenizer)
     assert first == again == forgetful
 
