@@ -1,12 +1,23 @@
 """Fixtures that all tests share."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+# Without these Chromium asks the network for updates, and waits.
+CHROMIUM_OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,3 +51,17 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     build_tiny(folder, TEXTS, Tiny(), seed=0)
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Headless Chromium, driven by Playwright (`browser.new_page()`)."""
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None and "CI" not in os.environ:
+        pytest.skip("there is no Chromium to look at pages with: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=program, args=CHROMIUM_OPTIONS)
+        yield started
+        started.close()
