@@ -34,6 +34,7 @@ from reelnest.stages.workspace import Workspace
 from reelnest.training.checkpoints import Checkpoints, data_digest, training_key
 from reelnest.training.contrastive import ContrastiveModel
 from reelnest.training.frozen import FROZEN_FOLDER, keep_frozen
+from reelnest.training.host_memory import keep_freed_memory
 from reelnest.training.loop import Outcome, Training
 from reelnest.training.negatives import ExtraNegatives
 from reelnest.training.pair_batches import PairBatcher
@@ -52,6 +53,8 @@ def run(workspace: Workspace, params: Params) -> None:
     RegistryError before training, TrainingError when it cannot go on, Interrupted after SIGTERM.
     """
     accelerator = _accelerator(workspace, params)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     prepared = Prepared.open(workspace.prepared)
     pairs = _relevant(prepared.pairs("train"))
     anchors = negative_anchors(pairs) if params.train.group_negatives else None
