@@ -15,7 +15,7 @@ from prefect.client.schemas.objects import State  # noqa: E402
 from prefect.states import Completed  # noqa: E402
 
 from reelnest.stages.workspace import Workspace  # noqa: E402
-from tasks import stages  # noqa: E402
+from tasks import approval, pages, stages  # noqa: E402
 from tasks.prefect_server import prefect_api  # noqa: E402
 from tasks.summary import summary  # noqa: E402
 
@@ -42,6 +42,12 @@ def train_pipeline() -> State[Any]:
     if not state.is_completed():
         return _ended(state)
     outcomes["register"] = state.result()
+    if pages.waits_for_approval(Workspace()):
+        answer = approval.ask(Workspace())
+        state = stages.register(tuple(outcomes.values()), answer, return_state=True)
+        if not state.is_completed():
+            return _ended(state)
+        outcomes["register"] = state.result()
     return Completed(message=", ".join(f"{stage} {outcome}" for stage, outcome in outcomes.items()))
 
 

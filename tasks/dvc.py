@@ -21,7 +21,7 @@ STATUS_TIMEOUT_SECONDS = 3600.0
 RESUMABLE_STATUS = 75
 """EX_TEMPFAIL: a stage that ends with it wants to be started again."""
 
-# Advice for the person at a terminal that DVC prints after each stage; and an empty quarantine is good news.
+# Advice for the person at a terminal that DVC prints after each stage; an empty quarantine is good news, and behaviour tests are optional.
 CHATTER = (
     "To track the changes with git",
     "\tgit add ",
@@ -29,6 +29,7 @@ CHATTER = (
     "\tdvc config core.autostage",
     "Use `dvc push`",
     "WARNING: 'reports/quarantine.jsonl' is empty",
+    "WARNING: 'reports/behaviour.jsonl' is empty",
 )
 
 # How the programs between us and a worker tell the status that they saw: DVC, torch's elastic launcher, accelerate.

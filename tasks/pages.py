@@ -10,6 +10,8 @@ from reelnest.stages.workspace import Workspace
 from tasks.markdown import escape, page, table
 
 CURVE_ROWS = 20
+WAITS = "waits for approval"
+"""A decision in `reports/registration.json` (`reelnest.registry.decision`, which would take seconds to import)."""
 METRICS = ("recall@1", "recall@5", "recall@10", "mrr", "ndcg@10", "map", "median_rank")
 
 
@@ -89,8 +91,16 @@ def evaluation_page(workspace: Workspace) -> str:
 
 
 def registration_page(workspace: Workspace) -> str:
-    """The registry's version, and why it is or is not the champion."""
-    return page("# Registration", table(["", ""], _facts(_read(workspace.reports / "registration.json"))))
+    """The registry's version, why it is or is not the champion, and each condition for it."""
+    report = _read(workspace.reports / "registration.json")
+    marks = {True: "yes", False: "no", None: "open"}
+    conditions = [(found["name"], marks[found["passed"]], found["why"]) for found in report.get("conditions", ())]
+    return page(
+        "# Registration",
+        table(["", ""], _facts(report)),
+        "## Conditions" if conditions else "",
+        table(["condition", "holds", "why"], conditions),
+    )
 
 
 def is_registered(workspace: Workspace) -> bool:
@@ -99,6 +109,12 @@ def is_registered(workspace: Workspace) -> bool:
     if not (registration.is_file() and evaluation.is_file()):
         return False
     return bool(_read(registration)["model_hash"] == _read(evaluation)["model"]["hash"])
+
+
+def waits_for_approval(workspace: Workspace) -> bool:
+    """Whether the model that was registered last fulfils all but a person's approval."""
+    registration = workspace.reports / "registration.json"
+    return registration.is_file() and _read(registration).get("decision") == WAITS
 
 
 def run_link(workspace: Workspace) -> str | None:

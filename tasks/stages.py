@@ -125,14 +125,17 @@ def evaluate(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State
     retry_delay_seconds=[5, 30],
     timeout_seconds=2 * HOUR,
 )
-def register(before: Sequence[dvc.Outcome]) -> State[dvc.Outcome]:
-    """No DVC stage, since its effects are outside: runs where a stage ran, or where this model was not registered yet."""
+def register(before: Sequence[dvc.Outcome], answer: Sequence[str] = ()) -> State[dvc.Outcome]:
+    """No DVC stage, since its effects are outside: runs where a stage ran, or where this model was not registered yet.
+
+    `answer` is a person's, as `approval.ask` gives it.
+    """
     logger = get_run_logger()
     workspace = Workspace()
-    if set(before) == {"unchanged"} and pages.is_registered(workspace):
+    if not answer and set(before) == {"unchanged"} and pages.is_registered(workspace):
         return Completed(name="Unchanged", message="this model is registered already", data="unchanged")
     try:
-        dvc.run_stage("register", REGISTER, workspace.root, on_line=logger.info)
+        dvc.run_stage("register", [*REGISTER, *answer], workspace.root, on_line=logger.info)
     except dvc.StageError as error:
         return Failed(message=str(error), data=error)
     show("register", pages.registration_page, workspace)

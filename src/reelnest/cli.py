@@ -81,12 +81,19 @@ def evaluate(context: typer.Context) -> None:
 
 
 @cli.command()
-def register() -> None:
+def register(
+    approved: Annotated[str | None, typer.Option(help="Who approves a model that waits for it, and why.")] = None,
+    refused: Annotated[str | None, typer.Option(help="Who refuses it, and why.")] = None,
+) -> None:
     """Makes the trained model a version in MLflow's registry: challenger, and champion where it is the better one."""
+    if approved is not None and refused is not None:
+        raise typer.BadParameter("give --approved or --refused, not both")
     workspace, params = _settings()
+    from reelnest.registry.decision import Answer
     from reelnest.stages import register as stage
 
-    stage.run(workspace, params)
+    words = refused if approved is None else approved
+    stage.run(workspace, params, None if words is None else Answer(refused is None, words))
 
 
 @cli.command()

@@ -295,6 +295,14 @@ class Evaluate(Section):
     """Queries whose top five answers the page shows."""
 
 
+class BehaviourPassed(Section):
+    """The share of the behaviour tests of each kind that has to pass, at each dim; 0 for a kind that only informs."""
+
+    invariance: Fraction = 0.9
+    direction: Fraction = 0.6
+    minimum: Fraction = 0.9
+
+
 class Register(Section):
     """The registry's entry."""
 
@@ -305,6 +313,11 @@ class Register(Section):
     """In the metric's unit: by less than this, worse is as good."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """At which both have to be shown: of challengers that are no better, at most 1 - confidence are promoted."""
+    behaviour_passed: BehaviourPassed = BehaviourPassed()
+    approval: Literal["none", "prefect"] = "none"
+    """prefect: the flow pauses until a person approves what fulfils all else, or refuses it; without the flow it waits."""
+    approval_hours: Annotated[float, Field(gt=0)] = 24.0
+    """Without an answer in this time it is refused."""
 
 
 class Tracking(Section):

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 
-def folder_hash(folder: Path, without: Collection[str] = ()) -> str:
-    """SHA-256 over the names and contents of all files of a folder, but those at the top that `without` names."""
+def folder_hash(folder: Path, without: Collection[str] = (), suffix: str = "") -> str:
+    """SHA-256 over the names and contents of all files of a folder that end in `suffix`, but those at the top that `without` names."""
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(folder.rglob(f"*{suffix}")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and name not in without:
             with path.open("rb") as file:

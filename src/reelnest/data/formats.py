@@ -90,7 +90,7 @@ def read_videos(folder: Path) -> tuple[list[Video], list[BadRecord]]:
         first_lines[video.video_id] = line
         videos.append(video)
 
-    return videos, _read(folder, VIDEOS_FILE, read)
+    return videos, read_records(folder, VIDEOS_FILE, read)
 
 
 def read_pairs(folder: Path, video_ids: Collection[str]) -> tuple[list[Pair], list[BadRecord]]:
@@ -101,7 +101,7 @@ def read_pairs(folder: Path, video_ids: Collection[str]) -> tuple[list[Pair], li
     """
     known = frozenset(video_ids)
     pairs: list[Pair] = []
-    return pairs, _read(folder, PAIRS_FILE, lambda record, line: pairs.append(_pair(record, known, line)))
+    return pairs, read_records(folder, PAIRS_FILE, lambda record, line: pairs.append(_pair(record, known, line)))
 
 
 def known_ids(videos: Collection[Video], bad: Collection[BadRecord]) -> frozenset[str]:
@@ -145,8 +145,11 @@ def _quarantine_line(record: BadRecord) -> str:
     return json.dumps(entry, ensure_ascii=False)
 
 
-def _read(folder: Path, name: str, read: Callable[[dict[str, Any], int], None]) -> list[BadRecord]:
-    """Hands each record to `read`; returns those that it, or the parser, refuses."""
+def read_records(folder: Path, name: str, read: Callable[[dict[str, Any], int], None]) -> list[BadRecord]:
+    """Hands each record of `folder/name`, with its line, to `read`; returns those that it (by RecordError), or the parser, refuses.
+
+    Raises DataError where there is no such file.
+    """
     advice = "See “Your own data” in README.md for the files that belong there, or run `reelnest sample` to make the sample data."
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder; expected one with {VIDEOS_FILE} and {PAIRS_FILE}. {advice}")

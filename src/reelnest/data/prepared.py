@@ -134,6 +134,10 @@ class Prepared:
         fields = self._fields[index].as_py()
         return Item(index, kind, self._keys[index].as_py(), tuple((field["name"], field["text"]) for field in fields))
 
+    def video_item(self, video_id: str) -> int:
+        """The index of a video. Raises KeyError."""
+        return self._first_video + self.store.position(video_id)
+
     def entry(self, index: int, role: Role) -> Entry:
         """The item as the encoder takes it."""
         return self._known_entry(int(index), role)

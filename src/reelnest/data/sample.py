@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 from tqdm import tqdm
 
 from reelnest.data import sample_clips, sample_words
+from reelnest.data.behaviour import BEHAVIOUR_FILE
 from reelnest.data.content_hash import folder_hash
 from reelnest.data.formats import PAIRS_FILE, SPLITS, VIDEOS_FILE
 from reelnest.data.whole_files import whole_folder, write_json, write_lines
@@ -42,6 +43,8 @@ TITLED = 5
 """Every so many training clips have a title, which names colour and shape."""
 NOTED = 6
 """Every so many clips of any split have a caption, which names nothing that can be seen."""
+TESTED = 60
+"""So many combinations of the test split have a behaviour test of invariance and one of minimum function; each twin one of direction."""
 
 MANIFEST = "sample.json"
 """Says which recipe made the folder and which bytes it had then."""
@@ -129,6 +132,25 @@ def plan(seed: int = 0, twins: Mapping[str, int] = TWINS) -> tuple[list[Clip], l
     return clips, pairs
 
 
+def behaviour_tests(clips: Iterable[Clip]) -> list[dict[str, Any]]:
+    """Lines of `behaviour.jsonl` for the clips of the test split: nothing that is asked or found was trained on."""
+    ids: dict[Combination, list[str]] = {}
+    for clip in clips:
+        if clip.split == "test":
+            ids.setdefault(clip.combination, []).append(clip.video_id)
+    tests: list[dict[str, Any]] = []
+    for combination in itertools.islice(ids, TESTED):
+        query = sample_words.plain_search(combination)
+        tests.append({"kind": "invariance", "query": query, "same_as": sample_words.synonymous_search(combination)})
+        tests.append({"kind": "minimum", "query": query, "video": ids[combination]})
+    # Each twin is asked for: a model that does not see the changed word, or the movement, passes half of these.
+    for combination in ids:
+        if combination.twin in ids:
+            query = sample_words.plain_search(combination)
+            tests.append({"kind": "direction", "query": query, "video": ids[combination], "above": ids[combination.twin]})
+    return tests
+
+
 def write_sample(folder: Path, seed: int = 0, twins: Mapping[str, int] = TWINS) -> SampleCounts:
     """Makes the sample in `folder`, whole or not at all; the same seed gives the same bytes.
 
@@ -136,7 +158,8 @@ def write_sample(folder: Path, seed: int = 0, twins: Mapping[str, int] = TWINS) 
     was, where it holds anything that this function did not write.
     """
     clips, pairs = plan(seed, twins)
-    recipe = _recipe(clips, pairs)
+    tests = behaviour_tests(clips)
+    recipe = _recipe(clips, pairs, tests)
     if _is_there(folder, recipe):
         return _counts(folder, clips, pairs, made=False)
     started = time.monotonic()
@@ -148,7 +171,7 @@ def write_sample(folder: Path, seed: int = 0, twins: Mapping[str, int] = TWINS) 
                 (aside / clip.path).write_bytes(video)
                 bar.update()
         videos = ({"video_id": clip.video_id, "path": clip.path, **clip.fields} for clip in clips)
-        for name, records in ((VIDEOS_FILE, videos), (PAIRS_FILE, pairs)):
+        for name, records in ((VIDEOS_FILE, videos), (PAIRS_FILE, pairs), (BEHAVIOUR_FILE, tests)):
             write_lines(aside / name, (json.dumps(record, ensure_ascii=False) for record in records))
         write_json(aside / MANIFEST, {"seed": seed, "recipe": recipe, "digest": folder_hash(aside)})
     seconds = time.monotonic() - started
@@ -204,10 +227,10 @@ def _render(clip: Clip) -> bytes:
     return sample_clips.encode(sample_clips.draw(colour, shape, background, along, rng))
 
 
-def _recipe(clips: list[Clip], pairs: list[dict[str, Any]]) -> str:
+def _recipe(clips: list[Clip], pairs: list[dict[str, Any]], tests: list[dict[str, Any]]) -> str:
     """A digest of all that decides the bytes, but for the code that draws."""
     constants = {name: value for name, value in vars(sample_clips).items() if name.isupper()}
-    return hashlib.sha256(repr((clips, pairs, constants)).encode()).hexdigest()
+    return hashlib.sha256(repr((clips, pairs, tests, constants)).encode()).hexdigest()
 
 
 def _is_there(folder: Path, recipe: str) -> bool:

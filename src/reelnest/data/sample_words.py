@@ -4,7 +4,10 @@ Every text names all four parts of a combination (colour, shape, background, mov
 Each word stands for one value only. The test's own templates use no word that training does not.
 """
 
+import operator
 import random
+from collections.abc import Callable
+from typing import Any
 
 COLOURS = {
     "red": ("red", "crimson"),
@@ -75,19 +78,32 @@ TITLES = ("{Colour} {shape}", "The {colour} {shape}", "{A} {colour} {shape}")
 NOTES = ("Sample reel, take {take}", "Take {take}", "From the sample reel")
 
 
+PLAIN_SEARCH = SEARCHES[0]
+
+
 def searches(combination: tuple[str, str, str, str], count: int, templates: tuple[str, ...], rng: random.Random) -> list[str]:
     """`count` differently worded texts for one combination, each from a template of its own."""
-    return [_worded(template, combination, rng) for template in rng.sample(templates, count)]
+    return [_worded(template, combination, rng.choice) for template in rng.sample(templates, count)]
+
+
+def plain_search(combination: tuple[str, str, str, str]) -> str:
+    """The first words for each part."""
+    return _worded(PLAIN_SEARCH, combination, operator.itemgetter(0))
+
+
+def synonymous_search(combination: tuple[str, str, str, str]) -> str:
+    """The plain search with the last words for each part, most of which are others."""
+    return _worded(PLAIN_SEARCH, combination, operator.itemgetter(-1))
 
 
 def caption(combination: tuple[str, str, str, str], rng: random.Random) -> str:
     """A sentence that describes the clip."""
-    return _worded(rng.choice(CAPTIONS), combination, rng)
+    return _worded(rng.choice(CAPTIONS), combination, rng.choice)
 
 
 def title(colour: str, shape: str, rng: random.Random) -> str:
     """A title that names colour and shape alone: what moves where must be seen."""
-    return _worded(rng.choice(TITLES), (colour, shape, "", ""), rng)
+    return _worded(rng.choice(TITLES), (colour, shape, "", ""), rng.choice)
 
 
 def note(rng: random.Random) -> str:
@@ -95,18 +111,18 @@ def note(rng: random.Random) -> str:
     return rng.choice(NOTES).format(take=rng.randint(1, 9))
 
 
-def _worded(template: str, combination: tuple[str, str, str, str], rng: random.Random) -> str:
+def _worded(template: str, combination: tuple[str, str, str, str], choose: Callable[[Any], Any]) -> str:
     colour, shape, background, movement = combination
-    colour_word = rng.choice(COLOURS[colour])
+    colour_word = choose(COLOURS[colour])
     article = "an" if colour_word[0] in "aeiou" else "a"
-    does, doing = rng.choice(MOVEMENTS[movement]) if movement else ("", "")
+    does, doing = choose(MOVEMENTS[movement]) if movement else ("", "")
     return template.format(
         a=article,
         A=article.capitalize(),
         colour=colour_word,
         Colour=colour_word.capitalize(),
-        shape=rng.choice(SHAPES[shape]),
-        background=rng.choice(BACKGROUNDS[background]) if background else "",
+        shape=choose(SHAPES[shape]),
+        background=choose(BACKGROUNDS[background]) if background else "",
         does=does,
         doing=doing,
     )

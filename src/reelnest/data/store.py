@@ -31,7 +31,7 @@ _GRID = pa.list_(pa.int32(), 3)
 SHARD_SCHEMA = pa.schema(
     [
         ("video_id", pa.large_string()),
-        ("key", pa.string()),  # of the video's bytes and the sampling settings
+        ("key", pa.string()),  # of the video's bytes, and after a hyphen of the sampling settings
         ("grid_thw", _GRID),
         ("seconds_per_grid", pa.float64()),
         ("rows", pa.large_binary()),  # (patches, 1176), row after row
@@ -102,6 +102,7 @@ class FrameStore:
         self._ids = index["video_id"].combine_chunks()
         self._shards = index["shard"].to_numpy()
         self._batches = index["batch"].to_numpy()
+        self._keys = index["key"]
         self._grids = index["grid_thw"].combine_chunks().flatten().to_numpy().reshape(-1, 3)  # (videos, 3)
         self._seconds = index["seconds_per_grid"].to_numpy()
         # Of this object alone: the mappings end with it.
@@ -141,7 +142,16 @@ class FrameStore:
 
     def get(self, video_id: str) -> Frames:
         """The video's frames. Raises KeyError for an unknown id."""
-        return self.at(self._positions[video_id])
+        return self.at(self.position(video_id))
+
+    def position(self, video_id: str) -> int:
+        """The video's place in `video_ids`. Raises KeyError for an unknown id."""
+        return self._positions[video_id]
+
+    def content(self, position: int) -> str:
+        """A digest of the video's bytes, however they were sampled."""
+        key: str = self._keys[position].as_py()
+        return key.partition("-")[0]
 
     def at(self, position: int) -> Frames:
         """The frames of the video at this place in `video_ids`."""

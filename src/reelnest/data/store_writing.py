@@ -44,14 +44,15 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def video_key(files: Sequence[Path], settings: Preprocess) -> str:
-    """Names the result of decoding: a digest of the video's bytes, the settings that matter and the libraries that decode and resize."""
+    """Names the result of decoding: a digest of the bytes, a hyphen, and one of the settings and libraries that decode and resize."""
     wanted = {"sampling", "frames", "min_pixels", "max_pixels"} | ({"fps"} if settings.sampling == "fps" else set())
-    facts = {"settings": settings.model_dump(include=wanted), "files": len(files)}
-    digest = hashlib.blake2b(json.dumps({**facts, **_decoder_versions()}, sort_keys=True).encode(), digest_size=20)
+    facts = {"settings": settings.model_dump(include=wanted), **_decoder_versions()}
+    content = hashlib.blake2b(str(len(files)).encode(), digest_size=20)
     for file in files:
         with file.open("rb") as opened:
-            digest.update(hashlib.file_digest(opened, "blake2b").digest())
-    return digest.hexdigest()
+            content.update(hashlib.file_digest(opened, "blake2b").digest())
+    how = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8)
+    return f"{content.hexdigest()}-{how.hexdigest()}"
 
 
 @functools.cache

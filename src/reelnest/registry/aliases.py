@@ -17,6 +17,8 @@ from reelnest.registry.evaluation_log import mlflow_name
 CHAMPION, CHALLENGER = "champion", "challenger"
 DECISION_TAG = "reelnest.decision"
 REASON_TAG = "reelnest.reason"
+TAKEN_BACK = "taken back by hand"
+"""What the reason of a version begins with whose place a person gave back to the one before it."""
 REPLACED_TAG = "reelnest.replaced"
 """Of a version that became champion: the number of the one before it."""
 
@@ -101,7 +103,7 @@ def rollback(params: Params) -> tuple[int, int]:
                 raise RegistryError(f"Version {present.version} of '{name}' replaced no champion: there is none to go back to.")
             earlier = _version(name, present.tags[REPLACED_TAG])
             _check_files(earlier)
-            client.set_model_version_tag(name, present.version, REASON_TAG, f"taken back by hand, for version {earlier.version}")
+            client.set_model_version_tag(name, present.version, REASON_TAG, f"{TAKEN_BACK}, for version {earlier.version}")
             client.set_model_version_tag(name, present.version, DECISION_TAG, "not promoted")
             # Last: one that was cut off before it is done again, and does not go back a second step.
             client.set_registered_model_alias(name, CHAMPION, earlier.version)

@@ -3,9 +3,12 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import mlflow
+import pandas as pd
+import pyarrow as pa
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
@@ -19,6 +22,10 @@ METRICS_IN_A_REQUEST = 900  # MLflow takes at most 1000
 ARTIFACT_FOLDER = "evaluation"
 QUERY_METRICS_FILE = "queries.parquet"
 """In `reports/`: each query's figures at each dim."""
+CODE = "code"
+"""Among the attributes of that table (pandas' `attrs`, which Parquet keeps): the hash of the code that made it."""
+DATA_HASH_TAG = "reelnest.evaluation_data_hash"
+"""Of a run and of a version: the data that it was evaluated on. Figures of other data are not compared."""
 
 
 def mlflow_name(metric: str) -> str:
@@ -59,3 +66,30 @@ def log_evaluation(params: Params, candidate: Candidate, evaluation: Mapping[str
     except (MlflowException, OSError) as error:  # requests' errors are OSErrors
         raise RegistryError(f"MLflow does not take the evaluation: {error}. The files in reports/ are whole.") from error
     return run_id
+
+
+def gate_folder(data_hash: str) -> str:
+    """Where a version's run holds its figures by query for the gate: evaluated again on other data, it keeps both."""
+    return f"gate/{data_hash[:16]}"
+
+
+def stored_query_metrics(run_id: str | None, path: str) -> pd.DataFrame | None:
+    """A run's figures by query; None where the run, or the file, is gone, or an upload was cut off.
+
+    Raises MlflowException where MLflow cannot be reached.
+    """
+    if run_id is None:
+        return None
+    try:
+        held = mlflow.MlflowClient().list_artifacts(run_id, str(Path(path).parent))
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+    if path not in [file.path for file in held]:
+        return None
+    with TemporaryDirectory(prefix="reelnest-") as folder:
+        try:
+            return pd.read_parquet(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path, dst_path=folder))
+        except pa.ArrowInvalid:
+            return None

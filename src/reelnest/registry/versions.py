@@ -1,14 +1,15 @@
 """Versions of the registered model, and which of them is champion.
 
 A version is made in steps, each of which a later call finds done: the model is logged (MLflow marks it READY when all its files have
-arrived), then the version is made with all its tags at once, then the aliases are set, and last the tag `reelnest.decision`. A process that
-is killed in between leaves the rest to the next call; no version ever has half a model or half its tags.
+arrived), then the version is made with all its tags at once, then it is decided (`decision`), whose last word is the tag
+`reelnest.decision`. A process that is killed in between leaves the rest to the next call; no version ever has half a model or half its
+tags.
 """
 
 import json
 import logging
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +17,6 @@ from typing import Any
 
 import mlflow
 import numpy as np
-import pandas as pd
 from mlflow.entities import LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -25,18 +25,22 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, Tens
 from mlflow.types.schema import AnyType
 
 import reelnest
-from reelnest.config import Params, Register
+from reelnest.config import Params
+from reelnest.data.content_hash import value_hash
 from reelnest.data.formats import TEXT_FIELDS
 from reelnest.errors import RegistryError
-from reelnest.registry.aliases import CHALLENGER, DECISION_TAG, REASON_TAG, champion_of, set_champion
+from reelnest.model.saved import SETTINGS_FILE
+from reelnest.registry.aliases import DECISION_TAG, REASON_TAG, TAKEN_BACK
 from reelnest.registry.candidate import MODEL_HASH_TAG, Candidate, candidate_run
 from reelnest.registry.connection import connect
-from reelnest.registry.deciding import deciding
-from reelnest.registry.evaluation_log import mlflow_name
-from reelnest.registry.gate import Difference, Verdict, judge
+from reelnest.registry.decision import CODE_TAG, CONDITIONS_TAG, DIFFERENCES_TAG, WAITS, Answer, Evidence, decide
+from reelnest.registry.evaluation_log import DATA_HASH_TAG, gate_folder, mlflow_name
+from reelnest.registry.gate import Condition, Difference
 
-DATA_HASH_TAG = "reelnest.evaluation_data_hash"
-DIFFERENCES_TAG = "reelnest.differences"
+DECIDED_ON_TAG = "reelnest.decided_on"
+"""A hash of the evidence that the decision was made on: a model that was evaluated again on other is decided again."""
+MOST_MEASUREMENTS = 3
+"""So often the champion may change while the one before it is measured."""
 
 SERVED_MODEL = Path(__file__).with_name("served_model.py")
 LOGGED_MODEL_NAME = "model"
@@ -60,8 +64,10 @@ class Registration:
     version: int
     aliases: tuple[str, ...]
     decision: str
-    """`promoted` or `not promoted`."""
+    """`promoted`, `not promoted`, or `waits for approval`."""
     reason: str
+    conditions: tuple[Condition, ...]
+    """In their order, as far as they were looked at; empty of what was promoted by hand."""
     differences: tuple[Difference, ...]
     """Challenger minus champion by dim; empty where there was nothing to compare with."""
     run_id: str | None
@@ -69,29 +75,101 @@ class Registration:
     """Whether this call made the version or finished it; False where there was nothing left to do."""
 
 
-def register_candidate(
-    params: Params, candidate: Candidate, metrics: Mapping[str, float], queries: Path, data_hash: str, tags: Mapping[str, str]
-) -> Registration:
-    """Makes the candidate a version, `challenger`, and `champion` where it is the first or passes the gate (`gate.judge`).
+class CannotMeasureError(Exception):
+    """Why a champion cannot be evaluated again."""
 
-    `metrics` are those of all queries of the test split at the full width, `queries` holds those of each query at each dim, `data_hash`
-    names the data that they were measured on: figures of other data are not compared. Raises RegistryError if MLflow cannot be reached or
-    refuses.
+
+def register_candidate(
+    params: Params,
+    candidate: Candidate,
+    metrics: Mapping[str, float],
+    evidence: Evidence,
+    tags: Mapping[str, str],
+    measure: Callable[[ModelVersion, Path], None],
+    answer: Answer | None = None,
+) -> Registration:
+    """Makes the candidate a version, `challenger`, and `champion` where it fulfils all conditions (`decision.judge`).
+
+    `metrics` are those of all queries of the test split at the full width. `measure` evaluates a version on the present test data and
+    writes its figures by query into a folder; it is called where the champion's are not known, and raises CannotMeasureError where it
+    cannot. Raises RegistryError if MLflow cannot be reached or refuses.
     """
     experiment_id = connect(params)
     name = params.registration.name
+    decided_on = value_hash([evidence.data_hash, evidence.code_hash, evidence.behaviour, evidence.validation_passed])
+    client = mlflow.MlflowClient()
     try:
         found = _version_of(name, candidate)
-        if found is not None and DECISION_TAG in found.tags:
+        if found is not None and _is_decided(found, decided_on, answer):
             return _registration(found, is_new=False)
+        own = {**_figures(metrics), DATA_HASH_TAG: evidence.data_hash, CODE_TAG: evidence.code_hash, DECIDED_ON_TAG: decided_on}
         if found is None:
-            found = _make_version(params, candidate, experiment_id, metrics, queries, data_hash, tags)
-        _decide(found, queries, params.registration)
-        return _registration(found, is_new=True)
+            found = _make_version(params, candidate, experiment_id, evidence, {**tags, **own})
+        elif DECISION_TAG in found.tags and found.tags.get(DECIDED_ON_TAG) != decided_on:
+            # First: of a decision that is cut off nothing is left to be taken for one.
+            client.delete_model_version_tag(name, found.version, DECISION_TAG)
+            client.log_artifact(str(found.run_id), str(evidence.queries), gate_folder(evidence.data_hash))
+            for tag, value in own.items():
+                client.set_model_version_tag(name, found.version, tag, value)
+        unmeasured: dict[str, str] = {}
+        for _ in range(MOST_MEASUREMENTS):
+            champion = decide(found, evidence, params.registration, answer, unmeasured)
+            if champion is None:
+                return _registration(found, is_new=True)
+            try:
+                _measure(champion, evidence, measure)
+            except CannotMeasureError as error:
+                unmeasured[champion.version] = str(error)
+        raise RegistryError(f"The champion of '{name}' changes faster than it can be evaluated. Run `reelnest register` again.")
     except (MlflowException, OSError) as error:  # requests' errors are OSErrors
         raise RegistryError(
             f"MLflow's registry refused model '{name}': {error}. Run `reelnest register` again: it goes on from here."
         ) from error
+
+
+def _is_decided(version: ModelVersion, decided_on: str, answer: Answer | None) -> bool:
+    """Whether nothing is left to do. What a person took back stays so, and what waits is decided anew when there is an answer."""
+    decision = version.tags.get(DECISION_TAG)
+    if decision is None or (decision == WAITS and answer is not None):
+        return False
+    by_hand = version.tags.get(REASON_TAG, "").startswith(TAKEN_BACK)
+    return by_hand or version.tags.get(DECIDED_ON_TAG) == decided_on
+
+
+def _measure(champion: ModelVersion, evidence: Evidence, measure: Callable[[ModelVersion, Path], None]) -> None:
+    """Evaluates the champion on the present data and keeps its figures with its run, so that it is done once."""
+    log.info("version %s, the champion, was evaluated on other data or by other code: evaluating it again", champion.version)
+    client = mlflow.MlflowClient()
+    where = f"the champion (version {champion.version}) was evaluated on other data or by other code, and"
+    person = "whether this model may take its place, a person has to say (`reelnest promote`)"
+    try:
+        kept = client.get_run(str(champion.run_id)).info.lifecycle_stage == "active"
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        kept = False
+    if not kept:
+        raise CannotMeasureError(f"{where} its run, which keeps figures, is gone: {person}")
+    with TemporaryDirectory(prefix="reelnest-") as folder:
+        try:
+            measure(champion, Path(folder))
+        except CannotMeasureError as error:
+            raise CannotMeasureError(f"{where} {error}: {person}") from error
+        client.log_artifact(str(champion.run_id), str(Path(folder) / evidence.queries.name), gate_folder(evidence.data_hash))
+
+
+def saved_model_of(version: ModelVersion, folder: Path) -> Path:
+    """Downloads the saved model of a version into `folder`, and gives where it stands there. Raises CannotMeasureError where it is gone."""
+    try:
+        held = mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{version.name}/{version.version}", dst_path=str(folder))
+    except (MlflowException, OSError) as error:
+        if isinstance(error, MlflowException) and error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        held = str(folder)
+    found = next(Path(held).glob(f"artifacts/*/{SETTINGS_FILE}"), None)
+    if found is None:
+        raise CannotMeasureError("its files are gone from MLflow's storage")
+    return found.parent
 
 
 def _version_of(name: str, candidate: Candidate) -> ModelVersion | None:
@@ -99,19 +177,11 @@ def _version_of(name: str, candidate: Candidate) -> ModelVersion | None:
     return min(found, key=lambda version: int(version.version), default=None)
 
 
-def _make_version(
-    params: Params,
-    candidate: Candidate,
-    experiment_id: str,
-    metrics: Mapping[str, float],
-    queries: Path,
-    data_hash: str,
-    tags: Mapping[str, str],
-) -> ModelVersion:
+def _make_version(params: Params, candidate: Candidate, experiment_id: str, evidence: Evidence, tags: Mapping[str, str]) -> ModelVersion:
     run_id = candidate_run(candidate, experiment_id)
     client = mlflow.MlflowClient()
     # What later challengers are compared with; an evaluation on other data does not write over it.
-    client.log_artifact(run_id, str(queries), _gate_folder(data_hash))
+    client.log_artifact(run_id, str(evidence.queries), gate_folder(evidence.data_hash))
     model_id = _logged_model(candidate, experiment_id) or _log_model(params, candidate, run_id)
     name = params.registration.name
     try:
@@ -119,14 +189,13 @@ def _make_version(
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    figures = {mlflow_name(metric): repr(value) for metric, value in metrics.items()}
     return client.create_model_version(
-        name,
-        source=f"models:/{model_id}",
-        run_id=run_id,
-        model_id=model_id,
-        tags={**tags, **figures, MODEL_HASH_TAG: candidate.hash, DATA_HASH_TAG: data_hash},
+        name, source=f"models:/{model_id}", run_id=run_id, model_id=model_id, tags={**tags, MODEL_HASH_TAG: candidate.hash}
     )
+
+
+def _figures(metrics: Mapping[str, float]) -> dict[str, str]:
+    return {mlflow_name(metric): repr(value) for metric, value in metrics.items()}
 
 
 def _logged_model(candidate: Candidate, experiment_id: str) -> str | None:
@@ -178,61 +247,6 @@ def pinned_requirements() -> list[str]:
     return [f"{name}=={installed_version(name).partition('+')[0]}" for name in SERVING_REQUIREMENTS]
 
 
-def _gate_folder(data_hash: str) -> str:
-    return f"gate/{data_hash[:16]}"
-
-
-def _decide(version: ModelVersion, queries: Path, settings: Register) -> None:
-    """Sets the aliases, then the tags that say why. Repeating it changes nothing."""
-    client = mlflow.MlflowClient()
-    client.set_registered_model_alias(version.name, CHALLENGER, version.version)
-    # Of two that are decided at the same moment, the second one is compared with the first.
-    with deciding(version.name):
-        champion = champion_of(version.name)
-        verdict = _judge(version, queries, champion, settings)
-        if verdict.differences:
-            differences = json.dumps([asdict(one) for one in verdict.differences])
-            client.set_model_version_tag(version.name, version.version, DIFFERENCES_TAG, differences)
-        if verdict.promoted:
-            set_champion(version, champion, verdict.reason)
-            return
-    client.set_model_version_tag(version.name, version.version, REASON_TAG, verdict.reason)
-    client.set_model_version_tag(version.name, version.version, DECISION_TAG, "not promoted")
-
-
-def _judge(challenger: ModelVersion, queries: Path, champion: ModelVersion | None, settings: Register) -> Verdict:
-    if champion is None:
-        return Verdict(True, "the first champion: there was none")
-    if champion.version == challenger.version:
-        return Verdict(True, "it is champion already")
-    where = f"champion (version {champion.version})"
-    data_hash = challenger.tags[DATA_HASH_TAG]
-    if champion.tags.get(DATA_HASH_TAG) != data_hash:
-        reason = f"not comparable: the {where} was evaluated on other test data; evaluate it on this data, or use `reelnest promote`"
-        return Verdict(False, reason)
-    theirs = _query_metrics(champion.run_id, f"{_gate_folder(data_hash)}/{queries.name}")
-    if theirs is None:
-        return Verdict(False, f"not comparable: the run of the {where} does not hold its figures by query; use `reelnest promote`")
-    verdict = judge(pd.read_parquet(queries), theirs, settings.metric, settings.margin, settings.confidence)
-    return replace(verdict, reason=f"against the {where}: {verdict.reason}")
-
-
-def _query_metrics(run_id: str | None, path: str) -> pd.DataFrame | None:
-    """None where the run, or the file, is gone."""
-    if run_id is None:
-        return None
-    try:
-        held = mlflow.MlflowClient().list_artifacts(run_id, str(Path(path).parent))
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return None
-        raise
-    if path not in [file.path for file in held]:
-        return None
-    with TemporaryDirectory(prefix="reelnest-") as folder:
-        return pd.read_parquet(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path, dst_path=folder))
-
-
 def _registration(version: ModelVersion, *, is_new: bool) -> Registration:
     client = mlflow.MlflowClient()
     now: Any = client.get_model_version(version.name, version.version)
@@ -242,6 +256,7 @@ def _registration(version: ModelVersion, *, is_new: bool) -> Registration:
         aliases=tuple(sorted(now.aliases)),
         decision=now.tags[DECISION_TAG],
         reason=now.tags[REASON_TAG],
+        conditions=tuple(Condition(**one) for one in json.loads(now.tags.get(CONDITIONS_TAG, "[]"))),
         differences=tuple(Difference(**one) for one in json.loads(now.tags.get(DIFFERENCES_TAG, "[]"))),
         run_id=now.run_id,
         is_new=is_new,

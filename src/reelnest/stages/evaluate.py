@@ -3,6 +3,7 @@
 Usage, as `reelnest evaluate` does it: `accelerate launch --config_file configs/accelerate/cpu-2.yaml -m reelnest.stages.evaluate`
 """
 
+import functools
 import json
 import logging
 import sys
@@ -16,6 +17,7 @@ import torch
 from accelerate import PartialState
 
 from reelnest.config import Evaluate, Params, launch_processes, launch_uses_cpu
+from reelnest.data.behaviour import BEHAVIOUR_FILE, BehaviourTest, stored_behaviour
 from reelnest.data.content_hash import value_hash
 from reelnest.data.prepared import Prepared
 from reelnest.data.whole_files import whole_file, write_json, write_lines
@@ -23,19 +25,24 @@ from reelnest.errors import DataError, TrainingError
 from reelnest.model.saved import SETTINGS_FILE, load
 from reelnest.registry.candidate import Candidate
 from reelnest.registry.connection import connect
-from reelnest.registry.evaluation_log import QUERY_METRICS_FILE, log_evaluation
+from reelnest.registry.evaluation_log import CODE, QUERY_METRICS_FILE, log_evaluation
 from reelnest.report.evaluation_page import write_evaluation_page
 from reelnest.report.gallery import choose_gallery
+from reelnest.search.behaviour import EmbeddedTests, judge_behaviour
 from reelnest.search.choice import smallest_dim
 from reelnest.search.evaluation import ALL, Answers, Evaluation
 from reelnest.search.retrieval_sets import RetrievalSet
+from reelnest.stages.evaluation_code import evaluation_code_hash
 from reelnest.stages.launch import stage_main
 from reelnest.stages.workspace import Workspace
+from reelnest.training.behaviour import embed_tests
 from reelnest.training.retrieval import embed_split
 
 SPLIT = "test"
 STORAGE, NUMBER_BYTES = "float32", 4
 HEADLINE_METRICS = ("recall@1", "recall@10", "ndcg@10")
+LISTED_FAILURES = 200
+"""Behaviour tests that did not pass; the report counts them all."""
 CSV_COLUMNS = "pair_kind,dim,storage,metric,value,low,high"
 
 log = logging.getLogger("reelnest.stages.evaluate")  # __name__ is __main__ under accelerate
@@ -47,14 +54,7 @@ def run(workspace: Workspace, params: Params) -> None:
     Every process that accelerate started calls this; one process may call it without a launcher. Raises DataError without test pairs,
     ModelError for a model that cannot be opened or gives NaN, RegistryError before the work if MLflow is wanted and cannot be reached.
     """
-    on_cpu = launch_uses_cpu(params, workspace.params) or not torch.cuda.is_available()
-    state = PartialState(cpu=on_cpu)
-    expected = launch_processes(params, workspace.params)
-    if state.num_processes != expected:
-        raise TrainingError(
-            f"evaluation: {state.num_processes} processes work together here, but launch.config '{params.launch.config}' says {expected}."
-            " Start it with `reelnest evaluate`, or set launch.config to a file whose num_processes is right."
-        )
+    state = join_processes(workspace, params)
     tracked = "mlflow" in params.train.trackers
     if state.is_main_process and tracked:
         connect(params)
@@ -66,15 +66,31 @@ def run(workspace: Workspace, params: Params) -> None:
         )
     model = load(workspace.candidate, device=state.device)
     split = embed_split(prepared, SPLIT, model.encoder, model.batcher, params.evaluate.batch_size)
+    tests = stored_behaviour(workspace.reports / BEHAVIOUR_FILE)
+    embedded = embed_tests(tests, prepared, split, model.encoder, model.batcher, params.evaluate.batch_size) if tests else None
     if state.is_main_process:
         evaluation = split.evaluate(model.dims, params.evaluate.depth, params.evaluate.confidence, timed=True)
         candidate = Candidate.of(workspace.candidate)
         report = evaluation_report(evaluation, candidate, model.width, prepared, params.evaluate)
+        report["behaviour"] = behaviour_report(tests, embedded, model.dims)
         files = _write(workspace.reports, report, evaluation, prepared, params.evaluate.gallery_queries)
         if tracked:
             log_evaluation(params, candidate, report, files)
         _tell(evaluation, report["choice"], workspace.reports)
+        _tell_behaviour(report["behaviour"])
     state.destroy_process_group()
+
+
+def join_processes(workspace: Workspace, params: Params) -> PartialState:
+    """The processes that accelerate started. Raises TrainingError where they are not as many as `launch.config` says."""
+    state = PartialState(cpu=launch_uses_cpu(params, workspace.params) or not torch.cuda.is_available())
+    expected = launch_processes(params, workspace.params)
+    if state.num_processes != expected:
+        raise TrainingError(
+            f"evaluation: {state.num_processes} processes work together here, but launch.config '{params.launch.config}' says {expected}."
+            " Start it with `reelnest evaluate`, or set launch.config to a file whose num_processes is right."
+        )
+    return state
 
 
 def main() -> int:
@@ -117,6 +133,7 @@ def evaluation_report(
             {"pair_kind": found.pair_kind, "dim": found.dim, "value": found.value, "queries": found.queries}
             for found in evaluation.outranked
         ],
+        "code": {"hash": evaluation_code_hash(settings.depth)},
         "model": {"hash": candidate.hash, "base": base, "embedding_width": embedding_width},
         "data": {
             "hash": data_hash(sets, prepared),
@@ -125,23 +142,51 @@ def evaluation_report(
     }
 
 
-def data_hash(sets: Sequence[RetrievalSet], prepared: Prepared) -> str:
-    """A name for what was asked and what counted as right, by texts and video ids.
+def behaviour_report(tests: Sequence[BehaviourTest], embedded: EmbeddedTests | None, dims: Sequence[int]) -> dict[str, Any]:
+    """`behaviour` of `reports/evaluation.json`: by dim, the share of all tests that passed, and of each kind's."""
+    suite = value_hash([asdict(test) for test in tests])
+    if embedded is None:
+        return {"tests": 0, "by_kind": {}, "passed": {}, "passed_by_kind": {}, "left_out": 0, "failed": 0, "failures": [], "hash": suite}
+    found = judge_behaviour(embedded, dims)
+    total = len(embedded.tests)
+    return {
+        "tests": total,
+        "by_kind": found.tests,
+        "passed": {
+            str(dim): sum(share * found.tests[kind] for kind, share in shares.items()) / max(total, 1)
+            for dim, shares in found.passed.items()
+        },
+        "passed_by_kind": {str(dim): shares for dim, shares in found.passed.items()},
+        "left_out": len(tests) - total,
+        "failed": len(found.failures),
+        "failures": [asdict(one) for one in found.failures[:LISTED_FAILURES]],
+        "hash": suite,
+    }
 
-    Frames and text fields are left out: how much of a video a model reads is the model's choice, and models that choose otherwise can be
-    compared on the same questions.
+
+def data_hash(sets: Sequence[RetrievalSet], prepared: Prepared) -> str:
+    """A name for what was asked and what counted as right, by texts and by video ids with the bytes of the videos.
+
+    How they were sampled, and text fields, are left out: how much of a video a model reads is the model's choice, and models that choose
+    otherwise can be compared on the same questions.
     """
+
+    @functools.cache
+    def name(index: int) -> str | list[str]:
+        item = prepared.item(index)
+        return item.key if item.kind == "text" else [item.key, prepared.store.content(prepared.store.position(item.key))]
+
     return value_hash(
         [
             {
                 "pair_kind": searched.pair_kind,
-                "corpus": [prepared.item(int(item)).key for item in searched.corpus],
+                "corpus": [name(int(item)) for item in searched.corpus],
                 "queries": [
                     {
-                        "query": prepared.item(int(query)).key,
-                        "right": sorted([prepared.item(item).key, grade] for item, grade in searched.qrels[int(query)].items()),
-                        "wrong": sorted(prepared.item(int(item)).key for item in searched.negatives.get(int(query), ())),
-                        "ignored": sorted(prepared.item(int(item)).key for item in searched.ignored.get(int(query), ())),
+                        "query": name(int(query)),
+                        "right": [[name(item), grade] for item, grade in sorted(searched.qrels[int(query)].items())],
+                        "wrong": [name(int(item)) for item in searched.negatives.get(int(query), ())],
+                        "ignored": [name(int(item)) for item in searched.ignored.get(int(query), ())],
                     }
                     for query in searched.queries
                 ],
@@ -160,14 +205,17 @@ def _write(reports: Path, report: dict[str, Any], evaluation: Evaluation, prepar
     write_lines(run_file, _run_lines(evaluation.answers))
     write_lines(qrels, _qrels_lines(evaluation.answers))
     with whole_file(queries) as aside:
-        query_metrics(evaluation, prepared).to_parquet(aside, index=False)
+        query_metrics(evaluation, prepared, report["code"]["hash"]).to_parquet(aside, index=False)
     write_evaluation_page(page, report, choose_gallery(prepared, evaluation, gallery_queries))
     write_json(summary, report)
     return files
 
 
-def query_metrics(evaluation: Evaluation, prepared: Prepared) -> pd.DataFrame:
-    """A row for each pair kind, query and dim: what the gate compares, and whoever asks which queries are hard."""
+def query_metrics(evaluation: Evaluation, prepared: Prepared, code_hash: str) -> pd.DataFrame:
+    """A row for each pair kind, query and dim: what the gate compares, and whoever asks which queries are hard.
+
+    The table's attributes name the code that made it.
+    """
     tables = [
         pd.DataFrame(
             {
@@ -179,7 +227,9 @@ def query_metrics(evaluation: Evaluation, prepared: Prepared) -> pd.DataFrame:
         )
         for found in evaluation.by_query
     ]
-    return pd.concat(tables, ignore_index=True)
+    found = pd.concat(tables, ignore_index=True)
+    found.attrs[CODE] = code_hash
+    return found
 
 
 def headline(evaluation: Evaluation) -> dict[str, dict[str, float]]:
@@ -231,6 +281,15 @@ def _tell(evaluation: Evaluation, choice: Mapping[str, Any], reports: Path) -> N
         *(choice["dim"], choice["metric"], choice["value"], choice["margin"], choice["best_dim"], choice["best_value"]),
     )
     log.info("evaluation: %s", reports / "evaluation.html")
+
+
+def _tell_behaviour(found: Mapping[str, Any]) -> None:
+    if not found["tests"]:
+        log.info("behaviour tests: there are none (data/behaviour.jsonl)")
+    for dim, shares in found["passed_by_kind"].items():
+        log.info("behaviour tests passed at dim %s: %s", dim, ", ".join(f"{kind} {share:.3f}" for kind, share in shares.items()))
+    if found["left_out"]:
+        log.warning("%d behaviour tests name videos that could not be prepared, and were left out", found["left_out"])
 
 
 if __name__ == "__main__":

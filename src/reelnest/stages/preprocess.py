@@ -43,6 +43,11 @@ log = logging.getLogger(__name__)
 
 def run(workspace: Workspace, params: Params) -> None:
     """Raises DataError where validation has not run, too many videos fail after all, or nothing is left."""
+    write_json(workspace.reports / "preprocessing.json", prepare(workspace, params))
+
+
+def prepare(workspace: Workspace, params: Params) -> dict[str, Any]:
+    """Writes `prepared/`, and gives what `reports/preprocessing.json` holds. Raises DataError as `run` does."""
     started = time.monotonic()
     videos, pairs = _read(workspace)
     keys, dropped = _keys(videos, workspace.data, params)
@@ -72,13 +77,13 @@ def run(workspace: Workspace, params: Params) -> None:
             "pairs": len(pairs) - len(kept),
         },
     }
-    write_json(workspace.reports / "preprocessing.json", report)
     seconds = time.monotonic() - started
     write_json(
         workspace.work / "preprocessing.json",
         {"videos": len(good), "decoded": len(missing) - len(failed), "failed": len(failed), "seconds": round(seconds, 3)},
     )
     log.info("prepared %d videos (%d decoded now) and %d pairs in %.1f s", len(good), len(missing) - len(failed), len(kept), seconds)
+    return report
 
 
 def _read(workspace: Workspace) -> tuple[list[Video], list[Pair]]:

@@ -3,6 +3,7 @@
 Not a DVC stage: its effects are outside. Calling it again for the same candidate finds it done.
 """
 
+import functools
 import json
 import logging
 import subprocess
@@ -10,10 +11,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mlflow.entities.model_registry import ModelVersion
+
 from reelnest.config import Params
 from reelnest.data.whole_files import write_json
 from reelnest.errors import RegistryError
 from reelnest.registry.candidate import Candidate
+from reelnest.registry.decision import WAITS, Answer, Evidence
 from reelnest.registry.evaluation_log import QUERY_METRICS_FILE
 from reelnest.registry.versions import register_candidate
 from reelnest.search.evaluation import ALL
@@ -22,9 +26,10 @@ from reelnest.stages.workspace import Workspace
 log = logging.getLogger(__name__)
 
 
-def run(workspace: Workspace, params: Params) -> None:
+def run(workspace: Workspace, params: Params, answer: Answer | None = None) -> None:
     """Registers `models/candidate/` with the figures of `reports/evaluation.json`, and writes `reports/registration.json`.
 
+    `answer` is a person's to a model that waited for it (`register.approval`).
     Raises RegistryError where the candidate is missing or not the model that was evaluated, and if MLflow cannot be reached or refuses.
     """
     candidate = Candidate.of(workspace.candidate)
@@ -37,7 +42,14 @@ def run(workspace: Workspace, params: Params) -> None:
     queries = workspace.reports / QUERY_METRICS_FILE
     if not queries.is_file():
         raise RegistryError(f"{queries}: no such file. Run `reelnest evaluate` first: the champion is compared query by query.")
-    found = register_candidate(params, candidate, metrics, queries, evaluation["data"]["hash"], tags)
+    evidence = Evidence(
+        queries=queries,
+        data_hash=evaluation["data"]["hash"],
+        code_hash=evaluation["code"]["hash"],
+        validation_passed=_validation_passed(workspace.reports / "validation.json"),
+        behaviour=evaluation["behaviour"],
+    )
+    found = register_candidate(params, candidate, metrics, evidence, tags, functools.partial(_measure, workspace, params), answer)
     write_json(
         workspace.reports / "registration.json",
         {
@@ -46,6 +58,7 @@ def run(workspace: Workspace, params: Params) -> None:
             "aliases": list(found.aliases),
             "decision": found.decision,
             "reason": found.reason,
+            "conditions": [asdict(one) for one in found.conditions],
             "differences": [asdict(one) for one in found.differences],
             "metric": params.registration.metric,
             "value": metrics[params.registration.metric],
@@ -53,10 +66,30 @@ def run(workspace: Workspace, params: Params) -> None:
             "model_hash": candidate.hash,
         },
     )
-    if found.is_new:
+    if found.decision == WAITS:
+        log.info(
+            "%s version %d waits for a person's approval: in Prefect, where the flow asks, or `reelnest promote %d`",
+            *(found.name, found.version, found.version),
+        )
+    elif found.is_new:
         log.info("registered %s version %d (%s): %s", found.name, found.version, found.decision, found.reason)
     else:
         log.info("nothing to do: this model is %s version %d already (%s)", found.name, found.version, found.decision)
+
+
+def _measure(workspace: Workspace, params: Params, version: ModelVersion, folder: Path) -> None:
+    from reelnest.stages.measure import measure  # torch takes seconds to import, and most registrations need none of it
+
+    measure(workspace, params, version, folder)
+
+
+def _validation_passed(path: Path) -> bool | None:
+    try:
+        return bool(json.loads(path.read_text(encoding="utf-8"))["passed"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise RegistryError(f"{path}: not a report that this version wrote: {error!r}. Run `reelnest validate` again.") from error
 
 
 def git_commit(folder: Path) -> str | None:
@@ -72,7 +105,7 @@ def git_commit(folder: Path) -> str | None:
 def _evaluation(path: Path, candidate: Candidate) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        evaluated = found["model"]["hash"]
+        evaluated, *_ = found["model"]["hash"], found["code"]["hash"], found["behaviour"]["hash"]
     except FileNotFoundError:
         raise RegistryError(f"{path}: no such file. Run `reelnest evaluate` first: a version carries its figures.") from None
     except (ValueError, KeyError, TypeError) as error:

@@ -1,7 +1,8 @@
 """Validation: which records are good enough to train on, and is the data as a whole.
 
-Reads `data/`; writes `reports/quarantine.jsonl` (the records that later stages leave out), `reports/validation.json` and
-`reports/data_docs/` (Great Expectations' pages). All three are written, whole, before the stage fails.
+Reads `data/`; writes `reports/quarantine.jsonl` (the records that later stages leave out), `reports/behaviour.jsonl` (the behaviour tests
+that can be used), `reports/validation.json` and `reports/data_docs/` (Great Expectations' pages). All are written, whole, before the stage
+fails.
 """
 
 import logging
@@ -11,9 +12,10 @@ from dataclasses import asdict
 from typing import Any
 
 from reelnest.config import Params
+from reelnest.data.behaviour import BEHAVIOUR_FILE, KINDS, BehaviourTest, read_behaviour, write_behaviour
 from reelnest.data.decoder import Limits
 from reelnest.data.expectations import Outcome, check, pair_advice, pair_checks, video_advice, video_checks
-from reelnest.data.formats import PAIRS_FILE, VIDEOS_FILE, BadRecord, Pair, known_ids, read_pairs, read_videos, write_quarantine
+from reelnest.data.formats import PAIRS_FILE, VIDEOS_FILE, BadRecord, Pair, Side, known_ids, read_pairs, read_videos, write_quarantine
 from reelnest.data.inspection import content_digests, inspect_videos
 from reelnest.data.quarantine import count_by_reason, quarantine_pairs, queries_without_target
 from reelnest.data.splits import assign_splits, connected_components
@@ -44,10 +46,14 @@ def run(workspace: Workspace, params: Params) -> None:
 
     kept, unusable = quarantine_pairs(pairs, reasons, settings.max_text_characters, data.validation_fraction, data.test_fraction)
     bad_pairs += unusable
+    tests, bad_tests = read_behaviour(workspace.data, inspected, reasons, settings.max_text_characters)
+    lines[BEHAVIOUR_FILE] = len(tests) + len(bad_tests)
     found_splits = assign_splits(pairs, data.validation_fraction, data.test_fraction)
     splits = assign_splits(kept, data.validation_fraction, data.test_fraction)
 
-    write_quarantine(workspace.reports / "quarantine.jsonl", bad_videos + bad_pairs)
+    bad = bad_videos + bad_pairs + bad_tests
+    write_quarantine(workspace.reports / "quarantine.jsonl", bad)
+    write_behaviour(workspace.reports / BEHAVIOUR_FILE, tests)
     videos_used, pairs_used = video_table(good_videos, looked, kept), pair_table(kept, splits)
     with whole_folder(workspace.reports / "data_docs") as docs:
         outcomes = check(
@@ -61,7 +67,7 @@ def run(workspace: Workspace, params: Params) -> None:
             },
             docs,
         )
-    fault = _fault(bad_videos + bad_pairs, sum(lines.values()), settings.max_quarantined_fraction, kept, splits, outcomes)
+    fault = _fault(bad, sum(lines.values()), settings.max_quarantined_fraction, kept, splits, outcomes)
     report = {
         "passed": fault is None,
         "videos": {
@@ -73,11 +79,12 @@ def run(workspace: Workspace, params: Params) -> None:
         },
         "pairs": {"lines": lines[PAIRS_FILE], "good": len(kept), "by_split_and_kind": count_pairs(kept, splits)},
         "quarantined": {
-            "records": len(bad_videos) + len(bad_pairs),
-            "fraction": round(_fraction(len(bad_videos) + len(bad_pairs), sum(lines.values())), 6),
+            "records": len(bad),
+            "fraction": round(_fraction(len(bad), sum(lines.values())), 6),
             "allowed_fraction": settings.max_quarantined_fraction,
-            "by_reason": count_by_reason(bad_videos + bad_pairs),
+            "by_reason": count_by_reason(bad),
         },
+        "behaviour": _behaviour(tests, len(bad_tests), kept, splits),
         "queries_without_target": _lost_queries(pairs, kept, unusable),
         "expectations": [asdict(outcome) for outcome in outcomes],
     }
@@ -98,6 +105,19 @@ def _lost_queries(pairs: Sequence[Pair], kept: Sequence[Pair], bad: Sequence[Bad
     taken = set(lost)
     by_reason = Counter(reasons[pair.line] for pair in pairs if pair.query in taken)
     return {"count": len(lost), "pairs_by_reason": dict(by_reason), "queries": sorted(map(side_name, lost))[:NAMED]}
+
+
+def _behaviour(tests: Sequence[BehaviourTest], bad: int, pairs: Sequence[Pair], splits: Sequence[str]) -> dict[str, Any]:
+    """The behaviour tests by kind, and how many of them ask or name what training reads: to pass these says less."""
+    trained = {side for pair, split in zip(pairs, splits, strict=True) if split == "train" for side in (pair.query, pair.target)}
+    known = [
+        test
+        for test in tests
+        if any(Side("text", text) in trained for text in test.texts)
+        or any(Side("video", video) in trained for video in (*test.video, *test.above))
+    ]
+    by_kind = {kind: sum(test.kind == kind for test in tests) for kind in KINDS}
+    return {"lines": len(tests) + bad, "good": len(tests), "by_kind": by_kind, "of_training": len(known)}
 
 
 def _fault(
@@ -137,6 +157,13 @@ def _log(report: dict[str, Any], outcomes: Sequence[Outcome]) -> None:
         *(videos["good"], videos["lines"], pairs["good"], pairs["lines"]),
         *(sum(outcome.success for outcome in outcomes), sum(not outcome.success for outcome in outcomes)),
     )
+    tests = report["behaviour"]
+    if tests["lines"]:
+        log.info("%d of %d behaviour tests are good", tests["good"], tests["lines"])
+    else:
+        log.info("no behaviour tests: there is no data/%s, or nothing in it", BEHAVIOUR_FILE)
+    if tests["of_training"]:
+        log.warning("%d behaviour tests ask or name what training reads: passing them says less", tests["of_training"])
     for file, reasons in report["quarantined"]["by_reason"].items():
         log.warning("quarantined from %s: %s", file, _listed(reasons))
     if lost["count"]:

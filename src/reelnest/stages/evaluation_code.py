@@ -1,0 +1,39 @@
+"""Which code made a figure: two models are compared where theirs came of the same files.
+
+A commit would be too much, since most commits change no figure; the versions of the libraries are left out, which move a cosine by a
+rounding. tests/unit/tasks/test_dvc_yaml.py compares the list with what DVC runs the evaluation again for.
+"""
+
+import hashlib
+from pathlib import Path
+
+import reelnest
+from reelnest.data.content_hash import folder_hash, value_hash
+
+CODE = (
+    "data/batches.py",
+    "data/behaviour.py",
+    "data/content_hash.py",
+    "data/entries.py",
+    "data/frames.py",
+    "data/kept_rows.py",
+    "data/packing.py",
+    "data/patches.py",
+    "data/prepared.py",
+    "data/store.py",
+    "model",
+    "search",
+    "stages/evaluate.py",
+    "training/behaviour.py",
+    "training/retrieval.py",
+)
+
+
+def evaluation_code_hash(depth: int) -> str:
+    """SHA-256 over the files that an evaluation runs, but those that draw its page, and the one setting that its figures depend on."""
+    source = Path(reelnest.__file__).parent
+    return value_hash([depth, {name: _hash(source / name) for name in CODE}])
+
+
+def _hash(path: Path) -> str:
+    return folder_hash(path, suffix=".py") if path.is_dir() else hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,94 @@
+"""Evaluation of a champion on the present test split, for the gate: its figures by query, and nothing else.
+
+Usage, as `reelnest register` does it: `accelerate launch … -m reelnest.stages.measure MODEL PREPARED OUT`
+"""
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+from mlflow.entities.model_registry import ModelVersion
+
+from reelnest.config import Params
+from reelnest.data.prepared import Prepared
+from reelnest.data.whole_files import whole_file
+from reelnest.model.saved import SETTINGS_FILE, load
+from reelnest.registry.evaluation_log import QUERY_METRICS_FILE
+from reelnest.registry.versions import CannotMeasureError, saved_model_of
+from reelnest.stages import preprocess
+from reelnest.stages.evaluate import SPLIT, join_processes, query_metrics
+from reelnest.stages.evaluation_code import evaluation_code_hash
+from reelnest.stages.launch import accelerate_command, stage_main
+from reelnest.stages.workspace import Workspace
+from reelnest.training.retrieval import embed_split
+
+LAST_LINES = 20
+
+log = logging.getLogger("reelnest.stages.measure")  # __name__ is __main__ under accelerate
+
+
+def measure(workspace: Workspace, params: Params, version: ModelVersion, folder: Path) -> None:
+    """Writes the figures by query of a registered model into `folder`, by processes as an evaluation has them.
+
+    A model that reads videos otherwise than `prepared/` holds them gets them prepared as it reads them, which decodes all of them. Raises
+    CannotMeasureError where the model's files are gone or the evaluation fails.
+    """
+    model = saved_model_of(version, folder)
+    prepared = _prepared_for(workspace, params, model)
+    command, environment = accelerate_command(params, workspace, "reelnest.stages.measure")
+    arguments = [str(path.resolve()) for path in (model, prepared, folder / QUERY_METRICS_FILE)]
+    done = subprocess.run(
+        [*command, *arguments],
+        cwd=workspace.root,
+        env=environment,
+        stderr=subprocess.STDOUT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        told = "\n".join(done.stdout.splitlines()[-LAST_LINES:])
+        raise CannotMeasureError(f"it cannot be evaluated again ({told})")
+
+
+def run(workspace: Workspace, params: Params, model_folder: Path, prepared_folder: Path, out: Path) -> None:
+    """Every process that accelerate started calls this."""
+    state = join_processes(workspace, params)
+    prepared = Prepared.open(prepared_folder)
+    model = load(model_folder, device=state.device)
+    split = embed_split(prepared, SPLIT, model.encoder, model.batcher, params.evaluate.batch_size)
+    if state.is_main_process:
+        evaluation = split.evaluate(model.dims, params.evaluate.depth)
+        with whole_file(out) as aside:
+            query_metrics(evaluation, prepared, evaluation_code_hash(params.evaluate.depth)).to_parquet(aside, index=False)
+    state.destroy_process_group()
+
+
+def _prepared_for(workspace: Workspace, params: Params, model: Path) -> Path:
+    stored = json.loads((model / SETTINGS_FILE).read_text(encoding="utf-8"))
+    sampling = params.preprocess.model_copy(update=stored["preprocess"])
+    fields = None if stored["text_fields"] is None else tuple(stored["text_fields"])
+    if sampling == params.preprocess and fields == params.data.text_fields:
+        return workspace.prepared
+    log.info("this model reads videos otherwise than prepared/ holds them: preparing them as it does")
+    scratch = Workspace(workspace.work / "champion")
+    scratch.root.mkdir(parents=True, exist_ok=True)
+    for name in (workspace.data.name, workspace.reports.name):
+        link = scratch.root / name
+        link.unlink(missing_ok=True)
+        link.symlink_to((workspace.root / name).resolve())
+    data = params.data.model_copy(update={"text_fields": fields})
+    preprocess.prepare(scratch, params.model_copy(update={"preprocess": sampling, "data": data}))
+    return scratch.prepared
+
+
+def main() -> int:
+    """What `accelerate launch` starts on each process; returns the exit status."""
+    model, prepared, out = map(Path, sys.argv[1:])
+    return stage_main(lambda workspace, params: run(workspace, params, model, prepared, out))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
