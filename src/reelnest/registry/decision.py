@@ -83,7 +83,8 @@ def decide(
                 theirs = None
             if theirs is None and champion.version not in unmeasured:
                 return champion
-        verdict = judge(evidence, settings, champion, theirs, answer, unmeasured)
+        ours = pd.read_parquet(evidence.queries)
+        verdict = judge(evidence, ours, settings, champion, theirs, answer, unmeasured)
         _write(version, verdict)
         if verdict.decision == PROMOTED:
             set_champion(version, champion, verdict.reason)
@@ -95,13 +96,17 @@ def decide(
 
 def judge(
     evidence: Evidence,
+    ours: pd.DataFrame,
     settings: Register,
     champion: ModelVersion | None,
     theirs: pd.DataFrame | None,
     answer: Answer | None,
     unmeasured: Mapping[str, str],
 ) -> Verdict:
-    """Whether every condition holds; the first that does not is the reason. `theirs` are the champion's figures by query."""
+    """Whether every condition holds; the first that does not is the reason.
+
+    `ours` and `theirs` are the figures by query of the challenger and, where they are known, of the champion.
+    """
     own = (
         validation_condition(evidence.validation_passed),
         behaviour_condition(evidence.behaviour, settings.behaviour_passed.model_dump()),
@@ -115,7 +120,6 @@ def judge(
             compared = Comparison(())
             conditions = (Condition(SAME_DATA, False, f"not comparable: {unmeasured[champion.version]}"), *own)
         else:
-            ours = pd.read_parquet(evidence.queries)
             compared = compare_models(ours, theirs, settings.metric, settings.margin, settings.confidence)
             conditions = (*_comparable(champion, evidence), *own, *compared.conditions)
     failed = next((condition for condition in conditions if not condition.passed), None)

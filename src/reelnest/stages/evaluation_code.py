@@ -24,6 +24,7 @@ CODE = (
     "model",
     "search",
     "stages/evaluate.py",
+    "stages/evaluation_code.py",
     "training/behaviour.py",
     "training/retrieval.py",
 )

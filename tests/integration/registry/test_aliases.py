@@ -10,12 +10,13 @@ import mlflow
 import pytest
 from conftest import Project
 from mlflow.utils.file_utils import local_file_uri_to_path
-from test_registration import aliases, another_model, queries_file, recall
+from test_registration import aliases, another_model, queries_file, registered_as
 
 from reelnest.errors import RegistryError
 from reelnest.registry import deciding, versions
 from reelnest.registry.aliases import promote, rollback
-from reelnest.registry.versions import Registration, register_candidate
+from reelnest.registry.decision import Evidence, decide
+from reelnest.registry.versions import Registration
 from reelnest.stages import registry
 
 DECIDE_OFTEN = """
@@ -34,8 +35,7 @@ for _ in range(4):
 
 
 def registered_with(project: Project, number: int, value: float) -> Registration:
-    candidate = another_model(project.workspace.candidate, number)
-    return register_candidate(project.params, candidate, recall(value), queries_file(project.reports, value), "data", {})
+    return registered_as(project, another_model(project.workspace.candidate, number), value)
 
 
 def test_processes_decide_one_after_the_other(project: Project, tmp_path: Path) -> None:
@@ -64,14 +64,15 @@ def test_of_two_equal_challengers_at_the_same_moment_one_wins(project: Project, 
     registered_with(project, 1, 0.5)
     # Made, but not decided.
     with monkeypatch.context() as patch:
-        patch.setattr(versions, "_decide", lambda *_: (_ for _ in ()).throw(RegistryError("stopped")))
+        patch.setattr(versions, "decide", lambda *_: (_ for _ in ()).throw(RegistryError("stopped")))
         for number in (2, 3):
             with pytest.raises(RegistryError, match="stopped"):
                 registered_with(project, number, 0.6)
     client = mlflow.MlflowClient()
     made = [client.get_model_version("reelnest", number) for number in ("2", "3")]
     queries = queries_file(project.reports, 0.6)
-    threads = [threading.Thread(target=versions._decide, args=(version, queries, project.params.registration)) for version in made]
+    evidence = Evidence(queries, "data", "code", True, None)
+    threads = [threading.Thread(target=decide, args=(version, evidence, project.params.registration, None, {})) for version in made]
     for thread in threads:
         thread.start()
     for thread in threads:

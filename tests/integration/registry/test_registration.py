@@ -1,7 +1,9 @@
 """Versions, aliases, and what happens when registration stops half-way."""
 
+import functools
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,20 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import Project
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
 
+from reelnest.config import Params
 from reelnest.errors import RegistryError
 from reelnest.registry import versions
+from reelnest.registry.aliases import rollback
 from reelnest.registry.candidate import MODEL_HASH_TAG, Candidate
-from reelnest.registry.versions import Registration, pinned_requirements, register_candidate
+from reelnest.registry.decision import Answer, Evidence
+from reelnest.registry.evaluation_log import CODE
+from reelnest.registry.versions import CannotMeasureError, Registration, pinned_requirements, register_candidate
 from reelnest.stages import register
+from reelnest.stages.measure import measure
 
 
 def another_model(folder: Path, number: int) -> Candidate:
@@ -65,23 +73,47 @@ def test_a_second_registration_of_the_same_model_changes_nothing(project: Projec
     assert (project.reports / "registration.json").read_text() == written
 
 
-def queries_file(reports: Path, value: float) -> Path:
+def queries_file(reports: Path, value: float, code: str = "code") -> Path:
     """Figures of 200 queries around `value`, at two dims: hard ones and easy ones, the same for each model."""
     hardness = np.random.default_rng(0).uniform(-0.2, 0.2, size=200)
     tables = [
         pd.DataFrame({"pair_kind": "text_to_video", "query": [f"q{n}" for n in range(200)], "dim": dim, "recall@10": value + hardness})
         for dim in (8, 32)
     ]
-    pd.concat(tables).to_parquet(reports / "queries.parquet")
+    found = pd.concat(tables)
+    found.attrs[CODE] = code
+    found.to_parquet(reports / "queries.parquet")
     return reports / "queries.parquet"
 
 
+def unneeded(version: ModelVersion, folder: Path) -> None:
+    raise AssertionError(f"version {version.version} was measured again")
+
+
+def registered_as(
+    project: Project,
+    candidate: Candidate,
+    value: float,
+    data: str = "data",
+    code: str = "code",
+    *,
+    validation_passed: bool | None = True,
+    measure: Callable[[ModelVersion, Path], None] = unneeded,
+    answer: Answer | None = None,
+    params: Params | None = None,
+) -> Registration:
+    """Registers a model whose figures are around `value`."""
+    queries = queries_file(project.reports, value, code)
+    evidence = Evidence(queries, data, code, validation_passed, None)
+    return register_candidate(params or project.params, candidate, recall(value), evidence, {}, measure, answer)
+
+
 def test_a_model_becomes_champion_only_where_it_is_better_on_the_same_data(project: Project) -> None:
-    folder, params = project.workspace.candidate, project.params
+    folder = project.workspace.candidate
 
     def registered_with(number: int, value: float, data: str) -> Registration:
         candidate = another_model(folder, number)
-        return register_candidate(params, candidate, recall(value), queries_file(project.reports, value), data, {})
+        return registered_as(project, candidate, value, data)
 
     first = registered_with(1, 0.5, "data")
     assert (first.decision, first.is_new) == ("promoted", True)
@@ -90,31 +122,97 @@ def test_a_model_becomes_champion_only_where_it_is_better_on_the_same_data(proje
     assert "against the champion (version 1): not shown to be as good at dim 8, 32" in worse.reason
     equal = registered_with(3, 0.5, "data")
     assert (equal.decision, "nowhere shown to be better" in equal.reason) == ("not promoted", True)
-    other_data = registered_with(4, 0.9, "other data")
-    assert other_data.decision == "not promoted"
-    assert "other test data" in other_data.reason
     better = registered_with(5, 0.6, "data")
     assert (better.decision, better.aliases) == ("promoted", ("challenger", "champion"))
-    assert "better at dim 8, 32, nowhere worse by 0.01. recall@10 minus the champion's by dim, 200 queries: 8: +0.1000" in better.reason
+    assert "nowhere worse by 0.01, better at dim 8, 32. recall@10 minus the champion's by dim, 200 queries: 8: +0.1000" in better.reason
+    described = str(mlflow.MlflowClient().get_model_version("reelnest", str(better.version)).description)
+    assert described.startswith("**promoted**: against the champion (version 1): measured on the same data, by the same code")
+    assert [line.split(":")[0] for line in described.splitlines()[2:]] == [f"- {condition.name}" for condition in better.conditions]
     assert [(one.dim, round(one.value, 6)) for one in better.differences] == [(8, 0.1), (32, 0.1)]
     assert registered_with(5, 0.6, "data").differences == better.differences
-    assert aliases() == {"champion": "5", "challenger": "5"}
+    assert aliases() == {"champion": "4", "challenger": "4"}
 
     again = registered_with(1, 0.5, "data")
     assert (again.version, again.is_new) == (1, False)
-    assert aliases() == {"champion": "5", "challenger": "5"}
+    assert aliases() == {"champion": "4", "challenger": "4"}
 
 
-def test_a_champion_whose_figures_are_gone_is_not_beaten_by_guess(project: Project) -> None:
-    register.run(project.workspace, project.params)
+@pytest.mark.parametrize("lost", ["other data", "other code", "gone", "cut off"])
+def test_a_champion_whose_figures_are_not_known_is_measured_again_once(project: Project, lost: str) -> None:
+    registered_as(project, another_model(project.workspace.candidate, 1), 0.5)
     champion = mlflow.MlflowClient().get_model_version("reelnest", "1")
-    shutil.rmtree(Path(local_file_uri_to_path(mlflow.get_run(champion.run_id).info.artifact_uri), "gate"))
-    data_hash = champion.tags["reelnest.evaluation_data_hash"]
-    found = register_candidate(
-        project.params, another_model(project.workspace.candidate, 2), recall(0.9), queries_file(project.reports, 0.9), data_hash, {}
+    gate = Path(local_file_uri_to_path(mlflow.get_run(champion.run_id).info.artifact_uri), "gate")
+    if lost == "gone":
+        shutil.rmtree(gate)
+    elif lost == "cut off":
+        (file,) = gate.rglob("queries.parquet")
+        file.write_bytes(file.read_bytes()[:100])
+    data, code = ("other data" if lost == "other data" else "data"), ("other code" if lost == "other code" else "code")
+    # By what it was registered with, 0.7 would be better.
+    measured = [0]
+
+    def measure(version: ModelVersion, folder: Path) -> None:
+        measured[0] += 1
+        assert str(version.version) == "1"
+        queries_file(folder, 0.8, code)
+
+    found = registered_as(project, another_model(project.workspace.candidate, 2), 0.7, data, code, measure=measure)
+    assert (found.decision, measured) == ("not promoted", [1])
+    assert "8: -0.1000" in found.reason
+    better = registered_as(project, another_model(project.workspace.candidate, 3), 0.9, data, code, measure=measure)
+    assert (better.decision, measured) == ("promoted", [1])
+
+
+def test_a_champion_whose_files_are_gone_is_left_to_a_person(project: Project) -> None:
+    register.run(project.workspace, project.params)
+    model_id = mlflow.MlflowClient().get_model_version("reelnest", "1").source.removeprefix("models:/")
+    shutil.rmtree(local_file_uri_to_path(mlflow.get_logged_model(model_id).artifact_location))
+    found = registered_as(
+        project, another_model(project.workspace.candidate, 2), 0.9, measure=functools.partial(measure, project.workspace, project.params)
     )
     assert found.decision == "not promoted"
-    assert "does not hold its figures by query" in found.reason
+    assert "its files are gone from MLflow's storage: whether this model may take its place, a person has to say" in found.reason
+    assert aliases() == {"champion": "1", "challenger": "2"}
+
+
+def test_an_evaluation_of_the_champion_that_fails_is_told_and_decides_nothing_for_it(project: Project) -> None:
+    register.run(project.workspace, project.params)
+
+    def failing(version: ModelVersion, folder: Path) -> None:
+        raise CannotMeasureError("it cannot be evaluated again (out of memory)")
+
+    found = registered_as(project, another_model(project.workspace.candidate, 2), 0.9, "other", measure=failing)
+    assert (found.decision, "out of memory" in found.reason) == ("not promoted", True)
+
+
+def test_a_model_that_was_evaluated_again_is_decided_again_but_not_where_a_person_took_it_back(project: Project) -> None:
+    one, other = (another_model(project.workspace.candidate, number) for number in (1, 2))
+    another_model(project.workspace.candidate, 1)
+    first = registered_as(project, one, 0.5)
+    failed = registered_as(project, other, 0.9, validation_passed=False)
+    assert (failed.decision, "the validation of the data failed" in failed.reason) == ("not promoted", True)
+    passed = registered_as(project, other, 0.9)
+    assert (passed.version, passed.decision, passed.is_new) == (failed.version, "promoted", True)
+    assert rollback(project.params) == (passed.version, first.version)
+    again = registered_as(project, other, 0.9, validation_passed=None)
+    assert (again.is_new, again.reason.split(",")[0]) == (False, "taken back by hand")
+
+
+def test_a_model_waits_for_approval_and_is_compared_anew_when_it_comes(project: Project) -> None:
+    asked = project.params.model_copy(update={"registration": project.params.registration.model_copy(update={"approval": "prefect"})})
+    one, two, three = (another_model(project.workspace.candidate, number) for number in (1, 2, 3))
+    registered_as(project, one, 0.5)
+    waiting = registered_as(project, two, 0.6, params=asked)
+    assert (waiting.decision, waiting.aliases) == ("waits for approval", ("challenger",))
+    assert registered_as(project, two, 0.6, params=asked).is_new is False
+    assert registered_as(project, three, 0.8).decision == "promoted", "meanwhile"
+    late = registered_as(project, two, 0.6, params=asked, answer=Answer(True, "Anna"))
+    assert (late.decision, "against the champion (version 3)" in late.reason) == ("not promoted", True)
+    four = another_model(project.workspace.candidate, 4)
+    assert registered_as(project, four, 0.9, params=asked).decision == "waits for approval"
+    refused = registered_as(project, four, 0.9, params=asked, answer=Answer(False, "Anna: too slow"))
+    assert (refused.decision, "not approved: Anna: too slow" in refused.reason) == ("not promoted", True)
+    assert registered_as(project, four, 0.9, params=asked, answer=Answer(True, "Bo")).decision == "not promoted", "it is decided"
 
 
 @pytest.mark.parametrize("stopped_at", ["create_model_version", "set_registered_model_alias", "set_model_version_tag"])

@@ -1,14 +1,21 @@
-"""The gate, tried with models whose difference is known."""
+"""The whole gate, tried with models whose difference is known."""
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow.entities.model_registry import ModelVersion, ModelVersionTag
 
-from reelnest.registry.gate import Verdict, judge
+from reelnest.config import BehaviourPassed, Register
+from reelnest.registry.decision import CODE_TAG, Answer, Evidence, Verdict, judge
+from reelnest.registry.evaluation_log import DATA_HASH_TAG
 
 QUERIES = 400
+BEHAVIOUR = {"tests": 60, "passed_by_kind": {"16": {"direction": 0.7, "minimum": 1.0}, "128": {"direction": 0.75, "minimum": 1.0}}}
+BETTER = {16: 0.05, 64: 0.05, 128: 0.05}
 
 
 def figures(by_dim: Mapping[int, np.ndarray]) -> pd.DataFrame:
@@ -29,55 +36,126 @@ def drawn(seed: int, gains: Mapping[int, float], noise: float = 0.1) -> tuple[pd
     return figures({dim: values + gains[dim] for dim, values in sides[0].items()}), figures(sides[1])
 
 
-def verdict(seed: int, gains: Mapping[int, float], margin: float = 0.02) -> Verdict:
-    return judge(*drawn(seed, gains), metric="mrr", margin=margin, confidence=0.95)
+def evidence(**changes: Any) -> Evidence:
+    found = {"data_hash": "data", "code_hash": "code", "validation_passed": True, "behaviour": BEHAVIOUR}
+    return Evidence(queries=Path("queries.parquet"), **{**found, **changes})
+
+
+def champion(**tags: str) -> ModelVersion:
+    found = {DATA_HASH_TAG: "data", CODE_TAG: "code", **tags}
+    return ModelVersion("reelnest", "7", 0, tags=[ModelVersionTag(key, value) for key, value in found.items()])
+
+
+def decided(
+    challenger: pd.DataFrame,
+    theirs: pd.DataFrame | None,
+    margin: float = 0.02,
+    *,
+    of: Evidence | None = None,
+    settings: Mapping[str, Any] | None = None,
+    answer: Answer | None = None,
+    before: ModelVersion | None = None,
+) -> Verdict:
+    register = Register(**{"metric": "mrr", "margin": margin, "confidence": 0.95, **(settings or {})})
+    return judge(of or evidence(), challenger, register, before or champion(), theirs, answer, {"7": "its files are gone"})
+
+
+def verdict(seed: int, gains: Mapping[int, float], margin: float = 0.02, **rest: Any) -> Verdict:
+    return decided(*drawn(seed, gains), margin, **rest)
 
 
 @pytest.mark.parametrize(
-    ("gains", "promoted", "why"),
+    ("gains", "decision", "why"),
     [
-        ({16: 0.05, 64: 0.05, 128: 0.05}, True, "better at dim 16, 64, 128"),
-        ({16: 0.0, 64: 0.05, 128: 0.0}, True, "better at dim 64"),
-        ({16: -0.06, 64: 0.05, 128: 0.05}, False, "not shown to be as good at dim 16"),
-        ({16: -0.06, 64: -0.06, 128: -0.06}, False, "not shown to be as good at dim 16, 64, 128"),
+        (BETTER, "promoted", "better at dim 16, 64, 128"),
+        ({16: 0.0, 64: 0.05, 128: 0.0}, "promoted", "better at dim 64"),
+        ({16: -0.06, 64: 0.05, 128: 0.05}, "not promoted", "not shown to be as good at dim 16 (by 0.02)"),
+        ({16: -0.06, 64: -0.06, 128: -0.06}, "not promoted", "not shown to be as good at dim 16, 64, 128"),
     ],
 )
-def test_planted_models_are_judged_by_each_dim(gains: dict[int, float], promoted: bool, why: str) -> None:
+def test_planted_models_are_judged_by_each_dim(gains: dict[int, float], decision: str, why: str) -> None:
     found = verdict(1, gains)
-    assert found.promoted == promoted
-    assert found.reason.startswith(why)
+    assert found.decision == decision
+    assert found.reason.startswith("against the champion (version 7): ")
+    assert why in found.reason
     for one in found.differences:
         assert one.low < one.value < one.high
         assert one.value == pytest.approx(gains[one.dim], abs=0.03)
 
 
 def test_the_same_model_again_is_not_better() -> None:
-    champion = drawn(0, {16: 0.0, 128: 0.0})[1]
-    found = judge(champion, champion, metric="mrr", margin=0.0, confidence=0.95)
-    assert (found.promoted, found.reason.split(".")[0]) == (False, "nowhere shown to be better")
+    theirs = drawn(0, {16: 0.0, 128: 0.0})[1]
+    found = decided(theirs, theirs, margin=0.0)
+    assert (found.decision, "nowhere shown to be better" in found.reason) == ("not promoted", True)
 
 
 def test_of_equal_models_few_are_promoted() -> None:
-    promoted = sum(verdict(seed, {16: 0.0, 32: 0.0, 64: 0.0, 128: 0.0}).promoted for seed in range(200))
+    promoted = sum(verdict(seed, {16: 0.0, 32: 0.0, 64: 0.0, 128: 0.0}).decision == "promoted" for seed in range(200))
     assert promoted <= 10  # 5 % of 200
 
 
 def test_a_margin_is_what_a_model_may_be_worse_by() -> None:
     gains = {16: -0.03, 128: 0.06}
-    assert not verdict(0, gains, margin=0.01).promoted
-    assert verdict(0, gains, margin=0.06).promoted
+    assert verdict(0, gains, margin=0.01).decision == "not promoted"
+    assert verdict(0, gains, margin=0.06).decision == "promoted"
 
 
 def test_other_queries_are_not_compared() -> None:
-    challenger, champion = drawn(0, {16: 0.5})
-    found = judge(challenger[challenger["query"] != "q007"], champion, metric="mrr", margin=0.01, confidence=0.95)
-    assert (found.promoted, found.reason) == (False, "not comparable: the champion was evaluated on other queries")
+    challenger, theirs = drawn(0, {16: 0.5})
+    found = decided(challenger[challenger["query"] != "q007"], theirs)
+    assert (found.decision, "evaluated on other queries" in found.reason) == ("not promoted", True)
 
 
 def test_a_dim_that_the_champion_serves_cannot_be_dropped_and_one_more_does_not_count() -> None:
-    challenger, champion = drawn(0, {16: 0.1, 128: 0.1})
-    dropped = judge(challenger[challenger["dim"] == 16], champion, metric="mrr", margin=0.01, confidence=0.95)
-    assert (dropped.promoted, dropped.reason) == (False, "the champion serves dim 128, which this model was not trained for")
-    more = judge(challenger, champion[champion["dim"] == 16], metric="mrr", margin=0.01, confidence=0.95)
-    assert more.promoted
+    challenger, theirs = drawn(0, {16: 0.1, 128: 0.1})
+    dropped = decided(challenger[challenger["dim"] == 16], theirs)
+    assert dropped.decision == "not promoted"
+    assert "the champion serves dim 128, which this model was not trained for" in dropped.reason
+    more = decided(challenger, theirs[theirs["dim"] == 16])
+    assert more.decision == "promoted"
     assert [one.dim for one in more.differences] == [16]
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "why"),
+    [
+        ({"validation_passed": False}, {}, "the validation of the data failed"),
+        ({"validation_passed": None}, {}, "run `reelnest validate`"),
+        ({}, {"behaviour_passed": BehaviourPassed(direction=0.72)}, "direction 0.70 at dim 16 (0.72 is asked for)"),
+        # The first condition that does not hold is the reason.
+        ({"validation_passed": False}, {"behaviour_passed": BehaviourPassed(direction=0.9)}, "the validation of the data failed"),
+    ],
+)
+def test_a_better_model_whose_own_run_speaks_against_it_is_not_promoted(changes: Any, settings: Any, why: str) -> None:
+    found = verdict(1, BETTER, of=evidence(**changes), settings=settings)
+    assert (found.decision, why in found.reason) == ("not promoted", True), found.reason
+    first = judge(evidence(**changes), pd.DataFrame(), Register(**settings), None, None, None, {})
+    assert (first.decision, why in first.reason) == ("not promoted", True), "nor where there is no champion yet"
+
+
+def test_without_behaviour_tests_there_is_nothing_to_pass() -> None:
+    assert verdict(1, BETTER, of=evidence(behaviour={"tests": 0})).decision == "promoted"
+
+
+def test_all_conditions_are_told_in_their_order() -> None:
+    found = verdict(1, BETTER)
+    names = ["same data", "same code", "validation", "behaviour", "nowhere worse", "somewhere better"]
+    assert [condition.name for condition in found.conditions] == names
+    assert all(condition.passed for condition in found.conditions)
+    again = verdict(1, BETTER, before=champion(**{DATA_HASH_TAG: "other", CODE_TAG: "other"}))
+    assert (again.decision, again.conditions[0].why) == ("promoted", "the champion was measured again on this data")
+
+
+def test_a_champion_that_cannot_be_measured_is_left_to_a_person() -> None:
+    found = decided(drawn(1, BETTER)[0], None)
+    assert (found.decision, "not comparable: its files are gone" in found.reason) == ("not promoted", True)
+
+
+def test_a_person_has_the_last_word_where_the_settings_ask_for_it() -> None:
+    asked = {"approval": "prefect"}
+    assert verdict(1, BETTER, settings=asked).decision == "waits for approval"
+    assert verdict(1, {16: -0.1, 64: 0.1, 128: 0.1}, settings=asked).decision == "not promoted", "and is not asked in vain"
+    granted = verdict(1, BETTER, settings=asked, answer=Answer(True, "Anna: looks right"))
+    assert (granted.decision, "approved: Anna: looks right" in granted.reason) == ("promoted", True)
+    refused = verdict(1, BETTER, settings=asked, answer=Answer(False, "nobody answered within 24 hours"))
+    assert (refused.decision, "not approved: nobody answered" in refused.reason) == ("not promoted", True)

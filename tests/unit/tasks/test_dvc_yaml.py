@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from reelnest.config import Params
+from reelnest.stages.evaluation_code import CODE
 
 ROOT = Path(__file__).parents[3]
 SOURCE = ROOT / "src"
@@ -68,6 +69,12 @@ def test_a_stage_depends_on_no_code_that_it_does_not_run(stage: str) -> None:
     code = code_of(stage)
     idle = [known for known in dependencies(stage) if not any(path == known or known in path.parents for path in code)]
     assert [str(path.relative_to(ROOT)) for path in idle] == [], f"take these from the deps of {stage} in dvc.yaml"
+
+
+def test_figures_are_compared_where_dvc_would_not_run_the_evaluation_again() -> None:
+    """But for its page, which draws figures and makes none."""
+    named = {SOURCE / "reelnest" / name for name in CODE}
+    assert named == {path for path in dependencies("evaluate") if path.name != "report"}
 
 
 def test_stages_depend_on_settings_that_exist_and_never_on_where_runs_are_recorded() -> None:
