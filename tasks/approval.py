@@ -10,6 +10,7 @@ from reelnest.stages.workspace import Workspace
 from tasks import pages
 
 HOUR = 3600
+SECONDS_BETWEEN_LOOKS = 5
 
 
 class Approval(RunInput):
@@ -26,7 +27,7 @@ def ask(workspace: Workspace) -> list[str]:
     get_run_logger().info("waiting up to %g hours for a person's approval: resume this flow run in Prefect", hours)
     asked = Approval.with_initial_data(description=pages.registration_page(workspace))
     try:
-        answer = pause_flow_run(wait_for_input=asked, timeout=max(1, round(hours * HOUR)), poll_interval=5)
+        answer = pause_flow_run(wait_for_input=asked, timeout=max(1, round(hours * HOUR)), poll_interval=SECONDS_BETWEEN_LOOKS)
     except FlowPauseTimeout:
         return ["--refused", f"nobody answered within {hours:g} hours"]
     words = f"{answer.name}: {answer.note}" if answer.note else answer.name

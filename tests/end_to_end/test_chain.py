@@ -16,6 +16,7 @@ import yaml
 from mlflow import MlflowClient
 
 import reelnest
+from reelnest.data.behaviour import KINDS
 from reelnest.data.sample import write_sample
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +34,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy(ROOT / name, folder / name)
     write_sample(folder / "data", twins={"train": 20, "validation": 2, "test": 3})
     change(folder, train={"epochs": 2, "batch_size": 16, "evaluate_every_epochs": 1}, launch={"config": "cpu-1"})
+    # A training as short as this one gives no model that passes its behaviour tests.
+    change(folder, register={"behaviour_passed": dict.fromkeys(KINDS, 0.0)})
     run(["git", "init", "-q"], folder)
     run(["dvc", "add", "data"], folder)
     run(["git", "add", "."], folder)
@@ -80,6 +83,8 @@ def test_the_flow_after_dvc_runs_no_stage_and_registers_the_model(project: Path)
     assert "decoded" not in shown
     registration = json.loads((project / "reports" / "registration.json").read_text())
     assert registration["version"] == 1
+    behaviour = json.loads((project / "reports" / "evaluation.json").read_text())["behaviour"]
+    assert behaviour["tests"] == len((project / "data" / "behaviour.jsonl").read_text().splitlines()) > 0
     mlflow.set_tracking_uri(f"sqlite:///{project}/mlflow.db")
     mlflow.set_registry_uri(f"sqlite:///{project}/mlflow.db")
     champion = MlflowClient().get_model_version_by_alias("reelnest", "champion")

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from reelnest.config import Data, Params, Validate
+from reelnest.data.behaviour import stored_behaviour
 from reelnest.data.formats import known_ids, read_pairs, read_quarantine, read_videos
 from reelnest.errors import DataError
 from reelnest.stages import validate
@@ -97,7 +98,10 @@ def test_good_data_passes_and_its_report_counts_it(workspace: Workspace, caplog:
     pages = {page.name for page in (workspace.reports / "data_docs").rglob("*.html")}
     assert {"index.html", "pairs_found.html", "pairs_used.html", "pairs_advice.html", "videos_advice.html"} <= pages
     assert "inspected 2 videos" in caplog.text
-    assert {path.name for path in workspace.reports.iterdir()} == {"validation.json", "quarantine.jsonl", "data_docs"}
+    assert {path.name for path in workspace.reports.iterdir()} == {"validation.json", "quarantine.jsonl", "behaviour.jsonl", "data_docs"}
+    # Optional, and said to be absent.
+    assert found["behaviour"]["lines"] == 0
+    assert "no behaviour tests" in caplog.text
 
 
 def test_two_runs_write_the_same_report_and_quarantine(workspace: Workspace) -> None:
@@ -109,6 +113,30 @@ def test_two_runs_write_the_same_report_and_quarantine(workspace: Workspace) -> 
         before.append([(workspace.reports / name).read_bytes() for name in ("validation.json", "quarantine.jsonl")])
     assert before[0] == before[1]
     assert str(workspace.root) not in before[0][0].decode() + before[0][1].decode()
+
+
+def test_behaviour_tests_are_checked_and_those_on_what_training_reads_are_counted(
+    workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_lines(
+        workspace.data / "behaviour.jsonl",
+        {"kind": "minimum", "query": "one dog", "video": "dog"},
+        {"kind": "minimum", "query": "one cat", "video": "cat"},
+        {"kind": "direction", "query": "a dog", "video": "dog", "above": "bird"},
+    )
+    validate.run(workspace, allowing(0.5))
+    assert report(workspace)["behaviour"] == {
+        "lines": 3,
+        "good": 2,
+        "by_kind": {"invariance": 0, "direction": 0, "minimum": 2},
+        "of_training": 1,
+    }
+    assert [test.line for test in stored_behaviour(workspace.reports / "behaviour.jsonl")] == [1, 2]
+    ((file, line, reason),) = [(found["file"], found["line"], found["reason"]) for found in quarantine(workspace)]
+    assert (file, line, reason) == ("behaviour.jsonl", 3, "unknown_video")
+    assert "1 behaviour tests ask or name what training reads" in caplog.text
+    with pytest.raises(DataError, match=r"behaviour\.jsonl: 1 unknown_video"):
+        validate.run(workspace, allowing(0.05))
 
 
 BROKEN = {

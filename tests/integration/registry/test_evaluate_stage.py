@@ -3,23 +3,28 @@
 import json
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import pytrec_eval
 import torch
 from conftest import Project
 
 from reelnest.config import Tracking, Train
+from reelnest.data.behaviour import BEHAVIOUR_FILE
 from reelnest.data.entries import Role
 from reelnest.data.prepared import Prepared
 from reelnest.errors import DataError, RegistryError
 from reelnest.model.saved import load
+from reelnest.search.retrieval_sets import retrieval_sets
 from reelnest.stages import evaluate
+from reelnest.stages.evaluation_code import evaluation_code_hash
 from reelnest.stages.launch import accelerate_command
 from reelnest.training.retrieval import embed_split
 
@@ -48,6 +53,13 @@ def untracked(project: Project) -> Project:
     return Project(project.workspace, project.params.model_copy(update={"train": Train(batch_size=8, trackers=())}))
 
 
+def remove_reports(project: Project) -> None:
+    """But the behaviour tests, which validation writes there."""
+    for file in project.reports.iterdir():
+        if file.name != BEHAVIOUR_FILE:
+            file.unlink()
+
+
 def test_the_report_has_every_pair_kind_at_every_dim(project: Project) -> None:
     report = report_of(project.reports)
     kinds = ["text_to_video", "video_to_text", "text_to_text", "video_to_video", "all"]
@@ -59,6 +71,42 @@ def test_the_report_has_every_pair_kind_at_every_dim(project: Project) -> None:
         ("text_to_video", 8, 8),
         ("text_to_video", 32, 8),
     ]
+
+
+def test_behaviour_tests_are_run_at_each_dim_in_the_search_of_the_test_split(project: Project) -> None:
+    found = report_of(project.reports)["behaviour"]
+    assert (found["tests"], found["left_out"], found["by_kind"]) == (4, 1, {"invariance": 1, "direction": 2, "minimum": 1})
+    for dim in ("8", "32"):
+        shares = found["passed_by_kind"][dim]
+        # Nine videos: eight of the test split, and one of training that is named. One of two opposites stands above the other.
+        assert shares == {"invariance": 1.0, "direction": 0.5, "minimum": 1.0}
+        assert found["passed"][dim] == 0.75
+    assert found["failed"] == len(found["failures"]) >= 1
+    prepared = Prepared.open(project.workspace.prepared)
+    model = load(project.workspace.candidate, device="cpu")
+    videos = [prepared.entry(prepared.video_item(video), "target") for video in ("v00", "v09")]
+    scores = model.encode_texts(["a red number 8"]) @ model.encode(videos).T
+    (failed,) = [one["line"] for one in found["failures"] if 32 in one["dims"]]
+    assert failed == (3 if scores[0, 0] > scores[0, 1] else 2)
+
+
+def test_other_bytes_of_a_video_are_other_data_and_another_sampling_is_not(project: Project) -> None:
+    prepared = Prepared.open(project.workspace.prepared)
+    sets = retrieval_sets(prepared, "test")
+
+    def hash_with(keys: Callable[[str], str]) -> str:
+        prepared.store._keys = pa.chunked_array([[keys(f"key{number}") for number in range(len(prepared.store))]])
+        return evaluate.data_hash(sets, prepared)
+
+    assert hash_with(lambda key: key) == report_of(project.reports)["data"]["hash"]
+    assert hash_with(lambda key: f"{key}-other") == hash_with(lambda key: key)
+    assert hash_with(lambda key: key.replace("key15", "another")) != hash_with(lambda key: key)
+
+
+def test_the_figures_by_query_name_the_code_that_made_them(project: Project) -> None:
+    code = report_of(project.reports)["code"]["hash"]
+    assert pd.read_parquet(project.reports / "queries.parquet").attrs["code"] == code == evaluation_code_hash(1000)
+    assert evaluation_code_hash(10) != code
 
 
 def test_the_csv_is_a_plot_of_the_same_figures(project: Project) -> None:
@@ -121,7 +169,7 @@ def test_a_second_evaluation_writes_the_same_files(project: Project) -> None:
     names = ["metrics_by_dim.csv", "run.trec", "qrels.trec", "queries.parquet"]  # the page shows the speed, which is another each time
     before = {name: (project.reports / name).read_bytes() for name in names}
     report = without_speed(report_of(project.reports))
-    shutil.rmtree(project.reports)
+    remove_reports(project)
     evaluate.run(project.workspace, untracked(project).params)
     assert {name: (project.reports / name).read_bytes() for name in names} == before
     assert without_speed(report_of(project.reports)) == report
@@ -129,7 +177,7 @@ def test_a_second_evaluation_writes_the_same_files(project: Project) -> None:
 
 def test_two_processes_find_what_one_finds(project: Project) -> None:
     report = without_speed(report_of(project.reports))
-    shutil.rmtree(project.reports)
+    remove_reports(project)
     settings = project.workspace.params.read_text().replace("cpu-1", "cpu-2").replace("batch_size: 8", "batch_size: 8\n  trackers: []")
     project.workspace.params.write_text(settings)
     params = project.params.model_copy(update={"launch": project.params.launch.model_copy(update={"config": "cpu-2"})})

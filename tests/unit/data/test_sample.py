@@ -245,3 +245,20 @@ def test_more_twins_than_there_are_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="twin pairs"):
         write_sample(tmp_path / "data", twins={"train": 10_000})
     assert not (tmp_path / "data").exists()
+
+
+def test_behaviour_tests_ask_for_what_training_never_showed_and_say_the_truth(planned: Planned) -> None:
+    clips, pairs = planned
+    trained = {side["text"] for pair in pairs if pair["split"] == "train" for side in (pair["query"], pair["target"]) if "text" in side}
+    tests = sample.behaviour_tests(clips.values())
+    assert Counter(test["kind"] for test in tests) == {"invariance": 60, "minimum": 60, "direction": 90}
+    for test in tests:
+        (meant,) = shown({"text": test["query"]}, clips)
+        assert test["query"] not in trained
+        if test["kind"] == "invariance":
+            assert shown({"text": test["same_as"]}, clips) == {meant}
+            assert test["same_as"] not in trained | {test["query"]}
+        else:
+            assert {clips[video].combination for video in test["video"]} == {meant}
+            assert {clips[video].combination for video in test.get("above", [])} <= {meant.twin}
+            assert {clips[video].split for video in (*test["video"], *test.get("above", []))} == {"test"}
