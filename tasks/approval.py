@@ -1,9 +1,14 @@
 """A person's word on a model that fulfils all else: the flow pauses and asks in Prefect."""
 
+from uuid import UUID
+
 from prefect import get_run_logger
+from prefect.client.orchestration import get_client
 from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
+from prefect.runtime import flow_run
+from prefect.states import Running
 
 from reelnest.config import load_params
 from reelnest.stages.workspace import Workspace
@@ -29,6 +34,13 @@ def ask(workspace: Workspace) -> list[str]:
     try:
         answer = pause_flow_run(wait_for_input=asked, timeout=max(1, round(hours * HOUR)), poll_interval=SECONDS_BETWEEN_LOOKS)
     except FlowPauseTimeout:
+        _go_on()
         return ["--refused", f"nobody answered within {hours:g} hours"]
     words = f"{answer.name}: {answer.note}" if answer.note else answer.name
     return ["--approved" if answer.approve else "--refused", words]
+
+
+def _go_on() -> None:
+    """Prefect lets no task run in a flow whose pause went by, and no such flow run again: unless it is told to."""
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(UUID(flow_run.id), Running(), force=True)

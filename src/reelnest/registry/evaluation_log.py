@@ -49,6 +49,8 @@ def evaluation_metrics(evaluation: Mapping[str, Any], timestamp: int) -> list[Me
     for outranked in evaluation["negatives_outranked"]:
         name = f"{split}/{outranked['pair_kind']}/negatives_outranked"
         found.append(Metric(name, outranked["value"], timestamp, outranked["dim"]))
+    for dim, shares in evaluation["behaviour"]["passed_by_kind"].items():
+        found += [Metric(f"{split}/behaviour/{kind}", share, timestamp, int(dim)) for kind, share in shares.items()]
     return found
 
 

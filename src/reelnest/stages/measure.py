@@ -1,24 +1,27 @@
 """Evaluation of a champion on the present test split, for the gate: its figures by query, and nothing else.
 
-Usage, as `reelnest register` does it: `accelerate launch … -m reelnest.stages.measure MODEL PREPARED OUT`
+Usage, as `reelnest register` does it: `accelerate launch … -m reelnest.stages.measure MODEL PREPARED OUT DATA_HASH`
 """
 
 import json
 import logging
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mlflow.entities.model_registry import ModelVersion
 
 from reelnest.config import Params
 from reelnest.data.prepared import Prepared
 from reelnest.data.whole_files import whole_file
+from reelnest.errors import DataError, RegistryError
 from reelnest.model.saved import SETTINGS_FILE, load
 from reelnest.registry.evaluation_log import QUERY_METRICS_FILE
 from reelnest.registry.versions import CannotMeasureError, saved_model_of
 from reelnest.stages import preprocess
-from reelnest.stages.evaluate import SPLIT, join_processes, query_metrics
+from reelnest.stages.evaluate import SPLIT, data_hash, join_processes, query_metrics
 from reelnest.stages.evaluation_code import evaluation_code_hash
 from reelnest.stages.launch import accelerate_command, stage_main
 from reelnest.stages.workspace import Workspace
@@ -29,12 +32,15 @@ LAST_LINES = 20
 log = logging.getLogger("reelnest.stages.measure")  # __name__ is __main__ under accelerate
 
 
-def measure(workspace: Workspace, params: Params, version: ModelVersion, folder: Path) -> None:
+def measure(workspace: Workspace, params: Params, evaluation: Mapping[str, Any], version: ModelVersion, folder: Path) -> None:
     """Writes the figures by query of a registered model into `folder`, by processes as an evaluation has them.
 
-    A model that reads videos otherwise than `prepared/` holds them gets them prepared as it reads them, which decodes all of them. Raises
+    A model that reads videos otherwise than `prepared/` holds them gets them prepared as it reads them, which decodes all of them.
+    `evaluation` is the challenger's (`reports/evaluation.json`). Raises RegistryError where it was made by other code than is here, and
     CannotMeasureError where the model's files are gone or the evaluation fails.
     """
+    if evaluation["code"]["hash"] != evaluation_code_hash(params.evaluate.depth):
+        raise RegistryError("reports/evaluation.json: made by other code, or with another evaluate.depth. Run `reelnest evaluate` again.")
     model = saved_model_of(version, folder)
     prepared = _prepared_for(workspace, params, model)
     command, environment = accelerate_command(params, workspace, "reelnest.stages.measure")
@@ -53,12 +59,14 @@ def measure(workspace: Workspace, params: Params, version: ModelVersion, folder:
         raise CannotMeasureError(f"it cannot be evaluated again ({told})")
 
 
-def run(workspace: Workspace, params: Params, model_folder: Path, prepared_folder: Path, out: Path) -> None:
-    """Every process that accelerate started calls this."""
+def run(workspace: Workspace, params: Params, model_folder: Path, prepared_folder: Path, out: Path, expected_data: str) -> None:
+    """Every process that accelerate started calls this. Raises DataError where `prepared_folder` is not the data of that hash."""
     state = join_processes(workspace, params)
     prepared = Prepared.open(prepared_folder)
     model = load(model_folder, device=state.device)
     split = embed_split(prepared, SPLIT, model.encoder, model.batcher, params.evaluate.batch_size)
+    if data_hash(split.sets, prepared) != expected_data:
+        raise DataError(f"{prepared_folder}: other data than reports/evaluation.json measured. Run `reelnest evaluate` again.")
     if state.is_main_process:
         evaluation = split.evaluate(model.dims, params.evaluate.depth)
         with whole_file(out) as aside:
@@ -86,8 +94,9 @@ def _prepared_for(workspace: Workspace, params: Params, model: Path) -> Path:
 
 def main() -> int:
     """What `accelerate launch` starts on each process; returns the exit status."""
-    model, prepared, out = map(Path, sys.argv[1:])
-    return stage_main(lambda workspace, params: run(workspace, params, model, prepared, out))
+    *paths, expected_data = sys.argv[1:]
+    model, prepared, out = map(Path, paths)
+    return stage_main(lambda workspace, params: run(workspace, params, model, prepared, out, expected_data))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import functools
 import json
 import logging
 import subprocess
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,9 @@ def run(workspace: Workspace, params: Params, answer: Answer | None = None) -> N
         validation_passed=_validation_passed(workspace.reports / "validation.json"),
         behaviour=evaluation["behaviour"],
     )
-    found = register_candidate(params, candidate, metrics, evidence, tags, functools.partial(_measure, workspace, params), answer)
+    found = register_candidate(
+        params, candidate, metrics, evidence, tags, functools.partial(_measure, workspace, params, evaluation), answer
+    )
     write_json(
         workspace.reports / "registration.json",
         {
@@ -77,10 +80,10 @@ def run(workspace: Workspace, params: Params, answer: Answer | None = None) -> N
         log.info("nothing to do: this model is %s version %d already (%s)", found.name, found.version, found.decision)
 
 
-def _measure(workspace: Workspace, params: Params, version: ModelVersion, folder: Path) -> None:
+def _measure(workspace: Workspace, params: Params, evaluation: Mapping[str, Any], version: ModelVersion, folder: Path) -> None:
     from reelnest.stages.measure import measure  # torch takes seconds to import, and most registrations need none of it
 
-    measure(workspace, params, version, folder)
+    measure(workspace, params, evaluation, version, folder)
 
 
 def _validation_passed(path: Path) -> bool | None:

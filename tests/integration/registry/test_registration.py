@@ -3,6 +3,9 @@
 import functools
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 
 from reelnest.config import Params
 from reelnest.errors import RegistryError
-from reelnest.registry import versions
+from reelnest.registry import deciding, versions
 from reelnest.registry.aliases import rollback
 from reelnest.registry.candidate import MODEL_HASH_TAG, Candidate
 from reelnest.registry.decision import Answer, Evidence
@@ -167,18 +170,25 @@ def test_the_champion_is_evaluated_again_as_an_evaluation_does(project: Project,
     register.run(project.workspace, project.params)
     champion = mlflow.MlflowClient().get_model_version("reelnest", "1")
     shutil.rmtree(project.workspace.candidate)  # its files come from the registry
-    measure(project.workspace, project.params, champion, tmp_path)
+    evaluation = json.loads((project.reports / "evaluation.json").read_text())
+    measure(project.workspace, project.params, evaluation, champion, tmp_path)
     found, before = (pd.read_parquet(folder / "queries.parquet") for folder in (tmp_path, project.reports))
     pd.testing.assert_frame_equal(found, before)
     assert found.attrs == before.attrs
+    with pytest.raises(RegistryError, match=r"other code.*Run `reelnest evaluate`"):
+        measure(project.workspace, project.params, {"code": {"hash": "other"}}, champion, tmp_path)
 
 
 def test_a_champion_whose_files_are_gone_is_left_to_a_person(project: Project) -> None:
     register.run(project.workspace, project.params)
     model_id = mlflow.MlflowClient().get_model_version("reelnest", "1").source.removeprefix("models:/")
     shutil.rmtree(local_file_uri_to_path(mlflow.get_logged_model(model_id).artifact_location))
+    evaluation = json.loads((project.reports / "evaluation.json").read_text())
     found = registered_as(
-        project, another_model(project.workspace.candidate, 2), 0.9, measure=functools.partial(measure, project.workspace, project.params)
+        project,
+        another_model(project.workspace.candidate, 2),
+        0.9,
+        measure=functools.partial(measure, project.workspace, project.params, evaluation),
     )
     assert found.decision == "not promoted"
     assert "its files are gone from MLflow's storage: whether this model may take its place, a person has to say" in found.reason
@@ -244,6 +254,33 @@ def test_a_registration_that_stops_half_way_is_finished_by_the_next(
     assert aliases() == {"champion": "1", "challenger": "1"}
     experiment = mlflow.get_experiment_by_name("reelnest").experiment_id
     assert len(mlflow.search_logged_models([experiment], output_format="list")) == 1
+    assert json.loads((project.reports / "registration.json").read_text())["decision"] == "promoted"
+
+
+KILLED_WHILE_DECIDING = """
+import os, signal, sys
+from pathlib import Path
+import mlflow
+from reelnest.config import load_params
+from reelnest.stages import register
+from reelnest.stages.workspace import Workspace
+mlflow.MlflowClient.update_model_version = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+workspace = Workspace(Path(sys.argv[1]))
+os.environ["MLFLOW_TRACKING_URI"] = sys.argv[2]
+register.run(workspace, load_params(workspace.params))
+"""
+
+
+def test_a_process_that_is_killed_while_it_decides_leaves_the_decision_to_the_next(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [sys.executable, "-c", KILLED_WHILE_DECIDING, str(project.workspace.root), project.params.tracking.uri]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    monkeypatch.setattr(deciding, "ABANDONED_AFTER", 0.5)
+    register.run(project.workspace, project.params)
+    assert version_numbers() == ["1"]
+    assert aliases() == {"champion": "1", "challenger": "1"}
+    assert mlflow.MlflowClient().get_registered_model("reelnest").tags == {}
     assert json.loads((project.reports / "registration.json").read_text())["decision"] == "promoted"
 
 
