@@ -81,11 +81,19 @@ def evaluation_page(workspace: Workspace) -> str:
     outranked = [
         (found["pair_kind"].replace("_", " "), found["dim"], found["value"], found["queries"]) for found in report["negatives_outranked"]
     ]
+    behaviour = report.get("behaviour", {"passed_by_kind": {}})
+    shares = [
+        (kind, dim, share, behaviour["by_kind"][kind])
+        for dim, found in behaviour["passed_by_kind"].items()
+        for kind, share in found.items()
+    ]
     return page(
         f"# Retrieval on the {escape(report['split'])} split",
         *parts,
         "## Right answers that outrank every listed negative" if outranked else "",
         table(["pairs", "dim", "share", "queries"], outranked),
+        "## Behaviour tests that pass" if shares else "",
+        table(["kind", "dim", "share", "tests"], shares),
         "With curves and pictures: `reports/evaluation.html`.",
     )
 

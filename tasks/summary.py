@@ -43,7 +43,9 @@ def _registered(workspace: Workspace) -> str:
     if found is None:
         return ""
     aliases = " and ".join(found.get("aliases") or []) or "no alias"
-    return f"Registered in MLflow: {found.get('name')}, version {found.get('version')} ({aliases})."
+    decision, reason = found.get("decision"), found.get("reason")
+    why = f"\n{decision}: {reason}." if decision and reason else ""
+    return f"Registered in MLflow: {found.get('name')}, version {found.get('version')} ({aliases}).{why}"
 
 
 def _where(workspace: Workspace) -> str:

@@ -158,8 +158,7 @@ def write_sample(folder: Path, seed: int = 0, twins: Mapping[str, int] = TWINS) 
     was, where it holds anything that this function did not write.
     """
     clips, pairs = plan(seed, twins)
-    tests = behaviour_tests(clips)
-    recipe = _recipe(clips, pairs, tests)
+    recipe = _recipe(clips, pairs)
     if _is_there(folder, recipe):
         return _counts(folder, clips, pairs, made=False)
     started = time.monotonic()
@@ -171,7 +170,7 @@ def write_sample(folder: Path, seed: int = 0, twins: Mapping[str, int] = TWINS) 
                 (aside / clip.path).write_bytes(video)
                 bar.update()
         videos = ({"video_id": clip.video_id, "path": clip.path, **clip.fields} for clip in clips)
-        for name, records in ((VIDEOS_FILE, videos), (PAIRS_FILE, pairs), (BEHAVIOUR_FILE, tests)):
+        for name, records in ((VIDEOS_FILE, videos), (PAIRS_FILE, pairs), (BEHAVIOUR_FILE, behaviour_tests(clips))):
             write_lines(aside / name, (json.dumps(record, ensure_ascii=False) for record in records))
         write_json(aside / MANIFEST, {"seed": seed, "recipe": recipe, "digest": folder_hash(aside)})
     seconds = time.monotonic() - started
@@ -227,10 +226,10 @@ def _render(clip: Clip) -> bytes:
     return sample_clips.encode(sample_clips.draw(colour, shape, background, along, rng))
 
 
-def _recipe(clips: list[Clip], pairs: list[dict[str, Any]], tests: list[dict[str, Any]]) -> str:
+def _recipe(clips: list[Clip], pairs: list[dict[str, Any]]) -> str:
     """A digest of all that decides the bytes, but for the code that draws."""
     constants = {name: value for name, value in vars(sample_clips).items() if name.isupper()}
-    return hashlib.sha256(repr((clips, pairs, tests, constants)).encode()).hexdigest()
+    return hashlib.sha256(repr((clips, pairs, behaviour_tests(clips), constants)).encode()).hexdigest()
 
 
 def _is_there(folder: Path, recipe: str) -> bool:

@@ -55,7 +55,15 @@ def evaluate() -> None:
     result = {"pair_kind": "all", "dim": 16, "storage": "float32", "metrics": metrics, "queries": 2, "corpus": 3, "bytes_per_vector": 64}
     write(
         "reports/evaluation.json",
-        {"split": "test", "dims": [16], "width": 16, "results": [result], "negatives_outranked": [], "model": {"hash": "m1"}},
+        {
+            "split": "test",
+            "dims": [16],
+            "width": 16,
+            "results": [result],
+            "negatives_outranked": [],
+            "behaviour": {"by_kind": {"direction": 4}, "passed_by_kind": {"16": {"direction": 0.75}}},
+            "model": {"hash": "m1"},
+        },
     )
 
 

@@ -55,6 +55,7 @@ def test_the_flow_runs_all_stages_shows_what_they_made_and_then_finds_nothing_to
     assert "http://mlflow.example/#/runs/r1" in shown["mlflow-run"]
     assert float(shown["training-progress"]) == 100
     assert shown["train"].count("\n| 1 |") == 20  # of 100 steps
+    assert "| direction | 16 | 0.75 | 4 |" in shown["evaluate"]
     # Whatever the data says, no markup of its own reaches the page.
     assert "&lt;script&gt;" in shown["validate"]
     assert "<script>" not in shown["validate"]
