@@ -18,7 +18,16 @@ from reelnest.config import Register
 from reelnest.registry.aliases import CHALLENGER, DECISION_TAG, REASON_TAG, champion_of, set_champion
 from reelnest.registry.deciding import deciding
 from reelnest.registry.evaluation_log import CODE, DATA_HASH_TAG, gate_folder, stored_query_metrics
-from reelnest.registry.gate import Comparison, Condition, Difference, behaviour_condition, compare_models, validation_condition
+from reelnest.registry.gate import (
+    NOWHERE_WORSE,
+    SOMEWHERE_BETTER,
+    Comparison,
+    Condition,
+    Difference,
+    behaviour_condition,
+    compare_models,
+    validation_condition,
+)
 
 PROMOTED, NOT_PROMOTED, WAITS = "promoted", "not promoted", "waits for approval"
 CONDITIONS_TAG = "reelnest.conditions"
@@ -112,7 +121,7 @@ def judge(
         behaviour_condition(evidence.behaviour, settings.behaviour_passed.model_dump()),
     )
     if champion is None:
-        against, compared = "there is no champion yet", Comparison(())
+        against, compared = "there was no champion", Comparison(())
         conditions: tuple[Condition, ...] = own
     else:
         against = f"against the champion (version {champion.version})"
@@ -126,8 +135,12 @@ def judge(
     if failed is None and (answer is not None or settings.approval != "none"):
         conditions = (*conditions, _approval(answer))
         failed = None if conditions[-1].passed else conditions[-1]
-    why = failed.why if failed is not None else ", ".join(condition.why for condition in conditions)
     decision = PROMOTED if failed is None else WAITS if failed.passed is None else NOT_PROMOTED
+    if failed is not None:
+        why = failed.why
+    else:
+        told = (NOWHERE_WORSE, SOMEWHERE_BETTER, APPROVAL)
+        why = ", ".join(condition.why for condition in conditions if condition.name in told) or "the first one"
     reason = f"{against}: {why}" + (f". {compared.figures}" if compared.figures else "")
     return Verdict(decision, conditions, reason, compared.differences)
 
