@@ -42,7 +42,7 @@ def measure(workspace: Workspace, params: Params, evaluation: Mapping[str, Any],
     if evaluation["code"]["hash"] != evaluation_code_hash(params.evaluate.depth):
         raise RegistryError("reports/evaluation.json: made by other code, or with another evaluate.depth. Run `reelnest evaluate` again.")
     model = saved_model_of(version, folder)
-    prepared = _prepared_for(workspace, params, model)
+    prepared = prepared_for(workspace, params, model)
     command, environment = accelerate_command(params, workspace, "reelnest.stages.measure")
     arguments = [str(path.resolve()) for path in (model, prepared, folder / QUERY_METRICS_FILE)]
     done = subprocess.run(
@@ -74,7 +74,8 @@ def run(workspace: Workspace, params: Params, model_folder: Path, prepared_folde
     state.destroy_process_group()
 
 
-def _prepared_for(workspace: Workspace, params: Params, model: Path) -> Path:
+def prepared_for(workspace: Workspace, params: Params, model: Path) -> Path:
+    """The folder that holds the data as a saved model reads it: `prepared/`, or one of its own in `work/`."""
     stored = json.loads((model / SETTINGS_FILE).read_text(encoding="utf-8"))
     sampling = params.preprocess.model_copy(update=stored["preprocess"])
     fields = None if stored["text_fields"] is None else tuple(stored["text_fields"])

@@ -17,7 +17,10 @@ from reelnest.data.patches import from_patches
 from reelnest.data.prepared import Prepared
 from reelnest.data.store_writing import FrameCache
 from reelnest.errors import DataError
+from reelnest.search.retrieval_sets import retrieval_sets
 from reelnest.stages import preprocess
+from reelnest.stages.evaluate import data_hash
+from reelnest.stages.measure import prepared_for
 from reelnest.stages.workspace import Workspace
 
 MakeVideo = Callable[..., Path]
@@ -252,3 +255,23 @@ def test_the_real_clips_are_prepared(shared_clips: Path, tmp_path: Path) -> None
     prepared = Prepared.open(workspace.prepared)
     assert set(prepared.store.video_ids) == names
     assert all(prepared.store.get(name).rows.std() > 1 for name in names)
+
+
+def test_a_champion_that_reads_videos_otherwise_gets_the_same_data_prepared_as_it_reads_it(workspace: Workspace) -> None:
+    preprocess.run(workspace, PARAMS)
+    before = content(workspace.prepared)
+    champion = workspace.root / "champion"
+    champion.mkdir()
+
+    def prepared_as(frames: int, text_fields: list[str] | None) -> Path:
+        stored = SETTINGS.model_dump(include={"sampling", "frames", "fps", "min_pixels", "max_pixels"}) | {"frames": frames}
+        (champion / "reelnest.json").write_text(json.dumps({"preprocess": stored, "text_fields": text_fields}))
+        return prepared_for(workspace, PARAMS, champion)
+
+    assert prepared_as(4, None) == workspace.prepared
+    folder = prepared_as(8, ["title"])
+    ours, theirs = Prepared.open(workspace.prepared), Prepared.open(folder)
+    assert (theirs.entry(9, "target").text, theirs.store.grids[0].tolist()) == ("title: Title 5", [4, 4, 4])
+    hashes = {data_hash(retrieval_sets(prepared, "test"), prepared) for prepared in (ours, theirs)}
+    assert len(hashes) == 1, "the same questions about the same videos"
+    assert content(workspace.prepared) == before
