@@ -41,7 +41,7 @@ def export_tiny() -> None:
         build_tiny(aside, sorted(texts), Tiny(), seed=0)
 
 
-def _workspace(kind: Kind, epochs: int, trackers: list[str]) -> tuple[Any, Any]:
+def workspace_of(kind: Kind, epochs: int, trackers: list[str]) -> tuple[Any, Any]:
     """A fresh folder with a copy of the clips, where nothing is decoded or trained yet, and the settings."""
     import torch
 
@@ -84,7 +84,7 @@ def _whole(kind: Kind, epochs: int, counted_epochs: int | None = None) -> Callab
     def prepare() -> Callable[[], Figures]:
         from reelnest.stages import preprocess, train
 
-        workspace, params = _workspace(kind, epochs, [])
+        workspace, params = workspace_of(kind, epochs, [])
 
         def run() -> Figures:
             started = time.perf_counter()
@@ -106,7 +106,7 @@ def _whole(kind: Kind, epochs: int, counted_epochs: int | None = None) -> Callab
 def _our_loop() -> Callable[[], Figures]:
     from reelnest.stages import preprocess, train
 
-    workspace, params = _workspace("lora", LOOP_EPOCHS, ["mlflow", "tensorboard"])
+    workspace, params = workspace_of("lora", LOOP_EPOCHS, ["mlflow", "tensorboard"])
     preprocess.run(workspace, params)
 
     def run() -> Figures:
@@ -133,7 +133,7 @@ def _bare_loop() -> Callable[[], Figures]:
     from reelnest.training.pair_batches import PairBatcher
     from reelnest.training.sampler import BatchOrder
 
-    workspace, params = _workspace("lora", LOOP_EPOCHS, [])
+    workspace, params = workspace_of("lora", LOOP_EPOCHS, [])
     preprocess.run(workspace, params)
     prepared = Prepared.open(workspace.prepared)
     pairs = prepared.pairs("train")

@@ -65,7 +65,7 @@ def prepare(kind: Kind) -> Callable[[], dict[str, float]]:
 
     torch.set_num_threads(2)
     torch.manual_seed(0)
-    model = _model(kind)
+    model = model_of(kind)
     ranking = MultipleNegativesRankingLoss(
         model, scale=1 / TEMPERATURE, directions=("query_to_doc", "doc_to_query"), partition_mode="per_direction"
     )
@@ -102,7 +102,8 @@ def prepare(kind: Kind) -> Callable[[], dict[str, float]]:
     return run
 
 
-def _model(kind: Kind) -> Any:
+def model_of(kind: Kind) -> Any:
+    """The checkpoint as sentence-transformers opens it, with what `kind` trains."""
     from peft import LoraConfig
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Dense, Pooling, Transformer
@@ -153,13 +154,14 @@ def _pairs() -> Any:
     data = Dataset.from_dict({"query": [row["query"]["text"] for row in kept], "target": [paths[row["target"]["video"]] for row in kept]})
 
     def decode(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
-        return {**batch, "target": [_frames(path) for path in batch["target"]]}
+        return {**batch, "target": [frames_of(path) for path in batch["target"]]}
 
     data.set_transform(decode)
     return data
 
 
-def _frames(path: str) -> dict[str, Any]:
+def frames_of(path: str) -> dict[str, Any]:
+    """The chosen frames of a video file, decoded, as the processor takes them."""
     import numpy as np
     from decord import VideoReader
 

@@ -8,7 +8,7 @@ A key whose value is null counts as left out.
 import json
 import math
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ TEXT_FIELDS = ("title", "caption", "text", "ocr", "asr")
 VIDEOS_FILE = "videos.jsonl"
 PAIRS_FILE = "pairs.jsonl"
 
-VIDEO_KEYS = ("video_id", "path", "images", *TEXT_FIELDS)
+VIDEO_KEYS = ("video_id", "path", "images", *TEXT_FIELDS, "tags")
 PAIR_KEYS = ("query", "target", "relevance", "split", "negatives")
 A_SIDE = '{"text": …} or {"video": video_id}'
 
@@ -62,6 +62,8 @@ class Video:
     fields: dict[str, str]
     """The text fields that are there and not blank, in the order of TEXT_FIELDS."""
     line: int
+    tags: dict[str, str] = field(default_factory=dict)
+    """What the video is filed under, such as a language: never read by the encoder, but queries can be divided by it."""
 
 
 @dataclass(frozen=True)
@@ -187,8 +189,16 @@ def _video(record: dict[str, Any], folder: Path, line: int) -> Video:
             resolve(name, folder)
         except VideoError as error:
             raise RecordError(error.reason, str(error)) from None
-    fields = {field: check_string(record[field], field) for field in TEXT_FIELDS if field in record}
-    return Video(video_id, path, frames, {field: text for field, text in fields.items() if text.strip()}, line)
+    fields = {name: check_string(record[name], name) for name in TEXT_FIELDS if name in record}
+    return Video(video_id, path, frames, {name: text for name, text in fields.items() if text.strip()}, line, _tags(record.get("tags", {})))
+
+
+def _tags(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise RecordError("wrong_type", f'tags is {show_kind(value)}; expected an object of strings, such as {{"language": "en"}}')
+    if clash := sorted(set(value) & set(TEXT_FIELDS)):
+        raise RecordError("unknown_key", f"found the key {show('tags.' + clash[0])}, a text field's name; give the tag another one")
+    return {name: check_string(tag, f"tags.{name}") for name, tag in value.items()}
 
 
 def _pair(record: dict[str, Any], video_ids: Collection[str], line: int) -> Pair:

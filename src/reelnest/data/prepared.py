@@ -6,7 +6,7 @@ everywhere else. `pairs.parquet` has a row for each good pair, `store/` the vide
 
 import copy
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,11 +26,13 @@ ITEMS_FILE = "items.parquet"
 PAIRS_FILE = "pairs.parquet"
 STORE_FOLDER = "store"
 
+NAMED_TEXTS = pa.large_list(pa.struct([("name", pa.string()), ("text", pa.large_string())]))
 ITEMS_SCHEMA = pa.schema(
     [
         ("kind", pa.string()),
         ("key", pa.large_string()),
-        ("fields", pa.large_list(pa.struct([("name", pa.string()), ("text", pa.large_string())]))),
+        ("fields", NAMED_TEXTS),
+        ("tags", NAMED_TEXTS),
     ]
 )
 PAIRS_SCHEMA = pa.schema(
@@ -52,12 +54,16 @@ Fields = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class Item:
-    """A text or a video. `key` is the text itself, or the video_id; `fields` are a video's chosen text fields, (name, text) each."""
+    """A text or a video. `key` is the text itself, or the video_id; `fields` are a video's chosen text fields, (name, text) each.
+
+    `tags` are what a video is filed under, (name, value) each, which the encoder never reads.
+    """
 
     index: int
     kind: Kind
     key: str
     fields: Fields
+    tags: Fields = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +87,7 @@ class Prepared:
         self.store = store
         self._keys = items["key"]
         self._fields = items["fields"]
+        self._tags = items["tags"]
         self._first_video = len(items) - len(store)
         self._pair_split = pairs["split"]
         self._queries: Indices = pairs["query"].to_numpy()
@@ -131,8 +138,8 @@ class Prepared:
         if not 0 <= index < len(self):
             raise IndexError(f"there is no item {index}; there are {len(self)}")
         kind: Kind = "video" if index >= self._first_video else "text"
-        fields = self._fields[index].as_py()
-        return Item(index, kind, self._keys[index].as_py(), tuple((field["name"], field["text"]) for field in fields))
+        fields, tags = (tuple((named["name"], named["text"]) for named in column[index].as_py()) for column in (self._fields, self._tags))
+        return Item(index, kind, self._keys[index].as_py(), fields, tags)
 
     def video_item(self, video_id: str) -> int:
         """The index of a video. Raises KeyError."""
@@ -152,6 +159,14 @@ class Prepared:
         place = index - self._first_video
         kept = self._video_tokens[place] if self._video_tokens is not None and place in self._video_tokens else None
         return Entry(role, fields_text(item.fields), self.store.at(place), kept)
+
+    def seconds(self, index: int) -> float:
+        """How long a video is, by the times of its sampled frames. Raises IndexError for a text."""
+        place = int(index) - self._first_video
+        if not 0 <= place < len(self.store):
+            raise IndexError(f"item {index} is no video")
+        frames = self.store.at(place)
+        return frames.grid_thw[0] * frames.seconds_per_grid
 
     def video_places(self, items: Indices) -> Indices:
         """The places in the store of those of `items` that are videos."""
@@ -196,8 +211,13 @@ def fields_text(fields: Fields) -> str:
     return "\n".join(f"{name}: {text}" for name, text in fields)
 
 
-def write_tables(folder: Path, videos: dict[str, Fields], pairs: Sequence[Pair], splits: Sequence[str]) -> None:
-    """Writes `items.parquet` and `pairs.parquet`. `videos` are the good ones with their chosen fields; `pairs` name no others."""
+def write_tables(
+    folder: Path, videos: dict[str, Fields], pairs: Sequence[Pair], splits: Sequence[str], tags: Mapping[str, Fields] | None = None
+) -> None:
+    """Writes `items.parquet` and `pairs.parquet`.
+
+    `videos` are the good ones with their chosen fields, `tags` those of them that have any; `pairs` name no other videos.
+    """
     texts = sorted({side.value for pair in pairs for side in (pair.query, pair.target, *pair.negatives) if side.kind == "text"})
     ids = sorted(videos)
     # A dictionary for each kind: a million pairs are looked up by their strings, not by hashing a million Sides.
@@ -208,7 +228,8 @@ def write_tables(folder: Path, videos: dict[str, Fields], pairs: Sequence[Pair],
     items = {
         "kind": ["text"] * len(texts) + ["video"] * len(ids),
         "key": texts + ids,
-        "fields": [[]] * len(texts) + [[{"name": name, "text": text} for name, text in videos[video_id]] for video_id in ids],
+        "fields": [[]] * len(texts) + [_named(videos[video_id]) for video_id in ids],
+        "tags": [[]] * len(texts) + [_named((tags or {}).get(video_id, ())) for video_id in ids],
     }
     columns = {
         "query": [numbers[pair.query.kind][pair.query.value] for pair in pairs],
@@ -220,3 +241,7 @@ def write_tables(folder: Path, videos: dict[str, Fields], pairs: Sequence[Pair],
     for name, table in ((ITEMS_FILE, pa.table(items, schema=ITEMS_SCHEMA)), (PAIRS_FILE, pa.table(columns, schema=PAIRS_SCHEMA))):
         with whole_file(folder / name) as out:
             pq.write_table(table, out, compression="zstd")
+
+
+def _named(texts: Fields) -> list[dict[str, str]]:
+    return [{"name": name, "text": text} for name, text in texts]

@@ -17,7 +17,7 @@ from reelnest.errors import RegistryError
 from reelnest.registry.candidate import Candidate, candidate_run
 from reelnest.registry.connection import connect
 
-ALL = "all"
+ALL, FLOATS = "all", "float32"
 METRICS_IN_A_REQUEST = 900  # MLflow takes at most 1000
 ARTIFACT_FOLDER = "evaluation"
 QUERY_METRICS_FILE = "queries.parquet"
@@ -37,7 +37,8 @@ def evaluation_metrics(evaluation: Mapping[str, Any], timestamp: int) -> list[Me
     """What `reports/evaluation.json` holds, as MLflow metrics.
 
     `test/text_to_video/recall_at_10` has the dim as its step, so that MLflow charts quality by dim. `test/recall_at_10` is the one figure
-    for tables of runs: all queries, at the full width.
+    for tables of runs: all queries, at the full width. Storage types and funnels have charts of their own, such as
+    `test/all/int8/recall_at_10` and `test/all/funnel 16-128/recall_at_10`, with the same steps.
     """
     split, width = evaluation["split"], max(evaluation["dims"])
     found = []
@@ -46,6 +47,12 @@ def evaluation_metrics(evaluation: Mapping[str, Any], timestamp: int) -> list[Me
             found.append(Metric(f"{split}/{result['pair_kind']}/{mlflow_name(metric)}", value, timestamp, result["dim"]))
             if result["pair_kind"] == ALL and result["dim"] == width:
                 found.append(Metric(f"{split}/{mlflow_name(metric)}", value, timestamp, 0))
+    for one in evaluation["configurations"]:
+        funnel = [f"funnel {'-'.join(map(str, one['funnel']))}"] if one["funnel"] else []
+        chart = " ".join([*funnel, *([one["storage"]] if one["storage"] != FLOATS else [])])
+        if chart:  # plain floats are above
+            for metric, value in one["metrics"].items():
+                found.append(Metric(f"{split}/{ALL}/{chart}/{mlflow_name(metric)}", value, timestamp, one["dim"]))
     for outranked in evaluation["negatives_outranked"]:
         name = f"{split}/{outranked['pair_kind']}/negatives_outranked"
         found.append(Metric(name, outranked["value"], timestamp, outranked["dim"]))

@@ -1,43 +1,44 @@
 """The smallest vectors that are as good as the best ones: what an index can be built with."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from reelnest.search.evaluation import QueryMetrics
+from reelnest.search.configurations import Configuration
 from reelnest.search.significance import bootstrap_intervals
+from reelnest.search.storage import STORAGES
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A dim, and what it costs against the dim with the highest figure."""
+    """A configuration, and what it costs against the one with the highest figure."""
 
-    dim: int
+    chosen: Configuration
     metric: str
     margin: float
     value: float
-    best_dim: int
+    best: Configuration
     best_value: float
     low: float
     """The lower end of the difference to the best, value - best_value, at the confidence that was asked for (one-sided)."""
 
 
-def smallest_dim(by_query: Sequence[QueryMetrics], metric: str, margin: float, confidence: float) -> Choice:
-    """The smallest dim whose figure over all queries is shown to be less than `margin` below that of the best dim.
+def smallest(values: Mapping[Configuration, np.ndarray], metric: str, margin: float, confidence: float) -> Choice:
+    """The configuration with the fewest bytes a vector whose figure is shown to be less than `margin` below that of the best one.
 
-    Both dims were asked the same queries, so their differences are resampled query by query. Dims are tried from the smallest on, and the
-    first that passes is taken; the best dim always does. The confidence is that of each comparison.
+    All were asked the same queries, so their differences are resampled query by query. They are tried from the smallest on, and the first
+    that passes is taken; the best always does. Of equally small ones the plainest goes first: one search before a funnel, which saves time
+    and no room, and floats before codes. The confidence is that of each comparison.
 
     Args:
-        by_query: of all pair kinds and dims; at least one query.
-        metric: a mean over queries; higher is better.
-        margin: in the metric's unit.
+        values: of `metric`, a mean over queries (higher is better), by configuration, what each query contributes; at least one query.
+        metric: its name.
+        margin: in its unit.
         confidence: such as 0.95.
     """
-    dims = sorted({found.dim for found in by_query})
-    values = {dim: np.concatenate([found.values[metric] for found in by_query if found.dim == dim]) for dim in dims}
-    best = max(dims, key=lambda dim: (values[dim].mean(), -dim))
-    ends = bootstrap_intervals({dim: values[dim] - values[best] for dim in dims}, confidence=2 * confidence - 1)
-    dim = next(dim for dim in dims if dim == best or ends[dim][0] > -margin)
-    return Choice(dim, metric, margin, float(values[dim].mean()), best, float(values[best].mean()), ends[dim][0])
+    order = sorted(values, key=lambda one: (one.bytes_per_vector, len(one.funnel), STORAGES.index(one.storage), one.dim, one.funnel))
+    best = max(order, key=lambda one: float(values[one].mean()))  # of equal ones the first, which is the smallest
+    ends = bootstrap_intervals({one: values[one] - values[best] for one in order}, confidence=2 * confidence - 1)
+    chosen = next(one for one in order if one == best or ends[one][0] > -margin)
+    return Choice(chosen, metric, margin, float(values[chosen].mean()), best, float(values[best].mean()), ends[chosen][0])

@@ -1,20 +1,25 @@
 """Retrieval quality of nested vectors: every metric, for every pair kind, at every dim."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from reelnest.search.metrics import METRICS, query_metrics, summarise
+from reelnest.search.judging import Counted, Judge
+from reelnest.search.metrics import query_metrics, summarise
 from reelnest.search.retrieval_sets import RetrievalSet
+from reelnest.search.sharded import sharded_topk
 from reelnest.search.significance import bootstrap_intervals
-from reelnest.search.topk import SMALLEST_NORM, Ranking, prefix_scores, prefix_topk, query_blocks
+from reelnest.search.topk import SMALLEST_NORM, prefix_scores, prefix_topk, query_blocks
 
-TIMED_QUERIES = 256
-"""At most so many queries are searched once more, at each dim by itself, for the speed."""
+Key = TypeVar("Key", bound=Hashable)
+
+TIMED_QUERIES, TIMED_K = 256, 10
+"""At most so many queries are searched once more, each dim by itself, for the speed; so many answers of each."""
 ALL = "all"
 """The pair kind that stands for the mean (for the median rank: the median) over the queries of all kinds."""
 
@@ -46,7 +51,7 @@ class Result:
     intervals: dict[str, tuple[float, float]]
     """By metric, the lower and upper end (see `significance`); empty where no confidence was asked for."""
     queries_per_second: float | None
-    """Of the search at this dim alone, up to TIMED_QUERIES at once, on this machine, without encoding. None where it was not timed."""
+    """Of the top TIMED_K at this dim alone, up to TIMED_QUERIES at once, on this machine, without encoding. None where not timed."""
 
 
 @dataclass(frozen=True)
@@ -112,81 +117,67 @@ def evaluate_vectors(
     `depth` answers are kept for each query: MAP and MRR count a right answer below it as not found, as TREC does. The median rank is exact
     at any depth: it is the median over queries of the rank of the best right answer, where of equal scores the lower item stands first.
     With `confidence`, such as 0.95, each figure has its interval over queries; with `timed`, each dim is searched once more for its speed.
+    Ranks share the search; every one of them has to call this, with equal arguments, and gets all.
 
-    Raises ModelError for vectors that hold NaN or infinity.
+    Raises ModelError for vectors that hold NaN or infinity, DataError for a query without a right answer.
     """
     dims = tuple(sorted(dims))
     by_query: list[QueryMetrics] = []
-    seconds: dict[tuple[str, int], float] = {}
+    speeds: dict[tuple[str, int], float] = {}
     outranked, answers = [], []
     for searched in sets:
+        judge = Judge(searched)
         query_vectors, corpus_vectors = queries.of(searched.queries), targets.of(searched.corpus)
-        spare = max((len(items) for items in searched.ignored.values()), default=0)
-        rankings = prefix_topk(query_vectors, corpus_vectors, dims, depth + spare)
+        rankings = sharded_topk(query_vectors, corpus_vectors, dims, depth + judge.most_ignored)
         for dim in dims:
-            found = _counted(searched, rankings[dim], depth)
-            metrics = _metrics(found, query_vectors, corpus_vectors, dim)
+            found = judge.count(rankings[dim], depth)
+            metrics = query_metrics(found.hits, judge.relevance)
+            metrics["median_rank"] = _best_ranks(searched, found, query_vectors, corpus_vectors, dim)
             by_query.append(QueryMetrics(searched, dim, metrics))
             if timed:
-                seconds[searched.pair_kind, dim] = _search_seconds(query_vectors, corpus_vectors, dim, depth + spare)
+                speeds[searched.pair_kind, dim] = _speed(query_vectors, corpus_vectors, dim)
             if searched.negatives:
                 share = _share_outranked(searched, query_vectors, corpus_vectors, dim)
                 outranked.append(Outranked(searched.pair_kind, dim, share, len(searched.negatives)))
             if dim == dims[-1]:
-                answers.append(Answers(searched, tuple(searched.corpus[row] for row in found.rows), tuple(found.scores)))
-    results = [result for searched in sets for result in _results(searched.pair_kind, [searched], by_query, seconds, confidence)]
+                answers.append(_answers(searched, found))
+    results = [result for searched in sets for result in _results(searched.pair_kind, [searched], by_query, speeds, confidence)]
     if sets:
-        results += _results(ALL, sets, by_query, seconds, confidence)
+        results += _results(ALL, sets, by_query, speeds, confidence)
     return Evaluation(dims, tuple(results), tuple(by_query), tuple(outranked), tuple(answers))
 
 
-@dataclass(frozen=True)
-class _Found:
-    searched: RetrievalSet
-    rows: list[np.ndarray]  # rows of the corpus for each query, best first
-    scores: list[np.ndarray]
+def _answers(searched: RetrievalSet, found: Counted) -> Answers:
+    items, lengths = searched.corpus[found.rows], found.lengths.tolist()
+    return Answers(
+        searched,
+        tuple(row[:length] for row, length in zip(items, lengths, strict=True)),
+        tuple(row[:length] for row, length in zip(found.scores, lengths, strict=True)),
+    )
 
 
-def _counted(searched: RetrievalSet, ranking: Ranking, depth: int) -> _Found:
-    """The first `depth` answers of each query that count for it."""
-    ignored = {query: np.searchsorted(searched.corpus, items) for query, items in searched.ignored.items()}
-    rows, scores = [], []
-    for query, row, score in zip(searched.queries.tolist(), ranking.indices.cpu().numpy(), ranking.scores.cpu().numpy(), strict=True):
-        if query in ignored:
-            counted = ~np.isin(row, ignored[query])
-            row, score = row[counted], score[counted]
-        rows.append(row[:depth])
-        scores.append(score[:depth])
-    return _Found(searched, rows, scores)
+def _speed(queries: Tensor, corpus: Tensor, dim: int) -> float:
+    kept = corpus[:, :dim].contiguous()  # as an index of this dim holds them
+    return queries_per_second(lambda asked, k: prefix_topk(asked[:, :dim], kept, [dim], k), queries)
 
 
-def _search_seconds(queries: Tensor, corpus: Tensor, dim: int, k: int) -> float:
-    """Of searching with all queries at one dim, by what the first TIMED_QUERIES take."""
+def _best_ranks(searched: RetrievalSet, found: Counted, queries: Tensor, corpus: Tensor, dim: int) -> np.ndarray:
+    """The rank of each query's best right answer, (queries,), also of one that stands below the depth."""
+    ranks = np.zeros(len(searched.queries))
+    first = np.unique(found.hits.query, return_index=True)[1]
+    ranks[found.hits.query[first]] = found.hits.rank[first]
+    missed = np.flatnonzero(ranks == 0)
+    if len(missed):
+        ranks[missed] = np.maximum(_ranks_below(searched, missed.tolist(), queries, corpus, dim), found.lengths[missed] + 1)
+    return ranks
+
+
+def queries_per_second(search: Callable[[Tensor, int], object], queries: Tensor) -> float:
+    """Of `search(queries, k)`, by what the first TIMED_QUERIES take it for TIMED_K answers each."""
     timed = queries[:TIMED_QUERIES]
     start = time.perf_counter()
-    prefix_topk(timed, corpus, [dim], k)
-    return (time.perf_counter() - start) * len(queries) / max(len(timed), 1)
-
-
-def _metrics(found: _Found, queries: Tensor, corpus: Tensor, dim: int) -> dict[str, np.ndarray]:
-    searched = found.searched
-    values = {name: np.zeros(len(searched.queries)) for name in METRICS}
-    missed = []
-    for position, query in enumerate(searched.queries.tolist()):
-        right = np.fromiter(searched.qrels[query], dtype=np.int64)
-        grades = np.fromiter(searched.qrels[query].values(), dtype=np.float64)
-        row = found.rows[position]
-        ranks = np.flatnonzero(np.isin(row, np.searchsorted(searched.corpus, right)))
-        hits = [(int(rank) + 1, searched.qrels[query][int(searched.corpus[row[rank]])]) for rank in ranks]
-        for name, value in query_metrics(hits, grades.tolist()).items():
-            values[name][position] = value
-        if hits:
-            values["median_rank"][position] = hits[0][0]
-        else:
-            missed.append(position)
-    for position, rank in zip(missed, _ranks_below(searched, missed, queries, corpus, dim), strict=True):
-        values["median_rank"][position] = max(rank, len(found.rows[position]) + 1)
-    return values
+    search(timed, TIMED_K)
+    return len(timed) / max(time.perf_counter() - start, 1e-9)
 
 
 def _ranks_below(searched: RetrievalSet, positions: list[int], queries: Tensor, corpus: Tensor, dim: int) -> list[int]:
@@ -217,29 +208,38 @@ def _share_outranked(searched: RetrievalSet, queries: Tensor, corpus: Tensor, di
     return above / len(searched.negatives)
 
 
+def summaries(
+    found: Mapping[Key, Sequence[QueryMetrics]], confidence: float | None
+) -> dict[Key, tuple[dict[str, float], dict[str, tuple[float, float]]]]:
+    """The metrics, and their intervals, of what each key's sets found; all keys were asked the same queries in the same order."""
+    values = {
+        (key, name): np.concatenate([one.values[name] for one in of_key]) for key, of_key in found.items() for name in of_key[0].values
+    }
+    medians = [column for column in values if column[1] == "median_rank"]
+    intervals = {} if confidence is None else bootstrap_intervals(values, confidence, medians=medians)
+    figures = {}
+    for key, of_key in found.items():
+        names = list(of_key[0].values)
+        ends = {name: intervals[key, name] for name in names} if intervals else {}
+        figures[key] = summarise({name: values[key, name] for name in names}), ends
+    return figures
+
+
 def _results(
     pair_kind: str,
     sets: Sequence[RetrievalSet],
     by_query: Sequence[QueryMetrics],
-    seconds: Mapping[tuple[str, int], float],
+    speeds: Mapping[tuple[str, int], float],
     confidence: float | None,
 ) -> list[Result]:
     """Over the queries of all `sets`, at each dim."""
-    kinds = [searched.pair_kind for searched in sets]
+    kinds = {searched.pair_kind: len(searched.queries) for searched in sets}
     dims = sorted({found.dim for found in by_query})
-    values = {
-        (dim, name): np.concatenate([found.values[name] for found in by_query if found.dim == dim and found.searched.pair_kind in kinds])
-        for dim in dims
-        for name in METRICS
-    }
-    medians = [(dim, "median_rank") for dim in dims]
-    intervals = {} if confidence is None else bootstrap_intervals(values, confidence, medians=medians)
-    queries = sum(len(searched.queries) for searched in sets)
+    found = summaries({dim: [one for one in by_query if one.dim == dim and one.searched.pair_kind in kinds] for dim in dims}, confidence)
+    queries = sum(kinds.values())
     corpus = len(np.unique(np.concatenate([searched.corpus for searched in sets])))
     results = []
-    for dim in dims:
-        spent = sum(seconds[kind, dim] for kind in kinds) if seconds else None
-        ends = {name: intervals[dim, name] for name in METRICS} if intervals else {}
-        metrics = summarise({name: values[dim, name] for name in METRICS})
-        results.append(Result(pair_kind, dim, queries, corpus, metrics, ends, None if spent is None else queries / max(spent, 1e-9)))
+    for dim, (metrics, intervals) in found.items():
+        speed = queries / sum(asked / speeds[kind, dim] for kind, asked in kinds.items()) if speeds else None
+        results.append(Result(pair_kind, dim, queries, corpus, metrics, intervals, speed))
     return results

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from reelnest.errors import ModelError
+from reelnest.search.storage import Corpus
 
 BLOCK_QUERIES = 1024
 BLOCK_SCORES = 2_000_000
@@ -23,7 +24,7 @@ class Ranking:
     scores: Tensor  # (queries, k) float32, cosines
 
 
-def prefix_topk(queries: Tensor, corpus: Tensor, dims: Sequence[int], k: int) -> dict[int, Ranking]:
+def prefix_topk(queries: Tensor, corpus: Corpus, dims: Sequence[int], k: int, part: tuple[int, int] = (0, 1)) -> dict[int, Ranking]:
     """The `k` corpus rows with the highest cosine to each query, for every prefix length in `dims`.
 
     A dot product over a prefix is that over the next shorter one and a block more, so all dims cost the products of the longest one: for
@@ -35,22 +36,29 @@ def prefix_topk(queries: Tensor, corpus: Tensor, dims: Sequence[int], k: int) ->
 
     Args:
         queries: (queries, width), any length.
-        corpus: (corpus, width), on the same device.
+        corpus: (corpus, width), on the same device; any length, any storage type that is read out as floats.
         dims: prefix lengths, each at most width.
         k: answers for each query.
+        part: (0, 1) for all of the corpus, (n, parts) for its n-th part, whole blocks of it (see sharded.py). A part that holds fewer
+            than `k` rows fills up with row 0 at a score of -inf.
 
     Raises ModelError for vectors that hold NaN or infinity, ValueError for shapes and dims that do not fit.
     """
     _check(queries, corpus, dims, k)
     k = min(k, len(corpus))
-    found = {
-        dim: Ranking(queries.new_empty((len(queries), k), dtype=torch.int64), queries.new_empty((len(queries), k)).float()) for dim in dims
-    }
+    shape = (len(queries), k)
+    found = {dim: Ranking(queries.new_zeros(shape, dtype=torch.int64), queries.new_full(shape, -torch.inf).float()) for dim in dims}
     rising = sorted(set(dims))
     for block in _blocks(len(queries), BLOCK_QUERIES):
-        for dim, ranking in _topk(queries[block], corpus, rising, k).items():
-            found[dim].indices[block], found[dim].scores[block] = ranking.indices, ranking.scores
+        for dim, ranking in _topk(queries[block], corpus, rising, k, part).items():
+            of_part = ranking.indices.shape[1]
+            found[dim].indices[block, :of_part], found[dim].scores[block, :of_part] = ranking.indices, ranking.scores
     return found
+
+
+def corpus_blocks(queries: int, corpus: int) -> list[slice]:
+    """The blocks of the corpus that pass by a block of so many queries."""
+    return _blocks(corpus, max(1, BLOCK_SCORES // max(1, min(queries, BLOCK_QUERIES))))
 
 
 def prefix_scores(queries: Tensor, corpus: Tensor, dim: int) -> Tensor:
@@ -69,25 +77,27 @@ def _blocks(rows: int, step: int) -> list[slice]:
     return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
-def _topk(queries: Tensor, corpus: Tensor, dims: Sequence[int], k: int) -> dict[int, Ranking]:
+def _topk(queries: Tensor, corpus: Corpus, dims: Sequence[int], k: int, part: tuple[int, int]) -> dict[int, Ranking]:
     """For one block of queries; `dims` rise."""
     # Lengths of queries change no order, and come last. Numbers of any size are brought to at most 1, so that no sum overflows.
     queries = queries.float()
     queries = queries / queries.abs().amax(dim=1, keepdim=True).clamp_min(SMALLEST_NORM)
     best = {dim: _Best(len(queries), k, queries.device) for dim in dims}
-    step = max(1, BLOCK_SCORES // max(1, len(queries)))
+    blocks = corpus_blocks(len(queries), len(corpus))
+    number, parts = part
+    blocks = blocks[len(blocks) * number // parts : len(blocks) * (number + 1) // parts]
     # Made once: fresh memory for each block would take longer than what is done with it.
-    held = queries.new_empty((2, len(queries) * min(step, len(corpus))))
-    for block in _blocks(len(corpus), step):
+    held = queries.new_empty((2, len(queries) * max((block.stop - block.start for block in blocks), default=0)))
+    for block in blocks:
         rows = corpus[block].float()
         products, scores = (buffer[: len(queries) * len(rows)].view(len(queries), len(rows)) for buffer in held)
         products.zero_()
         squares = queries.new_zeros(len(rows), dtype=torch.float64)
         before = 0
         for dim in dims:
-            part = rows[:, before:dim]
-            products.addmm_(queries[:, before:dim], part.T)
-            squares += torch.linalg.vector_norm(part, dim=1).double().square()
+            numbers = rows[:, before:dim]
+            products.addmm_(queries[:, before:dim], numbers.T)
+            squares += torch.linalg.vector_norm(numbers, dim=1).double().square()
             torch.mul(products, squares.sqrt().clamp_min(SMALLEST_NORM).reciprocal().float(), out=scores)
             best[dim].add(scores, block.start)
             before = dim
@@ -173,8 +183,8 @@ def _norms(vectors: Tensor) -> Tensor:
     return vectors.norm(dim=1, keepdim=True).clamp_min(SMALLEST_NORM)  # (rows, 1)
 
 
-def _check(queries: Tensor, corpus: Tensor, dims: Sequence[int], k: int) -> None:
-    if queries.ndim != 2 or corpus.ndim != 2 or queries.shape[1] != corpus.shape[1]:
+def _check(queries: Tensor, corpus: Corpus, dims: Sequence[int], k: int) -> None:
+    if queries.ndim != 2 or len(corpus.shape) != 2 or queries.shape[1] != corpus.shape[1]:
         raise ValueError(f"queries and corpus must be (rows, width) of one width; found {tuple(queries.shape)} and {tuple(corpus.shape)}")
     if k < 1:
         raise ValueError(f"k must be at least 1; found {k}")
@@ -182,6 +192,8 @@ def _check(queries: Tensor, corpus: Tensor, dims: Sequence[int], k: int) -> None
         if not 1 <= dim <= queries.shape[1]:
             raise ValueError(f"dim {dim} is outside 1 to {queries.shape[1]}, the width of the vectors")
     for name, vectors in (("query", queries), ("corpus", corpus)):
+        if not isinstance(vectors, Tensor):
+            continue  # codes, which are always numbers
         # A sum with NaN or infinity in it is not finite either, and takes a tenth of the time; a sum may also overflow, so look again.
         bad = (~torch.isfinite(vectors.sum(1))).nonzero().squeeze(1)
         bad = bad[~torch.isfinite(vectors[bad]).all(dim=1)]

@@ -3,46 +3,47 @@
 Usage, as `reelnest evaluate` does it: `accelerate launch --config_file configs/accelerate/cpu-2.yaml -m reelnest.stages.evaluate`
 """
 
-import functools
-import json
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import numpy as np
 import torch
 from accelerate import PartialState
 
-from reelnest.config import Evaluate, Params, launch_processes, launch_uses_cpu
-from reelnest.data.behaviour import BEHAVIOUR_FILE, BehaviourTest, stored_behaviour
-from reelnest.data.content_hash import value_hash
+from reelnest.config import Evaluate, Params, Storage, launch_processes, launch_uses_cpu
+from reelnest.data.behaviour import BEHAVIOUR_FILE, stored_behaviour
 from reelnest.data.prepared import Prepared
 from reelnest.data.whole_files import whole_file, write_json, write_lines
-from reelnest.errors import DataError, TrainingError
-from reelnest.model.saved import SETTINGS_FILE, load
+from reelnest.errors import ConfigError, DataError, TrainingError
+from reelnest.model.saved import load
 from reelnest.registry.candidate import Candidate
 from reelnest.registry.connection import connect
-from reelnest.registry.evaluation_log import CODE, QUERY_METRICS_FILE, log_evaluation
+from reelnest.registry.evaluation_log import QUERY_METRICS_FILE, log_evaluation
 from reelnest.report.evaluation_page import write_evaluation_page
 from reelnest.report.gallery import choose_gallery
-from reelnest.search.behaviour import EmbeddedTests, judge_behaviour
-from reelnest.search.choice import smallest_dim
-from reelnest.search.evaluation import ALL, Answers, Evaluation
-from reelnest.search.retrieval_sets import RetrievalSet
-from reelnest.stages.evaluation_code import evaluation_code_hash
+from reelnest.search.choice import Choice, smallest
+from reelnest.search.configurations import Measured, configurations, measure
+from reelnest.search.evaluation import Answers, Evaluation
+from reelnest.search.slices import slices
+from reelnest.stages.evaluation_report import (
+    FLOATS,
+    SPLIT,
+    behaviour_report,
+    choice_entry,
+    configuration_entries,
+    evaluation_report,
+    headline,
+    query_metrics,
+    slice_entries,
+)
 from reelnest.stages.launch import stage_main
 from reelnest.stages.workspace import Workspace
 from reelnest.training.behaviour import embed_tests
 from reelnest.training.retrieval import embed_split
 
-SPLIT = "test"
-STORAGE, NUMBER_BYTES = "float32", 4
-HEADLINE_METRICS = ("recall@1", "recall@10", "ndcg@10")
-LISTED_FAILURES = 200
-"""Behaviour tests that did not pass; the report counts them all."""
 CSV_COLUMNS = "pair_kind,dim,storage,metric,value,low,high"
 
 log = logging.getLogger("reelnest.stages.evaluate")  # __name__ is __main__ under accelerate
@@ -65,18 +66,34 @@ def run(workspace: Workspace, params: Params) -> None:
             ' Raise data.test_fraction in params.yaml, or give pairs in data/pairs.jsonl "split": "test".'
         )
     model = load(workspace.candidate, device=state.device)
-    split = embed_split(prepared, SPLIT, model.encoder, model.batcher, params.evaluate.batch_size)
+    settings = params.evaluate
+    dims = _dims(model.dims, settings.extra_dims)
+    wanted = configurations(dims, settings)
+    split = embed_split(prepared, SPLIT, model.encoder, model.batcher, settings.batch_size)
     tests = stored_behaviour(workspace.reports / BEHAVIOUR_FILE)
-    embedded = embed_tests(tests, prepared, split, model.encoder, model.batcher, params.evaluate.batch_size) if tests else None
+    embedded = embed_tests(tests, prepared, split, model.encoder, model.batcher, settings.batch_size) if tests else None
+    # All share the search; one makes the rest of it.
+    confidence = settings.confidence if state.is_main_process else None
+    evaluation = split.evaluate(dims, settings.depth, confidence, timed=state.is_main_process)
     if state.is_main_process:
-        evaluation = split.evaluate(model.dims, params.evaluate.depth, params.evaluate.confidence, timed=True)
+        measured = measure(wanted, evaluation, split.queries, split.targets, settings.depth, settings.confidence)
+        choice = _choose(measured, settings)
+        parts = slices(evaluation, prepared, SPLIT, sorted({choice.chosen.dim, dims[-1]}), settings.slice_fields, settings.confidence)
+        for unknown in sorted(set(settings.slice_fields) - {one.name for one in parts}):
+            log.warning("evaluate.slice_fields: no video of the test split has the tag or field '%s'", unknown)
         candidate = Candidate.of(workspace.candidate)
-        report = evaluation_report(evaluation, candidate, model.width, prepared, params.evaluate)
-        report["behaviour"] = behaviour_report(tests, embedded, model.dims)
-        files = _write(workspace.reports, report, evaluation, prepared, params.evaluate.gallery_queries)
+        report = evaluation_report(evaluation, candidate, model.width, prepared, settings) | {
+            "untrained_dims": sorted({dim for one in wanted for dim in one.dims}.difference(model.dims)),
+            "index_videos": settings.index_videos,
+            "configurations": configuration_entries(measured, settings.index_videos),
+            "choice": choice_entry(choice),
+            "slices": slice_entries(parts),
+            "behaviour": behaviour_report(tests, embedded, model.dims),
+        }
+        files = _write(workspace.reports, report, evaluation, measured, prepared, settings.gallery_queries)
         if tracked:
             log_evaluation(params, candidate, report, files)
-        _tell(evaluation, report["choice"], workspace.reports)
+        _tell(evaluation, report, workspace.reports)
         _tell_behaviour(report["behaviour"])
     state.destroy_process_group()
 
@@ -98,154 +115,64 @@ def main() -> int:
     return stage_main(run)
 
 
-def evaluation_report(
-    evaluation: Evaluation, candidate: Candidate, embedding_width: int, prepared: Prepared, settings: Evaluate
-) -> dict[str, Any]:
-    """What `reports/evaluation.json` holds."""
-    dims, width = evaluation.dims, evaluation.dims[-1]
-    sets = [answers.searched for answers in evaluation.answers]
-    everything = next(result for result in evaluation.results if result.pair_kind == ALL)
-    choice = smallest_dim(evaluation.by_query, settings.choice_metric, settings.choice_margin, settings.confidence)
-    base = json.loads((candidate.folder / SETTINGS_FILE).read_text(encoding="utf-8"))["model"]["name_or_path"]
-    return {
-        "split": SPLIT,
-        "dims": list(dims),
-        "width": width,
-        "queries": everything.queries,
-        "corpus": everything.corpus,
-        "confidence": settings.confidence,
-        "choice": {**asdict(choice), "bytes_per_vector": NUMBER_BYTES * choice.dim},
-        "results": [
-            {
-                "pair_kind": result.pair_kind,
-                "dim": result.dim,
-                "storage": STORAGE,
-                "metrics": result.metrics,
-                "intervals": result.intervals,
-                "queries": result.queries,
-                "corpus": result.corpus,
-                "bytes_per_vector": NUMBER_BYTES * result.dim,
-                "queries_per_second": round(result.queries_per_second or 0.0, 1),
-            }
-            for result in evaluation.results
-        ],
-        "negatives_outranked": [
-            {"pair_kind": found.pair_kind, "dim": found.dim, "value": found.value, "queries": found.queries}
-            for found in evaluation.outranked
-        ],
-        "code": {"hash": evaluation_code_hash(settings.depth)},
-        "model": {"hash": candidate.hash, "base": base, "embedding_width": embedding_width},
-        "data": {
-            "hash": data_hash(sets, prepared),
-            "pair_kinds": {searched.pair_kind: {"queries": len(searched.queries), "corpus": len(searched.corpus)} for searched in sets},
-        },
-    }
+def _dims(trained: Sequence[int], extra: Sequence[int]) -> tuple[int, ...]:
+    """What is evaluated: the model's own dims, and those that it was not trained for."""
+    if too_wide := [dim for dim in extra if dim >= trained[-1]]:
+        raise ConfigError(
+            f"params.yaml: evaluate.extra_dims: {too_wide[0]} is not below {trained[-1]}, the largest dim that this model was trained for, "
+            "which is the full width of its evaluation. Leave it out."
+        )
+    if untrained := sorted(set(extra).difference(trained)):
+        log.warning("dim %s: not trained for; expect poorer answers there than its size promises", ", ".join(map(str, untrained)))
+    return tuple(sorted({*trained, *extra}))
 
 
-def behaviour_report(tests: Sequence[BehaviourTest], embedded: EmbeddedTests | None, dims: Sequence[int]) -> dict[str, Any]:
-    """`behaviour` of `reports/evaluation.json`: by dim, the share of all tests that passed, and of each kind's."""
-    suite = value_hash([asdict(test) for test in tests])
-    if embedded is None:
-        return {"tests": 0, "by_kind": {}, "passed": {}, "passed_by_kind": {}, "left_out": 0, "failed": 0, "failures": [], "hash": suite}
-    found = judge_behaviour(embedded, dims)
-    total = len(embedded.tests)
-    return {
-        "tests": total,
-        "by_kind": found.tests,
-        "passed": {
-            str(dim): sum(share * found.tests[kind] for kind, share in shares.items()) / max(total, 1)
-            for dim, shares in found.passed.items()
-        },
-        "passed_by_kind": {str(dim): shares for dim, shares in found.passed.items()},
-        "left_out": len(tests) - total,
-        "failed": len(found.failures),
-        "failures": [asdict(one) for one in found.failures[:LISTED_FAILURES]],
-        "hash": suite,
-    }
+def _choose(measured: Sequence[Measured], settings: Evaluate) -> Choice:
+    metric = settings.choice_metric
+    values = {one.configuration: np.concatenate([found.values[metric] for found in one.by_query]) for one in measured}
+    return smallest(values, metric, settings.choice_margin, settings.confidence)
 
 
-def data_hash(sets: Sequence[RetrievalSet], prepared: Prepared) -> str:
-    """A name for what was asked and what counted as right, by texts and by video ids with the bytes of the videos.
-
-    How they were sampled, and text fields, are left out: how much of a video a model reads is the model's choice, and models that choose
-    otherwise can be compared on the same questions.
-    """
-
-    @functools.cache
-    def name(index: int) -> str | list[str]:
-        item = prepared.item(index)
-        return item.key if item.kind == "text" else [item.key, prepared.store.content(prepared.store.position(item.key))]
-
-    return value_hash(
-        [
-            {
-                "pair_kind": searched.pair_kind,
-                "corpus": [name(int(item)) for item in searched.corpus],
-                "queries": [
-                    {
-                        "query": name(int(query)),
-                        "right": [[name(item), grade] for item, grade in sorted(searched.qrels[int(query)].items())],
-                        "wrong": [name(int(item)) for item in searched.negatives.get(int(query), ())],
-                        "ignored": [name(int(item)) for item in searched.ignored.get(int(query), ())],
-                    }
-                    for query in searched.queries
-                ],
-            }
-            for searched in sets
-        ]
-    )
-
-
-def _write(reports: Path, report: dict[str, Any], evaluation: Evaluation, prepared: Prepared, gallery_queries: int) -> list[Path]:
+def _write(
+    reports: Path,
+    report: dict[str, Any],
+    evaluation: Evaluation,
+    measured: Sequence[Measured],
+    prepared: Prepared,
+    gallery_queries: int,
+) -> list[Path]:
     """Writes all files, the JSON last, and returns them."""
     names = ("metrics_by_dim.csv", "metrics.json", "run.trec", "qrels.trec", QUERY_METRICS_FILE, "evaluation.html", "evaluation.json")
     csv, metrics, run_file, qrels, queries, page, summary = files = [reports / name for name in names]
-    write_lines(csv, _csv_lines(evaluation))
+    write_lines(csv, _csv_lines(evaluation, measured))
     write_json(metrics, headline(evaluation))
     write_lines(run_file, _run_lines(evaluation.answers))
     write_lines(qrels, _qrels_lines(evaluation.answers))
     with whole_file(queries) as aside:
-        query_metrics(evaluation, prepared, report["code"]["hash"]).to_parquet(aside, index=False)
+        query_metrics(evaluation, prepared, report["code"]["hash"], report["untrained_dims"]).to_parquet(aside, index=False)
     write_evaluation_page(page, report, choose_gallery(prepared, evaluation, gallery_queries))
     write_json(summary, report)
     return files
 
 
-def query_metrics(evaluation: Evaluation, prepared: Prepared, code_hash: str) -> pd.DataFrame:
-    """A row for each pair kind, query and dim: what the gate compares, and whoever asks which queries are hard.
-
-    The table's attributes name the code that made it.
-    """
-    tables = [
-        pd.DataFrame(
-            {
-                "pair_kind": found.searched.pair_kind,
-                "query": [prepared.item(int(query)).key for query in found.searched.queries],
-                "dim": found.dim,
-                **found.values,
-            }
-        )
-        for found in evaluation.by_query
-    ]
-    found = pd.concat(tables, ignore_index=True)
-    found.attrs[CODE] = code_hash
-    return found
-
-
-def headline(evaluation: Evaluation) -> dict[str, dict[str, float]]:
-    """The few figures over all queries that `dvc metrics show` and `dvc metrics diff` put into one line, by metric and dim."""
-    return {
-        metric: {str(result.dim): result.metrics[metric] for result in evaluation.results if result.pair_kind == ALL}
-        for metric in HEADLINE_METRICS
-    }
-
-
-def _csv_lines(evaluation: Evaluation) -> Iterator[str]:
+def _csv_lines(evaluation: Evaluation, measured: Sequence[Measured]) -> Iterator[str]:
+    """Each dim in floats, then in the other storage types; funnels have no column here."""
     yield CSV_COLUMNS
     for result in evaluation.results:
-        for metric, value in result.metrics.items():
-            low, high = result.intervals[metric]
-            yield f"{result.pair_kind},{result.dim},{STORAGE},{metric},{value!r},{low!r},{high!r}"
+        yield from _csv_rows(result.pair_kind, result.dim, FLOATS, result.metrics, result.intervals)
+    for one in measured:
+        dim, storage = one.configuration.dim, one.configuration.storage
+        if storage != FLOATS and not one.configuration.funnel:
+            for kind, metrics in one.metrics.items():
+                yield from _csv_rows(kind, dim, storage, metrics, one.intervals[kind])
+
+
+def _csv_rows(
+    kind: str, dim: int, storage: Storage, metrics: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]
+) -> Iterator[str]:
+    for metric, value in metrics.items():
+        low, high = intervals[metric]
+        yield f"{kind},{dim},{storage},{metric},{value!r},{low!r},{high!r}"
 
 
 def _run_lines(answers: Sequence[Answers]) -> Iterator[str]:
@@ -267,7 +194,7 @@ def _qrels_lines(answers: Sequence[Answers]) -> Iterator[str]:
                 yield f"{found.searched.pair_kind}:{query} 0 {item} {grade:g}"
 
 
-def _tell(evaluation: Evaluation, choice: Mapping[str, Any], reports: Path) -> None:
+def _tell(evaluation: Evaluation, report: Mapping[str, Any], reports: Path) -> None:
     for dim in evaluation.dims:
         found = {metric: evaluation.value(metric, dim=dim) for metric in ("recall@1", "recall@10", "ndcg@10")}
         figures = ", ".join(f"{metric} {value:.3f}" for metric, value in found.items() if value is not None)
@@ -276,9 +203,12 @@ def _tell(evaluation: Evaluation, choice: Mapping[str, Any], reports: Path) -> N
         log.info(
             "negatives outranked at dim %d, %s: %.3f of %d queries", outranked.dim, outranked.pair_kind, outranked.value, outranked.queries
         )
+    choice = report["choice"]
+    index = next(one["index_bytes"] for one in report["configurations"] if one["name"] == choice["name"])
     log.info(
-        "smallest dim that is as good: %d (%s %.3f; less than %g below dim %d, %.3f)",
-        *(choice["dim"], choice["metric"], choice["value"], choice["margin"], choice["best_dim"], choice["best_value"]),
+        "smallest that is as good: %s (%s %.3f; less than %g below %s, %.3f): %d bytes a vector, %.3g GB for %d videos",
+        *(choice["name"], choice["metric"], choice["value"], choice["margin"], choice["best_name"], choice["best_value"]),
+        *(choice["bytes_per_vector"], index / 1e9, report["index_videos"]),
     )
     log.info("evaluation: %s", reports / "evaluation.html")
 

@@ -25,6 +25,7 @@ CODE = (
     "search",
     "stages/evaluate.py",
     "stages/evaluation_code.py",
+    "stages/evaluation_report.py",
     "training/behaviour.py",
     "training/retrieval.py",
 )

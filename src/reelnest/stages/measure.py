@@ -21,8 +21,9 @@ from reelnest.model.saved import SETTINGS_FILE, load
 from reelnest.registry.evaluation_log import QUERY_METRICS_FILE
 from reelnest.registry.versions import CannotMeasureError, saved_model_of
 from reelnest.stages import preprocess
-from reelnest.stages.evaluate import SPLIT, data_hash, join_processes, query_metrics
+from reelnest.stages.evaluate import join_processes
 from reelnest.stages.evaluation_code import evaluation_code_hash
+from reelnest.stages.evaluation_report import SPLIT, data_hash, query_metrics
 from reelnest.stages.launch import accelerate_command, stage_main
 from reelnest.stages.workspace import Workspace
 from reelnest.training.retrieval import embed_split
@@ -67,8 +68,8 @@ def run(workspace: Workspace, params: Params, model_folder: Path, prepared_folde
     split = embed_split(prepared, SPLIT, model.encoder, model.batcher, params.evaluate.batch_size)
     if data_hash(split.sets, prepared) != expected_data:
         raise DataError(f"{prepared_folder}: other data than reports/evaluation.json measured. Run `reelnest evaluate` again.")
+    evaluation = split.evaluate(model.dims, params.evaluate.depth)  # the processes share the search
     if state.is_main_process:
-        evaluation = split.evaluate(model.dims, params.evaluate.depth)
         with whole_file(out) as aside:
             query_metrics(evaluation, prepared, evaluation_code_hash(params.evaluate.depth)).to_parquet(aside, index=False)
     state.destroy_process_group()

@@ -65,7 +65,9 @@ def prepare(workspace: Workspace, params: Params) -> dict[str, Any]:
     _remove_leftovers(workspace.prepared)
     with whole_folder(workspace.prepared) as folder:
         used = write_store(folder / STORE_FOLDER, list(good.items()), cache, params.preprocess.shard_megabytes)
-        write_tables(folder, {video.video_id: _fields(video, params.data) for video in videos if video.video_id in good}, kept, splits)
+        used_videos = [video for video in videos if video.video_id in good]
+        fields = {video.video_id: _fields(video, params.data) for video in used_videos}
+        write_tables(folder, fields, kept, splits, {video.video_id: tuple(video.tags.items()) for video in used_videos})
     cache.keep_only(used)
 
     report = {

@@ -5,14 +5,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from reelnest.data.batches import Batcher
 from reelnest.data.entries import Entry, Role
 from reelnest.data.prepared import Prepared
+from reelnest.errors import ModelError
 from reelnest.model.embedding import embed
 from reelnest.model.encoder import Encoder
 from reelnest.search.evaluation import Evaluation, Vectors, evaluate_vectors
 from reelnest.search.retrieval_sets import RetrievalSet, retrieval_sets
+
+SHOWN = 100
+"""Characters of a text in an error."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class EmbeddedSplit:
 def embed_split(prepared: Prepared, split: str, encoder: Encoder, batcher: Batcher, batch_size: int) -> EmbeddedSplit:
     """Encodes each item of a split once in each role that it plays. The work is shared by all ranks, and each gets all vectors.
 
-    Every rank must call this.
+    Every rank must call this. Raises ModelError, which names the item, for vectors that hold NaN or infinity.
     """
     sets = retrieval_sets(prepared, split)
     queries = _union([searched.queries for searched in sets])
@@ -41,6 +46,7 @@ def embed_split(prepared: Prepared, split: str, encoder: Encoder, batcher: Batch
         nothing = Vectors(queries, torch.empty(0, 1))
         return EmbeddedSplit(sets, nothing, nothing)
     vectors = embed(encoder, batcher, entries, batch_size, f"embed {split}")  # (queries + targets, width)
+    _check_numbers(vectors, entries)
     return EmbeddedSplit(sets, Vectors(queries, vectors[: len(queries)]), Vectors(targets, vectors[len(queries) :]))
 
 
@@ -66,11 +72,29 @@ class ItemEntries(Sequence[Entry]):
         return len(self._queries) + len(self._targets)
 
     def __getitem__(self, position: int) -> Entry:  # type: ignore[override]
+        return self._prepared.entry(*self._item_and_role(position))
+
+    def named(self, position: int) -> str:
+        """The item for an error's text, such as `query "a red ball"`."""
+        index, role = self._item_and_role(position)
+        return f'{role} "{self._prepared.item(index).key[:SHOWN]}"'
+
+    def _item_and_role(self, position: int) -> tuple[int, Role]:
         if not 0 <= position < len(self):
             raise IndexError(position)
         role: Role = "query" if position < len(self._queries) else "target"
         items, offset = (self._queries, 0) if role == "query" else (self._targets, len(self._queries))
-        return self._prepared.entry(int(items[position - offset]), role)
+        return int(items[position - offset]), role
+
+
+def _check_numbers(vectors: Tensor, entries: ItemEntries) -> None:
+    bad = (~torch.isfinite(vectors).all(dim=1)).nonzero().squeeze(1).tolist()
+    if bad:
+        raise ModelError(
+            f"{len(bad)} of {len(vectors)} vectors hold NaN or infinity, the first that of {entries.named(bad[0])}, so nothing can be "
+            "ranked. Training has diverged, or the weights are damaged: look at the loss in reports/training.csv; a lower "
+            "train.learning_rate helps."
+        )
 
 
 def _union(items: list[np.ndarray]) -> np.ndarray:

@@ -19,7 +19,7 @@ from reelnest.data.store_writing import FrameCache
 from reelnest.errors import DataError
 from reelnest.search.retrieval_sets import retrieval_sets
 from reelnest.stages import preprocess
-from reelnest.stages.evaluate import data_hash
+from reelnest.stages.evaluation_report import data_hash
 from reelnest.stages.measure import prepared_for
 from reelnest.stages.workspace import Workspace
 

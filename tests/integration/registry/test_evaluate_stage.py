@@ -16,16 +16,19 @@ import pytrec_eval
 import torch
 from conftest import Project
 
-from reelnest.config import Tracking, Train
+from reelnest.config import Funnel, Params, Tracking, Train
 from reelnest.data.behaviour import BEHAVIOUR_FILE
 from reelnest.data.entries import Role
 from reelnest.data.prepared import Prepared
-from reelnest.errors import DataError, RegistryError
+from reelnest.errors import ConfigError, DataError, ModelError, RegistryError
+from reelnest.model.embedding import embed
 from reelnest.model.saved import load
 from reelnest.search.retrieval_sets import retrieval_sets
 from reelnest.stages import evaluate
 from reelnest.stages.evaluation_code import evaluation_code_hash
+from reelnest.stages.evaluation_report import data_hash
 from reelnest.stages.launch import accelerate_command
+from reelnest.training import retrieval
 from reelnest.training.retrieval import embed_split
 
 TREC_NAMES = {
@@ -37,6 +40,8 @@ TREC_NAMES = {
     "map": "map",
 }
 
+KINDS = ["text_to_video", "video_to_text", "text_to_text", "video_to_video", "all"]
+
 
 def report_of(reports: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((reports / "evaluation.json").read_text())
@@ -44,9 +49,14 @@ def report_of(reports: Path) -> dict[str, Any]:
 
 
 def without_speed(report: dict[str, Any]) -> dict[str, Any]:
-    for result in report["results"]:
+    for result in [*report["results"], *report["configurations"]]:
         del result["queries_per_second"]
     return report
+
+
+def with_settings(project: Project, **settings: Any) -> Params:
+    """Untracked, and with these of `evaluate`."""
+    return untracked(project).params.model_copy(update={"evaluate": project.params.evaluate.model_copy(update=settings)})
 
 
 def untracked(project: Project) -> Project:
@@ -62,8 +72,7 @@ def remove_reports(project: Project) -> None:
 
 def test_the_report_has_every_pair_kind_at_every_dim(project: Project) -> None:
     report = report_of(project.reports)
-    kinds = ["text_to_video", "video_to_text", "text_to_text", "video_to_video", "all"]
-    assert {(result["pair_kind"], result["dim"]) for result in report["results"]} == {(kind, dim) for kind in kinds for dim in (8, 32)}
+    assert {(result["pair_kind"], result["dim"]) for result in report["results"]} == {(kind, dim) for kind in KINDS for dim in (8, 32)}
     assert report["dims"] == [8, 32]
     assert report["width"] == 32
     assert report["queries"] == sum(found["queries"] for found in report["data"]["pair_kinds"].values())
@@ -96,7 +105,7 @@ def test_other_bytes_of_a_video_are_other_data_and_another_sampling_is_not(proje
 
     def hash_with(keys: Callable[[str], str]) -> str:
         prepared.store._keys = pa.chunked_array([[keys(f"key{number}") for number in range(len(prepared.store))]])
-        return evaluate.data_hash(sets, prepared)
+        return data_hash(sets, prepared)
 
     assert hash_with(lambda key: key) == report_of(project.reports)["data"]["hash"]
     assert hash_with(lambda key: f"{key}-other") == hash_with(lambda key: key)
@@ -109,16 +118,107 @@ def test_the_figures_by_query_name_the_code_that_made_them(project: Project) -> 
     assert evaluation_code_hash(10) != code
 
 
+def test_every_configuration_has_its_figures_its_size_and_its_speed(project: Project) -> None:
+    report = report_of(project.reports)
+    found = {one["name"]: one for one in report["configurations"]}
+    assert list(found) == ["8", "32", "8 int8", "32 int8", "8 binary", "32 binary", "funnel 8→32", "funnel 8→32 int8"]
+    assert report["index_videos"] == 1_000_000
+    sizes = {name: (one["bytes_per_vector"], one["index_bytes"]) for name, one in found.items()}
+    assert sizes["32"] == sizes["funnel 8→32"] == (128, 128_000_000)
+    assert sizes["32 int8"] == (32, 32_000_000 + 4 * 32)
+    assert sizes["8 binary"] == (1, 1_000_000)
+    assert (found["32"]["funnel"], found["funnel 8→32"]["funnel"], found["funnel 8→32"]["shortlists"]) == (None, [8, 32], [100])
+    for one in found.values():
+        assert one["queries_per_second"] > 0
+        assert all(low <= one["metrics"][metric] <= high for metric, (low, high) in one["intervals"].items())
+    full = next(result for result in report["results"] if (result["pair_kind"], result["dim"]) == ("all", 32))
+    assert found["32"]["metrics"] == full["metrics"]
+    # The shortlist holds all of this small corpus.
+    assert found["funnel 8→32"]["metrics"]["mrr"] == pytest.approx(full["metrics"]["mrr"])
+
+
+def test_the_choice_is_the_smallest_configuration_that_the_margin_allows(project: Project) -> None:
+    report = report_of(project.reports)
+    choice, found = report["choice"], {one["name"]: one for one in report["configurations"]}
+    chosen, best = found[choice["name"]], found[choice["best_name"]]
+    assert choice["value"] == pytest.approx(chosen["metrics"]["recall@10"])
+    assert best["metrics"]["recall@10"] == pytest.approx(max(one["metrics"]["recall@10"] for one in found.values()))
+    assert {key: chosen[key] for key in ("dim", "storage", "funnel", "bytes_per_vector")} == {
+        key: choice[key] for key in ("dim", "storage", "funnel", "bytes_per_vector")
+    }
+    assert choice["low"] > -choice["margin"] or choice["name"] == choice["best_name"]
+    evaluate.run(project.workspace, with_settings(project, choice_margin=1.0))
+    assert report_of(project.reports)["choice"]["name"] == "8 binary"
+
+
+def test_slices_have_their_figures_at_the_chosen_dim_and_the_full_width(project: Project) -> None:
+    report = report_of(project.reports)
+    parts = report["slices"]
+    assert {part["dim"] for part in parts} == {report["choice"]["dim"], 32}
+    by_kind = {part["value"]: part for part in parts if part["slice"] == "pair kind" and part["dim"] == 32}
+    for result in report["results"]:
+        if result["dim"] == 32 and result["pair_kind"] != "all":
+            part = by_kind[result["pair_kind"]]
+            assert (part["queries"], part["small"]) == (result["queries"], result["queries"] < 30)
+            assert part["metrics"]["ndcg@10"] == pytest.approx(result["metrics"]["ndcg@10"])
+    at_full_width = [part for part in parts if part["dim"] == 32]
+    for name in ("direction", "right answers"):
+        assert sum(part["queries"] for part in at_full_width if part["slice"] == name) == report["queries"]
+    assert {part["value"] for part in parts if part["slice"] == "video seconds"} == {"0-5 s"}  # 2 steps of half a second
+    assert {part["value"] for part in parts if part["slice"] == "query words"} == {"2-3", "4-7"}
+
+
+def test_each_setting_of_what_is_evaluated_changes_it(project: Project, caplog: pytest.LogCaptureFixture) -> None:
+    funnel = Funnel(dims=(4, 16, 32), shortlists=(5, 3))
+    settings = {"storage": ("float16", "binary", "binary_int8"), "shortlist": 2, "funnels": (funnel,), "index_videos": 7}
+    evaluate.run(project.workspace, with_settings(project, **settings, extra_dims=(16,), slice_fields=("title", "topic")))
+    report = report_of(project.reports)
+    storages = ("float16", "binary", "binary_int8")
+    names = [*(f"{dim} {storage}" for storage in storages for dim in (8, 16, 32)), "funnel 4→16→32 float16"]
+    assert [one["name"] for one in report["configurations"]] == names
+    assert report["configurations"][-1]["shortlists"] == [5, 3]
+    assert report["configurations"][-1]["index_bytes"] == 7 * 64
+    # Of two answers that are kept, none can stand third.
+    assert report["configurations"][3]["metrics"]["recall@5"] == report["configurations"][3]["metrics"]["recall@10"]
+    assert report["untrained_dims"] == [4, 16]
+    assert "dim 16: not trained for" in caplog.text
+    assert "has the tag or field 'topic'" in caplog.text
+    assert {result["dim"] for result in report["results"]} == {8, 16, 32}
+    assert set(pd.read_parquet(project.reports / "queries.parquet")["dim"]) == {8, 32}  # the gate compares what is served
+    assert {"clip 9", "clip 15"} <= {part["value"] for part in report["slices"] if part["slice"] == "title"}
+
+
+def test_an_extra_dim_that_is_no_prefix_of_the_full_width_is_refused(project: Project) -> None:
+    with pytest.raises(ConfigError, match=r"evaluate\.extra_dims: 64 is not below 32"):
+        evaluate.run(project.workspace, with_settings(project, extra_dims=(64,)))
+
+
+def test_vectors_that_are_no_numbers_are_told_by_the_item(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverged(*arguments: Any) -> torch.Tensor:
+        vectors = embed(*arguments)
+        vectors[1, 5] = torch.nan
+        return vectors
+
+    monkeypatch.setattr(retrieval, "embed", diverged)
+    with pytest.raises(ModelError, match=r'1 of \d+ vectors hold NaN or infinity, the first that of query "a .* thing"'):
+        evaluate.run(project.workspace, untracked(project).params)
+
+
 def test_the_csv_is_a_plot_of_the_same_figures(project: Project) -> None:
     table = pd.read_csv(project.reports / "metrics_by_dim.csv")
     assert list(table.columns) == ["pair_kind", "dim", "storage", "metric", "value", "low", "high"]
-    found = {(row.pair_kind, row.dim, row.metric): row.value for row in table.itertuples()}
+    found = {(row.pair_kind, row.dim, row.storage, row.metric): row.value for row in table.itertuples()}
+    report = report_of(project.reports)
+    of_all = [{"pair_kind": "all", **one} for one in report["configurations"] if one["funnel"] is None]
     expected = {
-        (result["pair_kind"], result["dim"], metric): value
-        for result in report_of(project.reports)["results"]
+        (result["pair_kind"], result["dim"], result["storage"], metric): value
+        for result in [*report["results"], *of_all]
         for metric, value in result["metrics"].items()
     }
-    assert found == pytest.approx(expected, abs=0)
+    assert {key: value for key, value in found.items() if key[0] == "all" or key[2] == "float32"} == pytest.approx(expected, abs=0)
+    assert {key[:3] for key in found} == {
+        (kind, dim, storage) for kind in KINDS for dim in (8, 32) for storage in ("float32", "int8", "binary")
+    }
 
 
 def test_each_figure_lies_in_its_interval_which_a_higher_confidence_widens(project: Project) -> None:
@@ -128,10 +228,9 @@ def test_each_figure_lies_in_its_interval_which_a_higher_confidence_widens(proje
         assert set(result["intervals"]) == set(result["metrics"])
         assert all(low <= result["metrics"][metric] <= high for metric, (low, high) in result["intervals"].items())
     table = pd.read_csv(project.reports / "metrics_by_dim.csv")
-    ends = {(row.pair_kind, row.dim, row.metric): [row.low, row.high] for row in table.itertuples()}
+    ends = {(row.pair_kind, row.dim, row.metric): [row.low, row.high] for row in table.itertuples() if row.storage == "float32"}
     assert all(ends[result["pair_kind"], result["dim"], "mrr"] == result["intervals"]["mrr"] for result in report["results"])
-    wider = project.params.evaluate.model_copy(update={"confidence": 0.999})
-    evaluate.run(project.workspace, untracked(project).params.model_copy(update={"evaluate": wider}))
+    evaluate.run(project.workspace, with_settings(project, confidence=0.999, storage=("float32",), funnels=()))
     lengths = []
     for before, after in zip(report["results"], report_of(project.reports)["results"], strict=True):
         (low, high), (lower, higher) = before["intervals"]["mrr"], after["intervals"]["mrr"]
@@ -175,8 +274,13 @@ def test_a_second_evaluation_writes_the_same_files(project: Project) -> None:
     assert without_speed(report_of(project.reports)) == report
 
 
-def test_two_processes_find_what_one_finds(project: Project) -> None:
-    report = without_speed(report_of(project.reports))
+def test_two_processes_find_what_one_finds(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # two threads' sums differ from one's in the last bit, which codes and signs can make visible
+    evaluate.run(project.workspace, untracked(project).params)
+    torch.set_num_threads(threads)
+    report, run_file = without_speed(report_of(project.reports)), (project.reports / "run.trec").read_bytes()
     remove_reports(project)
     settings = project.workspace.params.read_text().replace("cpu-1", "cpu-2").replace("batch_size: 8", "batch_size: 8\n  trackers: []")
     project.workspace.params.write_text(settings)
@@ -184,7 +288,10 @@ def test_two_processes_find_what_one_finds(project: Project) -> None:
     command, environment = accelerate_command(params, project.workspace, "reelnest.stages.evaluate")
     done = subprocess.run(command, cwd=project.workspace.root, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert without_speed(report_of(project.reports)) == report
+    found = without_speed(report_of(project.reports))
+    assert found.pop("configurations") == report.pop("configurations")
+    assert found == report
+    assert (project.reports / "run.trec").read_bytes() == run_file
 
 
 def test_each_item_is_encoded_as_the_saved_model_encodes_it(project: Project) -> None:
@@ -206,6 +313,12 @@ def test_mlflow_charts_quality_by_dim(evaluated_folder: Path) -> None:
     by_dim = {result["dim"]: result["metrics"]["recall@10"] for result in report["results"] if result["pair_kind"] == "video_to_text"}
     history = client.get_metric_history(run.info.run_id, "test/video_to_text/recall_at_10")
     assert {point.step: point.value for point in history} == by_dim
+    of_codes = {
+        one["dim"]: one["metrics"]["recall@10"] for one in report["configurations"] if one["name"].endswith("int8") and not one["funnel"]
+    }
+    history = client.get_metric_history(run.info.run_id, "test/all/int8/recall_at_10")
+    assert {point.step: point.value for point in history} == of_codes
+    assert {"test/all/funnel 8-32/mrr", "test/all/funnel 8-32 int8/mrr", "test/all/binary/map"} <= set(run.data.metrics)
     full = next(result for result in report["results"] if result["pair_kind"] == "all" and result["dim"] == 32)
     assert run.data.metrics["test/ndcg_at_10"] == full["metrics"]["ndcg@10"]
     files = {file.path for file in client.list_artifacts(run.info.run_id, "evaluation")}

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from training_steps import CASES, figures, keep, mined_figures
+from training_steps import CASES, figures, keep, mined_figures, searched
 from training_workspace import COLOURS, ROOT, TINY, training_report, write_workspace
 
 from reelnest.config import Tiny, load_params
@@ -124,6 +124,13 @@ def test_two_processes_mine_the_negatives_that_one_does(of_two: Path, prepared: 
         assert torch.equal(two.pop("table"), one["table"])
         for name, value in two.items():
             torch.testing.assert_close(value, one[name], rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_two_processes_search_a_corpus_together_and_find_what_one_does_to_the_last_bit(of_two: Path) -> None:
+    one = searched()
+    for rank in (0, 1):
+        two = load(of_two, f"searched-{rank}")
+        assert all(torch.equal(two[name], found) for name, found in one.items())
 
 
 def test_two_processes_keep_what_one_would_of_a_frozen_tower(of_two: Path, prepared: Path, base: Path, tmp_path: Path) -> None:

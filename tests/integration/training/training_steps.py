@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
@@ -24,6 +25,8 @@ from reelnest.data.batches import Batch, Batcher
 from reelnest.data.prepared import Pairs, Prepared
 from reelnest.model.ema import Ema
 from reelnest.model.encoder import load_encoder
+from reelnest.search import topk
+from reelnest.search.sharded import sharded_topk
 from reelnest.stages import train
 from reelnest.stages.workspace import Workspace
 from reelnest.training.checkpoints import (
@@ -276,8 +279,19 @@ def keep(prepared_folder: Path, base: Path, folder: Path) -> None:
     keep_frozen(Prepared.open(prepared_folder), "data", model.encoder, tokenizer, params, Accelerator(cpu=True), folder)
 
 
+def searched(block_scores: int = 60) -> dict[str, Tensor]:
+    """An exact search in blocks of few scores, with equal ones on both sides of where the corpus is parted; all processes share it."""
+    numbers = torch.Generator().manual_seed(3)
+    queries, corpus = torch.randn(15, 8, generator=numbers), torch.randn(41, 8, generator=numbers)
+    corpus[[3, 19, 20, 21, 40]] = corpus[3].clone()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(topk, "BLOCK_SCORES", block_scores)
+        found = sharded_topk(queries, corpus, [2, 8], 30)
+    return {f"{dim} {name}": getattr(ranking, name) for dim, ranking in found.items() for name in ("indices", "scores")}
+
+
 def main(prepared: Path, base: Path, output: Path, *checkouts: Path) -> None:
-    """Writes `<case>.pt` for each case, `frozen/`, what sharded models give, and each process's `mined-<rank>.pt`; trains in checkouts."""
+    """Writes `<case>.pt` for each case, `frozen/`, what sharded models give, and what each process mined and found; trains in checkouts."""
     for case in CASES:
         found = figures(case, prepared, base)
         if dist.get_rank() == 0:
@@ -289,6 +303,7 @@ def main(prepared: Path, base: Path, output: Path, *checkouts: Path) -> None:
     found = sharded_training(prepared, base, output / "checkpoints")
     if dist.get_rank() == 0:
         torch.save(found, output / "sharded_training.pt")
+    torch.save(searched(), output / f"searched-{dist.get_rank()}.pt")
     found = mined_figures(prepared, base)
     torch.save(found, output / f"mined-{dist.get_rank()}.pt")
     for checkout in checkouts:

@@ -55,6 +55,15 @@ def test_a_video_is_read_with_its_line_and_the_text_fields_that_are_not_blank(tm
     assert bad == []
 
 
+def test_tags_of_a_video_are_read_and_are_strings_with_names_of_their_own(tmp_path: Path) -> None:
+    tags: list[Any] = [{"language": "en"}, ["en"], {"year": 7}, {"asr": ""}]
+    write(tmp_path, "videos.jsonl", *({**VIDEO, "tags": found} for found in tags))
+    videos, bad = read_videos(tmp_path)
+    assert [video.tags for video in videos] == [{"language": "en"}]
+    assert [(record.line, record.reason) for record in bad] == [(2, "wrong_type"), (3, "wrong_type"), (4, "unknown_key")]
+    assert "tags.year" in bad[1].detail
+
+
 def test_frames_of_a_video_are_read_in_their_order(tmp_path: Path) -> None:
     write(tmp_path, "videos.jsonl", {"video_id": "cat", "images": ["2.png", "1.png"]})
     videos, _ = read_videos(tmp_path)

@@ -40,7 +40,7 @@ def prepared(tmp_path: Path) -> Prepared:
         cache.add(f"{number:04d}", rows_of(number))
     folder = tmp_path / "prepared"
     write_store(folder / "store", [(video_id, f"{number:04d}") for number, video_id in enumerate(VIDEOS)], cache, 1)
-    write_tables(folder, VIDEOS, PAIRS, SPLITS)
+    write_tables(folder, VIDEOS, PAIRS, SPLITS, {"b": (("language", "fr"),)})
     return Prepared.open(folder)
 
 
@@ -51,7 +51,7 @@ def test_items_are_numbered_by_kind_and_key(prepared: Prepared) -> None:
         Item(1, "text", "bee", ()),
         Item(2, "text", "zebra", ()),
         Item(3, "video", "a", ()),
-        Item(4, "video", "b", (("title", "Bé"), ("ocr", "two\nlines"))),
+        Item(4, "video", "b", (("title", "Bé"), ("ocr", "two\nlines")), (("language", "fr"),)),
         Item(5, "video", "unpaired", (("caption", "none asks"),)),
     ]
     with pytest.raises(IndexError):

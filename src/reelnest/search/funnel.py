@@ -1,0 +1,102 @@
+"""Funnel search: a shortlist by a short prefix of nested vectors, ordered anew by longer ones.
+
+Kusupati et al. 2022, Matryoshka Representation Learning, https://arxiv.org/abs/2205.13147, section 4.3.1 (funnel retrieval): most of the
+corpus is looked at over few numbers only, and the answers are ordered nearly as the longest prefix would.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from reelnest.errors import ModelError
+from reelnest.search.storage import Corpus, Int8Vectors, prefix
+from reelnest.search.topk import SMALLEST_NORM, Ranking, prefix_topk
+
+GATHERED = 500_000
+"""Numbers of shortlisted vectors held at once (2 MB): few enough to stay in a processor's cache between being read and being used."""
+
+
+class Rows(Protocol):
+    """Vectors that are read by row number: floats (rows, dim)."""
+
+    def __getitem__(self, rows: Tensor, /) -> Tensor: ...
+
+
+def funnel_topk(
+    queries: Tensor | NDArray[np.float32],
+    corpus: Corpus | NDArray[np.float32],
+    dims: Sequence[int],
+    shortlists: Sequence[int],
+    k: int,
+) -> Ranking:
+    """The best `k` answers of each query: the best `shortlists[0]` by the first of `dims`, of these the best by the second, and so on.
+
+    The first step is exact; an answer that it leaves out is lost, so fewer than `k` come back where a shortlist is shorter. Equal scores
+    are ordered by corpus row, lowest first, so that a search repeats. Scores are cosines over the last of `dims`.
+
+    Args:
+        queries: (queries, width), any length.
+        corpus: (corpus, width), any length: floats, or Int8Vectors.
+        dims: rising prefix lengths, each at most width.
+        shortlists: how many answers go from each dim to the next: one for each but the last, not rising.
+        k: answers for each query.
+
+    Raises ModelError for NaN or infinity in what it reads, ValueError for dims and shortlists that do not fit. Example:
+
+        ranking = funnel_topk(queries, corpus, dims=[16, 128], shortlists=[100], k=10)
+        ranking.indices  # (queries, 10), rows of the corpus, best first
+    """
+    queries, vectors = torch.as_tensor(queries), corpus if isinstance(corpus, Int8Vectors) else torch.as_tensor(corpus)
+    _check_schedule(dims, shortlists, width=queries.shape[1])
+    keep = [*shortlists, k]
+    found = prefix_topk(queries[:, : dims[0]], prefix(vectors, dims[0]), [dims[0]], keep[0])[dims[0]]
+    for dim, count in zip(dims[1:], keep[1:], strict=True):
+        found = rescore(queries[:, :dim], prefix(vectors, dim), found.indices, count)
+    return found
+
+
+def rescore(queries: Tensor, vectors: Rows, rows: Tensor, k: int) -> Ranking:
+    """The best `k` of each query's own shortlist, by cosine; equals by row, lowest first.
+
+    Args:
+        queries: (queries, dim), any length.
+        vectors: what `rows` are rows of, each (dim,).
+        rows: (queries, shortlist), in any order.
+        k: answers for each query.
+
+    Raises ModelError for NaN or infinity in what is read.
+    """
+    rows = rows.sort(dim=1).values
+    # Sums of float32 depend on where in a block a row stands, and codes are often equal. In float64 equal rows get equal scores.
+    queries = queries.double()
+    scores = torch.empty(rows.shape)
+    step = max(1, GATHERED // max(1, rows.shape[1] * queries.shape[1]))
+    for start in range(0, len(rows), step):
+        block = slice(start, start + step)
+        found = vectors[rows[block].flatten()].double().view(*rows[block].shape, queries.shape[1])  # (block, shortlist, dim)
+        products = torch.bmm(found, queries[block, :, None]).squeeze(2)
+        scores[block] = products / torch.linalg.vector_norm(found, dim=2).clamp_min(SMALLEST_NORM)
+    scores /= torch.linalg.vector_norm(queries, dim=1, keepdim=True).clamp_min(SMALLEST_NORM)
+    if not torch.isfinite(scores).all():
+        query, place = (~torch.isfinite(scores)).nonzero()[0].tolist()
+        raise ModelError(
+            f"query {query}, or row {int(rows[query, place])} of the corpus, holds NaN or infinity, so nothing can be ranked. "
+            "Look for what went wrong where the vectors were made."
+        )
+    scores, order = scores.sort(dim=1, descending=True, stable=True)
+    return Ranking(rows.gather(1, order)[:, :k].contiguous(), scores[:, :k].contiguous())
+
+
+def _check_schedule(dims: Sequence[int], shortlists: Sequence[int], width: int) -> None:
+    if not dims or list(dims) != sorted(set(dims)):
+        raise ValueError(f"the dims of a funnel must rise; found {list(dims)}")
+    if dims[-1] > width:
+        raise ValueError(f"dim {dims[-1]} is outside 1 to {width}, the width of the vectors")
+    if len(shortlists) != len(dims) - 1:
+        raise ValueError(f"a funnel needs a shortlist for each of its dims but the last: {len(dims) - 1}; found {list(shortlists)}")
+    if any(count < 1 for count in shortlists) or list(shortlists) != sorted(shortlists, reverse=True):
+        raise ValueError(f"the shortlists of a funnel must be at least 1 and must not grow; found {list(shortlists)}")
