@@ -6,12 +6,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from reelnest.stages.workspace import Workspace
 from tasks.markdown import escape, page, table
 
 CURVE_ROWS = 20
 WAITS = "waits for approval"
 """A decision in `reports/registration.json` (`reelnest.registry.decision`, which would take seconds to import)."""
+MLFLOW_SECONDS = 5.0
 METRICS = ("recall@1", "recall@5", "recall@10", "mrr", "ndcg@10", "map", "median_rank")
 
 
@@ -89,6 +92,8 @@ def evaluation_page(workspace: Workspace) -> str:
     ]
     return page(
         f"# Retrieval on the {escape(report['split'])} split",
+        *_choice(report.get("choice")),
+        *_comparisons(report),
         *parts,
         "## Right answers that outrank every listed negative" if outranked else "",
         table(["pairs", "dim", "share", "queries"], outranked),
@@ -96,6 +101,24 @@ def evaluation_page(workspace: Workspace) -> str:
         table(["kind", "dim", "share", "tests"], shares),
         "With curves and pictures: `reports/evaluation.html`.",
     )
+
+
+def _choice(choice: Mapping[str, Any] | None) -> Iterator[str]:
+    if choice is not None:
+        chosen, best = (escape(choice.get(f"{which}name", choice[f"{which}dim"])) for which in ("", "best_"))
+        metric, value, best_value = escape(choice["metric"]), escape(choice["value"]), escape(choice["best_value"])
+        yield f"**{chosen}** is enough: {metric} {value}, against {best_value} with {best}; {choice['bytes_per_vector']:,} bytes a vector."
+
+
+def _comparisons(report: Mapping[str, Any]) -> Iterator[str]:
+    """This model minus the champion's and the previous run's figures, as far as there was something to compare with."""
+    for compared in report.get("compared_with", ()):
+        yield f"## {escape(compared['metric'])} minus the {escape(compared['what'])}'s"
+        yield table(
+            ["dim", "difference", "from", "to"], [[one[key] for key in ("dim", "value", "low", "high")] for one in compared["differences"]]
+        )
+    for one in report.get("not_compared", ()):
+        yield f"Not compared with the {escape(one['what'])}: {escape(one['reason'])}."
 
 
 def registration_page(workspace: Workspace) -> str:
@@ -127,14 +150,31 @@ def waits_for_approval(workspace: Workspace) -> bool:
 
 def run_link(workspace: Workspace) -> str | None:
     """The address of the candidate's run in MLflow's pages; None where MLflow is a file and has none."""
-    path = workspace.candidate / "run.json"
-    if not path.is_file():
+    server, run_id = _mlflow_run(workspace)
+    return f"{server}/#/runs/{run_id}" if server else None
+
+
+def evaluation_link(workspace: Workspace) -> str | None:
+    """The address of the evaluation's page among the run's artifacts; that of the run where MLflow does not tell us the experiment."""
+    server, run_id = _mlflow_run(workspace)
+    if not server:
         return None
-    run = _read(path)
+    try:
+        answer = httpx.get(f"{server}/api/2.0/mlflow/runs/get", params={"run_id": run_id}, timeout=MLFLOW_SECONDS)
+        experiment = answer.raise_for_status().json()["run"]["info"]["experiment_id"]
+    except (httpx.HTTPError, ValueError, KeyError):
+        return run_link(workspace)
+    return f"{server}/#/experiments/{experiment}/runs/{run_id}/artifacts/evaluation/evaluation.html"
+
+
+def _mlflow_run(workspace: Workspace) -> tuple[str, str]:
+    """The server that holds the candidate's run, and the run's id; empty where no server does."""
+    path = workspace.candidate / "run.json"
+    run = _read(path) if path.is_file() else {}
     address = str(run.get("tracking_uri", ""))
     if not address.startswith(("http://", "https://")) or not run.get("run_id"):
-        return None
-    return f"{address.rstrip('/')}/#/runs/{run['run_id']}"
+        return "", ""
+    return address.rstrip("/"), str(run["run_id"])
 
 
 def _read(path: Path) -> dict[str, Any]:

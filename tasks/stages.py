@@ -114,8 +114,12 @@ def train(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State[dv
 
 @_task("evaluate", "Measures retrieval on the test split at each dim.", retries=1, retry_delay_seconds=5, timeout_seconds=12 * HOUR)
 def evaluate(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State[dvc.Outcome]:
-    """Shows a table of quality by dim."""
-    return _run("evaluate", changed, before, pages.evaluation_page)
+    """Shows a table of quality by dim, and the link to the page with its curves and pictures."""
+    state = _run("evaluate", changed, before, pages.evaluation_page)
+    link = pages.evaluation_link(Workspace()) if state.name == "Completed" else None
+    if link is not None:
+        create_link_artifact(key="evaluation-page", link=link, link_text="The evaluation's page in MLflow: what to ship, and why")
+    return state
 
 
 @_task(

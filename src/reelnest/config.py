@@ -324,7 +324,7 @@ class Evaluate(Section):
     choice_margin: Annotated[float, Field(gt=0)] = 0.01
     """in the metric's unit: by less than this, worse is as good."""
     gallery_queries: Annotated[int, Field(ge=0)] = 20
-    """Queries whose top five answers the page shows."""
+    """Queries that the page shows with their best answers; 0 for a page without pictures."""
 
 
 class BehaviourPassed(Section):

@@ -52,6 +52,12 @@ def run(command: list[str], folder: Path) -> str:
     return done.stdout + done.stderr
 
 
+def told(command: list[str], folder: Path) -> dict[str, Any]:
+    """The line of JSON that a command prints."""
+    found: dict[str, Any] = json.loads(next(line for line in run(command, folder).splitlines() if line.startswith("{")))
+    return found
+
+
 def change(folder: Path, **sections: dict[str, Any]) -> None:
     params = yaml.safe_load((folder / "params.yaml").read_text())
     for section, values in sections.items():
@@ -94,9 +100,22 @@ def test_the_flow_after_dvc_runs_no_stage_and_registers_the_model(project: Path)
     np.testing.assert_allclose(np.asarray(served), ours, atol=1e-5)
 
 
-def test_a_new_learning_rate_trains_and_evaluates_only(project: Path) -> None:
+def test_a_new_learning_rate_trains_and_evaluates_only_and_its_model_is_compared_with_what_came_before(project: Path) -> None:
+    run(["git", "add", "dvc.lock"], project)
+    run(["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "The first model"], project)
     change(project, train={"learning_rate": 0.002})
     assert repro(project) == ["train", "evaluate"]
+    (champion,) = json.loads((project / "reports" / "evaluation.json").read_text())["compared_with"]
+    assert (champion["what"], champion["version"]) == ("champion", 1)
+    found = {one["dim"]: one["value"] for one in champion["differences"]}
+    assert list(found) == [16, 32, 64, 128]
+
+    # DVC says the same: the metrics' differences, and a chart of both versions by dim.
+    (metrics,) = told(["dvc", "metrics", "diff", "--json"], project).values()
+    assert {dim: metrics.get(f"recall@10.{dim}", {"diff": 0.0})["diff"] for dim in found} == pytest.approx(found, abs=1e-6)
+    (chart,) = told(["dvc", "plots", "diff", "--json"], project)["data"]["quality_by_dim"]
+    drawn = {(row["rev"], row["dim"]) for row in chart["content"]["data"]["values"]}
+    assert drawn == {(version, str(dim)) for version in ("workspace", "HEAD") for dim in found}
 
 
 def test_one_more_video_runs_everything_and_is_the_only_one_decoded(project: Path) -> None:

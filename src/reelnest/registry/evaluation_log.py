@@ -72,6 +72,8 @@ def log_evaluation(params: Params, candidate: Candidate, evaluation: Mapping[str
             client.log_batch(run_id, metrics=metrics[start : start + METRICS_IN_A_REQUEST])
         for file in files:
             client.log_artifact(run_id, str(file), ARTIFACT_FOLDER)
+        # Last: the runs that a later evaluation finds by it are whole.
+        client.set_tag(run_id, DATA_HASH_TAG, evaluation["data"]["hash"])
     except (MlflowException, OSError) as error:  # requests' errors are OSErrors
         raise RegistryError(f"MLflow does not take the evaluation: {error}. The files in reports/ are whole.") from error
     return run_id

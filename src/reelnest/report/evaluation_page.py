@@ -1,83 +1,121 @@
-"""`reports/evaluation.html`: what a model finds, for people to look at.
+"""`reports/evaluation.html`: what a model finds and what each size of it costs, for people to look at.
 
-One file that needs nothing else: no script, no network. Its security policy says so too, should a text of the data ever try.
+One file that needs nothing else and asks the network for nothing. Its security policy allows our own style and script, by their hashes,
+and pictures that stand in the page: should a text of the data ever pass for a script, no browser runs it. Without the script the page still
+says all.
 """
 
 import base64
-import io
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 from markupsafe import Markup
-from numpy.typing import NDArray
-from PIL import Image
 
 from reelnest.data.whole_files import write_lines
-from reelnest.report.gallery import GalleryQuery
+from reelnest.report import wording
+from reelnest.report.gallery import ConfusedVideo, GalleryQuery
+from reelnest.report.headline import headline
+from reelnest.report.interval_bars import interval_bars
 from reelnest.report.line_chart import LineChart, line_chart
+from reelnest.report.pictures import strip
+from reelnest.report.scatter_chart import Point, ScatterChart, scatter_chart
 
-TEMPLATE = "evaluation_page.html.j2"
-ALL = "all"
-KINDS = ("text_to_video", "video_to_text", "text_to_text", "video_to_video", ALL)
-"""Order of the pair kinds on the page; a kind's place gives its colour and its mark."""
-CHARTS = {"recall@1": "Recall@1", "recall@10": "Recall@10", "mrr": "MRR", "ndcg@10": "nDCG@10"}
-METRIC_NAMES = {**CHARTS, "recall@5": "Recall@5", "map": "MAP", "median_rank": "Median rank"}
-METRIC_ORDER = ("recall@1", "recall@5", "recall@10", "mrr", "ndcg@10", "map", "median_rank")
-JPEG_QUALITY = 82
+FOLDER = Path(__file__).parent
+TEMPLATE, STYLE, SCRIPT = "evaluation_page.html.j2", "evaluation_page.css", "evaluation_page.js"
+SHOWN_FAILURES = 20
+"""Behaviour tests that did not pass; `evaluation.json` has more."""
 
 
-def write_evaluation_page(path: Path, evaluation: Mapping[str, Any], gallery: Sequence[GalleryQuery]) -> None:
+def write_evaluation_page(
+    path: Path, evaluation: Mapping[str, Any], gallery: Sequence[GalleryQuery] = (), confused: Sequence[ConfusedVideo] = ()
+) -> None:
     """Writes the page, whole or not at all.
 
     Args:
         path: Where the page goes.
         evaluation: What `reports/evaluation.json` holds.
-        gallery: Queries to show with the frames of their best answers.
+        gallery: Queries to show with their best answers.
+        confused: Videos that stand first where another was wanted.
     """
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(FOLDER),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=False,
     )
-    environment.filters["figure"] = _figure
-    environment.filters["kind"] = _kind_name
-    environment.filters["metric"] = lambda name: METRIC_NAMES.get(name, name)
-    environment.filters["data_uri"] = _data_uri
-    environment.globals["style_of"] = _style
-    results = sorted(evaluation["results"], key=lambda result: (_style(result["pair_kind"]), result["dim"]))
+    environment.filters |= {
+        "figure": wording.figure,
+        "signed": wording.signed,
+        "size": wording.size,
+        "kind": wording.kind_name,
+        "kind_style": wording.kind_style,
+        "series_style": wording.series_style,
+        "metric": wording.metric_name,
+        "words": wording.words,
+        "strip": strip,
+        "sha256": _source_hash,
+    }
+    shown = {**_figures(evaluation), **_configurations(evaluation), **_comparisons(evaluation), **_slices(evaluation)}
+    shown |= {**_behaviour(evaluation), "gallery": gallery, "confused": confused}
     page = environment.get_template(TEMPLATE).render(
         evaluation=evaluation,
-        results=results,
-        kinds=list(dict.fromkeys(result["pair_kind"] for result in results)),
-        metrics=_metrics(results),
-        storages=sorted({result["storage"] for result in results}),
-        charts=_charts(results),
-        negatives_chart=_negatives_chart(evaluation["negatives_outranked"]),
-        confidence=_percent(evaluation.get("confidence")),
-        headline=_headline(results, evaluation["negatives_outranked"]),
+        headline=headline(evaluation),
         choice=evaluation["choice"],
-        gallery=gallery,
+        confidence=wording.percent(evaluation.get("confidence")),
+        sections=_sections(shown),
+        gallery_kinds=list(dict.fromkeys(query.pair_kind for query in gallery)),
+        gallery_slices=list(dict.fromkeys(name for query in gallery for name in query.slices)),
+        # Ours, and no data's.
+        style=Markup((FOLDER / STYLE).read_text(encoding="utf-8")),  # noqa: S704
+        script=Markup((FOLDER / SCRIPT).read_text(encoding="utf-8")),  # noqa: S704
+        **shown,
     )
     write_lines(path, [page])
 
 
-def _charts(results: Sequence[Mapping[str, Any]]) -> list[LineChart]:
-    """A chart for each metric that was measured. Where one storage type is not enough, the first stands for all."""
-    storage = results[0]["storage"] if results else None
+def _sections(shown: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Anchor and name of each section that there is, in the page's order."""
+    sections = (
+        ("dims", "Quality by dim", "line_charts"),
+        ("size", "Size and speed", "configurations"),
+        ("before", "Champion and previous run", "comparisons"),
+        ("slices", "Parts of the queries", "slices"),
+        ("behaviour", "Behaviour tests", "behaviour"),
+        ("negatives", "Nearly right", "negatives_chart"),
+        ("all", "All figures", "results"),
+        ("queries", "Searches up close", "gallery"),
+        ("confused", "Confused videos", "confused"),
+    )
+    return [(anchor, name) for anchor, name, key in sections if shown[key] or (key == "comparisons" and shown["not_compared"])]
+
+
+def _figures(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the exact search with whole numbers: charts and the table of all figures."""
+    results = sorted(evaluation["results"], key=lambda result: (wording.kind_style(result["pair_kind"]), result["dim"]))
+    return {
+        "results": results,
+        "kinds": list(dict.fromkeys(result["pair_kind"] for result in results)),
+        "metrics": wording.metrics_of(results),
+        "line_charts": _line_charts(results),
+        "negatives_chart": _negatives_chart(evaluation["negatives_outranked"]),
+    }
+
+
+def _line_charts(results: Sequence[Mapping[str, Any]]) -> list[LineChart]:
+    """A chart for each metric that was measured."""
     charts = []
-    for metric, title in CHARTS.items():
+    for metric, title in wording.CHARTS.items():
         values: dict[str, dict[int, float]] = {}
         intervals: dict[str, dict[int, tuple[float, float]]] = {}
         for result in results:
-            if metric in result["metrics"] and result["storage"] == storage and result["pair_kind"] != ALL:
+            if metric in result["metrics"] and result["pair_kind"] != wording.ALL:
                 values.setdefault(result["pair_kind"], {})[result["dim"]] = result["metrics"][metric]
-                if metric in result.get("intervals", {}):
+                if metric in result["intervals"]:
                     low, high = result["intervals"][metric]
                     intervals.setdefault(result["pair_kind"], {})[result["dim"]] = (low, high)
         if values:
@@ -87,69 +125,96 @@ def _charts(results: Sequence[Mapping[str, Any]]) -> list[LineChart]:
 
 def _negatives_chart(outranked: Sequence[Mapping[str, Any]]) -> LineChart | None:
     values: dict[str, dict[int, float]] = {}
-    for entry in sorted(outranked, key=lambda entry: _style(entry["pair_kind"])):
+    for entry in sorted(outranked, key=lambda entry: wording.kind_style(entry["pair_kind"])):
         values.setdefault(entry["pair_kind"], {})[entry["dim"]] = entry["value"]
     return line_chart("Named wrong answers outranked", values, reference=(0.5, "coin toss")) if values else None
 
 
-def _headline(results: Sequence[Mapping[str, Any]], outranked: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """The few figures to read first, of the first kind of pairs on the page."""
-    if not results:
-        return []
-    kind = results[0]["pair_kind"]
-    of_kind = [result for result in results if result["pair_kind"] == kind]
-    smallest, full = of_kind[0], of_kind[-1]
-    name = _kind_name(kind)
-    tiles = [
-        {"name": "Recall@10", "value": _figure(full["metrics"]["recall@10"]), "note": _note(name, full, "recall@10")},
-        {"name": "Recall@1", "value": _figure(full["metrics"]["recall@1"]), "note": _note(name, full, "recall@1")},
+def _configurations(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """Ways to store and to search: the smallest first."""
+    found = sorted(evaluation.get("configurations", ()), key=lambda one: (one["bytes_per_vector"], bool(one["funnel"]), one["name"]))
+    series = sorted({wording.series_of(one) for one in found}, key=wording.series_style)
+    measured = wording.metrics_of(found)
+    return {
+        "configurations": found,
+        "series": series,
+        "configuration_metrics": [name for name in ("recall@1", "recall@10", "ndcg@10") if name in measured],
+        "untrained": evaluation.get("untrained_dims", ()),
+        "scatter_charts": _scatter_charts(found, series, evaluation["choice"]["metric"]) if found else [],
+    }
+
+
+def _scatter_charts(configurations: Sequence[Mapping[str, Any]], series: Sequence[str], metric: str) -> list[ScatterChart]:
+    name = wording.metric_name(metric)
+    charts = []
+    for title, cost, key in (
+        (f"{name} against size", "bytes a vector", "bytes_per_vector"),
+        (f"{name} against speed", "searches a second", "queries_per_second"),
+    ):
+        points: dict[str, list[Point]] = {one: [] for one in series}
+        for one in configurations:
+            if one[key] > 0:
+                ends = one["intervals"].get(metric)
+                points[wording.series_of(one)].append(Point(one["name"], one[key], one["metrics"][metric], tuple(ends) if ends else None))
+        joined = [one for one in series if one != wording.FUNNEL]
+        if any(points.values()):
+            charts.append(scatter_chart(title, cost, {one: found for one, found in points.items() if found}, joined=joined))
+    return charts
+
+
+def _comparisons(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    comparisons = []
+    for compared in evaluation.get("compared_with", ()):
+        differences = compared["differences"]
+        bars = interval_bars([(one["value"], one["low"], one["high"]) for one in differences], around_zero=True)
+        rows = [
+            {**one, "bar": bar, "verdict": "better" if one["low"] > 0 else "worse" if one["high"] < 0 else "same"}
+            for one, bar in zip(differences, bars, strict=True)
+        ]
+        version = f", version {compared['version']}" if compared["version"] is not None else f", {compared['run_id']}"
+        comparisons.append({"title": f"Against the {compared['what']}{version}", "metric": compared["metric"], "rows": rows})
+    return {"comparisons": comparisons, "not_compared": evaluation.get("not_compared", ())}
+
+
+def _slices(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """A row for each slice's value with its figure at each dim; the bar is of the smallest of these, where parts differ most."""
+    metric = evaluation["choice"]["metric"]
+    rows: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = {}
+    for entry in evaluation.get("slices", ()):
+        if metric in entry["metrics"]:
+            rows.setdefault((entry["slice"], str(entry["value"])), {})[entry["dim"]] = entry
+    dims = sorted({dim for by_dim in rows.values() for dim in by_dim})
+    found = [
+        {
+            "slice": name,
+            "value": value,
+            "queries": by_dim[dims[0]]["queries"],
+            "is_small": by_dim[dims[0]].get("small", False),
+            "bar_dim": dims[0],
+            "by_dim": [{"value": by_dim[dim]["metrics"][metric], "interval": by_dim[dim]["intervals"].get(metric)} for dim in dims],
+        }
+        for (name, value), by_dim in rows.items()
     ]
-    if smallest["dim"] < full["dim"]:
-        kept = smallest["metrics"]["recall@10"]
-        share = full["dim"] / smallest["dim"]
-        tiles.insert(
-            1, {"name": "Recall@10", "value": _figure(kept), "note": f"{name}, {smallest['dim']} dims: {share:g} times smaller vectors"}
-        )
-    for entry in outranked:
-        if entry["pair_kind"] == kind and entry["dim"] == full["dim"]:
-            note = f"of {entry['queries']} searches put the right answer above the wrong ones that the data names"
-            tiles.append({"name": "Wrong answers outranked", "value": _figure(entry["value"]), "note": note})
-    return tiles
+    ends = [(row["by_dim"][0]["value"], *(row["by_dim"][0]["interval"] or 2 * [row["by_dim"][0]["value"]])) for row in found]
+    return {"slice_dims": dims, "slices": [{**row, "bar": bar} for row, bar in zip(found, interval_bars(ends), strict=True)]}
 
 
-def _note(name: str, result: Mapping[str, Any], metric: str) -> str:
-    interval = result.get("intervals", {}).get(metric)
-    return f"{name}, {result['dim']} dims" + (f": {_figure(interval[0])} to {_figure(interval[1])}" if interval else "")
+def _behaviour(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """A row for each kind of tests and one for all, by dim; None where there are no tests."""
+    found = evaluation.get("behaviour")
+    if not found or not found["tests"]:
+        return {"behaviour": None}
+    dims = sorted(found["passed"], key=int)
+    by_kind = [
+        {"kind": kind, "tests": tests, "shares": [found["passed_by_kind"][dim][kind] for dim in dims]}
+        for kind, tests in found["by_kind"].items()
+    ]
+    everything = {"kind": wording.ALL, "tests": found["tests"], "shares": [found["passed"][dim] for dim in dims]}
+    failures = found["failures"]
+    more = found["failed"] - len(failures[:SHOWN_FAILURES])
+    return {"behaviour": {"dims": dims, "rows": [*by_kind, everything], "failures": failures[:SHOWN_FAILURES], "more": more}}
 
 
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:g} %"
-
-
-def _metrics(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The metrics that were measured, known ones first, in the usual order."""
-    found = {name for result in results for name in result["metrics"]}
-    return [*(name for name in METRIC_ORDER if name in found), *sorted(found.difference(METRIC_ORDER))]
-
-
-def _style(kind: str) -> int:
-    """Number of a pair kind's colour and mark, from 0."""
-    return KINDS.index(kind) if kind in KINDS else len(KINDS)
-
-
-def _kind_name(kind: str) -> str:
-    return "all" if kind == ALL else kind.replace("_to_", "→")
-
-
-def _figure(value: float | None, metric: str = "") -> str:
-    if value is None:
-        return "–"
-    return f"{value:g}" if metric == "median_rank" else f"{value:.3f}"
-
-
-def _data_uri(frame: NDArray[np.uint8]) -> Markup:
-    """A frame, uint8 (height, width, 3), as a JPEG that stands in the page itself."""
-    file = io.BytesIO()
-    Image.fromarray(frame).save(file, "JPEG", quality=JPEG_QUALITY, optimize=True)
-    # Safe as it is: base64 has no character that HTML reads.
-    return Markup("data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii"))  # noqa: S704
+def _source_hash(source: str) -> str:
+    """As a security policy names an inline style or script."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(source.encode()).digest()).decode("ascii")

@@ -1,6 +1,8 @@
-"""Queries to look at: what the model finds for them, in pictures."""
+"""Searches to look at: what was wanted, what the model found, and which videos it takes for others."""
 
 import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,85 +13,178 @@ from reelnest.data.patches import from_patches
 from reelnest.data.prepared import Prepared
 from reelnest.search.evaluation import Answers, Evaluation
 
-TOP = 5
-FRAMES = 8
-HEIGHT = 128
-"""Pixels of a picture; larger frames are made smaller, so that a gallery of long videos fits into memory."""
+TOP = 3
+"""Answers shown for a query."""
+FRAMES = 4
+"""Of a video: enough to see what moves, and few enough for a page with a hundred videos."""
+HEIGHT = 112
+"""Pixels of a frame; larger ones are made smaller."""
+CONFUSED_VIDEOS = 6
+CASES = 3
+"""Searches shown for each of them."""
+LONGEST_TEXT = 2000
+"""Characters; the rest of a longer text is cut off."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """A text or a video, as the page shows it."""
+
+    text: str
+    """The text itself, or the video's id."""
+    fields: tuple[tuple[str, str], ...] = ()
+    """A video's text fields that the encoder read, (name, text) each."""
+    frames: NDArray[np.uint8] | None = None  # (at most FRAMES, height, width, 3), in order of time; None for a text
 
 
 @dataclass(frozen=True, eq=False)
 class GalleryAnswer:
     """One of a query's best answers."""
 
-    video_id: str
+    item: Shown
     score: float
     """Cosine at the full width."""
     grade: float
     """0 for a wrong answer."""
-    fields: tuple[tuple[str, str], ...]
-    """The video's text fields that the encoder read, (name, text) each."""
-    frames: NDArray[np.uint8]  # (at most FRAMES, height, width, 3), in order of time
 
 
 @dataclass(frozen=True, eq=False)
 class GalleryQuery:
-    """A text query and its TOP best videos at the full width."""
+    """A query, what it wanted, and its TOP best answers at the full width."""
 
-    text: str
-    rank: int | None
-    """Where its best right answer stands, from 1; None if it is not within the evaluation's depth."""
+    pair_kind: str
+    query: Shown
+    is_hard: bool
+    """Chosen for its rank; others are chosen by chance."""
+    ranks: tuple[tuple[int, int], ...]
+    """(dim, where its best right answer stands, from 1), by rising dim."""
+    wanted: Shown
+    """Of its right answers the one that stands first."""
+    wanted_in_all: int
     answers: tuple[GalleryAnswer, ...]
+    slices: tuple[str, ...] = ()
 
     @property
-    def is_right(self) -> bool:
-        """Whether the first answer is a right one."""
-        return self.rank == 1
+    def rank(self) -> int:
+        """At the full width."""
+        return self.ranks[-1][1]
 
 
-def choose_gallery(prepared: Prepared, evaluation: Evaluation, count: int) -> list[GalleryQuery]:
-    """At most `count` text→video queries, half of them with a right first answer and half without, as far as there are so many.
+@dataclass(frozen=True, eq=False)
+class ConfusedVideo:
+    """A video that stands first for queries that it does not answer."""
 
-    Which ones hangs on the queries' texts alone, so that a page can be compared with the next model's.
+    video: Shown
+    queries: int
+    """So many."""
+    cases: tuple[tuple[Shown, Shown], ...]
+    """(query, what it wanted), for some of these."""
+
+
+Slices = Mapping[str, Sequence[tuple[str, ...]]]
+"""By pair kind, the names of the slices that each query belongs to, in the order of the set's queries."""
+
+
+def choose_gallery(prepared: Prepared, evaluation: Evaluation, count: int, slices: Slices | None = None) -> list[GalleryQuery]:
+    """`count` queries, where there are so many: of each pair kind alike, half of them the hardest and half by chance.
+
+    Chance hangs on the queries' texts alone, so that a page can be compared with the next model's. Each kind's hardest come first.
     """
+    found = []
+    kinds = len(evaluation.answers)
+    for number, answers in enumerate(evaluation.answers):
+        of_kind = count // kinds + (number < count % kinds)
+        found += _choose(prepared, _Reader(prepared), evaluation, answers, of_kind, (slices or {}).get(answers.searched.pair_kind))
+    return found
+
+
+def confused_videos(prepared: Prepared, evaluation: Evaluation, count: int) -> list[ConfusedVideo]:
+    """The videos that most often stand first where another answer was wanted, at the full width.
+
+    Twice or more each; at most `count` videos, and at most CONFUSED_VIDEOS.
+    """
+    wrong: dict[int, list[tuple[int, int]]] = defaultdict(list)  # video → (query, what it wanted)
     for answers in evaluation.answers:
-        if answers.searched.pair_kind == "text_to_video":
-            return _choose(prepared, answers, count)
-    return []
-
-
-def _choose(prepared: Prepared, answers: Answers, count: int) -> list[GalleryQuery]:
-    searched = answers.searched
-    texts = [prepared.item(int(query)).key for query in searched.queries]
-    ranks = [_rank(found, searched.qrels[int(query)]) for query, found in zip(searched.queries, answers.items, strict=True)]
-    order = sorted(range(len(texts)), key=lambda position: hashlib.sha256(texts[position].encode()).digest())
-    right, wrong = ([position for position in order if (ranks[position] == 1) is wanted] for wanted in (True, False))
-    of_wrong = min(len(wrong), max(count // 2, count - len(right)))
-    chosen = set(right[: count - of_wrong] + wrong[:of_wrong])
+        searched = answers.searched
+        if searched.target_kind == "video":
+            for query, found in zip(searched.queries.tolist(), answers.items, strict=True):
+                right = searched.qrels[query]
+                if len(found) and int(found[0]) not in right:
+                    wrong[int(found[0])].append((query, _first_right(found, right)))
+    read = _Reader(prepared)
+    most = sorted(wrong, key=lambda video: (-len(wrong[video]), video))[: min(count, CONFUSED_VIDEOS)]
     return [
-        GalleryQuery(
-            texts[position],
-            ranks[position],
-            tuple(
-                _answer(prepared, int(item), float(score), searched.qrels[int(searched.queries[position])].get(int(item), 0.0))
-                for item, score in zip(answers.items[position][:TOP], answers.scores[position][:TOP], strict=True)
-            ),
-        )
-        for position in order
-        if position in chosen
+        ConfusedVideo(read(video), len(wrong[video]), tuple((read(query), read(wanted)) for query, wanted in wrong[video][:CASES]))
+        for video in most
+        if len(wrong[video]) > 1
     ]
 
 
-def _rank(found: NDArray[np.int64], right: dict[int, float]) -> int | None:
-    ranks = np.flatnonzero(np.isin(found, np.fromiter(right, dtype=np.int64)))
-    return int(ranks[0]) + 1 if len(ranks) else None
+def _choose(
+    prepared: Prepared,
+    read: Callable[[int], Shown],
+    evaluation: Evaluation,
+    answers: Answers,
+    count: int,
+    slices: Sequence[tuple[str, ...]] | None,
+) -> list[GalleryQuery]:
+    searched = answers.searched
+    by_dim = {found.dim: found.values["median_rank"] for found in evaluation.by_query if found.searched.pair_kind == searched.pair_kind}
+    ranks = by_dim[evaluation.dims[-1]]
+    keys = [prepared.item(int(query)).key for query in searched.queries]
+    by_chance = sorted(range(len(keys)), key=lambda position: hashlib.sha256(keys[position].encode()).digest())
+    hardest = sorted((position for position in by_chance if ranks[position] > 1), key=lambda position: -ranks[position])[: (count + 1) // 2]
+    others = [position for position in by_chance if position not in hardest][: count - len(hardest)]
+
+    def shown(position: int) -> GalleryQuery:
+        query = int(searched.queries[position])
+        right = searched.qrels[query]
+        found, scores = answers.items[position], answers.scores[position]
+        return GalleryQuery(
+            searched.pair_kind,
+            read(query),
+            position in hardest,
+            tuple((dim, int(by_dim[dim][position])) for dim in evaluation.dims),
+            read(_first_right(found, right)),
+            len(right),
+            tuple(
+                GalleryAnswer(read(item), float(score), right.get(item, 0.0))
+                for item, score in zip(found[:TOP].tolist(), scores[:TOP], strict=True)
+            ),
+            slices[position] if slices is not None else (),
+        )
+
+    return [shown(position) for position in (*hardest, *others)]
 
 
-def _answer(prepared: Prepared, item: int, score: float, grade: float) -> GalleryAnswer:
-    video = prepared.item(item)
-    stored = prepared.store.get(video.key)
-    frames = from_patches(stored.rows, stored.grid_thw)  # (frames, height, width, 3)
-    shown = np.unique(np.linspace(0, len(frames) - 1, FRAMES).round().astype(int))
-    return GalleryAnswer(video.key, score, grade, video.fields, np.stack([_small(frames[number]) for number in shown]))
+def _first_right(found: NDArray[np.int64], right: Mapping[int, float]) -> int:
+    """The right answer that stands first, or the one with the highest grade where none was found within the evaluation's depth."""
+    return next((item for item in found.tolist() if item in right), max(right, key=lambda item: (right[item], -item)))
+
+
+class _Reader:
+    """Items with their frames, each read once however often it is shown."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self._prepared = prepared
+        self._read: dict[int, Shown] = {}
+
+    def __call__(self, index: int) -> Shown:
+        if index not in self._read:
+            item = self._prepared.item(index)
+            fields = tuple((name, _short(text)) for name, text in item.fields)
+            self._read[index] = Shown(_short(item.key), fields, self._frames(item.key) if item.kind == "video" else None)
+        return self._read[index]
+
+    def _frames(self, video: str) -> NDArray[np.uint8]:
+        stored = self._prepared.store.get(video)
+        frames = from_patches(stored.rows, stored.grid_thw)  # (frames, height, width, 3)
+        shown = np.unique(np.linspace(0, len(frames) - 1, FRAMES).round().astype(int))
+        return np.stack([_small(frames[number]) for number in shown])
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
 
 
 def _small(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -16,6 +16,8 @@ STEPS = (0.02, 0.05, 0.1, 0.2)
 LEAST_SPAN = 0.1
 """Of the axis: what differs by less shall look flat."""
 MOST_TICKS = 6
+TOPS = (0.1, 0.2, 0.5)
+"""Ends of axes whose values stay below; of others it is 1."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,8 @@ def line_chart(
     reference: tuple[float, str] | None = None,
     *,
     intervals: Mapping[str, Mapping[int, tuple[float, float]]] | None = None,
-    top: float = 1.0,
 ) -> LineChart:
-    """Lays out one line a pair kind: `values[kind][dim]`, each between 0 and `top`.
+    """Lays out one line a pair kind: `values[kind][dim]`, each between 0 and 1.
 
     The axis begins below the lowest value rather than at 0: lines are read by their slope, and the trade-off between dims is small beside
     the values themselves. `reference` is a level to compare with and its name, `intervals` the lower and upper ends for all or some of the
@@ -94,8 +95,9 @@ def line_chart(
     ends = intervals or {}
     dims = sorted({dim for by_dim in values.values() for dim in by_dim})
     levels = [value for by_dim in values.values() for value in by_dim.values()] + ([reference[0]] if reference else [])
-    levels += [low for by_dim in ends.values() for low, _ in by_dim.values()]
-    step, lowest = _scale(min(levels), top)
+    levels += [end for by_dim in ends.values() for interval in by_dim.values() for end in interval]
+    top = axis_top(max(levels))
+    step, lowest = scale(min(levels), top)
 
     def x(dim: int) -> float:
         if len(dims) == 1:
@@ -115,7 +117,7 @@ def line_chart(
     return LineChart(
         title=title,
         lines=tuple(Line(kind, line, labels[kind]) for kind, line in marks.items()),
-        x_ticks=_apart([Tick(x(dim), str(dim)) for dim in dims]),
+        x_ticks=apart([Tick(x(dim), str(dim)) for dim in dims]),
         y_ticks=tuple(
             Tick(y(lowest + number * step), f"{lowest + number * step:.{2 if step < 0.1 else 1}f}") for number in range(count + 1)
         ),
@@ -123,14 +125,19 @@ def line_chart(
     )
 
 
-def _scale(smallest: float, top: float) -> tuple[float, float]:
-    """The distance of ticks, and the axis's lower end: a tick below the smallest value, unless that is 0."""
+def scale(smallest: float, top: float) -> tuple[float, float]:
+    """The distance of ticks on an axis up to `top`, and its lower end: a tick below the smallest value, unless that is 0."""
     for step in STEPS:
         span = max(LEAST_SPAN, top - smallest + step / 5)
         lowest = max(0.0, round(top - math.ceil(span / step - 1e-9) * step, 10))
         if (top - lowest) / step <= MOST_TICKS - 1 + 1e-9:
             return step, lowest
     return STEPS[-1], 0.0
+
+
+def axis_top(highest: float) -> float:
+    """The end of an axis that holds `highest`: a poor model's figures are read as well as a good one's."""
+    return next((top for top in TOPS if highest <= top), 1.0)
 
 
 def _spread(wanted: Mapping[str, float]) -> dict[str, float]:
@@ -156,7 +163,7 @@ def _spread(wanted: Mapping[str, float]) -> dict[str, float]:
     return dict(zip(order, placed, strict=True))
 
 
-def _apart(ticks: Sequence[Tick]) -> tuple[Tick, ...]:
+def apart(ticks: Sequence[Tick]) -> tuple[Tick, ...]:
     """Leaves out the ticks whose text would run into the next one's; the last always stays, since it is the full width."""
     kept: list[Tick] = []
     for tick in reversed(ticks):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from accelerate import PartialState
 
@@ -23,16 +24,17 @@ from reelnest.registry.candidate import Candidate
 from reelnest.registry.connection import connect
 from reelnest.registry.evaluation_log import QUERY_METRICS_FILE, log_evaluation
 from reelnest.report.evaluation_page import write_evaluation_page
-from reelnest.report.gallery import choose_gallery
+from reelnest.report.gallery import choose_gallery, confused_videos
 from reelnest.search.choice import Choice, smallest
 from reelnest.search.configurations import Measured, configurations, measure
 from reelnest.search.evaluation import Answers, Evaluation
-from reelnest.search.slices import slices
+from reelnest.search.slices import query_slices, slices
 from reelnest.stages.evaluation_report import (
     FLOATS,
     SPLIT,
     behaviour_report,
     choice_entry,
+    comparisons,
     configuration_entries,
     evaluation_report,
     headline,
@@ -90,7 +92,9 @@ def run(workspace: Workspace, params: Params) -> None:
             "slices": slice_entries(parts),
             "behaviour": behaviour_report(tests, embedded, model.dims),
         }
-        files = _write(workspace.reports, report, evaluation, measured, prepared, settings.gallery_queries)
+        queries = query_metrics(evaluation, prepared, report["code"]["hash"], report["untrained_dims"])
+        report |= comparisons(params, candidate, queries, report["data"]["hash"])
+        files = _write(workspace.reports, report, evaluation, measured, queries, prepared, settings)
         if tracked:
             log_evaluation(params, candidate, report, files)
         _tell(evaluation, report, workspace.reports)
@@ -138,8 +142,9 @@ def _write(
     report: dict[str, Any],
     evaluation: Evaluation,
     measured: Sequence[Measured],
+    by_query: pd.DataFrame,
     prepared: Prepared,
-    gallery_queries: int,
+    settings: Evaluate,
 ) -> list[Path]:
     """Writes all files, the JSON last, and returns them."""
     names = ("metrics_by_dim.csv", "metrics.json", "run.trec", "qrels.trec", QUERY_METRICS_FILE, "evaluation.html", "evaluation.json")
@@ -149,8 +154,10 @@ def _write(
     write_lines(run_file, _run_lines(evaluation.answers))
     write_lines(qrels, _qrels_lines(evaluation.answers))
     with whole_file(queries) as aside:
-        query_metrics(evaluation, prepared, report["code"]["hash"], report["untrained_dims"]).to_parquet(aside, index=False)
-    write_evaluation_page(page, report, choose_gallery(prepared, evaluation, gallery_queries))
+        by_query.to_parquet(aside, index=False)
+    slices_of_queries = query_slices(evaluation, prepared, SPLIT, settings.slice_fields)
+    gallery = choose_gallery(prepared, evaluation, settings.gallery_queries, slices_of_queries)
+    write_evaluation_page(page, report, gallery, confused_videos(prepared, evaluation, settings.gallery_queries))
     write_json(summary, report)
     return files
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import pandas as pd
 
-from reelnest.config import Evaluate, Storage
+from reelnest.config import Evaluate, Params, Storage
 from reelnest.data.behaviour import BehaviourTest
 from reelnest.data.content_hash import value_hash
 from reelnest.data.prepared import Prepared
 from reelnest.model.saved import SETTINGS_FILE
 from reelnest.registry.candidate import Candidate
+from reelnest.registry.comparison import Compared, NotCompared, compare
 from reelnest.registry.evaluation_log import CODE
 from reelnest.search.behaviour import EmbeddedTests, judge_behaviour
 from reelnest.search.choice import Choice
@@ -147,6 +148,15 @@ def slice_entries(parts: Sequence[Slice]) -> list[dict[str, Any]]:
         }
         for one in parts
     ]
+
+
+def comparisons(params: Params, candidate: Candidate, queries: pd.DataFrame, data_hash: str) -> dict[str, Any]:
+    """`compared_with` and `not_compared`: all in the report that is not of the model and the data alone."""
+    found = compare(params, candidate, queries, data_hash)
+    return {
+        "compared_with": [asdict(one) for one in found if isinstance(one, Compared)],
+        "not_compared": [asdict(one) for one in found if isinstance(one, NotCompared)],
+    }
 
 
 def data_hash(sets: Sequence[RetrievalSet], prepared: Prepared) -> str:

@@ -51,7 +51,7 @@ def test_the_flow_runs_all_stages_shows_what_they_made_and_then_finds_nothing_to
     first = run_flow()
     assert outcomes(first) == dict.fromkeys(ALL, "ran")
     shown = artifacts(first)
-    assert set(shown) == {*ALL, "training-progress", "mlflow-run"}
+    assert set(shown) == {*ALL, "training-progress", "mlflow-run", "evaluation-page"}
     assert "http://mlflow.example/#/runs/r1" in shown["mlflow-run"]
     assert float(shown["training-progress"]) == 100
     assert shown["train"].count("\n| 1 |") == 20  # of 100 steps

@@ -49,6 +49,8 @@ def report_of(reports: Path) -> dict[str, Any]:
 
 
 def without_speed(report: dict[str, Any]) -> dict[str, Any]:
+    """Without what is not of the model and the data alone: the speed, and what MLflow knew to compare with."""
+    del report["compared_with"], report["not_compared"]
     for result in [*report["results"], *report["configurations"]]:
         del result["queries_per_second"]
     return report

@@ -32,6 +32,14 @@ def test_the_axis_holds_every_value_in_a_few_round_steps(lowest: float) -> None:
     assert len(set(ticks)) == len(ticks)
 
 
+@pytest.mark.parametrize(("highest", "top"), [(0.004, 0.1), (0.1, 0.1), (0.11, 0.2), (0.4, 0.5), (0.51, 1.0)])
+def test_the_axis_of_low_values_ends_soon_above_them(highest: float, top: float) -> None:
+    chart = line_chart("x", {"all": {16: highest / 2, 32: highest}})
+    assert float(chart.y_ticks[-1].text) == top
+    assert len({tick.text for tick in chart.y_ticks}) == len(chart.y_ticks)
+    assert chart.y_ticks[-1].at <= min(mark.y for mark in chart.lines[0].marks) + 1e-6
+
+
 @pytest.mark.parametrize("ends", [(0.9, 0.9, 0.9, 0.9), (1.0, 1.0, 1.0, 1.0), (0.0, 0.0, 0.01, 1.0), (0.2, 0.5, 0.51, 0.9)])
 def test_names_of_lines_never_overlap_nor_leave_the_chart(ends: tuple[float, ...]) -> None:
     values = {f"kind{number}": {16: 0.1, 32: end} for number, end in enumerate(ends)}

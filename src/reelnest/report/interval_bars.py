@@ -1,0 +1,38 @@
+"""Where the marks of intervals in a table's rows go: all rows on one scale, so that the eye compares them down the column."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+WIDTH, HEIGHT = 200, 20
+INSET = 6
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A value and its interval: x."""
+
+    at: float
+    low: float
+    high: float
+    zero: float | None
+    """Where the scale has 0, if it is to be drawn."""
+    width: int = WIDTH
+    height: int = HEIGHT
+
+
+def interval_bars(values: Sequence[tuple[float, float, float]], *, around_zero: bool = False) -> list[Bar]:
+    """A bar for each (value, low, high). `around_zero` puts 0 in the middle, for differences."""
+    if not values:
+        return []
+    if around_zero:
+        most = max(max(abs(low), abs(high)) for _, low, high in values) or 1.0
+        begin, end = -most, most
+    else:
+        begin, end = min(low for _, low, _ in values), max(high for _, _, high in values)
+        if begin == end:
+            begin, end = begin - 0.5, end + 0.5
+
+    def x(value: float) -> float:
+        return INSET + (WIDTH - 2 * INSET) * (value - begin) / (end - begin)
+
+    return [Bar(x(value), x(low), x(high), x(0.0) if around_zero else None) for value, low, high in values]

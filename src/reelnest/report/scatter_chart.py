@@ -1,0 +1,125 @@
+"""Where the marks of a scatter go: quality against what it costs, on a log axis, as numbers that a template turns into inline SVG."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from reelnest.report.line_chart import Tick, apart, axis_top, scale
+
+WIDTH, HEIGHT = 480, 270
+LEFT, RIGHT, TOP, BOTTOM = 38, 14, 24, 34
+ASIDE = 3.0
+"""Pixels between series, so that marks of one cost do not lie on each other."""
+LEAST_RATIO = 4.0
+"""Of the axis' ends."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """What goes into the chart."""
+
+    name: str
+    cost: float
+    value: float
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A point in the chart."""
+
+    point: Point
+    x: float
+    y: float
+    ends: tuple[float, float] | None
+    """Of its interval, from below: y."""
+    anchor: str
+    """On which side of a label the spot stands: `start`, `middle` or `end`."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """Spots of one kind, by rising cost."""
+
+    name: str
+    spots: tuple[Spot, ...]
+    is_joined: bool
+
+    @property
+    def points(self) -> str:
+        """For SVG's `polyline`."""
+        return " ".join(f"{spot.x:.1f},{spot.y:.1f}" for spot in self.spots) if self.is_joined else ""
+
+
+@dataclass(frozen=True)
+class ScatterChart:
+    """Values between 0 and 1 against a cost above 0."""
+
+    title: str
+    cost: str
+    series: tuple[Series, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+    right: int = WIDTH - RIGHT
+    bottom: int = HEIGHT - BOTTOM
+
+
+def scatter_chart(title: str, cost: str, series: Mapping[str, Sequence[Point]], *, joined: Sequence[str] = ()) -> ScatterChart:
+    """Lays out `series`, each with a point or more. Those named in `joined` get a line through their points."""
+    points = [point for of_one in series.values() for point in of_one]
+    levels = [end for point in points for end in (point.interval or (point.value,))]
+    top = axis_top(max(levels))
+    step, lowest = scale(min(levels), top)
+    cheapest, dearest = min(point.cost for point in points), max(point.cost for point in points)
+    if dearest / cheapest < LEAST_RATIO:
+        middle = math.sqrt(cheapest * dearest)
+        cheapest, dearest = middle / math.sqrt(LEAST_RATIO), middle * math.sqrt(LEAST_RATIO)
+    begin, end = LEFT + 14, WIDTH - RIGHT - 14
+
+    def x(value: float) -> float:
+        return begin + (end - begin) * math.log(value / cheapest) / math.log(dearest / cheapest)
+
+    def y(value: float) -> float:
+        return HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * (value - lowest) / (top - lowest)
+
+    def spot(point: Point, aside: float) -> Spot:
+        at = x(point.cost) + aside
+        ends = None if point.interval is None else (y(point.interval[0]), y(point.interval[1]))
+        third = (end - begin) / 3
+        anchor = "start" if at < begin + third else "end" if at > end - third else "middle"
+        return Spot(point, at, y(point.value), ends, anchor)
+
+    laid = [
+        Series(
+            name,
+            tuple(spot(point, ASIDE * (number - (len(series) - 1) / 2)) for point in sorted(of_one, key=lambda point: point.cost)),
+            name in joined,
+        )
+        for number, (name, of_one) in enumerate(series.items())
+    ]
+    count = round((top - lowest) / step)
+    return ScatterChart(
+        title=title,
+        cost=cost,
+        series=tuple(laid),
+        x_ticks=apart([Tick(x(value), _short(value)) for value in _round_values(cheapest, dearest)]),
+        y_ticks=tuple(
+            Tick(y(lowest + number * step), f"{lowest + number * step:.{2 if step < 0.1 else 1}f}") for number in range(count + 1)
+        ),
+    )
+
+
+def _round_values(low: float, high: float) -> Iterator[float]:
+    """1, 2 and 5 times the powers of ten, from `low` to `high`."""
+    for exponent in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1):
+        yield from (factor * 10.0**exponent for factor in (1, 2, 5) if low * 0.999 <= factor * 10.0**exponent <= high * 1.001)
+
+
+def _short(value: float) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g}{unit}"
+    return f"{value:g}"

@@ -1,0 +1,89 @@
+"""A new evaluation against the champion and the previous run, in a real MLflow store."""
+
+import json
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+from conftest import Project
+
+from reelnest.config import Params, Tracking, Train
+from reelnest.registry.candidate import Candidate
+from reelnest.registry.comparison import Compared, NotCompared, compare
+from reelnest.registry.evaluation_log import log_evaluation
+
+Found = dict[str, Compared | NotCompared]
+
+
+def data_hash(reports: Path) -> str:
+    found: str = json.loads((reports / "evaluation.json").read_text())["data"]["hash"]
+    return found
+
+
+def against(
+    params: Params, reports: Path, model: str = "another", *, change: float = 0.0, data: str | None = None, dims: int = 1, code: str = ""
+) -> Found:
+    """What a model is compared with whose queries each find `change` more than those in `reports`, at dims `dims` times as large."""
+    queries = pd.read_parquet(reports / "queries.parquet")
+    queries["recall@10"] += change
+    queries["dim"] *= dims
+    queries.attrs = {"code": code} if code else queries.attrs
+    return {one.what: one for one in compare(params, Candidate(Path(), model, None), queries, data or data_hash(reports))}
+
+
+def reason(found: Found, what: str) -> str:
+    one = found[what]
+    assert isinstance(one, NotCompared)
+    return one.reason
+
+
+def test_the_champion_is_compared_query_by_query_at_each_dim(registered: Project) -> None:
+    found = against(registered.params, registered.reports, change=0.25)
+    champion = found["champion"]
+    assert isinstance(champion, Compared)
+    assert (champion.version, champion.metric) == (1, "recall@10")
+    assert [one.dim for one in champion.differences] == [8, 32]
+    for one in champion.differences:  # each query's difference is the same, however much the queries differ
+        assert (one.low, one.value, one.high) == pytest.approx((0.25, 0.25, 0.25), abs=1e-6)
+    assert reason(found, "previous run") == "it is the champion's run"
+
+
+def test_what_is_not_comparable_becomes_a_reason(registered: Project) -> None:
+    params, reports = registered.params, registered.reports
+    itself = json.loads((reports / "evaluation.json").read_text())["model"]["hash"]
+    assert reason(against(params, reports, itself), "champion") == "this model is the champion (version 1)"
+    other = against(params, reports, data="0" * 64)
+    assert reason(other, "champion") == "version 1 was evaluated on other test data"
+    assert "other test data" in reason(other, "previous run")
+    assert "other code" in reason(against(params, reports, code="another"), "champion")
+    assert "no dim in common" in reason(against(params, reports, dims=3), "champion")
+
+
+def test_the_previous_run_is_the_youngest_other_one_on_this_data(project: Project) -> None:
+    params, reports = project.params, project.reports
+    assert {what: reason(against(params, reports), what) for what in ("champion", "previous run")} == {
+        "champion": "there is none yet",
+        "previous run": "there is none yet",
+    }
+    report = json.loads((reports / "evaluation.json").read_text())
+    queries = reports / "queries.parquet"
+    table = pd.read_parquet(queries)
+    for model, value, data in (("first", 0.0, data_hash(reports)), ("second", 0.5, data_hash(reports)), ("third", 1.0, "other data")):
+        table.assign(**{"recall@10": value}).to_parquet(queries)
+        log_evaluation(params, Candidate(Path(), model, None), {**report, "data": {"hash": data}}, [queries])
+    table.assign(**{"recall@10": 0.6}).to_parquet(queries)
+    previous = against(params, reports)["previous run"]
+    assert isinstance(previous, Compared)
+    assert [round(one.value, 6) for one in previous.differences] == [0.1, 0.1]
+    assert mlflow.get_run(previous.run_id).data.tags["reelnest.model_hash"] == "second"
+    own = against(params, reports, "second")["previous run"]  # evaluated again, it is not its own past
+    assert isinstance(own, Compared)
+    assert [round(one.value, 6) for one in own.differences] == [0.6, 0.6]
+
+
+def test_without_mlflow_the_evaluation_goes_on_and_says_so(project: Project) -> None:
+    away = project.params.model_copy(update={"tracking": Tracking(uri="http://127.0.0.1:1")})
+    assert "does not answer" in reason(against(away, project.reports), "champion")
+    untracked = project.params.model_copy(update={"train": Train(batch_size=8, trackers=())})
+    assert "names no mlflow" in reason(against(untracked, project.reports), "previous run")

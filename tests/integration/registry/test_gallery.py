@@ -1,0 +1,101 @@
+"""Which searches the page shows, and which videos it calls confused, by planted vectors."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from reelnest.data.prepared import Prepared
+from reelnest.report.gallery import FRAMES, TOP, choose_gallery, confused_videos
+from reelnest.search.evaluation import Evaluation, Vectors, evaluate_vectors
+from reelnest.search.retrieval_sets import RetrievalSet, retrieval_sets
+
+
+@pytest.fixture(scope="module")
+def prepared(evaluated_folder: Path) -> Prepared:
+    """Items of both kinds, with pairs of all four."""
+    return Prepared.open(evaluated_folder / "prepared")
+
+
+def evaluated(prepared: Prepared, sets: Sequence[RetrievalSet] | None = None, *, first: int | None = None) -> Evaluation:
+    """Every item has a direction of its own, so that each query finds itself alone; `first` is a video that is near to everything."""
+    items = np.arange(len(prepared))
+    queries, targets = torch.zeros(len(items), 64), torch.eye(len(items), 64)
+    for searched in sets or retrieval_sets(prepared, "test"):
+        for place, query in enumerate(searched.queries.tolist()):
+            queries[query, next(iter(searched.qrels[query]))] = 1.0
+            queries[query, -1] = 0.5 + place / 1000
+    if first is not None:
+        targets[first] = 0.0
+        targets[first, -1] = targets[first, first] = 1.0
+        queries[:, -1] *= 4
+    return evaluate_vectors(sets or retrieval_sets(prepared, "test"), Vectors(items, queries), Vectors(items, targets), [32, 64], 100)
+
+
+def of_kind(prepared: Prepared, kind: str) -> RetrievalSet:
+    return next(searched for searched in retrieval_sets(prepared, "test") if searched.pair_kind == kind)
+
+
+def test_each_kind_of_pairs_gets_its_share_and_no_query_comes_twice(prepared: Prepared) -> None:
+    found = choose_gallery(prepared, evaluated(prepared), 9)
+    kinds = [query.pair_kind for query in found]
+    assert {kind: kinds.count(kind) for kind in kinds} == {
+        "text_to_video": 3,
+        "video_to_text": 2,
+        "text_to_text": 2,
+        "video_to_video": 2,
+    }
+    assert len({(query.pair_kind, query.query.text) for query in found}) == 9
+    assert choose_gallery(prepared, evaluated(prepared), 0) == []
+
+
+def test_half_of_them_went_most_wrong_and_the_worst_comes_first(prepared: Prepared) -> None:
+    searched = of_kind(prepared, "text_to_video")
+    hub = int(searched.corpus[0])
+    evaluation = evaluated(prepared, [searched], first=hub)
+    found = choose_gallery(prepared, evaluation, 6)
+    (ranks,) = (one.values["median_rank"] for one in evaluation.by_query if one.dim == 64)
+    hard = [query.rank for query in found if query.is_hard]
+    assert hard == sorted(ranks, reverse=True)[:3]
+    assert len(found) == 6
+    assert all(not query.is_hard for query in found[3:])
+
+
+def test_a_query_shows_what_it_wanted_what_was_found_and_its_place_at_each_dim(prepared: Prepared) -> None:
+    searched = of_kind(prepared, "text_to_video")
+    evaluation = evaluated(prepared, [searched], first=int(searched.corpus[0]))
+    by_dim = {one.dim: one.values["median_rank"] for one in evaluation.by_query}
+    texts = [prepared.item(int(query)).key for query in searched.queries]
+    for query in choose_gallery(prepared, evaluation, 4):
+        place = texts.index(query.query.text)
+        assert query.ranks == tuple((dim, int(by_dim[dim][place])) for dim in (32, 64))
+        right = searched.qrels[int(searched.queries[place])]
+        assert query.wanted.text in {prepared.item(item).key for item in right}
+        assert query.wanted_in_all == len(right)
+        assert [answer.item.text for answer in query.answers] == [
+            prepared.item(int(item)).key for item in evaluation.answers[0].items[place][:TOP]
+        ]
+        assert query.wanted.frames is not None
+        assert len(query.wanted.frames) <= FRAMES
+
+
+def test_the_choice_by_chance_does_not_hang_on_the_model(prepared: Prepared) -> None:
+    searched = of_kind(prepared, "text_to_text")
+    shown = [[query.query.text for query in choose_gallery(prepared, evaluated(prepared, [searched]), 2)] for _ in range(2)]
+    assert shown[0] == shown[1]
+
+
+def test_a_video_that_stands_first_for_others_is_found_out_with_what_they_wanted(prepared: Prepared) -> None:
+    searched = of_kind(prepared, "text_to_video")
+    hub = int(searched.corpus[0])
+    evaluation = evaluated(prepared, [searched], first=hub)
+    (found,) = confused_videos(prepared, evaluation, 5)
+    wrong = [query for query in searched.queries.tolist() if hub not in searched.qrels[query]]
+    assert (found.video.text, found.queries) == (prepared.item(hub).key, len(wrong))
+    for query, wanted in found.cases:
+        index = next(one for one in wrong if prepared.item(one).key == query.text)
+        assert wanted.text in {prepared.item(item).key for item in searched.qrels[index]}
+    assert confused_videos(prepared, evaluated(prepared, [searched]), 5) == []
+    assert confused_videos(prepared, evaluation, 0) == []
