@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reelnest.model.saved import SavedModel, load
+    from reelnest.model.saved import SavedModel, load, videos_for_sentence_transformers
 
-__all__ = ["SavedModel", "load"]
+__all__ = ["SavedModel", "load", "videos_for_sentence_transformers"]
 __version__ = "0.1.0"
 
 

@@ -3,17 +3,16 @@
 config.json, model*.safetensors   the backbone, as Hugging Face writes it (LoRA merged in), or
 adapter/                          with `lora.merge: false`, the adapter in peft's format; the base is named in reelnest.json
 tokenizer files
-projection.safetensors            where there is a projection
-reelnest.json                     settings of the model and of preprocessing, and the version of this format
+projection/model.safetensors      where there is a projection
+modules.json and others           for sentence-transformers (see sentence_transformer_files), unless adapters stand alone
+reelnest.json                     settings of the model and of preprocessing, the version of this format, the files' checksums
 """
 
 import json
 import logging
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,28 +25,27 @@ from torch import Tensor
 
 from reelnest.config import Model, Preprocess, Validate
 from reelnest.data.batches import Batcher
-from reelnest.data.decoder import Decoder, Limits
+from reelnest.data.decoder import Limits
 from reelnest.data.entries import Entry, Role
-from reelnest.data.formats import TEXT_FIELDS
-from reelnest.data.frames import Frames
-from reelnest.data.prepared import fields_text
 from reelnest.data.whole_files import whole_folder, write_json
 from reelnest.errors import ModelError
 from reelnest.model.embedding import batches_by_length
 from reelnest.model.encoder import Encoder, load_encoder
 from reelnest.model.loading import quiet_transformers, refuse_pickles
 from reelnest.model.lora import adapter_state, add_adapters, has_adapters, load_adapter_state, lora_config, merged_state
+from reelnest.model.manifest import check_files, checksums
+from reelnest.model.sentence_transformer_files import PROJECTION_FOLDER, can_be_opened, write_sentence_transformer_files
+from reelnest.model.video_reading import VideoReader, VideoSource, sentence_transformers_input, texts_of
 
 logger = logging.getLogger(__name__)
 
-FORMAT, FORMAT_VERSION = "reelnest", 1
+FORMAT, FORMAT_VERSION = "reelnest", 2
 SETTINGS_FILE = "reelnest.json"
-PROJECTION_FILE = "projection.safetensors"
+PROJECTION_FILE = f"{PROJECTION_FOLDER}/model.safetensors"
+PROJECTION_WEIGHT = "linear.weight"
+"""As sentence-transformers names it."""
 ADAPTER_FOLDER = "adapter"
 ADAPTER_FILE = "adapter_model.safetensors"
-
-VideoSource: TypeAlias = str | Path | bytes | Sequence[Path]
-"""A video file, its bytes, or the image files of its frames in order."""
 
 
 def save_model(
@@ -78,8 +76,17 @@ def save_model(
             lora_config(settings.lora, settings.name_or_path, settings.revision).save_pretrained(str(adapter))
             save_file(_contiguous(adapter_state(backbone)), adapter / ADAPTER_FILE, metadata={"format": "pt"})
         tokenizer.save_pretrained(aside)
+        if settings.lora is None or settings.lora.merge:
+            if not can_be_opened(settings):
+                logger.warning(
+                    "%s: sentence-transformers will refuse it: it cannot leave an instruction out of the mean (model.pooling)", folder
+                )
+            hidden = int(encoder.backbone.language_model.config.hidden_size)
+            write_sentence_transformer_files(aside, tokenizer, settings, preprocess, hidden)
         if encoder.projection is not None:
-            save_file(_contiguous({"weight": state["projection.weight"].cpu()}), aside / PROJECTION_FILE, metadata={"format": "pt"})
+            weight = {PROJECTION_WEIGHT: state["projection.weight"].cpu()}
+            (aside / PROJECTION_FOLDER).mkdir(exist_ok=True)
+            save_file(_contiguous(weight), aside / PROJECTION_FILE, metadata={"format": "pt"})
         write_json(
             aside / SETTINGS_FILE,
             {
@@ -89,6 +96,7 @@ def save_model(
                 "model": settings.model_dump(mode="json"),
                 "preprocess": preprocess.model_dump(mode="json", include={"sampling", "frames", "fps", "min_pixels", "max_pixels"}),
                 "text_fields": None if text_fields is None else list(text_fields),
+                "files": checksums(aside, without=SETTINGS_FILE),
             },
         )
 
@@ -105,12 +113,15 @@ def load(folder: str | Path, device: str | torch.device | None = None, limits: L
     """
     folder = Path(folder)
     stored = _read_settings(folder)
+    if not isinstance(files := stored.get("files"), dict):
+        raise ModelError(f"{folder / SETTINGS_FILE}: no checksums of the model's files (`files`). Save the model again.")
+    check_files(folder, files, without=SETTINGS_FILE)
     device = torch.device(device) if device is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        model, preprocess = _model_settings(stored["model"], folder, device), Preprocess.model_validate(stored["preprocess"])
-        text_fields = stored["text_fields"]
+        model = _model_settings(stored["model"], folder, device)
     except (ValidationError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder / SETTINGS_FILE}: not as this version writes it: {error}. Save the model again.") from error
+        raise _unknown(folder, error) from error
+    videos = _video_reader(stored, folder, limits)
     encoder, tokenizer = load_encoder(model, model.name_or_path, training=False)
     if model.lora is not None and not model.lora.merge:
         add_adapters(encoder.backbone, model.lora)
@@ -121,21 +132,38 @@ def load(folder: str | Path, device: str | torch.device | None = None, limits: L
     if encoder.projection is not None:
         _fill_projection(encoder, folder)
     encoder.requires_grad_(False).eval().to(device)
-    return SavedModel(encoder, Batcher(tokenizer, model), model, preprocess, text_fields, limits or Limits.of(Validate()))
+    return SavedModel(encoder, Batcher(tokenizer, model), model, videos)
+
+
+def videos_for_sentence_transformers(
+    folder: str | Path, videos: Sequence[VideoSource], fields: Sequence[Mapping[str, str]] | None = None, limits: Limits | None = None
+) -> list[dict[str, Any]]:
+    """Videos, with `fields` as `SavedModel.encode_videos` takes them, for `SentenceTransformer(folder).encode_document`.
+
+    They hold the frames that the model was trained on, so that the vectors are ours. Opens no weights. Example:
+
+        model = SentenceTransformer("models/candidate", truncate_dim=64)
+        videos = reelnest.videos_for_sentence_transformers("models/candidate", ["clip.mp4"])
+        model.encode_document(videos, normalize_embeddings=True)
+    """
+    folder = Path(folder)
+    reader = _video_reader(_read_settings(folder), folder, limits)
+    try:
+        texts = texts_of(reader, fields, len(videos))
+        return [sentence_transformers_input(reader.frames(video), text) for video, text in zip(videos, texts, strict=True)]
+    finally:
+        reader.close()
 
 
 class SavedModel:
     """A model that encodes as it was trained. Vectors are float32 of unit length; their dot products are cosine similarities."""
 
-    def __init__(
-        self, encoder: Encoder, batcher: Batcher, settings: Model, preprocess: Preprocess, text_fields: Sequence[str] | None, limits: Limits
-    ) -> None:
-        self.encoder, self.batcher, self.settings, self.preprocess = encoder, batcher, settings, preprocess
-        self.text_fields = text_fields
+    def __init__(self, encoder: Encoder, batcher: Batcher, settings: Model, videos: VideoReader) -> None:
+        self.encoder, self.batcher, self.settings, self.videos = encoder, batcher, settings, videos
+        self.preprocess, self.text_fields = videos.preprocess, videos.text_fields
         self.width = encoder.width
         self.dims = settings.dims
         """The prefixes that were trained; others up to `width` can be asked for."""
-        self._decoder = Decoder(limits)
 
     def encode_texts(
         self, texts: Sequence[str], *, role: Role = "query", dim: int | None = None, batch_size: int = 32
@@ -157,13 +185,11 @@ class SavedModel:
         `fields` are each video's title, caption, text, ocr and asr, as far as known; those that the model was trained to read are used.
         A video that cannot be decoded raises VideoError.
         """
-        if fields is not None and len(fields) != len(videos):
-            raise ValueError(f"{len(videos)} videos, but fields of {len(fields)}")
-        texts = [self._text(video_fields) for video_fields in fields] if fields is not None else [""] * len(videos)
+        texts = texts_of(self.videos, fields, len(videos))
         chunks = []
         for start in range(0, len(videos), batch_size):  # a chunk at a time, so that the frames of all need not fit into memory
             chunk = zip(videos[start : start + batch_size], texts[start : start + batch_size], strict=True)
-            chunks.append(self._vectors([Entry(role, text, self._frames(video)) for video, text in chunk], batch_size))
+            chunks.append(self._vectors([Entry(role, text, self.videos.frames(video)) for video, text in chunk], batch_size))
         return self._prefix(torch.cat(chunks) if chunks else torch.empty(0, self.width), dim)
 
     def encode(self, entries: Sequence[Entry], *, dim: int | None = None, batch_size: int = 32) -> NDArray[np.float32]:
@@ -172,7 +198,7 @@ class SavedModel:
 
     def close(self) -> None:
         """Ends the process that decodes videos, if one was started."""
-        self._decoder.close()
+        self.videos.close()
 
     def _vectors(self, entries: Sequence[Entry], batch_size: int) -> Tensor:
         vectors = torch.empty(len(entries), self.width)
@@ -191,23 +217,6 @@ class SavedModel:
             logger.warning("dim %d was not trained for (trained: %s): expect poorer answers than its size promises", dim, list(self.dims))
         normalised: NDArray[np.float32] = F.normalize(vectors[:, :dim], dim=-1).numpy()
         return normalised
-
-    def _text(self, fields: Mapping[str, str]) -> str:
-        if unknown := sorted(set(fields) - set(TEXT_FIELDS)):
-            raise ValueError(f"unknown video fields {unknown}; known are {list(TEXT_FIELDS)}")
-        chosen = TEXT_FIELDS if self.text_fields is None else self.text_fields
-        return fields_text(tuple((name, fields[name]) for name in chosen if fields.get(name, "").strip()))
-
-    def _frames(self, video: VideoSource) -> Frames:
-        with ExitStack() as stack:
-            if isinstance(video, bytes):
-                file = stack.enter_context(tempfile.NamedTemporaryFile(prefix="reelnest-", suffix=".video"))
-                file.write(video)
-                file.flush()
-                files = [Path(file.name)]
-            else:
-                files = [Path(video)] if isinstance(video, str | Path) else list(video)
-            return self._decoder.frames(files, self.preprocess)
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
@@ -228,7 +237,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     if stored.get("format_version") != FORMAT_VERSION:
         raise ModelError(
             f"{path}: format version {stored.get('format_version')!r}; this reelnest reads version {FORMAT_VERSION}. "
-            "Open it with the reelnest that saved it, or a newer one."
+            "Open it with the reelnest that saved it, or save it again with this one."
         )
     return stored
 
@@ -247,13 +256,24 @@ def _model_settings(stored: Mapping[str, Any], folder: Path, device: torch.devic
     return Model.model_validate(found)
 
 
+def _video_reader(stored: Mapping[str, Any], folder: Path, limits: Limits | None) -> VideoReader:
+    try:
+        return VideoReader(Preprocess.model_validate(stored["preprocess"]), stored["text_fields"], limits or Limits.of(Validate()))
+    except (ValidationError, KeyError) as error:
+        raise _unknown(folder, error) from error
+
+
+def _unknown(folder: Path, error: Exception) -> ModelError:
+    return ModelError(f"{folder / SETTINGS_FILE}: not as this version writes it: {error}. Save the model again.")
+
+
 def _fill_projection(encoder: Encoder, folder: Path) -> None:
-    weight = _tensors(folder / PROJECTION_FILE).get("weight")
+    path = folder / PROJECTION_FILE
+    weight = _tensors(path).get(PROJECTION_WEIGHT)
     assert encoder.projection is not None  # noqa: S101 (for the type checker)
     if weight is None or weight.shape != encoder.projection.weight.shape:
-        raise ModelError(
-            f"{folder / PROJECTION_FILE}: expected `weight` of shape {tuple(encoder.projection.weight.shape)}. Save the model again."
-        )
+        expected = tuple(encoder.projection.weight.shape)
+        raise ModelError(f"{path}: expected `{PROJECTION_WEIGHT}` of shape {expected}. Save the model again.")
     with torch.no_grad():
         encoder.projection.weight.copy_(weight)
 

@@ -26,6 +26,8 @@ from reelnest.model.saved import SavedModel, load
 
 MODEL_ARTIFACT = "model"
 ROLES = get_args(Role)
+STORAGES = ("float32", "float16", "int8", "binary")
+LARGEST_CODE = 127
 COLUMNS = ("video", *TEXT_FIELDS)
 
 
@@ -33,7 +35,8 @@ class ServedModel(PythonModel):
     """Texts and videos to vectors.
 
     Columns: `text` (string), `video`, and a video's `title`, `caption`, `ocr`, `asr` (its `text` is then a field too). Each may be left
-    out; each row needs a text or a video. Params: `dim`, 0 for all numbers that the model was trained for, and `role`, `query` or `target`.
+    out; each row needs a text or a video. Params: `dim`, 0 for all numbers that the model was trained for, `role`, `query` or `target`, and
+    `storage`, how vectors are given (see `as_stored`).
     """
 
     def load_context(self, context: PythonModelContext) -> None:
@@ -43,9 +46,9 @@ class ServedModel(PythonModel):
         self._model: SavedModel = load(Path(context.artifacts[MODEL_ARTIFACT]), limits=limits)
         self._lock = threading.Lock()  # the server answers in threads; a tokenizer must not be used by two at once
 
-    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> NDArray[np.float32]:  # noqa: ARG002
-        """(rows, dim) float32 of unit length."""
-        dim, role = self._settings(params or {})
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> NDArray[Any]:  # noqa: ARG002
+        """(rows, dim) float32 of unit length, or as `storage` says."""
+        dim, role, storage = self._settings(params or {})
         rows = self._rows(model_input)
         videos = {number: self._video(row["video"], number) for number, row in enumerate(rows) if row["video"] is not None}
         texts = {number: row["text"] for number, row in enumerate(rows) if number not in videos}
@@ -59,15 +62,17 @@ class ServedModel(PythonModel):
                     vectors[number] = self._model.encode_videos([video], role=role, fields=[fields], dim=dim)[0]
                 except (VideoError, ModelError) as error:
                     raise refusal(f"row {number}: {error}") from None
-        return vectors
+        return as_stored(vectors, storage)
 
-    def _settings(self, params: Mapping[str, Any]) -> tuple[int, Role]:
-        dim, role = int(params.get("dim", 0)), params.get("role", "query")
+    def _settings(self, params: Mapping[str, Any]) -> tuple[int, Role, str]:
+        dim, role, storage = int(params.get("dim", 0)), params.get("role", "query"), params.get("storage", "float32")
         if not 0 <= dim <= self._model.width:
             raise refusal(f"dim {dim}: expected 0 (for {self._model.dims[-1]}) or 1 to {self._model.width}; trained: {self._model.dims}")
         if role not in ROLES:
             raise refusal(f"role '{role}': expected one of {', '.join(ROLES)}")
-        return dim or self._model.dims[-1], role
+        if storage not in STORAGES:
+            raise refusal(f"storage '{storage}': expected one of {', '.join(STORAGES)}")
+        return dim or self._model.dims[-1], role, storage
 
     def _rows(self, frame: pd.DataFrame) -> list[dict[str, Any]]:
         if len(frame) == 1 and any(isinstance(cell, list | np.ndarray) for cell in frame.iloc[0]):
@@ -110,6 +115,20 @@ class ServedModel(PythonModel):
         return value
 
 
+def as_stored(vectors: NDArray[np.float32], storage: str) -> NDArray[Any]:
+    """Vectors, float32 (rows, dim), in fewer bytes, as an index may keep them.
+
+    float16: rounded. int8: each vector times a number of its own that makes its largest one 127 or -127, rounded; the cosine needs no
+    scale. binary: the signs, a bit set where a number is above 0, eight to a uint8 (rows, ⌈dim / 8⌉), the first one highest.
+    """
+    if storage == "int8":
+        largest = np.abs(vectors).max(axis=1, keepdims=True)
+        return np.rint(vectors * (LARGEST_CODE / np.maximum(largest, np.finfo(np.float32).tiny))).astype(np.int8)
+    if storage == "binary":
+        return np.packbits(vectors > 0, axis=1)
+    return vectors.astype(storage)
+
+
 def refusal(text: str) -> MlflowException:
     """An error that the scoring server answers with HTTP 400."""
     return MlflowException.invalid_parameter_value(text)
@@ -123,7 +142,9 @@ def _one_row_a_value(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _is_empty(value: Any) -> bool:
-    return value is None or value == "" or value == b"" or (not isinstance(value, str | bytes) and bool(pd.isna(value)))
+    if isinstance(value, str | bytes):
+        return not value.strip()
+    return value is None or bool(pd.isna(value))
 
 
 set_model(ServedModel())

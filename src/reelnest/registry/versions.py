@@ -238,7 +238,13 @@ def signature() -> ModelSignature:
     return ModelSignature(
         inputs=Schema(columns),
         outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, -1))]),
-        params=ParamSchema([ParamSpec("dim", DataType.long, 0), ParamSpec("role", DataType.string, "query")]),
+        params=ParamSchema(
+            [
+                ParamSpec("dim", DataType.long, 0),
+                ParamSpec("role", DataType.string, "query"),
+                ParamSpec("storage", DataType.string, "float32"),
+            ]
+        ),
     )
 
 

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -8,7 +9,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from model_inputs import mixed_entries
+from model_inputs import mixed_entries, trained
 from peft import PeftModel
 from transformers import Qwen2_5_VLModel
 
@@ -16,22 +17,11 @@ import reelnest
 from reelnest.config import Lora, Model, Preprocess
 from reelnest.data.batches import Batcher
 from reelnest.data.entries import Entry
+from reelnest.data.patches import to_patches
 from reelnest.errors import ModelError, VideoError
-from reelnest.model.encoder import Encoder, load_encoder
 from reelnest.model.saved import save_model
 
 PREPROCESS = Preprocess(frames=4, min_pixels=3136, max_pixels=3136)
-
-
-def trained(base: Path, settings: Model) -> tuple[Encoder, Any]:
-    """An encoder whose trainable weights are not the base's."""
-    torch.manual_seed(1)
-    encoder, tokenizer = load_encoder(settings, base, training=True)
-    with torch.no_grad():
-        for parameter in encoder.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter), alpha=0.02)
-    return encoder.eval(), tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +134,7 @@ def test_videos_are_sampled_as_in_training(saved: Path, clip: Path) -> None:
         from_path = model.encode_videos([clip, str(clip)])
         np.testing.assert_allclose(model.encode_videos([clip.read_bytes()])[0], from_path[0], atol=1e-6)
         np.testing.assert_allclose(from_path[0], from_path[1], atol=1e-6)
-        frames = model._frames(clip)
+        frames = model.videos.frames(clip)
         assert frames.grid_thw == (2, 4, 4)  # four frames of 56 x 56, as PREPROCESS says
         np.testing.assert_allclose(model.encode([Entry("target", "", frames)]), from_path[:1], atol=1e-6)
 
@@ -152,6 +142,12 @@ def test_videos_are_sampled_as_in_training(saved: Path, clip: Path) -> None:
         with_text = model.encode_videos([clip], fields=[fields])
         expected = model.encode([Entry("target", "caption: it moves\ntitle: a square", frames)])
         np.testing.assert_allclose(with_text, expected, atol=1e-6)
+        (given,) = reelnest.videos_for_sentence_transformers(saved, [clip], [fields])
+        assert given["text"] == "caption: it moves\ntitle: a square"
+        rows, grid = to_patches(given["video"]["array"].transpose(0, 2, 3, 1))
+        np.testing.assert_array_equal(rows, frames.rows)
+        assert tuple(grid) == frames.grid_thw
+        assert 2 / given["video"]["video_metadata"]["fps"] == pytest.approx(frames.seconds_per_grid)
         with pytest.raises(VideoError):
             model.encode_videos([b"no video"])
         with pytest.raises(ValueError, match="unknown video fields"):
@@ -165,7 +161,11 @@ def test_videos_are_sampled_as_in_training(saved: Path, clip: Path) -> None:
 def test_the_same_model_is_saved_as_the_same_bytes(tiny_base: Path, saved: Path, tmp_path: Path) -> None:
     settings = Model(query_instruction="Find it.")
     save_model(tmp_path / "again", *trained(tiny_base, settings), settings, PREPROCESS, ["caption", "title"])
-    assert {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()} == {p.name: p.read_bytes() for p in saved.iterdir()}
+    assert contents(tmp_path / "again") == contents(saved)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_saving_replaces_a_whole_folder_and_leaves_nothing_beside_it(tiny_base: Path, damaged: Path) -> None:
@@ -199,6 +199,29 @@ def edit(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
     return apply
 
 
+def pickled_below(folder: Path) -> None:
+    (folder / "pooling").mkdir()
+    (folder / "pooling" / "pytorch_model.bin").touch()
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def relink(path: Path, target: Path) -> None:
+    path.unlink()
+    path.symlink_to(target)
+
+
+def name_code(path: Path) -> None:
+    """With the checksum made to fit: as somebody would who wants it to be run."""
+    content = json.dumps({**json.loads(path.read_bytes()), "auto_map": {"AutoModel": "modeling.Evil"}}).encode()
+    path.write_bytes(content)
+    edit(lambda stored: stored["files"].update({path.name: hashlib.sha256(content).hexdigest()}))(path.parent)
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -209,10 +232,21 @@ def edit(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
         (edit(lambda stored: stored.update(format_version=99)), "format version 99"),
         (edit(lambda stored: stored["model"].update(pooling="first")), "pooling"),
         (edit(lambda stored: stored.pop("preprocess")), "preprocess"),
-        (edit(lambda stored: stored["model"].update(projection=64, dims=[64])), "projection.safetensors"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "no weights"),
+        (edit(lambda stored: stored["model"].update(projection=64, dims=[64])), "projection.model.safetensors"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors: no such file"),
         (lambda folder: (folder / "pytorch_model.bin").touch(), "pytorch_model.bin"),
         (lambda folder: (folder / "extra.pkl").touch(), "extra.pkl"),
+        (lambda folder: pickled_below(folder), r"pooling.pytorch_model\.bin: a pickled file"),
+        (lambda folder: (folder / "adapter_config.json").write_text("{}", encoding="utf-8"), "adapter_config.json: was not saved with"),
+        (lambda folder: (folder / "modeling.py").touch(), "modeling.py: was not saved with the model"),
+        (lambda folder: (folder / "notes.md").symlink_to("/etc/passwd"), "notes.md: a link that leaves"),
+        (lambda folder: (folder / "more").symlink_to("/etc"), "more: a link that leaves"),
+        (lambda folder: flip_a_bit(folder / "model.safetensors"), "model.safetensors: not the bytes that were saved"),
+        (lambda folder: relink(folder / "tokenizer.json", Path("/etc/passwd")), "tokenizer.json: not the bytes that were saved"),
+        (lambda folder: relink(folder / "tokenizer.json", folder / "nowhere"), "tokenizer.json: cannot be read"),
+        (lambda folder: name_code(folder / "config.json"), r"config.json: names code to run \(auto_map\)"),
+        (edit(lambda stored: stored["files"].pop("tokenizer.json")), "tokenizer.json: was not saved with the model"),
+        (edit(lambda stored: stored.pop("files")), "no checksums"),
     ],
 )
 def test_a_folder_that_is_not_whole_or_not_ours_says_what_to_do(damaged: Path, damage: Callable[[Path], None], words: str) -> None:
@@ -220,3 +254,14 @@ def test_a_folder_that_is_not_whole_or_not_ours_says_what_to_do(damaged: Path, d
     with pytest.raises(ModelError, match=words) as error:
         reelnest.load(damaged, device="cpu")
     assert str(damaged) in str(error.value)
+
+
+def test_links_to_the_same_bytes_and_notes_do_not_hinder(damaged: Path, tmp_path: Path) -> None:
+    expected = reelnest.load(damaged, device="cpu").encode_texts(["a red circle"])
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    for name in ("model.safetensors", "config.json", "reelnest.json"):  # as DVC links to its cache
+        relink(damaged / name, Path(shutil.copy(damaged / name, cache)))
+    (damaged / "run.json").write_text("{}", encoding="utf-8")
+    (damaged / "README.md").write_text("A model card.", encoding="utf-8")
+    np.testing.assert_array_equal(reelnest.load(damaged, device="cpu").encode_texts(["a red circle"]), expected)

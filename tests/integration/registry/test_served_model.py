@@ -17,8 +17,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import requests
+from click.testing import CliRunner
 from conftest import Project
 from mlflow.exceptions import MlflowException
+from mlflow.models.cli import commands
 
 import reelnest
 
@@ -58,12 +60,35 @@ def test_columns_of_lists_are_rows(loaded: Any, saved: reelnest.SavedModel) -> N
     np.testing.assert_allclose(loaded.predict({"text": ["a", "b"]}), saved.encode_texts(["a", "b"]), atol=1e-5)
 
 
+def test_a_storage_type_gives_fewer_bytes_of_the_same_vectors(loaded: Any) -> None:
+    rows = pd.DataFrame({"text": ["a red circle", "左へ動く円", "a blue circle that grows"]})
+    found = {name: loaded.predict(rows, params={"dim": 20, "storage": name}) for name in ("float32", "float16", "int8", "binary")}
+    whole = found["float32"]
+    assert {name: vectors.dtype.name for name, vectors in found.items()} == {
+        "float32": "float32",
+        "float16": "float16",
+        "int8": "int8",
+        "binary": "uint8",
+    }
+    np.testing.assert_allclose(found["float16"], whole, atol=1e-3)
+    assert np.abs(found["int8"]).max(axis=1).tolist() == [127, 127, 127]
+    codes = found["int8"].astype(np.float32)
+    step = np.abs(whole).max(axis=1, keepdims=True) / 127
+    np.testing.assert_allclose(codes * step, whole, atol=step.max() / 2 + 1e-6)
+    assert found["binary"].shape == (3, 3)
+    np.testing.assert_array_equal(np.unpackbits(found["binary"], axis=1, count=20), whole > 0)
+
+
 BAD_INPUT = [
     ([{"video": "/etc/passwd"}], {}, "row 0: `video` must be a video file's bytes in base64"),
     ([{"video": "https://example.org/a.mp4"}], {}, "row 0: `video` must be a video file's bytes in base64"),
     ([{"text": "a"}, {"video": base64.b64encode(b"no video").decode()}], {}, "row 1: .*no video that can be opened"),
     ([{"title": "a title alone"}], {}, "row 0: neither a text nor a video"),
     ([{"text": ""}], {}, "row 0: neither a text nor a video"),
+    ([{"text": "   \n"}], {}, "row 0: neither a text nor a video"),
+    ([{"text": "a" * 100_000}], {}, "row 0: `text` has 100000 characters; expected at most 4000"),
+    ([{"video": "../../etc/passwd"}], {}, "row 0: `video` must be a video file's bytes in base64"),
+    ([{"text": "a"}], {"storage": "int4"}, "storage 'int4': expected one of float32, float16, int8, binary"),
     ([{"text": "a" * 5000}], {}, "row 0: `text` has 5000 characters; expected at most 4000"),
     ([{"text": "a"}] * 300, {}, "300 rows: expected at most 256"),
     ([{"name": "a"}], {}, "no rows with any of the columns"),
@@ -117,6 +142,18 @@ def test_the_model_brings_its_code_along(registered: Project, saved: reelnest.Sa
     np.testing.assert_allclose(answer["vectors"], expected, atol=1e-5)
 
 
+def test_mlflow_writes_a_dockerfile_that_serves_the_model(registered: Project, tmp_path: Path) -> None:
+    mlflow.set_tracking_uri(registered.params.tracking.uri)
+    options = ["-m", "models:/reelnest@champion", "-d", str(tmp_path), "--env-manager", "local"]
+    done = CliRunner().invoke(commands, ["generate-dockerfile", *options])
+    assert done.exit_code == 0, done.output
+    text = (tmp_path / "Dockerfile").read_text(encoding="utf-8")
+    assert "FROM python:" in text
+    assert "C._serve('local')" in text
+    (settings,) = tmp_path.rglob("reelnest.json")
+    assert settings.with_name("model.safetensors").is_file()
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -165,6 +202,8 @@ def test_the_server_answers_text_and_video_queries_at_a_dim(server: str, saved: 
     assert answer.status_code == 200, answer.text
     expected = [saved.encode_texts(["a red circle"], dim=8)[0], saved.encode_videos([clip], role="query", dim=8)[0]]
     np.testing.assert_allclose(answer.json()["predictions"], expected, atol=1e-5)
+    answer = requests.post(f"{server}/invocations", json={"dataframe_records": rows, "params": {"dim": 8, "storage": "binary"}}, timeout=60)
+    assert answer.json()["predictions"] == np.packbits(np.stack(expected) > 0, axis=1).tolist()
 
 
 @pytest.mark.parametrize(("rows", "params", "says"), [case for case in BAD_INPUT if isinstance(case[0], list)])

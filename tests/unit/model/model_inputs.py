@@ -1,9 +1,15 @@
 """Texts and videos for a tiny model."""
 
-import numpy as np
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
+
+from reelnest.config import Model
 from reelnest.data.entries import Entry, Role
 from reelnest.data.frames import Frames
+from reelnest.model.encoder import Encoder, load_encoder
 
 TEXTS = ["a red circle moves from left to right on a dark ground", "a blue square grows", "title: two green stars turn"] * 20
 
@@ -22,3 +28,14 @@ def mixed_entries(role: Role = "target") -> list[Entry]:
         Entry(role, "title: two green stars", random_video(2, (3, 12, 20), 1.0)),
         Entry(role, "", random_video(3, (2, 4, 6), 0.25)),
     ]
+
+
+def trained(base: Path, settings: Model) -> tuple[Encoder, Any]:
+    """An encoder whose trainable weights are not the base's."""
+    torch.manual_seed(1)
+    encoder, tokenizer = load_encoder(settings, base, training=True)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter), alpha=0.02)
+    return encoder.eval(), tokenizer

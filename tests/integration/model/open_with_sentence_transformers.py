@@ -1,0 +1,52 @@
+"""Vectors of saved models by sentence-transformers alone, in the peers' environment: no module of reelnest is imported.
+
+Usage: .venv-peers/bin/python open_with_sentence_transformers.py FOLDER
+
+FOLDER holds models/*, texts.json, fields.json and videos.npz; vectors.npz is written there, `model/kind/dim` each.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sentence_transformers import SentenceTransformer
+
+
+def main(folder: Path) -> None:
+    """Opens each model, whole and cut."""
+    texts = json.loads((folder / "texts.json").read_text(encoding="utf-8"))
+    videos = read_videos(folder)
+    vectors, refused = {}, {}
+    for path in sorted((folder / "models").iterdir()):
+        for dim in (16, None):
+            try:
+                model = SentenceTransformer(str(path), truncate_dim=dim, device="cpu", local_files_only=True)
+            except ValueError as error:
+                refused[path.name] = str(error)
+                continue
+            name = f"{path.name}/{{}}/{dim}"
+            vectors[name.format("query")] = model.encode_query(texts, normalize_embeddings=True, batch_size=3)
+            vectors[name.format("document")] = model.encode_document(texts[:-1], normalize_embeddings=True)
+            vectors[name.format("video")] = model.encode_document(videos, normalize_embeddings=True, batch_size=2)
+            # Text and video in one batch are laid out apart from either alone.
+            vectors[name.format("mixed")] = model.encode_document([texts[0], videos[0]], normalize_embeddings=True)
+            if dim is None:
+                vectors[name.format("plain")] = model.encode_document(texts[:-1])
+    np.savez(folder / "vectors.npz", **vectors)
+    (folder / "refused.json").write_text(json.dumps(refused), encoding="utf-8")
+
+
+def read_videos(folder: Path) -> list[dict[str, Any]]:
+    """As `videos_for_sentence_transformers` gave them."""
+    arrays = np.load(folder / "videos.npz")
+    described = json.loads((folder / "videos.json").read_text(encoding="utf-8"))
+    return [
+        {**rest, "video": {"array": arrays[str(i)], "video_metadata": metadata}}
+        for i, (metadata, rest) in enumerate(zip(described["metadata"], described["rest"], strict=True))
+    ]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
