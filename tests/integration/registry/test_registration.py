@@ -180,8 +180,14 @@ def test_the_champion_is_evaluated_again_as_an_evaluation_does(project: Project,
         measure(project.workspace, project.params, {"code": {"hash": "other"}}, champion, tmp_path)
 
 
-def test_a_champion_whose_files_are_gone_is_left_to_a_person(project: Project) -> None:
+def test_a_champion_whose_files_are_gone_or_whose_evaluation_fails_is_left_to_a_person(project: Project) -> None:
     register.run(project.workspace, project.params)
+
+    def failing(version: ModelVersion, folder: Path) -> None:
+        raise CannotMeasureError("it cannot be evaluated again (out of memory)")
+
+    failed = registered_as(project, another_model(project.workspace.candidate, 3), 0.9, measure=failing)
+    assert (failed.decision, "out of memory" in failed.reason) == ("not promoted", True)
     model_id = mlflow.MlflowClient().get_model_version("reelnest", "1").source.removeprefix("models:/")
     shutil.rmtree(local_file_uri_to_path(mlflow.get_logged_model(model_id).artifact_location))
     evaluation = json.loads((project.reports / "evaluation.json").read_text())
@@ -193,17 +199,7 @@ def test_a_champion_whose_files_are_gone_is_left_to_a_person(project: Project) -
     )
     assert found.decision == "not promoted"
     assert "its files are gone from MLflow's storage: whether this model may take its place, a person has to say" in found.reason
-    assert aliases() == {"champion": "1", "challenger": "2"}
-
-
-def test_an_evaluation_of_the_champion_that_fails_is_told_and_decides_nothing_for_it(project: Project) -> None:
-    register.run(project.workspace, project.params)
-
-    def failing(version: ModelVersion, folder: Path) -> None:
-        raise CannotMeasureError("it cannot be evaluated again (out of memory)")
-
-    found = registered_as(project, another_model(project.workspace.candidate, 2), 0.9, "other", measure=failing)
-    assert (found.decision, "out of memory" in found.reason) == ("not promoted", True)
+    assert aliases() == {"champion": "1", "challenger": "3"}
 
 
 def test_a_model_that_was_evaluated_again_is_decided_again_but_not_where_a_person_took_it_back(project: Project) -> None:
