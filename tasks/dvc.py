@@ -1,5 +1,6 @@
 """What DVC is asked: which stages are stale, and to run one of them. DVC decides freshness; nothing here keeps a second opinion."""
 
+import hashlib
 import json
 import re
 import signal
@@ -123,6 +124,90 @@ def told_status(line: str) -> int | None:
 def is_interruption(status: int) -> bool:
     """Whether a status means that the process was killed, or that it asks to be started again."""
     return status == RESUMABLE_STATUS or status < 0 or is_signal(status)
+
+
+def stage_key(stage: str, folder: Path) -> str:
+    """A name for "this stage with these inputs and settings": two runs of the same key make the same outputs.
+
+    Of the command and of what `dvc.lock` would say of its dependencies and settings; the stages before it have to be done. Empty where
+    DVC cannot tell, since an input is missing: running the stage says which.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    with Repo(str(folder)) as repo:
+        try:
+            found = repo.stage.load_one(name=stage)
+            found.save_deps()
+        except DvcException:
+            return ""
+        parts = {"cmd": found.cmd, "deps": [[str(dep.def_path), dep.hash_info.value] for dep in found.deps]}
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def share_cache(source: Path, folder: Path) -> None:
+    """Lets the checkout in `folder` use the cache and the remotes of the one in `source`, in its own ignored `.dvc/config.local`."""
+    from dvc.repo import Repo
+
+    with Repo(str(source)) as repo:
+        cache = repo.cache.local_cache_dir
+        remotes = {name: dict(remote) for name, remote in repo.config["remote"].items()}
+        core = {name: repo.config["core"][name] for name in ("remote",) if repo.config["core"].get(name)}
+    with Repo(str(folder)) as repo, repo.config.edit("local") as config:
+        # A link costs nothing. No symbolic links: a record whose file is a link out of data/ is refused.
+        config["cache"].update(dir=cache, type="reflink,hardlink,copy")
+        # Hashes of files that go away with the folder; in the shared place they would stay.
+        config["core"].update(core, site_cache_dir=str(folder / ".dvc" / "tmp" / "site"))
+        config["remote"].update(remotes)
+
+
+def bring(target: str, folder: Path) -> None:
+    """Puts what a `.dvc` file names in place: from the cache, or else from the remote. Raises CommandError."""
+    try:
+        output_of([*DVC, "--wait-for-lock", "checkout", target], folder=folder)
+    except CommandError:
+        if not has_remote(folder):
+            raise
+        output_of([*DVC, "--wait-for-lock", "pull", target], folder=folder)
+
+
+def has_remote(folder: Path) -> bool:
+    """Whether a default remote is set, which `dvc push` uses."""
+    from dvc.repo import Repo
+
+    with Repo(str(folder)) as repo:
+        return bool(repo.config["core"].get("remote"))
+
+
+def push(folder: Path) -> None:
+    """Hands the outputs, and the record that these inputs gave them, to the default remote. Raises CommandError.
+
+    Without the record (remotes over HTTP take none) another machine gets the outputs by `dvc.lock` alone, which is enough.
+    """
+    try:
+        output_of([*DVC, "--wait-for-lock", "push", "--run-cache"], folder=folder)
+    except CommandError as error:
+        if not any("run-cache is not supported" in line.lower() for line in error.tail):
+            raise
+        output_of([*DVC, "--wait-for-lock", "push"], folder=folder)
+
+
+def collect_garbage(folder: Path, commits: Sequence[str], *, dry: bool) -> int:
+    """Removes from the cache what neither the workspace, nor a commit of any branch or tag, nor one of `commits` names. Returns how many.
+
+    `dvc gc` itself would not do: of several commits that no branch holds it can keep one.
+    """
+    from dvc.repo import Repo
+    from dvc_data.hashfile.gc import gc
+
+    with Repo(str(folder)) as repo, repo.lock:
+        used = repo.used_objs(all_commits=True)
+        if commits:
+            for store, found in repo.used_objs(revs=list(commits)).items():
+                used.setdefault(store, set()).update(found)
+        cache = repo.cache.local
+        return int(gc(cache, set().union(*used.values()), dry=dry) or 0)
 
 
 def due(stage: str, changed: Mapping[str, Any], before: Collection[Outcome]) -> bool:

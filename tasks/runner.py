@@ -14,7 +14,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -65,9 +66,29 @@ def quieten() -> None:
         os.environ.setdefault(name, value)
 
 
+def python_module(name: str) -> tuple[str, ...]:
+    """The command that runs a module of the running interpreter."""
+    return (sys.executable, "-m", name)
+
+
 def setting(name: str) -> str | None:
     """A variable of the environment; None where it is missing or empty. (Orchestration reads the environment here alone.)"""
     return os.environ.get(name) or None
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Sets variables for this process, and those that it starts, until the block ends."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def command_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:

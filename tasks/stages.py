@@ -5,6 +5,7 @@ it was interrupted (a killed worker; training then goes on from its last checkpo
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import httpx
@@ -18,6 +19,7 @@ from prefect.tasks import Task
 
 from reelnest.stages.workspace import Workspace
 from tasks import dvc, pages
+from tasks.locks import waiting_lock
 from tasks.progress import LiveProgress
 from tasks.runner import CommandError
 
@@ -136,7 +138,7 @@ def register(before: Sequence[dvc.Outcome], answer: Sequence[str] = ()) -> State
     """
     logger = get_run_logger()
     workspace = Workspace()
-    if not answer and set(before) == {"unchanged"} and pages.is_registered(workspace):
+    if not answer and "ran" not in before and pages.is_registered(workspace):
         return Completed(name="Unchanged", message="this model is registered already", data="unchanged")
     try:
         dvc.run_stage("register", [*REGISTER, *answer], workspace.root, on_line=logger.info)
@@ -159,7 +161,10 @@ def _run(
     if not dvc.due(stage, changed, before):
         return Completed(name="Unchanged", message="inputs, settings and outputs are those of the last run", data="unchanged")
     try:
-        outcome = dvc.reproduce(stage, workspace.root, on_line=logger.info, on_tick=on_tick)
+        with waiting_lock(
+            stage_lock(stage, workspace), lambda: logger.info("another run makes the same at this moment; its outputs will be taken")
+        ):
+            outcome = dvc.reproduce(stage, workspace.root, on_line=logger.info, on_tick=on_tick)
     except dvc.StageError as error:
         return Failed(message=str(error), data=error)
     if outcome == "unchanged":
@@ -168,6 +173,15 @@ def _run(
     if outcome == "restored":
         return Completed(name="Restored", message="the same inputs and settings ran before: outputs taken from DVC's cache", data=outcome)
     return Completed(data=outcome)
+
+
+def stage_lock(stage: str, workspace: Workspace) -> Path:
+    """Held while a stage runs, so that no two runs make the same outputs at once: the second takes the first one's from the cache.
+
+    All preprocessing shares one lock, since it shares `work/frames/`, from which each run removes what it does not want.
+    """
+    key = "" if stage == "preprocess" else f"-{dvc.stage_key(stage, workspace.root)}"
+    return workspace.work / "locks" / f"{stage}{key}.lock"
 
 
 def show(stage: str, make_page: Callable[[Workspace], str], workspace: Workspace) -> None:

@@ -126,6 +126,14 @@ def rollback() -> None:
 
 
 @cli.command()
+def runs() -> None:
+    """Lists the deployments' runs that are kept: at which revision, with which settings, what ran, which version came of it."""
+    from reelnest.stages import runs as kept
+
+    print(kept.table(Workspace().root))
+
+
+@cli.command()
 def export(
     folder: Annotated[Path, typer.Argument(help="Where the model goes; must not be there.")],
     adapter: Annotated[bool, typer.Option("--adapter", help="The LoRA adapters and the base's name, not merged weights.")] = False,

@@ -37,6 +37,10 @@ class RegistryError(ReelnestError):
     """MLflow cannot be reached or does not hold what was asked for."""
 
 
+class RunError(ReelnestError):
+    """A run's workspace, its ref or its data in git and DVC cannot be used."""
+
+
 class Interrupted(ReelnestError):  # noqa: N818 — nothing went wrong
     """Training was told to stop and can be resumed by the same command. The exit status is sysexits' EX_TEMPFAIL, "try again later"."""
 

@@ -26,6 +26,8 @@ def checkout(tmp_path: Path) -> Path:
     for name in ("flows", "tasks"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "prefect.yaml", tmp_path)
+    for command in ("init --quiet", "add .", "-c user.name=t -c user.email=t@t commit --quiet --message=All"):
+        subprocess.run(["git", *command.split()], cwd=tmp_path, check=True)
     return tmp_path
 
 
@@ -68,14 +70,18 @@ def test_services_start_run_the_deployment_and_leave_nothing_behind(checkout: Pa
                 assert deployment.schedules[0].schedule.cron == "0 2 * * *"
                 assert deployment.global_concurrency_limit is not None
                 assert deployment.global_concurrency_limit.limit == 1
+                # The form of the Run button says what to enter.
+                assert "a tag or a commit" in str(deployment.parameter_openapi_schema)
+                arrival = api.read_deployment_by_name("reelnest-train/on-new-data")
+                assert [str(found.name) for found in api.read_resource_related_automations(f"prefect.deployment.{arrival.id}")]
                 run = api.create_flow_run_from_deployment(deployment.id)
                 deadline = time.monotonic() + 120
                 while run.state is None or not run.state.is_final():
                     assert time.monotonic() < deadline, run.state
                     time.sleep(0.5)
                     run = api.read_flow_run(run.id)
-            # The checkout holds no data: the flow itself ran, in the deployment's folder, and says so.
-            assert f"There is no data: {checkout / 'data'}" in str(run.state.message)
+            # No revision names data: the flow itself ran, from the deployment's folder, and says so.
+            assert "'HEAD' has no data.dvc" in str(run.state.message)
         finally:
             services.send_signal(signal.SIGTERM)
             services.communicate(timeout=60)

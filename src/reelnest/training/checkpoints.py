@@ -212,7 +212,7 @@ class Checkpoints:
         (self.folder / "finished").touch()
         for marker in self._root.glob("*/finished"):
             if marker.parent != self.folder:
-                shutil.rmtree(marker.parent)
+                shutil.rmtree(marker.parent, ignore_errors=True)  # a training that ends beside this one may be removing it too
 
     def _steps(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.pt"))

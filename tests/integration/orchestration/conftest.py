@@ -71,9 +71,32 @@ def project(template_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     return folder
 
 
+@pytest.fixture(scope="session")
+def template_repository(template_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project as a team has it: committed, its data named by `data.dvc` and in DVC's cache."""
+    folder = tmp_path_factory.mktemp("repository") / "project"
+    shutil.copytree(template_project, folder)
+    (folder / ".gitignore").write_text("/data/\n/prepared/\n/models/\n/reports/\n/work/\n__pycache__/\n")
+    (folder / "behaviour.txt").write_text("")
+    subprocess.run([sys.executable, "-m", "dvc", "add", "--quiet", "data"], cwd=folder, check=True)
+    subprocess.run(["git", "add", "."], cwd=folder, check=True)
+    subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "The project"], cwd=folder, check=True)
+    return folder
+
+
 @pytest.fixture
-def child_environment() -> dict[str, str]:
+def repository(template_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A committed project of its own for each test, and the current folder."""
+    folder = tmp_path / "repository"
+    shutil.copytree(template_repository, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def child_environment(prefect_server: None) -> dict[str, str]:
     """For a flow in a process of its own: it finds our modules, and the test's Prefect server."""
     from prefect.settings import get_current_settings
 
-    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "PREFECT_API_URL": str(get_current_settings().api.url)}
+    root = Path(__file__).parents[3]
+    return {**os.environ, "PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}", "PREFECT_API_URL": str(get_current_settings().api.url)}

@@ -1,10 +1,12 @@
 """A stage of the stand-in project: reads and writes the files that the real one does, in no time.
 
 Usage: python stand_in_stage.py STAGE. Lines of `behaviour.txt` hold a stage's name and what it shall do: `fail`, `refuse`
-(as a user's error), `hang` or `die-once` (a killed worker, as torch's launcher tells it).
+(as a user's error), `hang`, `slow` (two seconds) or `die-once` (a killed worker, as torch's launcher tells it). Where the variable
+STAND_IN_LOG names a file, each stage adds its name to it.
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -88,6 +90,11 @@ def main() -> int:
         worker = "import pathlib, time; pathlib.Path('worker-ready').touch(); time.sleep(600)"
         subprocess.Popen([sys.executable, "-c", worker], start_new_session=True)
         time.sleep(600)
+    if what == "slow":
+        time.sleep(2)
+    if log := os.environ.get("STAND_IN_LOG"):
+        with Path(log).open("a", encoding="utf-8") as file:
+            file.write(f"{stage}\n")
     globals()[stage]()
     return 0
 

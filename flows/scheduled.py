@@ -1,0 +1,72 @@
+"""What a deployment runs: the pipeline in a git worktree of its own, at the revision that the deployment names.
+
+`prefect.yaml` holds the deployments. By hand and in the checkout itself: `python -m flows.pipeline`.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from tasks.runner import quieten
+
+quieten()  # before Prefect reads its settings
+
+from prefect import flow, get_run_logger  # noqa: E402
+from prefect.client.schemas.objects import State  # noqa: E402
+from prefect.runtime import flow_run  # noqa: E402
+from prefect.states import Failed  # noqa: E402
+from pydantic import Field  # noqa: E402
+
+from flows.pipeline import train_pipeline  # noqa: E402
+from reelnest.errors import RunError  # noqa: E402
+from tasks.run_workspace import RunWorkspace, run_workspace  # noqa: E402
+from tasks.runner import CommandError  # noqa: E402
+
+Revision = Annotated[
+    str,
+    Field(
+        title="Revision",
+        description="What to run: a branch, a tag or a commit. HEAD is what the worker's checkout has checked out (committed files only);"
+        " a remote's branch, such as origin/main, is fetched first.",
+        min_length=1,
+    ),
+]
+Settings = Annotated[
+    dict[str, Any] | None,
+    Field(
+        title="Changes to params.yaml",
+        description='Dotted keys and their values, for this run alone, such as {"train.epochs": 10, "loss.temperature": 0.02}.',
+    ),
+]
+
+
+@flow(
+    name="reelnest-train",
+    description="The pipeline in a git worktree of its own. What it made is kept under refs/reelnest/runs/; `reelnest runs` lists it.",
+    persist_result=False,
+)
+def scheduled_pipeline(revision: Revision = "HEAD", settings: Settings = None) -> State[Any]:
+    """Ends as the pipeline does; Failed where the workspace cannot be made, or was removed under the run."""
+    run_id = str(flow_run.get_id()).replace("-", "")[:12]
+    try:
+        with run_workspace(Path.cwd(), run_id, str(flow_run.get_name()), revision, settings or {}) as workspace:
+            try:
+                state = train_pipeline.fn()
+            finally:
+                workspace.check()
+            if state.is_completed():
+                _keep(workspace, str(state.message))
+    except RunError as error:
+        return Failed(message=str(error))
+    return state
+
+
+def _keep(workspace: RunWorkspace, done: str) -> None:
+    logger = get_run_logger()
+    run = workspace.keep(done)
+    logger.info("kept as %s", run.ref)
+    try:
+        workspace.push(run)
+    except (RunError, CommandError) as error:
+        logger.warning(
+            "the run is kept here, but was not pushed; the next run's push does not do it: git push REMOTE %s. %s", run.ref, error
+        )

@@ -1,0 +1,47 @@
+"""Prefect's record of our past flow runs."""
+
+from datetime import datetime
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterEndTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import TERMINAL_STATES
+from prefect.exceptions import ObjectNotFound
+
+PAGE = 200
+
+
+def ended_before(moment: datetime) -> list[UUID]:
+    """Our flows' runs that ended before then."""
+    found: list[UUID] = []
+    with get_client(sync_client=True) as client:
+        while True:
+            page = client.read_flow_runs(
+                flow_filter=FlowFilter(name=FlowFilterName(like_="reelnest-")),
+                flow_run_filter=FlowRunFilter(
+                    end_time=FlowRunFilterEndTime(before_=moment),
+                    state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(TERMINAL_STATES))),
+                ),
+                limit=PAGE,
+                offset=len(found),
+            )
+            found += [run.id for run in page]
+            if len(page) < PAGE:
+                return found
+
+
+def delete(runs: list[UUID]) -> None:
+    """Deletes them, with their logs' and tasks' records; what is gone already is no error."""
+    with get_client(sync_client=True) as client:
+        for run in runs:
+            try:
+                client.delete_flow_run(run)
+            except ObjectNotFound:
+                continue

@@ -1,0 +1,271 @@
+"""A git worktree for each run of a deployment: runs at once cannot touch each other, and none touches anybody's checkout.
+
+1. The worktree is made at the revision that the deployment names, under the checkout's `work/runs/`, and the run's settings are written to
+   its `params.yaml`.
+2. It shares with the checkout what is safe to share: DVC's cache, from which `data/` and finished stages come as links or copies, and the
+   folders of `work/` in which files are named by what they hold. So a run that was killed is started again without its worktree, and its
+   training goes on from its checkpoint.
+3. A completed run is kept as a commit under its own ref (`reelnest.stages.runs`). Nobody's branch, index or HEAD moves.
+4. The worktree is removed. A run that was killed leaves it to the next one, which sees by the lock that nobody works there.
+"""
+
+import contextlib
+import difflib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from reelnest.data.whole_files import write_json
+from reelnest.errors import RunError
+from reelnest.stages.git import git
+from reelnest.stages.runs import Run, kept_runs, latest_registration
+from reelnest.stages.workspace import Workspace
+from tasks import dvc
+from tasks.locks import lock_or_none, waiting_lock
+from tasks.runner import CommandError, environment, setting
+
+RUNS = Path("work/runs")
+GATE = Path("work/locks/gate.lock")
+"""Held while a run starts, and while DVC's cache is cleaned: nothing is removed that a run has put there and nothing names yet."""
+LOOK_SECONDS = 3.0
+SHARED = ("checkpoints", "frames", "tensorboard", "locks")
+"""Folders of `work/`. The others (progress, a frozen tower's outputs, which remove each other's) are each worktree's own."""
+KEPT = ("params.yaml", "dvc.yaml", "dvc.lock", "data.dvc", "run.json")
+SQLITE = "sqlite:///"
+
+
+@dataclass(frozen=True)
+class RunWorkspace:
+    """A run's own worktree, while it runs."""
+
+    checkout: Path
+    folder: Path
+    run: Run
+
+    def check(self) -> None:
+        """Raises RunError where the worktree was removed under the run."""
+        if not (self.folder / ".git").exists():
+            raise RunError(
+                f"The run's worktree {self.folder} was removed while the run worked in it. Nothing else was touched: start the run again;"
+                " stages that had finished come back from DVC's cache, and a training goes on from its checkpoint."
+            )
+
+    def keep(self, done: str) -> Run:
+        """Makes the run's commit and its ref, and hands both to the remotes that are set: the bytes first, then what names them."""
+        reports = Workspace(self.folder).reports
+        run = replace(
+            self.run,
+            ended=_now(),
+            done=done,
+            metrics=_read(reports / "metrics.json"),
+            registration=_read(reports / "registration.json"),
+            mlflow_run=_read(Workspace(self.folder).candidate / "run.json").get("run_id"),
+        )
+        run.write(self.folder)
+        git(self.folder, "add", "--force", "--", *(name for name in KEPT if (self.folder / name).is_file()))
+        git(self.folder, "commit", "--quiet", "--message", f"Run {run.name}: {done}\n\nAt {run.base}, {json.dumps(run.settings)}.")
+        run = replace(run, commit=git(self.folder, "rev-parse", "HEAD").strip())
+        git(self.folder, "update-ref", run.ref, run.commit)
+        return run
+
+    def push(self, run: Run) -> None:
+        """Raises RunError or CommandError where a remote is set and refuses. The run is kept here all the same."""
+        if dvc.has_remote(self.folder):
+            dvc.push(self.folder)
+        if remote := git_remote(self.checkout):
+            git(self.folder, "push", "--quiet", remote, f"{run.ref}:{run.ref}")
+
+
+@contextlib.contextmanager
+def run_workspace(checkout: Path, run_id: str, name: str, revision: str, settings: Mapping[str, Any]) -> Iterator[RunWorkspace]:
+    """A worktree, which is the current folder for the block, and removed after it.
+
+    Raises RunError where there is no such revision or setting, the data cannot be had, or the run runs already.
+    """
+    checkout = checkout.resolve()
+    _check_checkout(checkout)
+    remove_leftovers(checkout)
+    # Another run may be looking whether this one is left over, or removing what it left: that takes a moment.
+    with lock_or_none(_lock_file(checkout, run_id), LOOK_SECONDS) as lock:
+        if lock is None:
+            raise RunError(f"The run {run_id} works in {checkout / RUNS / run_id} already.")
+        folder = checkout / RUNS / run_id
+        base = commit_of(checkout, revision)
+        try:
+            with waiting_lock(checkout / GATE, lambda: None):
+                git(checkout, "worktree", "add", "--quiet", "--detach", str(folder), base)
+            _check_names_data(folder, revision)
+            _set(folder, settings, base)
+            _share(checkout, folder)
+            _bring_data(folder, revision)
+            previous = latest_registration(kept_runs(checkout))
+            if previous is not None:
+                # So that a model which is registered already is known to be, without asking MLflow.
+                write_json(Workspace(folder).reports / "registration.json", previous)
+            data = git(folder, "rev-parse", "HEAD:data.dvc").strip()
+            run = Run(run_id, name, revision, base, dict(settings), _now(), "", "", data)
+            with environment(_environment(checkout, folder)), contextlib.chdir(folder):
+                yield RunWorkspace(checkout, folder, run)
+        finally:
+            _remove(checkout, folder)
+
+
+def remove_leftovers(checkout: Path) -> list[str]:
+    """Removes the worktrees of runs that are no more, and never a running one's. Returns the runs' ids."""
+    removed = []
+    for folder in leftovers(checkout):
+        with lock_or_none(_lock_file(checkout, folder.name)) as lock:
+            if lock is not None and folder.is_dir():
+                _remove(checkout, folder)
+                removed.append(folder.name)
+    return removed
+
+
+def leftovers(checkout: Path) -> list[Path]:
+    """Worktrees whose run is no more."""
+    return [folder for folder in sorted((checkout / RUNS).glob("*/")) if not _is_locked(_lock_file(checkout, folder.name))]
+
+
+def working(checkout: Path) -> list[str]:
+    """The runs that are at work."""
+    return [folder.name for folder in sorted((checkout / RUNS).glob("*/")) if _is_locked(_lock_file(checkout, folder.name))]
+
+
+def _is_locked(path: Path) -> bool:
+    with lock_or_none(path) as lock:
+        return lock is None
+
+
+def git_remote(checkout: Path) -> str | None:
+    """Where run refs are pushed: `origin`, or else the only remote there is."""
+    remotes = git(checkout, "remote").split()
+    return "origin" if "origin" in remotes else remotes[0] if len(remotes) == 1 else None
+
+
+def _check_checkout(checkout: Path) -> None:
+    top = Path(git(checkout, "rev-parse", "--show-toplevel").strip())
+    if top.resolve() != checkout:
+        raise RunError(
+            f"{checkout} is a folder of the repository {top}. A deployment works in the repository's own folder: deploy it from there."
+        )
+
+
+def commit_of(checkout: Path, revision: str) -> str:
+    """The commit that a revision stands for; a remote's branch is fetched first."""
+    remote, _, branch = revision.partition("/")
+    if branch and remote in git(checkout, "remote").split():
+        git(checkout, "fetch", "--quiet", remote)
+    try:
+        return git(checkout, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}").strip()
+    except RunError:
+        raise RunError(
+            f"revision: {checkout} knows no commit '{revision}'. Expected a branch, a tag or a commit; a remote's branch as origin/main."
+        ) from None
+
+
+def _set(folder: Path, settings: Mapping[str, Any], base: str) -> None:
+    """Writes changed settings into `params.yaml`, comments kept, and commits them: what is registered names a commit that has them."""
+    if not settings:
+        return
+    path = folder / "params.yaml"
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    try:
+        params = yaml.load(path.read_text(encoding="utf-8"))
+    except (OSError, YAMLError) as error:
+        raise RunError(f"params.yaml at {base[:12]} cannot be read: {error}") from error
+    for key, value in settings.items():
+        *sections, last = key.split(".")
+        section = params
+        for name in sections:
+            section = section.get(name) if isinstance(section, dict) else None
+        if not isinstance(section, dict) or last not in section:
+            known = _keys(params)
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            advice = f"did you mean {near[0]}?" if near else f"its sections: {', '.join(params)}."
+            raise RunError(f"settings: params.yaml at {base[:12]} has no {key}; {advice} Expected dotted keys such as train.epochs.")
+        section[last] = value
+    with path.open("w", encoding="utf-8") as file:
+        yaml.dump(params, file)
+    changed = " ".join(f"{key}={json.dumps(value)}" for key, value in settings.items())
+    git(folder, "commit", "--quiet", "--allow-empty", "--message", f"Settings of a run: {changed}", "--", "params.yaml")
+
+
+def _keys(section: Mapping[str, Any], above: str = "") -> list[str]:
+    found = []
+    for name, value in section.items():
+        found.append(f"{above}{name}")
+        if isinstance(value, dict):
+            found += _keys(value, f"{above}{name}.")
+    return found
+
+
+def _share(checkout: Path, folder: Path) -> None:
+    (folder / "work").mkdir()
+    for name in SHARED:
+        (checkout / "work" / name).mkdir(parents=True, exist_ok=True)
+        (folder / "work" / name).symlink_to(checkout / "work" / name, target_is_directory=True)
+    dvc.share_cache(checkout, folder)
+
+
+def _check_names_data(folder: Path, revision: str) -> None:
+    if not (folder / "data.dvc").is_file():
+        raise RunError(
+            f"revision: '{revision}' has no data.dvc, so it does not say which data to use. Run `dvc add data` and commit data.dvc there."
+        )
+
+
+def _bring_data(folder: Path, revision: str) -> None:
+    try:
+        dvc.bring("data.dvc", folder)
+    except CommandError as error:
+        raise RunError(
+            f"The data of revision '{revision}' (its data.dvc) is not in DVC's cache{' or remote' if dvc.has_remote(folder) else ''}."
+            f" Where it is, run `dvc add data` (and `dvc push`, from another machine), and commit data.dvc. {error}"
+        ) from error
+
+
+def _environment(checkout: Path, folder: Path) -> dict[str, str]:
+    """For the stages: the worktree's code, not the checkout's, and the checkout's MLflow store, not one in the worktree."""
+    found = {"PYTHONPATH": str(folder / "src")}
+    address = _tracking_uri(folder)
+    if setting("MLFLOW_TRACKING_URI") is None and address.startswith(SQLITE):
+        found["MLFLOW_TRACKING_URI"] = f"{SQLITE}{checkout / address.removeprefix(SQLITE)}"
+    return found
+
+
+def _tracking_uri(folder: Path) -> str:
+    params = YAML(typ="safe").load((folder / "params.yaml").read_text(encoding="utf-8"))
+    return str((params.get("tracking") or {}).get("uri", f"{SQLITE}mlflow.db"))
+
+
+def _remove(checkout: Path, folder: Path) -> None:
+    # The folder first: git refuses a worktree that a kill left half made, but forgets one that is gone. Links are not followed.
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(RunError):  # git may not know it
+        git(checkout, "worktree", "remove", "--force", "--force", str(folder))
+    _lock_file(checkout, folder.name).unlink(missing_ok=True)
+
+
+def _lock_file(checkout: Path, run_id: str) -> Path:
+    return checkout / RUNS / f"{run_id}.lock"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return found

@@ -1,0 +1,80 @@
+"""What a clean-up removes of past runs, and what it keeps: with real git and DVC, and a real MLflow store."""
+
+import os
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from reelnest.registry.retention import Registered
+from reelnest.stages.runs import Run, kept_runs
+from tasks import dvc
+from tasks.retention import runs_to_remove, stale_checkpoints
+from tasks.run_workspace import run_workspace
+
+RUN = Run("r0", "name", "HEAD", "b", {}, "s", "e", "done", "d")
+
+
+def a_run(number: int, version: int | None = None) -> Run:
+    return replace(RUN, id=f"r{number}", registration={} if version is None else {"version": version})
+
+
+def test_the_newest_runs_stay_and_those_behind_a_champion_or_an_alias() -> None:
+    runs = [a_run(5, 5), a_run(4, 4), a_run(3, 3), a_run(2, 2), a_run(1, 1), a_run(0)]
+    versions = [Registered(number, f"m{number}", stays=number in (1, 3)) for number in range(1, 6)]
+    assert [run.id for run in runs_to_remove(runs, versions, keep=2)] == ["r2", "r0"]
+    assert [run.id for run in runs_to_remove(runs, versions, keep=0)] == ["r5", "r4", "r2", "r0"]
+    assert runs_to_remove(runs, versions, keep=9) == []
+
+
+def test_only_trainings_that_nobody_resumed_lose_their_checkpoints(tmp_path: Path) -> None:
+    old = time.time() - 40 * 86400
+    for name, finished, age in (("cut-off", False, old), ("resumable", False, time.time()), ("finished", True, old)):
+        folder = tmp_path / "work" / "checkpoints" / name
+        folder.mkdir(parents=True)
+        for file in ["step-1.pt", *(["finished"] if finished else [])]:
+            (folder / file).touch()
+            os.utime(folder / file, (age, age))
+    assert [folder.name for folder in stale_checkpoints(tmp_path, days=30)] == ["cut-off"]
+
+
+def test_the_cache_keeps_what_branches_the_workspace_and_kept_runs_name(repository: Path) -> None:
+    kept = []
+    for text in ("first", "second"):
+        with run_workspace(repository, text, text, "HEAD", {}) as workspace:
+            (workspace.folder / "prepared").mkdir()
+            (workspace.folder / "prepared" / "x").write_text(text)
+            # One stage's output is enough: `dvc commit` records it as if the stage had run.
+            (workspace.folder / "dvc.yaml").write_text("stages: {p: {cmd: 'true', outs: [prepared]}}\n")
+            subprocess.run(["dvc", "commit", "--quiet", "--force"], cwd=workspace.folder, check=True)
+            kept.append(workspace.keep("p ran"))
+    assert {run.id for run in kept_runs(repository)} == {"first", "second"}
+    assert dvc.collect_garbage(repository, [run.commit for run in kept], dry=True) == 0
+    assert dvc.collect_garbage(repository, [kept[1].commit], dry=False) == 2  # the folder and its file
+    with run_workspace(repository, "again", "again", kept[1].commit, {}) as workspace:
+        subprocess.run(["dvc", "checkout", "--quiet"], cwd=workspace.folder, check=True)
+        assert (workspace.folder / "prepared" / "x").read_text() == "second"
+        assert (workspace.folder / "data" / "pairs.jsonl").is_file()
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_data_is_told_once_and_not_when_a_run_was_made_from_it(repository: Path) -> None:
+    from tasks import data_arrival
+
+    found = data_arrival.arrived(repository, "HEAD")
+    assert found is not None
+    assert found["commit"] == kept_commit(repository)
+    data_arrival.tell(found)
+    assert data_arrival.arrived(repository, "HEAD") is None
+    (repository / "data.dvc").write_text((repository / "data.dvc").read_text() + "desc: newer\n")
+    subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qam", "Newer"], check=True)
+    assert data_arrival.arrived(repository, "HEAD") is not None
+    with run_workspace(repository, "trained", "trained", "HEAD", {}) as workspace:
+        workspace.keep("validate ran")
+    assert data_arrival.arrived(repository, "HEAD") is None
+
+
+def kept_commit(folder: Path) -> str:
+    return subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
