@@ -10,6 +10,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from prefect.runtime import flow_run
+from prefect.settings import PREFECT_UI_URL
+
 from tasks.runner import TAIL_LINES, CommandError, is_signal, output_of, run
 
 Outcome = Literal["ran", "restored", "unchanged"]
@@ -105,10 +108,18 @@ def run_stage(
         on_line(line)
 
     try:
-        run(argv, on_line=take, on_tick=on_tick, folder=folder)
+        run(argv, on_line=take, on_tick=on_tick, folder=folder, environment=flow_run_environment())
     except CommandError as error:
         text = str(CommandError(argv, error.status, own_words))
         raise StageError(stage, text, interrupted=is_interruption(error.status if cause is None else cause)) from error
+
+
+def flow_run_environment() -> dict[str, str]:
+    """Tells a stage which flow run it works for, which it records with what it makes; nothing where there is none."""
+    if flow_run.id is None:
+        return {}
+    page = flow_run.ui_url if PREFECT_UI_URL.value() else ""
+    return {"REELNEST_FLOW_RUN_ID": str(flow_run.id), "REELNEST_FLOW_RUN_URL": str(page)}
 
 
 def told_status(line: str) -> int | None:

@@ -52,7 +52,7 @@ def prefect_api(folder: Path) -> Iterator[str]:
 
     Prefect would start such a server by itself, but end it before the last events are sent, and then print the tracebacks of that.
     """
-    from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+    from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, get_current_settings, temporary_settings
 
     configured = get_current_settings().api.url
     if configured:
@@ -62,7 +62,8 @@ def prefect_api(folder: Path) -> Iterator[str]:
     address = f"http://127.0.0.1:{port}/api"
     with Command(server_command(port, pages=False), folder=folder, environment=server_environment(folder)) as server:
         _wait(server, f"{address}/health")
-        with temporary_settings({PREFECT_API_URL: address}):
+        # It has no pages, and ends with the flow: no address of a run's page is worth keeping.
+        with temporary_settings({PREFECT_API_URL: address, PREFECT_UI_URL: ""}):
             try:
                 yield address
             finally:

@@ -134,6 +134,30 @@ def runs() -> None:
 
 
 @cli.command()
+def lineage(
+    version: Annotated[str, typer.Argument(help="models:/NAME@ALIAS, models:/NAME/VERSION, or an alias or number.")] = "champion",
+    check: Annotated[bool, typer.Option("--check", help="Compares what was made here with it; status 1 where not the same.")] = False,
+    commands: Annotated[bool, typer.Option("--commands", help="The commands that make it again, alone, as a shell script.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The same for programs.")] = False,
+    source: Annotated[str | None, typer.Option("--from", help="Lists the versions from this data hash, commit, run or flow run.")] = None,
+) -> None:
+    """Shows where a version comes from (run, commit, data, settings, environment), and the commands that make it again."""
+    workspace, params = _settings()
+    from reelnest.stages import lineage as stage
+
+    if source is not None:
+        print(stage.versions(params, source))
+    elif check:
+        text, same = stage.check(workspace, params, version)
+        print(text)
+        raise typer.Exit(0 if same else 1)
+    elif commands:
+        print(stage.commands(params, version))
+    else:
+        print(stage.show(params, version, as_json=as_json))
+
+
+@cli.command()
 def export(
     folder: Annotated[Path, typer.Argument(help="Where the model goes; must not be there.")],
     adapter: Annotated[bool, typer.Option("--adapter", help="The LoRA adapters and the base's name, not merged weights.")] = False,

@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 
 import reelnest
 from reelnest.data.behaviour import KINDS
+from reelnest.data.content_hash import folder_hash
 from reelnest.data.sample import write_sample
 
 ROOT = Path(__file__).parents[2]
@@ -98,6 +99,23 @@ def test_the_flow_after_dvc_runs_no_stage_and_registers_the_model(project: Path)
     served = mlflow.pyfunc.load_model("models:/reelnest@champion").predict(pd.DataFrame({"text": ["a red star"]}), params={"dim": 32})
     ours = reelnest.load(project / "models" / "candidate").encode_texts(["a red star"], dim=32)
     np.testing.assert_allclose(np.asarray(served), ours, atol=1e-5)
+
+
+def test_the_lineage_s_commands_bring_commit_and_data_back_and_the_model_is_the_version_s(project: Path) -> None:
+    facts = json.loads(run(["reelnest", "lineage", "--json"], project))
+    assert facts["lineage"]["flow_run"] is not None
+    assert facts["lineage"]["commit"]["clean"]
+    assert not facts["lineage"]["stale"]
+    # All but the long ones: the installation, and the stages, which have run here.
+    *steps, check = [step for step in facts["rebuild"] if step not in ("make install", "source .venv/bin/activate", "dvc repro")]
+    run(["bash", "-ec", "\n".join(steps)], project.parent)
+    rebuilt = project.parent / "reelnest-1"
+    for folder in (project, rebuilt):
+        assert yaml.safe_load((folder / "data.dvc").read_text())["outs"][0]["md5"] == facts["lineage"]["data"]["hash"]
+    assert (rebuilt / "params.yaml").read_text() == (project / "params.yaml").read_text()
+    assert folder_hash(rebuilt / "data") == folder_hash(project / "data")
+    told = run(["bash", "-ec", check], project)
+    assert told.count(" same: ") == 3, told
 
 
 def test_a_new_learning_rate_trains_and_evaluates_only_and_its_model_is_compared_with_what_came_before(project: Path) -> None:

@@ -178,6 +178,17 @@ def write_sample(folder: Path, seed: int = 0, twins: Mapping[str, int] = TWINS) 
     return _counts(folder, clips, pairs, made=True)
 
 
+def sample_seed(folder: Path) -> int | None:
+    """The seed with which `reelnest sample` makes what `folder` holds; None where it holds anything else."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        seed = int(manifest["seed"])
+        is_whole = _is_there(folder, _recipe(*plan(seed)))
+    except (OSError, ValueError, KeyError, TypeError, DataError):
+        return None
+    return seed if is_whole else None
+
+
 def _twin_pairs() -> list[Combination]:
     """One of each pair of twins. A circle or a ring looks the same however far it is turned."""
     every = itertools.product(sample_words.COLOURS, sample_words.SHAPES, sample_words.BACKGROUNDS, sample_clips.BACKWARDS)

@@ -75,7 +75,7 @@ def promote(params: Params, which: str) -> int:
     connect(params)
     name = params.registration.name
     try:
-        chosen = _version(name, which)
+        chosen = version_of(name, which)
         with deciding(name):
             before = champion_of(name)
             set_champion(chosen, before, "by hand" + (f", in place of version {before.version}" if before else ""))
@@ -101,7 +101,7 @@ def rollback(params: Params) -> tuple[int, int]:
                 raise RegistryError(f"Model '{name}' has no champion, so there is nothing to take back. See `reelnest models`.")
             if REPLACED_TAG not in present.tags:
                 raise RegistryError(f"Version {present.version} of '{name}' replaced no champion: there is none to go back to.")
-            earlier = _version(name, present.tags[REPLACED_TAG])
+            earlier = version_of(name, present.tags[REPLACED_TAG])
             _check_files(earlier)
             client.set_model_version_tag(name, present.version, REASON_TAG, f"{TAKEN_BACK}, for version {earlier.version}")
             client.set_model_version_tag(name, present.version, DECISION_TAG, "not promoted")
@@ -129,7 +129,8 @@ def set_champion(version: ModelVersion, before: ModelVersion | None, reason: str
     client.set_model_version_tag(version.name, version.version, DECISION_TAG, "promoted")
 
 
-def _version(name: str, which: str) -> ModelVersion:
+def version_of(name: str, which: str) -> ModelVersion:
+    """The version with that number or alias. Raises RegistryError where there is none."""
     _registered(name)
     if not which.isdecimal():
         found = _by_alias(name, which)

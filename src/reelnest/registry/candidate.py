@@ -12,6 +12,9 @@ from reelnest.data.content_hash import folder_hash
 from reelnest.errors import RegistryError
 
 RUN_FILE = "run.json"
+CARD_FILE = "README.md"
+ABOUT_THE_MODEL = (RUN_FILE, CARD_FILE)
+"""Files of a model's folder that are no part of the model: where its training was recorded, and what is told of it."""
 MODEL_HASH_TAG = "reelnest.model_hash"
 
 log = logging.getLogger(__name__)
@@ -23,7 +26,7 @@ class Candidate:
 
     folder: Path
     hash: str
-    """Of all files but `run.json`, which says where the training was recorded and not what the model is."""
+    """Of all files but `ABOUT_THE_MODEL`."""
     run_id: str | None
     """The run that training recorded; None if it was told to record none."""
 
@@ -39,7 +42,7 @@ class Candidate:
                 run_id = json.loads(file.read_text(encoding="utf-8")).get("run_id")
             except (ValueError, AttributeError) as error:
                 raise RegistryError(f"{file}: expected a JSON object with a run_id: {error}. Run `reelnest train` again.") from error
-        return cls(folder, folder_hash(folder, without=(RUN_FILE,)), run_id)
+        return cls(folder, folder_hash(folder, without=ABOUT_THE_MODEL), run_id)
 
 
 def candidate_run(candidate: Candidate, experiment_id: str) -> str:

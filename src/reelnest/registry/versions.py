@@ -8,7 +8,10 @@ tags.
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -31,7 +34,7 @@ from reelnest.data.formats import TEXT_FIELDS
 from reelnest.errors import RegistryError
 from reelnest.model.saved import SETTINGS_FILE
 from reelnest.registry.aliases import DECISION_TAG, REASON_TAG, TAKEN_BACK
-from reelnest.registry.candidate import MODEL_HASH_TAG, Candidate, candidate_run
+from reelnest.registry.candidate import CARD_FILE, MODEL_HASH_TAG, Candidate, candidate_run
 from reelnest.registry.connection import connect
 from reelnest.registry.decision import CODE_TAG, CONDITIONS_TAG, DIFFERENCES_TAG, WAITS, Answer, Evidence, decide
 from reelnest.registry.evaluation_log import DATA_HASH_TAG, gate_folder, mlflow_name
@@ -75,6 +78,16 @@ class Registration:
     """Whether this call made the version or finished it; False where there was nothing left to do."""
 
 
+@dataclass(frozen=True)
+class Documents:
+    """What is kept with a version beside the model itself."""
+
+    lineage: Path
+    """A folder: `artifacts/lineage/`."""
+    card: str
+    """The model card: `README.md` in the version's copy of the model. The candidate itself is DVC's, and stays as training left it."""
+
+
 class CannotMeasureError(Exception):
     """Why a champion cannot be evaluated again."""
 
@@ -87,12 +100,13 @@ def register_candidate(
     tags: Mapping[str, str],
     measure: Callable[[ModelVersion, Path], None],
     answer: Answer | None = None,
+    documents: Documents | None = None,
 ) -> Registration:
     """Makes the candidate a version, `challenger`, and `champion` where it fulfils all conditions (`decision.judge`).
 
     `metrics` are those of all queries of the test split at the full width. `measure` evaluates a version on the present test data and
     writes its figures by query into a folder; it is called where the champion's are not known, and raises CannotMeasureError where it
-    cannot. Raises RegistryError if MLflow cannot be reached or refuses.
+    cannot. `documents` go into the version's files. Raises RegistryError if MLflow cannot be reached or refuses.
     """
     experiment_id = connect(params)
     name = params.registration.name
@@ -104,7 +118,7 @@ def register_candidate(
             return _registration(found, is_new=False)
         own = {**_figures(metrics), DATA_HASH_TAG: evidence.data_hash, CODE_TAG: evidence.code_hash, DECIDED_ON_TAG: decided_on}
         if found is None:
-            found = _make_version(params, candidate, experiment_id, evidence, {**tags, **own})
+            found = _make_version(params, candidate, experiment_id, evidence, {**tags, **own}, documents)
         elif DECISION_TAG in found.tags and found.tags.get(DECIDED_ON_TAG) != decided_on:
             # First: of a decision that is cut off nothing is left to be taken for one.
             client.delete_model_version_tag(name, found.version, DECISION_TAG)
@@ -177,12 +191,14 @@ def _version_of(name: str, candidate: Candidate) -> ModelVersion | None:
     return min(found, key=lambda version: int(version.version), default=None)
 
 
-def _make_version(params: Params, candidate: Candidate, experiment_id: str, evidence: Evidence, tags: Mapping[str, str]) -> ModelVersion:
+def _make_version(
+    params: Params, candidate: Candidate, experiment_id: str, evidence: Evidence, tags: Mapping[str, str], documents: Documents | None
+) -> ModelVersion:
     run_id = candidate_run(candidate, experiment_id)
     client = mlflow.MlflowClient()
     # What later challengers are compared with; an evaluation on other data does not write over it.
     client.log_artifact(run_id, str(evidence.queries), gate_folder(evidence.data_hash))
-    model_id = _logged_model(candidate, experiment_id) or _log_model(params, candidate, run_id)
+    model_id = _logged_model(candidate, experiment_id) or _log_model(params, candidate, run_id, documents)
     name = params.registration.name
     try:
         client.create_registered_model(name, description="Nested (Matryoshka) vectors of texts and videos, by reelnest.")
@@ -205,7 +221,7 @@ def _logged_model(candidate: Candidate, experiment_id: str) -> str | None:
     return whole[0] if whole else None
 
 
-def _log_model(params: Params, candidate: Candidate, run_id: str) -> str:
+def _log_model(params: Params, candidate: Candidate, run_id: str, documents: Documents | None) -> str:
     limits = params.validation
     config = {
         "rows": MOST_ROWS,
@@ -215,11 +231,11 @@ def _log_model(params: Params, candidate: Candidate, run_id: str) -> str:
         "video_seconds": limits.max_video_seconds,
         "video_timeout_seconds": limits.decode_timeout_seconds,
     }
-    with mlflow.start_run(run_id=run_id):
+    with mlflow.start_run(run_id=run_id), _documented(candidate.folder, documents) as artifacts:
         info = mlflow.pyfunc.log_model(
             name=LOGGED_MODEL_NAME,
             python_model=str(SERVED_MODEL),
-            artifacts={"model": str(candidate.folder)},
+            artifacts=artifacts,
             code_paths=[str(Path(reelnest.__file__).parent)],
             pip_requirements=pinned_requirements(),
             signature=signature(),
@@ -228,6 +244,28 @@ def _log_model(params: Params, candidate: Candidate, run_id: str) -> str:
             tags={MODEL_HASH_TAG: candidate.hash},
         )
     return str(info.model_id)
+
+
+@contextmanager
+def _documented(model: Path, documents: Documents | None) -> Iterator[dict[str, str]]:
+    """What MLflow copies into the version's files, by the name that the served model knows it by."""
+    if documents is None:
+        yield {"model": str(model)}
+        return
+    with TemporaryDirectory(prefix=".reelnest-", dir=documents.lineage.parent) as scratch:
+        # Links, where the file system has them: weights may have gigabytes, and MLflow copies them anyway.
+        folder = shutil.copytree(model, Path(scratch) / model.name, copy_function=_link)
+        card = folder / CARD_FILE
+        card.unlink(missing_ok=True)  # a link: writing into it would change the candidate
+        card.write_text(documents.card, encoding="utf-8")
+        yield {"model": str(folder), documents.lineage.name: str(documents.lineage)}
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def signature() -> ModelSignature:

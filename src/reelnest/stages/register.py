@@ -6,7 +6,6 @@ Not a DVC stage: its effects are outside. Calling it again for the same candidat
 import functools
 import json
 import logging
-import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +21,7 @@ from reelnest.registry.decision import WAITS, Answer, Evidence
 from reelnest.registry.evaluation_log import QUERY_METRICS_FILE
 from reelnest.registry.versions import register_candidate
 from reelnest.search.evaluation import ALL
+from reelnest.stages.lineage import documented, told_lineage
 from reelnest.stages.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -36,10 +36,6 @@ def run(workspace: Workspace, params: Params, answer: Answer | None = None) -> N
     candidate = Candidate.of(workspace.candidate)
     evaluation = _evaluation(workspace.reports / "evaluation.json", candidate)
     metrics = _metrics_at_full_width(evaluation)
-    tags = {"reelnest.width": str(evaluation["width"])}
-    commit = git_commit(workspace.root)
-    if commit is not None:
-        tags["reelnest.git_commit"] = commit
     queries = workspace.reports / QUERY_METRICS_FILE
     if not queries.is_file():
         raise RegistryError(f"{queries}: no such file. Run `reelnest evaluate` first: the champion is compared query by query.")
@@ -50,9 +46,10 @@ def run(workspace: Workspace, params: Params, answer: Answer | None = None) -> N
         validation_passed=_validation_passed(workspace.reports / "validation.json"),
         behaviour=evaluation["behaviour"],
     )
-    found = register_candidate(
-        params, candidate, metrics, evidence, tags, functools.partial(_measure, workspace, params, evaluation), answer
-    )
+    measure = functools.partial(_measure, workspace, params, evaluation)
+    with documented(workspace, params, candidate, evaluation) as (lineage, documents):
+        tags = {"reelnest.width": str(evaluation["width"]), **lineage.tags}
+        found = register_candidate(params, candidate, metrics, evidence, tags, measure, answer, documents)
     write_json(
         workspace.reports / "registration.json",
         {
@@ -67,6 +64,7 @@ def run(workspace: Workspace, params: Params, answer: Answer | None = None) -> N
             "value": metrics[params.registration.metric],
             "run_id": found.run_id,
             "model_hash": candidate.hash,
+            "lineage": told_lineage(params, found.version),
         },
     )
     if found.decision == WAITS:
@@ -93,16 +91,6 @@ def _validation_passed(path: Path) -> bool | None:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise RegistryError(f"{path}: not a report that this version wrote: {error!r}. Run `reelnest validate` again.") from error
-
-
-def git_commit(folder: Path) -> str | None:
-    """The commit that is checked out, with `-dirty` if files differ from it; None outside of a git checkout or without git."""
-    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip()
 
 
 def _evaluation(path: Path, candidate: Candidate) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from reelnest.model.encoder import load_encoder
 from reelnest.model.saved import save_model
 from reelnest.model.tiny import build_tiny
 from reelnest.registry.connection import without_credentials
+from reelnest.registry.lineage import origin_tags
 from reelnest.registry.tracking import open_trackers
 from reelnest.search.evaluation import Evaluation
 from reelnest.stages.launch import stage_main
@@ -64,7 +65,7 @@ def run(workspace: Workspace, params: Params) -> None:
     checkpoints = Checkpoints(workspace.work / "checkpoints", key)
     trackers = Trackers()
     if accelerator.is_main_process:
-        trackers = open_trackers(params, workspace.work, key, checkpoints.read_runs(), _tags(accelerator))
+        trackers = open_trackers(params, workspace.work, key, checkpoints.read_runs(), _tags(workspace, accelerator))
         checkpoints.write_runs(trackers.runs)
     try:
         _train(workspace, params, accelerator, prepared, pairs, order, checkpoints, trackers)
@@ -213,8 +214,9 @@ def _relevant(pairs: Pairs) -> Pairs:
     return Pairs(pairs.queries[rows], pairs.targets[rows], pairs.relevance[rows], tuple(pairs.negatives[row] for row in rows))
 
 
-def _tags(accelerator: Accelerator) -> dict[str, str]:
+def _tags(workspace: Workspace, accelerator: Accelerator) -> dict[str, str]:
     return {
+        **origin_tags(workspace.root),
         "reelnest.version": version("reelnest"),
         "reelnest.processes": str(accelerator.num_processes),
         "reelnest.device": torch.cuda.get_device_name() if accelerator.device.type == "cuda" else "cpu",

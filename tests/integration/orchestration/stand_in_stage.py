@@ -70,7 +70,9 @@ def evaluate() -> None:
 
 
 def register() -> None:
-    write("reports/registration.json", {"name": "reelnest", "version": 1, "aliases": ["champion"], "model_hash": "m1"})
+    flow_run = {"id": os.environ.get("REELNEST_FLOW_RUN_ID"), "url": os.environ.get("REELNEST_FLOW_RUN_URL")}
+    found = {"name": "reelnest", "version": 1, "aliases": ["champion"], "model_hash": "m1", "lineage": {"flow_run": flow_run}}
+    write("reports/registration.json", found)
 
 
 def main() -> int:

@@ -1,5 +1,6 @@
 """The flow against a real Prefect server and a real DVC: what runs, what is shown, what is tried again."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from prefect.client.schemas.objects import State
 
 from flows.pipeline import train_pipeline
 from tasks import stages
+from tasks.markdown import escape
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 ALL = ("validate", "preprocess", "train", "evaluate", "register")
@@ -56,6 +58,11 @@ def test_the_flow_runs_all_stages_shows_what_they_made_and_then_finds_nothing_to
     assert float(shown["training-progress"]) == 100
     assert shown["train"].count("\n| 1 |") == 20  # of 100 steps
     assert "| direction | 16 | 0.75 | 4 |" in shown["evaluate"]
+    # A stage knows the flow run that it works for, and the page of registration shows where the model comes from.
+    told = json.loads((project / "reports" / "registration.json").read_text())["lineage"]["flow_run"]
+    assert told["id"] == str(first.state_details.flow_run_id)
+    assert told["url"].endswith(f"/flow-runs/flow-run/{told['id']}")
+    assert escape(told["id"]) in shown["register"]
     # Whatever the data says, no markup of its own reaches the page.
     assert "&lt;script&gt;" in shown["validate"]
     assert "<script>" not in shown["validate"]

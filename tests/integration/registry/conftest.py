@@ -59,13 +59,13 @@ def project(evaluated_folder: Path, empty_store: Path, tmp_path: Path) -> Projec
     root = tmp_path / "project"
     shutil.copytree(evaluated_folder, root, symlinks=True, ignore=shutil.ignore_patterns("mlruns", "mlflow.db", "registration.json"))
     shutil.copy(empty_store, root / "mlflow.db")
-    return _project(root)
+    return workspace_of(root)
 
 
 @pytest.fixture(scope="session")
 def registered(evaluated_folder: Path) -> Project:
     """The evaluated workspace, registered: version 1 is champion. Not to be changed."""
-    project = _project(evaluated_folder)
+    project = workspace_of(evaluated_folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         register.run(project.workspace, project.params)
@@ -78,6 +78,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", 40)
 
 
-def _project(root: Path) -> Project:
+def workspace_of(root: Path) -> Project:
+    """The workspace in a folder, with the store that stands there."""
     workspace = Workspace(root)
     return Project(workspace, load_params(workspace.params).model_copy(update={"tracking": Tracking(uri=f"sqlite:///{root}/mlflow.db")}))

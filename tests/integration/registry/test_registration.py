@@ -331,7 +331,3 @@ def test_requirements_are_versions_that_pip_can_find() -> None:
     requirements = dict(line.split("==") for line in pinned_requirements())
     assert {"torch", "transformers", "mlflow", "decord2"} <= set(requirements)
     assert not any("+" in version for version in requirements.values())
-
-
-def test_outside_of_git_there_is_no_commit(tmp_path: Path) -> None:
-    assert register.git_commit(tmp_path) is None

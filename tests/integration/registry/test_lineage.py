@@ -1,0 +1,172 @@
+"""From a version to where it comes from, and back."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import mlflow
+import pytest
+import yaml
+from conftest import Project, workspace_of
+from huggingface_hub import ModelCard
+
+import reelnest
+from reelnest.errors import RegistryError
+from reelnest.registry.candidate import Candidate
+from reelnest.registry.dvc_lock import dvc_hash
+from reelnest.stages import lineage, register
+
+DATA_HASH = "0123456789abcdef0123456789abcdef.dir"
+
+
+@pytest.fixture(scope="module")
+def known(evaluated_folder: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A model registered by a flow in a git repository with `data.dvc` and `dvc.lock`, and a setting changed but not committed."""
+    root = tmp_path_factory.mktemp("known") / "project"
+    shutil.copytree(evaluated_folder, root, symlinks=True, ignore=shutil.ignore_patterns("mlruns", "mlflow.db", "registration.json"))
+    shutil.copy(empty_store, root / "mlflow.db")
+    (root / ".gitignore").write_text("/models/\n/prepared/\n/reports/\n/mlflow.db\n/mlruns/\n/work/\n/base/\n/scratch/\n")
+    (root / "data.dvc").write_text(f"outs:\n- md5: {DATA_HASH}\n  size: 4000\n  nfiles: 7\n  path: data\n")
+    (root / "src").mkdir()
+    (root / "src" / "loss.py").write_text("one")
+    deps = [{"path": "src/loss.py", "md5": dvc_hash(root / "src" / "loss.py")}, {"path": "data", "md5": DATA_HASH}]
+    (root / "dvc.lock").write_text(yaml.safe_dump({"stages": {"train": {"deps": deps}}}))
+    (root / "reports" / "validation.json").write_text(
+        json.dumps({"passed": True, "videos": {"good": 15, "lines": 16}, "pairs": {"good": 40, "lines": 40}, "quarantined": {"records": 1}})
+    )
+    for command in (["init", "-q"], ["add", "."], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "first"]):
+        subprocess.run(["git", *command], cwd=root, check=True)
+    with (root / "params.yaml").open("a") as file:
+        file.write("# tried out\n")
+    project = workspace_of(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setenv("REELNEST_FLOW_RUN_ID", "0f1e2d3c-flow")
+        patch.setenv("REELNEST_FLOW_RUN_URL", "http://prefect.example/runs/flow-run/0f1e2d3c-flow")
+        register.run(project.workspace, project.params)
+    return project
+
+
+def commit_of(project: Project) -> str:
+    return subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=project.workspace.root, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def test_a_version_tells_run_commit_data_validation_flow_run_and_environment(known: Project) -> None:
+    shown = lineage.show(known.params, "models:/reelnest@champion", as_json=False)
+    for told in (
+        "models:/reelnest/1, registered 20",
+        "promoted: ",
+        f"{commit_of(known)}, with changes that are kept",
+        f"{DATA_HASH}, 7 files",
+        "passed, 15 of 16 videos good, 40 of 40 pairs good",
+        "0f1e2d3c-flow, http://prefect.example/runs/flow-run/0f1e2d3c-flow",
+        "environment  Python 3.",
+    ):
+        assert told in shown
+    assert "CHANGED" not in shown
+    facts = json.loads(lineage.show(known.params, "1", as_json=True))
+    assert facts["lineage"]["data"]["hash"] == DATA_HASH
+    assert facts["run_id"] in shown
+    assert facts["rebuild"] == lineage.commands(known.params, "champion").splitlines()[1:]
+
+
+def test_registration_json_which_becomes_the_flow_s_page_names_the_origin(known: Project) -> None:
+    found = json.loads((known.reports / "registration.json").read_text())["lineage"]
+    assert (found["commit"]["hash"], found["data"]["hash"], found["flow_run"]["id"]) == (commit_of(known), DATA_HASH, "0f1e2d3c-flow")
+
+
+@pytest.mark.parametrize("of", ["data", "commit", "run", "flow run", "model"])
+def test_a_version_is_found_by_what_it_comes_from(known: Project, of: str) -> None:
+    facts = json.loads(lineage.show(known.params, "1", as_json=True))
+    text = {
+        "data": DATA_HASH,
+        "commit": commit_of(known),
+        "run": facts["run_id"],
+        "flow run": "0f1e2d3c-flow",
+        "model": facts["lineage"]["model_hash"],
+    }[of]
+    assert lineage.versions(known.params, text[:8]).startswith("models:/reelnest/1  ")
+    assert "No version" in lineage.versions(known.params, f"{text[:8]}!")
+
+
+def test_a_short_text_is_no_hash(known: Project) -> None:
+    with pytest.raises(RegistryError, match="at least 6 characters"):
+        lineage.versions(known.params, "0f1")
+
+
+def test_the_commands_put_back_commit_changes_and_data(known: Project) -> None:
+    script = lineage.commands(known.params, "champion")
+    assert f"git checkout --quiet --detach {commit_of(known)}" in script
+    assert "apply" in script
+    assert (
+        f"dvc remote add --quiet --local --force original {known.workspace.root}/.dvc/cache\ndvc pull --remote original data.dvc" in script
+    )
+    assert script.endswith(f"MLFLOW_TRACKING_URI=sqlite:///{known.workspace.root}/mlflow.db reelnest lineage models:/reelnest/1 --check")
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+def test_what_was_made_here_is_compared_with_the_version(known: Project, tmp_path: Path) -> None:
+    text, same = lineage.check(known.workspace, known.params, "1")
+    assert same
+    assert text.count(" same: ") == 3
+    other = tmp_path / "other"
+    shutil.copytree(known.workspace.root, other, symlinks=True, ignore=shutil.ignore_patterns("mlruns", ".git"))
+    evaluation = json.loads((other / "reports" / "evaluation.json").read_text())
+    evaluation["results"][0]["metrics"]["recall@10"] += 0.25
+    evaluation["results"][0]["queries_per_second"] = 1.0
+    (other / "reports" / "evaluation.json").write_text(json.dumps(evaluation))
+    (other / "models" / "candidate" / "note.txt").write_text("other weights")
+    (other / "dvc.lock").unlink()
+    text, same = lineage.check(workspace_of(other).workspace, known.params, "1")
+    assert not same
+    assert "inputs   DIFFERENT: cannot be compared: there is no dvc.lock here; run `dvc repro`" in text
+    assert "model    DIFFERENT: " in text
+    assert "metrics  DIFFERENT: 1 of " in text
+    assert "recall@10" in text
+
+
+def test_the_card_stands_in_the_version_s_copy_of_the_model_alone_and_changes_no_hash(known: Project, tmp_path: Path) -> None:
+    mlflow.set_registry_uri(known.params.tracking.uri)
+    mlflow.set_tracking_uri(known.params.tracking.uri)
+    copy = Path(mlflow.artifacts.download_artifacts("models:/reelnest/1/artifacts/candidate", dst_path=str(tmp_path)))
+    card = ModelCard.load(copy / "README.md")
+    assert card.data.eval_results
+    assert DATA_HASH in card.text
+    assert not (known.workspace.candidate / "README.md").exists()
+    assert Candidate.of(copy).hash == Candidate.of(known.workspace.candidate).hash
+    assert reelnest.load(copy).encode_texts(["a red circle"]).shape == (1, 32)
+
+
+def test_a_model_that_was_made_without_git_or_dvc_says_so(registered: Project) -> None:
+    shown = lineage.show(registered.params, "champion", as_json=False)
+    assert "none: not made in a git repository" in shown
+    assert "no data.dvc: which version it was is not known" in shown
+    assert "none: the stages were not run by DVC" in shown
+    assert "# It was made outside of a git repository: its code is not known." in shown
+
+
+def test_a_version_without_lineage_and_a_deleted_run_are_told_in_a_line(known: Project, tmp_path: Path) -> None:
+    mlflow.set_tracking_uri(known.params.tracking.uri)
+    mlflow.set_registry_uri(known.params.tracking.uri)
+    client = mlflow.MlflowClient()
+    run = client.create_run(client.get_experiment_by_name("reelnest").experiment_id)
+    version = client.create_model_version("reelnest", source=tmp_path.as_uri(), run_id=run.info.run_id)
+    client.delete_run(run.info.run_id)
+    shown = lineage.show(known.params, str(version.version), as_json=False)
+    assert f"{run.info.run_id}, which was deleted from MLflow" in shown
+    assert "registered without, or its files are gone" in shown
+    assert "cannot be made again by command" in shown
+    with pytest.raises(RegistryError, match="cannot be made again"):
+        lineage.check(known.workspace, known.params, str(version.version))
+    client.delete_model_version("reelnest", version.version)
+
+
+@pytest.mark.parametrize(
+    ("which", "says"), [("models:/reelnest", "expected models:/NAME@ALIAS"), ("7", "no version 7"), ("best", "alias 'best'")]
+)
+def test_a_version_that_is_not_there_is_refused(known: Project, which: str, says: str) -> None:
+    with pytest.raises(RegistryError, match=says):
+        lineage.show(known.params, which, as_json=False)

@@ -1,0 +1,128 @@
+"""The model card, as the Hub reads it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+from huggingface_hub.repocard_data import model_index_to_eval_results
+
+from reelnest.config import Params
+from reelnest.registry.environment import Environment
+from reelnest.registry.lineage import Commit, DataVersion, Lineage
+from reelnest.registry.model_card import model_card
+
+ENVIRONMENT = Environment(python="3.11.9", platform="Linux", packages=3, lock_hash=None, differing=[])
+LINEAGE = Lineage(
+    model_hash="m" * 64,
+    commit=Commit(hash="c" * 40, clean=False, changes_kept=True, repository="/r", published=False, folder=""),
+    data=DataVersion(hash="d1.dir", files=9, bytes=4_200_000, sample_seed=0, remote=None, cache="/c"),
+    dvc_lock=True,
+    stale=[],
+    validation={"passed": True, "videos": {"good": 4, "lines": 5}, "pairs": {"good": 7, "lines": 7}, "quarantined": 1},
+    evaluation_data="e" * 64,
+    flow_run=None,
+    environment=ENVIRONMENT,
+)
+TRAINING = {
+    "pairs": 7,
+    "batch_size": 4,
+    "epochs": 2,
+    "steps": 3,
+    "seed": 0,
+    "best": {"step": 2, "metric": "ndcg@10", "dim": 32, "value": 0.5},
+    "parameters": {"total": 1_300_000, "trainable": 1_200_000},
+}
+
+
+def evaluation() -> dict[str, Any]:
+    metrics = {"recall@1": 0.5, "recall@10": 0.75, "ndcg@10": 0.625}
+    results = [
+        {
+            "pair_kind": kind,
+            "dim": dim,
+            "metrics": {name: value - 1 / dim for name, value in metrics.items()},
+            "intervals": {name: [value - 0.1, value + 0.1] for name, value in metrics.items()},
+            "queries": 200,
+            "corpus": 90,
+            "bytes_per_vector": 4 * dim,
+        }
+        for kind in ("text_to_video", "all")
+        for dim in (8, 32)
+    ]
+    choice = {"dim": 8, "metric": "recall@10", "margin": 0.01, "bytes_per_vector": 32}
+    return {
+        "split": "test", "dims": [8, 32], "width": 32, "queries": 200, "corpus": 90, "confidence": 0.95, "choice": choice,
+        "results": results, "data": {"hash": "e" * 64},
+    }  # fmt: skip
+
+
+def settings(**changed: Any) -> dict[str, Any]:
+    found = Params()
+    return {
+        "model": found.model.model_dump(mode="json") | changed,
+        "preprocess": found.preprocess.model_dump(mode="json"),
+        "text_fields": None,
+    }
+
+
+def card(lineage: Lineage = LINEAGE, training: dict[str, Any] | None = TRAINING, **changed: Any) -> ModelCard:
+    return ModelCard(model_card("team-search", settings(**changed), evaluation(), training, lineage))
+
+
+def test_every_figure_at_every_dim_is_an_evaluation_result_that_the_hub_s_own_reader_finds() -> None:
+    found = card()
+    name, results = model_index_to_eval_results(found.data.to_dict()["model-index"])
+    everything = [result for result in evaluation()["results"] if result["pair_kind"] == "all"]
+    expected = {(f"dim_{result['dim']}", metric): value for result in everything for metric, value in result["metrics"].items()}
+    assert {(result.dataset_type, result.metric_name): result.metric_value for result in results} == expected
+    assert name == "team-search"
+    assert (found.data.license, found.data.library_name, found.data.pipeline_tag) == (
+        "apache-2.0",
+        "sentence-transformers",
+        "feature-extraction",
+    )
+    assert "matryoshka" in found.data.tags
+
+
+def test_the_text_tells_quality_data_limits_and_origin() -> None:
+    text = card().text
+    assert "| 8 | 32 | 0.375 (0.400 to 0.600) |" in text
+    assert 'model.encode_texts(["what somebody searches"], dim=8)' in text
+    assert "`d1.dir` (the hash in `data.dvc`): 9 files, 4.2 MB. It is reelnest's own sample" in text
+    assert "4 of 5 videos and 7 of 7 pairs were usable; 1 records were left out" in text
+    assert "Trained on 7 pairs in batches of 4, 2 epochs, 3 steps, seed 0" in text
+    assert f"| git commit | `{'c' * 40}`, with changes that were not committed |" in text
+    assert "200 test queries are few" in text
+
+
+def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
+    bare = LINEAGE.model_copy(update={"commit": None, "data": None, "validation": None})
+    text = card(bare, None).text
+    assert "Which version of the data it was is not recorded." in text
+    assert "git commit" not in text
+    assert "Trained on" not in text
+    short = card(LINEAGE.model_copy(update={"validation": {"passed": False, "quarantined": None}})).text
+    assert "The data did not pass validation." in short
+
+
+@pytest.mark.parametrize(
+    ("base", "license_id", "license_name"),
+    [
+        ("Qwen/Qwen2.5-VL-3B-Instruct", "other", "qwen-research"),
+        ("Qwen/Qwen2.5-VL-7B-Instruct", "apache-2.0", None),
+        ("team/own-model", "unknown", None),
+    ],
+)
+def test_a_model_stands_under_the_licence_of_its_base_on_the_hub(base: str, license_id: str, license_name: str | None) -> None:
+    lora = {"r": 16, "merge": False}
+    found = card(name_or_path=base, revision="a" * 40, lora=lora)
+    assert (found.data.license, found.data.get("license_name")) == (license_id, license_name)
+    assert (found.data.base_model, found.data.base_model_relation) == (base, "adapter")
+    assert "with LoRA of rank 16 (this folder holds the adapter)" in found.text
+
+
+def test_a_folder_s_licence_is_the_one_of_its_own_card(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# A base\n")
+    found = card(name_or_path=str(tmp_path))
+    assert (found.data.license, found.data.base_model) == ("mit", None)
