@@ -1,11 +1,12 @@
-# make demo: the whole chain on sample data. make test: the tests. Both set up .venv first.
+# make demo: the whole chain on sample data. make test: the tests. make test-faults: those that start and break whole services.
+# All set up .venv first.
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 PEERS := .venv-peers/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test check bench up install
+.PHONY: demo test test-faults check audit bench up install
 
 demo: install
 	@reelnest sample
@@ -14,11 +15,23 @@ demo: install
 test: install
 	pytest -n 2 --dist loadfile
 
+# Needs PostgreSQL and Redis: apt-get install postgresql redis-server
+test-faults: install
+	pytest -m faults -p no:xdist
+
 check: install
 	ruff check .
 	ruff format --check .
 	mypy
 	lint-imports
+
+# Known vulnerabilities of the pinned versions. Asks PyPI about each one, so it is not part of `check`.
+audit: .venv-audit/bin/pip-audit
+	.venv-audit/bin/pip-audit --requirement requirements.lock --disable-pip --no-deps
+
+.venv-audit/bin/pip-audit:
+	@$(PYTHON) -m venv .venv-audit
+	@.venv-audit/bin/pip install --quiet --disable-pip-version-check pip-audit
 
 bench: install $(PEERS)/.installed
 	python -m benchmarks.run $(NAME)

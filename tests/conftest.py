@@ -22,9 +22,9 @@ CHROMIUM_OPTIONS = [
 
 @pytest.fixture(scope="module", autouse=True)
 def _own_tracking_uri() -> Iterator[None]:
-    """MLflow writes the address it was given into the environment, where the next file's training would find it."""
+    """MLflow writes the address it was given, and the sign-in, into the environment, where the next file's training would find it."""
     yield
-    for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+    for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         os.environ.pop(variable, None)
 
 

@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import mlflow
 import requests
@@ -14,7 +14,9 @@ from mlflow.environment_variables import (
     MLFLOW_HTTP_REQUEST_MAX_RETRIES,
     MLFLOW_HTTP_REQUEST_TIMEOUT,
     MLFLOW_REGISTRY_URI,
+    MLFLOW_TRACKING_PASSWORD,
     MLFLOW_TRACKING_URI,
+    MLFLOW_TRACKING_USERNAME,
 )
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
@@ -37,7 +39,7 @@ def connect(params: Params) -> str:
 
     Raises RegistryError when nothing answers there, or when the experiment cannot be used.
     """
-    uri = tracking_uri(params)
+    uri = _signed_in(tracking_uri(params))
     _quiet()
     _check_answers(uri)
     _set_uri(uri)
@@ -73,6 +75,19 @@ def _quiet() -> None:
             variable.set(value)
 
 
+def _signed_in(uri: str) -> str:
+    """A server's address without the user name and password in it, which MLflow gets by its own variables.
+
+    Left in the address, they would stand in MLflow's every error and log line.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https") or parts.username is None:
+        return uri
+    MLFLOW_TRACKING_USERNAME.set(unquote(parts.username))
+    MLFLOW_TRACKING_PASSWORD.set(unquote(parts.password or ""))
+    return without_credentials(uri)
+
+
 def _set_uri(uri: str) -> None:
     # MLflow writes the address into the environment as well, where the next call (other params, same process) would find it and think
     # that the user had set it.
@@ -90,7 +105,8 @@ def _check_answers(uri: str) -> None:
     elif uri.startswith(SQLITE) or "+" in scheme or scheme in ("postgresql", "mysql", "mssql"):
         _check_database(uri)
     elif not scheme.startswith("databricks"):
-        raise RegistryError(f"tracking.uri: '{uri}' is no address that MLflow 3 can use (plain folders are no longer supported). {_ADVICE}")
+        found = f"tracking.uri: '{without_credentials(uri)}'"
+        raise RegistryError(f"{found} is no address that MLflow 3 can use (plain folders are no longer supported). {_ADVICE}")
 
 
 def _check_server(uri: str) -> None:

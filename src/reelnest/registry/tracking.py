@@ -13,10 +13,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from torch.utils.tensorboard import SummaryWriter
 
-from reelnest.config import Params, tracking_uri, wandb_mode
+from reelnest.config import Params, wandb_mode
 from reelnest.data.whole_files import whole_file
 from reelnest.errors import ConfigError, RegistryError
-from reelnest.registry.connection import connect
+from reelnest.registry.connection import connect, without_credentials
 from reelnest.training.tracker import PROFILE_FOLDER, Status, Tracker, Trackers
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,9 @@ def open_trackers(params: Params, work: Path, key: str, runs: Mapping[str, str],
         else:
             opened.append(WandbTracker(params, work, key, runs.get(name), tags))
     trackers = Trackers(opened)
-    trackers.newly_begun.log_params(flat_settings(params.model_dump(mode="json", by_alias=True)))
+    settings = params.model_dump(mode="json", by_alias=True)
+    settings["tracking"]["uri"] = without_credentials(params.tracking.uri)
+    trackers.newly_begun.log_params(flat_settings(settings))
     return trackers
 
 
@@ -68,7 +70,7 @@ class MlflowTracker:
 
     def __init__(self, params: Params, key: str, run: str | None, tags: Mapping[str, str]) -> None:
         experiment = connect(params)
-        self._uri = tracking_uri(params)
+        self._uri = mlflow.get_tracking_uri()
         self._client = mlflow.MlflowClient(self._uri)
         self._waiting: list[Metric] = []
         self._artifacts: list[tuple[Path, str]] = []

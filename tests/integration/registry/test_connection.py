@@ -1,5 +1,6 @@
 """Reaching MLflow, or saying quickly what to do."""
 
+import base64
 import contextlib
 import os
 import shutil
@@ -65,9 +66,11 @@ def test_a_wrong_address_is_told_with_what_to_do(uri: str, says: str) -> None:
 
 
 @contextlib.contextmanager
-def http_server(status: int) -> Iterator[str]:
+def http_server(status: int, signed_in_as: list[str | None] | None = None) -> Iterator[str]:
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if signed_in_as is not None and self.path != "/health":
+                signed_in_as.append(self.headers["Authorization"])
             self.send_response(status)
             self.end_headers()
 
@@ -108,6 +111,20 @@ def test_a_deleted_experiment_is_told_with_how_to_restore_it(store: str) -> None
     mlflow.delete_experiment(experiment)
     with pytest.raises(RegistryError, match=f"mlflow experiments restore -x {experiment}"):
         connect(at(store))
+
+
+def test_a_password_in_the_address_signs_in_and_is_told_to_nobody(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for variable in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(variable, "")  # set back at the end
+    signed_in_as: list[str | None] = []
+    with http_server(200, signed_in_as) as uri:
+        with pytest.raises(RegistryError) as caught:  # its answers are none of MLflow's
+            connect(at(uri.replace("http://", "http://me:s%2Fcret@")))
+        assert mlflow.get_tracking_uri() == uri
+    assert set(signed_in_as) == {"Basic " + base64.b64encode(b"me:s/cret").decode()}
+    assert "cret" not in str(caught.value) + caplog.text
 
 
 def test_credentials_are_cut_from_addresses() -> None:

@@ -34,6 +34,15 @@ def test_settings_are_flattened_by_path() -> None:
     }
 
 
+def test_a_password_in_the_files_address_is_no_setting_that_is_recorded(tmp_path: Path) -> None:
+    params = Params(tracking=Tracking(uri="http://me:secret@tracking.example:5000"), train=Train(trackers=("tensorboard",)))
+    trackers = open_trackers(params, tmp_path, "key", {}, {})
+    trackers.close("FINISHED")
+    (events,) = (tmp_path / "tensorboard" / "key").iterdir()
+    assert b"http://tracking.example:5000" in events.read_bytes()
+    assert b"secret" not in events.read_bytes()
+
+
 def test_a_resumed_run_is_the_same_run_and_its_settings_are_not_written_again(params: Params, tmp_path: Path) -> None:
     first = open_trackers(params, tmp_path, "key", {}, {"reelnest.device": "cpu"})
     assert first.is_new

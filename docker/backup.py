@@ -1,0 +1,184 @@
+"""Saves and restores the databases and the store.
+
+Usage: `backup.py save /backups` makes `/backups/TIME`; `backup.py restore /backups/TIME` brings it back. PostgreSQL is reached as libpq's
+variables say (PGHOST, PGUSER, PGPASSWORD …), the store as boto3's do (AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID …).
+
+A back-up is a folder that needs no other: a dump of each database, the objects of each bucket under the hash of their bytes, and
+`manifest.json`. An object that an earlier back-up holds is linked to, not fetched again. The databases come first and the store after them:
+whatever a row names was in the store before the row was written, so the store's copy holds it. Restored is in the other order.
+"""
+
+import argparse
+import hashlib
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import boto3
+
+DATABASES = ("prefect", "mlflow", "mlflow_auth")
+BUCKETS = ("mlflow",)
+MANIFEST = "manifest.json"
+BLOCK = 1 << 20
+
+log = logging.getLogger("backup")
+
+
+class BackupError(Exception):
+    """A back-up cannot be made or used. The text says which and what to do."""
+
+
+def save(folder: Path, databases: tuple[str, ...] = DATABASES, buckets: tuple[str, ...] = BUCKETS) -> Path:
+    """Makes a back-up beside the earlier ones in `folder`. It gets its name when it is whole; until then it is `.TIME`."""
+    name = datetime.now(UTC).strftime("%Y-%m-%dT%H%M%SZ")
+    partial = folder / f".{name}"
+    (partial / "objects").mkdir(parents=True)
+    for database in databases:
+        _run("pg_dump", "--format=custom", f"--file={partial / database}.dump", database)
+    earlier = _earlier_objects(folder)
+    manifest = {bucket: _save_bucket(bucket, partial / "objects", earlier) for bucket in buckets}
+    (partial / MANIFEST).write_text(json.dumps({"databases": databases, "buckets": manifest}, indent=1), encoding="utf-8")
+    partial.rename(folder / name)
+    log.info("saved %s: %d databases, %d objects", folder / name, len(databases), sum(map(len, manifest.values())))
+    return folder / name
+
+
+def restore(backup: Path) -> None:
+    """Brings the databases and the store back to what they were. The servers must be stopped; objects that came later stay.
+
+    Raises BackupError before anything is changed where the back-up is not whole.
+    """
+    if not (backup / MANIFEST).is_file():
+        raise BackupError(f"{backup} is no back-up: it has no {MANIFEST}. Whole ones are in {backup.parent}: {_names(backup.parent)}.")
+    manifest = json.loads((backup / MANIFEST).read_text(encoding="utf-8"))
+    _check(backup, manifest)
+    for bucket, objects in manifest["buckets"].items():
+        _restore_bucket(bucket, objects, backup / "objects")
+    for database in manifest["databases"]:
+        _run(
+            "pg_restore",
+            "--clean",
+            "--if-exists",
+            "--exit-on-error",
+            "--single-transaction",
+            f"--dbname={database}",
+            f"{backup / database}.dump",
+        )
+    log.info("restored %s", backup)
+
+
+def _save_bucket(bucket: str, folder: Path, earlier: dict[tuple[str, str, str], Path]) -> dict[str, dict[str, Any]]:
+    """Each key's entry: the hash of its bytes and what the store says of it."""
+    client = boto3.client("s3")
+    entries = {}
+    for key, etag, size in _listed(client, bucket):
+        known = earlier.get((bucket, key, etag))
+        if known is None:
+            with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+                client.download_fileobj(bucket, key, file)
+            fetched = Path(file.name)
+            digest = _sha256(fetched)
+            fetched.rename(folder / digest)
+        else:
+            digest = known.name
+            _link(known, folder / digest)
+        entries[key] = {"sha256": digest, "etag": etag, "size": size}
+    return entries
+
+
+def _restore_bucket(bucket: str, objects: dict[str, dict[str, Any]], folder: Path) -> None:
+    client = boto3.client("s3")
+    if bucket not in {found["Name"] for found in client.list_buckets()["Buckets"]}:
+        client.create_bucket(Bucket=bucket)
+    present = {key: (etag, size) for key, etag, size in _listed(client, bucket)}
+    for key, entry in objects.items():
+        if present.get(key) != (entry["etag"], entry["size"]):
+            client.upload_file(str(folder / entry["sha256"]), bucket, key)
+
+
+def _check(backup: Path, manifest: dict[str, Any]) -> None:
+    for database in manifest["databases"]:
+        if not (backup / f"{database}.dump").is_file():
+            raise BackupError(f"{backup / database}.dump is missing: this back-up cannot be used. Others: {_names(backup.parent)}.")
+    for objects in manifest["buckets"].values():
+        for key, entry in objects.items():
+            path = backup / "objects" / entry["sha256"]
+            if not path.is_file() or _sha256(path) != entry["sha256"]:
+                found = "has other bytes than were saved" if path.is_file() else "is missing"
+                raise BackupError(f"{path} ({key}) {found}: this back-up cannot be used. Others: {_names(backup.parent)}.")
+
+
+def _earlier_objects(folder: Path) -> dict[tuple[str, str, str], Path]:
+    """Where the newest back-up has an object, by bucket, key and etag."""
+    whole = sorted(folder.glob(f"[0-9]*/{MANIFEST}"))
+    if not whole:
+        return {}
+    objects = whole[-1].parent / "objects"
+    buckets = json.loads(whole[-1].read_text(encoding="utf-8"))["buckets"]
+    return {
+        (bucket, key, entry["etag"]): objects / entry["sha256"] for bucket, entries in buckets.items() for key, entry in entries.items()
+    }
+
+
+def _listed(client: Any, bucket: str) -> Iterator[tuple[str, str, int]]:
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+        for found in page.get("Contents", ()):
+            yield found["Key"], found["ETag"], found["Size"]
+
+
+def _link(source: Path, target: Path) -> None:
+    if target.exists():
+        return  # two keys with the same bytes
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _names(folder: Path) -> str:
+    return ", ".join(sorted(path.parent.name for path in folder.glob(f"[0-9]*/{MANIFEST}"))) or "none"
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BackupError(f"{command[0]} ended with status {done.returncode}: {done.stderr.strip()}")
+
+
+def main() -> int:
+    """Returns the exit status."""
+    logging.basicConfig(format="%(name)s: %(message)s", stream=sys.stdout)
+    log.setLevel(logging.INFO)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["save", "restore"])
+    parser.add_argument("folder", type=Path, help="save: the folder of all back-ups; restore: the back-up")
+    arguments = parser.parse_args()
+    try:
+        if arguments.what == "save":
+            save(arguments.folder)
+        else:
+            restore(arguments.folder)
+    except BackupError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""The project as git has it, in a repository of its own, with a small sample and a short training."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from reelnest.data.behaviour import KINDS
+from reelnest.data.sample import write_sample
+
+ROOT = Path(__file__).parents[2]
+
+
+def make_project(folder: Path) -> None:
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    for name in filter(None, tracked):
+        if name != "data.dvc" and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    write_sample(folder / "data", twins={"train": 20, "validation": 2, "test": 3})
+    change(folder, train={"epochs": 2, "batch_size": 16, "evaluate_every_epochs": 1}, launch={"config": "cpu-1"})
+    # A training as short as this one gives no model that passes its behaviour tests.
+    change(folder, register={"behaviour_passed": dict.fromkeys(KINDS, 0.0)})
+    run(["git", "init", "-q"], folder)
+    run(["dvc", "add", "data"], folder)
+    run(["git", "add", "."], folder)
+    run(["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "The project"], folder)
+
+
+def run(command: list[str], folder: Path) -> str:
+    binaries = Path(sys.executable).parent
+    environment = os.environ | {"PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(folder / "src")}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def change(folder: Path, **sections: dict[str, Any]) -> None:
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    for section, values in sections.items():
+        params[section].update(values)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
