@@ -158,6 +158,74 @@ def lineage(
 
 
 @cli.command()
+def index(
+    model: Annotated[
+        str, typer.Option(help="A saved model's folder, or one of the registry: models:/reelnest@champion.")
+    ] = "models/candidate",
+    data: Annotated[Path, typer.Option(help="The folder with videos.jsonl.")] = Path("data"),
+    out: Annotated[Path, typer.Option(help="Where the index goes; one that is there is brought up to date.")] = Path("index"),
+    half: Annotated[bool, typer.Option("--half", help="Keep vectors as float16: half the space.")] = False,
+    graph: Annotated[
+        bool | None, typer.Option("--graph/--no-graph", help="A graph for the shortlists of funnels; by itself from 100,000 videos on.")
+    ] = None,
+) -> None:
+    """Encodes every video of a data folder once, for `search` and `serve`. What did not change is not encoded again."""
+    workspace, params = _settings()
+    from reelnest.stages import index as stage
+
+    done = stage.run(workspace, params, model, data, out, storage="float16" if half else "float32", graph=graph)
+    made = done.manifest
+    print(f"{out}: {made.videos:,} videos at {made.width} dims, {done.encoded:,} encoded now, by {made.model}")
+    if made.skipped:
+        print(f"{made.skipped:,} videos were left out, see {out}/skipped.jsonl:")
+        for record in stage.skipped(out, most=5):
+            print(f"  line {record.line}: {record.reason}: {record.detail}")
+
+
+IndexFolder = Annotated[Path, typer.Option("--index", help="A folder that `reelnest index` wrote.")]
+IndexModel = Annotated[str | None, typer.Option("--model", help="Where the index's model is now; the place where it was, where left out.")]
+
+
+@cli.command()
+def search(
+    words: Annotated[str, typer.Argument(help="What to look for.")],
+    index: IndexFolder = Path("index"),
+    model: IndexModel = None,
+    dim: Annotated[int | None, typer.Option(help="Numbers of each vector that are compared; all where left out.")] = None,
+    funnel: Annotated[bool, typer.Option("--funnel", help="A shortlist at --dim (or the smallest), ordered anew by all dims.")] = False,
+    count: Annotated[int, typer.Option("-k", help="Answers.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="As the server's API tells it.")] = False,
+) -> None:
+    """Searches an index with words, and prints a table."""
+    workspace, params = _settings()
+    from reelnest.stages import search as stage
+
+    print(stage.run(workspace, params, words, index, model=model, dim=dim, funnel=funnel, k=count, as_json=as_json))
+
+
+@cli.command()
+def serve(
+    index: Annotated[list[Path], typer.Option("--index", help="A folder that `reelnest index` wrote; may be given several times.")] = [  # noqa: B006
+        Path("index")
+    ],
+    model: IndexModel = None,
+    port: Annotated[int, typer.Option(help="0: a free one.")] = 8000,
+    host: Annotated[
+        str, typer.Option(help="An address of this machine. There is no log-in: think before you open it to others.")
+    ] = "127.0.0.1",
+    allow_host: Annotated[list[str], typer.Option(help="A further name by which browsers may ask for this server.")] = [],  # noqa: B006
+) -> None:
+    """A page to search with, and its JSON API, over one index or several: http://127.0.0.1:8000/."""
+    workspace, params = _settings()
+    from reelnest.stages import serve as stage
+
+    def ready(address: str) -> None:
+        print(f"{address} (Ctrl-C ends it)", flush=True)
+
+    stage.run(workspace, params, index, model=model, host=host, port=port, allow_hosts=allow_host, ready=ready)
+
+
+@cli.command()
 def export(
     folder: Annotated[Path, typer.Argument(help="Where the model goes; must not be there.")],
     adapter: Annotated[bool, typer.Option("--adapter", help="The LoRA adapters and the base's name, not merged weights.")] = False,

@@ -29,6 +29,12 @@ class ModelError(ReelnestError):
     """A model folder that cannot be opened: no weights, pickled weights, a width that does not fit."""
 
 
+class QueryError(ReelnestError):
+    """A search that cannot be answered as it was asked: no words, a dim that the vectors do not have, an index that is not there."""
+
+    exit_status = 2
+
+
 class TrainingError(ReelnestError):
     """Training cannot go on: a wrong number of processes, a loss that is no number, a worker that died."""
 

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 from reelnest.config import Params
 from reelnest.registry import aliases
+from reelnest.stages.columns import in_columns
 
 LONGEST_REASON = 100
 
@@ -21,8 +22,7 @@ def table(params: Params) -> str:
         value = "" if entry.value is None else f"{entry.value:.4f}"
         dirty = "*" if entry.commit.endswith("-dirty") else ""
         lines.append((str(entry.version), " ".join(entry.aliases), value, entry.data, entry.commit[:8] + dirty, made, reason))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return in_columns(lines)
 
 
 def promote(params: Params, version: str) -> str:

@@ -1,0 +1,246 @@
+"""Makes an index: every video of a data folder is encoded once, at the full width, and never again while it and the model are the same."""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from reelnest.data.content_hash import value_hash
+from reelnest.data.decoder import Decoder, Limits, available_workers, in_parallel
+from reelnest.data.entries import Entry
+from reelnest.data.formats import TEXT_FIELDS, VIDEOS_FILE, BadRecord, Video, read_videos, video_files, write_quarantine
+from reelnest.data.frames import Frames
+from reelnest.data.prepared import fields_text
+from reelnest.data.store import FrameStore
+from reelnest.data.store_writing import video_key
+from reelnest.data.whole_files import whole_folder, write_json
+from reelnest.errors import DataError, ModelError, VideoError
+from reelnest.model.saved import SavedModel
+from reelnest.serving.index import (
+    FORMAT_VERSION,
+    GRAPH_FILE,
+    MANIFEST_FILE,
+    SKIPPED_FILE,
+    TABLE_FILE,
+    VECTORS_FILE,
+    IndexStorage,
+    Manifest,
+    SearchIndex,
+    videos_table,
+    write_graph,
+)
+from reelnest.serving.kept_vectors import KeptVectors, Vectors
+
+log = logging.getLogger(__name__)
+
+GRAPH_FROM = 100_000
+"""Videos from which a graph is made where it is not asked for. Below, all vectors of one dim are looked at in some 10 ms."""
+LONGEST_HASH = 16
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model and what an index says of it."""
+
+    model: SavedModel
+    name: str
+    """See `Manifest.model`."""
+    hash: str
+    base: str
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """What `build_index` did."""
+
+    manifest: Manifest
+    encoded: int
+    """Videos that were encoded now; the others were found done."""
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A video to be in the index."""
+
+    video: Video
+    frames_key: str
+    text: str
+    key: str
+
+
+def build_index(
+    source: ModelSource,
+    data: Path,
+    out: Path,
+    work: Path,
+    limits: Limits,
+    *,
+    storage: IndexStorage = "float32",
+    graph: bool | None = None,
+    batch_size: int = 64,
+    store: FrameStore | None = None,
+) -> Indexed:
+    """Writes the index of the videos of `data` to `out`, whole, in place of one that is there.
+
+    A vector is taken from the index before, or from a run that was killed (kept under `work`), where the video's bytes, its text and the
+    model are the same; frames are taken from `store` where it holds them. Videos that cannot be read are left out and listed. A second
+    process that would write the same index waits for the first one.
+
+    Args:
+        graph: whether to make one; None: from GRAPH_FROM videos on.
+
+    Raises DataError where there is no data or no video can be read, ModelError for vectors that are no numbers.
+    """
+    place = work / value_hash(str(out.resolve()))[:LONGEST_HASH]
+    with _alone(place.with_suffix(".lock"), out):
+        _remove_leftovers(out)
+        videos, bad = read_videos(data)
+        items, unreadable = _items(videos, data, source.model)
+        before = _vectors_before(out, source, storage)
+        kept = KeptVectors(place / f"{source.hash[:LONGEST_HASH]}-{storage}")
+        missing = {item.key: item for item in items if item.key not in before and item.key not in kept}
+        failed = _encode(list(missing.values()), data, source.model, kept, limits, storage, batch_size, store)
+        good = sorted((item for item in items if item.key not in failed), key=lambda item: item.video.video_id)
+        bad += unreadable + [_bad(item.video, failed[item.key], data) for item in items if item.key in failed]
+        if not good:
+            example = f" The first: {bad[0].file}, line {bad[0].line}: {bad[0].detail}." if bad else ""
+            raise DataError(f"{data / VIDEOS_FILE}: names no video that can be read, so there is nothing to search.{example}")
+        width = source.model.dims[-1]
+        graph_dim = source.model.dims[0] if (len(good) >= GRAPH_FROM if graph is None else graph) else None
+        manifest = Manifest(
+            format_version=FORMAT_VERSION,
+            model=source.name,
+            model_hash=source.hash,
+            base=source.base,
+            dims=tuple(source.model.dims),
+            data=os.path.relpath(data.resolve(), out.resolve()),
+            data_hash=value_hash([[item.video.video_id, item.key] for item in good]),
+            storage=storage,
+            graph_dim=graph_dim,
+            videos=len(good),
+            skipped=len(bad),
+        )
+        with whole_folder(out) as folder:
+            vectors = np.lib.format.open_memmap(folder / VECTORS_FILE, "w+", np.dtype(storage), (len(good), width))
+            for row, item in enumerate(good):
+                vectors[row] = before[item.key] if item.key in before else kept[item.key]
+            vectors.flush()
+            if graph_dim is not None:
+                write_graph(folder / GRAPH_FILE, vectors, graph_dim)
+            del vectors
+            table = videos_table([item.video for item in good], [item.key for item in good])
+            pq.write_table(table, folder / TABLE_FILE, compression="zstd")
+            write_quarantine(folder / SKIPPED_FILE, bad)
+            write_json(folder / MANIFEST_FILE, manifest.model_dump(mode="json"))
+        shutil.rmtree(place, ignore_errors=True)  # what was kept for this index, by other models too
+    return Indexed(manifest, len(missing) - len(failed))
+
+
+@contextmanager
+def _alone(lock: Path, out: Path) -> Iterator[None]:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("waiting for another process that writes %s", out)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield  # the lock ends with the process, however that ends
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Folders of runs that were killed while they wrote."""
+    for folder in out.parent.glob(f".{out.name}.*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _items(videos: Sequence[Video], data: Path, model: SavedModel) -> tuple[list[_Item], list[BadRecord]]:
+    names = TEXT_FIELDS if model.text_fields is None else model.text_fields
+
+    def look(video: Video) -> _Item | BadRecord:
+        try:
+            frames_key = video_key(video_files(video, data), model.preprocess)
+        except VideoError as error:
+            return _bad(video, error, data)
+        except OSError as error:
+            return _bad(video, VideoError("missing", f"a file of {video.video_id} cannot be read ({error.strerror})"), data)
+        text = fields_text(tuple((name, video.fields[name]) for name in names if name in video.fields))
+        return _Item(video, frames_key, text, hashlib.sha256(json.dumps([frames_key, text]).encode()).hexdigest())
+
+    with ThreadPoolExecutor(available_workers()) as pool:
+        looked = list(tqdm(pool.map(look, videos), total=len(videos), desc="hashing", unit="video", disable=None))
+    return [one for one in looked if isinstance(one, _Item)], [one for one in looked if isinstance(one, BadRecord)]
+
+
+def _vectors_before(out: Path, source: ModelSource, storage: IndexStorage) -> dict[str, Vectors]:
+    """Views of the vectors of the index that is there, by key, if the same model made them."""
+    try:
+        index = SearchIndex.open(out)
+    except DataError:
+        return {}
+    if (index.manifest.model_hash, index.manifest.storage, index.manifest.dims) != (source.hash, storage, tuple(source.model.dims)):
+        return {}
+    vectors = index.vectors.numpy()
+    return {key: vectors[row] for key, row in index.keys.items()}
+
+
+def _encode(
+    items: Sequence[_Item],
+    data: Path,
+    model: SavedModel,
+    kept: KeptVectors,
+    limits: Limits,
+    storage: IndexStorage,
+    batch_size: int,
+    store: FrameStore | None,
+) -> dict[str, VideoError]:
+    """Encodes `items` into `kept`; returns what went wrong, by key."""
+
+    def work(decoder: Decoder, item: _Item) -> Frames:
+        found = None if store is None else store.by_key(item.frames_key)
+        return decoder.frames(video_files(item.video, data), model.preprocess) if found is None else found
+
+    failed: dict[str, VideoError] = {}
+    started = time.monotonic()
+    results = in_parallel(items, work, limits)
+    with tqdm(total=len(items), desc="encoding", unit="video", disable=None) as bar:
+        while batch := list(islice(results, batch_size)):
+            decoded = [(item, frames) for item, frames in batch if not isinstance(frames, VideoError)]
+            failed |= {item.key: frames for item, frames in batch if isinstance(frames, VideoError)}
+            if decoded:
+                entries = [Entry("target", item.text, frames) for item, frames in decoded]
+                vectors = model.encode(entries, dim=model.dims[-1], batch_size=batch_size)
+                _check_finite(vectors, [item.video.video_id for item, _ in decoded])
+                kept.add([item.key for item, _ in decoded], vectors.astype(storage))
+            bar.update(len(batch))
+    if items:
+        seconds = time.monotonic() - started
+        done = len(items) - len(failed)
+        log.info("encoded %d videos in %.1f s (%.1f a second), %d could not be read", done, seconds, done / max(seconds, 1e-9), len(failed))
+    return failed
+
+
+def _check_finite(vectors: Vectors, video_ids: Sequence[str]) -> None:
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(bad):
+        raise ModelError(
+            f"the model's vector of video {video_ids[bad[0]]} holds NaN or infinity, so nothing can be ranked. Training has diverged, or"
+            " the weights are damaged: look at the loss in reports/training.csv."
+        )
+
+
+def _bad(video: Video, error: VideoError, data: Path) -> BadRecord:
+    return BadRecord(VIDEOS_FILE, video.line, error.reason, str(error).replace(f"{data.resolve()}{os.sep}", ""), video.video_id)

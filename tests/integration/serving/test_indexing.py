@@ -1,0 +1,145 @@
+"""Making an index: once, whole or not at all, and nothing twice."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from served_corpus import Served, read_videos, write_videos
+
+import reelnest
+from reelnest.config import Validate
+from reelnest.data.decoder import Decoder, Limits
+from reelnest.data.prepared import STORE_FOLDER
+from reelnest.data.store_writing import FrameCache, video_key, write_store
+from reelnest.errors import DataError, ModelError
+from reelnest.serving.index import SearchIndex
+
+
+def vectors_of(index: SearchIndex) -> dict[str, np.ndarray]:
+    return {index.video(row).video_id: index.vectors[row].numpy() for row in range(len(index))}
+
+
+def test_an_index_holds_the_vectors_that_the_model_gives(served: Served) -> None:
+    index = SearchIndex.open(served.root / "one")
+    assert (index.manifest.videos, index.manifest.skipped, index.manifest.dims) == (21, 1, (16, 64, 128))
+    video = index.video(3)
+    model = reelnest.load(served.root / "models/one", device="cpu")
+    expected = model.encode_videos([served.data / str(video.path)], fields=[video.fields])
+    model.close()
+    np.testing.assert_allclose(index.vectors[3].numpy(), expected[0], atol=1e-5)
+    assert [index.video(row).video_id for row in range(21)] == [*(f"clip/{number:02}" for number in range(20)), "images"]
+
+
+def test_videos_that_cannot_be_read_are_left_out_and_listed(served: Served) -> None:
+    (line,) = (served.root / "one/skipped.jsonl").read_text().splitlines()
+    found = json.loads(line)
+    assert (found["video_id"], found["line"], found["reason"]) == ("bad", 22, "not_a_video")
+    assert str(served.root) not in line
+
+
+def test_only_what_changed_is_encoded_again(copy: Served) -> None:
+    before = vectors_of(SearchIndex.open(copy.root / "one"))
+    assert copy.index().encoded == 0
+    np.testing.assert_equal(vectors_of(SearchIndex.open(copy.root / "one")), before)
+
+    videos = read_videos(copy.data)
+    videos[4]["title"] = "another title"  # another text
+    shutil.copy(copy.data / "videos/07.mp4", copy.data / "videos/05.mp4")  # other bytes
+    del videos[6]
+    write_videos(copy.data, videos)
+    assert copy.index().encoded == 2
+    after = vectors_of(SearchIndex.open(copy.root / "one"))
+    changed = {name for name in after if not np.array_equal(after[name], before[name])}
+    assert changed == {"clip/04", "clip/05"}
+    assert set(before) - set(after) == {"clip/06"}
+    assert copy.index(model="two").encoded == 20  # another model's vectors are of no use
+
+
+def test_frames_that_preprocessing_decoded_are_not_decoded_again(copy: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = reelnest.load(copy.root / "models/one", device="cpu").preprocess
+    cache = FrameCache(copy.root / "scratch")
+    keys = []
+    with Decoder(Limits.of(Validate())) as decoder:
+        for number in range(20):
+            file = copy.data / f"videos/{number:02}.mp4"
+            keys.append((f"other name {number}", video_key([file], settings)))
+            cache.add(keys[-1][1], decoder.frames([file], settings))
+    write_store(copy.workspace.prepared / STORE_FOLDER, keys, cache, 1.0)
+    asked: list[Path] = []
+    decode = Decoder.frames
+    monkeypatch.setattr(Decoder, "frames", lambda self, files, preprocess: (asked.extend(files), decode(self, files, preprocess))[1])
+    copy.index("fresh")
+    assert {file.name for file in asked} == {"frame0.png", "frame1.png", "frame2.png", "notes.mp4"}
+    expected = vectors_of(SearchIndex.open(copy.root / "one"))
+    for name, vector in vectors_of(SearchIndex.open(copy.root / "fresh")).items():
+        np.testing.assert_allclose(vector, expected[name], atol=1e-5)
+
+
+def test_a_killed_run_leaves_the_index_before_it_and_the_next_one_goes_on(copy: Served) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from reelnest.config import Evaluate, Params\n"
+        "from reelnest.stages import index; from reelnest.stages.workspace import Workspace\n"
+        "from reelnest.serving.kept_vectors import KeptVectors\n"
+        "add = KeptVectors.add\n"
+        "def slowly(self, keys, vectors): add(self, keys, vectors); time.sleep(60)\n"
+        "KeptVectors.add = slowly\n"
+        "root = Path(sys.argv[1]); params = Params(evaluate=Evaluate(batch_size=8))\n"
+        "index.run(Workspace(root), params, str(root / 'models/two'), root / 'data', root / 'one')"
+    )
+    before = (copy.root / "one/manifest.json").read_bytes()
+    with subprocess.Popen([sys.executable, "-c", code, str(copy.root)], stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 120
+        while not list(copy.workspace.work.glob("index/*/*/*.npz")):
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGKILL)
+    assert (copy.root / "one/manifest.json").read_bytes() == before
+    (copy.root / ".one.0123").mkdir()  # what a run leaves that is killed while it writes
+    assert copy.index(model="two").encoded == 21 - 8
+    assert SearchIndex.open(copy.root / "one").manifest.dims == (32, 128)
+    expected = vectors_of(SearchIndex.open(copy.root / "two"))
+    for name, vector in vectors_of(SearchIndex.open(copy.root / "one")).items():
+        np.testing.assert_allclose(vector, expected[name], atol=1e-5)
+    assert not list(copy.root.glob(".one.*"))
+    assert not list(copy.workspace.work.glob("index/*/*/*.npz"))
+
+
+def test_a_graph_finds_what_looking_at_all_finds(copy: Served) -> None:
+    copy.index("graph", storage="float16", graph=True)
+    exact, graph = SearchIndex.open(copy.root / "one"), SearchIndex.open(copy.root / "graph")
+    assert (graph.manifest.graph_dim, graph.vectors.element_size()) == (16, 2)
+    for row in range(len(exact)):
+        query = exact.vectors[row].numpy()
+        one, other = exact.search(query, 5, funnel=True), graph.search(query, 5, funnel=True)
+        assert one.dims == other.dims == (16, 128)
+        assert one.ranking.indices.tolist() == other.ranking.indices.tolist()
+        np.testing.assert_allclose(other.ranking.scores, one.ranking.scores, atol=2e-3)
+
+
+@pytest.mark.parametrize("lost", ["vectors.npy", "videos.parquet", "manifest.json"])
+def test_an_index_that_is_not_whole_is_refused(served: Served, tmp_path: Path, lost: str) -> None:
+    folder = Path(shutil.copytree(served.root / "one", tmp_path / "one"))
+    (folder / lost).unlink()
+    with pytest.raises(DataError, match="reelnest index"):
+        SearchIndex.open(folder)
+
+
+def test_data_and_models_that_are_none_are_refused(copy: Served) -> None:
+    with pytest.raises(ModelError, match="no saved model"):
+        copy.index(model="three")
+    write_videos(copy.data, [{"video_id": "bad", "path": "videos/notes.mp4"}])
+    with pytest.raises(DataError, match="no video that can be read"):
+        copy.index("none")
+    assert not (copy.root / "none").exists()
+    write_videos(copy.data, [{"video_id": "alone", "path": "videos/01.mp4"}])
+    assert copy.index("alone").manifest.videos == 1
+    index = SearchIndex.open(copy.root / "alone")
+    assert index.search(index.vectors[0].numpy(), 10, funnel=True).ranking.indices.tolist() == [[0]]

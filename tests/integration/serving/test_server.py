@@ -1,0 +1,220 @@
+"""`reelnest serve` as a browser and a script meet it: a real process, real requests, headless Chromium."""
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.parse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from axe_playwright_python.sync_playwright import Axe
+from served_corpus import HOSTILE, Served
+
+SERIOUS = ("serious", "critical")
+
+
+@pytest.fixture(scope="module")
+def server(served: Served) -> Iterator[str]:
+    """The address of a server over both indexes."""
+    program = str(Path(sys.executable).with_name("reelnest"))
+    command = [program, "serve", "--port", "0", "--index", "one", "--index", "two"]
+    with subprocess.Popen(command, cwd=served.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().split(" ")[0]
+        assert address.startswith("http://127.0.0.1:"), process.communicate()
+        yield address
+        os.kill(process.pid, signal.SIGTERM)
+        process.wait(timeout=30)
+
+
+def ask(address: str, body: bytes | None = None, **headers: str) -> tuple[int, Any, Any]:
+    """Status, headers and body, which is JSON unless it is a file."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    answer = requests.request("GET" if body is None else "POST", address, data=body, headers=named, timeout=60)
+    content = answer.json() if answer.headers.get("content-type") == "application/json" else answer.content
+    return answer.status_code, answer.headers, content
+
+
+def wait_for(page: Any, condition: str) -> None:
+    """Playwright's own way has the page evaluate texts, which our policy forbids."""
+    deadline = time.monotonic() + 60
+    while not page.evaluate(condition):
+        assert time.monotonic() < deadline, (condition, page.inner_text("body"))
+        page.wait_for_timeout(50)
+
+
+def query(**values: object) -> str:
+    return urllib.parse.urlencode(values)
+
+
+def test_the_api_tells_its_indexes_and_searches_each(server: str) -> None:
+    assert ask(f"{server}api/health")[2]["status"] == "ok"
+    indexes = ask(f"{server}api/indexes")[2]["indexes"]
+    assert [(one["name"], one["videos"], one["dims"]) for one in indexes] == [("one", 21, [16, 64, 128]), ("two", 21, [32, 128])]
+    for name, dim, funnel in (("one", 16, False), ("two", 32, True), ("one", 100, False)):
+        status, _, found = ask(f"{server}api/search?{query(q='a red circle', index=name, dim=dim, funnel=funnel, k=4)}")
+        assert status == 200
+        assert (found["index"], [hit["rank"] for hit in found["hits"]]) == (name, [1, 2, 3, 4])
+        assert found["dims"] == ([32, 128] if funnel else [dim])
+        assert found["untrained"] == ([100] if dim == 100 else [])
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "words"),
+    [
+        ("api/search", 422, "empty"),
+        (f"api/search?{query(q='я' * 100_000)}", 422, "100,000 characters"),
+        ("api/search?q=a&dim=129", 422, "16, 64, 128"),
+        ("api/search?q=a&dim=NaN", 422, "dim"),
+        ("api/search?q=a&k=1e9", 422, "k"),
+        ("api/search?q=a&k=5000", 422, "1 to 1000"),
+        ("api/search?q=a&index=three", 404, "one, two"),
+        ("api/clip?index=one&id=../../params.yaml", 404, "no video of this id"),
+        ("api/clip?index=one&id=videos/01.mp4", 404, "no video of this id"),
+        ("api/clip?index=one&id=clip/01&frame=7", 404, "1 files"),
+        ("data/videos/01.mp4", 404, "Not Found"),
+        ("..%2f..%2fparams.yaml", 404, "Not Found"),
+    ],
+)
+def test_what_cannot_be_answered_says_why_in_json(server: str, asked: str, status: int, words: str) -> None:
+    found, _, body = ask(server + asked)
+    assert found == status
+    assert words in body["error"]
+
+
+def test_clips_are_sent_in_the_ranges_that_players_ask_for(server: str, served: Served) -> None:
+    whole = (served.data / "videos/01.mp4").read_bytes()
+    address = f"{server}api/clip?{query(index='one', id='clip/01')}"
+    status, headers, content = ask(address)
+    assert (status, headers["content-type"], headers["accept-ranges"], content) == (200, "video/mp4", "bytes", whole)
+    status, headers, content = ask(address, Range="bytes=100-199")
+    assert (status, headers["content-range"], content) == (206, f"bytes 100-199/{len(whole)}", whole[100:200])
+    assert ask(address, Range=f"bytes={len(whole)}-")[0] == 416
+    assert ask(f"{server}api/clip?{query(index='one', id='images', frame=2)}")[1]["content-type"] == "image/png"
+
+
+def test_a_clip_that_became_a_link_out_of_the_data_folder_is_not_sent(server: str, served: Served) -> None:
+    clip, aside = served.data / "videos/19.mp4", served.root / "aside.mp4"
+    clip.rename(aside)
+    try:
+        clip.symlink_to("/etc/hostname")
+        status, _, body = ask(f"{server}api/clip?{query(index='one', id='clip/19')}")
+        assert (status, "leaves the folder" in body["error"]) == (404, True)
+        clip.unlink()
+        assert ask(f"{server}api/clip?{query(index='one', id='clip/19')}")[0] == 404
+    finally:
+        aside.rename(clip)
+
+
+def test_a_video_is_searched_with_and_what_is_none_is_refused(server: str, served: Served) -> None:
+    status, _, found = ask(f"{server}api/search?{query(dim=16, k=3)}", (served.data / "videos/07.mp4").read_bytes())
+    assert (status, len(found["hits"])) == (200, 3)
+    for body, words in ((b"words, no video", "no video"), (b"", "no body"), ((served.data / "videos/07.mp4").read_bytes()[:900], "")):
+        status, _, found = ask(f"{server}api/search", body)
+        assert status == 422
+        assert words in found["error"]
+        assert "reelnest-" not in found["error"]
+    assert ask(f"{server}api/search?q=still+here")[0] == 200
+
+
+def test_a_video_that_is_too_large_is_refused_before_it_is_sent(server: str) -> None:
+    place = urllib.parse.urlsplit(server)
+    connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=30)
+    connection.putrequest("POST", "/api/search")
+    connection.putheader("Content-Length", str(10**9))
+    connection.endheaders()
+    answer = connection.getresponse()
+    assert (answer.status, "at most 64 MB" in json.loads(answer.read())["error"]) == (413, True)
+    connection.close()
+
+
+def test_only_the_server_s_own_page_may_ask(server: str) -> None:
+    for headers in (
+        {"Host": "evil.example"},
+        {"Host": "127.0.0.1.evil.example:80"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+    ):
+        status, given, body = ask(f"{server}api/indexes", **headers)
+        assert status == 403
+        assert "error" in body
+        assert "access-control-allow-origin" not in given
+    for headers in ({"Host": "localhost:1234"}, {"Host": "[::1]"}, {"Origin": server.rstrip("/")}):
+        status, given, _ = ask(f"{server}api/indexes", **headers)
+        assert status == 200
+        assert "default-src 'none'" in given["content-security-policy"]
+        assert given["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1400, "light")])
+def test_the_page_searches_two_sides_and_is_accessible(server: str, browser: Any, width: int, scheme: Any) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    faults: list[str] = []
+    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("request", lambda request: None if request.url.startswith((server, "data:", "blob:")) else faults.append(request.url))
+    page.goto(server)
+    page.keyboard.type("red circle")  # the field has the focus
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".answers li:nth-child(12)")
+    assert "12 of 21 videos" in page.inner_text("#status")
+    page.check("#compare")
+    wait_for(page, "document.querySelectorAll('.side').length === 2 && document.querySelectorAll('.answers li').length === 24")
+    right = page.locator(".side").nth(1)
+    right.locator(".dim").select_option("32")
+    right.locator(".funnel").check()
+    wait_for(page, "document.querySelectorAll('.timing')[1].textContent.includes('shortlist by 32 dims, ordered by 128')")
+    wait_for(page, "document.querySelector('#status').textContent.includes('on the right too')")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    found = [one for one in Axe().run(page).response["violations"] if one["impact"] in SERIOUS]
+    assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
+
+    other = browser.new_page()
+    other.goto(page.url)  # the address holds it all
+    wait_for(other, "document.querySelectorAll('.answers li').length === 24")
+    ids = "[...document.querySelectorAll('.answers li')].map((one) => one.dataset.id)"
+    wait_for(other, "document.querySelector('#status').textContent.includes('on the right too')")
+    assert other.evaluate(ids) == page.evaluate(ids)
+    other.close()
+    page.go_back()
+    page.go_back()
+    page.go_back()
+    wait_for(page, "document.querySelectorAll('.side').length === 1")
+    assert page.input_value("#q") == "red circle"
+    assert faults == []
+    page.close()
+
+
+def test_titles_are_text_and_clips_play(server: str, browser: Any) -> None:
+    page = browser.new_page()
+    page.goto(f"{server}?{query(q=HOSTILE, k=24)}")
+    page.wait_for_selector(".answers li:nth-child(21)")
+    assert page.locator(".title", has_text=HOSTILE).count() == 1
+    assert page.input_value("#q") == HOSTILE
+    assert page.evaluate("window.harmed") is None
+    wait_for(page, "[...document.querySelectorAll('.clip video')].some((clip) => clip.currentTime > 0.1)")
+    page.uncheck("#play")
+    assert page.evaluate("[...document.querySelectorAll('.clip video')].every((clip) => clip.paused)")
+    assert page.evaluate("document.querySelector('.clip img').naturalWidth") > 0
+    page.close()
+
+
+def test_a_video_is_chosen_on_the_page(server: str, browser: Any, served: Served) -> None:
+    page = browser.new_page()
+    page.goto(server)
+    page.set_input_files("#file", str(served.data / "videos/notes.mp4"))
+    page.wait_for_selector(".error:visible")
+    assert "the uploaded file" in page.inner_text(".error:visible")
+    page.set_input_files("#file", str(served.data / "videos/07.mp4"))
+    page.wait_for_selector(".answers li:nth-child(12)")
+    assert page.inner_text("#asked-name") == "07.mp4"
+    page.click("#clear")
+    wait_for(page, "!document.querySelector('.answers li')")
+    page.close()
