@@ -13,7 +13,7 @@ demo: install
 	@python -m flows.pipeline
 
 test: install
-	pytest -n 2 --dist loadfile
+	pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Needs PostgreSQL and Redis: apt-get install postgresql redis-server
 test-faults: install

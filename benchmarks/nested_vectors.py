@@ -37,6 +37,7 @@ def make() -> None:
         return
     import torch
 
+    training.export_tiny()
     workspace, params = training.workspace_of("frozen", EPOCHS, [])
     preprocess.run(workspace, params)
     prepared = Prepared.open(workspace.prepared)

@@ -57,7 +57,7 @@ def restore(backup: Path) -> None:
     Raises BackupError before anything is changed where the back-up is not whole.
     """
     if not (backup / MANIFEST).is_file():
-        raise BackupError(f"{backup} is no back-up: it has no {MANIFEST}. Whole ones are in {backup.parent}: {_names(backup.parent)}.")
+        raise BackupError(f"{backup} is no back-up: it has no {MANIFEST}. Others: {_others(backup)}.")
     manifest = json.loads((backup / MANIFEST).read_text(encoding="utf-8"))
     _check(backup, manifest)
     for bucket, objects in manifest["buckets"].items():
@@ -107,13 +107,13 @@ def _restore_bucket(bucket: str, objects: dict[str, dict[str, Any]], folder: Pat
 def _check(backup: Path, manifest: dict[str, Any]) -> None:
     for database in manifest["databases"]:
         if not (backup / f"{database}.dump").is_file():
-            raise BackupError(f"{backup / database}.dump is missing: this back-up cannot be used. Others: {_names(backup.parent)}.")
+            raise BackupError(f"{backup / database}.dump is missing: this back-up cannot be used. Others: {_others(backup)}.")
     for objects in manifest["buckets"].values():
         for key, entry in objects.items():
             path = backup / "objects" / entry["sha256"]
             if not path.is_file() or _sha256(path) != entry["sha256"]:
                 found = "has other bytes than were saved" if path.is_file() else "is missing"
-                raise BackupError(f"{path} ({key}) {found}: this back-up cannot be used. Others: {_names(backup.parent)}.")
+                raise BackupError(f"{path} ({key}) {found}: this back-up cannot be used. Others: {_others(backup)}.")
 
 
 def _earlier_objects(folder: Path) -> dict[tuple[str, str, str], Path]:
@@ -151,8 +151,9 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _names(folder: Path) -> str:
-    return ", ".join(sorted(path.parent.name for path in folder.glob(f"[0-9]*/{MANIFEST}"))) or "none"
+def _others(backup: Path) -> str:
+    found = sorted(path.parent.name for path in backup.parent.glob(f"[0-9]*/{MANIFEST}") if path.parent.name != backup.name)
+    return f"{', '.join(found) or 'none'}, in {backup.parent}"
 
 
 def _run(*command: str) -> None:

@@ -25,11 +25,8 @@ from tasks.prefect_server import prefect_api  # noqa: E402
 
 KEEP, DAYS = 30, 30
 
-Keep = Annotated[int, Field(title="Runs to keep", description="The newest so many stay, and every run behind a champion.", ge=0)]
-Days = Annotated[
-    int, Field(title="Days", description="Prefect's runs that ended within these stay, and trainings that were cut off within them.", ge=1)
-]
-Delete = Annotated[bool, Field(title="Delete", description="Off: only says what would go (a dry run).")]
+Keep = Annotated[int, Field(ge=0)]
+Days = Annotated[int, Field(ge=1)]
 
 
 @flow(
@@ -37,8 +34,14 @@ Delete = Annotated[bool, Field(title="Delete", description="Off: only says what 
     description="Keeps the newest runs and the champions' with their lineage; removes the rest.",
     persist_result=False,
 )
-def clean_up(keep: Keep = KEEP, days: Days = DAYS, delete: Delete = False) -> State[Any]:
-    """A dry run first, always; its list is the page of the run."""
+def clean_up(keep: Keep = KEEP, days: Days = DAYS, delete: bool = False) -> State[Any]:
+    """A dry run first, always; its list is the page of the run.
+
+    Args:
+        keep: The newest so many runs stay, and every run behind a champion.
+        days: Prefect's runs that ended within these stay, and trainings that were cut off within them.
+        delete: Off: only says what would go (a dry run).
+    """
     checkout = Path.cwd()
     try:
         plan = retention.plan(checkout, keep, days)

@@ -18,7 +18,11 @@ from tasks import data_arrival  # noqa: E402
 
 @flow(name="reelnest-look-for-data", description="Emits reelnest.data.arrived for data that no run was made from.", persist_result=False)
 def look_for_data(revision: Revision = "HEAD") -> State[Any]:
-    """Completed with what was found; Failed where the revision or its data.dvc is missing."""
+    """Completed with what was found; Failed where the revision or its data.dvc is missing.
+
+    Args:
+        revision: What is watched: a branch, such as origin/main (fetched each time), or HEAD, the checkout's own.
+    """
     try:
         payload = data_arrival.arrived(Path.cwd(), revision)
     except RunError as error:

@@ -21,22 +21,7 @@ from reelnest.errors import RunError  # noqa: E402
 from tasks.run_workspace import RunWorkspace, run_workspace  # noqa: E402
 from tasks.runner import CommandError  # noqa: E402
 
-Revision = Annotated[
-    str,
-    Field(
-        title="Revision",
-        description="What to run: a branch, a tag or a commit. HEAD is what the worker's checkout has checked out (committed files only);"
-        " a remote's branch, such as origin/main, is fetched first.",
-        min_length=1,
-    ),
-]
-Settings = Annotated[
-    dict[str, Any] | None,
-    Field(
-        title="Changes to params.yaml",
-        description='Dotted keys and their values, for this run alone, such as {"train.epochs": 10, "loss.temperature": 0.02}.',
-    ),
-]
+Revision = Annotated[str, Field(min_length=1)]
 
 
 @flow(
@@ -44,8 +29,15 @@ Settings = Annotated[
     description="The pipeline in a git worktree of its own. What it made is kept under refs/reelnest/runs/; `reelnest runs` lists it.",
     persist_result=False,
 )
-def scheduled_pipeline(revision: Revision = "HEAD", settings: Settings = None) -> State[Any]:
-    """Ends as the pipeline does; Failed where the workspace cannot be made, or was removed under the run."""
+def scheduled_pipeline(revision: Revision = "HEAD", settings: dict[str, Any] | None = None) -> State[Any]:
+    """Ends as the pipeline does; Failed where the workspace cannot be made, or was removed under the run.
+
+    Args:
+        revision: What to run: a branch, a tag or a commit. HEAD is what the worker's checkout has checked out (committed files only);
+            a remote's branch, such as origin/main, is fetched first.
+        settings: Changes to params.yaml for this run alone, by dotted key: {"train.epochs": 10, "loss.temperature": 0.02}.
+    """
+    # Prefect's form takes its help texts from here: it drops the description of an annotated Field.
     run_id = str(flow_run.get_id()).replace("-", "")[:12]
     try:
         with run_workspace(Path.cwd(), run_id, str(flow_run.get_name()), revision, settings or {}) as workspace:

@@ -1,6 +1,7 @@
 """The real chain on a small sample: through DVC, then through the flow, then after changes."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,9 @@ def told(command: list[str], folder: Path) -> dict[str, Any]:
     return found
 
 
-def repro(folder: Path) -> list[str]:
+def repro(folder: Path, *stages: str) -> list[str]:
     """The stages that `dvc repro` ran."""
-    return [line.split("'")[1] for line in run(["dvc", "repro"], folder).splitlines() if line.startswith("Running stage")]
+    return [line.split("'")[1] for line in run(["dvc", "repro", *stages], folder).splitlines() if line.startswith("Running stage")]
 
 
 def decoded(folder: Path) -> int:
@@ -67,8 +68,14 @@ def test_the_flow_after_dvc_runs_no_stage_and_registers_the_model(project: Path)
     np.testing.assert_allclose(np.asarray(served), ours, atol=1e-5)
 
 
+def test_the_champion_is_searched_with(project: Path) -> None:
+    assert "models:/reelnest/1" in run(["reelnest", "index", "--model", "models:/reelnest@champion"], project)
+    found = run(["reelnest", "search", "a red ring", "--dim", "16", "-k", "3"], project)
+    assert re.findall(r"^(\d) +-?0\.\d{4}  ", found, re.MULTILINE) == ["1", "2", "3"]
+
+
 def test_the_lineage_s_commands_bring_commit_and_data_back_and_the_model_is_the_version_s(project: Path) -> None:
-    facts = json.loads(run(["reelnest", "lineage", "--json"], project))
+    facts = json.loads(run(["reelnest", "lineage", "1", "--json"], project))
     assert facts["lineage"]["flow_run"] is not None
     assert facts["lineage"]["commit"]["clean"]
     assert not facts["lineage"]["stale"]
@@ -102,7 +109,7 @@ def test_a_new_learning_rate_trains_and_evaluates_only_and_its_model_is_compared
     assert drawn == {(version, str(dim)) for version in ("workspace", "HEAD") for dim in found}
 
 
-def test_one_more_video_runs_everything_and_is_the_only_one_decoded(project: Path) -> None:
+def test_one_more_video_makes_everything_stale_and_is_the_only_one_decoded(project: Path) -> None:
     first = next(iter(sorted((project / "data" / "videos").iterdir())))
     other = project / "data" / "videos" / "another.mp4"
     other.write_bytes(first.read_bytes() + b"\0\0\0\x08free")  # an empty box at the end: other bytes, the same pictures
@@ -110,5 +117,6 @@ def test_one_more_video_runs_everything_and_is_the_only_one_decoded(project: Pat
         file.write(json.dumps({"video_id": "another", "path": "videos/another.mp4"}) + "\n")
     with (project / "data" / "pairs.jsonl").open("a") as file:
         file.write(json.dumps({"query": "one more search", "target": {"video": "another"}, "split": "train"}) + "\n")
-    assert repro(project) == STAGES
+    assert repro(project, "preprocess") == ["validate", "preprocess"]
     assert decoded(project) == 1
+    assert set(told(["dvc", "status", "--json"], project)) == {"train", "evaluate"}

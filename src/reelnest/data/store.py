@@ -100,7 +100,6 @@ class FrameStore:
 
     def __init__(self, folder: Path, index: pa.Table) -> None:
         self._ids = index["video_id"].combine_chunks()
-        self._key_column = index["key"]
         self._shards = index["shard"].to_numpy()
         self._batches = index["batch"].to_numpy()
         self._keys = index["key"]
@@ -156,7 +155,7 @@ class FrameStore:
 
     def by_key(self, key: str) -> Frames | None:
         """The frames of whichever video has these bytes, sampled so (`store_writing.video_key`); None where there is none."""
-        position = self._keys.get(key)
+        position = self._positions_by_key.get(key)
         return None if position is None else self.at(position)
 
     def at(self, position: int) -> Frames:
@@ -172,8 +171,8 @@ class FrameStore:
         return {video_id: position for position, video_id in enumerate(self._ids.to_pylist())}
 
     @functools.cached_property
-    def _keys(self) -> dict[str, int]:
-        return {key: position for position, key in enumerate(self._key_column.to_pylist())}
+    def _positions_by_key(self) -> dict[str, int]:
+        return {key: position for position, key in enumerate(self._keys.to_pylist())}
 
     def __reduce__(self) -> Any:
         raise TypeError("a FrameStore is memory-mapped: open it anew where it is needed")

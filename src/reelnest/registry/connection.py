@@ -1,12 +1,14 @@
 """How this process reaches MLflow: quickly, quietly, or with an error that says what to do."""
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import mlflow
 import requests
 import sqlalchemy
+from filelock import FileLock
 from mlflow.environment_variables import (
     MLFLOW_ALLOW_PICKLE_DESERIALIZATION,
     MLFLOW_DISABLE_TELEMETRY,
@@ -43,8 +45,12 @@ def connect(params: Params) -> str:
     _quiet()
     _check_answers(uri)
     _set_uri(uri)
+    folder = sqlite_folder(uri)
+    # MLflow makes a new store's tables in steps that fail in two processes at once: the second one waits here.
+    making = FileLock(folder / "mlflow.db.lock") if folder is not None else nullcontext()
     try:
-        return _experiment_id(uri, params.tracking.experiment)
+        with making:
+            return _experiment_id(uri, params.tracking.experiment)
     except MlflowException as error:
         where = f"MLflow at {without_credentials(uri)}, experiment '{params.tracking.experiment}'"
         raise RegistryError(f"{where}: refused with: {error.message}. {_ADVICE}") from error

@@ -12,7 +12,7 @@ from reelnest.config import Params
 from reelnest.data.content_hash import folder_hash
 from reelnest.data.whole_files import whole_folder
 from reelnest.errors import RegistryError
-from reelnest.registry.candidate import MODEL_HASH_TAG, RUN_FILE
+from reelnest.registry.candidate import ABOUT_THE_MODEL, MODEL_HASH_TAG
 from reelnest.registry.connection import connect
 
 REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))")
@@ -63,7 +63,7 @@ def fetch_model(params: Params, reference: str, cache: Path) -> FetchedModel:
         raise RegistryError(f"{reference}: MLflow does not give the model: {error}. Try again.") from error
     folders = [path.parent for path in found.rglob("reelnest.json")]
     expected = version.tags.get(MODEL_HASH_TAG)
-    if len(folders) != 1 or (found_hash := folder_hash(folders[0], without=(RUN_FILE,))) != expected:
+    if len(folders) != 1 or (found_hash := folder_hash(folders[0], without=ABOUT_THE_MODEL)) != expected:
         raise RegistryError(
             f"{resolved}: its files under {found} are not those that were registered. Register the model anew, or use another version."
         )

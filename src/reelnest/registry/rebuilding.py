@@ -53,7 +53,7 @@ def rebuild_commands(lineage: Lineage, name: str, version: str, tracking_uri: st
     if commit is None or not commit.clean or lineage.environment.differing:
         place = shlex.quote(f"models:/{name}/{version}/artifacts/{LINEAGE_FOLDER}")
         lines.append(f"{mlflow_at} mlflow artifacts download --artifact-uri {place} --dst-path work")
-    kept = f"work/{LINEAGE_FOLDER}"
+    kept = f"work/artifacts/{LINEAGE_FOLDER}"  # MLflow keeps the path below the version
     if lineage.environment.differing:
         lines.append(f"pip install --quiet --requirement {kept}/{REQUIREMENTS_FILE}")
     if commit is not None and not commit.clean and commit.changes_kept:

@@ -25,8 +25,8 @@ from reelnest.stages.workspace import Workspace
 log = logging.getLogger(__name__)
 
 REGISTRY = "models:/"
-RUN_FILE = "run.json"
-"""Of a trained model: where its training was recorded, which is not what the model is (see `registry.candidate`)."""
+ABOUT_THE_MODEL = ("run.json", "README.md")
+"""Files of a model's folder that are no part of the model (see `registry.candidate`, which this does not import: it needs MLflow)."""
 UPLOAD_MEGABYTES, UPLOAD_SECONDS = 64.0, 30.0
 """Of a video that somebody searches with, and of the time to decode it; `validate`'s limits where these are less."""
 
@@ -100,7 +100,7 @@ def _find(workspace: Workspace, params: Params, name: str) -> tuple[Path, str, s
     folder = Path(name)
     if not (folder / SETTINGS_FILE).is_file():
         raise ModelError(f"{folder}: no saved model. Give a folder that training saved, or models:/name@champion (--model).")
-    return folder, name, folder_hash(folder, without=(RUN_FILE,))
+    return folder, name, folder_hash(folder, without=ABOUT_THE_MODEL)
 
 
 def _base(folder: Path) -> str:

@@ -47,7 +47,7 @@ def measure(workspace: Workspace, params: Params, evaluation: Mapping[str, Any],
     command, environment = accelerate_command(params, workspace, "reelnest.stages.measure")
     arguments = [str(path.resolve()) for path in (model, prepared, folder / QUERY_METRICS_FILE)]
     done = subprocess.run(
-        [*command, *arguments],
+        [*command, *arguments, evaluation["data"]["hash"]],
         cwd=workspace.root,
         env=environment,
         stderr=subprocess.STDOUT,

@@ -4,7 +4,8 @@ import json
 import subprocess
 import sys
 import threading
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,19 +47,27 @@ def run_flow(monkeypatch: pytest.MonkeyPatch, hours: float = 1.0) -> str:
     return str(state.message)
 
 
-def answer_when_asked(**given: Any) -> threading.Thread:
-    """What a person does on Prefect's page."""
+@contextmanager
+def answering(**given: Any) -> Iterator[None]:
+    """A person at Prefect's page, who answers when asked."""
     paused = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PAUSED])))
+
+    gone = threading.Event()
 
     def answer() -> None:
         with get_client(sync_client=True) as client:
-            while not (found := client.read_flow_runs(flow_run_filter=paused)):
-                time.sleep(0.2)
-            client.resume_flow_run(found[0].id, run_input=given)
+            while not gone.wait(0.2):
+                if found := client.read_flow_runs(flow_run_filter=paused):
+                    client.resume_flow_run(found[0].id, run_input=given)
+                    return
 
     thread = threading.Thread(target=answer, daemon=True)
     thread.start()
-    return thread
+    try:
+        yield
+    finally:
+        gone.set()
+        thread.join()
 
 
 def registration() -> dict[str, Any]:
@@ -67,13 +76,13 @@ def registration() -> dict[str, Any]:
 
 
 def test_a_person_approves_and_another_refuses(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answer_when_asked(approve=True, name="Anna", note="looks right")
-    assert run_flow(monkeypatch).endswith("register ran")
+    with answering(approve=True, name="Anna", note="looks right"):
+        assert run_flow(monkeypatch).endswith("register ran")
     assert (registration()["decision"], registration()["reason"]) == ("promoted", "{'--approved': 'Anna: looks right'}")
     # A flow that was ended while it waited: the next one asks again, though no stage has anything to do.
     subprocess.run([sys.executable, "register.py", "register"], check=True)
-    answer_when_asked(approve=False, name="Bo")
-    assert "evaluate unchanged" in run_flow(monkeypatch)
+    with answering(approve=False, name="Bo"):
+        assert "evaluate unchanged" in run_flow(monkeypatch)
     assert (registration()["decision"], registration()["reason"]) == ("not promoted", "{'--refused': 'Bo'}")
 
 

@@ -100,7 +100,7 @@ def test_a_short_text_is_no_hash(known: Project) -> None:
 def test_the_commands_put_back_commit_changes_and_data(known: Project) -> None:
     script = lineage.commands(known.params, "champion")
     assert f"git checkout --quiet --detach {commit_of(known)}" in script
-    assert "apply" in script
+    assert 'apply --whitespace=nowarn "$PWD/work/artifacts/lineage/changes.diff"' in script
     assert (
         f"dvc remote add --quiet --local --force original {known.workspace.root}/.dvc/cache\ndvc pull --remote original data.dvc" in script
     )

@@ -161,7 +161,8 @@ def test_the_page_searches_two_sides_and_is_accessible(server: str, browser: Any
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("request", lambda request: None if request.url.startswith((server, "data:", "blob:")) else faults.append(request.url))
     page.goto(server)
-    page.keyboard.type("red circle")  # the field has the focus
+    wait_for(page, "document.activeElement.id === 'q'")  # the field has the focus
+    page.keyboard.type("red circle")
     page.keyboard.press("Enter")
     page.wait_for_selector(".answers li:nth-child(12)")
     assert "12 of 21 videos" in page.inner_text("#status")

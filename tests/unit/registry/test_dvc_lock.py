@@ -63,6 +63,11 @@ def test_two_runs_differ_in_data_code_and_single_settings_and_not_in_where_the_m
     assert differing_inputs(lock, other) == ["train: data", "train: train.epochs"]
 
 
+def test_settings_are_read_by_yaml_1_2_as_dvc_writes_them(tmp_path: Path) -> None:
+    (tmp_path / "dvc.lock").write_text("a: no\nb: true\nc: 1e-3\nd: 12\ne: -0.5\nf: null\ng: 'no'\n")
+    assert read_yaml(tmp_path / "dvc.lock") == {"a": "no", "b": True, "c": 0.001, "d": 12, "e": -0.5, "f": None, "g": "no"}
+
+
 def test_a_broken_lock_file_is_refused_and_a_missing_one_is_none(tmp_path: Path) -> None:
     assert read_yaml(tmp_path / "dvc.lock") is None
     (tmp_path / "dvc.lock").write_text("stages: {")
