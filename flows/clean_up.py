@@ -12,16 +12,16 @@ from tasks.runner import quieten
 
 quieten()  # before Prefect reads its settings
 
-from prefect import flow, get_run_logger  # noqa: E402
-from prefect.artifacts import create_markdown_artifact  # noqa: E402
-from prefect.client.schemas.objects import State  # noqa: E402
-from prefect.states import Completed, Failed  # noqa: E402
-from pydantic import Field  # noqa: E402
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+from pydantic import Field
 
-from reelnest.errors import ReelnestError  # noqa: E402
-from tasks import retention  # noqa: E402
-from tasks.markdown import escape, page  # noqa: E402
-from tasks.prefect_server import prefect_api  # noqa: E402
+from reelnest.errors import ReelnestError
+from tasks import retention
+from tasks.markdown import escape, page
+from tasks.prefect_server import prefect_api
 
 KEEP, DAYS = 30, 30
 

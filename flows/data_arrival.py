@@ -7,13 +7,13 @@ from tasks.runner import quieten
 
 quieten()  # before Prefect reads its settings
 
-from prefect import flow  # noqa: E402
-from prefect.client.schemas.objects import State  # noqa: E402
-from prefect.states import Completed, Failed  # noqa: E402
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
 
-from flows.scheduled import Revision  # noqa: E402
-from reelnest.errors import RunError  # noqa: E402
-from tasks import data_arrival  # noqa: E402
+from flows.scheduled import Revision
+from reelnest.errors import RunError
+from tasks import data_arrival
 
 
 @flow(name="reelnest-look-for-data", description="Emits reelnest.data.arrived for data that no run was made from.", persist_result=False)

@@ -10,14 +10,14 @@ from tasks.runner import quieten
 
 quieten()  # before Prefect reads its settings
 
-from prefect import flow  # noqa: E402
-from prefect.client.schemas.objects import State  # noqa: E402
-from prefect.states import Completed  # noqa: E402
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 
-from reelnest.stages.workspace import Workspace  # noqa: E402
-from tasks import approval, pages, stages  # noqa: E402
-from tasks.prefect_server import prefect_api  # noqa: E402
-from tasks.summary import summary  # noqa: E402
+from reelnest.stages.workspace import Workspace
+from tasks import approval, pages, stages
+from tasks.prefect_server import prefect_api
+from tasks.summary import summary
 
 
 @flow(

@@ -10,16 +10,16 @@ from tasks.runner import quieten
 
 quieten()  # before Prefect reads its settings
 
-from prefect import flow, get_run_logger  # noqa: E402
-from prefect.client.schemas.objects import State  # noqa: E402
-from prefect.runtime import flow_run  # noqa: E402
-from prefect.states import Failed  # noqa: E402
-from pydantic import Field  # noqa: E402
+from prefect import flow, get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Failed
+from pydantic import Field
 
-from flows.pipeline import train_pipeline  # noqa: E402
-from reelnest.errors import RunError  # noqa: E402
-from tasks.run_workspace import RunWorkspace, run_workspace  # noqa: E402
-from tasks.runner import CommandError  # noqa: E402
+from flows.pipeline import train_pipeline
+from reelnest.errors import RunError
+from tasks.run_workspace import RunWorkspace, run_workspace
+from tasks.runner import CommandError
 
 Revision = Annotated[str, Field(min_length=1)]
 
