@@ -205,9 +205,17 @@ def _make_version(
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    return client.create_model_version(
+    made = client.create_model_version(
         name, source=f"models:/{model_id}", run_id=run_id, model_id=model_id, tags={**tags, MODEL_HASH_TAG: candidate.hash}
     )
+    first = _version_of(name, candidate)
+    if first is None or first.version == made.version:
+        return made
+    # Another run registered the same model since we looked: its version stands, and is decided once more if its maker is not there yet.
+    client.delete_model_version(name, made.version)
+    if first.source != made.source:
+        client.delete_logged_model(model_id)
+    return first
 
 
 def _figures(metrics: Mapping[str, float]) -> dict[str, str]:

@@ -76,6 +76,33 @@ def test_a_second_registration_of_the_same_model_changes_nothing(project: Projec
     assert (project.reports / "registration.json").read_text() == written
 
 
+def test_two_runs_that_register_the_same_model_at_once_make_one_version(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    look = versions._version_of
+    looks = 0
+
+    def register_while_the_other_logs(name: str, candidate: Candidate) -> ModelVersion | None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            found = look(name, candidate)
+            register.run(project.workspace, project.params)
+            return found
+        return look(name, candidate)
+
+    monkeypatch.setattr(versions, "_version_of", register_while_the_other_logs)
+    monkeypatch.setattr(versions, "_logged_model", lambda *_: None)  # each logs its own
+    register.run(project.workspace, project.params)
+    assert version_numbers() == ["1"]
+    report = json.loads((project.reports / "registration.json").read_text())
+    assert (report["version"], report["aliases"], report["decision"]) == (1, ["challenger", "champion"], "promoted")
+    client = mlflow.MlflowClient()
+    (version,) = client.search_model_versions("name = 'reelnest'")
+    experiment = client.get_experiment_by_name(project.params.tracking.experiment)
+    assert experiment is not None
+    logged = client.search_logged_models([experiment.experiment_id], f"tags.`{MODEL_HASH_TAG}` = '{report['model_hash']}'")
+    assert [f"models:/{model.model_id}" for model in logged] == [version.source]
+
+
 def queries_file(reports: Path, value: float, code: str = "code") -> Path:
     """Figures of 200 queries around `value`, at two dims: hard ones and easy ones, the same for each model."""
     hardness = np.random.default_rng(0).uniform(-0.2, 0.2, size=200)
