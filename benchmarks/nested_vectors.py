@@ -4,7 +4,7 @@ Nobody publishes 200,000 videos with nested vectors of 3,584 numbers, and a mode
 tiny Qwen2.5-VL 1,024 wide is built, a projection to 3,584 is trained on the clips at five dims by `reelnest train`'s own stage (frozen
 backbone), and the clips are encoded. The rest of the corpus are likenesses: a clip's vector, moved along the difference of two other
 vectors of the model's. A sum of nested vectors is one, so importance falls from the first numbers to the last as the model was taught.
-Queries are texts that the model was trained on; the right answers are their clips, and every likeness is a wrong one.
+Queries are texts that the model was trained on.
 """
 
 import shutil
@@ -53,22 +53,18 @@ def make() -> None:
     split = embed_split(prepared, "train", model.encoder, model.batcher, BATCH_SIZE)
     searched = next(found for found in split.sets if found.pair_kind == "text_to_video")
     chosen = torch.randperm(len(searched.queries), generator=torch.Generator().manual_seed(0))[:QUERIES].tolist()
-    right = torch.zeros(len(chosen), len(searched.corpus), dtype=torch.bool)
-    for place, position in enumerate(chosen):
-        right[place] = torch.isin(torch.from_numpy(searched.corpus), torch.tensor(list(searched.qrels[int(searched.queries[position])])))
     vectors = {
         "queries": split.queries.of(searched.queries[chosen]),
         "clips": split.targets.of(searched.corpus),
         "all": split.targets.vectors,
-        "right": right,
     }
     with whole_file(_file()) as aside:
         torch.save(vectors, aside)
     shutil.rmtree(workspace.root)
 
 
-def load() -> tuple[Any, Any, Any]:
-    """Queries (QUERIES, WIDTH), corpus (CORPUS, WIDTH), clips first, and which clips are right, (QUERIES, clips)."""
+def load() -> tuple[Any, Any]:
+    """Queries (QUERIES, WIDTH), and the corpus (CORPUS, WIDTH), clips first."""
     import torch
     from torch.nn.functional import normalize
 
@@ -83,7 +79,7 @@ def load() -> tuple[Any, Any, Any]:
         like = clip_vectors[torch.randint(len(clip_vectors), (len(rows),), generator=numbers)]
         one, other = (everything[torch.randint(len(everything), (len(rows),), generator=numbers)] for _ in range(2))
         rows.copy_(normalize(like + MOVED * normalize(one - other, dim=1), dim=1))
-    return found["queries"], corpus, found["right"]
+    return found["queries"], corpus
 
 
 def _file() -> Any:

@@ -71,15 +71,15 @@ def rescore(queries: Tensor, vectors: Rows, rows: Tensor, k: int) -> Ranking:
     Raises ModelError for NaN or infinity in what is read.
     """
     rows = rows.sort(dim=1).values
-    # Sums of float32 depend on where in a block a row stands, and codes are often equal. In float64 equal rows get equal scores.
-    queries = queries.double()
+    queries = queries.float()
     scores = torch.empty(rows.shape)
     step = max(1, GATHERED // max(1, rows.shape[1] * queries.shape[1]))
     for start in range(0, len(rows), step):
         block = slice(start, start + step)
-        found = vectors[rows[block].flatten()].double().view(*rows[block].shape, queries.shape[1])  # (block, shortlist, dim)
-        products = torch.bmm(found, queries[block, :, None]).squeeze(2)
-        scores[block] = products / torch.linalg.vector_norm(found, dim=2).clamp_min(SMALLEST_NORM)
+        found = vectors[rows[block].flatten()].float().view(*rows[block].shape, queries.shape[1])  # (block, shortlist, dim)
+        norms = torch.linalg.vector_norm(found, dim=2).clamp_min(SMALLEST_NORM)
+        # Codes are often equal. Each row is summed alone, so that equal rows get equal scores; a matrix product promises no such thing.
+        scores[block] = (found * queries[block, None]).sum(2) / norms
     scores /= torch.linalg.vector_norm(queries, dim=1, keepdim=True).clamp_min(SMALLEST_NORM)
     if not torch.isfinite(scores).all():
         query, place = (~torch.isfinite(scores)).nonzero()[0].tolist()
