@@ -157,7 +157,7 @@ BENCHMARKS = {
         1 / 1.2,
         _peak,
         _size_of_the_vectors,
-        runs=1,
+        runs=3,
         unit="kilobytes",
         counts=True,
     ),

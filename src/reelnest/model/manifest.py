@@ -12,8 +12,9 @@ from pathlib import Path
 from reelnest.errors import ModelError
 from reelnest.model.loading import PICKLED
 
-ADDED_LATER = ("run.json",)
-"""Says where training was recorded; no reader of the model opens it."""
+RUN_FILE, CARD_FILE = "run.json", "README.md"
+ABOUT_THE_MODEL = (RUN_FILE, CARD_FILE)
+"""Files of a model's folder that are no part of the model: where its training was recorded, and what is told of it."""
 READ_BY_NAME = (".json", ".safetensors", ".jinja", ".txt", ".model", ".py")
 """transformers and sentence-transformers pick up such files by their names alone."""
 
@@ -36,7 +37,7 @@ def check_files(folder: Path, expected: Mapping[str, str], without: str) -> None
             raise ModelError(f"{path}: a pickled file, which could run code when opened. Remove it; only safetensors are read.")
         if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
             raise ModelError(f"{path}: a link that leaves the model's folder, and no file of the model. Remove it.")
-        if path.suffix in READ_BY_NAME and name not in ADDED_LATER:
+        if path.suffix in READ_BY_NAME and name not in ABOUT_THE_MODEL:
             raise ModelError(f"{path}: was not saved with the model, and would be read with it. Remove it, or copy the model again.")
     for name, digest in sorted(expected.items()):
         if name not in found:

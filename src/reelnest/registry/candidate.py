@@ -10,11 +10,8 @@ from mlflow.exceptions import MlflowException
 
 from reelnest.data.content_hash import folder_hash
 from reelnest.errors import RegistryError
+from reelnest.model.manifest import ABOUT_THE_MODEL, RUN_FILE
 
-RUN_FILE = "run.json"
-CARD_FILE = "README.md"
-ABOUT_THE_MODEL = (RUN_FILE, CARD_FILE)
-"""Files of a model's folder that are no part of the model: where its training was recorded, and what is told of it."""
 MODEL_HASH_TAG = "reelnest.model_hash"
 
 log = logging.getLogger(__name__)

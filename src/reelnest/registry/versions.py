@@ -32,9 +32,10 @@ from reelnest.config import Params
 from reelnest.data.content_hash import value_hash
 from reelnest.data.formats import TEXT_FIELDS
 from reelnest.errors import RegistryError
+from reelnest.model.manifest import CARD_FILE
 from reelnest.model.saved import SETTINGS_FILE
 from reelnest.registry.aliases import DECISION_TAG, REASON_TAG, TAKEN_BACK
-from reelnest.registry.candidate import CARD_FILE, MODEL_HASH_TAG, Candidate, candidate_run
+from reelnest.registry.candidate import MODEL_HASH_TAG, Candidate, candidate_run
 from reelnest.registry.connection import connect
 from reelnest.registry.decision import CODE_TAG, CONDITIONS_TAG, DIFFERENCES_TAG, WAITS, Answer, Evidence, decide
 from reelnest.registry.evaluation_log import DATA_HASH_TAG, gate_folder, mlflow_name

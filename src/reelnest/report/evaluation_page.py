@@ -66,7 +66,7 @@ def write_evaluation_page(
         evaluation=evaluation,
         headline=headline(evaluation),
         choice=evaluation["choice"],
-        confidence=wording.percent(evaluation.get("confidence")),
+        confidence=wording.percent(evaluation["confidence"]),
         sections=_sections(shown),
         gallery_kinds=list(dict.fromkeys(query.pair_kind for query in gallery)),
         gallery_slices=list(dict.fromkeys(name for query in gallery for name in query.slices)),
@@ -132,14 +132,14 @@ def _negatives_chart(outranked: Sequence[Mapping[str, Any]]) -> LineChart | None
 
 def _configurations(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """Ways to store and to search: the smallest first."""
-    found = sorted(evaluation.get("configurations", ()), key=lambda one: (one["bytes_per_vector"], bool(one["funnel"]), one["name"]))
+    found = sorted(evaluation["configurations"], key=lambda one: (one["bytes_per_vector"], bool(one["funnel"]), one["name"]))
     series = sorted({wording.series_of(one) for one in found}, key=wording.series_style)
     measured = wording.metrics_of(found)
     return {
         "configurations": found,
         "series": series,
         "configuration_metrics": [name for name in ("recall@1", "recall@10", "ndcg@10") if name in measured],
-        "untrained": evaluation.get("untrained_dims", ()),
+        "untrained": evaluation["untrained_dims"],
         "scatter_charts": _scatter_charts(found, series, evaluation["choice"]["metric"]) if found else [],
     }
 
@@ -164,7 +164,7 @@ def _scatter_charts(configurations: Sequence[Mapping[str, Any]], series: Sequenc
 
 def _comparisons(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     comparisons = []
-    for compared in evaluation.get("compared_with", ()):
+    for compared in evaluation["compared_with"]:
         differences = compared["differences"]
         bars = interval_bars([(one["value"], one["low"], one["high"]) for one in differences], around_zero=True)
         rows = [
@@ -173,14 +173,14 @@ def _comparisons(evaluation: Mapping[str, Any]) -> dict[str, Any]:
         ]
         version = f", version {compared['version']}" if compared["version"] is not None else f", {compared['run_id']}"
         comparisons.append({"title": f"Against the {compared['what']}{version}", "metric": compared["metric"], "rows": rows})
-    return {"comparisons": comparisons, "not_compared": evaluation.get("not_compared", ())}
+    return {"comparisons": comparisons, "not_compared": evaluation["not_compared"]}
 
 
 def _slices(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """A row for each slice's value with its figure at each dim; the bar is of the smallest of these, where parts differ most."""
     metric = evaluation["choice"]["metric"]
     rows: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = {}
-    for entry in evaluation.get("slices", ()):
+    for entry in evaluation["slices"]:
         if metric in entry["metrics"]:
             rows.setdefault((entry["slice"], str(entry["value"])), {})[entry["dim"]] = entry
     dims = sorted({dim for by_dim in rows.values() for dim in by_dim})
@@ -189,7 +189,7 @@ def _slices(evaluation: Mapping[str, Any]) -> dict[str, Any]:
             "slice": name,
             "value": value,
             "queries": by_dim[dims[0]]["queries"],
-            "is_small": by_dim[dims[0]].get("small", False),
+            "is_small": by_dim[dims[0]]["small"],
             "bar_dim": dims[0],
             "by_dim": [{"value": by_dim[dim]["metrics"][metric], "interval": by_dim[dim]["intervals"].get(metric)} for dim in dims],
         }
@@ -201,8 +201,8 @@ def _slices(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 
 def _behaviour(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """A row for each kind of tests and one for all, by dim; None where there are no tests."""
-    found = evaluation.get("behaviour")
-    if not found or not found["tests"]:
+    found = evaluation["behaviour"]
+    if not found["tests"]:
         return {"behaviour": None}
     dims = sorted(found["passed"], key=int)
     by_kind = [

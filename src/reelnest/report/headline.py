@@ -1,10 +1,10 @@
 """What to read first: the configuration to ship, the evidence, and the few figures that go with it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reelnest.report.wording import ALL, figure, metric_name, percent, signed, size
+from reelnest.report.wording import figure, metric_name, percent, signed, size
 
 A_MILLION = 1_000_000
 
@@ -30,19 +30,19 @@ class Headline:
 def headline(evaluation: Mapping[str, Any]) -> Headline:
     """Of what `reports/evaluation.json` holds."""
     choice = evaluation["choice"]
-    name, best = _spoken(choice.get("name", choice["dim"])), _spoken(choice.get("best_name", choice["best_dim"]))
+    name, best = _spoken(choice["name"]), _spoken(choice["best_name"])
     verb = "are" if " dims" in name else "is"
     return Headline(
         title=f"{name} {verb} needed" if name == best else f"{name} {verb} enough",
-        evidence=_evidence(choice, name, best, percent(evaluation.get("confidence"))),
+        evidence=_evidence(choice, name, best, percent(evaluation["confidence"])),
         tiles=tuple(_tiles(evaluation, choice, name)),
     )
 
 
-def chosen_configuration(evaluation: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def chosen_configuration(evaluation: Mapping[str, Any]) -> Mapping[str, Any]:
     """The entry of `configurations` that the choice names."""
-    name = evaluation["choice"].get("name")
-    return next((one for one in evaluation.get("configurations", ()) if one["name"] == name), None)
+    found: Mapping[str, Any] = next(one for one in evaluation["configurations"] if one["name"] == evaluation["choice"]["name"])
+    return found
 
 
 def _spoken(configuration: object) -> str:
@@ -65,21 +65,20 @@ def _evidence(choice: Mapping[str, Any], name: str, best: str, confidence: str) 
 
 
 def _tiles(evaluation: Mapping[str, Any], choice: Mapping[str, Any], name: str) -> list[Tile]:
-    configuration = chosen_configuration(evaluation) or _result(evaluation["results"], choice["dim"])
-    tiles = []
-    if configuration is not None:
-        interval = configuration.get("intervals", {}).get(choice["metric"])
-        ends = f", {figure(interval[0])} to {figure(interval[1])}" if interval else ""
-        tiles.append(Tile(metric_name(choice["metric"]), figure(choice["value"]), f"with {name}, all queries{ends}"))
-        if "recall@1" in configuration["metrics"] and choice["metric"] != "recall@1":
-            tiles.append(Tile("Recall@1", figure(configuration["metrics"]["recall@1"]), f"with {name}, all queries"))
+    configuration = chosen_configuration(evaluation)
+    interval = configuration["intervals"].get(choice["metric"])
+    ends = f", {figure(interval[0])} to {figure(interval[1])}" if interval else ""
+    tiles = [Tile(metric_name(choice["metric"]), figure(choice["value"]), f"with {name}, all queries{ends}")]
+    if "recall@1" in configuration["metrics"] and choice["metric"] != "recall@1":
+        tiles.append(Tile("Recall@1", figure(configuration["metrics"]["recall@1"]), f"with {name}, all queries"))
     per_vector = choice["bytes_per_vector"]
     full = 4 * evaluation["width"]
     smaller = f"{full / per_vector:.3g} times smaller than {evaluation['width']} float32; " if per_vector < full else ""
     tiles.append(Tile("A vector", size(per_vector), f"{smaller}{size(per_vector * A_MILLION)} for a million videos"))
-    speed = (configuration or {}).get("queries_per_second")
-    if speed:
-        tiles.append(Tile("Searches a second", f"{speed:,.0f}", "on the machine of this evaluation, without encoding"))
+    if configuration["queries_per_second"]:
+        tiles.append(
+            Tile("Searches a second", f"{configuration['queries_per_second']:,.0f}", "on the machine of this evaluation, without encoding")
+        )
     tiles += _against_champion(evaluation, choice)
     for entry in evaluation["negatives_outranked"]:
         if entry["dim"] == evaluation["width"] and len(tiles) < 6:
@@ -90,7 +89,7 @@ def _tiles(evaluation: Mapping[str, Any], choice: Mapping[str, Any], name: str) 
 
 
 def _against_champion(evaluation: Mapping[str, Any], choice: Mapping[str, Any]) -> list[Tile]:
-    for compared in evaluation.get("compared_with", ()):
+    for compared in evaluation["compared_with"]:
         if compared["what"] == "champion":
             for one in compared["differences"]:
                 if one["dim"] == choice["dim"]:
@@ -98,7 +97,3 @@ def _against_champion(evaluation: Mapping[str, Any], choice: Mapping[str, Any]) 
                     note = f"{metric_name(compared['metric'])} at {one['dim']} dims minus version {compared['version']}'s, {ends}"
                     return [Tile("Against the champion", signed(one["value"]), note)]
     return []
-
-
-def _result(results: Sequence[Mapping[str, Any]], dim: int) -> Mapping[str, Any] | None:
-    return next((result for result in results if result["pair_kind"] == ALL and result["dim"] == dim), None)

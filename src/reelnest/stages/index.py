@@ -16,6 +16,7 @@ from reelnest.data.formats import BadRecord
 from reelnest.data.prepared import STORE_FOLDER
 from reelnest.data.store import FrameStore
 from reelnest.errors import DataError, ModelError
+from reelnest.model.manifest import ABOUT_THE_MODEL
 from reelnest.model.saved import SETTINGS_FILE, load
 from reelnest.serving.index import SKIPPED_FILE, IndexStorage, SearchIndex
 from reelnest.serving.indexing import Indexed, ModelSource, build_index
@@ -25,8 +26,6 @@ from reelnest.stages.workspace import Workspace
 log = logging.getLogger(__name__)
 
 REGISTRY = "models:/"
-ABOUT_THE_MODEL = ("run.json", "README.md")
-"""Files of a model's folder that are no part of the model (see `registry.candidate`, which this does not import: it needs MLflow)."""
 UPLOAD_MEGABYTES, UPLOAD_SECONDS = 64.0, 30.0
 """Of a video that somebody searches with, and of the time to decode it; `validate`'s limits where these are less."""
 
