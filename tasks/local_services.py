@@ -14,12 +14,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
-from tasks.prefect_server import is_answering, server_command, server_environment
-from tasks.runner import GRACE_SECONDS, TAIL_LINES, Command, CommandError, output_of, quieten, setting
+from tasks.prefect_server import PREFECT, WORK_POOL, is_answering, server_command, server_environment
+from tasks.runner import GRACE_SECONDS, TAIL_LINES, Command, CommandError, output_of, python_module, quieten, setting
 
-WORK_POOL = "reelnest"
 START_TIMEOUT_SECONDS = 180.0
-PREFECT = (sys.executable, "-m", "prefect", "--no-prompt")
 
 
 class ServicesError(Exception):
@@ -78,14 +76,13 @@ def _serve(folder: Path, running: ExitStack) -> None:
     def start(name: str, argv: list[str], environment: dict[str, str], grace_seconds: float = GRACE_SECONDS) -> None:
         services[name] = running.enter_context(Command(argv, folder=folder, environment=environment, grace_seconds=grace_seconds))
 
-    start("prefect", server_command(prefect_port, pages=True), server_environment(folder))
+    start("prefect", server_command(prefect_port, pages=True), server_environment(folder) | {"PREFECT_UI_URL": prefect})
     start("mlflow", mlflow_command(folder, mlflow_port), {})
     _write("Starting Prefect and MLflow (half a minute, on the first start a whole one) …")
     _wait_until_ready(services, lambda: is_answering(f"{prefect}/api/health") and is_answering(f"{mlflow}/health"))
 
     client = {"PREFECT_API_URL": f"{prefect}/api", "MLFLOW_TRACKING_URI": mlflow}
-    for argv in (("work-pool", "create", WORK_POOL, "--type", "process", "--overwrite"), ("deploy", "--all")):
-        output_of([*PREFECT, *argv], folder=folder, environment=client)
+    output_of(python_module("tasks.deploy"), folder=folder, environment=client)
     from tasks.leftovers import end_leftover_runs
 
     for name in end_leftover_runs(client["PREFECT_API_URL"], WORK_POOL):

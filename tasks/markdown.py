@@ -28,6 +28,11 @@ def table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join([_row(header), "|" + " --- |" * len(header), *lines])
 
 
+def code(*lines: str) -> str:
+    """Commands, as they are: nothing ends a block that is indented but the end of its lines."""
+    return "\n".join("    " + " ".join(line.split()) for line in lines)
+
+
 def page(*parts: str) -> str:
     """Headings, sentences and tables one below the other; empty parts are left out."""
     return "\n\n".join(part for part in parts if part)

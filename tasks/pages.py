@@ -1,7 +1,9 @@
 """What the stages wrote into `reports/`, as Markdown pages for Prefect's UI. Reads files and computes nothing but a layout."""
 
 import csv
+import itertools
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,18 +11,22 @@ from typing import Any
 import httpx
 
 from reelnest.stages.workspace import Workspace
-from tasks.markdown import escape, page, table
+from tasks.markdown import code, escape, page, table
+from tasks.runner import setting
 
 CURVE_ROWS = 20
+QUARANTINE_ROWS = 50
 WAITS = "waits for approval"
 """A decision in `reports/registration.json` (`reelnest.registry.decision`, which would take seconds to import)."""
 MLFLOW_SECONDS = 5.0
+MLFLOW_PAGES = "REELNEST_MLFLOW_UI_URL"
+"""For MLflow what PREFECT_UI_URL is for Prefect."""
 METRICS = ("recall@1", "recall@5", "recall@10", "mrr", "ndcg@10", "map", "median_rank")
 
 
 def validation_page(workspace: Workspace) -> str:
     """Counts, what was quarantined and why, and the expectations that do not hold."""
-    report = _read(workspace.reports / "validation.json")
+    report = read(workspace.reports / "validation.json")
     quarantined = report["quarantined"]
     reasons = [(file, reason, n) for file, found in quarantined["by_reason"].items() for reason, n in sorted(found.items())]
     splits = report["pairs"]["by_split_and_kind"]
@@ -34,16 +40,46 @@ def validation_page(workspace: Workspace) -> str:
         table(["file", "reason", "records"], reasons),
         "## Expectations that do not hold" if failed else "",
         table(
-            ["table", "expectation", "severity", "found"],
-            [(found["table"], found["description"], found["severity"], found["observed"]) for found in failed],
+            ["suite", "expectation", "severity", "found"],
+            [(found["suite"], found["description"], found["severity"], found["observed"]) for found in failed],
         ),
         "Each bad line: `reports/quarantine.jsonl`. Data Docs: `reports/data_docs/index.html`.",
     )
 
 
+def quarantine_page(workspace: Workspace) -> str:
+    """The first bad records, each with what is wrong with it: a run's files may be gone when somebody asks."""
+    with (workspace.reports / "quarantine.jsonl").open(encoding="utf-8") as file:
+        records = [json.loads(line) for line in itertools.islice(file, QUARANTINE_ROWS)]
+        more = sum(1 for _ in file)
+    return page(
+        "# Quarantined records",
+        table(
+            ["file", "line", "reason", "what is wrong"], [[found[key] for key in ("file", "line", "reason", "detail")] for found in records]
+        ),
+        "" if records else "None.",
+        f"And {more:,} more: `reports/quarantine.jsonl`." if more else "",
+    )
+
+
+def data_docs_page(workspace: Workspace) -> str:
+    """What Great Expectations' own pages say in full: every expectation, and what was found."""
+    report = read(workspace.reports / "validation.json")
+    marks = {True: "holds", False: "does not hold"}
+    rows = [
+        (found["suite"], found["description"], found["severity"], marks[found["success"]], found["observed"])
+        for found in report["expectations"]
+    ]
+    return page(
+        "# Expectations of the data",
+        table(["suite", "expectation", "severity", "", "found"], rows),
+        "With examples: `reports/data_docs/index.html`.",
+    )
+
+
 def preprocessing_page(workspace: Workspace) -> str:
     """What was decoded, and what was taken over from an earlier run."""
-    return page("# Prepared data", table(["", ""], _facts(_read(workspace.reports / "preprocessing.json"))))
+    return page("# Prepared data", table(["", ""], _facts(read(workspace.reports / "preprocessing.json"))))
 
 
 def training_page(workspace: Workspace) -> str:
@@ -55,7 +91,7 @@ def training_page(workspace: Workspace) -> str:
     header = list(rows[0]) if rows else []
     return page(
         "# Training",
-        table(["", ""], _facts(_read(workspace.reports / "training.json"))),
+        table(["", ""], _facts(read(workspace.reports / "training.json"))),
         "## Curve",
         table(header, [[_number(row[name]) for name in header] for row in shown]),
         "Every step: `reports/training.csv`.",
@@ -64,7 +100,7 @@ def training_page(workspace: Workspace) -> str:
 
 def evaluation_page(workspace: Workspace) -> str:
     """Quality at each dim, for each kind of pair and for all."""
-    report = _read(workspace.reports / "evaluation.json")
+    report = read(workspace.reports / "evaluation.json")
     results: dict[str, list[Mapping[str, Any]]] = {}
     for result in report["results"]:
         results.setdefault(result["pair_kind"], []).append(result)
@@ -123,14 +159,34 @@ def _comparisons(report: Mapping[str, Any]) -> Iterator[str]:
 
 def registration_page(workspace: Workspace) -> str:
     """The registry's version, why it is or is not the champion, and each condition for it."""
-    report = _read(workspace.reports / "registration.json")
+    report = read(workspace.reports / "registration.json")
     marks = {True: "yes", False: "no", None: "open"}
     conditions = [(found["name"], marks[found["passed"]], found["why"]) for found in report.get("conditions", ())]
     return page(
         "# Registration",
-        table(["", ""], _facts(report)),
+        table(["", ""], _facts({key: value for key, value in report.items() if key != "lineage"})),
         "## Conditions" if conditions else "",
         table(["condition", "holds", "why"], conditions),
+        "## Challenger minus champion" if report.get("differences") else "",
+        table(
+            ["dim", "difference", "from", "to"],
+            [[one[key] for key in ("dim", "value", "low", "high")] for one in report.get("differences", ())],
+        ),
+    )
+
+
+def lineage_page(workspace: Workspace) -> str:
+    """Where the registered version comes from, and the commands that say more and make it again."""
+    report = read(workspace.reports / "registration.json")
+    version = shlex.quote(f"models:/{report['name']}/{report['version']}")
+    lineage = report.get("lineage")
+    return page(
+        "# Lineage",
+        table(["", ""], _facts(lineage))
+        if lineage
+        else "The version was registered without its lineage, or its files are gone from MLflow.",
+        "All of it, and the commands that make it again (in a new folder):",
+        code(f"reelnest lineage {version}", f"reelnest lineage {version} --commands | bash"),
     )
 
 
@@ -139,19 +195,19 @@ def is_registered(workspace: Workspace) -> bool:
     registration, evaluation = workspace.reports / "registration.json", workspace.reports / "evaluation.json"
     if not (registration.is_file() and evaluation.is_file()):
         return False
-    return bool(_read(registration)["model_hash"] == _read(evaluation)["model"]["hash"])
+    return bool(read(registration)["model_hash"] == read(evaluation)["model"]["hash"])
 
 
 def waits_for_approval(workspace: Workspace) -> bool:
     """Whether the model that was registered last fulfils all but a person's approval."""
     registration = workspace.reports / "registration.json"
-    return registration.is_file() and _read(registration).get("decision") == WAITS
+    return registration.is_file() and read(registration).get("decision") == WAITS
 
 
 def run_link(workspace: Workspace) -> str | None:
     """The address of the candidate's run in MLflow's pages; None where MLflow is a file and has none."""
     server, run_id = _mlflow_run(workspace)
-    return f"{server}/#/runs/{run_id}" if server else None
+    return f"{_pages_of(server)}/#/runs/{run_id}" if server else None
 
 
 def evaluation_link(workspace: Workspace) -> str | None:
@@ -164,20 +220,26 @@ def evaluation_link(workspace: Workspace) -> str | None:
         experiment = answer.raise_for_status().json()["run"]["info"]["experiment_id"]
     except (httpx.HTTPError, ValueError, KeyError):
         return run_link(workspace)
-    return f"{server}/#/experiments/{experiment}/runs/{run_id}/artifacts/evaluation/evaluation.html"
+    return f"{_pages_of(server)}/#/experiments/{experiment}/runs/{run_id}/artifacts/evaluation/evaluation.html"
 
 
 def _mlflow_run(workspace: Workspace) -> tuple[str, str]:
     """The server that holds the candidate's run, and the run's id; empty where no server does."""
     path = workspace.candidate / "run.json"
-    run = _read(path) if path.is_file() else {}
+    run = read(path) if path.is_file() else {}
     address = str(run.get("tracking_uri", ""))
     if not address.startswith(("http://", "https://")) or not run.get("run_id"):
         return "", ""
     return address.rstrip("/"), str(run["run_id"])
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _pages_of(server: str) -> str:
+    """What a person's browser calls the server, where that is not what the worker calls it."""
+    return (setting(MLFLOW_PAGES) or server).rstrip("/")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A report."""
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 

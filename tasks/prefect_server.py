@@ -11,6 +11,8 @@ import httpx
 
 from tasks.runner import Command
 
+WORK_POOL = "reelnest"
+PREFECT = (sys.executable, "-m", "prefect", "--no-prompt")
 START_TIMEOUT_SECONDS = 120.0
 SEND_TIMEOUT_SECONDS = 10.0
 

@@ -14,11 +14,12 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.exceptions import PrefectException
+from prefect.settings import PREFECT_UI_URL
 from prefect.states import Completed, Failed
 from prefect.tasks import Task
 
 from reelnest.stages.workspace import Workspace
-from tasks import dvc, pages
+from tasks import dvc, pages, telling
 from tasks.locks import waiting_lock
 from tasks.progress import LiveProgress
 from tasks.runner import CommandError
@@ -29,6 +30,13 @@ R = TypeVar("R")
 HOUR = 3600.0
 STAGES = ("validate", "preprocess", "train", "evaluate")
 REGISTER = ("reelnest", "register")
+
+Pages = Mapping[str, Callable[[Workspace], str]]
+"""What makes each page, by the artifact's key."""
+VALIDATION_PAGES: Pages = {"validate": pages.validation_page, "quarantine": pages.quarantine_page, "data-docs": pages.data_docs_page}
+REGISTRATION_PAGES: Pages = {"register": pages.registration_page, "lineage": pages.lineage_page}
+UNTOLD = (OSError, ValueError, KeyError, TypeError, httpx.HTTPError, PrefectException)
+"""What keeps a page or an event from being made, and is no reason for a stage to fail."""
 
 
 def was_interrupted(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
@@ -77,11 +85,12 @@ def look_for_changes() -> State[Any]:
     timeout_seconds=12 * HOUR,
 )
 def validate(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State[dvc.Outcome]:
-    """Shows its page also where the data cannot be used: that is when it is needed."""
-    state = _run("validate", changed, before, pages.validation_page)
+    """Shows its pages also where the data cannot be used: that is when they are needed."""
+    state = _run("validate", changed, before, VALIDATION_PAGES)
     workspace = Workspace()
     if state.is_failed() and (workspace.reports / "validation.json").is_file():
-        show("validate", pages.validation_page, workspace)
+        shown = show("validate", VALIDATION_PAGES, workspace)
+        _tell(lambda: telling.refused(workspace, str(state.message), shown.get("quarantine")))
     return state
 
 
@@ -94,7 +103,7 @@ def validate(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State
 )
 def preprocess(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State[dvc.Outcome]:
     """A second try decodes only what the first did not reach."""
-    return _run("preprocess", changed, before, pages.preprocessing_page)
+    return _run("preprocess", changed, before, {"preprocess": pages.preprocessing_page})
 
 
 @_task(
@@ -107,7 +116,7 @@ def preprocess(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> Sta
 def train(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State[dvc.Outcome]:
     """Shows its progress while it runs, then the curve and the link to its run."""
     workspace = Workspace()
-    state = _run("train", changed, before, pages.training_page, on_tick=LiveProgress(workspace.work / "progress.json"))
+    state = _run("train", changed, before, {"train": pages.training_page}, on_tick=LiveProgress(workspace.work / "progress.json"))
     link = pages.run_link(workspace)
     if link is not None and state.name == "Completed":
         create_link_artifact(key="mlflow-run", link=link, link_text="The training's run in MLflow")
@@ -117,7 +126,7 @@ def train(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State[dv
 @_task("evaluate", "Measures retrieval on the test split at each dim.", retries=1, retry_delay_seconds=5, timeout_seconds=12 * HOUR)
 def evaluate(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State[dvc.Outcome]:
     """Shows a table of quality by dim, and the link to the page with its curves and pictures."""
-    state = _run("evaluate", changed, before, pages.evaluation_page)
+    state = _run("evaluate", changed, before, {"evaluate": pages.evaluation_page})
     link = pages.evaluation_link(Workspace()) if state.name == "Completed" else None
     if link is not None:
         create_link_artifact(key="evaluation-page", link=link, link_text="The evaluation's page in MLflow: what to ship, and why")
@@ -139,12 +148,14 @@ def register(before: Sequence[dvc.Outcome], answer: Sequence[str] = ()) -> State
     logger = get_run_logger()
     workspace = Workspace()
     if not answer and "ran" not in before and pages.is_registered(workspace):
+        _tell(lambda: telling.champion(workspace))  # where an earlier try was cut off before it did
         return Completed(name="Unchanged", message="this model is registered already", data="unchanged")
     try:
         dvc.run_stage("register", [*REGISTER, *answer], workspace.root, on_line=logger.info)
     except dvc.StageError as error:
         return Failed(message=str(error), data=error)
-    show("register", pages.registration_page, workspace)
+    show("register", REGISTRATION_PAGES, workspace)
+    _tell(lambda: telling.champion(workspace))
     return Completed(data="ran")
 
 
@@ -152,7 +163,7 @@ def _run(
     stage: str,
     changed: Mapping[str, Any],
     before: Sequence[dvc.Outcome],
-    make_page: Callable[[Workspace], str],
+    made: Pages,
     *,
     on_tick: Callable[[], None] | None = None,
 ) -> State[dvc.Outcome]:
@@ -169,7 +180,7 @@ def _run(
         return Failed(message=str(error), data=error)
     if outcome == "unchanged":
         return Completed(name="Unchanged", message="inputs, settings and outputs are those of the last run", data=outcome)
-    show(stage, make_page, workspace)
+    show(stage, made, workspace)
     if outcome == "restored":
         return Completed(name="Restored", message="the same inputs and settings ran before: outputs taken from DVC's cache", data=outcome)
     return Completed(data=outcome)
@@ -184,9 +195,25 @@ def stage_lock(stage: str, workspace: Workspace) -> Path:
     return workspace.work / "locks" / f"{stage}{key}.lock"
 
 
-def show(stage: str, make_page: Callable[[Workspace], str], workspace: Workspace) -> None:
-    """Makes the stage's page an artifact. A page that cannot be made is logged: the stage itself has done its work."""
+def show(stage: str, made: Pages, workspace: Workspace) -> dict[str, str]:
+    """Makes the stage's pages artifacts, and gives their addresses, where they have one, by key.
+
+    A page that cannot be made is logged: the stage itself has done its work.
+    """
+    addresses = {}
+    for key, make_page in made.items():
+        try:
+            artifact = create_markdown_artifact(key=key, markdown=make_page(workspace), description=f"What {stage} found.")
+        except UNTOLD as error:
+            get_run_logger().warning("the page '%s' of %s was not made: %s: %s", key, stage, type(error).__name__, error)
+        else:
+            if PREFECT_UI_URL.value():
+                addresses[key] = f"{PREFECT_UI_URL.value()}/artifacts/artifact/{artifact}"
+    return addresses
+
+
+def _tell(event: Callable[[], None]) -> None:
     try:
-        create_markdown_artifact(key=stage, markdown=make_page(workspace), description=f"What {stage} made.")
-    except (OSError, ValueError, KeyError, TypeError, httpx.HTTPError, PrefectException) as error:
-        get_run_logger().warning("the page of %s was not made: %s: %s", stage, type(error).__name__, error)
+        event()
+    except UNTOLD as error:
+        get_run_logger().warning("nobody was told: %s: %s", type(error).__name__, error)

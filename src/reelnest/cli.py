@@ -1,13 +1,15 @@
 """`reelnest …`: parses, calls a stage, prints. What the commands do is in `reelnest.stages`."""
 
+import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from reelnest.config import Params, load_params
-from reelnest.errors import ReelnestError
+from reelnest.errors import ReelnestError, RunError
 from reelnest.stages.launch import launch, prepare_process
 from reelnest.stages.workspace import Workspace
 
@@ -35,6 +37,13 @@ def app() -> None:
 def _settings() -> tuple[Workspace, Params]:
     workspace = Workspace()
     return workspace, load_params(workspace.params)
+
+
+def _in_checkout(module: str, arguments: Sequence[str]) -> None:
+    """Runs a module of the checkout, which the library does not know, in the current folder. Exits with its status."""
+    if not Path(*module.split(".")).with_suffix(".py").is_file():
+        raise RunError(f"{Path.cwd()}: there is no {module.split('.')[0]}/ here. Run it in a checkout of the project.")
+    raise SystemExit(subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode)
 
 
 @cli.command()
@@ -131,6 +140,12 @@ def runs() -> None:
     from reelnest.stages import runs as kept
 
     print(kept.table(Workspace().root))
+
+
+@cli.command(context_settings=LAUNCHER_OPTIONS, add_help_option=False)
+def deploy(context: typer.Context) -> None:
+    """Makes a Prefect server know this checkout: work pool, deployments, automations, and whom to tell (--help lists the channels)."""
+    _in_checkout("tasks.deploy", context.args)
 
 
 @cli.command()

@@ -13,6 +13,7 @@ from tasks.runner import quieten
 
 quieten()
 
+ROOT = Path(__file__).parents[3]
 STAND_IN = Path(__file__).with_name("stand_in_stage.py")
 DVC_YAML = """
 stages:
@@ -93,10 +94,22 @@ def repository(template_repository: Path, tmp_path: Path, monkeypatch: pytest.Mo
     return folder
 
 
+@pytest.fixture(scope="module")
+def deployable(template_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A committed project with the flows and deployments of the real one."""
+    folder = tmp_path_factory.mktemp("deployable") / "project"
+    shutil.copytree(template_repository, folder)
+    for name in ("flows", "tasks"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "prefect.yaml", folder)
+    for command in ("add .", "-c user.name=t -c user.email=t@t commit --quiet --message=All"):
+        subprocess.run(["git", *command.split()], cwd=folder, check=True)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def child_environment(prefect_server: None) -> dict[str, str]:
     """For a flow in a process of its own: it finds our modules, and the test's Prefect server."""
     from prefect.settings import get_current_settings
 
-    root = Path(__file__).parents[3]
-    return {**os.environ, "PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}", "PREFECT_API_URL": str(get_current_settings().api.url)}
+    return {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "PREFECT_API_URL": str(get_current_settings().api.url)}

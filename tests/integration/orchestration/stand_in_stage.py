@@ -1,8 +1,8 @@
 """A stage of the stand-in project: reads and writes the files that the real one does, in no time.
 
 Usage: python stand_in_stage.py STAGE. Lines of `behaviour.txt` hold a stage's name and what it shall do: `fail`, `refuse`
-(as a user's error), `hang`, `slow` (two seconds) or `die-once` (a killed worker, as torch's launcher tells it). Where the variable
-STAND_IN_LOG names a file, each stage adds its name to it.
+(as a user's error), `bad-data` (validate's refusal, with its report), `hang`, `slow` (two seconds) or `die-once` (a killed worker, as
+torch's launcher tells it). Where the variable STAND_IN_LOG names a file, each stage adds its name to it.
 """
 
 import json
@@ -20,18 +20,19 @@ def write(path: str, value: object) -> None:
     Path(path).write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
 
 
-def validate() -> None:
+def validate(*, passed: bool = True) -> None:
     pairs = Path("data/pairs.jsonl").read_text(encoding="utf-8").splitlines()
-    write("reports/quarantine.jsonl", "")
+    bad = {"file": "videos.jsonl", "line": 4, "reason": "truncated", "detail": "<script>alert(1)</script> | [x](http://evil.example)"}
+    write("reports/quarantine.jsonl", f"{json.dumps(bad)}\n")
     write("reports/data_docs/index.html", "<html></html>")
     write(
         "reports/validation.json",
         {
-            "passed": True,
+            "passed": passed,
             "videos": {"lines": 4, "good": 3},
             "pairs": {"lines": len(pairs), "good": len(pairs), "by_split_and_kind": {"train": {"text_to_video": len(pairs)}}},
-            "quarantined": {"records": 1, "fraction": 0.1, "allowed_fraction": 0.2, "by_reason": {"<b>videos</b>|": {"truncated": 1}}},
-            "expectations": [{"table": "pairs", "success": False, "severity": "warning", "description": "x | `y`", "observed": "<script>"}],
+            "quarantined": {"records": 1, "fraction": 0.1, "allowed_fraction": 0.2, "by_reason": {"<b>videos</b>|": {"<!channel>": 1}}},
+            "expectations": [{"suite": "pairs", "success": False, "severity": "warning", "description": "x | `y`", "observed": "<script>"}],
         },
     )
 
@@ -71,8 +72,10 @@ def evaluate() -> None:
 
 def register() -> None:
     flow_run = {"id": os.environ.get("REELNEST_FLOW_RUN_ID"), "url": os.environ.get("REELNEST_FLOW_RUN_URL")}
-    found = {"name": "reelnest", "version": 1, "aliases": ["champion"], "model_hash": "m1", "lineage": {"flow_run": flow_run}}
-    write("reports/registration.json", found)
+    found = {"name": "reelnest", "version": 1, "aliases": ["champion"], "model_hash": "m1", "run_id": "r1"}
+    found |= {"decision": "promoted", "reason": "nowhere worse", "metric": "recall@10", "value": 0.5}
+    differences = [{"dim": 16, "value": 0.03, "low": 0.01, "high": 0.05}]
+    write("reports/registration.json", {**found, "differences": differences, "lineage": {"flow_run": flow_run}})
 
 
 def main() -> int:
@@ -80,6 +83,10 @@ def main() -> int:
     what = dict(line.split() for line in BEHAVIOUR.read_text(encoding="utf-8").splitlines()).get(stage) if BEHAVIOUR.exists() else None
     if what == "refuse":
         sys.stderr.write("reelnest: error: data/pairs.jsonl: line 3: not JSON\n")
+        return 1
+    if what == "bad-data":
+        validate(passed=False)
+        sys.stderr.write("reelnest: error: data: 1 of 4 records are bad <http://evil.example|look>\n")
         return 1
     if what == "fail":
         raise RuntimeError("a bug")

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State
+from prefect.events.worker import EventsWorker
+from prefect.variables import Variable
 
 from flows.pipeline import train_pipeline
-from tasks import stages
+from tasks import stages, telling
 from tasks.markdown import escape
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -53,19 +56,23 @@ def test_the_flow_runs_all_stages_shows_what_they_made_and_then_finds_nothing_to
     first = run_flow()
     assert outcomes(first) == dict.fromkeys(ALL, "ran")
     shown = artifacts(first)
-    assert set(shown) == {*ALL, "training-progress", "mlflow-run", "evaluation-page"}
+    assert set(shown) == {*ALL, "quarantine", "data-docs", "lineage", "training-progress", "mlflow-run", "evaluation-page"}
     assert "http://mlflow.example/#/runs/r1" in shown["mlflow-run"]
     assert float(shown["training-progress"]) == 100
     assert shown["train"].count("\n| 1 |") == 20  # of 100 steps
     assert "| direction | 16 | 0.75 | 4 |" in shown["evaluate"]
-    # A stage knows the flow run that it works for, and the page of registration shows where the model comes from.
+    assert "| 16 | 0.03 | 0.01 | 0.05 |" in shown["register"]
+    # A stage knows the flow run that it works for, and the page of lineage shows where the model comes from.
     told = json.loads((project / "reports" / "registration.json").read_text())["lineage"]["flow_run"]
     assert told["id"] == str(first.state_details.flow_run_id)
     assert told["url"].endswith(f"/flow-runs/flow-run/{told['id']}")
-    assert escape(told["id"]) in shown["register"]
-    # Whatever the data says, no markup of its own reaches the page.
-    assert "&lt;script&gt;" in shown["validate"]
-    assert "<script>" not in shown["validate"]
+    assert escape(told["id"]) in shown["lineage"]
+    assert "\n    reelnest lineage models:/reelnest/1 --commands | bash" in shown["lineage"]
+    # Whatever the data says, no markup of its own reaches a page.
+    for key in ("validate", "data-docs", "quarantine"):
+        assert "&lt;script&gt;" in shown[key]
+        assert "<script>" not in shown[key]
+        assert "](http" not in shown[key]
     assert r"&lt;b&gt;videos&lt;/b&gt;\|" in shown["validate"]
 
     assert outcomes(run_flow()) == dict.fromkeys(ALL, "unchanged")
@@ -100,6 +107,47 @@ def test_missing_data_is_told_before_anything_runs(project: Path) -> None:
     assert state.is_failed()
     assert "reelnest sample" in str(state.message)
     assert tries(state, "validate") == 0
+
+
+def events(name: str, *, flow_run: str) -> list[Any]:
+    """Those of a flow run that have reached the server."""
+    EventsWorker.instance().wait_until_empty()
+    asked = {"filter": {"event": {"name": [name]}, "any_resource": {"id": [f"prefect.flow-run.{flow_run}"]}}}
+    with get_client(sync_client=True) as client:
+        return list(client.request("POST", "/events/filter", json=asked).json()["events"])
+
+
+def eventually(name: str, *, flow_run: str) -> Any:
+    deadline = time.monotonic() + 60
+    while not (found := events(name, flow_run=flow_run)):
+        assert time.monotonic() < deadline, f"{name} did not come"
+        time.sleep(0.2)
+    assert len(found) == 1
+    return found[0]["payload"]
+
+
+def test_a_new_champion_is_told_once(project: Path) -> None:
+    Variable.unset(telling.CHAMPION_TOLD)
+    first, again = run_flow(), run_flow()
+    (project / "reports" / "registration.json").unlink()  # as in the next run's own workspace: the model is registered again
+    third = run_flow()
+    assert outcomes(third)["register"] == "ran"
+    told = eventually(telling.CHAMPION_CHANGED, flow_run=str(first.state_details.flow_run_id))
+    assert told["version"] == 1
+    assert told["reason"] == "nowhere worse"
+    assert told["training"] == "http://mlflow.example/#/runs/r1"
+    for state in (again, third):
+        assert not events(telling.CHAMPION_CHANGED, flow_run=str(state.state_details.flow_run_id))
+
+
+def test_refused_data_is_told_with_its_counts_and_its_pages_are_there(project: Path) -> None:
+    (project / "behaviour.txt").write_text("validate bad-data\n")
+    state = run_flow()
+    assert state.is_failed()
+    assert set(artifacts(state)) == {"validate", "quarantine", "data-docs"}
+    told = eventually(telling.DATA_REFUSED, flow_run=str(state.state_details.flow_run_id))
+    assert (told["videos"], told["videos_good"], told["quarantined"]) == (4, 3, 1)
+    assert told["why"].startswith("Stage validate failed.")
 
 
 def tries(state: State[Any], task: str) -> int:

@@ -3,14 +3,16 @@
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from reelnest.data.expectations import Outcome
 from reelnest.stages.workspace import Workspace
-from tasks.pages import evaluation_link, evaluation_page
+from tasks.pages import data_docs_page, evaluation_link, evaluation_page, lineage_page, quarantine_page, run_link, validation_page
 
 METRICS = dict.fromkeys(("recall@1", "recall@5", "recall@10", "mrr", "ndcg@10", "map", "median_rank"), 0.5)
 
@@ -55,6 +57,54 @@ def test_where_mlflow_does_not_answer_or_know_the_run_the_link_leads_to_the_run(
 @pytest.mark.parametrize("run", [{"run_id": "r1", "tracking_uri": "sqlite:///mlflow.db"}, {"run_id": None, "tracking_uri": None}])
 def test_a_run_in_a_file_has_no_link(tmp_path: Path, run: dict[str, Any]) -> None:
     assert linked(tmp_path, run) is None
+
+
+def test_links_lead_to_where_people_see_mlflow(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REELNEST_MLFLOW_UI_URL", "https://mlflow.example.org/")
+    link = linked(tmp_path, {"run_id": "r1", "tracking_uri": server})
+    assert link == "https://mlflow.example.org/#/experiments/7/runs/r1/artifacts/evaluation/evaluation.html"
+    assert run_link(Workspace(tmp_path)) == "https://mlflow.example.org/#/runs/r1"
+
+
+def test_the_pages_of_validation_read_what_great_expectations_found(tmp_path: Path) -> None:
+    outcome = Outcome("pairs_used", "expect_x", "no <b>text</b> is empty", "critical", False, "3 of 9", (1, 2))
+    report = {
+        "passed": False,
+        "videos": {"lines": 4, "good": 3},
+        "pairs": {"lines": 9, "good": 6, "by_split_and_kind": {}},
+        "quarantined": {"records": 60, "fraction": 0.1, "allowed_fraction": 0.05, "by_reason": {}},
+        "expectations": [asdict(outcome)],
+    }
+    reports = tmp_path / "reports"
+    reports.mkdir()
+    (reports / "validation.json").write_text(json.dumps(report))
+    for make_page in (validation_page, data_docs_page):
+        shown = make_page(Workspace(tmp_path))
+        assert r"| pairs\_used | no &lt;b&gt;text&lt;/b&gt; is empty | critical |" in shown
+        assert "3 of 9" in shown
+
+
+@pytest.mark.parametrize(("records", "rows", "more"), [(0, 0, ""), (50, 50, ""), (60, 50, "And 10 more")])
+def test_the_first_bad_records_are_shown_with_what_is_wrong(records: int, rows: int, more: str, tmp_path: Path) -> None:
+    bad = {"file": "videos.jsonl", "reason": "path", "detail": "[x](javascript:alert(1)) <img onerror=1>"}
+    (tmp_path / "reports").mkdir()
+    lines = "".join(json.dumps({**bad, "line": line}) + "\n" for line in range(records))
+    (tmp_path / "reports" / "quarantine.jsonl").write_text(lines)
+    shown = quarantine_page(Workspace(tmp_path))
+    assert shown.count("| videos.jsonl |") == rows
+    assert more in shown
+    assert "](" not in shown
+    assert "<img" not in shown
+
+
+def test_a_models_name_cannot_leave_the_commands_of_its_lineage(tmp_path: Path) -> None:
+    (tmp_path / "reports").mkdir()
+    registered = {"name": "x\n\n<script>'; rm -r y", "version": 2, "lineage": None}
+    (tmp_path / "reports" / "registration.json").write_text(json.dumps(registered))
+    shown = lineage_page(Workspace(tmp_path))
+    assert "registered without its lineage" in shown
+    assert all(line.startswith("    ") for line in shown.splitlines() if "script" in line)
+    assert """reelnest lineage 'models:/x <script>'"'"'; rm -r y/2' --commands | bash""" in shown
 
 
 def test_the_choice_and_the_differences_stand_above_the_figures(tmp_path: Path) -> None:
