@@ -25,8 +25,12 @@ from tasks.summary import summary
     description="Validates the data, prepares it, trains, evaluates and registers the model. Runs only what DVC finds stale.",
     persist_result=False,
 )
-def train_pipeline() -> State[Any]:
-    """Ends in the state of the first stage that did not succeed, or Completed with what each stage did."""
+def train_pipeline(offer: bool = True) -> State[Any]:
+    """Ends in the state of the first stage that did not succeed, or Completed with what each stage did.
+
+    Args:
+        offer: Off: ends after the evaluation, and the model is offered to nobody.
+    """
     looked = stages.look_for_changes(return_state=True)
     if not looked.is_completed():
         return _ended(looked)
@@ -38,6 +42,8 @@ def train_pipeline() -> State[Any]:
         if not state.is_completed():
             return _ended(state)
         outcomes[stage.name] = state.result()
+    if not offer:
+        return _completed(outcomes)
     state = stages.register(tuple(outcomes.values()), wait_for=[state], return_state=True)
     if not state.is_completed():
         return _ended(state)
@@ -48,6 +54,10 @@ def train_pipeline() -> State[Any]:
         if not state.is_completed():
             return _ended(state)
         outcomes["register"] = state.result()
+    return _completed(outcomes)
+
+
+def _completed(outcomes: dict[str, Any]) -> State[Any]:
     return Completed(message=", ".join(f"{stage} {outcome}" for stage, outcome in outcomes.items()))
 
 

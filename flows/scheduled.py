@@ -18,8 +18,8 @@ from pydantic import Field
 
 from flows.pipeline import train_pipeline
 from reelnest.errors import RunError
-from tasks.run_workspace import RunWorkspace, run_workspace
-from tasks.runner import CommandError
+from tasks.run_workspace import RunWorkspace, run_id, run_workspace
+from tasks.runner import CommandError, environment
 
 Revision = Annotated[str, Field(min_length=1)]
 
@@ -29,32 +29,36 @@ Revision = Annotated[str, Field(min_length=1)]
     description="The pipeline in a git worktree of its own. What it made is kept under refs/reelnest/runs/; `reelnest runs` lists it.",
     persist_result=False,
 )
-def scheduled_pipeline(revision: Revision = "HEAD", settings: dict[str, Any] | None = None) -> State[Any]:
+def scheduled_pipeline(
+    revision: Revision = "HEAD", settings: dict[str, Any] | None = None, offer: bool = True, parent_run: str | None = None
+) -> State[Any]:
     """Ends as the pipeline does; Failed where the workspace cannot be made, or was removed under the run.
 
     Args:
         revision: What to run: a branch, a tag or a commit. HEAD is what the worker's checkout has checked out (committed files only);
             a remote's branch, such as origin/main, is fetched first.
         settings: Changes to params.yaml for this run alone, by dotted key: {"train.epochs": 10, "loss.temperature": 0.02}.
+        offer: Off: the model is evaluated and kept, and offered to nobody.
+        parent_run: The MLflow run below which the training's is shown. A sweep enters its own.
     """
     # Prefect's form takes its help texts from here: it drops the description of an annotated Field.
-    run_id = str(flow_run.get_id()).replace("-", "")[:12]
     try:
-        with run_workspace(Path.cwd(), run_id, str(flow_run.get_name()), revision, settings or {}) as workspace:
+        with run_workspace(Path.cwd(), run_id(str(flow_run.get_id())), str(flow_run.get_name()), revision, settings or {}) as workspace:
             try:
-                state = train_pipeline.fn()
+                with environment({"REELNEST_PARENT_RUN": parent_run or ""}):
+                    state = train_pipeline.fn(offer=offer)
             finally:
                 workspace.check()
             if state.is_completed():
-                _keep(workspace, str(state.message))
+                _keep(workspace, str(state.message), registered=offer)
     except RunError as error:
         return Failed(message=str(error))
     return state
 
 
-def _keep(workspace: RunWorkspace, done: str) -> None:
+def _keep(workspace: RunWorkspace, done: str, *, registered: bool) -> None:
     logger = get_run_logger()
-    run = workspace.keep(done)
+    run = workspace.keep(done, registered=registered)
     logger.info("kept as %s", run.ref)
     try:
         workspace.push(run)

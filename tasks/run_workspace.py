@@ -10,7 +10,6 @@
 """
 
 import contextlib
-import difflib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from reelnest.data.whole_files import write_json
 from reelnest.errors import RunError
@@ -30,6 +28,7 @@ from reelnest.stages.workspace import Workspace
 from tasks import dvc
 from tasks.locks import lock_or_none, waiting_lock
 from tasks.runner import CommandError, environment, setting
+from tasks.settings import ParamsText
 
 RUNS = Path("work/runs")
 GATE = Path("work/locks/gate.lock")
@@ -57,15 +56,16 @@ class RunWorkspace:
                 " stages that had finished come back from DVC's cache, and a training goes on from its checkpoint."
             )
 
-    def keep(self, done: str) -> Run:
-        """Makes the run's commit and its ref, and hands both to the remotes that are set: the bytes first, then what names them."""
+    def keep(self, done: str, *, registered: bool = True) -> Run:
+        """Makes the run's commit and its ref. (Where it did not register, `reports/registration.json` is an earlier run's.)"""
         reports = Workspace(self.folder).reports
         run = replace(
             self.run,
             ended=_now(),
             done=done,
             metrics=_read(reports / "metrics.json"),
-            registration=_read(reports / "registration.json"),
+            validation=_validation(_read(reports / "training.json")),
+            registration=_read(reports / "registration.json") if registered else {},
             mlflow_run=_read(Workspace(self.folder).candidate / "run.json").get("run_id"),
         )
         run.write(self.folder)
@@ -76,7 +76,10 @@ class RunWorkspace:
         return run
 
     def push(self, run: Run) -> None:
-        """Raises RunError or CommandError where a remote is set and refuses. The run is kept here all the same."""
+        """Hands outputs and commit to the remotes that are set: the bytes first, then what names them.
+
+        Raises RunError or CommandError where a remote refuses. The run is kept here all the same.
+        """
         if dvc.has_remote(self.folder):
             dvc.push(self.folder)
         if remote := git_remote(self.checkout):
@@ -115,6 +118,11 @@ def run_workspace(checkout: Path, run_id: str, name: str, revision: str, setting
                 yield RunWorkspace(checkout, folder, run)
         finally:
             _remove(checkout, folder)
+
+
+def run_id(flow_run: str) -> str:
+    """A run's id, of its flow run's: short enough to type."""
+    return flow_run.replace("-", "")[:12]
 
 
 def remove_leftovers(checkout: Path) -> list[str]:
@@ -174,38 +182,17 @@ def _set(folder: Path, settings: Mapping[str, Any], base: str) -> None:
     """Writes changed settings into `params.yaml`, comments kept, and commits them: what is registered names a commit that has them."""
     if not settings:
         return
-    path = folder / "params.yaml"
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 4096
-    try:
-        params = yaml.load(path.read_text(encoding="utf-8"))
-    except (OSError, YAMLError) as error:
-        raise RunError(f"params.yaml at {base[:12]} cannot be read: {error}") from error
+    params = params_at(folder, base)
     for key, value in settings.items():
-        *sections, last = key.split(".")
-        section = params
-        for name in sections:
-            section = section.get(name) if isinstance(section, dict) else None
-        if not isinstance(section, dict) or last not in section:
-            known = _keys(params)
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            advice = f"did you mean {near[0]}?" if near else f"its sections: {', '.join(params)}."
-            raise RunError(f"settings: params.yaml at {base[:12]} has no {key}; {advice} Expected dotted keys such as train.epochs.")
-        section[last] = value
-    with path.open("w", encoding="utf-8") as file:
-        yaml.dump(params, file)
+        params.change(key, value)
+    (folder / "params.yaml").write_text(params.text(), encoding="utf-8")
     changed = " ".join(f"{key}={json.dumps(value)}" for key, value in settings.items())
     git(folder, "commit", "--quiet", "--allow-empty", "--message", f"Settings of a run: {changed}", "--", "params.yaml")
 
 
-def _keys(section: Mapping[str, Any], above: str = "") -> list[str]:
-    found = []
-    for name, value in section.items():
-        found.append(f"{above}{name}")
-        if isinstance(value, dict):
-            found += _keys(value, f"{above}{name}.")
-    return found
+def params_at(folder: Path, commit: str) -> ParamsText:
+    """The settings that a commit holds. Raises RunError where it holds none."""
+    return ParamsText(git(folder, "show", f"{commit}:params.yaml"), commit)
 
 
 def _share(checkout: Path, folder: Path) -> None:
@@ -269,3 +256,11 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     return found
+
+
+def _validation(training: dict[str, Any]) -> dict[str, float]:
+    """The validation split's metrics of the weights that training chose, at the dim at which it chose them."""
+    for found in training.get("validation", ()):
+        if found["step"] == training["best"]["step"]:
+            return dict(found["metrics"][str(training["best"]["dim"])])
+    return {}

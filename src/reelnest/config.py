@@ -8,11 +8,13 @@ import difflib
 import json
 import os
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from reelnest.errors import ConfigError
 
@@ -429,9 +431,23 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     try:
         params = Params.model_validate(found)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{path}: {line}" for line in _explain(error))) from None
+        raise ConfigError("\n".join(f"{path}: {line}" for line in _explain(error.errors(include_url=False)))) from None
     _check_processes(params, path)
     return params
+
+
+def setting_errors(found: Mapping[str, Any], key: str) -> list[str]:
+    """What is wrong with the value of one setting (a dotted key) by itself, in the contents of a params file.
+
+    Not whether it fits the others, which may change with it, nor whether this version knows it: the file may be another version's.
+    """
+    path = tuple(key.split("."))
+    try:
+        Params.model_validate(found)
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        return _explain([one for one in details if one["loc"][: len(path)] == path and one["type"] != "extra_forbidden"])
+    return []
 
 
 def launch_config_path(params: Params, params_path: Path = PARAMS_FILE) -> Path:
@@ -459,6 +475,11 @@ def flow_run() -> tuple[str, str | None] | None:
     return (found, os.environ.get("REELNEST_FLOW_RUN_URL") or None) if found else None
 
 
+def parent_run() -> str | None:
+    """The MLflow run below which this process's training is shown: a sweep's; None where it stands by itself."""
+    return os.environ.get("REELNEST_PARENT_RUN") or None
+
+
 def wandb_mode() -> Literal["online", "offline", "disabled", "shared"]:
     """Weights & Biases' mode: the environment's, or else offline, so that nothing leaves this machine unasked."""
     return cast("Literal['online', 'offline', 'disabled', 'shared']", os.environ.get("WANDB_MODE", "offline"))
@@ -483,9 +504,9 @@ def _check_processes(params: Params, path: Path) -> None:
         )
 
 
-def _explain(error: ValidationError) -> list[str]:
+def _explain(errors: Sequence[ErrorDetails]) -> list[str]:
     lines = []
-    for detail in error.errors(include_url=False):
+    for detail in errors:
         # pydantic adds the names of union members to the path; only keys of the file help the reader.
         keys = [str(part) for part in detail["loc"] if not _is_union_tag(part)]
         where = ".".join(keys)

@@ -38,8 +38,10 @@ class Run:
     """git's hash of `data.dvc`, which names the data."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """`reports/metrics.json`."""
+    validation: dict[str, float] = field(default_factory=dict)
+    """The validation split's, of the weights that training chose."""
     registration: dict[str, Any] = field(default_factory=dict)
-    """`reports/registration.json`."""
+    """`reports/registration.json`; empty where the run did not register."""
     mlflow_run: str | None = None
     commit: str = ""
     """The run's own; not in the record, which is part of it."""

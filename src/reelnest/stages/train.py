@@ -28,6 +28,7 @@ from reelnest.model.saved import save_model
 from reelnest.model.tiny import build_tiny
 from reelnest.registry.connection import without_credentials
 from reelnest.registry.lineage import origin_tags
+from reelnest.registry.sweeps import parent_tags
 from reelnest.registry.tracking import open_trackers
 from reelnest.search.evaluation import Evaluation
 from reelnest.stages.launch import stage_main
@@ -217,6 +218,7 @@ def _relevant(pairs: Pairs) -> Pairs:
 def _tags(workspace: Workspace, accelerator: Accelerator) -> dict[str, str]:
     return {
         **origin_tags(workspace.root),
+        **parent_tags(),
         "reelnest.version": version("reelnest"),
         "reelnest.processes": str(accelerator.num_processes),
         "reelnest.device": torch.cuda.get_device_name() if accelerator.device.type == "cuda" else "cpu",

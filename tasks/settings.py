@@ -1,0 +1,66 @@
+"""Changed settings of a run: dotted keys of `params.yaml`, written into it with its comments kept."""
+
+import difflib
+from collections.abc import Mapping
+from io import StringIO
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from reelnest.errors import RunError
+
+
+class ParamsText:
+    """A `params.yaml` as it stands at a commit, and what changes in it.
+
+    Raises RunError where the text cannot be read as sections.
+    """
+
+    def __init__(self, text: str, commit: str) -> None:
+        self._where = f"params.yaml at {commit[:12]}"
+        self._yaml = YAML()
+        self._yaml.preserve_quotes = True
+        self._yaml.width = 4096
+        try:
+            self.params: dict[str, Any] = self._yaml.load(text)
+        except YAMLError as error:
+            raise RunError(f"{self._where} cannot be read: {error}") from error
+        if not isinstance(self.params, dict):
+            raise RunError(f"{self._where} has no sections such as `train:`.")
+
+    def value(self, key: str) -> Any:
+        """What is set. Raises RunError, with the nearest known key, where there is no such setting."""
+        section, last = self._find(key)
+        return section[last]
+
+    def change(self, key: str, value: Any) -> None:
+        """Sets another value. Raises RunError, as `value` does."""
+        section, last = self._find(key)
+        section[last] = value
+
+    def text(self) -> str:
+        """The file's text."""
+        file = StringIO()
+        self._yaml.dump(self.params, file)
+        return file.getvalue()
+
+    def _find(self, key: str) -> tuple[dict[str, Any], str]:
+        *sections, last = key.split(".")
+        section: Any = self.params
+        for name in sections:
+            section = section.get(name) if isinstance(section, dict) else None
+        if not isinstance(section, dict) or last not in section:
+            near = difflib.get_close_matches(key, _keys(self.params), n=1, cutoff=0.5)
+            advice = f"did you mean {near[0]}?" if near else f"its sections: {', '.join(self.params)}."
+            raise RunError(f"{self._where} has no {key}; {advice} Expected dotted keys such as train.epochs.")
+        return section, last
+
+
+def _keys(section: Mapping[str, Any], above: str = "") -> list[str]:
+    found = []
+    for name, value in section.items():
+        found.append(f"{above}{name}")
+        if isinstance(value, dict):
+            found += _keys(value, f"{above}{name}.")
+    return found
