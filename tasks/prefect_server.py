@@ -69,7 +69,7 @@ def prefect_api(folder: Path) -> Iterator[str]:
             try:
                 yield address
             finally:
-                _send_what_waits()
+                send_what_waits()
 
 
 def _wait(server: Command, url: str) -> None:
@@ -83,7 +83,7 @@ def _wait(server: Command, url: str) -> None:
         time.sleep(0.1)
 
 
-def _send_what_waits() -> None:
+def send_what_waits() -> None:
     """Sends the log lines and events that background threads still hold, while there is a server to send them to."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker

@@ -11,6 +11,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -38,6 +39,8 @@ SHARED = ("checkpoints", "frames", "tensorboard", "locks")
 """Folders of `work/`. The others (progress, a frozen tower's outputs, which remove each other's) are each worktree's own."""
 KEPT = ("params.yaml", "dvc.yaml", "dvc.lock", "data.dvc", "run.json")
 SQLITE = "sqlite:///"
+COMMIT = re.compile(r"[0-9a-f]{40}")
+"""As an event names it that another machine's `reelnest data push` emitted."""
 
 
 @dataclass(frozen=True)
@@ -166,12 +169,18 @@ def _check_checkout(checkout: Path) -> None:
 
 
 def commit_of(checkout: Path, revision: str) -> str:
-    """The commit that a revision stands for; a remote's branch is fetched first."""
+    """The commit that a revision stands for; a remote's branch, and a commit that is not here yet, are fetched first."""
+    remotes = git(checkout, "remote").split()
     remote, _, branch = revision.partition("/")
-    if branch and remote in git(checkout, "remote").split():
+    if branch and remote in remotes:
         git(checkout, "fetch", "--quiet", remote)
+    name = ("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     try:
-        return git(checkout, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}").strip()
+        if COMMIT.fullmatch(revision) and remotes:
+            with contextlib.suppress(RunError):
+                return git(checkout, *name).strip()
+            git(checkout, "fetch", "--quiet", str(git_remote(checkout) or remotes[0]))
+        return git(checkout, *name).strip()
     except RunError:
         raise RunError(
             f"revision: {checkout} knows no commit '{revision}'. Expected a branch, a tag or a commit; a remote's branch as origin/main."

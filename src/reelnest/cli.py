@@ -21,6 +21,8 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+data = typer.Typer(help="Versions of the data: add to it, see what changed, hand it on.", no_args_is_help=True, rich_markup_mode=None)
+cli.add_typer(data, name="data")
 LAUNCHER_OPTIONS = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 
@@ -43,7 +45,39 @@ def _in_checkout(module: str, arguments: Sequence[str]) -> None:
     """Runs a module of the checkout, which the library does not know, in the current folder. Exits with its status."""
     if not Path(*module.split(".")).with_suffix(".py").is_file():
         raise RunError(f"{Path.cwd()}: there is no {module.split('.')[0]}/ here. Run it in a checkout of the project.")
-    raise SystemExit(subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode)
+    done = subprocess.run([sys.executable, "-m", module, *arguments], check=False)
+    # Of a signal's negative number, what a shell makes of it.
+    raise SystemExit(done.returncode if done.returncode >= 0 else 128 - done.returncode)
+
+
+@data.command("add")
+def data_add(
+    sources: Annotated[
+        list[Path] | None, typer.Argument(help="Folders in the data's format, or .jsonl files; none: record data/ as you edited it.")
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="A source's record takes the place of one that it contradicts.")] = False,
+    commit: Annotated[bool, typer.Option("--commit", help="Commits data.dvc, with the counts as its message.")] = False,
+) -> None:
+    """Adds records and videos to data/, all or nothing: merged, checked as `validate` does, put in place, recorded by DVC."""
+    options = [*(["--replace"] if replace else []), *(["--commit"] if commit else [])]
+    _in_checkout("tasks.data_versions", ["add", *options, "--", *map(str, sources or [])])
+
+
+@data.command("diff")
+def data_diff(
+    before: Annotated[str, typer.Argument(help="A branch, a tag or a commit.")],
+    after: Annotated[str | None, typer.Argument(help="Another; the checkout's own data.dvc, where left out.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The same for programs, with every id and pair.")] = False,
+) -> None:
+    """Shows which videos and pairs came, went and changed between two versions of the data, and how text lengths and durations moved."""
+    revisions = [before, *([after] if after else [])]
+    _in_checkout("tasks.data_versions", ["diff", *(["--json"] if as_json else []), "--", *revisions])
+
+
+@data.command("push")
+def data_push(branch: Annotated[bool, typer.Option("--branch", help="Pushes the git branch too.")] = False) -> None:
+    """Hands the data and the run cache to DVC's remote, and tells Prefect, so that the deployment on new data starts."""
+    _in_checkout("tasks.data_versions", ["push", *(["--branch"] if branch else [])])
 
 
 @cli.command()

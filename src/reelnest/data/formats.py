@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from reelnest.data.json_lines import RecordError, check_keys, check_string, is_encodable, parse_record, read_lines, show, show_kind
@@ -85,7 +85,7 @@ def read_videos(folder: Path) -> tuple[list[Video], list[BadRecord]]:
     first_lines: dict[str, int] = {}
 
     def read(record: dict[str, Any], line: int) -> None:
-        video = _video(record, folder, line)
+        video = parse_video(record, folder, line)
         if video.video_id in first_lines:
             kept = f"line {first_lines[video.video_id]}, which is kept"
             raise RecordError("duplicate_id", f"video_id {show(video.video_id)} stands on {kept}; give each video an id of its own")
@@ -103,7 +103,7 @@ def read_pairs(folder: Path, video_ids: Collection[str]) -> tuple[list[Pair], li
     """
     known = frozenset(video_ids)
     pairs: list[Pair] = []
-    return pairs, read_records(folder, PAIRS_FILE, lambda record, line: pairs.append(_pair(record, known, line)))
+    return pairs, read_records(folder, PAIRS_FILE, lambda record, line: pairs.append(parse_pair(record, known, line)))
 
 
 def known_ids(videos: Collection[Video], bad: Collection[BadRecord]) -> frozenset[str]:
@@ -119,6 +119,12 @@ def video_files(video: Video, folder: Path) -> list[Path]:
         if not file.is_file():
             raise VideoError("missing", f"there is no file {show(name)} under {folder.name}/; correct the path or add the file")
     return files
+
+
+def file_names(video: Video) -> list[str]:
+    """The video's files, each relative to the data's folder, under its shortest name."""
+    names = video.images if video.path is None else (video.path,)
+    return [PurePosixPath(name).as_posix() for name in names]
 
 
 def read_quarantine(path: Path) -> set[tuple[str, int]]:
@@ -170,7 +176,8 @@ def read_records(folder: Path, name: str, read: Callable[[dict[str, Any], int], 
     return bad
 
 
-def _video(record: dict[str, Any], folder: Path, line: int) -> Video:
+def parse_video(record: dict[str, Any], folder: Path, line: int) -> Video:
+    """A record of `videos.jsonl` whose paths lead into `folder`. Raises RecordError."""
     video_id = check_string(record["video_id"], "video_id") if "video_id" in record else ""
     if not video_id.strip():
         found = "empty" if "video_id" in record else "not there"
@@ -201,7 +208,8 @@ def _tags(value: Any) -> dict[str, str]:
     return {name: check_string(tag, f"tags.{name}") for name, tag in value.items()}
 
 
-def _pair(record: dict[str, Any], video_ids: Collection[str], line: int) -> Pair:
+def parse_pair(record: dict[str, Any], video_ids: Collection[str], line: int) -> Pair:
+    """A record of `pairs.jsonl`, its bare strings read against `video_ids`. Raises RecordError."""
     check_keys(record, PAIR_KEYS)
     for key in ("query", "target"):
         if key not in record:

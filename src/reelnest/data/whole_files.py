@@ -3,6 +3,7 @@
 A stage that is killed leaves the file of the run before, or none, and never half of one that the next stage takes for whole.
 """
 
+import ctypes
 import json
 import os
 import secrets
@@ -11,6 +12,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+# The kernel's own numbers, which Python does not name.
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -29,7 +33,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A binary file that takes the place of `path` when the block ends without an error."""
-    aside = _aside(path)
+    aside = aside_of(path)
     try:
         with aside.open("xb") as file:
             yield file
@@ -43,13 +47,11 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """An empty folder beside `path` that takes its place when the block ends without an error."""
-    aside, before = _aside(path), _aside(path)
+    aside, before = aside_of(path), aside_of(path)
     aside.mkdir()
     try:
         yield aside
-        os.sync()  # all at once: a thousand files that each wait for the disk take ten times as long
-        for written in aside.rglob("*"):
-            flush(written)
+        flush_folder(aside)
         # A folder cannot be replaced in one step: for a moment there is none, which is never taken for whole. A half deleted one might be.
         if path.exists():
             path.replace(before)
@@ -58,6 +60,24 @@ def whole_folder(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(before, ignore_errors=True)
+
+
+def exchange_folders(one: Path, other: Path) -> None:
+    """Each gets the other's name, in one step where the system can do that (Linux): at no moment is either name without a folder."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is not None and rename(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0:
+        return
+    between = aside_of(other)
+    other.replace(between)
+    one.replace(other)
+    between.replace(one)
+
+
+def flush_folder(folder: Path) -> None:
+    """Waits until all that is in a folder is on the disk."""
+    os.sync()  # all at once: a thousand files that each wait for the disk take ten times as long
+    for written in folder.rglob("*"):
+        flush(written)
 
 
 def flush(path: Path) -> None:
@@ -69,7 +89,7 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
-def _aside(path: Path) -> Path:
+def aside_of(path: Path) -> Path:
     """A name of its own beside `path`, so that two runs in one folder cannot mix their bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
