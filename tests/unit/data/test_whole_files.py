@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from reelnest.data.whole_files import whole_file, whole_folder, write_json, write_lines
+from reelnest.data.whole_files import exchange_folders, whole_file, whole_folder, write_json, write_lines
 
 
 def test_a_file_keeps_what_it_held_when_writing_it_anew_fails(tmp_path: Path) -> None:
@@ -47,3 +47,12 @@ def test_others_may_read_what_was_written(tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("x")
     write_json(tmp_path / "a.json", json.loads("{}"))
     assert (tmp_path / "a.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_exchanged_folders_have_each_others_names(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder in (one, other):
+        folder.mkdir()
+        (folder / folder.name).touch()
+    exchange_folders(one, other)
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*/*"))] == ["one/other", "other/one"]

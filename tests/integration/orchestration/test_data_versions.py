@@ -1,0 +1,205 @@
+"""Versions of the data in a real git and DVC repository with a folder as remote: added, compared, pushed, and cut off by a kill."""
+
+import hashlib
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from reelnest.config import Params, load_params
+from reelnest.errors import DataError, RunError
+from tasks import data_arrival, data_versions, dvc
+from tasks.runner import CommandError, output_of
+
+ROOT = Path(__file__).parents[3]
+GIT = ["git", "-c", "user.name=t", "-c", "user.email=t@t"]
+# Stands still where it is told to, so that the kill meets it there.
+HOLD = """
+import sys, time
+from pathlib import Path
+from reelnest.config import load_params
+from tasks import data_versions
+def hold(*_, **__):
+    print("ready", flush=True)
+    time.sleep(600)
+module, name = {"validate": (data_versions.validate, "run"), "record": (data_versions, "output_of")}[sys.argv[1]]
+setattr(module, name, hold)
+data_versions.add(Path.cwd(), load_params(Path("params.yaml")), [Path(sys.argv[2])], replacing=False, committing=False)
+"""
+
+
+def source(folder: Path, numbers: Sequence[int], title: str = "a title", colour: int = 200) -> Path:
+    (folder / "frames").mkdir(parents=True)
+    videos, pairs = [], []
+    for number in numbers:
+        name = f"frames/{number}.png"
+        Image.new("RGB", (56, 56), (number * 10, 40, colour)).save(folder / name)
+        videos.append({"video_id": f"v{number}", "images": [name] * 4, "title": title})
+        pairs.append({"query": f"search {number}", "target": f"v{number}", "split": ("train", "test", "validation")[number % 3]})
+    for name, records in (("videos.jsonl", videos), ("pairs.jsonl", pairs)):
+        (folder / name).write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    return folder
+
+
+@pytest.fixture
+def params() -> Params:
+    return load_params(ROOT / "params.yaml")
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository whose data are six videos, committed."""
+    folder = tmp_path_factory.mktemp("filled") / "checkout"
+    folder.mkdir()
+    for name in ("params.yaml", "configs"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, folder / name)  # type: ignore[operator]
+    (folder / ".gitignore").write_text("/data/\n/.data.*/\n/work/\n")
+    subprocess.run([*GIT, "init", "--quiet"], cwd=folder, check=True)
+    for name in ("user.name", "user.email"):
+        subprocess.run(["git", "config", name, "t"], cwd=folder, check=True)
+    for command in (["init", "--quiet"], ["config", "core.analytics", "false"], ["remote", "add", "--quiet", "-d", "store", "../store"]):
+        subprocess.run([*dvc.DVC, *command], cwd=folder, check=True)
+    subprocess.run(["git", "add", "."], cwd=folder, check=True)
+    subprocess.run(["git", "commit", "--quiet", "--message=A project"], cwd=folder, check=True)
+    params = load_params(folder / "params.yaml")
+    data_versions.add(folder, params, [source(folder.parent / "first", range(6))], replacing=False, committing=True)
+    return folder
+
+
+@pytest.fixture
+def checkout(filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "place" / "checkout"
+    shutil.copytree(filled, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+def state(checkout: Path) -> dict[str, str]:
+    paths = [path for path in sorted((checkout / "data").rglob("*")) if path.is_file()] + [checkout / "data.dvc"]
+    return {str(path.relative_to(checkout)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def add(checkout: Path, params: Params, *sources: Path, **options: Any) -> str:
+    return data_versions.add(checkout, params, list(sources), **{"replacing": False, "committing": False, **options})
+
+
+def test_an_addition_is_committed_with_its_counts_and_told_by_diff(checkout: Path, params: Params, tmp_path: Path) -> None:
+    hostile = "$(touch /tmp/x) <script> \n\nReverts: all"
+    first = git(checkout, "log", "-1", "--format=%s")
+    assert first == "Data: 6 videos and 6 pairs new\n"
+    add(checkout, params, source(tmp_path / "more", [6, 7], title=hostile), committing=True)
+    message = git(checkout, "log", "-1", "--format=%B")
+    assert message.startswith("Data: 2 videos and 2 pairs new\n")
+    assert "text_to_video  train         3    1        0        0" in message
+    assert "Reverts" not in message
+    assert git(checkout, "status", "--porcelain") == ""
+    assert add(checkout, params, tmp_path / "more").startswith("Nothing new")
+
+    # Edited by hand, and recorded without a source.
+    lines = (checkout / "data" / "pairs.jsonl").read_text().splitlines(keepends=True)
+    (checkout / "data" / "pairs.jsonl").unlink()
+    (checkout / "data" / "pairs.jsonl").write_text("".join(lines[1:]))
+    before = state(checkout)["data.dvc"]
+    assert "1 pair removed" in add(checkout, params)
+    assert state(checkout)["data.dvc"] != before
+    changes, seconds = data_versions.diff(checkout, params, "HEAD~1", None)
+    assert (len(changes.new_videos), len(changes.new_pairs), len(changes.removed_pairs)) == (2, 2, 1)
+    assert seconds == {"before": [], "after": []}
+    with pytest.raises(RunError, match=r"'HEAD~2' has no data\.dvc"):
+        data_versions.diff(checkout, params, "HEAD~2", None)
+
+
+def test_what_is_refused_leaves_everything_as_it_was(checkout: Path, params: Params, tmp_path: Path) -> None:
+    before = state(checkout)
+    with pytest.raises(DataError, match=r"videos\.jsonl:1: video \"v1\" has other bytes"):
+        add(checkout, params, source(tmp_path / "other", [1], colour=7))
+    broken = source(tmp_path / "broken", [8, 9])
+    for path in (broken / "frames").iterdir():
+        path.write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"(?s)Nothing was added.*work/adding/reports/quarantine\.jsonl"):
+        add(checkout, params, broken)
+    assert "8.png: an image that is none" in (checkout / "work/adding/reports/quarantine.jsonl").read_text()
+    (checkout / ".dvc" / "config").write_text("[nonsense")
+    with pytest.raises(CommandError), data_versions._in_place(checkout / "data", copied(checkout, broken)):
+        output_of([*dvc.DVC, "add", "data"], folder=checkout)
+    assert state(checkout) == before
+
+
+def copied(checkout: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(folder, checkout / ".data.aside"))
+
+
+@pytest.mark.parametrize("moment", ["validate", "record"])
+def test_a_killed_addition_leaves_whole_data_and_the_next_one_completes_it(
+    checkout: Path, params: Params, tmp_path: Path, child_environment: dict[str, str], moment: str
+) -> None:
+    before, more = state(checkout), source(tmp_path / "more", [6])
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, moment, str(more)], env=child_environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        with pytest.raises(RunError, match="another `reelnest data add` works"):
+            add(checkout, params, more)
+        process.send_signal(signal.SIGKILL)
+    left = state(checkout)
+    assert left["data.dvc"] == before["data.dvc"]
+    if moment == "validate":
+        assert left == before
+    else:
+        assert len((checkout / "data" / "videos.jsonl").read_text().splitlines()) == 7
+    assert "1 video and 1 pair new" in add(checkout, params, more)
+    assert not list(checkout.glob(".data.*"))
+
+
+def test_a_clone_compares_versions_with_what_the_remote_has_and_fetches_no_video(
+    checkout: Path, params: Params, tmp_path: Path, prefect_server: None
+) -> None:
+    from prefect.variables import Variable
+
+    dvc.push(checkout)
+    add(checkout, params, source(tmp_path / "more", [6]))
+    with pytest.raises(RunError, match="not committed"):
+        data_versions.push(checkout, branch=False)
+    subprocess.run([*GIT, "commit", "--quiet", "--all", "--message=More"], cwd=checkout, check=True)
+    subprocess.run(["git", "init", "--quiet", "--bare", str(tmp_path / "origin")], check=True)
+    subprocess.run(["git", "remote", "add", "origin", str(tmp_path / "origin")], cwd=checkout, check=True)
+    told = data_versions.push(checkout, branch=True)
+    commit = git(checkout, "rev-parse", "HEAD").strip()
+    assert f"Told Prefect: {data_arrival.EVENT}, at {commit[:12]}" in told
+    assert Variable.get(data_arrival.TOLD) == git(checkout, "rev-parse", "HEAD:data.dvc").strip()
+    assert "Nothing was told" in data_versions.push(checkout, branch=False)
+
+    clone = checkout.with_name("clone")
+    subprocess.run(["git", "clone", "--quiet", str(tmp_path / "origin"), str(clone)], check=True)
+    changes, _ = data_versions.diff(clone, params, "HEAD~1", "HEAD")
+    assert changes.new_videos == ["v6"]
+    assert not (clone / "data").exists()
+    fetched = [path for path in (clone / ".dvc" / "cache" / "files").rglob("*") if path.is_file()]
+    assert not [path for path in fetched if path.read_bytes().startswith(b"\x89PNG")]
+    shutil.rmtree(clone / ".dvc" / "cache")
+    shutil.rmtree(checkout.with_name("store"))
+    with pytest.raises(RunError, match=r"data of HEAD~1 is not in DVC's cache.*run `dvc push`"):
+        data_versions.diff(clone, params, "HEAD~1", "HEAD")
+
+
+def test_without_a_server_the_push_says_who_finds_the_data(checkout: Path) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        assert "does not answer, so nobody was told: the deployment reelnest-look-for-data" in data_versions.push(checkout, branch=False)
+    subprocess.run([*dvc.DVC, "remote", "remove", "store"], cwd=checkout, check=True)
+    with pytest.raises(RunError, match="no DVC remote to push to"):
+        data_versions.push(checkout, branch=False)
