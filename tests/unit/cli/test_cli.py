@@ -25,7 +25,7 @@ def reelnest(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 def test_help_names_every_stage(project: Path) -> None:
     shown = reelnest("--help", folder=project).stdout
-    for command in ("sample", "validate", "preprocess", "train", "evaluate", "register", "deploy", "index", "search", "serve", "export"):
+    for command in "sample validate preprocess train evaluate register deploy index search serve export params".split():
         assert f"\n  {command} " in shown
 
 
