@@ -98,24 +98,24 @@ def keep(wanted: Iterable[AutomationCore]) -> None:
     """Makes each automation, or brings the one of its name up to date. One that somebody switched off stays off."""
     with get_client(sync_client=True) as client:
         for automation in wanted:
-            found = _by_age(client, automation.name)
+            found = _named(client, automation.name)
             if found:
                 client.update_automation(found[0].id, automation.model_copy(update={"enabled": found[0].enabled}))
             else:
                 client.create_automation(automation)
-            # Two commands at the same moment may both have made one: both keep the older.
-            _delete(client, _by_age(client, automation.name)[1:])
+            # Two commands at the same moment may both have made one: both keep the same.
+            _delete(client, _named(client, automation.name)[1:])
 
 
 def remove(names: Iterable[str]) -> None:
     """Deletes the automations of these names."""
     with get_client(sync_client=True) as client:
         for name in names:
-            _delete(client, _by_age(client, name))
+            _delete(client, _named(client, name))
 
 
-def _by_age(client: SyncPrefectClient, name: str) -> list[Automation]:
-    # Ids rise with the time at which they were given (UUIDv7).
+def _named(client: SyncPrefectClient, name: str) -> list[Automation]:
+    # Every command is to see them in the same order.
     return sorted(client.read_automations_by_name(name), key=lambda found: str(found.id))
 
 

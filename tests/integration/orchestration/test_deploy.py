@@ -53,11 +53,13 @@ def test_an_automation_that_was_switched_off_stays_off_and_a_second_of_its_name_
     with get_client(sync_client=True) as client:
         (first,) = client.read_automations_by_name(DIED)
         client.pause_automation(first.id)
-        client.create_automation(automations.on_death()[0])
         automations.keep(automations.on_death())
         (left,) = client.read_automations_by_name(DIED)
-    assert left.id == first.id
-    assert not left.enabled
+        assert left.id == first.id
+        assert not left.enabled
+        client.create_automation(automations.on_death()[0])
+        automations.keep(automations.on_death())
+        assert len(client.read_automations_by_name(DIED)) == 1
 
 
 def test_nothing_is_deployed_from_a_folder_without_deployments(tmp_path: Path, child_environment: dict[str, str]) -> None:

@@ -25,7 +25,8 @@ def reelnest(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 def test_help_names_every_stage(project: Path) -> None:
     shown = reelnest("--help", folder=project).stdout
-    for command in "sample validate preprocess train evaluate register deploy index search serve export params".split():
+    stages = ("sample", "validate", "preprocess", "train", "evaluate", "register")
+    for command in (*stages, "deploy", "index", "search", "serve", "export", "params"):
         assert f"\n  {command} " in shown
 
 
