@@ -47,7 +47,7 @@ class TrialRuns:
             try:
                 deployment = client.read_deployment_by_name(DEPLOYMENT)
             except ObjectNotFound:
-                raise RunError(f"The deployment {DEPLOYMENT}, which runs the trials, is not known: prefect deploy --all") from None
+                raise RunError(f"The deployment {DEPLOYMENT}, which runs the trials, is not known: reelnest deploy") from None
             self._pool = deployment.work_pool_name or ""
             pool = client.read_work_pool(self._pool)
         if pool.concurrency_limit is not None and pool.concurrency_limit < 2:

@@ -1,0 +1,81 @@
+"""Deployments' runs at the same time, on one machine, with a real server, worker and stages: none disturbs another."""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient
+from running_services import ended, running_services, start
+from small_project import change, make_project, run
+
+from reelnest.stages.runs import Run, kept_runs
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(2400)]
+
+STAGES = ("validate", "preprocess", "train", "evaluate")
+Settings = dict[str, Any]
+PLAIN: Settings = {}
+OTHER_PAGE: Settings = {"evaluate.gallery_queries": 5}
+"""Trains as PLAIN does, and evaluates by itself."""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("overlapping") / "project"
+    make_project(folder)
+    change(folder, train={"epochs": 1}, evaluate={"storage": ["float32"], "funnels": []})
+    run(["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qam", "One epoch"], folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The metrics when nothing runs beside it, made in a copy with a cache of its own."""
+    folder = tmp_path_factory.mktemp("alone") / "project"
+    shutil.copytree(project, folder, symlinks=True)
+    for stage in STAGES:
+        run(["dvc", "repro", stage], folder)
+    found: dict[str, Any] = json.loads((folder / "reports" / "metrics.json").read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def api(project: Path, alone: dict[str, Any]) -> Iterator[SyncPrefectClient]:
+    with running_services(project) as client:
+        yield client
+
+
+def runs_at_once(api: SyncPrefectClient, project: Path, asked: list[tuple[str, Settings]]) -> list[Run]:
+    """What is kept of runs of these deployments with these settings, in this order; each has to be completed."""
+    before = {run.id for run in kept_runs(project)}
+    runs = ended(api, [start(api, deployment, settings=settings) for deployment, settings in asked])
+    assert [run.state_name for run in runs] == ["Completed"] * len(asked), [run.state and run.state.message for run in runs]
+    starts, ends = [run.start_time for run in runs], [run.end_time for run in runs]
+    assert max(start for start in starts if start) < min(end for end in ends if end)  # they did overlap
+    kept = {run.id: run for run in kept_runs(project) if run.id not in before}
+    assert len(kept) == len(asked)
+    return [kept[run.id.hex[:12]] for run in runs]
+
+
+def executed(runs: list[Run]) -> Mapping[str, int]:
+    """How often each stage ran, in all of the runs together."""
+    return Counter(part.removesuffix(" ran") for run in runs for part in run.done.split(", ") if part.endswith(" ran"))
+
+
+def test_two_overlapping_runs_share_what_is_the_same_and_give_what_they_give_alone(
+    api: SyncPrefectClient, project: Path, alone: dict[str, Any]
+) -> None:
+    runs = runs_at_once(api, project, [("reelnest-train/nightly", PLAIN), ("reelnest-train/by-hand", OTHER_PAGE)])
+    ran = executed(runs)
+    assert [ran[stage] for stage in STAGES] == [1, 1, 1, 2]
+    assert [run.metrics for run in runs] == [alone] * 2
+    assert {run.registration["version"] for run in runs} == {1}
+
+
+def test_an_unchanged_run_afterwards_trains_nothing(api: SyncPrefectClient, project: Path) -> None:
+    (run,) = runs_at_once(api, project, [("reelnest-train/nightly", PLAIN)])
+    assert run.done == "validate restored, preprocess restored, train restored, evaluate restored, register unchanged"
