@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from prefect.client.orchestration import SyncPrefectClient
 from running_services import ended, running_services, start
 from small_project import change, make_project, run
@@ -21,6 +22,10 @@ Settings = dict[str, Any]
 PLAIN: Settings = {}
 OTHER_PAGE: Settings = {"evaluate.gallery_queries": 5}
 """Trains as PLAIN does, and evaluates by itself."""
+SLOWER: Settings = {"train.learning_rate": 0.004}
+SLOWER_AND_OTHER_PAGE: Settings = {**SLOWER, **OTHER_PAGE}
+HOTTER: Settings = {"loss.temperature": 0.1}
+HOTTER_AND_OTHER_PAGE: Settings = {**HOTTER, **OTHER_PAGE}
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +39,20 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The metrics when nothing runs beside it, made in a copy with a cache of its own."""
+    """The metrics of each training when nothing runs beside it, made in a copy with a cache of its own. By settings, as JSON."""
     folder = tmp_path_factory.mktemp("alone") / "project"
     shutil.copytree(project, folder, symlinks=True)
-    for stage in STAGES:
-        run(["dvc", "repro", stage], folder)
-    found: dict[str, Any] = json.loads((folder / "reports" / "metrics.json").read_text())
+    found = {}
+    for settings in (PLAIN, SLOWER, HOTTER):
+        run(["git", "checkout", "--quiet", "params.yaml"], folder)
+        params = yaml.safe_load((folder / "params.yaml").read_text())
+        for key, value in settings.items():
+            section, name = key.split(".")
+            params[section][name] = value
+        (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+        for stage in STAGES:
+            run(["dvc", "repro", stage], folder)
+        found[json.dumps(settings)] = json.loads((folder / "reports" / "metrics.json").read_text())
     return found
 
 
@@ -72,10 +85,30 @@ def test_two_overlapping_runs_share_what_is_the_same_and_give_what_they_give_alo
     runs = runs_at_once(api, project, [("reelnest-train/nightly", PLAIN), ("reelnest-train/by-hand", OTHER_PAGE)])
     ran = executed(runs)
     assert [ran[stage] for stage in STAGES] == [1, 1, 1, 2]
-    assert [run.metrics for run in runs] == [alone] * 2
+    assert [run.metrics for run in runs] == [alone[json.dumps(PLAIN)]] * 2
     assert {run.registration["version"] for run in runs} == {1}
 
 
 def test_an_unchanged_run_afterwards_trains_nothing(api: SyncPrefectClient, project: Path) -> None:
     (run,) = runs_at_once(api, project, [("reelnest-train/nightly", PLAIN)])
     assert run.done == "validate restored, preprocess restored, train restored, evaluate restored, register unchanged"
+
+
+def test_four_overlapping_runs_share_what_is_the_same_and_give_what_they_give_alone(
+    api: SyncPrefectClient, project: Path, alone: dict[str, Any]
+) -> None:
+    asked = [
+        ("reelnest-train/nightly", HOTTER_AND_OTHER_PAGE),
+        ("reelnest-train/on-new-data", SLOWER),
+        ("reelnest-train/by-hand", SLOWER_AND_OTHER_PAGE),
+        ("reelnest-train/by-hand", HOTTER),
+    ]
+    runs = runs_at_once(api, project, asked)
+    ran = executed(runs)
+    assert [ran[stage] for stage in STAGES] == [0, 0, 2, 4]
+    assert [run.metrics for run in runs] == [alone[json.dumps(settings)] for settings in (HOTTER, SLOWER, SLOWER, HOTTER)]
+    # One version for each of the models, whoever registered it.
+    hotter, slower, slower_too, hotter_too = (run.registration["version"] for run in runs)
+    assert len({hotter, slower, 1}) == 3
+    assert (hotter_too, slower_too) == (hotter, slower)
+    assert not list((project / "work" / "runs").iterdir())
