@@ -160,9 +160,14 @@ def test_the_page_searches_two_sides_and_is_accessible(server: str, browser: Any
     page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("request", lambda request: None if request.url.startswith((server, "data:", "blob:")) else faults.append(request.url))
+    held: list[Any] = []
+    page.route("**/api/indexes", lambda route: held.append(route))
     page.goto(server)
     wait_for(page, "document.activeElement.id === 'q'")  # the field has the focus
-    page.keyboard.type("red circle")
+    page.keyboard.type("red ")
+    held[0].continue_()
+    wait_for(page, "document.querySelector('.side')")
+    page.keyboard.type("circle")  # what was typed before the page was ready is kept
     page.keyboard.press("Enter")
     page.wait_for_selector(".answers li:nth-child(12)")
     assert "12 of 21 videos" in page.inner_text("#status")

@@ -245,7 +245,9 @@ async function start() {
     return;
   }
   sides = [new Side(0), new Side(1)];
+  const typed = words.value; // by somebody who did not wait
   readAddress();
+  words.value ||= typed;
   form.addEventListener("submit", (event) => { event.preventDefault(); if (words.value.trim()) takeVideo(null); changed(); });
   compare.addEventListener("change", () => { layOut(); changed(); });
   count.addEventListener("change", changed);
