@@ -150,8 +150,13 @@ def register(before: Sequence[dvc.Outcome], answer: Sequence[str] = ()) -> State
     if not answer and "ran" not in before and pages.is_registered(workspace):
         _tell(lambda: telling.champion(workspace))  # where an earlier try was cut off before it did
         return Completed(name="Unchanged", message="this model is registered already", data="unchanged")
+    lock = waiting_lock(
+        workspace.work / "locks" / "register.lock",
+        lambda: logger.info("another run registers at this moment: if it is the same model, that becomes one version"),
+    )
     try:
-        dvc.run_stage("register", [*REGISTER, *answer], workspace.root, on_line=logger.info)
+        with lock:
+            dvc.run_stage("register", [*REGISTER, *answer], workspace.root, on_line=logger.info)
     except dvc.StageError as error:
         return Failed(message=str(error), data=error)
     show("register", REGISTRATION_PAGES, workspace)

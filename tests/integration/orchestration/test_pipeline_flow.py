@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State
+from prefect.client.schemas.sorting import LogSort
 from prefect.events.worker import EventsWorker
 from prefect.variables import Variable
 
 from flows.pipeline import train_pipeline
 from tasks import stages, telling
+from tasks.locks import waiting_lock
 from tasks.markdown import escape
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -107,6 +110,23 @@ def test_missing_data_is_told_before_anything_runs(project: Path) -> None:
     assert state.is_failed()
     assert "reelnest sample" in str(state.message)
     assert tries(state, "validate") == 0
+
+
+def test_registrations_of_one_machine_take_turns(project: Path) -> None:
+    with ThreadPoolExecutor() as threads:
+        with waiting_lock(project / "work" / "locks" / "register.lock", lambda: None):  # as another run holds it
+            running = threads.submit(run_flow)
+            deadline = time.monotonic() + 120
+            while not logged("another run registers at this moment"):
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+            assert not (project / "reports" / "registration.json").exists()
+        assert outcomes(running.result()) == dict.fromkeys(ALL, "ran")
+
+
+def logged(text: str) -> bool:
+    with get_client(sync_client=True) as client:
+        return any(text in line.message for line in client.read_logs(sort=LogSort.TIMESTAMP_DESC))
 
 
 def events(name: str, *, flow_run: str) -> list[Any]:
