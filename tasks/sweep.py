@@ -14,12 +14,15 @@ from typing import Any, Literal, Protocol, TypeVar
 import httpx
 from optuna.trial import TrialState
 
+from reelnest.errors import RunError
 from tasks.search_space import SearchSpace, Tried
 from tasks.trials import Trial, Trials
 
 T = TypeVar("T")
 
 POLL_SECONDS = 3.0
+REFUSED = (401, 403, 404, 422)
+"""Answers of a server that would be the same again."""
 MOST_DEATHS = 3
 """Runs of one trial that were cut off under one sweep: settings that bring a machine down are no good settings."""
 
@@ -54,12 +57,17 @@ class Runs(Protocol):
 
 
 def until(ask: Callable[[], T | None], on_trouble: Callable[[str], None]) -> T:
-    """Asks again and again, for the first answer. While Prefect's server is away it waits for it, as the runs themselves do."""
+    """Asks again and again, for the first answer. While Prefect's server is away it waits for it, as the runs themselves do.
+
+    Raises RunError where the server is there and refuses.
+    """
     while True:
         try:
             if (answer := ask()) is not None:
                 return answer
         except httpx.HTTPError as error:
+            if isinstance(error, httpx.HTTPStatusError) and error.response.status_code in REFUSED:
+                raise RunError(f"Prefect's server refuses what the sweep asks (is PREFECT_API_AUTH_STRING right?): {error}") from error
             on_trouble(f"Prefect's server is away, and will be asked again: {type(error).__name__}: {error}")
         time.sleep(POLL_SECONDS)
 

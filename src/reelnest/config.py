@@ -475,11 +475,6 @@ def flow_run() -> tuple[str, str | None] | None:
     return (found, os.environ.get("REELNEST_FLOW_RUN_URL") or None) if found else None
 
 
-def parent_run() -> str | None:
-    """The MLflow run below which this process's training is shown: a sweep's; None where it stands by itself."""
-    return os.environ.get("REELNEST_PARENT_RUN") or None
-
-
 def wandb_mode() -> Literal["online", "offline", "disabled", "shared"]:
     """Weights & Biases' mode: the environment's, or else offline, so that nothing leaves this machine unasked."""
     return cast("Literal['online', 'offline', 'disabled', 'shared']", os.environ.get("WANDB_MODE", "offline"))

@@ -1,6 +1,7 @@
 """A sweep in MLflow: a run with the search space, above its trials' trainings."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
-from reelnest.config import Params, parent_run
+from reelnest.config import Params
 from reelnest.errors import RegistryError
 from reelnest.registry.connection import connect
 from reelnest.training.tracker import Status
@@ -24,7 +25,7 @@ TRIALS_FILE = "trials.json"
 
 def parent_tags() -> dict[str, str]:
     """Puts this process's training below the run that it was told of, in MLflow's table of runs."""
-    parent = parent_run()
+    parent = os.environ.get("REELNEST_PARENT_RUN")
     return {MLFLOW_PARENT_RUN_ID: parent} if parent else {}
 
 

@@ -166,6 +166,15 @@ def test_a_server_that_is_away_for_a_while_costs_nothing(tmp_path: Path) -> None
     assert runs.started == ["0.0", "1.0"]
 
 
+def test_a_server_that_refuses_ends_the_sweep(tmp_path: Path) -> None:
+    request = httpx.Request("GET", "http://prefect.example/api")
+    refused = httpx.HTTPStatusError("401 Unauthorized", request=request, response=httpx.Response(401, request=request))
+    runs = StandInRuns({"0.0": [None, refused]})
+    with pytest.raises(RunError, match=r"PREFECT_API_AUTH_STRING.*401"):
+        run(tmp_path / "s.json", runs, 1, at_once=1)
+    assert runs.cancelled == ["0.0"]
+
+
 @pytest.mark.parametrize(
     ("of", "says"),
     [
