@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,32 @@ from reelnest.data.behaviour import KINDS
 from reelnest.data.sample import write_sample
 
 ROOT = Path(__file__).parents[2]
+TWINS = {"train": 20, "validation": 2, "test": 3}
+COMMIT = ("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-q")
 
 
-def make_project(folder: Path) -> None:
+def make_project(folder: Path, twins: Mapping[str, int] = TWINS) -> None:
+    """`twins`: how many pairs of clips each split of the sample has."""
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
     for name in filter(None, tracked):
         if name != "data.dvc" and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
-    write_sample(folder / "data", twins={"train": 20, "validation": 2, "test": 3})
+    write_sample(folder / "data", twins=twins)
     change(folder, train={"epochs": 2, "batch_size": 16, "evaluate_every_epochs": 1}, launch={"config": "cpu-1"})
     # A training as short as this one gives no model that passes its behaviour tests.
     change(folder, register={"behaviour_passed": dict.fromkeys(KINDS, 0.0)})
     run(["git", "init", "-q"], folder)
     run(["dvc", "add", "data"], folder)
     run(["git", "add", "."], folder)
-    run(["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "The project"], folder)
+    run([*COMMIT, "-m", "The project"], folder)
+
+
+def make_quick_project(folder: Path, twins: Mapping[str, int] = TWINS) -> None:
+    """One whose stages take as little as they can, for tests of many runs."""
+    make_project(folder, twins)
+    change(folder, train={"epochs": 1}, evaluate={"storage": ["float32"], "funnels": []})
+    run([*COMMIT, "-am", "One epoch"], folder)
 
 
 def run(command: list[str], folder: Path) -> str:

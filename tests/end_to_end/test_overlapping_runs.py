@@ -11,7 +11,7 @@ import pytest
 import yaml
 from prefect.client.orchestration import SyncPrefectClient
 from running_services import ended, running_services, start
-from small_project import change, make_project, run
+from small_project import make_quick_project, run
 
 from reelnest.stages.runs import Run, kept_runs
 
@@ -31,9 +31,7 @@ HOTTER_AND_OTHER_PAGE: Settings = {**HOTTER, **OTHER_PAGE}
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("overlapping") / "project"
-    make_project(folder)
-    change(folder, train={"epochs": 1}, evaluate={"storage": ["float32"], "funnels": []})
-    run(["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qam", "One epoch"], folder)
+    make_quick_project(folder)
     return folder
 
 

@@ -14,7 +14,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, Fl
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
 from running_services import RUN_SECONDS, ended, running_services, start
-from small_project import change, make_project, run
+from small_project import make_quick_project
 
 from reelnest.registry.sweeps import BEST_TAG, SWEEP_TAG
 from reelnest.stages.runs import kept_runs
@@ -27,9 +27,7 @@ ASKED: dict[str, Any] = {"space": {"train.learning_rate": {"low": 0.001, "high":
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sweep") / "project"
-    make_project(folder)
-    change(folder, train={"epochs": 1}, evaluate={"storage": ["float32"], "funnels": []})
-    run(["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qam", "One epoch"], folder)
+    make_quick_project(folder)
     return folder
 
 
