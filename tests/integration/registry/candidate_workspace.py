@@ -1,13 +1,14 @@
 """A small workspace as training leaves it: prepared data with a test split, and a random model as the candidate."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import numpy as np
 import yaml
 
-from reelnest.config import Params, load_params
+from reelnest.config import Params, Tracking, load_params
 from reelnest.data.behaviour import BEHAVIOUR_FILE, BehaviourTest, write_behaviour
 from reelnest.data.formats import Pair, Side
 from reelnest.data.frames import Frames
@@ -18,6 +19,7 @@ from reelnest.data.whole_files import write_json
 from reelnest.model.encoder import load_encoder
 from reelnest.model.saved import save_model
 from reelnest.model.tiny import build_tiny
+from reelnest.stages.workspace import Workspace
 
 ROOT = Path(__file__).parents[3]
 COLOURS = ("red", "green", "blue", "yellow", "purple", "white", "grey", "orange")
@@ -31,6 +33,24 @@ BEHAVIOUR = (
     BehaviourTest("minimum", "a green number 9", "", ("v09",), (), 9, 0, 4),
     BehaviourTest("minimum", "a green number 9", "", ("gone",), (), 9, 0, 5),
 )
+
+
+@dataclass(frozen=True)
+class Project:
+    """A workspace and its settings."""
+
+    workspace: Workspace
+    params: Params
+
+    @property
+    def reports(self) -> Path:
+        return self.workspace.reports
+
+
+def workspace_of(root: Path) -> Project:
+    """The workspace in a folder, with the store that stands there."""
+    workspace = Workspace(root)
+    return Project(workspace, load_params(workspace.params).model_copy(update={"tracking": Tracking(uri=f"sqlite:///{root}/mlflow.db")}))
 
 
 def text(words: str) -> Side:

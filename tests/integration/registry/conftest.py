@@ -1,28 +1,15 @@
 """MLflow stores and evaluated workspaces, made once and copied: MLflow takes seconds to make its tables."""
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from candidate_workspace import write_clip, write_workspace
+from candidate_workspace import Project, workspace_of, write_clip, write_workspace
 
-from reelnest.config import Params, Tracking, load_params
+from reelnest.config import Params, Tracking
 from reelnest.registry.connection import connect
 from reelnest.stages import evaluate, register
 from reelnest.stages.workspace import Workspace
-
-
-@dataclass(frozen=True)
-class Project:
-    """A workspace and its settings."""
-
-    workspace: Workspace
-    params: Params
-
-    @property
-    def reports(self) -> Path:
-        return self.workspace.reports
 
 
 @pytest.fixture(autouse=True)
@@ -76,9 +63,3 @@ def registered(evaluated_folder: Path) -> Project:
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small video file."""
     return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", 40)
-
-
-def workspace_of(root: Path) -> Project:
-    """The workspace in a folder, with the store that stands there."""
-    workspace = Workspace(root)
-    return Project(workspace, load_params(workspace.params).model_copy(update={"tracking": Tracking(uri=f"sqlite:///{root}/mlflow.db")}))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from conftest import Project
+from candidate_workspace import Project
 from mlflow.utils.file_utils import local_file_uri_to_path
 from test_registration import aliases, another_model, queries_file, registered_as
 

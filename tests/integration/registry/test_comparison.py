@@ -6,7 +6,7 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
-from conftest import Project
+from candidate_workspace import Project
 
 from reelnest.config import Params, Tracking, Train
 from reelnest.registry.candidate import Candidate

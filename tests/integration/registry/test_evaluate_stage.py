@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 import pytrec_eval
 import torch
-from conftest import Project
+from candidate_workspace import Project
 
 from reelnest.config import Funnel, Params, Tracking, Train
 from reelnest.data.behaviour import BEHAVIOUR_FILE

@@ -8,7 +8,7 @@ from pathlib import Path
 import mlflow
 import pytest
 import yaml
-from conftest import Project, workspace_of
+from candidate_workspace import Project, workspace_of
 from huggingface_hub import ModelCard
 
 import reelnest

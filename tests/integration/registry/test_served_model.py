@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import requests
+from candidate_workspace import Project
 from click.testing import CliRunner
-from conftest import Project
 from mlflow.exceptions import MlflowException
 from mlflow.models.cli import commands
 
