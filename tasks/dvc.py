@@ -183,6 +183,11 @@ def bring(target: str, folder: Path) -> None:
         output_of([*DVC, "--wait-for-lock", "pull", target], folder=folder)
 
 
+def bring_all(folder: Path) -> None:
+    """Puts what `.dvc` files and `dvc.lock` name in place, from the cache alone. Raises CommandError where something is missing."""
+    output_of([*DVC, "--wait-for-lock", "checkout"], folder=folder)
+
+
 def has_remote(folder: Path) -> bool:
     """Whether a default remote is set, which `dvc push` uses."""
     from dvc.repo import Repo

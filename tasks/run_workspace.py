@@ -110,8 +110,10 @@ def run_workspace(checkout: Path, run_id: str, name: str, revision: str, setting
             _check_names_data(folder, revision)
             _set(folder, settings, base)
             _share(checkout, folder)
-            _bring_data(folder, revision)
-            previous = latest_registration(kept_runs(checkout))
+            runs = kept_runs(checkout)
+            same = [run for run in runs if (run.base, run.settings) == (base, dict(settings))]
+            _bring(folder, revision, like=same[0] if same else None)
+            previous = latest_registration(same) or latest_registration(runs)
             if previous is not None:
                 # So that a model which is registered already is known to be, without asking MLflow.
                 write_json(Workspace(folder).reports / "registration.json", previous)
@@ -219,8 +221,17 @@ def _check_names_data(folder: Path, revision: str) -> None:
         )
 
 
-def _bring_data(folder: Path, revision: str) -> None:
+def _bring(folder: Path, revision: str, like: Run | None) -> None:
+    """Puts `data/` in place, and what a run like this one left: a run with nothing to do then finds that it has nothing to do.
+
+    DVC judges what was left as it judges everything; what cannot be brought back is made again.
+    """
     try:
+        if like is not None:
+            with contextlib.suppress(CommandError):
+                (folder / "dvc.lock").write_text(git(folder, "show", f"{like.commit}:dvc.lock"), encoding="utf-8")
+                dvc.bring_all(folder)
+                return
         dvc.bring("data.dvc", folder)
     except CommandError as error:
         raise RunError(

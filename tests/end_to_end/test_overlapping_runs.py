@@ -89,7 +89,7 @@ def test_two_overlapping_runs_share_what_is_the_same_and_give_what_they_give_alo
 
 def test_an_unchanged_run_afterwards_trains_nothing(api: SyncPrefectClient, project: Path) -> None:
     (run,) = runs_at_once(api, project, [("reelnest-train/nightly", PLAIN)])
-    assert run.done == "validate restored, preprocess restored, train restored, evaluate restored, register unchanged"
+    assert run.done == "validate unchanged, preprocess unchanged, train unchanged, evaluate unchanged, register unchanged"
 
 
 def test_four_overlapping_runs_share_what_is_the_same_and_give_what_they_give_alone(

@@ -56,7 +56,7 @@ def test_trials_are_runs_of_their_own_and_the_best_alone_is_registered(sweep: Fl
     assert len(kept) == 4
     (best,) = [run for run in kept if run.registration]
     trials = [run for run in kept if not run.registration]
-    assert best.done == "validate restored, preprocess restored, train restored, evaluate restored, register ran"
+    assert best.done == "validate unchanged, preprocess unchanged, train unchanged, evaluate unchanged, register ran"
     assert best.validation["recall@10"] == max(run.validation["recall@10"] for run in trials)
     assert best.settings in [run.settings for run in trials]
     assert sum("preprocess ran" in run.done for run in kept) == 1

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from flows.scheduled import scheduled_pipeline
 from reelnest.stages.runs import Run, kept_runs, table
@@ -110,9 +111,29 @@ def test_a_run_fetched_elsewhere_has_nothing_to_do(overlap: Overlap, tmp_path: P
     assert "{x: 3}" in (clone / "models" / "candidate" / "weights.txt").read_text()
 
 
-def test_a_run_of_what_ran_before_takes_it_from_the_cache(overlap: Overlap, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_what_ran_before_finds_nothing_to_do(overlap: Overlap, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(overlap.folder)
     monkeypatch.setattr(stages, "REGISTER", REGISTER)
     state = scheduled_pipeline(settings={"train.x": 3}, return_state=True)
+    assert state.message == ", ".join(f"{stage} unchanged" for stage in (*stages.STAGES, "register"))
+    newest, *others = kept_runs(overlap.folder)
+    assert len(others) == 2
+    assert newest.metrics == overlap.runs[3].metrics
+
+
+def test_at_a_new_commit_the_stages_that_it_does_not_change_are_restored(overlap: Overlap, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(overlap.folder)
+    monkeypatch.setattr(stages, "REGISTER", REGISTER)
+    git("-c", "user.name=t", "-c", "user.email=t@t", "commit", "--quiet", "--allow-empty", "--message", "A note", folder=overlap.folder)
+    state = scheduled_pipeline(settings={"train.x": 3}, return_state=True)
     assert state.message == "validate restored, preprocess restored, train restored, evaluate restored, register unchanged"
-    assert len(kept_runs(overlap.folder)) == 3
+
+
+def test_what_the_cache_has_lost_is_made_again(overlap: Overlap, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(overlap.folder)
+    monkeypatch.setattr(stages, "REGISTER", REGISTER)
+    lock = YAML(typ="safe").load(git("show", f"{overlap.runs[3].ref}:dvc.lock", folder=overlap.folder))
+    (lost,) = lock["stages"]["evaluate"]["outs"]
+    (overlap.folder / ".dvc" / "cache" / "files" / "md5" / lost["md5"][:2] / lost["md5"][2:]).unlink()
+    state = scheduled_pipeline(settings={"train.x": 3}, return_state=True)
+    assert state.message == "validate unchanged, preprocess unchanged, train unchanged, evaluate ran, register ran"
