@@ -14,13 +14,11 @@ from tasks.runner import CommandError, output_of, quieten
 quieten()  # before Prefect reads its settings
 
 import httpx
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.exceptions import ObjectAlreadyExists, PrefectException
+from prefect.exceptions import PrefectException
 from prefect.settings import get_current_settings
 
-from tasks import automations, channels
-from tasks.prefect_server import PREFECT, WORK_POOL
+from tasks import automations, channels, work_pools
+from tasks.prefect_server import PREFECT
 
 
 class DeployError(Exception):
@@ -30,13 +28,16 @@ class DeployError(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser(prog="reelnest deploy", description=(__doc__ or "").splitlines()[0])
+    text = "on what runs run, where the work pool is still to be made (process): docs/runs.md, 'Other work pools'"
+    parser.add_argument("--pool", choices=work_pools.TYPES, help=text)
     for channel in channels.CHANNELS:
         text = f"environment variable or file that holds {channel.expected}: tells there of failures, new champions and refused data"
         parser.add_argument(f"--{channel.name}", metavar="VARIABLE|FILE", help=text)
     asked = vars(parser.parse_args(arguments))
+    pool = asked.pop("pool")
     try:
-        deploy(Path.cwd(), {name: source for name, source in asked.items() if source is not None})
-    except (DeployError, channels.ChannelError, CommandError, PrefectException) as error:
+        deploy(Path.cwd(), pool, {name: source for name, source in asked.items() if source is not None})
+    except (DeployError, work_pools.WorkPoolError, channels.ChannelError, CommandError, PrefectException) as error:
         sys.stderr.write(f"reelnest deploy: error: {error}\n")
         return 1
     except httpx.HTTPError as error:
@@ -45,8 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def deploy(checkout: Path, sources: dict[str, str]) -> None:
-    """`sources` names, by channel, where its address is. Everything that can be wrong with them is told before anything is changed."""
+def deploy(checkout: Path, pool: str | None, sources: dict[str, str]) -> None:
+    """`pool` is the type that the work pool is to be of. `sources` names, by channel, where its address is.
+
+    Everything that can be wrong with them is told before anything is changed.
+    """
     if not get_current_settings().api.url:
         raise DeployError("PREFECT_API_URL is not set: start a server with `make up`, which deploys by itself, or name yours.")
     if not (checkout / "prefect.yaml").is_file():
@@ -55,7 +59,7 @@ def deploy(checkout: Path, sources: dict[str, str]) -> None:
         (channel, channels.address_from(channel, sources[channel.name])) for channel in channels.CHANNELS if channel.name in sources
     ]
 
-    _tell(f"work pool '{WORK_POOL}': {'made, of type process' if _make_work_pool() else 'is there, and stays as it is'}")
+    _tell(work_pools.keep(pool, checkout))
     output_of([*PREFECT, "deploy", "--all"], folder=checkout)
     _tell("deployments: those of prefect.yaml")
     automations.keep(automations.on_death())
@@ -70,19 +74,6 @@ def deploy(checkout: Path, sources: dict[str, str]) -> None:
     else:
         automations.remove(automations.TOLD)
         _tell("nobody is told of failures, new champions and refused data: name a channel with --slack, --webhook or --email")
-
-
-def _make_work_pool() -> bool:
-    """Whether there was none. Its type is its owner's choice: process here, docker or kubernetes elsewhere."""
-    from prefect.workers.process import ProcessWorker
-
-    pool = WorkPoolCreate(name=WORK_POOL, type="process", base_job_template=ProcessWorker.get_default_base_job_template())
-    with get_client(sync_client=True) as client:
-        try:
-            client.create_work_pool(pool)
-        except ObjectAlreadyExists:
-            return False
-    return True
 
 
 def _tell(text: str) -> None:

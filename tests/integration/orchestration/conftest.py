@@ -99,7 +99,7 @@ def deployable(template_repository: Path, tmp_path_factory: pytest.TempPathFacto
     """A committed project with the flows and deployments of the real one."""
     folder = tmp_path_factory.mktemp("deployable") / "project"
     shutil.copytree(template_repository, folder)
-    for name in ("flows", "tasks"):
+    for name in ("flows", "tasks", "docker/pools"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "prefect.yaml", folder)
     for command in ("add .", "-c user.name=t -c user.email=t@t commit --quiet --message=All"):

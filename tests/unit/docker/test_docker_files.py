@@ -34,12 +34,18 @@ def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
     check(BIN / "hadolint", "--failure-threshold=info", DOCKER / "Dockerfile")
 
 
-def test_the_kubernetes_folder_is_built_and_follows_the_kubernetes_schemas(tmp_path: Path) -> None:
+def kustomized(folder: str, tmp_path: Path) -> str:
     if shutil.which("kubectl") is None:
         pytest.skip("there is no kubectl to build it with")
-    shutil.copytree(DOCKER / "kubernetes", tmp_path / "kubernetes")
+    for name in ("kubernetes", "kubernetes-jobs"):
+        shutil.copytree(DOCKER / name, tmp_path / name)
     shutil.copy(tmp_path / "kubernetes" / "secrets.env.example", tmp_path / "kubernetes" / "secrets.env")
-    built = check("kubectl", "kustomize", tmp_path / "kubernetes")
+    return check("kubectl", "kustomize", tmp_path / folder)
+
+
+@pytest.mark.parametrize("folder", ["kubernetes", "kubernetes-jobs"])
+def test_a_kubernetes_folder_is_built_and_follows_the_kubernetes_schemas(folder: str, tmp_path: Path) -> None:
+    built = kustomized(folder, tmp_path)
     (tmp_path / "built.yaml").write_text(built)
     check(BIN / "kubernetes-validate", "--strict", "--quiet", tmp_path / "built.yaml")
     made = set(re.findall(r"^(\w+)=", (tmp_path / "kubernetes" / "secrets.env").read_text(), re.M))
@@ -51,6 +57,30 @@ def test_the_kubernetes_folder_is_built_and_follows_the_kubernetes_schemas(tmp_p
         if "secretKeyRef" in variable.get("valueFrom", {})
     }
     assert used <= made
+
+
+def test_a_worker_that_starts_jobs_may_do_so_and_deploys_what_is_checked_out(tmp_path: Path) -> None:
+    documents = list(yaml.safe_load_all(kustomized("kubernetes-jobs", tmp_path)))
+    by_name = {(document["kind"], document["metadata"]["name"]): document for document in documents}
+    pod = pod_of(by_name["Deployment", "worker"])
+    assert [container["name"] for container in pod["initContainers"]] == ["checkout", "deploy"]
+    assert pod["initContainers"][1]["args"][-2:] == ["--pool", "kubernetes"]
+    (worker,) = pod["containers"]
+    assert worker["args"][worker["args"].index("--type") + 1] == "kubernetes"
+    assert "nvidia.com/gpu" not in worker["resources"]["limits"]
+    assert (pod["serviceAccountName"], pod["automountServiceAccountToken"]) == ("worker", True)
+    allowed = {resource: rule["verbs"] for rule in by_name["Role", "worker"]["rules"] for resource in rule["resources"]}
+    assert {"create", "delete"} <= set(allowed["jobs"])
+    assert "secrets" not in allowed
+    # The jobs of docker/pools/kubernetes.json name these, and no hash may stand behind the name.
+    assert {("Secret", "reelnest"), ("ConfigMap", "addresses"), ("PersistentVolumeClaim", "project")} <= set(by_name)
+    for policy in ("prefect-server", "mlflow"):
+        assert "run" in yaml.safe_dump(by_name["NetworkPolicy", policy]["spec"]["ingress"])
+
+
+@pytest.mark.parametrize("name", ["deploy", "worker"])
+def test_a_worker_does_not_see_the_secrets_that_lie_in_the_checkout(name: str) -> None:
+    assert {"type": "tmpfs", "target": "/project/docker/secrets"} in SERVICES[name]["volumes"]
 
 
 def test_mlflows_users_are_ruled_the_same_in_both_places() -> None:
