@@ -25,9 +25,10 @@ check: install
 	mypy
 	lint-imports
 
-# Known vulnerabilities of the pinned versions. Asks PyPI about each one, so it is not part of `check`.
+# Known vulnerabilities of the pinned versions. Asks PyPI about each one, which mirrors of it do not answer, so it is not part of `check`.
+# Strict: a version that nobody could say anything about is an error, not a clean bill.
 audit: .venv-audit/bin/pip-audit
-	.venv-audit/bin/pip-audit --requirement requirements.lock --disable-pip --no-deps
+	.venv-audit/bin/pip-audit --strict --requirement requirements.lock --disable-pip --no-deps
 
 .venv-audit/bin/pip-audit:
 	@$(PYTHON) -m venv .venv-audit

@@ -42,8 +42,8 @@ def rebuild_commands(lineage: Lineage, name: str, version: str, tracking_uri: st
         lines += [
             shlex.join(["git", "clone", "--quiet", "--no-checkout", commit.repository, folder]),
             shlex.join(["cd", folder]),
-            f"git fetch --quiet origin {commit.hash}",
-            f"git checkout --quiet --detach {commit.hash}",
+            shlex.join(["git", "fetch", "--quiet", "origin", commit.hash]),
+            shlex.join(["git", "checkout", "--quiet", "--detach", commit.hash]),
         ]
         if commit.folder:
             lines.append(shlex.join(["cd", commit.folder]))

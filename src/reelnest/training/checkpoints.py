@@ -16,7 +16,7 @@ import shutil
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
-from pickle import UnpicklingError  # torch raises it instead of unpickling
+from pickle import UnpicklingError  # noqa: S403 -- torch raises it instead of unpickling
 from typing import Any
 
 import torch
