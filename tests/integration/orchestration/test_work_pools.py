@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 import yaml
@@ -67,27 +68,32 @@ def kubernetes_pool(docker_pool: Path) -> Path:
     return docker_pool
 
 
-def as_the_worker_sees_it(kind: type[Any], deployment_name: str, **variables: Any) -> Any:
-    """A run of the deployment, with variables that a person entered, as the job that the worker would start."""
+def as_the_worker_sees_it(kind: type[Any], deployment_name: str, **variables: Any) -> tuple[UUID, Any]:
+    """A run of the deployment, with variables that a person entered, and the job that the worker would start for it."""
 
-    async def resolve() -> Any:
+    async def resolve() -> tuple[UUID, Any]:
         async with get_client() as client:
             deployment = await client.read_deployment_by_name(deployment_name)
             run = await client.create_flow_run_from_deployment(deployment.id, job_variables=variables)
-            try:
-                return await kind.resolve_for_flow_run(
-                    run, client=client, work_pool=await client.read_work_pool(WORK_POOL), worker_name="w", deployment=deployment
-                )
-            finally:
-                await client.delete_flow_run(run.id)
+            pool = await client.read_work_pool(WORK_POOL)
+            found = await kind.resolve_for_flow_run(run, client=client, work_pool=pool, worker_name="w", deployment=deployment)
+            return run.id, found
 
     with temporary_settings({PREFECT_API_AUTH_STRING: SIGN_IN}):  # as the worker has it
         return asyncio.run(resolve())
 
 
+def job_of(kind: type[Any], deployment: str, **variables: Any) -> Any:
+    """The job alone; nobody is to start its run."""
+    run, found = as_the_worker_sees_it(kind, deployment, **variables)
+    with get_client(sync_client=True) as client:
+        client.delete_flow_run(run)
+    return found
+
+
 def container(deployment: str, **variables: Any) -> dict[str, Any]:
     """What Docker's client would send to the engine."""
-    configuration = as_the_worker_sees_it(DockerWorkerJobConfiguration, deployment, **variables)
+    configuration = job_of(DockerWorkerJobConfiguration, deployment, **variables)
     unused: Any = None
     settings = DockerWorker._build_container_settings(unused, unused, configuration)
     assert SIGN_IN not in str(settings)
@@ -97,7 +103,7 @@ def container(deployment: str, **variables: Any) -> dict[str, Any]:
 
 def job(deployment: str, folder: Path, **variables: Any) -> dict[str, Any]:
     """The Kubernetes job, which follows Kubernetes' schema."""
-    configuration = as_the_worker_sees_it(KubernetesWorkerJobConfiguration, deployment, **variables)
+    configuration = job_of(KubernetesWorkerJobConfiguration, deployment, **variables)
     manifest: dict[str, Any] = configuration.job_manifest
     assert SIGN_IN not in str(manifest)
     # Both are in Prefect's own default, at this place; Kubernetes leaves them out of account.
@@ -123,7 +129,7 @@ def test_a_container_is_given_what_compose_gives_the_worker(docker_pool: Path) -
     assert made["command"] == "prefect flow-run execute"
     assert made["user"] == f"{os.getuid()}:{os.getgid()}"
     assert (host["ReadonlyRootfs"], host["CapDrop"], host["SecurityOpt"]) == (True, worker["cap_drop"], worker["security_opt"])
-    assert host["ShmSize"] == 2 * 1024**3
+    assert (host["ShmSize"], host["OomScoreAdj"]) == (2 * 1024**3, worker["oom_score_adj"])
     assert list(host["Tmpfs"]) == [temporary.partition(":")[0] for temporary in worker["tmpfs"]]
     assert set(host["Binds"]) == {
         f"{checkout}:{checkout}",
@@ -138,6 +144,24 @@ def test_a_container_is_given_what_compose_gives_the_worker(docker_pool: Path) -
     defaults = {name: re.sub(r"\$\{\w+:-(.*)\}", r"\1", value) for name, value in worker["environment"].items()}
     assert {name: environment.get(name) for name in defaults} == defaults
     assert environment["PYTHONPATH"] == f"{checkout}/src"
+
+
+def test_what_a_container_is_told_to_run_is_the_flow_in_the_checkout(
+    docker_pool: Path, child_environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Its command with its environment, as a process: but for the servers' addresses, and the secrets, which no server here asks for."""
+    run, configuration = as_the_worker_sees_it(DockerWorkerJobConfiguration, "reelnest-look-for-data/look-for-data")
+    environment = {name: text for name, text in configuration.env.items() if not name.endswith("_FILE")} | {
+        "HOME": str(tmp_path),
+        "PREFECT_HOME": str(tmp_path),
+        "PREFECT_API_URL": child_environment["PREFECT_API_URL"],
+        "PYTHONPATH": f"{configuration.env['PYTHONPATH']}{os.pathsep}{ROOT / 'src'}",  # the test's checkout has no library of its own
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+    }
+    done = subprocess.run(configuration.command.split(), cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    with get_client(sync_client=True) as client:
+        state = client.read_flow_run(run).state
+    assert state is not None and state.is_completed(), done.stdout + done.stderr  # noqa: PT018
 
 
 def test_a_container_gets_gpus_memory_and_cpus_that_a_person_asked_for(docker_pool: Path) -> None:
