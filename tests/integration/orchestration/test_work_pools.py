@@ -5,11 +5,13 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import psutil
 import pytest
 import yaml
 from docker.models.containers import _create_container_args
@@ -146,11 +148,14 @@ def test_a_container_is_given_what_compose_gives_the_worker(docker_pool: Path) -
     assert environment["PYTHONPATH"] == f"{checkout}/src"
 
 
-def test_what_a_container_is_told_to_run_is_the_flow_in_the_checkout(
+def test_a_container_that_is_stopped_ends_its_stage_and_the_run_goes_on_later(
     docker_pool: Path, child_environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """Its command with its environment, as a process: but for the servers' addresses, and the secrets, which no server here asks for."""
-    run, configuration = as_the_worker_sees_it(DockerWorkerJobConfiguration, "reelnest-look-for-data/look-for-data")
+    """The container's command with its environment, as a process; no server here asks for the secrets."""
+    (docker_pool / "behaviour.txt").write_text("validate hang\n")
+    for command in ("add .", "-c user.name=t -c user.email=t@t commit --quiet --message=Hang"):
+        subprocess.run(["git", *command.split()], cwd=docker_pool, check=True)
+    run, configuration = as_the_worker_sees_it(DockerWorkerJobConfiguration, "reelnest-train/by-hand")
     environment = {name: text for name, text in configuration.env.items() if not name.endswith("_FILE")} | {
         "HOME": str(tmp_path),
         "PREFECT_HOME": str(tmp_path),
@@ -158,10 +163,34 @@ def test_what_a_container_is_told_to_run_is_the_flow_in_the_checkout(
         "PYTHONPATH": f"{configuration.env['PYTHONPATH']}{os.pathsep}{ROOT / 'src'}",  # the test's checkout has no library of its own
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
     }
-    done = subprocess.run(configuration.command.split(), cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    with subprocess.Popen(configuration.command.split(), cwd=tmp_path, env=environment) as container:
+        wait_until(lambda: any(docker_pool.glob("work/runs/*/worker-ready")))
+        container.terminate()
+        assert container.wait(60) == 0
+    wait_until(lambda: not running_in(docker_pool))
     with get_client(sync_client=True) as client:
         state = client.read_flow_run(run).state
-    assert state is not None and state.is_completed(), done.stdout + done.stderr  # noqa: PT018
+        client.delete_flow_run(run)
+    assert state is not None
+    assert state.name == "AwaitingRetry"
+
+
+def running_in(folder: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if Path(process.cwd()).is_relative_to(folder):
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "gave up waiting"
+        time.sleep(0.2)
 
 
 def test_a_container_gets_gpus_memory_and_cpus_that_a_person_asked_for(docker_pool: Path) -> None:
