@@ -1,20 +1,12 @@
 """`reports/evaluation.html`: what a model finds and what each size of it costs, for people to look at.
 
-One file that needs nothing else and asks the network for nothing. Its security policy allows our own style and script, by their hashes,
-and pictures that stand in the page: should a text of the data ever pass for a script, no browser runs it. Without the script the page still
-says all.
+Without its script the page still says all.
 """
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
-from reelnest.data.whole_files import write_lines
 from reelnest.report import wording
 from reelnest.report.gallery import ConfusedVideo, GalleryQuery
 from reelnest.report.headline import headline
@@ -22,8 +14,8 @@ from reelnest.report.interval_bars import interval_bars
 from reelnest.report.line_chart import LineChart, line_chart
 from reelnest.report.pictures import strip
 from reelnest.report.scatter_chart import Point, ScatterChart, scatter_chart
+from reelnest.report.template import source, write_page
 
-FOLDER = Path(__file__).parent
 TEMPLATE, STYLE, SCRIPT = "evaluation_page.html.j2", "evaluation_page.css", "evaluation_page.js"
 SHOWN_FAILURES = 20
 """Behaviour tests that did not pass; `evaluation.json` has more."""
@@ -40,15 +32,9 @@ def write_evaluation_page(
         gallery: Queries to show with their best answers.
         confused: Videos that stand first where another was wanted.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=False,
-    )
-    environment.filters |= {
+    shown = {**_figures(evaluation), **_configurations(evaluation), **_comparisons(evaluation), **_slices(evaluation)}
+    shown |= {**_behaviour(evaluation), "gallery": gallery, "confused": confused}
+    filters = {
         "figure": wording.figure,
         "signed": wording.signed,
         "size": wording.size,
@@ -58,11 +44,11 @@ def write_evaluation_page(
         "metric": wording.metric_name,
         "words": wording.words,
         "strip": strip,
-        "sha256": _source_hash,
     }
-    shown = {**_figures(evaluation), **_configurations(evaluation), **_comparisons(evaluation), **_slices(evaluation)}
-    shown |= {**_behaviour(evaluation), "gallery": gallery, "confused": confused}
-    page = environment.get_template(TEMPLATE).render(
+    write_page(
+        path,
+        TEMPLATE,
+        filters,
         evaluation=evaluation,
         headline=headline(evaluation),
         choice=evaluation["choice"],
@@ -70,12 +56,10 @@ def write_evaluation_page(
         sections=_sections(shown),
         gallery_kinds=list(dict.fromkeys(query.pair_kind for query in gallery)),
         gallery_slices=list(dict.fromkeys(name for query in gallery for name in query.slices)),
-        # Ours, and no data's.
-        style=Markup((FOLDER / STYLE).read_text(encoding="utf-8")),  # noqa: S704
-        script=Markup((FOLDER / SCRIPT).read_text(encoding="utf-8")),  # noqa: S704
+        style=source(STYLE),
+        script=source(SCRIPT),
         **shown,
     )
-    write_lines(path, [page])
 
 
 def _sections(shown: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -213,8 +197,3 @@ def _behaviour(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     failures = found["failures"]
     more = found["failed"] - len(failures[:SHOWN_FAILURES])
     return {"behaviour": {"dims": dims, "rows": [*by_kind, everything], "failures": failures[:SHOWN_FAILURES], "more": more}}
-
-
-def _source_hash(source: str) -> str:
-    """As a security policy names an inline style or script."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(source.encode()).digest()).decode("ascii")
