@@ -10,18 +10,14 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
 import httpx
-from ruamel.yaml import YAML
 
 from reelnest.config import Params, load_params
-from reelnest.data.changes import NOTHING, Changes, Contents, as_json, as_text, compare, read_contents
+from reelnest.data.changes import NOTHING, Changes, Contents, as_json, as_text, compare
 from reelnest.data.decoder import Decoder, Limits, VideoInfo, in_parallel
-from reelnest.data.formats import PAIRS_FILE, VIDEOS_FILE, Video
+from reelnest.data.formats import Video
 from reelnest.data.merging import merge
 from reelnest.data.whole_files import aside_of, exchange_folders, flush_folder
 from reelnest.errors import DataError, ReelnestError, RunError, VideoError
@@ -30,8 +26,9 @@ from reelnest.stages.git import git
 from reelnest.stages.launch import prepare_process
 from reelnest.stages.workspace import Workspace
 from tasks import dvc
+from tasks.cached_data import Version, dvc_file, version
 from tasks.locks import lock_or_none
-from tasks.run_workspace import commit_of, git_remote
+from tasks.run_workspace import git_remote
 from tasks.runner import CommandError, output_of, quieten
 
 LOCK = Path("work/locks/data.lock")
@@ -39,15 +36,6 @@ ADDING = "adding"
 """In `work/`: the reports of the last `data add`."""
 MOST_DURATIONS = 500
 """Videos of a version that are opened for their duration: those whose bytes have the smallest hashes, the same ones each time."""
-
-
-@dataclass(frozen=True)
-class Version:
-    """A version of the data in DVC's cache."""
-
-    contents: Contents
-    oids: dict[str, str]
-    """The hash of each file, by its path in `data/`."""
 
 
 def add(root: Path, params: Params, sources: list[Path], *, replacing: bool, committing: bool) -> str:
@@ -89,7 +77,7 @@ def diff(root: Path, params: Params, before: str, after: str | None) -> tuple[Ch
 
     Reads git, DVC's cache and, for what is not there, the remote; durations are of videos in the cache. Nothing of the workspace moves.
     """
-    texts = [_dvc_file(root, before), _dvc_file(root, after)]
+    texts = [dvc_file(root, before), dvc_file(root, after)]
     versions = [version(root, params, text, name) for text, name in zip(texts, (before, after or "data.dvc"), strict=True)]
     lengths = _durations(root, params, versions)
     seconds = {
@@ -117,63 +105,6 @@ def push(root: Path, *, branch: bool) -> str:
         output_of(["git", "push", "--quiet", remote, name], folder=root)
         told.append(f"Pushed {name} to {remote}.")
     return " ".join([*told, _tell(root)])
-
-
-def version(root: Path, params: Params, dvc_file: str, name: str) -> Version:
-    """The version that the text of a `data.dvc` names; what the cache lacks of its records comes from the remote.
-
-    Raises RunError where neither has it.
-    """
-    from dvc.repo import Repo
-    from dvc_data.hashfile.hash_info import HashInfo
-
-    try:
-        (out,) = YAML(typ="safe").load(dvc_file)["outs"]
-        tree = HashInfo("md5", out["md5"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{name}: its data.dvc names no folder: {error!r}. Run `dvc add data` and commit data.dvc.") from error
-    with Repo(str(root)) as repo, TemporaryDirectory(prefix="reelnest-") as scratch:
-        listing = _bring(repo, [tree], name)[0]
-        oids = {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_text(encoding="utf-8"))}
-        records = [record for record in (VIDEOS_FILE, PAIRS_FILE) if record in oids]
-        for record, file in zip(records, _bring(repo, [HashInfo("md5", oids[record]) for record in records], name), strict=True):
-            shutil.copyfile(file, Path(scratch, record))
-        contents = read_contents(Path(scratch), oids, params.data.validation_fraction, params.data.test_fraction)
-    return Version(contents, oids)
-
-
-def _bring(repo: Any, objects: list[Any], name: str) -> list[Path]:
-    """Where the cache has these objects, fetched first where it lacks them. A folder's own object alone, not what it lists."""
-    from dvc.exceptions import DvcException
-    from dvc_data.hashfile.transfer import transfer
-
-    cache = repo.cache.local
-    missing = [found for found in objects if not cache.exists(found.value)]
-    if missing:
-        try:
-            transfer(repo.cloud.get_remote_odb(), cache, missing, shallow=True)
-        except (DvcException, OSError) as error:
-            raise _not_here(name, error) from error
-    if any(not cache.exists(found.value) for found in missing):
-        raise _not_here(name, "the remote does not hold it")
-    return [Path(cache.oid_to_path(found.value)) for found in objects]
-
-
-def _not_here(name: str, why: object) -> RunError:
-    return RunError(f"The data of {name} is not in DVC's cache, and not to be had from the remote: {why}. Where it is, run `dvc push`.")
-
-
-def _dvc_file(root: Path, revision: str | None) -> str:
-    if revision is None:
-        path = root / "data.dvc"
-        if not path.is_file():
-            raise RunError(f"{path}: no such file. Record the data first: reelnest data add")
-        return path.read_text(encoding="utf-8")
-    commit = commit_of(root, revision)
-    try:
-        return git(root, "show", f"{commit}:./data.dvc")
-    except RunError:
-        raise RunError(f"revision: '{revision}' has no data.dvc, so it names no data.") from None
 
 
 def _version_at_head(root: Path, params: Params) -> Contents:
