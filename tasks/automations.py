@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.schemas.automations import Automation
 from prefect.exceptions import ObjectNotFound
 
-from tasks.telling import CHAMPION, CHAMPION_CHANGED, DATA, DATA_REFUSED
+from tasks.telling import CHAMPION, CHAMPION_CHANGED, CHAMPION_DRIFTED, DATA, DATA_REFUSED
 
 TAGGED = {"prefect.resource.id": "prefect.tag.reelnest", "prefect.resource.role": "tag"}
 RUNS = "prefect.flow-run.*"
@@ -30,7 +30,8 @@ START = timedelta(minutes=30)
 
 DIED, NEVER_BEGAN = "reelnest: a run that died is crashed", "reelnest: a run that never began is crashed"
 FAILED, NEW_CHAMPION, REFUSED = "reelnest: tell of a failed run", "reelnest: tell of a new champion", "reelnest: tell of refused data"
-TOLD = (FAILED, NEW_CHAMPION, REFUSED)
+DRIFTED = "reelnest: tell of drifted data"
+TOLD = (FAILED, NEW_CHAMPION, REFUSED, DRIFTED)
 
 
 def _plain(expression: str) -> str:
@@ -66,6 +67,15 @@ Good: {_plain("event.payload.videos_good")} of {_plain("event.payload.videos")} 
 {{% endif %}}{RUN}
 Nothing was trained. Commit better data, or allow more bad records: validate.max_quarantined_fraction in params.yaml."""
 
+DRIFTED_SUBJECT = f"Data drifted from {_plain('event.payload.name')} version {_plain('event.payload.version')}"
+DRIFTED_BODY = f"""{_plain("event.payload.headline")}
+
+{{% for measure in event.payload.measures %}}- {_plain("measure")}
+{{% endfor %}}
+{{% if event.payload.page %}}How far, and what is new: {_plain("event.payload.page")}
+{{% endif %}}{RUN}
+To train on the new data: prefect deployment run reelnest-train/by-hand"""
+
 
 def on_death(silence: timedelta = SILENCE, start: timedelta = START) -> list[AutomationCore]:
     """Gives back the place of a run that nobody runs any more. A run that has ended meanwhile keeps its state."""
@@ -90,6 +100,7 @@ def on_news(channels: Mapping[str, UUID]) -> list[AutomationCore]:
     return [
         _message(FAILED, ended_badly, FAILED_SUBJECT, FAILED_BODY, channels),
         _message(NEW_CHAMPION, _happened(CHAMPION_CHANGED, CHAMPION), NEW_CHAMPION_SUBJECT, NEW_CHAMPION_BODY, channels),
+        _message(DRIFTED, _happened(CHAMPION_DRIFTED, CHAMPION), DRIFTED_SUBJECT, DRIFTED_BODY, channels),
         _message(REFUSED, _happened(DATA_REFUSED, DATA), REFUSED_SUBJECT, REFUSED_BODY, channels),
     ]
 

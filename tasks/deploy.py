@@ -31,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = "on what runs run, where the work pool is still to be made (process): docs/runs.md, 'Other work pools'"
     parser.add_argument("--pool", choices=work_pools.TYPES, help=text)
     for channel in channels.CHANNELS:
-        text = f"environment variable or file that holds {channel.expected}: tells there of failures, new champions and refused data"
+        text = (
+            f"environment variable or file that holds {channel.expected}: tells there of failures, new champions, refused and drifted data"
+        )
         parser.add_argument(f"--{channel.name}", metavar="VARIABLE|FILE", help=text)
     asked = vars(parser.parse_args(arguments))
     pool = asked.pop("pool")
@@ -70,10 +72,10 @@ def deploy(checkout: Path, pool: str | None, sources: dict[str, str]) -> None:
     blocks = channels.kept_blocks()
     if blocks:
         automations.keep(automations.on_news(blocks))
-        _tell(f"failures, new champions and refused data are told by: {', '.join(blocks)}")
+        _tell(f"failures, new champions, refused and drifted data are told by: {', '.join(blocks)}")
     else:
         automations.remove(automations.TOLD)
-        _tell("nobody is told of failures, new champions and refused data: name a channel with --slack, --webhook or --email")
+        _tell("nobody is told of failures, new champions, refused and drifted data: name a channel with --slack, --webhook or --email")
 
 
 def _tell(text: str) -> None:

@@ -190,6 +190,36 @@ def lineage_page(workspace: Workspace) -> str:
     )
 
 
+def drift_page(report: Mapping[str, Any]) -> str:
+    """Each measure of the data against what the champion was trained on, and the champion's retrieval then and now."""
+    champion, quality, link = report["champion"], report["quality"], drift_link(report)
+    marks = {True: "drifted", False: "the same"}
+    keys = ("effect", "margin", "adjusted", "before", "after", "statistic")
+    sides = ("before", "after")
+    return page(
+        f"# {escape(report['headline'])}",
+        f"Data {escape(report['data'])} against {escape(champion['name'])} version {champion['version']}, the champion.",
+        table(
+            ["measure", "", "effect", "margin", "p, all measures", "values before", "values now", "effect is"],
+            [(one["measure"], marks[one["drifted"]], *(one[key] for key in keys)) for one in report["measures"]],
+        ),
+        *(f"Not measured: {escape(measure)} ({escape(why)})." for measure, why in report["not_measured"].items()),
+        f"## {escape(quality['metric'])} on the {escape(quality['split'])} split" if quality else "",
+        table(
+            ["dim", "when registered", "from", "to", "now", "from", "to"],
+            [
+                (found["dim"], *(found[side] and found[side][key] for side in sides for key in ("value", "low", "high")))
+                for found in quality["dims"]
+            ],
+        )
+        if quality
+        else "",
+        f"[The page, with distributions and what is new]({link})"
+        if link
+        else "With distributions and what is new: `drift.html`, among the artifacts of the champion's run in MLflow.",
+    )
+
+
 def is_registered(workspace: Workspace) -> bool:
     """Whether the last registration was of the model that was evaluated last."""
     registration, evaluation = workspace.reports / "registration.json", workspace.reports / "evaluation.json"
@@ -221,6 +251,16 @@ def evaluation_link(workspace: Workspace) -> str | None:
     except (httpx.HTTPError, ValueError, KeyError):
         return run_link(workspace)
     return f"{_pages_of(server)}/#/experiments/{experiment}/runs/{run_id}/artifacts/evaluation/evaluation.html"
+
+
+def drift_link(report: Mapping[str, Any]) -> str | None:
+    """The address of the drift's page among the champion's artifacts; None where MLflow is a file and has none."""
+    kept = report.get("mlflow", {})
+    server = str(kept.get("tracking_uri", ""))
+    if not server.startswith(("http://", "https://")):
+        return None
+    place = f"experiments/{kept['experiment_id']}/runs/{kept['run_id']}/artifacts/{kept['folder']}/drift.html"
+    return f"{_pages_of(server.rstrip('/'))}/#/{place}"
 
 
 def _mlflow_run(workspace: Workspace) -> tuple[str, str]:

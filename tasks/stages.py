@@ -90,7 +90,7 @@ def validate(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State
     workspace = Workspace()
     if state.is_failed() and (workspace.reports / "validation.json").is_file():
         shown = show("validate", VALIDATION_PAGES, workspace)
-        _tell(lambda: telling.refused(workspace, str(state.message), shown.get("quarantine")))
+        tell(lambda: telling.refused(workspace, str(state.message), shown.get("quarantine")))
     return state
 
 
@@ -148,7 +148,7 @@ def register(before: Sequence[dvc.Outcome], answer: Sequence[str] = ()) -> State
     logger = get_run_logger()
     workspace = Workspace()
     if not answer and "ran" not in before and pages.is_registered(workspace):
-        _tell(lambda: telling.champion(workspace))  # where an earlier try was cut off before it did
+        tell(lambda: telling.champion(workspace))  # where an earlier try was cut off before it did
         return Completed(name="Unchanged", message="this model is registered already", data="unchanged")
     lock = waiting_lock(
         workspace.work / "locks" / "register.lock",
@@ -160,7 +160,7 @@ def register(before: Sequence[dvc.Outcome], answer: Sequence[str] = ()) -> State
     except dvc.StageError as error:
         return Failed(message=str(error), data=error)
     show("register", REGISTRATION_PAGES, workspace)
-    _tell(lambda: telling.champion(workspace))
+    tell(lambda: telling.champion(workspace))
     return Completed(data="ran")
 
 
@@ -217,7 +217,8 @@ def show(stage: str, made: Pages, workspace: Workspace) -> dict[str, str]:
     return addresses
 
 
-def _tell(event: Callable[[], None]) -> None:
+def tell(event: Callable[[], None]) -> None:
+    """Emits an event. One that cannot be is logged: what it would tell of has happened all the same."""
     try:
         event()
     except UNTOLD as error:

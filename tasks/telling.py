@@ -1,5 +1,9 @@
-"""Events about what people want to hear: a new champion, data that was refused. `tasks/automations.py` makes messages of them."""
+"""Events about what people want to hear: a new champion, data that was refused or has drifted.
 
+`tasks/automations.py` makes messages of them.
+"""
+
+from collections.abc import Mapping
 from typing import Any
 
 from prefect.events import emit_event
@@ -8,10 +12,12 @@ from prefect.variables import Variable
 from reelnest.stages.workspace import Workspace
 from tasks import pages
 
-CHAMPION, CHAMPION_CHANGED = "reelnest.champion", "reelnest.champion.changed"
+CHAMPION, CHAMPION_CHANGED, CHAMPION_DRIFTED = "reelnest.champion", "reelnest.champion.changed", "reelnest.champion.drifted"
 DATA, DATA_REFUSED = "reelnest.data", "reelnest.data.refused"
 CHAMPION_TOLD = "reelnest_champion_told"
 """Prefect's variable: the champion that was told last. A model that is registered again is no news."""
+DRIFT_TOLD = "reelnest_drift_told"
+"""The champion and the data of which it was told last that they drifted apart."""
 REASONS = 5
 
 
@@ -28,6 +34,18 @@ def champion(workspace: Workspace) -> None:
     links = {"evaluation": pages.evaluation_link(workspace), "training": pages.run_link(workspace)}
     emit_event(CHAMPION_CHANGED, resource={"prefect.resource.id": CHAMPION}, payload=payload | links)
     Variable.set(CHAMPION_TOLD, told, overwrite=True)
+
+
+def drifted(report: Mapping[str, Any]) -> None:
+    """Tells that the data has left what the champion was trained on, once for each champion and version of the data."""
+    champion = report["champion"]
+    told = f"{champion['name']} {champion['version']} {report['data']}"
+    if not report["drifted"] or told == Variable.get(DRIFT_TOLD):
+        return
+    measures = [f"{one['measure']}: {one['effect']:.3f} ({one['statistic']})" for one in report["measures"] if one["drifted"]]
+    payload = {**champion, "data": report["data"], "headline": report["headline"], "measures": measures, "page": pages.drift_link(report)}
+    emit_event(CHAMPION_DRIFTED, resource={"prefect.resource.id": CHAMPION}, payload=payload)
+    Variable.set(DRIFT_TOLD, told, overwrite=True)
 
 
 def refused(workspace: Workspace, why: str, page: str | None) -> None:

@@ -183,6 +183,17 @@ def deploy(context: typer.Context) -> None:
 
 
 @cli.command()
+def drift(
+    revision: Annotated[str, typer.Option(help="Whose data: a branch, a tag or a commit; what is committed counts.")] = "HEAD",
+    quality_alone: Annotated[
+        bool, typer.Option("--quality-alone", help="The champion's retrieval only: its own data need not be there any more.")
+    ] = False,
+) -> None:
+    """Measures how far data is from what the champion was trained on, and the champion on it; writes reports/drift.json and .html."""
+    _in_checkout("tasks.drift", ["--revision", revision, *(["--quality-alone"] if quality_alone else [])])
+
+
+@cli.command()
 def lineage(
     version: Annotated[str, typer.Argument(help="models:/NAME@ALIAS, models:/NAME/VERSION, or an alias or number.")] = "champion",
     check: Annotated[bool, typer.Option("--check", help="Compares what was made here with it; status 1 where not the same.")] = False,

@@ -354,6 +354,17 @@ class Register(Section):
     """Without an answer in this time it is refused."""
 
 
+class Drift(Section):
+    """How far new data may be from what the champion was trained on."""
+
+    sample: Annotated[int, Field(ge=20, le=2000)] = 500
+    """Texts, and videos, of each of the two that are encoded, and videos that are opened for their duration."""
+    confidence: Annotated[float, Field(gt=0.5, le=0.999)] = 0.95
+    """At which a difference has to be shown, all measures taken together; and of the intervals."""
+    margin: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Of the effect, between 0 and 1: by less than this, other data is the same. For retrieval it is `register.margin`."""
+
+
 class Tracking(Section):
     """MLflow: where runs, metrics, checkpoints and models are kept. No DVC stage depends on it."""
 
@@ -381,6 +392,7 @@ class Params(Section):
     mining: Mining = Mining()
     evaluate: Evaluate = Evaluate()
     registration: Register = Field(Register(), alias="register")
+    drift: Drift = Drift()
     launch: Launch = Launch()
     tracking: Tracking = Tracking()
 

@@ -100,7 +100,7 @@ class Changes:
         rows: list[Sequence[object]] = [("", "", "all", "new", "changed", "removed")]
         rows.append(("videos", "", len(self.after.videos), len(self.new_videos), len(self.changed_videos), len(self.removed_videos)))
         rows += self.pair_counts
-        return _table(rows)
+        return table(rows)
 
 
 def compare(before: Contents, after: Contents) -> Changes:
@@ -178,7 +178,7 @@ def as_text(changes: Changes, seconds: Mapping[str, Sequence[float]]) -> str:
             figures = ["-"] * len(columns) if found is None else [f"{found[column]:,.4g}" for column in columns]
             rows.append((name if at == 0 else "", side, *figures))
     bad = f"Lines that cannot be read: {changes.before.bad:,} before, {changes.after.bad:,} after."
-    parts = [changes.headline.capitalize(), changes.counts, *named, _table(rows), bad if changes.before.bad or changes.after.bad else ""]
+    parts = [changes.headline.capitalize(), changes.counts, *named, table(rows), bad if changes.before.bad or changes.after.bad else ""]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -226,7 +226,8 @@ def _counted(number: int, word: str) -> str:
     return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
-def _table(rows: Sequence[Sequence[object]]) -> str:
+def table(rows: Sequence[Sequence[object]]) -> str:
+    """For a terminal: two columns of words, the others of figures."""
     cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     lines = []

@@ -42,12 +42,16 @@ def measure(workspace: Workspace, params: Params, evaluation: Mapping[str, Any],
     """
     if evaluation["code"]["hash"] != evaluation_code_hash(params.evaluate.depth):
         raise RegistryError("reports/evaluation.json: made by other code, or with another evaluate.depth. Run `reelnest evaluate` again.")
-    model = saved_model_of(version, folder)
+    measure_model(workspace, params, saved_model_of(version, folder), evaluation["data"]["hash"], folder / QUERY_METRICS_FILE)
+
+
+def measure_model(workspace: Workspace, params: Params, model: Path, expected_data: str, out: Path) -> None:
+    """Writes the figures by query of a saved model to `out`. Raises CannotMeasureError where the evaluation fails."""
     prepared = prepared_for(workspace, params, model)
     command, environment = accelerate_command(params, workspace, "reelnest.stages.measure")
-    arguments = [str(path.resolve()) for path in (model, prepared, folder / QUERY_METRICS_FILE)]
+    arguments = [str(path.resolve()) for path in (model, prepared, out)]
     done = subprocess.run(
-        [*command, *arguments, evaluation["data"]["hash"]],
+        [*command, *arguments, expected_data],
         cwd=workspace.root,
         env=environment,
         stderr=subprocess.STDOUT,

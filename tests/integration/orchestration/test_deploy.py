@@ -43,6 +43,12 @@ def test_deployed_twice_all_is_there_once_and_the_address_is_shown_nowhere(deplo
     with get_client(sync_client=True) as client:
         assert client.read_work_pool("reelnest").type == "process"
         assert client.read_deployment_by_name("reelnest-train/nightly").job_variables["env"] == {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
+        drift = client.read_deployment_by_name("reelnest-drift/champion")
+        assert (drift.tags, len(drift.schedules)) == (["reelnest", "data", "drift"], 1)
+        # What the form shows, with its help.
+        asked = drift.parameter_openapi_schema["properties"]
+        assert {name: found["type"] for name, found in asked.items()} == {"revision": "string", "quality_alone": "boolean"}
+        assert all(found["description"] for found in asked.values())
         block = client.read_block_document_by_name(channels.BLOCK, "webhook", include_secrets=False)
         told = client.request("POST", "/automations/filter", json={}).text
     assert "s3cr3t" not in shown + str(block.data) + told

@@ -1,0 +1,86 @@
+"""Where the bars of two distributions go: the shares of two versions of the data, side by side in each bin."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from reelnest.report.line_chart import Tick, apart
+
+WIDTH, HEIGHT = 480, 190
+LEFT, RIGHT, TOP, BOTTOM = 40, 6, 8, 26
+GAP = 0.15
+"""Of a bin, on either side of its two bars."""
+TOPS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
+"""Ends of axes whose shares stay below; of others it is 1."""
+TICKS = 2
+MOST_EDGES = 7
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One version's share of a bin."""
+
+    side: int
+    """0 of the data before, 1 of the new data."""
+    x: float
+    y: float
+    width: float
+    height: float
+    title: str
+
+
+@dataclass(frozen=True)
+class PairedBars:
+    """A chart of shares."""
+
+    title: str
+    bars: tuple[Bar, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+    right: int = WIDTH - RIGHT
+    bottom: int = HEIGHT - BOTTOM
+
+
+def of_histogram(title: str, histogram: Mapping[str, Sequence[float]]) -> PairedBars:
+    """Of `edges`, and the shares `before` and `after` (`reelnest.data.drift.histogram`). The last bin is open."""
+    edges = histogram["edges"]
+    bins = len(edges) - 1
+    names = [f"{low:.4g} to {high:.4g}" for low, high in itertools.pairwise(edges)]
+    names[-1] = f"{edges[-2]:.4g} and more"
+    every = -(-bins // (MOST_EDGES - 1))
+    ticks = [Tick(_x(at, bins), f"{edges[at]:.3g}") for at in range(0, bins, every)]
+    return PairedBars(title, *_drawn(names, histogram["before"], histogram["after"], ticks))
+
+
+def of_counts(title: str, before: Mapping[str, int], after: Mapping[str, int], name: Mapping[str, str]) -> PairedBars:
+    """Of counts by kind; `name` says what a kind is called."""
+    kinds = list(name)
+    ticks = [Tick(_x(at + 0.5, len(kinds)), name[kind]) for at, kind in enumerate(kinds)]
+    one, other = ([side.get(kind, 0) / max(1, sum(side.values())) for kind in kinds] for side in (before, after))
+    return PairedBars(title, *_drawn([name[kind] for kind in kinds], one, other, ticks))
+
+
+def _drawn(
+    names: Sequence[str], before: Sequence[float], after: Sequence[float], ticks: Sequence[Tick]
+) -> tuple[tuple[Bar, ...], tuple[Tick, ...], tuple[Tick, ...]]:
+    highest = max([*before, *after], default=1.0)
+    top = next((end for end in TOPS if highest <= end), 1.0)
+    room = HEIGHT - BOTTOM - TOP
+    each = (1 - 2 * GAP) / 2
+    bars = []
+    for at, name in enumerate(names):
+        for side, shares in enumerate((before, after)):
+            height = room * shares[at] / top
+            x = _x(at + GAP + side * each, len(names))
+            width = _x(at + GAP + (side + 1) * each, len(names)) - x
+            said = f"{name}: {shares[at]:.1%} {('before', 'new')[side]}"
+            bars.append(Bar(side, x, HEIGHT - BOTTOM - height, width, height, said))
+    levels = [top * number / TICKS for number in range(TICKS + 1)]
+    return tuple(bars), apart(ticks), tuple(Tick(HEIGHT - BOTTOM - room * level / top, f"{level:.3g}") for level in levels)
+
+
+def _x(place: float, bins: int) -> float:
+    return LEFT + (WIDTH - RIGHT - LEFT) * place / bins

@@ -1,0 +1,174 @@
+"""How far a revision's data is from what the champion was trained on, and what the champion finds in it.
+
+Usage: `reelnest drift`, which runs `python -m tasks.drift` in the checkout, or the deployment `reelnest-drift/champion`. Measured is in a
+run's own worktree at the revision (`reelnest.stages.drift`); what the champion was trained on, its lineage says, and DVC's cache has it.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from uuid import uuid4
+
+from reelnest.config import Params, load_params
+from reelnest.data.changes import table
+from reelnest.data.drift import sampled
+from reelnest.data.formats import file_names, read_videos
+from reelnest.data.whole_files import whole_file
+from reelnest.errors import ReelnestError, RunError
+from reelnest.stages.launch import prepare_process
+from reelnest.stages.workspace import Workspace
+from tasks import dvc
+from tasks.cached_data import RECORDS, CachedData, data_hash, dvc_file
+from tasks.locks import waiting_lock
+from tasks.run_workspace import commit_of, params_at, run_id, run_workspace
+from tasks.runner import CommandError, quieten
+from tasks.stages import stage_lock
+
+STAGE = (sys.executable, "-m", "reelnest.stages.drift")
+FILES = ("drift.json", "drift.html")
+BEFORE = Path("work/drift")
+"""In the run's worktree: what the champion was trained on, as far as it is looked at."""
+
+Told = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What came of it."""
+
+    message: str
+    report: Mapping[str, Any] | None = None
+    """`reports/drift.json`; None where there was nothing to do."""
+
+
+@dataclass(frozen=True)
+class _Champion:
+    version: str
+    dvc_file: str
+    """The text of the `data.dvc` that it was trained on."""
+
+    @property
+    def data(self) -> str:
+        """What that names."""
+        return data_hash(self.dvc_file, f"version {self.version}, the champion,")
+
+
+def measure(checkout: Path, revision: str, name: str, *, quality_alone: bool, on_line: Told, keep: Path | None = None) -> Measured:
+    """Measures in a worktree at `revision`, unless the champion was trained on the same data. `keep` is a folder for the files.
+
+    Raises ReelnestError, CommandError or dvc.StageError: data that is not to be had or does not pass its checks, an MLflow that is away.
+    """
+    commit = commit_of(checkout, revision)
+    champion = _champion(_params(checkout, commit))
+    if champion is None:
+        return Measured("There is no champion, so nothing is compared with the data. A training registers one.")
+    after = data_hash(dvc_file(checkout, commit), revision)
+    if after == champion.data:
+        return Measured(f"Nothing to do: version {champion.version}, the champion, was trained on the data of {revision}.")
+    with run_workspace(checkout, run_id(str(uuid4())), name, commit, {}) as workspace:
+        here = Workspace(workspace.folder)
+        before = [] if quality_alone else ["--before", str(_lay_out(checkout, champion, here))]
+        for stage in ("validate", "preprocess"):
+            with waiting_lock(stage_lock(stage, here), lambda: on_line("another run makes the same at this moment")):
+                dvc.reproduce(stage, here.root, on_line=on_line)
+        dvc.run_stage("drift", [*STAGE, champion.version, after, *before], here.root, on_line=on_line)
+        workspace.check()
+        report: dict[str, Any] = json.loads((here.reports / FILES[0]).read_text(encoding="utf-8"))
+        if keep is not None:
+            keep.mkdir(exist_ok=True)
+            for file in FILES:
+                with whole_file(keep / file) as aside:
+                    aside.write((here.reports / file).read_bytes())
+    return Measured(report["headline"], report)
+
+
+def as_text(report: Mapping[str, Any]) -> str:
+    """For a terminal."""
+    rows: list[Sequence[object]] = [("measure", "", "effect", "margin", "p")]
+    for one in report["measures"]:
+        verdict = "drifted" if one["drifted"] else "the same"
+        rows.append((one["measure"], verdict, f"{one['effect']:.3f}", f"{one['margin']:g}", f"{one['adjusted']:.3g}"))
+    champion = report["champion"]
+    missing = [f"Not measured: {measure} ({why})." for measure, why in report["not_measured"].items()]
+    return "\n".join([f"{report['headline']} (against {champion['name']} version {champion['version']})", "", table(rows), *missing])
+
+
+def _params(checkout: Path, commit: str) -> Params:
+    """Those sections that say which registry is asked; the others may be another version's."""
+    found = params_at(checkout, commit)
+    return Params.model_validate({name: found.params[name] for name in ("register", "tracking") if name in found.params})
+
+
+def _champion(params: Params) -> _Champion | None:
+    # Only here: MLflow takes seconds to import.
+    from reelnest.registry.drift_log import champion
+    from reelnest.registry.dvc_lock import DATA_FILE
+    from reelnest.registry.lineage import find_origin
+
+    found = champion(params)
+    if found is None:
+        return None
+    with TemporaryDirectory(prefix="reelnest-") as folder:
+        file = find_origin(params, str(found.version), Path(folder)).folder / DATA_FILE
+        if not file.is_file():
+            raise RunError(
+                f"Version {found.version}, the champion, was registered without its lineage, or without a data.dvc: it is not known which"
+                " data it was trained on. Commit data.dvc, and train again."
+            )
+        return _Champion(str(found.version), file.read_text(encoding="utf-8"))
+
+
+def _lay_out(checkout: Path, champion: _Champion, workspace: Workspace) -> Path:
+    """The champion's records and the files of its sample, in a folder of their own."""
+    from dvc.repo import Repo
+
+    folder = workspace.root / BEFORE
+    folder.mkdir(parents=True)
+    most = load_params(workspace.params).drift.sample
+    try:
+        with Repo(str(checkout)) as repo:
+            data = CachedData(repo, champion.dvc_file, f"version {champion.version}, the champion,")
+            data.put(RECORDS, folder)
+            videos = {video.video_id: video for video in read_videos(folder)[0]}
+            data.put([name for chosen in sampled(list(videos), most) for name in file_names(videos[chosen])], folder)
+    except RunError as error:
+        raise RunError(f"{error} Or measure the champion's retrieval alone: reelnest drift --quality-alone") from error
+    return folder
+
+
+def main() -> int:
+    """Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="reelnest drift", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--revision", default="HEAD")
+    parser.add_argument("--quality-alone", action="store_true")
+    asked = parser.parse_args()
+    prepare_process()
+    quieten()
+    checkout = Path.cwd()
+    reports = Workspace(checkout).reports
+
+    def on_line(line: str) -> None:
+        sys.stderr.write(f"{line}\n")
+
+    try:
+        measured = measure(checkout, asked.revision, "drift", quality_alone=asked.quality_alone, on_line=on_line, keep=reports)
+    except ReelnestError as error:
+        sys.stderr.write(f"reelnest: error: {error}\n")
+        return error.exit_status
+    except (CommandError, dvc.StageError) as error:
+        sys.stderr.write(f"reelnest: error: {error}\n")
+        return 1
+    if measured.report is None:
+        sys.stdout.write(f"{measured.message}\n")
+    else:
+        sys.stdout.write(f"{as_text(measured.report)}\n\nThe page: {(reports / FILES[1]).relative_to(checkout)}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
