@@ -91,7 +91,7 @@ def as_text(report: Mapping[str, Any]) -> str:
     """For a terminal."""
     rows: list[Sequence[object]] = [("measure", "", "effect", "margin", "p")]
     for one in report["measures"]:
-        verdict = "drifted" if one["drifted"] else "the same"
+        verdict = "drifted" if one["drifted"] else "not shown"
         rows.append((one["measure"], verdict, f"{one['effect']:.3f}", f"{one['margin']:g}", f"{one['adjusted']:.3g}"))
     champion = report["champion"]
     missing = [f"Not measured: {measure} ({why})." for measure, why in report["not_measured"].items()]

@@ -193,7 +193,7 @@ def lineage_page(workspace: Workspace) -> str:
 def drift_page(report: Mapping[str, Any]) -> str:
     """Each measure of the data against what the champion was trained on, and the champion's retrieval then and now."""
     champion, quality, link = report["champion"], report["quality"], drift_link(report)
-    marks = {True: "drifted", False: "the same"}
+    marks = {True: "drifted", False: "not shown"}
     keys = ("effect", "margin", "adjusted", "before", "after", "statistic")
     sides = ("before", "after")
     return page(

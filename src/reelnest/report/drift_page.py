@@ -33,7 +33,7 @@ def write_drift_page(path: Path, report: Mapping[str, Any]) -> None:
 def _title(report: Mapping[str, Any]) -> str:
     drifted = len(report["drifted"])
     if not drifted:
-        return "Nothing drifted"
+        return "No drift was shown"
     return f"{drifted} of {len(report['measures'])} measures drifted"
 
 

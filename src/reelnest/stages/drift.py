@@ -119,7 +119,7 @@ class _Found:
         drifted = [one.shift.measure for one in verdicts if one.drifted]
         return {
             "settings": self.settings.model_dump(mode="json"),
-            "headline": f"{len(drifted)} of {len(verdicts)} measures drifted: {', '.join(drifted)}" if drifted else "Nothing drifted",
+            "headline": f"{len(drifted)} of {len(verdicts)} measures drifted: {', '.join(drifted)}" if drifted else "No drift was shown",
             "drifted": drifted,
             "measures": [{**asdict(one.shift), "adjusted": one.adjusted, "drifted": one.drifted} for one in verdicts],
             "not_measured": self.not_measured,

@@ -61,8 +61,8 @@ def test_drift_is_told_once_for_each_champion_and_version_of_the_data(
         find(monkeypatch, Measured("", report | newer))
         drift(return_state=True)
     assert len(events) == 3
-    find(monkeypatch, Measured("Nothing drifted", report | {"drifted": [], "data": "0000.dir"}))
-    assert drift(return_state=True).message == "Nothing drifted"
+    find(monkeypatch, Measured("No drift was shown", report | {"drifted": [], "data": "0000.dir"}))
+    assert drift(return_state=True).message == "No drift was shown"
     assert len(events) == 3
     Variable.unset(telling.DRIFT_TOLD)
 

@@ -16,14 +16,17 @@ from typing import Any
 
 import psutil
 import pytest
+from drift_reports import drift_report
 from prefect import tags
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 from prefect.states import Pending
 
+from flows.drift import drift
 from flows.pipeline import train_pipeline
 from tasks import automations, stages
+from tasks import drift as drifting
 from tasks.prefect_server import PREFECT, free_port, is_answering, server_command, server_environment
 from tasks.runner import Command
 
@@ -154,16 +157,19 @@ def test_a_run_that_never_began_is_crashed(server: Server, deployed: Path) -> No
     assert "did not begin" in str(read(run).message)
 
 
-def test_refused_data_a_failed_run_and_a_new_champion_are_told_with_links(
+def test_refused_and_drifted_data_a_failed_run_and_a_new_champion_are_told_with_links(
     server: Server, deployed: Path, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stages, "REGISTER", (sys.executable, "stand_in_stage.py", "register"))
     (project / "behaviour.txt").write_text("validate bad-data\n")
+    report = drift_report()
+    monkeypatch.setattr(drifting, "measure", lambda *_, **__: drifting.Measured(report["headline"], report))
     with tags("reelnest"):
+        drifted = drift(return_state=True)
         bad = train_pipeline(return_state=True)
         (project / "behaviour.txt").unlink()
         good = train_pipeline(return_state=True)
-    pages = {id(state): f"{server.url}/runs/flow-run/{state.state_details.flow_run_id}" for state in (bad, good)}
+    pages = {id(state): f"{server.url}/runs/flow-run/{state.state_details.flow_run_id}" for state in (bad, good, drifted)}
 
     refused = server.message("Data refused: 1 bad records")
     assert "3 of 4 videos" in refused
@@ -172,6 +178,9 @@ def test_refused_data_a_failed_run_and_a_new_champion_are_told_with_links(
     assert "Stage validate failed." in failed["body"]
     champion = server.message("New champion: reelnest version 1")
     assert "http://mlflow.example/#/runs/r1" in champion
+    told = server.message("Data drifted from reelnest version 3")
+    assert "- length of texts: 0.449" in told
+    assert pages[id(drifted)] in told
     assert pages[id(bad)] in refused
     assert pages[id(good)] in champion
     # A name or an error can neither call everybody nor be a link of its own.

@@ -14,7 +14,7 @@ import mlflow
 import numpy as np
 import pytest
 import yaml
-from conftest import workspace_of
+from candidate_workspace import workspace_of
 
 from reelnest.config import Params, load_params
 from reelnest.errors import RunError
@@ -201,8 +201,8 @@ def test_without_its_data_the_champion_can_still_be_measured_and_is_not_measured
 
 def test_a_champion_without_lineage_and_no_champion_at_all_are_told(checkout: Checkout) -> None:
     client = mlflow.MlflowClient()
-    run = ChampionsRun(load_params(checkout.folder / "params.yaml"), "1")
-    client.create_model_version("reelnest", "models:/nothing", run.version.run_id)
+    run = mlflow.get_run(ChampionsRun(load_params(checkout.folder / "params.yaml"), "1").version.run_id)
+    client.create_model_version("reelnest", run.info.artifact_uri, run.info.run_id)
     client.set_registered_model_alias("reelnest", "champion", "2")
     with pytest.raises(RunError, match="registered without its lineage"):
         measure(checkout)

@@ -39,7 +39,7 @@ def test_a_page_without_data_or_earlier_figures_says_so(tmp_path: Path) -> None:
     report["quality"]["dims"] = [{**one, "before": None} for one in report["quality"]["dims"]]
     write_drift_page(tmp_path / "drift.html", report)
     text = (tmp_path / "drift.html").read_text(encoding="utf-8")
-    assert "<h1>Nothing drifted</h1>" in text
+    assert "<h1>No drift was shown</h1>" in text
     assert "of the champion's retrieval alone" in text
     assert "Distributions" not in text
     write_drift_page(tmp_path / "drift.html", report | {"quality": None})
