@@ -1,10 +1,12 @@
 """What DVC is asked: which stages are stale, and to run one of them. DVC decides freshness; nothing here keeps a second opinion."""
 
+import contextlib
 import hashlib
 import json
 import re
 import signal
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +23,9 @@ Outcome = Literal["ran", "restored", "unchanged"]
 DVC = (sys.executable, "-m", "dvc")
 STATUS_TIMEOUT_SECONDS = 3600.0
 """Hashing terabytes of new videos takes a while; a lock that is never given back should not take for ever."""
+
+FILLED_SECONDS = 5.0
+"""After which a record's folder that is still empty will stay so: DVC fills it in the next moment."""
 
 RESUMABLE_STATUS = 75
 """EX_TEMPFAIL: a stage that ends with it wants to be started again."""
@@ -165,12 +170,21 @@ def share_cache(source: Path, folder: Path) -> None:
         cache = repo.cache.local_cache_dir
         remotes = {name: dict(remote) for name, remote in repo.config["remote"].items()}
         core = {name: repo.config["core"][name] for name in ("remote",) if repo.config["core"].get(name)}
+    _remove_empty_records(Path(cache))
     with Repo(str(folder)) as repo, repo.config.edit("local") as config:
         # A link costs nothing. No symbolic links: a record whose file is a link out of data/ is refused.
         config["cache"].update(dir=cache, type="reflink,hardlink,copy")
         # Hashes of files that go away with the folder; in the shared place they would stay.
         config["core"].update(core, site_cache_dir=str(folder / ".dvc" / "tmp" / "site"))
         config["remote"].update(remotes)
+
+
+def _remove_empty_records(cache: Path) -> None:
+    """Removes folders of the run cache that a DVC made and, since it was killed or had no space, never filled: DVC fails at such a one."""
+    for folder in (cache / "runs").glob("*/*"):
+        with contextlib.suppress(OSError):  # removed by another run, or filled
+            if time.time() - folder.stat().st_mtime > FILLED_SECONDS:
+                folder.rmdir()
 
 
 def bring(target: str, folder: Path) -> None:

@@ -109,7 +109,7 @@ class Series:
         """Lets a stage work again, as if it never had."""
         for record in (self.project / ".dvc/cache/runs").glob("*/*/*"):
             if yaml.safe_load(record.read_text(encoding="utf-8"))["cmd"] == f"reelnest {stage}":
-                record.unlink()
+                shutil.rmtree(record.parent)
         kept = {"preprocess": "frames", "train": "checkpoints"}.get(stage)
         if kept is not None:
             shutil.rmtree(self.project / "work" / kept)

@@ -1,5 +1,7 @@
 """Asking a real DVC what is stale, and running single stages."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,18 @@ def test_a_changed_setting_makes_only_its_own_stage_stale(project: Path) -> None
     changed = dvc.changed_stages(project)
     assert "preprocess" in changed
     assert "validate" not in changed
+
+
+def test_a_record_that_a_killed_dvc_left_empty_keeps_no_stage_from_running(project: Path, tmp_path: Path) -> None:
+    run("validate", project)
+    (record,) = (project / ".dvc" / "cache" / "runs").glob("*/*/*")
+    record.unlink()
+    os.utime(record.parent, (0, 0))
+    worktree = tmp_path / "worktree"
+    shutil.copytree(project, worktree)
+    (worktree / "dvc.lock").unlink()
+    dvc.share_cache(project, worktree)
+    assert run("validate", worktree) == "ran"
 
 
 @pytest.mark.parametrize(
