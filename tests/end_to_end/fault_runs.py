@@ -1,7 +1,8 @@
 """Deployments' runs with one fault each, and what has to hold all the same.
 
 Usage: `python tests/end_to_end/fault_runs.py DIR --runs 50 [--faults cancel-ui,worker-kill] [--seed 0]`, as root (small disks are
-mounted) and with Debian's faketime. Prints a line for each run and a table; the exit status is 1 where anything was violated.
+mounted), where there is a C compiler (for a clock that can be set). Prints a line for each run and a table; the exit status is 1 where
+anything was violated.
 
 A run is made to do a stage's work anew (what DVC remembers of the stage is removed), the fault happens while that stage is at work, and
 then:
@@ -40,6 +41,7 @@ from small_project import make_quick_project
 from small_project import run as command
 from supervised_services import Services, supervised_services, wait_until
 
+from reelnest.stages.git import git
 from reelnest.stages.runs import Run, kept_runs
 from tasks import automations
 from tasks.locks import lock_or_none
@@ -105,20 +107,23 @@ class Series:
         tasks = self.api.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run])))
         return {task.name.rpartition("-")[0] for task in tasks if task.state is not None and task.state.is_completed()}
 
-    def forget(self, stage: str) -> None:
-        """Lets a stage work again, as if it never had."""
+    def forget(self, stage: str, settings: Settings) -> None:
+        """Lets a stage work again in a run with these settings, as if it never had: DVC's record, kept runs and the stage's own store."""
         for record in (self.project / ".dvc/cache/runs").glob("*/*/*"):
             if yaml.safe_load(record.read_text(encoding="utf-8"))["cmd"] == f"reelnest {stage}":
                 shutil.rmtree(record.parent)
-        kept = {"preprocess": "frames", "train": "checkpoints"}.get(stage)
-        if kept is not None:
-            shutil.rmtree(self.project / "work" / kept)
+        for kept in kept_runs(self.project):
+            if kept.settings == settings:
+                git(self.project, "update-ref", "-d", kept.ref)
+        store = {"preprocess": "frames", "train": "checkpoints"}.get(stage)
+        if store is not None:
+            shutil.rmtree(self.project / "work" / store)
 
     def with_fault(self, name: str, stage: str, settings: Settings, chance: random.Random) -> Report:
         """One run with a fault, and the next one."""
         report, fault = Report(name, stage), FAULTS[name]
         reference = self.reference(settings)
-        self.forget(REMADE_BY.get(stage, stage))
+        self.forget(REMADE_BY.get(stage, stage), settings)
         started = time.monotonic()
         scene = Scene(self.services, self.api, stage, chance)
         fault.before(scene)

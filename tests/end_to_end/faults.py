@@ -22,8 +22,8 @@ from tasks.runner import GUARD, output_of
 
 AWAY_SECONDS = 30
 LOCKED_SECONDS = 20
-CLOCK_LIBRARY = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
-"""Debian's package faketime."""
+CLOCK_SOURCE = Path(__file__).with_name("clock.c")
+HOUR = 3600
 PROGRAMS = {"train": "reelnest.stages.train", "evaluate": "reelnest.stages.evaluate"}
 """What a stage's own processes are called, where that is not `reelnest STAGE`."""
 HOLD = """
@@ -61,7 +61,7 @@ class Scene:
 
     @property
     def clock(self) -> Path:
-        """What the time is for a run under a clock of its own."""
+        """How many seconds off the time is, for a run that has a clock of its own."""
         return self.project.parent / "clock"
 
     def processes(self) -> list[psutil.Process]:
@@ -202,22 +202,16 @@ def hold_dvc(scene: Scene) -> None:
 
 
 def own_clock(scene: Scene) -> Mapping[str, str]:
-    return {
-        "LD_PRELOAD": str(CLOCK_LIBRARY),
-        "FAKETIME_TIMESTAMP_FILE": str(scene.clock),
-        "FAKETIME_CACHE_DURATION": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "FAKETIME_DISABLE_SHM": "1",
-    }
+    return {"LD_PRELOAD": str(scene.clock.with_suffix(".so")), "CLOCK_OFFSET": str(scene.clock)}
 
 
-def set_clock(scene: Scene) -> None:
-    assert CLOCK_LIBRARY.is_file(), "apt-get install faketime"
-    scene.clock.write_text("+0\n")
+def make_clock(scene: Scene) -> None:
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(scene.clock.with_suffix(".so")), str(CLOCK_SOURCE)], check=True)
+    scene.clock.write_text("0")
 
 
 def set_clock_back(scene: Scene) -> None:
-    scene.clock.write_text("-1h\n")
+    scene.clock.write_text(str(-HOUR))
 
 
 def remove_worktree(scene: Scene) -> None:
@@ -254,6 +248,6 @@ FAULTS: Mapping[str, Fault] = {
     ),
     "disk-full-model": Fault(("train",), FAILED, fill_models, heal=lambda scene: large_disk(scene.worktree / "models")),
     "dvc-lock": Fault(("preprocess", "train", "evaluate"), DONE, hold_dvc),
-    "clock-back": Fault(("preprocess", "train", "evaluate"), DONE, set_clock_back, before=set_clock, environment=own_clock),
+    "clock-back": Fault(("preprocess", "train", "evaluate"), DONE, set_clock_back, before=make_clock, environment=own_clock),
     "worktree-gone": Fault(("preprocess", "train", "evaluate"), FAILED, remove_worktree),
 }

@@ -43,7 +43,7 @@ def losses(project: Path, run: Run) -> str:
 
 def test_two_processes_that_are_cancelled_are_gone_and_the_training_goes_on_from_a_whole_checkpoint(series: Series) -> None:
     unbroken = series.completed(TWO_PROCESSES)
-    series.forget("train")
+    series.forget("train", TWO_PROCESSES)
     scene = Scene(series.services, series.api, "train", random.Random(0))
     scene.run = series.api.read_flow_run(series.start(TWO_PROCESSES))
     checkpoints = scene.project / "work/checkpoints"
