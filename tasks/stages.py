@@ -1,7 +1,8 @@
 """One Prefect task a stage. A task runs its DVC stage and shows what it made; whether there is anything to do, DVC decides.
 
 A stage that fails ends its task in state Failed with the stage's own words, and no traceback of ours around them. It is tried again where
-it was interrupted (a killed worker; training then goes on from its last checkpoint), never where data or settings are at fault.
+it was interrupted (a killed worker; training then goes on from its last checkpoint) or MLflow did not answer, never where data or settings
+are at fault.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 HOUR = 3600.0
+RETRY_DELAYS = [5, 15, 30]
+"""Seconds before each further try of a stage that needs MLflow: enough for a server that starts anew."""
 STAGES = ("validate", "preprocess", "train", "evaluate")
 REGISTER = ("reelnest", "register")
 
@@ -110,7 +113,7 @@ def preprocess(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> Sta
     "train",
     "Trains under `accelerate launch`; goes on from the last checkpoint where it was interrupted.",
     retries=3,
-    retry_delay_seconds=10,
+    retry_delay_seconds=RETRY_DELAYS,
     timeout_seconds=14 * 24 * HOUR,
 )
 def train(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State[dvc.Outcome]:
@@ -123,7 +126,13 @@ def train(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State[dv
     return state
 
 
-@_task("evaluate", "Measures retrieval on the test split at each dim.", retries=1, retry_delay_seconds=5, timeout_seconds=12 * HOUR)
+@_task(
+    "evaluate",
+    "Measures retrieval on the test split at each dim.",
+    retries=3,
+    retry_delay_seconds=RETRY_DELAYS,
+    timeout_seconds=12 * HOUR,
+)
 def evaluate(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State[dvc.Outcome]:
     """Shows a table of quality by dim, and the link to the page with its curves and pictures."""
     state = _run("evaluate", changed, before, {"evaluate": pages.evaluation_page})
@@ -136,8 +145,8 @@ def evaluate(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State
 @_task(
     "register",
     "Makes the model a version in MLflow's registry: challenger, and champion where it is the better one.",
-    retries=2,
-    retry_delay_seconds=[5, 30],
+    retries=3,
+    retry_delay_seconds=RETRY_DELAYS,
     timeout_seconds=2 * HOUR,
 )
 def register(before: Sequence[dvc.Outcome], answer: Sequence[str] = ()) -> State[dvc.Outcome]:

@@ -40,7 +40,13 @@ class TrainingError(ReelnestError):
 
 
 class RegistryError(ReelnestError):
-    """MLflow cannot be reached or does not hold what was asked for."""
+    """MLflow cannot be used or does not hold what was asked for."""
+
+
+class RegistryAway(RegistryError):  # noqa: N818 — a state of affairs
+    """MLflow does not answer now, and may later. The exit status is sysexits' EX_TEMPFAIL, at which a flow tries the stage again."""
+
+    exit_status = 75
 
 
 class RunError(ReelnestError):

@@ -154,8 +154,17 @@ def restart_machine(scene: Scene) -> None:
     scene.services.start()
 
 
+def take_mlflow_away(scene: Scene) -> None:
+    """For a while: it takes requests and answers none, or is not there at all."""
+    if scene.chance.random() < 0.5:
+        stop_mlflow(scene)
+        time.sleep(AWAY_SECONDS)
+        start_mlflow(scene)
+    else:
+        hold_mlflow(scene)
+
+
 def hold_mlflow(scene: Scene) -> None:
-    """It takes requests and answers none."""
     process = scene.services.process("mlflow")
     held = [process, *process.children(recursive=True)]
     for one in held:
@@ -229,7 +238,7 @@ FAULTS: Mapping[str, Fault] = {
     "flow-kill": Fault(ANY, DIED, kill_flow, is_end=True),
     "stage-kill": Fault(("preprocess", "train", "evaluate", "register"), DONE, kill_stage),
     "restart": Fault(ANY, DIED, restart_machine, is_end=True),
-    "mlflow-away-30s": Fault(("train",), DONE, hold_mlflow),
+    "mlflow-away-30s": Fault(("train", "evaluate", "register"), DONE, take_mlflow_away),
     "mlflow-gone": Fault(("train", "evaluate"), FAILED, stop_mlflow, heal=start_mlflow),
     "prefect-restart": Fault(("preprocess", "train", "evaluate"), DONE, restart_prefect),
     "disk-full-store": Fault(

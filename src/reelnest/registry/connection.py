@@ -25,9 +25,11 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.telemetry import set_telemetry_client
 
 from reelnest.config import Params, tracking_uri
-from reelnest.errors import RegistryError
+from reelnest.errors import RegistryAway, RegistryError
 
 HEALTH_TIMEOUT_SECONDS = 5
+AWAY_STATUSES = (502, 503, 504)
+"""What a proxy says of a server that starts anew."""
 SQLITE = "sqlite:///"
 
 log = logging.getLogger(__name__)
@@ -39,7 +41,7 @@ def connect(params: Params) -> str:
     MLflow itself retries for minutes before it gives up; a wrong address should be told in seconds, before hours of training. So the
     server (or database) is asked once, first. Calling this again is cheap and harmless.
 
-    Raises RegistryError when nothing answers there, or when the experiment cannot be used.
+    Raises RegistryAway when nothing answers there, RegistryError when what answers or the experiment cannot be used.
     """
     uri = _signed_in(tracking_uri(params))
     _quiet()
@@ -62,6 +64,12 @@ def without_credentials(uri: str) -> str:
     if "@" not in parts.netloc:
         return uri
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def error_type(error: MlflowException | OSError) -> type[RegistryError]:
+    """RegistryAway for what MLflow's client raises where nothing answered it, RegistryError for an answer that refuses."""
+    cause = error.__context__ if isinstance(error, MlflowException) else error
+    return RegistryAway if isinstance(cause, requests.ConnectionError | requests.Timeout) else RegistryError
 
 
 _ADVICE = (
@@ -120,7 +128,9 @@ def _check_server(uri: str) -> None:
     try:
         answer = requests.get(f"{uri.rstrip('/')}/health", timeout=HEALTH_TIMEOUT_SECONDS)
     except requests.RequestException as error:
-        raise RegistryError(f"MLflow does not answer at {shown} ({type(error).__name__}). {_ADVICE}") from error
+        raise RegistryAway(f"MLflow does not answer at {shown} ({type(error).__name__}). {_ADVICE}") from error
+    if answer.status_code in AWAY_STATUSES:
+        raise RegistryAway(f"MLflow does not answer at {shown} (HTTP {answer.status_code}). {_ADVICE}")
     # A proxy in front of the server may ask for a log-in (401, 403) that MLflow's own client then brings.
     if answer.status_code >= 500 or answer.status_code == 404:
         found = f"{shown}/health gave HTTP {answer.status_code}"

@@ -13,9 +13,8 @@ from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
 from reelnest.config import Params
-from reelnest.errors import RegistryError
 from reelnest.registry.candidate import Candidate, candidate_run
-from reelnest.registry.connection import connect
+from reelnest.registry.connection import connect, error_type
 
 ALL, FLOATS = "all", "float32"
 METRICS_IN_A_REQUEST = 900  # MLflow takes at most 1000
@@ -75,7 +74,7 @@ def log_evaluation(params: Params, candidate: Candidate, evaluation: Mapping[str
         # Last: the runs that a later evaluation finds by it are whole.
         client.set_tag(run_id, DATA_HASH_TAG, evaluation["data"]["hash"])
     except (MlflowException, OSError) as error:  # requests' errors are OSErrors
-        raise RegistryError(f"MLflow does not take the evaluation: {error}. The files in reports/ are whole.") from error
+        raise error_type(error)(f"MLflow does not take the evaluation: {error}. The files in reports/ are whole.") from error
     return run_id
 
 

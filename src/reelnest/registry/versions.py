@@ -36,7 +36,7 @@ from reelnest.model.manifest import CARD_FILE
 from reelnest.model.saved import SETTINGS_FILE
 from reelnest.registry.aliases import DECISION_TAG, REASON_TAG, TAKEN_BACK
 from reelnest.registry.candidate import MODEL_HASH_TAG, Candidate, candidate_run
-from reelnest.registry.connection import connect
+from reelnest.registry.connection import connect, error_type
 from reelnest.registry.decision import CODE_TAG, CONDITIONS_TAG, DIFFERENCES_TAG, WAITS, Answer, Evidence, decide
 from reelnest.registry.evaluation_log import DATA_HASH_TAG, gate_folder, mlflow_name
 from reelnest.registry.gate import Condition, Difference
@@ -137,7 +137,7 @@ def register_candidate(
                 unmeasured[champion.version] = str(error)
         raise RegistryError(f"The champion of '{name}' changes faster than it can be evaluated. Run `reelnest register` again.")
     except (MlflowException, OSError) as error:  # requests' errors are OSErrors
-        raise RegistryError(
+        raise error_type(error)(
             f"MLflow's registry refused model '{name}': {error}. Run `reelnest register` again: it goes on from here."
         ) from error
 

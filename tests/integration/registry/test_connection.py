@@ -14,9 +14,10 @@ import mlflow
 import pytest
 
 from reelnest.config import Params, Tracking, tracking_uri
-from reelnest.errors import RegistryError
+from reelnest.errors import RegistryAway, RegistryError
 from reelnest.registry import connection
 from reelnest.registry.connection import connect, without_credentials
+from tasks.dvc import RESUMABLE_STATUS
 
 
 def at(uri: str, experiment: str = "reelnest") -> Params:
@@ -97,12 +98,23 @@ def test_a_server_that_is_no_mlflow_is_told_apart(status: int) -> None:
         connect(at(uri))
 
 
+def test_a_proxy_before_a_server_that_starts_anew_means_that_it_is_away() -> None:
+    with http_server(503) as uri, pytest.raises(RegistryAway, match=r"does not answer at .* \(HTTP 503\)"):
+        connect(at(uri))
+
+
+def test_a_stage_whose_server_is_away_asks_its_flow_for_another_try() -> None:
+    with pytest.raises(RegistryAway) as caught:
+        connect(at("http://127.0.0.1:1"))
+    assert caught.value.exit_status == RESUMABLE_STATUS
+
+
 def test_a_server_that_accepts_and_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "HEALTH_TIMEOUT_SECONDS", 0.3)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        with pytest.raises(RegistryError, match="does not answer"):
+        with pytest.raises(RegistryAway, match="does not answer"):
             connect(at(f"http://127.0.0.1:{listener.getsockname()[1]}"))
 
 
