@@ -23,9 +23,15 @@ def server_command(port: int, *, pages: bool) -> list[str]:
 
 
 def server_environment(folder: Path) -> dict[str, str]:
-    """Keeps the runs in `prefect.db` beside MLflow's `mlflow.db`: a checkout's runs stay with it, whoever started its server."""
+    """Keeps the runs in `prefect.db` beside MLflow's `mlflow.db`: a checkout's runs stay with it, whoever started its server.
+
+    The slots that runs occupy are kept in files. Prefect would keep them in memory, and a server that starts anew would know of none:
+    minutes later it refuses to prolong them, at which Prefect ends the runs that it was to let go on.
+    """
     return {
         "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder.resolve() / 'prefect.db'}",
+        "PREFECT_HOME": str(folder.resolve() / "work" / "prefect"),
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         # The pages ask the server that they came from, whatever its port, through an SSH tunnel too. (Left alone, they ask port 4200.)
         "PREFECT_SERVER_UI_API_URL": "/api",
         # The address of another server, where one is set, would be followed by the server's own services.
