@@ -139,12 +139,13 @@ class Series:
             report.violations.append(str(error))
         finally:
             fault.heal(scene)
+        if not fault.is_end:
+            self._wait_for_last_process(scene, report)
+        # What Prefect says in the end: a live run whose heartbeats are an hour old is Crashed until it is Completed.
         found = self.api.read_flow_run(scene.run.id)
         report.state, report.message = str(found.state_name), str(found.state and found.state.message)
         if report.state not in fault.ends:
             report.violations.append(f"Prefect says {report.state} ({report.message}), not {' or '.join(fault.ends)}")
-        if not fault.is_end:
-            self._wait_for_last_process(scene, report)
         report.violations += self._held_locks()
         self._check_next(scene, settings, reference, report)
         report.seconds = time.monotonic() - started
