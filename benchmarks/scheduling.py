@@ -66,7 +66,7 @@ def _add_kept_runs(project: Path) -> None:
     record = json.loads(git("show", f"{ref}:run.json"))
     listing = git("ls-tree", ref)
     for number in range(PAST_RUNS):
-        blob = git("hash-object", "-w", "--stdin", text=json.dumps({**record, "id": f"{number:012x}"}))
+        blob = git("hash-object", "-w", "--stdin", text=json.dumps({**record, "id": f"{number:012x}", "flow_run": f"past-{number}"}))
         lines = [f"100644 blob {blob}\trun.json" if line.endswith("\trun.json") else line for line in listing.splitlines()]
         tree = git("mktree", text="\n".join(lines) + "\n")
         commit = git("commit-tree", "-p", f"{ref}^", "-m", f"Run {number}", tree)

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from flows.pipeline import train_pipeline
 from reelnest.errors import RunError
-from tasks.run_workspace import RunWorkspace, run_id, run_workspace
+from tasks.run_workspace import RunWorkspace, run_workspace
 from tasks.runner import CommandError, environment
 
 Revision = Annotated[str, Field(min_length=1)]
@@ -43,26 +43,33 @@ def scheduled_pipeline(
     """
     # Prefect's form takes its help texts from here: it drops the description of an annotated Field.
     try:
-        with run_workspace(Path.cwd(), run_id(str(flow_run.get_id())), str(flow_run.get_name()), revision, settings or {}) as workspace:
+        with run_workspace(Path.cwd(), str(flow_run.get_id()), str(flow_run.get_name()), revision, settings or {}) as workspace:
             try:
                 with environment({"REELNEST_PARENT_RUN": parent_run or ""}):
                     state = train_pipeline.fn(offer=offer)
             finally:
                 workspace.check()
             if state.is_completed():
-                _keep(workspace, str(state.message), registered=offer)
+                return _keep(workspace, state, registered=offer)
     except RunError as error:
         return Failed(message=str(error))
     return state
 
 
-def _keep(workspace: RunWorkspace, done: str, *, registered: bool) -> None:
+def _keep(workspace: RunWorkspace, state: State[Any], *, registered: bool) -> State[Any]:
+    """The run's state: Failed where the name that it would be kept under holds another run's results."""
     logger = get_run_logger()
-    run = workspace.keep(done, registered=registered)
+    run = workspace.keep(str(state.message), registered=registered)
     logger.info("kept as %s", run.ref)
     try:
-        workspace.push(run)
+        pushed = workspace.push()
     except (RunError, CommandError) as error:
-        logger.warning(
-            "the run is kept here, but was not pushed; the next run's push does not do it: git push REMOTE %s. %s", run.ref, error
+        logger.warning("the run is kept here, but was not pushed. The next run pushes it too. %s", error)
+    else:
+        if pushed:
+            logger.info("pushed: %s", ", ".join(pushed))
+    if run.id != workspace.run.id and workspace.owner() != run.flow_run:
+        return Failed(
+            message=f"{workspace.run.ref} exists and is not this run's: it was left as it is. This run's results are kept as {run.ref}."
         )
+    return state

@@ -25,7 +25,7 @@ from reelnest.stages.workspace import Workspace
 from tasks import dvc
 from tasks.cached_data import RECORDS, CachedData, data_hash, dvc_file
 from tasks.locks import waiting_lock
-from tasks.run_workspace import commit_of, params_at, run_id, run_workspace
+from tasks.run_workspace import commit_of, params_at, run_workspace
 from tasks.runner import CommandError, quieten
 from tasks.stages import stage_lock
 
@@ -70,7 +70,7 @@ def measure(checkout: Path, revision: str, name: str, *, quality_alone: bool, on
     after = data_hash(dvc_file(checkout, commit), revision)
     if after == champion.data:
         return Measured(f"Nothing to do: version {champion.version}, the champion, was trained on the data of {revision}.")
-    with run_workspace(checkout, run_id(str(uuid4())), name, commit, {}) as workspace:
+    with run_workspace(checkout, str(uuid4()), name, commit, {}) as workspace:
         here = Workspace(workspace.folder)
         before = [] if quality_alone else ["--before", str(_lay_out(checkout, champion, here))]
         for stage in ("validate", "preprocess"):

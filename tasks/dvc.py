@@ -15,6 +15,7 @@ from typing import Any, Literal
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_UI_URL
 
+from reelnest.errors import RunError
 from tasks.runner import TAIL_LINES, CommandError, is_signal, output_of, run
 
 Outcome = Literal["ran", "restored", "unchanged"]
@@ -210,17 +211,42 @@ def has_remote(folder: Path) -> bool:
         return bool(repo.config["core"].get("remote"))
 
 
-def push(folder: Path) -> None:
-    """Hands the outputs, and the record that these inputs gave them, to the default remote. Raises CommandError.
+def remotes(folder: Path) -> list[str]:
+    """The names of the remotes that are set."""
+    from dvc.repo import Repo
 
-    Without the record (remotes over HTTP take none) another machine gets the outputs by `dvc.lock` alone, which is enough.
+    with Repo(str(folder)) as repo:
+        return sorted(repo.config["remote"])
+
+
+def push(folder: Path, remote: str | None = None) -> None:
+    """Pushes the outputs, and the run cache that says from which inputs they came, to a remote (None: the default). Raises CommandError.
+
+    Without the run cache (remotes over HTTP take none) another machine gets the outputs by `dvc.lock` alone, which is enough.
     """
+    to = ["--remote", remote] if remote else []
     try:
-        output_of([*DVC, "--wait-for-lock", "push", "--run-cache"], folder=folder)
+        output_of([*DVC, "--wait-for-lock", "push", "--run-cache", *to], folder=folder)
     except CommandError as error:
         if not any("run-cache is not supported" in line.lower() for line in error.tail):
             raise
-        output_of([*DVC, "--wait-for-lock", "push"], folder=folder)
+        output_of([*DVC, "--wait-for-lock", "push", *to], folder=folder)
+
+
+def push_commits(folder: Path, commits: Sequence[str], remote: str | None = None) -> None:
+    """Pushes the outputs that these commits name to a remote (None: the default). Raises RunError.
+
+    `dvc push` has no option for commits that no branch holds; its Python interface has.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    for commit in commits:  # one by one: DVC takes several commits without a branch for one
+        try:
+            with Repo(str(folder)) as repo:
+                repo.push(revs=[commit], workspace=False, remote=remote)
+        except (DvcException, OSError) as error:
+            raise RunError(f"dvc push: the outputs of commit {commit[:12]} were not pushed: {error}") from error
 
 
 def collect_garbage(folder: Path, commits: Sequence[str], *, dry: bool) -> int:

@@ -18,9 +18,9 @@ from reelnest.registry.retention import Registered, registered, remove
 from reelnest.stages.git import git
 from reelnest.stages.runs import Run, kept_runs
 from reelnest.stages.workspace import Workspace
-from tasks import dvc, prefect_runs
+from tasks import dvc, prefect_runs, pushing
 from tasks.locks import waiting_lock
-from tasks.run_workspace import GATE, git_remote, leftovers, remove_leftovers, working
+from tasks.run_workspace import GATE, leftovers, remove_leftovers, working
 from tasks.runner import output_of, python_module
 
 DAY_SECONDS = 86400.0
@@ -89,12 +89,11 @@ def carry_out(found: Plan, checkout: Path) -> None:
     remove(params, found.versions, found.mlflow_runs)
     _collect_mlflow(params, checkout, found.mlflow_runs)
     prefect_runs.delete(found.flow_runs)
-    remote = git_remote(checkout)
     for run in found.refs:
-        if remote:
+        if params.runs.push:
             with suppress(RunError):  # it may never have been pushed; a remote that is away keeps a ref too many
-                git(checkout, "push", "--quiet", remote, f":{run.ref}")
-        git(checkout, "update-ref", "-d", run.ref, run.commit)
+                git(checkout, "push", "--quiet", params.runs.push, f":{run.ref}")
+        pushing.delete_refs(checkout, run)
     with waiting_lock(checkout / GATE, lambda: None):
         if not working(checkout):
             dvc.collect_garbage(checkout, [run.commit for run in kept_runs(checkout)], dry=False)

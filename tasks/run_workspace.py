@@ -10,6 +10,8 @@
 """
 
 import contextlib
+import hashlib
+import itertools
 import json
 import re
 import shutil
@@ -19,14 +21,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 
+from reelnest.config import Runs
 from reelnest.data.whole_files import write_json
 from reelnest.errors import RunError
 from reelnest.stages.git import git
-from reelnest.stages.runs import Run, kept_runs, latest_registration
+from reelnest.stages.runs import RECORD, Run, kept_runs, latest_registration
 from reelnest.stages.workspace import Workspace
-from tasks import dvc
+from tasks import dvc, pushing
 from tasks.locks import lock_or_none, waiting_lock
 from tasks.runner import CommandError, environment, setting
 from tasks.settings import ParamsText
@@ -37,8 +41,9 @@ GATE = Path("work/locks/gate.lock")
 LOOK_SECONDS = 3.0
 SHARED = ("checkpoints", "frames", "tensorboard", "locks")
 """Folders of `work/`. The others (progress, a frozen tower's outputs, which remove each other's) are each worktree's own."""
-KEPT = ("params.yaml", "dvc.yaml", "dvc.lock", "data.dvc", "run.json")
+KEPT = ("params.yaml", "dvc.yaml", "dvc.lock", "data.dvc", RECORD)
 SQLITE = "sqlite:///"
+ID_DIGITS = 12
 COMMIT = re.compile(r"[0-9a-f]{40}")
 """As an event names it that another machine's `reelnest data push` emitted."""
 
@@ -60,7 +65,10 @@ class RunWorkspace:
             )
 
     def keep(self, done: str, *, registered: bool = True) -> Run:
-        """Makes the run's commit and its ref. (Where it did not register, `reports/registration.json` is an earlier run's.)"""
+        """Makes the run's commit and its ref. (Where it did not register, `reports/registration.json` is an earlier run's.)
+
+        A ref is created, never moved: where the name is taken, the run gets another, `<id>-2` and so on.
+        """
         reports = Workspace(self.folder).reports
         run = replace(
             self.run,
@@ -71,44 +79,62 @@ class RunWorkspace:
             registration=_read(reports / "registration.json") if registered else {},
             mlflow_run=_read(Workspace(self.folder).candidate / "run.json").get("run_id"),
         )
+        for number in itertools.count(1):
+            named = self._committed(run if number == 1 else replace(run, id=f"{run.id}-{number}"))
+            try:
+                pushing.create_refs(self.folder, named)
+            except RunError:
+                if not self._is_taken(named):
+                    raise
+            else:
+                return named
+        raise AssertionError  # the numbers do not end
+
+    def owner(self) -> str | None:
+        """The flow run whose results the ref with this run's own name holds: None where they are nobody's, or no longer readable."""
+        with contextlib.suppress(RunError, ValueError):
+            return str(json.loads(git(self.folder, "show", f"{self.run.ref}:{RECORD}")).get("flow_run"))
+        return None
+
+    def push(self) -> list[str]:
+        """Pushes this run and those that could not be pushed before, where the settings ask for it. Returns their ids.
+
+        Raises RunError or CommandError where a remote is away or refuses. The run is kept here all the same.
+        """
+        return pushing.push(self.folder, _runs_section(self.folder))
+
+    def _committed(self, run: Run) -> Run:
         run.write(self.folder)
         git(self.folder, "add", "--force", "--", *(name for name in KEPT if (self.folder / name).is_file()))
-        git(self.folder, "commit", "--quiet", "--message", f"Run {run.name}: {done}\n\nAt {run.base}, {json.dumps(run.settings)}.")
-        run = replace(run, commit=git(self.folder, "rev-parse", "HEAD").strip())
-        git(self.folder, "update-ref", run.ref, run.commit)
-        return run
+        tree = git(self.folder, "write-tree").strip()
+        message = f"Run {run.name}: {run.done}\n\nAt {run.base}, {json.dumps(run.settings)}."
+        return replace(run, commit=git(self.folder, "commit-tree", tree, "-p", "HEAD", "-m", message).strip())
 
-    def push(self, run: Run) -> None:
-        """Hands outputs and commit to the remotes that are set: the bytes first, then what names them.
-
-        Raises RunError or CommandError where a remote refuses. The run is kept here all the same.
-        """
-        if dvc.has_remote(self.folder):
-            dvc.push(self.folder)
-        if remote := git_remote(self.checkout):
-            git(self.folder, "push", "--quiet", remote, f"{run.ref}:{run.ref}")
+    def _is_taken(self, run: Run) -> bool:
+        return bool(git(self.folder, "for-each-ref", run.ref, f"{pushing.UNPUSHED}{run.id}").strip())
 
 
 @contextlib.contextmanager
-def run_workspace(checkout: Path, run_id: str, name: str, revision: str, settings: Mapping[str, Any]) -> Iterator[RunWorkspace]:
-    """A worktree, which is the current folder for the block, and removed after it.
+def run_workspace(checkout: Path, flow_run: str, name: str, revision: str, settings: Mapping[str, Any]) -> Iterator[RunWorkspace]:
+    """A worktree, which is the current folder for the block, and removed after it. `flow_run` is the whole id, `name` is for people.
 
-    Raises RunError where there is no such revision or setting, the data cannot be had, or the run runs already.
+    Raises RunError where there is no such revision, setting or remote, the data cannot be had, or the run runs already.
     """
-    checkout = checkout.resolve()
+    checkout, own_id = checkout.resolve(), run_id(flow_run)
     _check_checkout(checkout)
     remove_leftovers(checkout)
     # Another run may be looking whether this one is left over, or removing what it left: that takes a moment.
-    with lock_or_none(_lock_file(checkout, run_id), LOOK_SECONDS) as lock:
+    with lock_or_none(_lock_file(checkout, own_id), LOOK_SECONDS) as lock:
         if lock is None:
-            raise RunError(f"The run {run_id} works in {checkout / RUNS / run_id} already.")
-        folder = checkout / RUNS / run_id
+            raise RunError(f"The run {own_id} works in {checkout / RUNS / own_id} already.")
+        folder = checkout / RUNS / own_id
         base = commit_of(checkout, revision)
         try:
             with waiting_lock(checkout / GATE, lambda: None):
                 git(checkout, "worktree", "add", "--quiet", "--detach", str(folder), base)
             _check_names_data(folder, revision)
             _set(folder, settings, base)
+            pushing.check_remotes(folder, _runs_section(folder))
             _share(checkout, folder)
             runs = kept_runs(checkout)
             same = [run for run in runs if (run.base, run.settings) == (base, dict(settings))]
@@ -118,7 +144,7 @@ def run_workspace(checkout: Path, run_id: str, name: str, revision: str, setting
                 # So that a model which is registered already is known to be, without asking MLflow.
                 write_json(Workspace(folder).reports / "registration.json", previous)
             data = git(folder, "rev-parse", "HEAD:data.dvc").strip()
-            run = Run(run_id, name, revision, base, dict(settings), _now(), "", "", data)
+            run = Run(own_id, name, revision, base, dict(settings), _now(), "", "", data, flow_run=flow_run)
             with environment(_environment(checkout, folder)), contextlib.chdir(folder):
                 yield RunWorkspace(checkout, folder, run)
         finally:
@@ -126,8 +152,12 @@ def run_workspace(checkout: Path, run_id: str, name: str, revision: str, setting
 
 
 def run_id(flow_run: str) -> str:
-    """A run's id, of its flow run's: short enough to type."""
-    return flow_run.replace("-", "")[:12]
+    """A run's id, from its flow run's: short enough to type.
+
+    A digest of the whole id. Prefect makes ids by time (UUIDv7): the first twelve digits of all runs that its scheduler makes in one
+    millisecond are the same.
+    """
+    return hashlib.sha256(flow_run.encode()).hexdigest()[:ID_DIGITS]
 
 
 def remove_leftovers(checkout: Path) -> list[str]:
@@ -157,7 +187,7 @@ def _is_locked(path: Path) -> bool:
 
 
 def git_remote(checkout: Path) -> str | None:
-    """Where run refs are pushed: `origin`, or else the only remote there is."""
+    """Where commits are fetched from, and data versions are pushed: `origin`, or else the only remote there is."""
     remotes = git(checkout, "remote").split()
     return "origin" if "origin" in remotes else remotes[0] if len(remotes) == 1 else None
 
@@ -250,8 +280,20 @@ def _environment(checkout: Path, folder: Path) -> dict[str, str]:
 
 
 def _tracking_uri(folder: Path) -> str:
+    return str(_section(folder, "tracking").get("uri", f"{SQLITE}mlflow.db"))
+
+
+def _runs_section(folder: Path) -> Runs:
+    try:
+        return Runs.model_validate(_section(folder, "runs"))
+    except ValidationError as error:
+        raise RunError(f"{folder / 'params.yaml'}: runs: {error}") from error
+
+
+def _section(folder: Path, name: str) -> dict[str, Any]:
+    """One section of a run's settings; the others may be another version's."""
     params = YAML(typ="safe").load((folder / "params.yaml").read_text(encoding="utf-8"))
-    return str((params.get("tracking") or {}).get("uri", f"{SQLITE}mlflow.db"))
+    return params.get(name) or {}
 
 
 def _remove(checkout: Path, folder: Path) -> None:
@@ -267,7 +309,7 @@ def _lock_file(checkout: Path, run_id: str) -> Path:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _read(path: Path) -> dict[str, Any]:

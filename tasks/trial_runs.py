@@ -22,7 +22,6 @@ from prefect.states import Cancelling
 
 from reelnest.errors import RunError
 from reelnest.stages.runs import Run, kept_runs
-from tasks.run_workspace import run_id
 from tasks.sweep import Ended, until
 from tasks.trials import Trial
 
@@ -105,7 +104,7 @@ class TrialRuns:
         return Ended("completed", value=kept.validation[self._metric], mlflow_run=kept.mlflow_run, registration=kept.registration)
 
     def _kept(self, run: str) -> Run | None:
-        return next((kept for kept in kept_runs(self._checkout) if kept.id == run_id(run)), None)
+        return next((kept for kept in kept_runs(self._checkout) if kept.flow_run == run), None)
 
     def cancel(self, run: str) -> None:
         """Asks for the run's end; its worker sees to it."""

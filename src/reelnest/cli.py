@@ -172,8 +172,16 @@ def rollback() -> None:
 def runs() -> None:
     """Lists the deployments' runs that are kept: at which revision, with which settings, what ran, which version came of it."""
     from reelnest.stages import runs as kept
+    from reelnest.stages.overwritten_runs import overwritten_runs
 
-    print(kept.table(Workspace().root))
+    root = Workspace().root
+    found = kept.kept_runs(root)
+    print(kept.table(found))
+    lost = overwritten_runs(root, found)
+    if lost:
+        print("\nSeveral runs wrote these refs, which version 0.1 allowed. Only the last one is kept:")
+    for one in lost:
+        print(f"{one.ref}: {one.text}")
 
 
 @cli.command(context_settings=LAUNCHER_OPTIONS, add_help_option=False)

@@ -373,6 +373,21 @@ class Tracking(Section):
     experiment: str = "reelnest"
 
 
+class Runs(Section):
+    """Where the runs of deployments go, beside this repository."""
+
+    push: str | None = None
+    """The git remote that gets each completed run's ref, such as `origin`; null: nothing leaves this machine."""
+    push_outputs: str | None = None
+    """The DVC remote that gets the outputs of pushed runs; null: DVC's default remote, if there is one."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.push_outputs is not None and self.push is None:
+            raise ValueError("push_outputs needs push: outputs without the run's ref have no name. Set runs.push, such as origin")
+        return self
+
+
 class Launch(Section):
     """How training and embedding processes are started."""
 
@@ -393,6 +408,7 @@ class Params(Section):
     evaluate: Evaluate = Evaluate()
     registration: Register = Field(Register(), alias="register")
     drift: Drift = Drift()
+    runs: Runs = Runs()
     launch: Launch = Launch()
     tracking: Tracking = Tracking()
 

@@ -45,7 +45,7 @@ from reelnest.stages.git import git
 from reelnest.stages.runs import Run, kept_runs
 from tasks import automations
 from tasks.locks import lock_or_none
-from tasks.run_workspace import RUNS, run_id
+from tasks.run_workspace import RUNS
 
 TWINS = {"train": 6, "validation": 1, "test": 1}
 SILENCE = timedelta(seconds=75)
@@ -94,7 +94,7 @@ class Series:
         (found,) = ended(self.api, [self.start(settings)])
         assert found.state is not None
         assert found.state.is_completed(), f"{found.state_name}: {found.state.message}"
-        return next(run for run in kept_runs(self.project) if run.id == run_id(str(found.id)))
+        return next(run for run in kept_runs(self.project) if run.flow_run == str(found.id))
 
     def reference(self, settings: Settings) -> Run:
         """The first run with these settings, to which nothing happened."""

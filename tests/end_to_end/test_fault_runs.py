@@ -15,7 +15,6 @@ from small_project import run as command
 from supervised_services import wait_until
 
 from reelnest.stages.runs import Run
-from tasks.run_workspace import run_id
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1200)]
 TWO_PROCESSES: Settings = {"launch.config": "cpu-2", "train.epochs": 12, "train.evaluate_every_epochs": 2}
@@ -61,6 +60,6 @@ def test_two_processes_that_are_cancelled_are_gone_and_the_training_goes_on_from
     assert not list(checkpoints.glob("*/.*"))  # nothing half-written beside them
     resumed = series.completed(TWO_PROCESSES)
     assert f"training: going on after step {steps[-1]} of" in series.services.log.read_text()
-    assert resumed.id != run_id(str(scene.run.id))
+    assert resumed.flow_run != str(scene.run.id)
     assert losses(series.project, resumed) == losses(series.project, unbroken)
     assert resumed.registration["model_hash"] == unbroken.registration["model_hash"]

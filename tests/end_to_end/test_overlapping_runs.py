@@ -67,9 +67,9 @@ def runs_at_once(api: SyncPrefectClient, project: Path, asked: list[tuple[str, S
     assert [run.state_name for run in runs] == ["Completed"] * len(asked), [run.state and run.state.message for run in runs]
     starts, ends = [run.start_time for run in runs], [run.end_time for run in runs]
     assert max(start for start in starts if start) < min(end for end in ends if end)  # they did overlap
-    kept = {run.id: run for run in kept_runs(project) if run.id not in before}
+    kept = {run.flow_run: run for run in kept_runs(project) if run.id not in before}
     assert len(kept) == len(asked)
-    return [kept[run.id.hex[:12]] for run in runs]
+    return [kept[str(run.id)] for run in runs]
 
 
 def executed(runs: list[Run]) -> Mapping[str, int]:

@@ -28,7 +28,7 @@ def kept(remotes: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     run(["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qam", "A remote"], project)
     run(["git", "push", "--quiet", "origin", "HEAD:main"], project)
     with running_services(project) as api:
-        (made,) = ended(api, [start(api, "reelnest-train/by-hand", settings={"train.learning_rate": 0.004})])
+        (made,) = ended(api, [start(api, "reelnest-train/by-hand", settings={"train.learning_rate": 0.004, "runs.push": "origin"})])
     assert made.state is not None
     assert made.state.is_completed(), made.state.message
     (found,) = kept_runs(project)

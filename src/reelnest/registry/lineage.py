@@ -203,6 +203,16 @@ def versions_from(params: Params, text: str) -> list[ModelVersion]:
     ]
 
 
+def trainings_of_flow_runs(params: Params, beginning: str) -> list[tuple[str, str]]:
+    """MLflow's runs whose flow run's id begins so: pairs of the MLflow run's id and the flow run's. Raises RegistryError."""
+    experiment = connect(params)
+    try:
+        found = mlflow.MlflowClient().search_runs([experiment], f"tags.`{FLOW_RUN_TAG}` LIKE '{beginning}%'")
+    except (MlflowException, OSError) as error:
+        raise RegistryError(f"MLflow's runs cannot be read: {error}") from error
+    return [(run.info.run_id, run.data.tags[FLOW_RUN_TAG]) for run in found]
+
+
 def _named(which: str, name: str) -> tuple[str, str]:
     """The model's name, and a number or alias."""
     if not which.startswith("models:/"):

@@ -43,6 +43,8 @@ class Run:
     registration: dict[str, Any] = field(default_factory=dict)
     """`reports/registration.json`; empty where the run did not register."""
     mlflow_run: str | None = None
+    flow_run: str = ""
+    """The whole id of the flow run; `id` is made from it. Empty in records of versions that gave several runs the same `id`."""
     commit: str = ""
     """The run's own; not in the record, which is part of it."""
 
@@ -59,11 +61,11 @@ class Run:
 
 
 def kept_runs(folder: Path) -> list[Run]:
-    """All runs of the repository that `folder` belongs to, the newest first. Two git commands, however many there are.
+    """All runs of the repository that `folder` belongs to, the newest first. Three git commands, however many there are.
 
     Raises RunError outside of a git repository, and where a ref holds no record.
     """
-    listed = git(folder, "for-each-ref", "--sort=-committerdate", "--format=%(objectname) %(refname)", REFS).splitlines()
+    listed = git(folder, "for-each-ref", "--format=%(objectname) %(refname)", REFS).splitlines()
     if not listed:
         return []
     refs = [line.split(" ", 1) for line in listed]
@@ -73,7 +75,8 @@ def kept_runs(folder: Path) -> list[Run]:
         if blob.endswith(" missing"):
             raise RunError(f"{ref} (commit {commit[:12]}) has no {RECORD}: it was not written by a run. Remove it: git update-ref -d {ref}")
     contents = git(folder, "cat-file", "--batch=%(objectname)", text="".join(f"{blob}\n" for blob in blobs))
-    return [_run(ref, commit, content) for (commit, ref), content in zip(refs, _split(contents, blobs), strict=True)]
+    runs = [_run(ref, commit, content) for (commit, ref), content in zip(refs, _split(contents, blobs), strict=True)]
+    return sorted(runs, key=lambda run: (run.ended, run.id), reverse=True)
 
 
 def latest_registration(runs: list[Run]) -> dict[str, Any] | None:
@@ -81,9 +84,8 @@ def latest_registration(runs: list[Run]) -> dict[str, Any] | None:
     return next((run.registration for run in runs if run.registration), None)
 
 
-def table(folder: Path) -> str:
+def table(runs: list[Run]) -> str:
     """The runs as text for a terminal."""
-    runs = kept_runs(folder)
     if not runs:
         return "No run is kept yet. A deployment's run is, when it is completed (`make up`, then its Run button, or its schedule)."
     rows = [("run", "ended", "at", "settings", "done", "version")]

@@ -50,7 +50,7 @@ def test_the_cache_keeps_what_branches_the_workspace_and_kept_runs_name(reposito
             (workspace.folder / "dvc.yaml").write_text("stages: {p: {cmd: 'true', outs: [prepared]}}\n")
             subprocess.run(["dvc", "commit", "--quiet", "--force"], cwd=workspace.folder, check=True)
             kept.append(workspace.keep("p ran"))
-    assert {run.id for run in kept_runs(repository)} == {"first", "second"}
+    assert {run.flow_run for run in kept_runs(repository)} == {"first", "second"}
     assert dvc.collect_garbage(repository, [run.commit for run in kept], dry=True) == 0
     assert dvc.collect_garbage(repository, [kept[1].commit], dry=False) == 2  # the folder and its file
     with run_workspace(repository, "again", "again", kept[1].commit, {}) as workspace:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from reelnest.errors import RunError
-from tasks.run_workspace import RUNS, remove_leftovers, run_workspace
+from tasks.run_workspace import RUNS, remove_leftovers, run_id, run_workspace
 from tasks.runner import setting
 
 HOLD = """
@@ -73,10 +73,11 @@ def test_a_killed_runs_worktree_is_removed_and_a_running_ones_is_not(repository:
         assert remove_leftovers(repository) == []
         with pytest.raises(RunError, match=r"works in .* already"), run_workspace(repository, "held", "held", "HEAD", {}):
             pass
-        assert (repository / RUNS / "held" / "data").is_dir()
+        folder = repository / RUNS / run_id("held")
+        assert (folder / "data").is_dir()
         run.send_signal(signal.SIGKILL)
         run.wait(20)
-    (repository / RUNS / "held" / ".git").unlink()  # as half made
-    assert remove_leftovers(repository) == ["held"]
+    (folder / ".git").unlink()  # as half made
+    assert remove_leftovers(repository) == [run_id("held")]
     assert not list((repository / RUNS).iterdir())
     enter(repository)
