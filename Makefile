@@ -38,7 +38,7 @@ bench: install $(PEERS)/.installed
 	python -m benchmarks.run $(NAME)
 
 up: install
-	@python -m tasks.local_services
+	@python -m tasks.services.local_services
 
 install: $(BIN)/.installed
 

@@ -23,7 +23,7 @@ def _nested(pairs: int) -> Callable[[], Any]:
     import torch
 
     from reelnest.config import Loss
-    from reelnest.training.losses import nested_losses
+    from reelnest.training.losses.losses import nested_losses
 
     queries, targets = _vectors(pairs)
 

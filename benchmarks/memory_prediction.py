@@ -48,15 +48,15 @@ def _params(case: str) -> Any:
 
 
 def _sizes(params: Any) -> Any:
-    from reelnest.training.step_shapes import Sizes, largest_grid
+    from reelnest.training.memory_prediction.step_shapes import Sizes, largest_grid
 
     return Sizes(TEXT_TOKENS, largest_grid(params.preprocess))
 
 
 def predicted(case: str) -> float:
     """Bytes."""
-    from reelnest.model.published import backbone_config
-    from reelnest.training.memory import predict_step
+    from reelnest.backbones.published import backbone_config
+    from reelnest.training.memory_prediction.step_memory import predict_step
 
     params = _params(case)
     return float(predict_step(params, backbone_config(params.model), _sizes(params)).peak)
@@ -64,11 +64,11 @@ def predicted(case: str) -> float:
 
 def random_training(params: Any, accelerator: Any) -> tuple[Any, Callable[[], Any]]:
     """The loop around a model with random weights, and what makes a step's batches for it."""
-    from reelnest.model.published import backbone_config
-    from reelnest.model.unfilled import unfilled_encoder
-    from reelnest.training.contrastive import ContrastiveModel
-    from reelnest.training.memory import stand_in_training
-    from reelnest.training.step_shapes import stand_in_batcher, step_of
+    from reelnest.backbones.published import backbone_config
+    from reelnest.encoder.unfilled import unfilled_encoder
+    from reelnest.training.losses.contrastive_model import ContrastiveModel
+    from reelnest.training.memory_prediction.step_memory import stand_in_training
+    from reelnest.training.memory_prediction.step_shapes import stand_in_batcher, step_of
 
     config = backbone_config(params.model)
     encoder = unfilled_encoder(params.model, config).to_empty(device="cpu")

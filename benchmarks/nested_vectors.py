@@ -25,13 +25,13 @@ BLOCK = 5000
 
 def make() -> None:
     """Trains and encodes, once for each data folder: into work/benchmarks/."""
+    from reelnest.atomic_files import whole_file, whole_folder
+    from reelnest.backbones.tiny import build_tiny
     from reelnest.config import Params, Tiny
-    from reelnest.data.prepared import Prepared
-    from reelnest.data.whole_files import whole_file, whole_folder
-    from reelnest.model.saved import load as load_model
-    from reelnest.model.tiny import build_tiny
+    from reelnest.encoder.saved import load as load_model
+    from reelnest.evaluation.split_evaluation import embed_split
     from reelnest.stages import preprocess, train
-    from reelnest.training.retrieval import embed_split
+    from reelnest.store.prepared import Prepared
 
     if _file().is_file():
         return

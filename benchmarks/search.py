@@ -21,11 +21,11 @@ TOPK_DIMS = (256, 512, 1024, 2048, 3584)
 
 def _evaluation(dims: tuple[int, ...]) -> Callable[[], Any]:
     """All that the stage computes for its figures: encoding, search at each of `dims`, metrics, intervals."""
-    from reelnest.data.batches import Batcher
-    from reelnest.data.prepared import Prepared
-    from reelnest.model.encoder import load_encoder
+    from reelnest.encoder.batches import Batcher
+    from reelnest.encoder.encoder import load_encoder
+    from reelnest.evaluation.split_evaluation import embed_split
     from reelnest.stages import preprocess
-    from reelnest.training.retrieval import embed_split
+    from reelnest.store.prepared import Prepared
 
     workspace, params = training.workspace_of("full", 1, [])
     preprocess.run(workspace, params)

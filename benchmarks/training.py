@@ -29,10 +29,10 @@ MODELS: dict[Kind, dict[str, Any]] = {
 
 def export_tiny() -> None:
     """Puts the checkpoint that all sides begin with where they look for it."""
+    from reelnest.atomic_files import whole_folder
+    from reelnest.backbones.tiny import build_tiny
     from reelnest.config import Tiny
-    from reelnest.data.formats import known_ids, read_pairs, read_videos
-    from reelnest.data.whole_files import whole_folder
-    from reelnest.model.tiny import build_tiny
+    from reelnest.records.formats import known_ids, read_pairs, read_videos
 
     videos, bad = read_videos(clips())
     pairs, _ = read_pairs(clips(), known_ids(videos, bad))
@@ -125,13 +125,13 @@ def _bare_loop() -> Callable[[], Figures]:
     from accelerate import Accelerator
     from torch.nn.utils import clip_grad_norm_
 
-    from reelnest.data.batches import Batcher
-    from reelnest.data.prepared import Prepared
-    from reelnest.model.encoder import load_encoder
+    from reelnest.encoder.batches import Batcher
+    from reelnest.encoder.encoder import load_encoder
     from reelnest.stages import preprocess
+    from reelnest.store.prepared import Prepared
+    from reelnest.training.batches.pair_batches import PairBatcher
+    from reelnest.training.batches.sampler import BatchOrder
     from reelnest.training.frozen import keep_frozen
-    from reelnest.training.pair_batches import PairBatcher
-    from reelnest.training.sampler import BatchOrder
 
     workspace, params = workspace_of("lora", LOOP_EPOCHS, [])
     preprocess.run(workspace, params)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-from tasks.runner import quieten
+from tasks.process.runner import quieten
 
 quieten()  # before Prefect reads its settings
 
@@ -19,9 +19,9 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from reelnest.errors import ReelnestError
-from tasks import retention
-from tasks.markdown import escape, page
-from tasks.prefect_server import prefect_api
+from tasks.pages.markdown import escape, page
+from tasks.services.prefect_server import prefect_api
+from tasks.workspaces import retention
 
 KEEP, DAYS = 30, 30
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from tasks.runner import quieten
+from tasks.process.runner import quieten
 
 quieten()  # before Prefect reads its settings
 
@@ -13,7 +13,7 @@ from prefect.states import Completed, Failed
 
 from flows.scheduled import Revision
 from reelnest.errors import RunError
-from tasks import data_arrival
+from tasks.workspaces import data_arrival
 
 
 @flow(name="reelnest-look-for-data", description="Emits reelnest.data.arrived for data that no run was made from.", persist_result=False)

@@ -6,7 +6,7 @@ By hand: `reelnest drift`.
 from pathlib import Path
 from typing import Any
 
-from tasks.runner import quieten
+from tasks.process.runner import quieten
 
 quieten()  # before Prefect reads its settings
 
@@ -19,8 +19,11 @@ from flows.scheduled import Revision
 from reelnest.errors import ReelnestError
 from reelnest.stages.workspace import Workspace
 from tasks import drift as drifting
-from tasks import dvc, pages, stages, telling
-from tasks.runner import CommandError
+from tasks import stages
+from tasks.pages import artifacts as pages
+from tasks.process import dvc
+from tasks.process.runner import CommandError
+from tasks.services import telling
 
 
 @flow(

@@ -6,7 +6,7 @@ Usage: `python -m flows.pipeline` runs it once, here; `prefect.yaml` holds its s
 import sys
 from typing import Any
 
-from tasks.runner import quieten
+from tasks.process.runner import quieten
 
 quieten()  # before Prefect reads its settings
 
@@ -15,9 +15,10 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from reelnest.stages.workspace import Workspace
-from tasks import approval, pages, stages
-from tasks.prefect_server import prefect_api
-from tasks.summary import summary
+from tasks import approval, stages
+from tasks.pages import artifacts as pages
+from tasks.pages.summary import summary
+from tasks.services.prefect_server import prefect_api
 
 
 @flow(

@@ -6,7 +6,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from tasks.runner import quieten
+from tasks.process.runner import quieten
 
 quieten()  # before Prefect reads its settings
 
@@ -18,8 +18,8 @@ from pydantic import Field
 
 from flows.pipeline import train_pipeline
 from reelnest.errors import RunError
-from tasks.run_workspace import RunWorkspace, run_workspace
-from tasks.runner import CommandError, environment
+from tasks.process.runner import CommandError, environment
+from tasks.workspaces.run_workspace import RunWorkspace, run_workspace
 
 Revision = Annotated[str, Field(min_length=1)]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from tasks.runner import quieten
+from tasks.process.runner import quieten
 
 quieten()  # before Prefect reads its settings
 
@@ -24,14 +24,14 @@ from reelnest.config import Params
 from reelnest.errors import ReelnestError
 from reelnest.registry.sweeps import SweepRun
 from reelnest.training.tracker import Status
-from tasks.locks import lock_or_none
-from tasks.run_workspace import commit_of, params_at
-from tasks.search_space import Range, SearchSpace, Space
-from tasks.settings import ParamsText
-from tasks.sweep import Sweep
-from tasks.sweep_pages import SweepPages
-from tasks.trial_runs import TrialRuns
-from tasks.trials import Trials
+from tasks.process.locks import lock_or_none
+from tasks.sweeps.search_space import Range, SearchSpace, Space
+from tasks.sweeps.sweep import Sweep
+from tasks.sweeps.sweep_pages import SweepPages
+from tasks.sweeps.trial_runs import TrialRuns
+from tasks.sweeps.trials import Trials
+from tasks.workspaces.params_text import ParamsText
+from tasks.workspaces.run_workspace import commit_of, params_at
 
 SWEEPS = Path("work/sweeps")
 

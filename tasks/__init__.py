@@ -1,1 +1,4 @@
-"""What a flow is made of: Prefect tasks that run one DVC stage each and show what it made, and the runner of their processes."""
+"""Prefect's side of a run: a task for each stage, the approval of a model, and the drift of new data.
+
+In: a workspace. Out: a finished DVC stage, its pages in Prefect, its events. Open `stages.py` first.
+"""

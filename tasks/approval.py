@@ -12,7 +12,7 @@ from prefect.states import Running
 
 from reelnest.config import load_params
 from reelnest.stages.workspace import Workspace
-from tasks import pages
+from tasks.pages import artifacts as pages
 
 HOUR = 3600
 SECONDS_BETWEEN_LOOKS = 5

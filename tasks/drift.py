@@ -1,7 +1,7 @@
 """How far a revision's data is from what the champion was trained on, and what the champion finds in it.
 
 Usage: `reelnest drift`, which runs `python -m tasks.drift` in the checkout, or the deployment `reelnest-drift/champion`. Measured is in a
-run's own worktree at the revision (`reelnest.stages.drift`); what the champion was trained on, its lineage says, and DVC's cache has it.
+run's own worktree at the revision (`reelnest.commands.drift`); what the champion was trained on, its lineage says, and DVC's cache has it.
 """
 
 import argparse
@@ -14,22 +14,22 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
+from reelnest.atomic_files import whole_file
 from reelnest.config import Params, load_params
-from reelnest.data.changes import table
-from reelnest.data.drift import sampled
-from reelnest.data.formats import file_names, read_videos
-from reelnest.data.whole_files import whole_file
+from reelnest.drift.measures import sampled
 from reelnest.errors import ReelnestError, RunError
+from reelnest.records.changes import table
+from reelnest.records.formats import file_names, read_videos
 from reelnest.stages.launch import prepare_process
 from reelnest.stages.workspace import Workspace
-from tasks import dvc
-from tasks.cached_data import RECORDS, CachedData, data_hash, dvc_file
-from tasks.locks import waiting_lock
-from tasks.run_workspace import commit_of, params_at, run_workspace
-from tasks.runner import CommandError, quieten
+from tasks.process import dvc
+from tasks.process.locks import waiting_lock
+from tasks.process.runner import CommandError, quieten
 from tasks.stages import stage_lock
+from tasks.workspaces.cached_data import RECORDS, CachedData, data_hash, dvc_file
+from tasks.workspaces.run_workspace import commit_of, params_at, run_workspace
 
-STAGE = (sys.executable, "-m", "reelnest.stages.drift")
+STAGE = (sys.executable, "-m", "reelnest.commands.drift")
 FILES = ("drift.json", "drift.html")
 BEFORE = Path("work/drift")
 """In the run's worktree: what the champion was trained on, as far as it is looked at."""
@@ -107,8 +107,8 @@ def _params(checkout: Path, commit: str) -> Params:
 def _champion(params: Params) -> _Champion | None:
     # Only here: MLflow takes seconds to import.
     from reelnest.registry.drift_log import champion
-    from reelnest.registry.dvc_lock import DATA_FILE
-    from reelnest.registry.lineage import find_origin
+    from reelnest.registry.lineage.dvc_lock import DATA_FILE
+    from reelnest.registry.lineage.lineage import find_origin
 
     found = champion(params)
     if found is None:

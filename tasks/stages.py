@@ -20,10 +20,12 @@ from prefect.states import Completed, Failed
 from prefect.tasks import Task
 
 from reelnest.stages.workspace import Workspace
-from tasks import dvc, pages, telling
-from tasks.locks import waiting_lock
-from tasks.progress import LiveProgress
-from tasks.runner import CommandError
+from tasks.pages import artifacts as pages
+from tasks.process import dvc
+from tasks.process.locks import waiting_lock
+from tasks.process.progress import LiveProgress
+from tasks.process.runner import CommandError
+from tasks.services import telling
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reelnest.model.saved import SavedModel, load, videos_for_sentence_transformers
+    from reelnest.encoder.saved import SavedModel, load, videos_for_sentence_transformers
 
 __all__ = ["SavedModel", "load", "videos_for_sentence_transformers"]
 __version__ = "0.1.0"
@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     # torch and transformers take seconds to import: only those who load a model wait for them.
     if name in __all__:
-        from reelnest.model import saved
+        from reelnest.encoder import saved
 
         return getattr(saved, name)
     raise AttributeError(f"module 'reelnest' has no attribute '{name}'")

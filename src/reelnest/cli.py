@@ -60,7 +60,7 @@ def data_add(
 ) -> None:
     """Adds records and videos to data/, all or nothing: merged, checked as `validate` does, put in place, recorded by DVC."""
     options = [*(["--replace"] if replace else []), *(["--commit"] if commit else [])]
-    _in_checkout("tasks.data_versions", ["add", *options, "--", *map(str, sources or [])])
+    _in_checkout("tasks.workspaces.data_versions", ["add", *options, "--", *map(str, sources or [])])
 
 
 @data.command("diff")
@@ -71,13 +71,13 @@ def data_diff(
 ) -> None:
     """Shows which videos and pairs came, went and changed between two versions of the data, and how text lengths and durations moved."""
     revisions = [before, *([after] if after else [])]
-    _in_checkout("tasks.data_versions", ["diff", *(["--json"] if as_json else []), "--", *revisions])
+    _in_checkout("tasks.workspaces.data_versions", ["diff", *(["--json"] if as_json else []), "--", *revisions])
 
 
 @data.command("push")
 def data_push(branch: Annotated[bool, typer.Option("--branch", help="Pushes the git branch too.")] = False) -> None:
     """Hands the data and the run cache to DVC's remote, and tells Prefect, so that the deployment on new data starts."""
-    _in_checkout("tasks.data_versions", ["push", *(["--branch"] if branch else [])])
+    _in_checkout("tasks.workspaces.data_versions", ["push", *(["--branch"] if branch else [])])
 
 
 @cli.command()
@@ -86,7 +86,7 @@ def sample(
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
 ) -> None:
     """Makes the sample data: short videos of moving shapes, and searches for them."""
-    from reelnest.data.sample import write_sample
+    from reelnest.sample.sample import write_sample
 
     print(write_sample(folder, seed))
 
@@ -132,7 +132,7 @@ def register(
     if approved is not None and refused is not None:
         raise typer.BadParameter("give --approved or --refused, not both")
     workspace, params = _settings()
-    from reelnest.registry.decision import Answer
+    from reelnest.registry.promotion.decision import Answer
     from reelnest.stages import register as stage
 
     words = refused if approved is None else approved
@@ -143,7 +143,7 @@ def register(
 def models() -> None:
     """Lists the versions of the registered model: which is champion, what each measured, and why it was promoted or not."""
     _, params = _settings()
-    from reelnest.stages import registry
+    from reelnest.commands import registry
 
     print(registry.table(params))
 
@@ -154,7 +154,7 @@ def promote(
 ) -> None:
     """Makes a version champion, whatever the gate said of it."""
     _, params = _settings()
-    from reelnest.stages import registry
+    from reelnest.commands import registry
 
     print(registry.promote(params, version))
 
@@ -163,7 +163,7 @@ def promote(
 def rollback() -> None:
     """Gives the alias `champion` back to the version that had it before."""
     _, params = _settings()
-    from reelnest.stages import registry
+    from reelnest.commands import registry
 
     print(registry.rollback(params))
 
@@ -171,8 +171,8 @@ def rollback() -> None:
 @cli.command()
 def runs() -> None:
     """Lists the deployments' runs that are kept: at which revision, with which settings, what ran, which version came of it."""
-    from reelnest.stages import runs as kept
-    from reelnest.stages.overwritten_runs import overwritten_runs
+    from reelnest.commands import runs as kept
+    from reelnest.commands.overwritten_runs import overwritten_runs
 
     root = Workspace().root
     found = kept.kept_runs(root)
@@ -187,7 +187,7 @@ def runs() -> None:
 @cli.command(context_settings=LAUNCHER_OPTIONS, add_help_option=False)
 def deploy(context: typer.Context) -> None:
     """Makes a Prefect server know this checkout: work pool, deployments, automations, and whom to tell (--help lists the channels)."""
-    _in_checkout("tasks.deploy", context.args)
+    _in_checkout("tasks.services.deploy", context.args)
 
 
 @cli.command()
@@ -211,7 +211,7 @@ def lineage(
 ) -> None:
     """Shows where a version comes from (run, commit, data, settings, environment), and the commands that make it again."""
     workspace, params = _settings()
-    from reelnest.stages import lineage as stage
+    from reelnest.commands import lineage as stage
 
     if source is not None:
         print(stage.versions(params, source))
@@ -239,7 +239,7 @@ def index(
 ) -> None:
     """Encodes every video of a data folder once, for `search` and `serve`. What did not change is not encoded again."""
     workspace, params = _settings()
-    from reelnest.stages import index as stage
+    from reelnest.commands import index as stage
 
     done = stage.run(workspace, params, model, data, out, storage="float16" if half else "float32", graph=graph)
     made = done.manifest
@@ -266,7 +266,7 @@ def search(
 ) -> None:
     """Searches an index with words, and prints a table."""
     workspace, params = _settings()
-    from reelnest.stages import search as stage
+    from reelnest.commands import search as stage
 
     print(stage.run(workspace, params, words, index, model=model, dim=dim, funnel=funnel, k=count, as_json=as_json))
 
@@ -285,7 +285,7 @@ def serve(
 ) -> None:
     """A page to search with, and its JSON API, over one index or several: http://127.0.0.1:8000/."""
     workspace, params = _settings()
-    from reelnest.stages import serve as stage
+    from reelnest.commands import serve as stage
 
     def ready(address: str) -> None:
         print(f"{address} (Ctrl-C ends it)", flush=True)
@@ -300,7 +300,7 @@ def export(
 ) -> None:
     """Writes the candidate in the other form: LoRA merged into the base, or, with --adapter, the adapters alone."""
     workspace, params = _settings()
-    from reelnest.stages import export as stage
+    from reelnest.commands import export as stage
 
     stage.run(workspace, params, folder, adapter=adapter)
 
@@ -312,7 +312,7 @@ def memory(
 ) -> None:
     """Foretells, without a GPU and without weights, what a training step takes in memory, by part."""
     workspace, params = _settings()
-    from reelnest.stages import memory as stage
+    from reelnest.commands import memory as stage
 
     print(stage.run(workspace, params, gpu_gb=gpu_gb, text_tokens=text_tokens))
 

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import yaml
 
-from tasks.prefect_server import free_port
+from tasks.services.prefect_server import free_port
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"

@@ -41,11 +41,11 @@ from small_project import make_quick_project
 from small_project import run as command
 from supervised_services import Services, supervised_services, wait_until
 
-from reelnest.stages.git import git
-from reelnest.stages.runs import Run, kept_runs
-from tasks import automations
-from tasks.locks import lock_or_none
-from tasks.run_workspace import RUNS
+from reelnest.commands.git import git
+from reelnest.commands.runs import Run, kept_runs
+from tasks.process.locks import lock_or_none
+from tasks.services import automations
+from tasks.workspaces.run_workspace import RUNS
 
 TWINS = {"train": 6, "validation": 1, "test": 1}
 SILENCE = timedelta(seconds=75)

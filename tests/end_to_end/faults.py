@@ -16,9 +16,9 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
 from supervised_services import Services, wait_until
 
-from tasks.prefect_server import PREFECT
-from tasks.run_workspace import RUNS, run_id
-from tasks.runner import GUARD, output_of
+from tasks.process.runner import GUARD, output_of
+from tasks.services.prefect_server import PREFECT
+from tasks.workspaces.run_workspace import RUNS, run_id
 
 AWAY_SECONDS = 30
 LOCKED_SECONDS = 20

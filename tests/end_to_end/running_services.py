@@ -14,7 +14,7 @@ from uuid import UUID
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun
 
-from tasks.prefect_server import free_port
+from tasks.services.prefect_server import free_port
 
 START_SECONDS = 240
 RUN_SECONDS = 1200
@@ -31,7 +31,7 @@ def running_services(project: Path) -> Iterator[SyncPrefectClient]:
     }
     log = project.parent / "services.log"
     with log.open("w") as shown:
-        command = [sys.executable, "-m", "tasks.local_services"]
+        command = [sys.executable, "-m", "tasks.services.local_services"]
         services = subprocess.Popen(command, cwd=project, env=environment, stdout=shown, stderr=subprocess.STDOUT)
     try:
         deadline = time.monotonic() + START_SECONDS

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from reelnest.data.behaviour import KINDS
-from reelnest.data.sample import write_sample
+from reelnest.records.behaviour_tests import KINDS
+from reelnest.sample.sample import write_sample
 
 ROOT = Path(__file__).parents[2]
 TWINS = {"train": 20, "validation": 2, "test": 3}

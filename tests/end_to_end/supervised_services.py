@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 from prefect.client.orchestration import SyncPrefectClient
 
-from tasks.leftovers import end_leftover_runs
-from tasks.local_services import mlflow_command
-from tasks.prefect_server import PREFECT, WORK_POOL, free_port, is_answering, server_command, server_environment
-from tasks.runner import Command, output_of, python_module
+from tasks.process.leftovers import end_leftover_runs
+from tasks.process.runner import Command, output_of, python_module
+from tasks.services.local_services import mlflow_command
+from tasks.services.prefect_server import PREFECT, WORK_POOL, free_port, is_answering, server_command, server_environment
 
 MARK = "REELNEST_SERVED"
 """In the environment of everything that the services start, whatever becomes of them."""
@@ -59,7 +59,7 @@ class Services:
         self.start_service("worker")
 
     def deploy(self) -> None:
-        output_of(python_module("tasks.deploy"), folder=self.project, environment=self.client)
+        output_of(python_module("tasks.services.deploy"), folder=self.project, environment=self.client)
 
     def start_service(self, name: str) -> None:
         argv, variables = self._commands[name]

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from small_project import change, make_project, run
 
 import reelnest
-from reelnest.data.content_hash import folder_hash
+from reelnest.records.content_hash import folder_hash
 
 STAGES = ["validate", "preprocess", "train", "evaluate"]
 

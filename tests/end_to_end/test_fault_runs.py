@@ -14,7 +14,7 @@ from running_services import ended
 from small_project import run as command
 from supervised_services import wait_until
 
-from reelnest.stages.runs import Run
+from reelnest.commands.runs import Run
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1200)]
 TWO_PROCESSES: Settings = {"launch.config": "cpu-2", "train.epochs": 12, "train.evaluate_every_epochs": 2}

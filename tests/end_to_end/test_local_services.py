@@ -14,8 +14,8 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.schedules import CronSchedule
 
-from tasks.local_services import ServicesError, port
-from tasks.prefect_server import free_port
+from tasks.services.local_services import ServicesError, port
+from tasks.services.prefect_server import free_port
 
 ROOT = Path(__file__).parents[2]
 MARK = "REELNEST_TEST"
@@ -48,7 +48,7 @@ def test_services_start_run_the_deployment_and_leave_nothing_behind(checkout: Pa
         **{name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))},
         **{"PREFECT_HOME": str(checkout / "home"), "PREFECT_PORT": str(prefect), "MLFLOW_PORT": str(mlflow), MARK: checkout.name},
     }
-    command = [sys.executable, "-m", "tasks.local_services"]
+    command = [sys.executable, "-m", "tasks.services.local_services"]
     with subprocess.Popen(command, cwd=checkout, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as services:
         assert services.stdout is not None
         try:

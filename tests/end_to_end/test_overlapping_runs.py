@@ -13,7 +13,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from running_services import ended, running_services, start
 from small_project import make_quick_project, run
 
-from reelnest.stages.runs import Run, kept_runs
+from reelnest.commands.runs import Run, kept_runs
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(2400)]
 

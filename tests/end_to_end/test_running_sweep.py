@@ -16,8 +16,8 @@ from prefect.states import Cancelling
 from running_services import RUN_SECONDS, ended, running_services, start
 from small_project import make_quick_project
 
+from reelnest.commands.runs import kept_runs
 from reelnest.registry.sweeps import BEST_TAG, SWEEP_TAG
-from reelnest.stages.runs import kept_runs
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(2400)]
 SWEEP = "reelnest-sweep/sweep"

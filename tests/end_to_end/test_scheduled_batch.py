@@ -21,7 +21,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from running_services import ended, running_services, start
 from small_project import COMMIT, make_quick_project, run
 
-from reelnest.stages.runs import Run, kept_runs
+from reelnest.commands.runs import Run, kept_runs
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from reelnest.data.content_hash import folder_hash
+from reelnest.encoder.manifest import ABOUT_THE_MODEL, RUN_FILE
 from reelnest.errors import RegistryError
-from reelnest.model.manifest import ABOUT_THE_MODEL, RUN_FILE
+from reelnest.records.content_hash import folder_hash
 
 MODEL_HASH_TAG = "reelnest.model_hash"
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from reelnest.data.patches import from_patches
-from reelnest.data.prepared import Prepared
-from reelnest.search.evaluation import Answers, Evaluation
+from reelnest.evaluation.evaluation import Answers, Evaluation
+from reelnest.store.prepared import Prepared
+from reelnest.video.patches import from_patches
 
 TOP = 3
 """Answers shown for a query."""

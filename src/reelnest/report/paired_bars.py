@@ -45,7 +45,7 @@ class PairedBars:
 
 
 def of_histogram(title: str, histogram: Mapping[str, Sequence[float]]) -> PairedBars:
-    """Of `edges`, and the shares `before` and `after` (`reelnest.data.drift.histogram`). The last bin is open."""
+    """Of `edges`, and the shares `before` and `after` (`reelnest.drift.measures.histogram`). The last bin is open."""
     edges = histogram["edges"]
     bins = len(edges) - 1
     names = [f"{low:.4g} to {high:.4g}" for low, high in itertools.pairwise(edges)]

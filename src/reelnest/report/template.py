@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from reelnest.data.whole_files import write_lines
+from reelnest.atomic_files import write_lines
 
 FOLDER = Path(__file__).parent
 

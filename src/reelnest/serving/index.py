@@ -25,8 +25,8 @@ from torch import Tensor
 from usearch.index import Index as Graph
 
 from reelnest.config import Section
-from reelnest.data.formats import Video, video_files
 from reelnest.errors import DataError, QueryError
+from reelnest.records.formats import Video, video_files
 from reelnest.search.funnel import funnel_topk, rescore
 from reelnest.search.topk import Ranking, prefix_topk
 

@@ -18,17 +18,11 @@ import numpy as np
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from reelnest.data.content_hash import value_hash
-from reelnest.data.decoder import Decoder, Limits, available_workers, in_parallel
-from reelnest.data.entries import Entry
-from reelnest.data.formats import TEXT_FIELDS, VIDEOS_FILE, BadRecord, Video, read_videos, video_files, write_quarantine
-from reelnest.data.frames import Frames
-from reelnest.data.prepared import fields_text
-from reelnest.data.store import FrameStore
-from reelnest.data.store_writing import video_key
-from reelnest.data.whole_files import whole_folder, write_json
+from reelnest.atomic_files import whole_folder, write_json
+from reelnest.encoder.saved import SavedModel
 from reelnest.errors import DataError, ModelError, VideoError
-from reelnest.model.saved import SavedModel
+from reelnest.records.content_hash import value_hash
+from reelnest.records.formats import TEXT_FIELDS, VIDEOS_FILE, BadRecord, Video, read_videos, video_files, write_quarantine
 from reelnest.serving.index import (
     FORMAT_VERSION,
     GRAPH_FILE,
@@ -43,6 +37,12 @@ from reelnest.serving.index import (
     write_graph,
 )
 from reelnest.serving.kept_vectors import KeptVectors, Vectors
+from reelnest.store.entries import Entry
+from reelnest.store.frame_store import FrameStore
+from reelnest.store.frame_store_writing import video_key
+from reelnest.store.prepared import fields_text
+from reelnest.video.decoder import Decoder, Limits, available_workers, in_parallel
+from reelnest.video.frames import Frames
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from reelnest.data.whole_files import whole_file
+from reelnest.atomic_files import whole_file
 
 Vectors = NDArray[np.floating]
 

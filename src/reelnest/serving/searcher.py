@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from reelnest.data.decoder import Decoder, Limits
-from reelnest.data.entries import Entry
+from reelnest.encoder.saved import SavedModel
 from reelnest.errors import ModelError, QueryError
-from reelnest.model.saved import SavedModel
 from reelnest.serving.index import SearchIndex
+from reelnest.store.entries import Entry
+from reelnest.video.decoder import Decoder, Limits
 
 MOST_ANSWERS = 1000
 

@@ -1,1 +1,5 @@
-"""One module a stage: it reads files, calls the library and writes files."""
+"""The five stages of a run: validate, preprocess, train, evaluate, register.
+
+In: the files of a workspace and the settings. Out: the next files. A stage reads files, calls the library and writes files; it computes
+nothing itself. Open `workspace.py` first for the folders, then the stage.
+"""

@@ -14,21 +14,22 @@ import pandas as pd
 import torch
 from accelerate import PartialState
 
+from reelnest.atomic_files import whole_file, write_json, write_lines
 from reelnest.config import Evaluate, Params, Storage, launch_processes, launch_uses_cpu
-from reelnest.data.behaviour import BEHAVIOUR_FILE, stored_behaviour
-from reelnest.data.prepared import Prepared
-from reelnest.data.whole_files import whole_file, write_json, write_lines
+from reelnest.encoder.saved import load
 from reelnest.errors import ConfigError, DataError, TrainingError
-from reelnest.model.saved import load
+from reelnest.evaluation.behaviour_embedding import embed_tests
+from reelnest.evaluation.choice import Choice, smallest
+from reelnest.evaluation.configurations import Measured, configurations, measure
+from reelnest.evaluation.evaluation import Answers, Evaluation
+from reelnest.evaluation.slices import query_slices, slices
+from reelnest.evaluation.split_evaluation import embed_split
+from reelnest.records.behaviour_tests import BEHAVIOUR_FILE, stored_behaviour
 from reelnest.registry.candidate import Candidate
 from reelnest.registry.connection import connect
-from reelnest.registry.evaluation_log import QUERY_METRICS_FILE, log_evaluation
+from reelnest.registry.promotion.evaluation_log import QUERY_METRICS_FILE, log_evaluation
 from reelnest.report.evaluation_page import write_evaluation_page
 from reelnest.report.gallery import choose_gallery, confused_videos
-from reelnest.search.choice import Choice, smallest
-from reelnest.search.configurations import Measured, configurations, measure
-from reelnest.search.evaluation import Answers, Evaluation
-from reelnest.search.slices import query_slices, slices
 from reelnest.stages.evaluation_report import (
     FLOATS,
     SPLIT,
@@ -43,8 +44,7 @@ from reelnest.stages.evaluation_report import (
 )
 from reelnest.stages.launch import stage_main
 from reelnest.stages.workspace import Workspace
-from reelnest.training.behaviour import embed_tests
-from reelnest.training.retrieval import embed_split
+from reelnest.store.prepared import Prepared
 
 CSV_COLUMNS = "pair_kind,dim,storage,metric,value,low,high"
 

@@ -8,26 +8,24 @@ import hashlib
 from pathlib import Path
 
 import reelnest
-from reelnest.data.content_hash import folder_hash, value_hash
+from reelnest.records.content_hash import folder_hash, value_hash
 
 CODE = (
-    "data/batches.py",
-    "data/behaviour.py",
-    "data/content_hash.py",
-    "data/entries.py",
-    "data/frames.py",
-    "data/kept_rows.py",
-    "data/packing.py",
-    "data/patches.py",
-    "data/prepared.py",
-    "data/store.py",
-    "model",
+    "backbones",
+    "encoder",
+    "evaluation",
+    "records/behaviour_tests.py",
+    "records/content_hash.py",
     "search",
     "stages/evaluate.py",
     "stages/evaluation_code.py",
     "stages/evaluation_report.py",
-    "training/behaviour.py",
-    "training/retrieval.py",
+    "store/cached_rows.py",
+    "store/entries.py",
+    "store/frame_store.py",
+    "store/prepared.py",
+    "video/frames.py",
+    "video/patches.py",
 )
 
 

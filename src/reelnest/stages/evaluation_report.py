@@ -9,21 +9,21 @@ from typing import Any
 import pandas as pd
 
 from reelnest.config import Evaluate, Params, Storage
-from reelnest.data.behaviour import BehaviourTest
-from reelnest.data.content_hash import value_hash
-from reelnest.data.prepared import Prepared
-from reelnest.model.saved import SETTINGS_FILE
+from reelnest.encoder.saved import SETTINGS_FILE
+from reelnest.evaluation.behaviour import EmbeddedTests, judge_behaviour
+from reelnest.evaluation.choice import Choice
+from reelnest.evaluation.configurations import Measured
+from reelnest.evaluation.evaluation import ALL, Evaluation
+from reelnest.evaluation.retrieval_sets import RetrievalSet
+from reelnest.evaluation.slices import Slice
+from reelnest.records.behaviour_tests import BehaviourTest
+from reelnest.records.content_hash import value_hash
 from reelnest.registry.candidate import Candidate
-from reelnest.registry.comparison import Compared, NotCompared, compare
-from reelnest.registry.evaluation_log import CODE
-from reelnest.search.behaviour import EmbeddedTests, judge_behaviour
-from reelnest.search.choice import Choice
-from reelnest.search.configurations import Measured
-from reelnest.search.evaluation import ALL, Evaluation
-from reelnest.search.retrieval_sets import RetrievalSet
-from reelnest.search.slices import Slice
+from reelnest.registry.promotion.comparison import Compared, NotCompared, compare
+from reelnest.registry.promotion.evaluation_log import CODE
 from reelnest.search.storage import bytes_per_vector
 from reelnest.stages.evaluation_code import evaluation_code_hash
+from reelnest.store.prepared import Prepared
 
 SPLIT = "test"
 FLOATS: Storage = "float32"

@@ -13,20 +13,20 @@ from typing import Any
 
 from mlflow.entities.model_registry import ModelVersion
 
+from reelnest.atomic_files import whole_file
 from reelnest.config import Params
-from reelnest.data.prepared import Prepared
-from reelnest.data.whole_files import whole_file
+from reelnest.encoder.saved import SETTINGS_FILE, load
 from reelnest.errors import DataError, RegistryError
-from reelnest.model.saved import SETTINGS_FILE, load
-from reelnest.registry.evaluation_log import QUERY_METRICS_FILE
-from reelnest.registry.versions import CannotMeasureError, saved_model_of
+from reelnest.evaluation.split_evaluation import embed_split
+from reelnest.registry.promotion.evaluation_log import QUERY_METRICS_FILE
+from reelnest.registry.versions.versions import CannotMeasureError, saved_model_of
 from reelnest.stages import preprocess
 from reelnest.stages.evaluate import join_processes
 from reelnest.stages.evaluation_code import evaluation_code_hash
 from reelnest.stages.evaluation_report import SPLIT, data_hash, query_metrics
 from reelnest.stages.launch import accelerate_command, stage_main
 from reelnest.stages.workspace import Workspace
-from reelnest.training.retrieval import embed_split
+from reelnest.store.prepared import Prepared
 
 LAST_LINES = 20
 

@@ -15,10 +15,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from reelnest.atomic_files import whole_folder, write_json
+from reelnest.checks.tables import count_pairs
 from reelnest.config import Data, Params
-from reelnest.data.cluster import decode_on_cluster
-from reelnest.data.decoder import Decoder, Limits, available_workers, in_parallel
-from reelnest.data.formats import (
+from reelnest.errors import DataError, VideoError
+from reelnest.records.formats import (
     PAIRS_FILE,
     VIDEOS_FILE,
     Pair,
@@ -30,13 +31,12 @@ from reelnest.data.formats import (
     read_videos,
     video_files,
 )
-from reelnest.data.prepared import STORE_FOLDER, Fields, Prepared, write_tables
-from reelnest.data.splits import assign_splits
-from reelnest.data.store_writing import FrameCache, video_key, write_store
-from reelnest.data.tables import count_pairs
-from reelnest.data.whole_files import whole_folder, write_json
-from reelnest.errors import DataError, VideoError
+from reelnest.records.splits import assign_splits
 from reelnest.stages.workspace import Workspace
+from reelnest.store.frame_store_writing import FrameCache, video_key, write_store
+from reelnest.store.prepared import STORE_FOLDER, Fields, Prepared, write_tables
+from reelnest.video.cluster import decode_on_cluster
+from reelnest.video.decoder import Decoder, Limits, available_workers, in_parallel
 
 log = logging.getLogger(__name__)
 

@@ -18,31 +18,31 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 
+from reelnest.atomic_files import whole_folder, write_json
+from reelnest.backbones.tiny import build_tiny
 from reelnest.config import Params, launch_processes, launch_uses_cpu, tracking_uri
-from reelnest.data.batches import Batcher
-from reelnest.data.prepared import Pairs, Prepared, fields_text
-from reelnest.data.whole_files import whole_folder, write_json
+from reelnest.encoder.batches import Batcher
+from reelnest.encoder.encoder import load_encoder
+from reelnest.encoder.saved import save_model
 from reelnest.errors import ConfigError, Interrupted, TrainingError
-from reelnest.model.encoder import load_encoder
-from reelnest.model.saved import save_model
-from reelnest.model.tiny import build_tiny
+from reelnest.evaluation.evaluation import Evaluation
+from reelnest.evaluation.split_evaluation import evaluate_split
 from reelnest.registry.connection import without_credentials
-from reelnest.registry.lineage import origin_tags
+from reelnest.registry.lineage.lineage import origin_tags
 from reelnest.registry.sweeps import parent_tags
 from reelnest.registry.tracking import open_trackers
-from reelnest.search.evaluation import Evaluation
 from reelnest.stages.launch import stage_main
 from reelnest.stages.workspace import Workspace
-from reelnest.training.checkpoints import Checkpoints, data_digest, training_key
-from reelnest.training.contrastive import ContrastiveModel
+from reelnest.store.prepared import Pairs, Prepared, fields_text
+from reelnest.training.batches.negatives import ExtraNegatives
+from reelnest.training.batches.pair_batches import PairBatcher
+from reelnest.training.batches.sampler import BatchOrder, negative_anchors
+from reelnest.training.checkpoint.checkpoints import Checkpoints, data_digest, training_key
 from reelnest.training.frozen import FROZEN_FOLDER, keep_frozen
 from reelnest.training.host_memory import keep_freed_memory
 from reelnest.training.loop import Outcome, Training
-from reelnest.training.negatives import ExtraNegatives
-from reelnest.training.pair_batches import PairBatcher
+from reelnest.training.losses.contrastive_model import ContrastiveModel
 from reelnest.training.progress import Progress
-from reelnest.training.retrieval import evaluate_split
-from reelnest.training.sampler import BatchOrder, negative_anchors
 from reelnest.training.tracker import Trackers
 
 log = logging.getLogger("reelnest.stages.train")  # __name__ is __main__ under accelerate

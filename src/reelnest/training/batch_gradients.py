@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from reelnest.config import Params
 from reelnest.errors import ConfigError, TrainingError
 from reelnest.training.adaptive_batch_size import BatchTooLargeError, all_or_none, average_gradients
-from reelnest.training.contrastive import ContrastiveModel, contrastive_losses
+from reelnest.training.batches.pair_batches import PairBatch, PairBatcher
 from reelnest.training.gradient_cache import GradientCache
-from reelnest.training.losses import LossScales, weighted
-from reelnest.training.pair_batches import PairBatch, PairBatcher
+from reelnest.training.losses.contrastive_model import ContrastiveModel, contrastive_losses
+from reelnest.training.losses.losses import LossScales, weighted
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from reelnest.training.phases import phase
+from reelnest.profiling.phases import phase
 
 
 def world() -> tuple[int, int]:

@@ -24,15 +24,15 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from reelnest.config import Params
-from reelnest.data.batches import Batcher, Part
-from reelnest.data.entries import Entry, Role
-from reelnest.data.kept_rows import KeptRows, KeptRowsWriter, Rows
-from reelnest.data.patches import MERGE_SIZE
-from reelnest.data.prepared import Prepared
+from reelnest.encoder.batches import Batcher, Part
+from reelnest.encoder.embedding import batches_by_length
+from reelnest.encoder.encoder import Encoder
 from reelnest.errors import TrainingError
-from reelnest.model.embedding import batches_by_length
-from reelnest.model.encoder import Encoder
-from reelnest.search.retrieval_sets import retrieval_sets
+from reelnest.evaluation.retrieval_sets import retrieval_sets
+from reelnest.store.cached_rows import KeptRows, KeptRowsWriter, Rows
+from reelnest.store.entries import Entry, Role
+from reelnest.store.prepared import Prepared
+from reelnest.video.patches import MERGE_SIZE
 
 log = logging.getLogger(__name__)
 
@@ -42,12 +42,12 @@ FROZEN_FOLDER = "frozen"
 PATCHES_AT_ONCE = 8192
 """In one pass of the vision tower. Not a setting: the last bits of tokens may hang on what was computed beside them."""
 SOURCES = (
-    "data/batches.py",
-    "data/patches.py",
-    "model/attention.py",
-    "model/encoder.py",
-    "model/patch_projection.py",
-    "model/positions.py",
+    "encoder/batches.py",
+    "video/patches.py",
+    "backbones/attention.py",
+    "encoder/encoder.py",
+    "backbones/patch_projection.py",
+    "backbones/positions.py",
     "training/frozen.py",
 )
 SPARE_SPACE = 1.1

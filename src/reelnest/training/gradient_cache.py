@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from reelnest.data.batches import Batch
+from reelnest.encoder.batches import Batch
 
 
 class GradientCache:

@@ -18,26 +18,26 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from reelnest.config import Params
+from reelnest.encoder.ema import Ema
 from reelnest.errors import Interrupted
-from reelnest.model.ema import Ema
-from reelnest.search.evaluation import ALL, Evaluation
-from reelnest.training import checkpoints as saved
+from reelnest.evaluation.evaluation import ALL, Evaluation
+from reelnest.profiling.phases import phase
+from reelnest.profiling.profiler import Breakdown, StepProfiler
+from reelnest.profiling.throughput import Meter
 from reelnest.training.batch_gradients import BatchGradients
-from reelnest.training.best import Best
-from reelnest.training.checkpoints import Checkpoints
-from reelnest.training.contrastive import ContrastiveModel
+from reelnest.training.batches.negatives import ExtraNegatives
+from reelnest.training.batches.pair_batches import PairBatch, PairBatcher
+from reelnest.training.batches.prefetch import prefetched
+from reelnest.training.batches.sampler import BatchOrder
+from reelnest.training.checkpoint import checkpoints as saved
+from reelnest.training.checkpoint.best import Best
+from reelnest.training.checkpoint.checkpoints import Checkpoints
+from reelnest.training.checkpoint.history import History
+from reelnest.training.checkpoint.sharded_state import load_own_part, own_part
 from reelnest.training.distributed import StopRequest
-from reelnest.training.history import History
-from reelnest.training.negatives import ExtraNegatives
+from reelnest.training.losses.contrastive_model import ContrastiveModel
 from reelnest.training.optimizer import build_optimizer, build_scheduler
-from reelnest.training.pair_batches import PairBatch, PairBatcher
-from reelnest.training.phases import phase
-from reelnest.training.prefetch import prefetched
-from reelnest.training.profiler import Breakdown, StepProfiler
 from reelnest.training.progress import Progress
-from reelnest.training.sampler import BatchOrder
-from reelnest.training.sharded_state import load_own_part, own_part
-from reelnest.training.throughput import Meter
 from reelnest.training.tracker import PROFILE_FOLDER, Trackers
 
 log = logging.getLogger(__name__)

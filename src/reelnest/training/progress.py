@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from reelnest.training.history import StepRow
+from reelnest.training.checkpoint.history import StepRow
 
 SECONDS_BETWEEN_FILES = 1.0
 

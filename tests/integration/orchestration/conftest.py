@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.runner import quieten
+from tasks.process.runner import quieten
 
 quieten()
 

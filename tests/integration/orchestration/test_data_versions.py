@@ -15,8 +15,9 @@ from PIL import Image
 
 from reelnest.config import Params, load_params
 from reelnest.errors import DataError, RunError
-from tasks import data_arrival, data_versions, dvc
-from tasks.runner import CommandError, output_of
+from tasks.process import dvc
+from tasks.process.runner import CommandError, output_of
+from tasks.workspaces import data_arrival, data_versions
 
 ROOT = Path(__file__).parents[3]
 GIT = ["git", "-c", "user.name=t", "-c", "user.email=t@t"]
@@ -25,7 +26,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from reelnest.config import load_params
-from tasks import data_versions
+from tasks.workspaces import data_versions
 def hold(*_, **__):
     print("ready", flush=True)
     time.sleep(600)

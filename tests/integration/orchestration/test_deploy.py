@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from prefect.client.orchestration import get_client
 
-from tasks import automations, channels
-from tasks.automations import DIED, NEVER_BEGAN, TOLD
+from tasks.services import automations, channels
+from tasks.services.automations import DIED, NEVER_BEGAN, TOLD
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 REELNEST = str(Path(sys.executable).with_name("reelnest"))
@@ -70,7 +70,7 @@ def test_an_automation_that_was_switched_off_stays_off_and_a_second_of_its_name_
 
 def test_nothing_is_deployed_from_a_folder_without_deployments(tmp_path: Path, child_environment: dict[str, str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tasks.deploy"], cwd=tmp_path, env=child_environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tasks.services.deploy"], cwd=tmp_path, env=child_environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
     assert "there is no prefect.yaml here" in done.stderr

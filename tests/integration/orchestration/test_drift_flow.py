@@ -12,8 +12,9 @@ from prefect.variables import Variable
 from flows.drift import drift
 from reelnest.errors import RunError
 from tasks import drift as drifting
-from tasks import pages, telling
 from tasks.drift import Measured
+from tasks.pages import artifacts as pages
+from tasks.services import telling
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "repository")
 

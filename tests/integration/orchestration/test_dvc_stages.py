@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import dvc
+from tasks.process import dvc
 
 LINES: list[str] = []
 

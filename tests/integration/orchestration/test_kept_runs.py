@@ -12,14 +12,14 @@ from uuid import UUID
 import pytest
 from mlflow import MlflowClient
 
+from reelnest.commands.overwritten_runs import overwritten_runs
+from reelnest.commands.runs import Run, kept_runs
 from reelnest.config import load_params, tracking_uri
 from reelnest.errors import RunError
 from reelnest.registry.connection import connect
-from reelnest.registry.lineage import FLOW_RUN_TAG
-from reelnest.stages.overwritten_runs import overwritten_runs
-from reelnest.stages.runs import Run, kept_runs
-from tasks import dvc
-from tasks.run_workspace import run_id, run_workspace
+from reelnest.registry.lineage.lineage import FLOW_RUN_TAG
+from tasks.process import dvc
+from tasks.workspaces.run_workspace import run_id, run_workspace
 
 IDENTITY = ("-c", "user.name=t", "-c", "user.email=t@t")
 MILLISECOND = 0x01A21D40586D
@@ -75,7 +75,7 @@ def test_a_ref_that_exists_is_not_moved(repository: Path) -> None:
 @pytest.mark.usefixtures("prefect_server")
 def test_a_run_whose_name_another_one_has_fails_and_keeps_its_results(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from flows.scheduled import scheduled_pipeline
-    from tasks import run_workspace as workspaces
+    from tasks.workspaces import run_workspace as workspaces
 
     other = keep(repository, "another-flow-run")
     monkeypatch.setattr(workspaces, "run_id", lambda _: other.id)

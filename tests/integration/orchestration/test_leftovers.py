@@ -10,7 +10,7 @@ from prefect.settings import get_current_settings
 from prefect.states import Pending, Running
 
 from flows.pipeline import train_pipeline
-from tasks.leftovers import end_leftover_runs
+from tasks.process.leftovers import end_leftover_runs
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

@@ -17,9 +17,10 @@ from prefect.events.worker import EventsWorker
 from prefect.variables import Variable
 
 from flows.pipeline import train_pipeline
-from tasks import stages, telling
-from tasks.locks import waiting_lock
-from tasks.markdown import escape
+from tasks import stages
+from tasks.pages.markdown import escape
+from tasks.process.locks import waiting_lock
+from tasks.services import telling
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 ALL = ("validate", "preprocess", "train", "evaluate", "register")

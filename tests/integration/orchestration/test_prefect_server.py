@@ -6,7 +6,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tasks.prefect_server import prefect_api
+from tasks.services.prefect_server import prefect_api
 
 
 def test_a_run_keeps_its_slot_when_the_server_starts_anew(tmp_path: Path) -> None:

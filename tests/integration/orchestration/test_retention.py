@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from reelnest.registry.retention import Registered
-from reelnest.stages.runs import Run, kept_runs
-from tasks import dvc
-from tasks.retention import runs_to_remove, stale_checkpoints
-from tasks.run_workspace import run_workspace
+from reelnest.commands.runs import Run, kept_runs
+from reelnest.registry.versions.retention import Registered
+from tasks.process import dvc
+from tasks.workspaces.retention import runs_to_remove, stale_checkpoints
+from tasks.workspaces.run_workspace import run_workspace
 
 RUN = Run("r0", "name", "HEAD", "b", {}, "s", "e", "done", "d")
 
@@ -61,7 +61,7 @@ def test_the_cache_keeps_what_branches_the_workspace_and_kept_runs_name(reposito
 
 @pytest.mark.usefixtures("prefect_server")
 def test_data_is_told_once_and_not_when_a_run_was_made_from_it(repository: Path) -> None:
-    from tasks import data_arrival
+    from tasks.workspaces import data_arrival
 
     found = data_arrival.arrived(repository, "HEAD")
     assert found is not None

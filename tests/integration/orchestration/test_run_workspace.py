@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from reelnest.errors import RunError
-from tasks.run_workspace import RUNS, remove_leftovers, run_id, run_workspace
-from tasks.runner import setting
+from tasks.process.runner import setting
+from tasks.workspaces.run_workspace import RUNS, remove_leftovers, run_id, run_workspace
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from tasks.run_workspace import run_workspace
+from tasks.workspaces.run_workspace import run_workspace
 with run_workspace(Path.cwd(), "held", "held", "HEAD", {}):
     print("ready", flush=True)
     time.sleep(600)

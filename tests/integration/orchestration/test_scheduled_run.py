@@ -11,7 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from flows.scheduled import scheduled_pipeline
-from reelnest.stages.runs import Run, kept_runs, table
+from reelnest.commands.runs import Run, kept_runs, table
 from tasks import stages
 
 REGISTER = (sys.executable, "stand_in_stage.py", "register")

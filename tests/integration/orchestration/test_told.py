@@ -25,10 +25,11 @@ from prefect.states import Pending
 
 from flows.drift import drift
 from flows.pipeline import train_pipeline
-from tasks import automations, stages
 from tasks import drift as drifting
-from tasks.prefect_server import PREFECT, free_port, is_answering, server_command, server_environment
-from tasks.runner import Command
+from tasks import stages
+from tasks.process.runner import Command
+from tasks.services import automations
+from tasks.services.prefect_server import PREFECT, free_port, is_answering, server_command, server_environment
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[3]
@@ -102,7 +103,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def deployed(server: Server, deployable: Path) -> Path:
-    command = [sys.executable, "-m", "tasks.deploy", "--webhook", "HOOK"]
+    command = [sys.executable, "-m", "tasks.services.deploy", "--webhook", "HOOK"]
     subprocess.run(command, cwd=deployable, env=server.environment, check=True)
     automations.keep(automations.on_death(SILENCE))
     return deployable

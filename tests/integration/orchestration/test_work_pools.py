@@ -22,8 +22,8 @@ from prefect.settings import PREFECT_API_AUTH_STRING, temporary_settings
 from prefect_docker.worker import DockerWorker, DockerWorkerJobConfiguration
 from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
-from tasks import deploy, work_pools
-from tasks.prefect_server import WORK_POOL
+from tasks.services import deploy, work_pools
+from tasks.services.prefect_server import WORK_POOL
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 BIN = Path(sys.executable).parent
@@ -52,7 +52,7 @@ def _no_pool_stays() -> Iterator[None]:
 def docker_pool(deployable: Path, child_environment: dict[str, str]) -> Path:
     remove_pool()
     done = subprocess.run(
-        [sys.executable, "-m", "tasks.deploy", "--pool", "docker"],
+        [sys.executable, "-m", "tasks.services.deploy", "--pool", "docker"],
         cwd=deployable, env=child_environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "made, of type docker" in done.stdout, done.stdout + done.stderr

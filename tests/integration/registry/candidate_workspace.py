@@ -8,18 +8,18 @@ import av
 import numpy as np
 import yaml
 
+from reelnest.atomic_files import write_json
+from reelnest.backbones.tiny import build_tiny
 from reelnest.config import Params, Tracking, load_params
-from reelnest.data.behaviour import BEHAVIOUR_FILE, BehaviourTest, write_behaviour
-from reelnest.data.formats import Pair, Side
-from reelnest.data.frames import Frames
-from reelnest.data.patches import to_patches
-from reelnest.data.prepared import STORE_FOLDER, write_tables
-from reelnest.data.store_writing import FrameCache, write_store
-from reelnest.data.whole_files import write_json
-from reelnest.model.encoder import load_encoder
-from reelnest.model.saved import save_model
-from reelnest.model.tiny import build_tiny
+from reelnest.encoder.encoder import load_encoder
+from reelnest.encoder.saved import save_model
+from reelnest.records.behaviour_tests import BEHAVIOUR_FILE, BehaviourTest, write_behaviour
+from reelnest.records.formats import Pair, Side
 from reelnest.stages.workspace import Workspace
+from reelnest.store.frame_store_writing import FrameCache, write_store
+from reelnest.store.prepared import STORE_FOLDER, write_tables
+from reelnest.video.frames import Frames
+from reelnest.video.patches import to_patches
 
 ROOT = Path(__file__).parents[3]
 COLOURS = ("red", "green", "blue", "yellow", "purple", "white", "grey", "orange")

@@ -12,17 +12,18 @@ from candidate_workspace import Project
 from mlflow.utils.file_utils import local_file_uri_to_path
 from test_registration import aliases, another_model, queries_file, registered_as
 
+from reelnest.commands import registry
 from reelnest.errors import RegistryError
-from reelnest.registry import deciding, versions
-from reelnest.registry.aliases import promote, rollback
-from reelnest.registry.decision import Evidence, decide
-from reelnest.registry.versions import Registration
-from reelnest.stages import registry
+from reelnest.registry.promotion import deciding
+from reelnest.registry.promotion.aliases import promote, rollback
+from reelnest.registry.promotion.decision import Evidence, decide
+from reelnest.registry.versions import versions
+from reelnest.registry.versions.versions import Registration
 
 DECIDE_OFTEN = """
 import os, sys, time
 import mlflow
-from reelnest.registry.deciding import deciding
+from reelnest.registry.promotion.deciding import deciding
 mlflow.set_tracking_uri(sys.argv[1])
 for _ in range(4):
     with deciding("reelnest"):

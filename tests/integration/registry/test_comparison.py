@@ -10,8 +10,8 @@ from candidate_workspace import Project
 
 from reelnest.config import Params, Tracking, Train
 from reelnest.registry.candidate import Candidate
-from reelnest.registry.comparison import Compared, NotCompared, compare
-from reelnest.registry.evaluation_log import log_evaluation
+from reelnest.registry.promotion.comparison import Compared, NotCompared, compare
+from reelnest.registry.promotion.evaluation_log import log_evaluation
 
 Found = dict[str, Compared | NotCompared]
 

@@ -17,7 +17,7 @@ from reelnest.config import Params, Tracking, tracking_uri
 from reelnest.errors import RegistryAway, RegistryError
 from reelnest.registry import connection
 from reelnest.registry.connection import connect, without_credentials
-from tasks.dvc import RESUMABLE_STATUS
+from tasks.process.dvc import RESUMABLE_STATUS
 
 
 def at(uri: str, experiment: str = "reelnest") -> Params:

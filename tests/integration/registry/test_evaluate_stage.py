@@ -17,19 +17,19 @@ import torch
 from candidate_workspace import Project
 
 from reelnest.config import Funnel, Params, Tracking, Train
-from reelnest.data.behaviour import BEHAVIOUR_FILE
-from reelnest.data.entries import Role
-from reelnest.data.prepared import Prepared
+from reelnest.encoder.embedding import embed
+from reelnest.encoder.saved import load
 from reelnest.errors import ConfigError, DataError, ModelError, RegistryError
-from reelnest.model.embedding import embed
-from reelnest.model.saved import load
-from reelnest.search.retrieval_sets import retrieval_sets
+from reelnest.evaluation import split_evaluation as retrieval
+from reelnest.evaluation.retrieval_sets import retrieval_sets
+from reelnest.evaluation.split_evaluation import embed_split
+from reelnest.records.behaviour_tests import BEHAVIOUR_FILE
 from reelnest.stages import evaluate
 from reelnest.stages.evaluation_code import evaluation_code_hash
 from reelnest.stages.evaluation_report import data_hash
 from reelnest.stages.launch import accelerate_command
-from reelnest.training import retrieval
-from reelnest.training.retrieval import embed_split
+from reelnest.store.entries import Role
+from reelnest.store.prepared import Prepared
 
 TREC_NAMES = {
     "recall_1": "recall@1",

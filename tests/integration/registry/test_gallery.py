@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from reelnest.data.prepared import Prepared
+from reelnest.evaluation.evaluation import Evaluation, Vectors, evaluate_vectors
+from reelnest.evaluation.retrieval_sets import RetrievalSet, retrieval_sets
 from reelnest.report.gallery import FRAMES, TOP, choose_gallery, confused_videos
-from reelnest.search.evaluation import Evaluation, Vectors, evaluate_vectors
-from reelnest.search.retrieval_sets import RetrievalSet, retrieval_sets
+from reelnest.store.prepared import Prepared
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,11 @@ from candidate_workspace import Project, workspace_of
 from huggingface_hub import ModelCard
 
 import reelnest
+from reelnest.commands import lineage
 from reelnest.errors import RegistryError
 from reelnest.registry.candidate import Candidate
-from reelnest.registry.dvc_lock import dvc_hash
-from reelnest.stages import lineage, register
+from reelnest.registry.lineage.dvc_lock import dvc_hash
+from reelnest.stages import register
 
 DATA_HASH = "0123456789abcdef0123456789abcdef.dir"
 

@@ -16,15 +16,16 @@ import pytest
 import yaml
 from candidate_workspace import workspace_of
 
+from reelnest.commands import drift as stage
 from reelnest.config import Params, load_params
 from reelnest.errors import RunError
 from reelnest.registry.drift_log import DRIFT_TAG, ChampionsRun
-from reelnest.stages import drift as stage
 from reelnest.stages import measure as measuring
 from reelnest.stages import register
 from reelnest.stages.workspace import Workspace
-from tasks import drift, dvc
+from tasks import drift
 from tasks.drift import Measured
+from tasks.process import dvc
 
 ROOT = Path(__file__).parents[3]
 DVC_YAML = """
@@ -183,7 +184,7 @@ def test_the_champions_own_data_is_nothing_to_do(checkout: Checkout, monkeypatch
 def test_without_its_data_the_champion_can_still_be_measured_and_is_not_measured_twice(
     checkout: Checkout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tasks.cached_data import data_hash
+    from tasks.workspaces.cached_data import data_hash
 
     listing = data_hash(git(checkout.folder, "show", "HEAD~1:data.dvc"), "HEAD~1")
     kept = checkout.folder / ".dvc" / "cache" / "files" / "md5" / listing[:2] / listing[2:]

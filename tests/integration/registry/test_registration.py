@@ -21,12 +21,13 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 
 from reelnest.config import Params
 from reelnest.errors import RegistryError
-from reelnest.registry import deciding, versions
-from reelnest.registry.aliases import rollback
 from reelnest.registry.candidate import MODEL_HASH_TAG, Candidate
-from reelnest.registry.decision import Answer, Evidence
-from reelnest.registry.evaluation_log import CODE
-from reelnest.registry.versions import CannotMeasureError, Registration, pinned_requirements, register_candidate
+from reelnest.registry.promotion import deciding
+from reelnest.registry.promotion.aliases import rollback
+from reelnest.registry.promotion.decision import Answer, Evidence
+from reelnest.registry.promotion.evaluation_log import CODE
+from reelnest.registry.versions import versions
+from reelnest.registry.versions.versions import CannotMeasureError, Registration, pinned_requirements, register_candidate
 from reelnest.stages import register
 from reelnest.stages.measure import measure
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from reelnest.commands import index as stage
 from reelnest.config import Model, Params, Preprocess
-from reelnest.data.sample_clips import draw, encode, trajectory
-from reelnest.model.encoder import load_encoder
-from reelnest.model.saved import save_model
-from reelnest.stages import index as stage
+from reelnest.encoder.encoder import load_encoder
+from reelnest.encoder.saved import save_model
+from reelnest.sample.clips import draw, encode, trajectory
 from reelnest.stages.workspace import Workspace
 
 ROOT = Path(__file__).parents[3]

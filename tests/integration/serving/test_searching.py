@@ -11,11 +11,11 @@ import pytest
 from served_corpus import PARAMS, Served
 
 import reelnest
+from reelnest.commands import search as stage
+from reelnest.commands.index import open_searchers
 from reelnest.errors import ModelError, QueryError
 from reelnest.serving.index import SearchIndex
 from reelnest.serving.searcher import Searcher
-from reelnest.stages import search as stage
-from reelnest.stages.index import open_searchers
 
 
 @pytest.fixture(scope="module")

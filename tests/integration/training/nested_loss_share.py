@@ -9,7 +9,7 @@ from torch import Tensor
 
 from reelnest.config import Loss
 from reelnest.training.distributed import gather_with_gradient, world
-from reelnest.training.losses import nested_losses
+from reelnest.training.losses.losses import nested_losses
 
 DIMS = (4, 6, 16)
 PAIRS, EXTRAS = 10, 4

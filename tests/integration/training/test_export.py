@@ -7,10 +7,11 @@ import pytest
 from training_workspace import COLOURS, TINY, write_workspace
 
 import reelnest
+from reelnest.backbones.tiny import build_tiny
+from reelnest.commands import export
 from reelnest.config import Params, Tiny, load_params
 from reelnest.errors import ConfigError, ModelError
-from reelnest.model.tiny import build_tiny
-from reelnest.stages import export, train
+from reelnest.stages import train
 from reelnest.stages.workspace import Workspace
 
 TEXTS = [f"a {colour} number 3" for colour in COLOURS]

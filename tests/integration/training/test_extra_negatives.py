@@ -9,15 +9,15 @@ import pytest
 import torch
 from training_workspace import TINY, rows, run, write_workspace
 
+from reelnest.backbones.tiny import build_tiny
 from reelnest.config import Mining, Model, Tiny
-from reelnest.data.batches import Batcher
-from reelnest.data.prepared import Prepared
+from reelnest.encoder.batches import Batcher
+from reelnest.encoder.encoder import load_encoder
 from reelnest.errors import Interrupted
-from reelnest.model.encoder import load_encoder
-from reelnest.model.tiny import build_tiny
+from reelnest.store.prepared import Prepared
 from reelnest.training import loop
+from reelnest.training.batches.negatives import ExtraNegatives
 from reelnest.training.distributed import StopRequest
-from reelnest.training.negatives import ExtraNegatives
 
 # 6 steps an epoch: renewed before the first step, mined at steps 6, 8 and 16.
 MINING = {"negatives_per_pair": 2, "start_epoch": 1, "every_steps": 8, "ranks": [1, 4]}

@@ -9,10 +9,10 @@ import pytest
 from accelerate.state import AcceleratorState
 from training_workspace import rows, run, training_report, write_workspace
 
-from reelnest.data.kept_rows import KeptRowsWriter
+from reelnest.encoder.encoder import Encoder
 from reelnest.errors import TrainingError
-from reelnest.model.encoder import Encoder
 from reelnest.stages import train
+from reelnest.store.cached_rows import KeptRowsWriter
 
 VISION: dict[str, object] = {"lora": {"r": 4, "dropout": 0.1}}
 BACKBONE: dict[str, object] = {"freeze": "backbone", "projection": 32, "query_instruction": "Find it."}

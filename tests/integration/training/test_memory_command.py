@@ -5,8 +5,8 @@ from pathlib import Path
 import yaml
 from training_workspace import write_workspace
 
+from reelnest.commands import memory
 from reelnest.config import load_params
-from reelnest.stages import memory
 from reelnest.stages.workspace import Workspace
 
 

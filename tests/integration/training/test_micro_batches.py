@@ -10,9 +10,9 @@ import pytest
 import torch
 from training_workspace import rows, run, write_workspace
 
-from reelnest.data.batches import Batch
+from reelnest.encoder.batches import Batch
+from reelnest.encoder.encoder import Encoder
 from reelnest.errors import ConfigError, Interrupted, TrainingError
-from reelnest.model.encoder import Encoder
 from reelnest.training.distributed import StopRequest
 
 # Dropout, so that random numbers matter; AdamW, since Muon makes much of rounding.

@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 from training_workspace import run, training_report, write_workspace
 
-from reelnest.training.phases import PHASES
+from reelnest.profiling.phases import PHASES
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from torch import Tensor
 from training_steps import CASES, figures, keep, mined_figures, searched
 from training_workspace import COLOURS, ROOT, TINY, training_report, write_workspace
 
+from reelnest.backbones.tiny import build_tiny
 from reelnest.config import Tiny, load_params
-from reelnest.model.tiny import build_tiny
 from reelnest.stages.launch import accelerate_command
 from reelnest.stages.workspace import Workspace
 

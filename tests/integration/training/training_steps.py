@@ -21,31 +21,31 @@ from torch.distributed.tensor import DTensor
 from training_workspace import TINY
 
 from reelnest.config import Mining, Model, Params, load_params
-from reelnest.data.batches import Batch, Batcher
-from reelnest.data.prepared import Pairs, Prepared
-from reelnest.model.ema import Ema
-from reelnest.model.encoder import load_encoder
+from reelnest.encoder.batches import Batch, Batcher
+from reelnest.encoder.ema import Ema
+from reelnest.encoder.encoder import load_encoder
+from reelnest.evaluation.split_evaluation import evaluate_split
 from reelnest.search import topk
 from reelnest.search.sharded import sharded_topk
 from reelnest.stages import train
 from reelnest.stages.workspace import Workspace
-from reelnest.training.checkpoints import (
+from reelnest.store.prepared import Pairs, Prepared
+from reelnest.training.batches.negatives import ExtraNegatives
+from reelnest.training.batches.pair_batches import PairBatcher
+from reelnest.training.batches.sampler import BatchOrder
+from reelnest.training.checkpoint.checkpoints import (
     Checkpoints,
     load_optimizer_state,
     load_trainable_state,
     optimizer_state,
     trainable_state,
 )
-from reelnest.training.contrastive import ContrastiveModel, contrastive_losses
 from reelnest.training.distributed import mean_over_processes
 from reelnest.training.frozen import keep_frozen
 from reelnest.training.gradient_cache import GradientCache
 from reelnest.training.loop import Training, whole_root
-from reelnest.training.losses import LossScales, weighted
-from reelnest.training.negatives import ExtraNegatives
-from reelnest.training.pair_batches import PairBatcher
-from reelnest.training.retrieval import evaluate_split
-from reelnest.training.sampler import BatchOrder
+from reelnest.training.losses.contrastive_model import ContrastiveModel, contrastive_losses
+from reelnest.training.losses.losses import LossScales, weighted
 from reelnest.training.tracker import Trackers
 
 CASES = ("all_trained", "text_only_share", "lora", "accumulated", "mean_pooled_projection", "cached", "adaptive")

@@ -8,13 +8,13 @@ import numpy as np
 import yaml
 
 from reelnest.config import load_params
-from reelnest.data.formats import Pair, Side
-from reelnest.data.frames import Frames
-from reelnest.data.patches import to_patches
-from reelnest.data.prepared import STORE_FOLDER, write_tables
-from reelnest.data.store_writing import FrameCache, write_store
+from reelnest.records.formats import Pair, Side
 from reelnest.stages import train
 from reelnest.stages.workspace import Workspace
+from reelnest.store.frame_store_writing import FrameCache, write_store
+from reelnest.store.prepared import STORE_FOLDER, write_tables
+from reelnest.video.frames import Frames
+from reelnest.video.patches import to_patches
 
 ROOT = Path(__file__).parents[3]
 COLOURS = ("red", "green", "blue", "yellow", "purple", "white", "grey", "orange")

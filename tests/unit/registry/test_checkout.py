@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from reelnest.registry.checkout import read_checkout
+from reelnest.registry.lineage.checkout import read_checkout
 
 
 def git(folder: Path, *arguments: str, given: bytes | None = None) -> str:

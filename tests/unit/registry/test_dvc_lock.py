@@ -10,7 +10,7 @@ from dvc_data.hashfile.build import build
 from dvc_data.hashfile.db import HashFileDB
 
 from reelnest.errors import RegistryError
-from reelnest.registry.dvc_lock import cache_folder, differing_inputs, dvc_hash, read_yaml, remote_name, stale_inputs
+from reelnest.registry.lineage.dvc_lock import cache_folder, differing_inputs, dvc_hash, read_yaml, remote_name, stale_inputs
 
 
 def dvc_says(path: Path, cache: Path) -> str:

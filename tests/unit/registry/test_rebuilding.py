@@ -2,9 +2,9 @@
 
 import shlex
 
-from reelnest.registry.environment import Environment
-from reelnest.registry.lineage import Commit, DataVersion, Lineage
-from reelnest.registry.rebuilding import rebuild_commands
+from reelnest.registry.lineage.environment import Environment
+from reelnest.registry.lineage.lineage import Commit, DataVersion, Lineage
+from reelnest.registry.lineage.rebuilding import rebuild_commands
 
 HOSTILE = "x'; touch taken; $(touch taken) `touch taken` #"
 

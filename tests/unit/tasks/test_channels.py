@@ -6,7 +6,7 @@ import pytest
 from prefect.blocks.notifications import SendgridEmail, SlackWebhook
 from prefect.blocks.webhook import Webhook
 
-from tasks.channels import CHANNELS, ChannelError, address_from
+from tasks.services.channels import CHANNELS, ChannelError, address_from
 
 BY_NAME = {channel.name: channel for channel in CHANNELS}
 GOOD = {

@@ -15,11 +15,16 @@ ROOT = Path(__file__).parents[3]
 SOURCE = ROOT / "src"
 STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 
-# As dvc.yaml says at its top. `reelnest.data.decoder` is what a saved model opens videos with; training and evaluation read the store.
+# As dvc.yaml says at its top. `reelnest.video.decoder` is what a saved model opens videos with; training and evaluation read the store.
 LEFT_OUT = ("reelnest.config", "reelnest.errors", "reelnest.registry", "reelnest.stages.workspace", "reelnest.stages.launch")
-LEFT_OUT_BY_STAGE = {"train": ("reelnest.data.decoder",), "evaluate": ("reelnest.data.decoder",)}
+LEFT_OUT_BY_STAGE = {"train": ("reelnest.video.decoder",), "evaluate": ("reelnest.video.decoder",)}
 # Small things without a choice of their own: how a file is written whole, how a JSON line is read.
-LEFT_OUT_AFTER_THE_STORE = ("reelnest.data.whole_files", "reelnest.data.json_lines", "reelnest.data.safe_paths", "reelnest.data.formats")
+LEFT_OUT_AFTER_THE_STORE = (
+    "reelnest.atomic_files",
+    "reelnest.records.json_lines",
+    "reelnest.records.safe_paths",
+    "reelnest.records.formats",
+)
 
 
 def source_file(module: str) -> Path | None:

@@ -10,7 +10,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from reelnest.stages.workspace import Workspace
-from tasks import pages
+from tasks.pages import artifacts as pages
 
 HOSTILE = [
     "<script>taken()</script><img src=x onerror=taken()>",

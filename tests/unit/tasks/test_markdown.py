@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.markdown import escape, page, table
+from tasks.pages.markdown import escape, page, table
 
 
 @pytest.mark.parametrize(

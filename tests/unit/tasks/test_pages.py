@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from reelnest.data.expectations import Outcome
+from reelnest.checks.expectations import Outcome
 from reelnest.stages.workspace import Workspace
-from tasks.pages import data_docs_page, evaluation_link, evaluation_page, lineage_page, quarantine_page, run_link, validation_page
+from tasks.pages.artifacts import data_docs_page, evaluation_link, evaluation_page, lineage_page, quarantine_page, run_link, validation_page
 
 METRICS = dict.fromkeys(("recall@1", "recall@5", "recall@10", "mrr", "ndcg@10", "map", "median_rank"), 0.5)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks.guard import MARKS
-from tasks.runner import Command, CommandError, output_of, run
+from tasks.process.guard import MARKS
+from tasks.process.runner import Command, CommandError, output_of, run
 
 ROOT = Path(__file__).parents[3]
 TEST_MARK = "REELNEST_TEST"
@@ -111,7 +111,8 @@ def test_programs_of_the_running_interpreter_come_first_on_the_path() -> None:
 def test_a_command_can_be_interrupted_though_its_caller_ignores_interrupts() -> None:
     """As a caller does that a shell started in the background."""
     command = python("import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)")
-    code = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nfrom tasks.runner import output_of\nprint(output_of({command!r}))"
+    ignore = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+    code = f"{ignore}\nfrom tasks.process.runner import output_of\nprint(output_of({command!r}))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     assert subprocess.run(python(code), env=environment, capture_output=True, text=True, check=True).stdout.strip() == "['True']"
 
@@ -171,7 +172,7 @@ def test_nothing_survives_a_runner_that_was_killed(signal_number: signal.Signals
     tree = python(STUBBORN_TREE.format(parent_sleeps=600))
     # A shell's background job, and all that it starts, ignores Ctrl-C until told otherwise.
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    code += f"from tasks.runner import run\nrun({tree!r}, on_line=lambda line: print(line, flush=True), grace_seconds=0.5)"
+    code += f"from tasks.process.runner import run\nrun({tree!r}, on_line=lambda line: print(line, flush=True), grace_seconds=0.5)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(python(code), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment) as runner:
         assert runner.stdout is not None

@@ -8,11 +8,11 @@ import httpx
 import pytest
 
 from reelnest.errors import RunError
-from tasks import sweep
-from tasks.search_space import Range, SearchSpace, Space
-from tasks.settings import ParamsText
-from tasks.sweep import Ended, Sweep
-from tasks.trials import Trial, Trials
+from tasks.sweeps import sweep
+from tasks.sweeps.search_space import Range, SearchSpace, Space
+from tasks.sweeps.sweep import Ended, Sweep
+from tasks.sweeps.trials import Trial, Trials
+from tasks.workspaces.params_text import ParamsText
 
 PARAMS = (Path(__file__).parents[3] / "params.yaml").read_text(encoding="utf-8")
 RATE = "train.learning_rate"

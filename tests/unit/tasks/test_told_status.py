@@ -2,8 +2,8 @@
 
 import pytest
 
-from tasks.dvc import is_interruption, told_status
-from tasks.runner import describe_status
+from tasks.process.dvc import is_interruption, told_status
+from tasks.process.runner import describe_status
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ from model_inputs import random_video
 from torch import Tensor, nn
 
 from reelnest.config import Loss, Model
-from reelnest.data.batches import Batcher, MicroBatches
-from reelnest.data.entries import Entry
-from reelnest.model.encoder import load_encoder
-from reelnest.training.contrastive import ContrastiveModel
+from reelnest.encoder.batches import Batcher, MicroBatches
+from reelnest.encoder.encoder import load_encoder
+from reelnest.store.entries import Entry
 from reelnest.training.gradient_cache import GradientCache
+from reelnest.training.losses.contrastive_model import ContrastiveModel
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,85 @@
+"""Qwen2.5-VL's index work, done once a batch and without a loop over tokens.
+
+transformers walks over each row's tokens and each video's windows in Python, in every forward pass; on a small model that costs as much as
+the model. The tests hold both functions to transformers' own results.
+"""
+
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
+
+from reelnest.encoder.batches import VIDEO_TYPE, Part
+
+
+def token_positions(part: Part, vision: Any) -> Tensor:
+    """Rotary positions in time, height and width, int64 (3, rows, tokens), as `Qwen2_5_VLModel.get_rope_index` defines them.
+
+    Text goes on by 1 in all three. A video begins where the text before it ended; its steps in time are `tokens_per_second` times their
+    distance in seconds, its rows and columns count from there, and the text after it goes on beyond the longer side. Padding is 0. A row
+    holds at most one video. `vision` is the model's `vision_config`.
+    """
+    mask = part.attention_mask.bool()
+    is_video = part.mm_token_type_ids == VIDEO_TYPE
+    text_before = (mask & ~is_video).cumsum(1)  # (rows, tokens), including the token itself
+    text = (text_before - 1).clamp_min(0)
+    if part.video_grid_thw is None or part.second_per_grid_ts is None:
+        return text.masked_fill(~mask, 0).expand(3, -1, -1)
+    device = part.input_ids.device
+    merge = vision.spatial_merge_size
+    sides = (part.video_grid_thw[:, 1:] // merge).to(device, non_blocking=True)  # (rows, 2), in tokens
+    height, width = sides[:, :1], sides[:, 1:]
+    interval = (vision.tokens_per_second * part.second_per_grid_ts).to(device, non_blocking=True)[:, None]
+    seen = is_video.cumsum(1)
+    token = (seen - 1).clamp_min(0)  # the video token's own number
+    step = token // (height * width)
+    video = torch.stack([(step * interval).long(), token // width % height, token % width]) + text_before
+    after = text + torch.where(seen > 0, torch.maximum(height, width), 0)
+    return torch.where(is_video, video, after).masked_fill(~mask, 0)
+
+
+class VisionIndex(NamedTuple):
+    """Where the vision tower finds what belongs together. Fields are named as the tower's own arguments."""
+
+    position_ids: Tensor  # int64 (patches, 2): row and column of each patch
+    cu_seqlens: Tensor  # int32: ends of the frames
+    window_index: Tensor  # int64 (tokens,): tokens in the order of their windows
+    cu_window_seqlens: Tensor  # int32: ends of the windows
+
+
+def vision_index(grid_thw: Tensor, vision: Any) -> VisionIndex:
+    """The index of all videos of a part; each distinct grid is worked out once and kept."""
+    videos = [_video_index(tuple(grid), vision.spatial_merge_size, vision.window_size, vision.patch_size) for grid in grid_thw.tolist()]
+    tokens = torch.tensor([0, *(len(video.window_index) for video in videos)]).cumsum(0).tolist()
+    return VisionIndex(
+        torch.cat([video.position_ids for video in videos]),
+        _ends([video.cu_seqlens for video in videos]),
+        torch.cat([video.window_index + start for video, start in zip(videos, tokens, strict=False)]),
+        _ends([video.cu_window_seqlens for video in videos]),
+    )
+
+
+@lru_cache(maxsize=4096)
+def _video_index(grid: tuple[int, int, int], merge: int, window: int, patch: int) -> VisionIndex:
+    one = torch.tensor([grid])
+    window_index, window_ends = get_vision_window_index(one, spatial_merge_size=merge, window_size=window, patch_size=patch)
+    frame_ends = torch.arange(grid[0] + 1, dtype=torch.int32) * (grid[1] * grid[2])
+    return VisionIndex(get_vision_position_ids(one, merge), frame_ends, window_index, window_ends)
+
+
+def _ends(each: list[Tensor]) -> Tensor:
+    lengths = torch.cat([ends.diff() for ends in each])
+    return torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
+
+
+@lru_cache(maxsize=256)
+def group_by_length(ends: tuple[int, ...]) -> tuple[list[Tensor], Tensor]:
+    """Sequences that lie one after the other, by length: for each length its tokens' indices (sequences, length), and the way back."""
+    starts: dict[int, list[int]] = {}
+    for start, end in pairwise(ends):
+        starts.setdefault(end - start, []).append(start)
+    groups = [torch.tensor(where)[:, None] + torch.arange(length) for length, where in sorted(starts.items())]
+    return groups, torch.cat([index.flatten() for index in groups]).argsort()

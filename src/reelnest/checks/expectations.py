@@ -1,0 +1,214 @@
+"""What the data is expected to be, as Great Expectations suites, and their Data Docs.
+
+Checks must hold. They are made twice: of what was *found*, where one that fails is a warning, and its page shows what was quarantined;
+and of what is *used*, after the quarantine, where it is critical: the quarantine has missed something, or nothing is left.
+*Advice* is about what is used, too. What it finds is legitimate in some data sets, and should be known.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any, Literal
+
+import great_expectations as gx
+import pandas as pd
+from great_expectations import expectations as gxe
+from great_expectations.core import ExpectationSuite
+from great_expectations.data_context import EphemeralDataContext
+from great_expectations.data_context.types.base import DataContextConfig, InMemoryStoreBackendDefaults, ProgressBarsConfig
+from great_expectations.expectations.expectation import Expectation
+
+from reelnest.checks.custom_expectations import ExpectColumnPairToHaveOneBForEachA, ExpectColumnValuesToBeBalanced
+from reelnest.checks.tables import GOOD, PAIR_COLUMNS, VIDEO_COLUMNS, pair_kind
+from reelnest.config import Validate
+from reelnest.records.formats import SPLITS
+
+Severity = Literal["critical", "warning"]
+
+SITE = "data_docs"
+RESULT_FORMAT = {"result_format": "SUMMARY", "partial_unexpected_count": 20, "unexpected_index_column_names": ["line"]}
+"""How much of what is unexpected is kept: the first values, and their lines."""
+
+# Bounds of what is usual. Outside them a video is decodable and used, but somebody should look at it.
+USUAL_FPS = (1, 120)
+USUAL_SIDE = (56, 4096)
+SMALLEST_SHARE = 0.01
+"""Of the pairs, that each kind of pair which is there should have."""
+
+PAIR_KINDS = [pair_kind("text", "video"), pair_kind("video", "text"), pair_kind("text", "text"), pair_kind("video", "video")]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one expectation."""
+
+    suite: str
+    expectation: str
+    description: str
+    severity: Severity
+    success: bool
+    observed: Any
+    """The observed value, or how many rows of how many were unexpected."""
+    lines: tuple[int, ...]
+    """The first lines of the file in which something unexpected stands."""
+
+
+def video_checks(name: str, settings: Validate, severity: Severity) -> ExpectationSuite:
+    """What must hold in `tables.video_table`."""
+
+    def between(column: str, least: float, most: float, what: str) -> Expectation:
+        return gxe.ExpectColumnValuesToBeBetween(column=column, min_value=least, max_value=most, severity=severity, description=what)
+
+    return ExpectationSuite(
+        name=name,
+        expectations=[
+            gxe.ExpectTableColumnsToMatchSet(column_set=list(VIDEO_COLUMNS), severity=severity, description="the table has its columns"),
+            gxe.ExpectColumnValuesToBeInSet(
+                column="verdict", value_set=[GOOD], severity=severity, description="every line is well-formed and its video can be decoded"
+            ),
+            gxe.ExpectColumnValuesToNotBeNull(column="video_id", severity=severity, description="every video has an id"),
+            gxe.ExpectColumnValuesToBeUnique(column="video_id", severity=severity, description="every video has an id of its own"),
+            between("frames", 1, settings.max_video_frames, "a video has frames, and not too many"),
+            between("seconds", 0, settings.max_video_seconds, "a video is not too long"),
+            between("megabytes", 0, settings.max_video_megabytes, "a video's file is not too large"),
+        ],
+    )
+
+
+def video_advice(name: str, settings: Validate) -> ExpectationSuite:
+    """What is usual in `tables.video_table`."""
+
+    def between(column: str, least: float, most: float, what: str) -> Expectation:
+        return gxe.ExpectColumnValuesToBeBetween(column=column, min_value=least, max_value=most, severity="warning", description=what)
+
+    def once(column: str, what: str) -> Expectation:
+        return gxe.ExpectColumnValuesToBeUnique(column=column, severity="warning", description=what)
+
+    return ExpectationSuite(
+        name=name,
+        expectations=[
+            once("source", "no file is listed under two ids"),
+            once("content", "no two ids have files with the same bytes"),
+            gxe.ExpectColumnValuesToBeInSet(
+                column="paired", value_set=[True], severity="warning", description="every video is the query or target of a pair"
+            ),
+            between("fps", *USUAL_FPS, "a video has a usual frame rate"),
+            between("width", *USUAL_SIDE, "a video has a usual width, in pixels"),
+            between("height", *USUAL_SIDE, "a video has a usual height, in pixels"),
+            between("field_characters", 1, settings.max_text_characters, "a video's text fields are not too long"),
+        ],
+    )
+
+
+def pair_checks(name: str, settings: Validate, severity: Severity) -> ExpectationSuite:
+    """What must hold in `tables.pair_table`."""
+
+    def in_set(column: str, values: Sequence[str], what: str) -> Expectation:
+        return gxe.ExpectColumnValuesToBeInSet(column=column, value_set=list(values), severity=severity, description=what)
+
+    def short(column: str, what: str) -> Expectation:
+        most = settings.max_text_characters
+        return gxe.ExpectColumnValuesToBeBetween(column=column, min_value=1, max_value=most, severity=severity, description=what)
+
+    return ExpectationSuite(
+        name=name,
+        expectations=[
+            gxe.ExpectTableColumnsToMatchSet(column_set=list(PAIR_COLUMNS), severity=severity, description="the table has its columns"),
+            in_set("verdict", [GOOD], "every line is well-formed and names good videos only"),
+            gxe.ExpectColumnValuesToBeUnique(column="pair", severity=severity, description="no query and target stand in two lines"),
+            ExpectColumnPairToHaveOneBForEachA(
+                column_A="pair", column_B="split", severity=severity, description="no query and target are in two splits"
+            ),
+            gxe.ExpectColumnDistinctValuesToContainSet(
+                column="split", value_set=["train", "test"], severity=severity, description="there are pairs to train on and to test with"
+            ),
+            in_set("split", SPLITS, "every split is known"),
+            in_set("kind", PAIR_KINDS, "every pair is of a kind"),
+            short("query_characters", "a query's text is neither empty nor too long"),
+            short("target_characters", "a target's text is neither empty nor too long"),
+            gxe.ExpectColumnValuesToBeBetween(
+                column="relevance", min_value=0, strict_min=True, severity=severity, description="every relevance is above 0"
+            ),
+        ],
+    )
+
+
+def pair_advice(name: str) -> ExpectationSuite:
+    """What is usual in `tables.pair_table`."""
+
+    def stays(column: str, what: str) -> Expectation:
+        return ExpectColumnPairToHaveOneBForEachA(column_A=column, column_B="split", severity="warning", description=what)
+
+    return ExpectationSuite(
+        name=name,
+        expectations=[
+            stays("query", "no query is in two splits"),
+            stays("target", "no target is in two splits"),
+            stays("group", "pairs that a chain of queries and targets joins are in one split"),
+            ExpectColumnValuesToBeBalanced(
+                column="kind", min_share=SMALLEST_SHARE, severity="warning", description="no kind of pair that is there is very rare"
+            ),
+            gxe.ExpectColumnValuesToBeInSet(
+                column="contradicted_negatives",
+                value_set=[0],
+                severity="warning",
+                description="no negative of a query is its right answer in another line",
+            ),
+        ],
+    )
+
+
+def check(suites: Mapping[str, tuple[pd.DataFrame, ExpectationSuite]], docs: Path) -> list[Outcome]:
+    """Runs each suite, here by its name, on its table and builds Data Docs in the folder `docs`. Touches no other file and no network."""
+    context = _context(docs)
+    source = context.data_sources.add_pandas("data")
+    run_id = gx.RunIdentifier(run_name="validate")
+    outcomes = []
+    for name, (table, suite) in suites.items():
+        batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all lines")
+        suite = context.suites.add(suite)
+        definition = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=suite))
+        result = definition.run(batch_parameters={"dataframe": _escaped(table)}, result_format=RESULT_FORMAT, run_id=run_id)
+        outcomes += [_outcome(name, found) for found in result.results]
+    context.build_data_docs(site_names=[SITE])
+    return sorted(outcomes, key=lambda outcome: (outcome.suite, outcome.description))
+
+
+def _escaped(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its texts as HTML. Great Expectations puts values into its pages as they are, and a query may hold a script."""
+    texts = [column for column in table.columns if pd.api.types.is_string_dtype(table[column])]
+    return table.assign(**{column: table[column].map(escape, na_action="ignore") for column in texts})
+
+
+def _context(docs: Path) -> EphemeralDataContext:
+    config = DataContextConfig(
+        store_backend_defaults=InMemoryStoreBackendDefaults(init_temp_docs_sites=False),
+        progress_bars=ProgressBarsConfig(globally=False),
+        analytics_enabled=False,
+        data_docs_sites={
+            SITE: {
+                "class_name": "SiteBuilder",
+                "show_how_to_buttons": False,
+                "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs.resolve())},
+                "site_index_builder": {"class_name": "DefaultSiteIndexBuilder", "show_cta_footer": False},
+            }
+        },
+    )
+    # Suites can only be made while a context is the process's current one, and get_context makes it so.
+    return gx.get_context(mode="ephemeral", project_config=config)
+
+
+def _outcome(suite: str, found: Any) -> Outcome:
+    config, result = found.expectation_config, found.result
+    if found.exception_info and found.exception_info.get("raised_exception"):
+        observed: Any = found.exception_info["exception_message"]
+    elif "unexpected_count" in result:
+        observed = {"rows": result["element_count"], "unexpected": result["unexpected_count"]}
+    elif "missing_count" in result:
+        observed = {"missing": list(result.get("partial_missing_list", []))}
+    else:
+        observed = result.get("observed_value")
+    rows = result.get("partial_unexpected_index_list") or []
+    lines = tuple(sorted({int(row["line"]) for row in rows}))
+    return Outcome(suite, config.type, config.description, config.severity.value, bool(found.success), observed, lines)

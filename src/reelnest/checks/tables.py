@@ -1,0 +1,137 @@
+"""The data as two tables, one row a line of its file, for the expectations to look at.
+
+A table of what was *found* has every line, bad ones too; a table of what is *used* has the good ones.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from reelnest.records.formats import BadRecord, Kind, Pair, Side, Video
+from reelnest.records.splits import connected_components
+from reelnest.video.inspection import Inspected
+
+GOOD = "good"
+"""What the column `verdict` says of a line that is used."""
+
+VIDEO_COLUMNS = {
+    "line": "int64",
+    "verdict": "str",
+    "video_id": "str",
+    "source": "str",
+    "content": "str",
+    "paired": "boolean",
+    "frames": "Int64",
+    "seconds": "Float64",
+    "fps": "Float64",
+    "width": "Int64",
+    "height": "Int64",
+    "megabytes": "Float64",
+    "field_characters": "Int64",
+}
+PAIR_COLUMNS = {
+    "line": "int64",
+    "verdict": "str",
+    "kind": "str",
+    "query": "str",
+    "target": "str",
+    "pair": "str",
+    "group": "str",
+    "split": "str",
+    "relevance": "Float64",
+    "negatives": "Int64",
+    "contradicted_negatives": "Int64",
+    "query_characters": "Int64",
+    "target_characters": "Int64",
+}
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What is known of the videos, by video_id."""
+
+    inspected: Mapping[str, Inspected]
+    digests: Mapping[str, str]
+    """Of those that share their size with another (`inspection.content_digests`)."""
+
+
+def pair_kind(query: Kind, target: Kind) -> str:
+    """For example `text_to_video`."""
+    return f"{query}_to_{target}"
+
+
+def side_name(side: Side) -> str:
+    """A side in one string: a text and a video of the same name stay apart."""
+    return f"{side.kind}: {side.value}"
+
+
+def video_table(videos: Sequence[Video], looked: Looked, pairs: Sequence[Pair], bad: Sequence[BadRecord] = ()) -> pd.DataFrame:
+    """A row for each video, and for each bad line of which no more is known than its reason."""
+    verdicts = {record.line: record.reason for record in bad}
+    paired = {side.value for pair in pairs for side in (pair.query, pair.target) if side.kind == "video"}
+    rows: list[dict[str, object]] = []
+    for video in videos:
+        row: dict[str, object] = {
+            "line": video.line,
+            "verdict": verdicts.pop(video.line, GOOD),
+            "video_id": video.video_id,
+            "source": video.path or ", ".join(video.images),
+            "content": looked.digests.get(video.video_id),
+            "paired": video.video_id in paired,
+            "field_characters": max(map(len, video.fields.values()), default=None),
+        }
+        found = looked.inspected.get(video.video_id)
+        if found is not None:
+            info = found.info
+            row |= {"frames": info.frames, "seconds": round(info.seconds, 3), "fps": round(info.fps, 3)}
+            row |= {"width": info.width, "height": info.height, "megabytes": round(found.bytes / 2**20, 3)}
+        rows.append(row)
+    ids = {record.line: record.video_id for record in bad}
+    rows += [{"line": line, "verdict": reason, "video_id": ids[line]} for line, reason in verdicts.items()]
+    return _table(rows, VIDEO_COLUMNS)
+
+
+def pair_table(pairs: Sequence[Pair], splits: Sequence[str], bad: Sequence[BadRecord] = ()) -> pd.DataFrame:
+    """A row for each pair, with its split, and for each bad line of which no more is known than its reason."""
+    verdicts = {record.line: record.reason for record in bad}
+    answers = {(pair.query, pair.target) for pair in pairs}
+    groups: dict[int, str] = {}
+    rows: list[dict[str, object]] = []
+    for pair, split, component in zip(pairs, splits, connected_components(pairs), strict=True):
+        query, target = side_name(pair.query), side_name(pair.target)
+        rows.append(
+            {
+                "line": pair.line,
+                "verdict": verdicts.pop(pair.line, GOOD),
+                "kind": pair_kind(pair.query.kind, pair.target.kind),
+                "query": query,
+                "target": target,
+                "pair": f"{query} → {target}",
+                # A component is known by its first query, which says more than a number.
+                "group": groups.setdefault(component, query),
+                "split": split,
+                "relevance": pair.relevance,
+                "negatives": len(pair.negatives),
+                "contradicted_negatives": sum((pair.query, negative) in answers for negative in pair.negatives),
+                "query_characters": len(pair.query.value) if pair.query.kind == "text" else None,
+                "target_characters": len(pair.target.value) if pair.target.kind == "text" else None,
+            }
+        )
+    rows += [{"line": line, "verdict": reason} for line, reason in verdicts.items()]
+    return _table(rows, PAIR_COLUMNS)
+
+
+def count_pairs(pairs: Sequence[Pair], splits: Sequence[str]) -> dict[str, dict[str, int]]:
+    """How many pairs there are by split and kind, and in `all`."""
+    counts: dict[str, Counter[str]] = {}
+    for pair, split in zip(pairs, splits, strict=True):
+        for name in (split, "all"):
+            counts.setdefault(name, Counter()).update([pair_kind(pair.query.kind, pair.target.kind), "all"])
+    return {split: dict(kinds) for split, kinds in counts.items()}
+
+
+def _table(rows: Sequence[Mapping[str, object]], columns: Mapping[str, str]) -> pd.DataFrame:
+    table = pd.DataFrame(list(rows), columns=list(columns)).astype(dict(columns))
+    return table.sort_values("line", kind="stable", ignore_index=True)

@@ -1,0 +1,206 @@
+"""Where a version comes from: collected when it is registered, and told to a person by `reelnest lineage`."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from reelnest.config import Params, tracking_uri
+from reelnest.encoder.saved import SETTINGS_FILE
+from reelnest.errors import RegistryError
+from reelnest.registry.candidate import MODEL_HASH_TAG, Candidate
+from reelnest.registry.lineage.lineage import (
+    COMMIT_TAG,
+    DATA_TAG,
+    FLOW_RUN_TAG,
+    LINEAGE_FOLDER,
+    Lineage,
+    Origin,
+    find_origin,
+    keep_lineage,
+    versions_from,
+)
+from reelnest.registry.lineage.model_card import model_card
+from reelnest.registry.lineage.rebuilding import compare_rebuilt, rebuild_commands
+from reelnest.registry.promotion.aliases import DECISION_TAG, REASON_TAG
+from reelnest.registry.versions.versions import Documents
+from reelnest.sample.sample import sample_seed
+from reelnest.stages.workspace import Workspace
+
+SHOWN = 5
+"""Of a list of differences."""
+WITHOUT_LINEAGE = (
+    "# This version was registered without its lineage, or its files are gone from MLflow's storage: it cannot be made again by command."
+)
+
+
+@contextmanager
+def documented(
+    workspace: Workspace, params: Params, candidate: Candidate, evaluation: Mapping[str, Any]
+) -> Iterator[tuple[Lineage, Documents]]:
+    """The candidate's lineage and model card, in files that are there until the block ends. `evaluation` is `reports/evaluation.json`."""
+    workspace.work.mkdir(exist_ok=True)
+    with TemporaryDirectory(prefix="registration-", dir=workspace.work) as scratch:
+        folder = Path(scratch) / LINEAGE_FOLDER
+        folder.mkdir()
+        validation, training = (_report(workspace.reports / f"{name}.json") for name in ("validation", "training"))
+        lineage = keep_lineage(workspace.root, folder, candidate.hash, evaluation, validation, sample_seed(workspace.data))
+        settings = json.loads((candidate.folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+        yield lineage, Documents(folder, model_card(params.registration.name, settings, evaluation, training, lineage))
+
+
+def told_lineage(params: Params, version: int) -> dict[str, Any] | None:
+    """The part of a version's lineage that fits on a page: of an earlier registration where the model was registered before."""
+    with TemporaryDirectory(prefix="reelnest-") as folder:
+        found = find_origin(params, str(version), Path(folder)).lineage
+    return found.model_dump(mode="json", include={"commit", "data", "flow_run", "validation", "environment"}) if found else None
+
+
+def show(params: Params, which: str, *, as_json: bool) -> str:
+    """A version's lineage, and the commands that make it again. Raises RegistryError where there is no such version."""
+    with TemporaryDirectory(prefix="reelnest-") as folder:
+        origin = find_origin(params, which, Path(folder))
+    steps = _commands(params, origin)
+    if as_json:
+        return json.dumps({**_facts(origin), "rebuild": steps}, indent=2, sort_keys=True)
+    facts = _lines(origin)
+    width = max(len(name) for name, _ in facts)
+    lines = [f"{name:<{width}}  {text}" for name, text in facts]
+    return "\n".join([*lines, "", "To make it again:", "", *(f"  {step}" for step in steps)])
+
+
+def commands(params: Params, which: str) -> str:
+    """The commands alone, as a shell script."""
+    with TemporaryDirectory(prefix="reelnest-") as folder:
+        origin = find_origin(params, which, Path(folder))
+    return "\n".join(["set -e", *_commands(params, origin)])
+
+
+def check(workspace: Workspace, params: Params, which: str) -> tuple[str, bool]:
+    """Compares what the stages made here with a version: what is the same and what is not, and whether the metrics are.
+
+    Raises RegistryError where there is no such version, it has no lineage, or nothing was made here.
+    """
+    with TemporaryDirectory(prefix="reelnest-") as folder:
+        origin = find_origin(params, which, Path(folder))
+        if origin.lineage is None:
+            raise RegistryError(f"{_name(origin)}: {WITHOUT_LINEAGE.removeprefix('# ')}")
+        found = compare_rebuilt(workspace.root, origin.folder, origin.lineage.model_hash)
+    lines = [f"{one.what:<8} {'same' if one.same else 'DIFFERENT'}: {one.detail}" for one in found]
+    return "\n".join([f"This project's model, beside {_name(origin)}:", *lines]), found[-1].same
+
+
+def versions(params: Params, text: str) -> str:
+    """The versions that come from a data hash, commit, run, flow run or model hash. Raises RegistryError for one that is too short."""
+    found = versions_from(params, text)
+    if not found:
+        return f"No version of '{params.registration.name}' comes from '{text}'. See `reelnest models`."
+    named = {"commit": COMMIT_TAG, "data": DATA_TAG, "flow run": FLOW_RUN_TAG, "model": MODEL_HASH_TAG}
+    lines = []
+    for version in found:
+        facts = {"run": version.run_id} | {name: version.tags.get(tag) for name, tag in named.items()}
+        told = [f"{name} {value if value.startswith(text) else value[:12]}" for name, value in facts.items() if value]
+        lines.append(f"models:/{version.name}/{version.version}  {', '.join(told)}")
+    return "\n".join(lines)
+
+
+def _report(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RegistryError(f"{path}: not readable as JSON: {error}. Run `dvc repro`, which writes it anew.") from error
+    return found
+
+
+def _name(origin: Origin) -> str:
+    return f"models:/{origin.version.name}/{origin.version.version}"
+
+
+def _commands(params: Params, origin: Origin) -> list[str]:
+    if origin.lineage is None:
+        return [WITHOUT_LINEAGE]
+    return rebuild_commands(origin.lineage, origin.version.name, str(origin.version.version), tracking_uri(params))
+
+
+def _lines(origin: Origin) -> list[tuple[str, str]]:
+    version, tags = origin.version, origin.version.tags
+    made = datetime.fromtimestamp(int(version.creation_timestamp) / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    decided = f"{tags[DECISION_TAG]}: {tags.get(REASON_TAG, '')}" if DECISION_TAG in tags else "not yet: `reelnest register` goes on"
+    lines = [("version", f"{_name(origin)}, registered {made}"), ("decision", decided), ("run", _run(origin))]
+    if origin.lineage is not None:
+        return [*lines, *_recorded(origin.lineage)]
+    lines += [("model", tags.get(MODEL_HASH_TAG, "not recorded")), ("commit", tags.get(COMMIT_TAG, "not recorded"))]
+    return [*lines, ("lineage", "none: registered without, or its files are gone from MLflow's storage")]
+
+
+def _run(origin: Origin) -> str:
+    run_id, run = origin.version.run_id, origin.run
+    if not run_id:
+        return "none"
+    if run is None:
+        return f"{run_id}, which was deleted from MLflow"
+    began = [f"{what} {run.data.tags[tag]}" for what, tag in (("commit", COMMIT_TAG), ("flow run", FLOW_RUN_TAG)) if tag in run.data.tags]
+    return ", ".join([f"{run_id} ({run.info.run_name})", *began])
+
+
+def _recorded(lineage: Lineage) -> Iterator[tuple[str, str]]:
+    commit, data, flow, environment = lineage.commit, lineage.data, lineage.flow_run, lineage.environment
+    yield "model", lineage.model_hash
+    if commit is None:
+        yield "commit", "none: not made in a git repository"
+    else:
+        state = "clean" if commit.clean else "with changes that are kept" if commit.changes_kept else "with changes too large to keep"
+        yield "commit", f"{commit.hash}, {state}"
+        yield "", f"of {commit.repository}" + ("" if commit.published else " (on that machine; `origin` had no such commit)")
+    if data is None:
+        yield "data", "no data.dvc: which version it was is not known"
+    else:
+        size = f", {data.files} files, {data.bytes / 1e6:.1f} MB" if data.files and data.bytes else ""
+        sample = f", the sample of seed {data.sample_seed}" if data.sample_seed is not None else ""
+        yield "data", f"{data.hash}{size}{sample}"
+    yield "validation", _validation(lineage)
+    yield "evaluation", f"queries and answers {lineage.evaluation_data[:12]}"
+    yield "dvc.lock", "kept" if lineage.dvc_lock else "none: the stages were not run by DVC, so what they were run with is not known"
+    if lineage.stale:
+        yield (
+            "CHANGED",
+            f"after the stages had run, so what is kept may not be what it was made from: {_some(lineage.stale)}",
+        )
+    if flow is None:
+        yield "flow run", "none: registered from a terminal"
+    else:
+        yield "flow run", flow.id + (f", {flow.url}" if flow.url else "")
+    lock = f"requirements.lock {environment.lock_hash[:12]}" if environment.lock_hash else "no requirements.lock"
+    differing = f", but for {_some(environment.differing)}" if environment.differing else ""
+    yield "environment", f"Python {environment.python}, {environment.platform}, {environment.packages} packages, {lock}{differing}"
+
+
+def _validation(lineage: Lineage) -> str:
+    found = lineage.validation
+    if found is None:
+        return "none"
+    counts = [f"{found[table]['good']} of {found[table]['lines']} {table} good" for table in ("videos", "pairs") if table in found]
+    return ", ".join(["passed" if found["passed"] else "NOT passed", *counts])
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _facts(origin: Origin) -> dict[str, Any]:
+    version, run = origin.version, origin.run
+    return {
+        "name": version.name,
+        "version": int(version.version),
+        "created": int(version.creation_timestamp),
+        "tags": dict(version.tags),
+        "run_id": version.run_id,
+        "run": None if run is None else {"name": run.info.run_name, "tags": {k: v for k, v in run.data.tags.items() if "reelnest" in k}},
+        "lineage": None if origin.lineage is None else origin.lineage.model_dump(mode="json"),
+    }

@@ -1,0 +1,64 @@
+"""`reelnest memory`: what a training step of the settings takes, and what of it fits into a card. Writes nothing."""
+
+from reelnest.backbones.published import backbone_config
+from reelnest.config import Params, launch_processes, launch_shards, launch_uses_cpu
+from reelnest.stages.workspace import Workspace
+from reelnest.training.memory_prediction.fitting import GIB, RESERVED, Fit, fit, smallest_card
+from reelnest.training.memory_prediction.step_memory import StepMemory, predict_step
+from reelnest.training.memory_prediction.step_shapes import Sizes, largest_grid
+
+MIB = 1 << 20
+
+
+def run(workspace: Workspace, params: Params, *, gpu_gb: float | None, text_tokens: int) -> str:
+    """The text that the command prints. Raises ModelError for a model whose sizes are not known here."""
+    config = backbone_config(params.model)
+    processes = launch_processes(params, workspace.params)
+    sizes = Sizes(min(text_tokens, params.model.max_text_tokens), largest_grid(params.preprocess))
+    lines = [
+        f"{params.model.name_or_path}, {'one process' if processes == 1 else f'one of {processes} processes'}, step of"
+        f" {params.train.batch_size} pairs"
+        f" (micro-batches of {_micro_batch(params, processes)}): each a text of {sizes.text_tokens} tokens and a video of"
+        f" {params.preprocess.frames} frames, {sizes.video_tokens} tokens, with as much text"
+    ]
+    if launch_shards(params, workspace.params):
+        lines.append(
+            f"  launch.config {params.launch.config} shards the model. Weights, gradients and optimizer below are the whole model's:"
+            f" each process holds 1/{processes} of them, and besides that the embeddings and two layers whole."
+        )
+    if gpu_gb is None:
+        memory = predict_step(params, config, sizes, processes=processes)
+        lines += _table(memory)
+        if not launch_uses_cpu(params, workspace.params):
+            card = smallest_card(memory)
+            lines.append(f"Fits into a card of {card} GiB." if card else "Fits into no card that is known here.")
+        return "\n".join(lines)
+    answers = fit(params, config, sizes, gpu_gb, processes=processes)
+    lines += _table(answers[0].memory)
+    lines.append(f"\nA card of {gpu_gb:g} GiB, {RESERVED / GIB:.2f} GiB of it for CUDA itself:")
+    for answer in answers:
+        lines.append(_line(answer))
+    last = answers[-1]
+    if last.fits and last.frames is not None:
+        lines.append(f"  With one pair at a time, videos of up to {last.frames} frames of this size fit.")
+    if not last.fits:
+        card = smallest_card(last.memory)
+        lines.append(f"  It needs a card of {card} GiB." if card else "  No card that is known here is large enough; see configs/presets/.")
+    return "\n".join(lines)
+
+
+def _table(memory: StepMemory) -> list[str]:
+    rows = [f"  {name:12} {size / MIB:10,.0f} MiB  {size / max(memory.peak, 1):4.0%}" for name, size in memory.parts.items()]
+    return [*rows, f"  {'peak':12} {memory.peak / MIB:10,.0f} MiB"]
+
+
+def _line(answer: Fit) -> str:
+    settings = "as it is" if not answer.settings else "with " + ", ".join(answer.settings)
+    verdict = f"{answer.memory.peak / MIB:,.0f} MiB, fits" if answer.fits else f"{answer.memory.peak / MIB:,.0f} MiB, does not fit"
+    most = "not even one pair at a time" if answer.micro_batch_size is None else f"largest micro-batch {answer.micro_batch_size} pairs"
+    return f"  {settings}: {verdict}; {most}"
+
+
+def _micro_batch(params: Params, processes: int) -> int:
+    share = params.train.batch_size // processes
+    return min(params.train.micro_batch_size or share, share)

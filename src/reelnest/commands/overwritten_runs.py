@@ -1,0 +1,68 @@
+"""Run refs that several runs wrote, and what is still known of the runs that were overwritten.
+
+Version 0.1 named a run after the first twelve digits of its flow run's id. Prefect's scheduler makes many runs in one millisecond, which is
+what these digits say, so each of them moved the ref of the one before. A ref of today is created and never moved, and its record holds the
+whole id: only refs without it are looked at.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from reelnest.commands.git import git
+from reelnest.commands.runs import RECORD, REFS, Run
+from reelnest.config import load_params
+from reelnest.errors import ReelnestError, RunError
+
+
+@dataclass(frozen=True)
+class Overwritten:
+    """A run whose ref another run took."""
+
+    ref: str
+    text: str
+    """What is left of it, and how it is brought back where git still has its commit."""
+
+
+def overwritten_runs(folder: Path, runs: Iterable[Run]) -> list[Overwritten]:
+    """From git's reflog and unreachable commits, and from MLflow's runs that name a flow run but have no ref."""
+    old = {run.id: run for run in runs if not run.flow_run}
+    if not old:
+        return []
+    return [*_commits(folder, old), *_trainings(folder, old)]
+
+
+def _commits(folder: Path, old: dict[str, Run]) -> Iterator[Overwritten]:
+    unreachable = git(folder, "fsck", "--unreachable", "--no-reflogs", "--no-progress", "--connectivity-only")
+    commits = [line.split(" ")[2] for line in unreachable.splitlines() if line.startswith("unreachable commit ")]
+    for run in old.values():
+        try:
+            commits += git(folder, "reflog", "show", "--format=%H", run.ref).splitlines()
+        except RunError:
+            continue  # git keeps none for such refs, unless core.logAllRefUpdates says `always`
+    number = dict.fromkeys(old, 1)
+    for commit in dict.fromkeys(commits):
+        try:
+            record = json.loads(git(folder, "show", f"{commit}:{RECORD}"))
+            run = old[record["id"]]
+        except (RunError, ValueError, KeyError, TypeError):
+            continue
+        if commit != run.commit:
+            number[run.id] += 1
+            text = f"the run that ended {record.get('ended')} ({record.get('name')}). To restore it, before `git gc` removes its commit:"
+            yield Overwritten(run.ref, f"{text} git update-ref {REFS}{run.id}-{number[run.id]} {commit}")
+
+
+def _trainings(folder: Path, old: dict[str, Run]) -> Iterator[Overwritten]:
+    from reelnest.registry.lineage.lineage import trainings_of_flow_runs
+
+    known = {run.mlflow_run for run in old.values()}
+    try:
+        params = load_params(folder / "params.yaml")
+        for run in old.values():
+            for training, flow_run in trainings_of_flow_runs(params, f"{run.id[:8]}-{run.id[8:12]}"):
+                if training not in known:
+                    yield Overwritten(run.ref, f"the training {training} in MLflow, of the flow run {flow_run}, has no ref.")
+    except ReelnestError as error:
+        yield Overwritten(", ".join(run.ref for run in old.values()), f"MLflow could not be asked which other runs there were: {error}")

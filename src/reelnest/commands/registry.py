@@ -1,0 +1,36 @@
+"""The registry by hand: what `reelnest models`, `promote` and `rollback` do and say."""
+
+from datetime import UTC, datetime
+
+from reelnest.commands.columns import in_columns
+from reelnest.config import Params
+from reelnest.registry.promotion import aliases
+
+LONGEST_REASON = 100
+
+
+def table(params: Params) -> str:
+    """All versions, a line each, the newest first. Raises RegistryError where MLflow cannot be reached."""
+    name, metric = params.registration.name, params.registration.metric
+    entries = aliases.versions_table(params)
+    if not entries:
+        return f"MLflow has no version of '{name}' yet. Run `reelnest register`."
+    lines: list[tuple[str, ...]] = [("version", "aliases", metric, "data", "commit", "made (UTC)", "why")]
+    for entry in entries:
+        made = datetime.fromtimestamp(entry.created / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+        reason = entry.reason if len(entry.reason) <= LONGEST_REASON else entry.reason[: LONGEST_REASON - 1] + "…"
+        value = "" if entry.value is None else f"{entry.value:.4f}"
+        dirty = "*" if entry.commit.endswith("-dirty") else ""
+        lines.append((str(entry.version), " ".join(entry.aliases), value, entry.data, entry.commit[:8] + dirty, made, reason))
+    return in_columns(lines)
+
+
+def promote(params: Params, version: str) -> str:
+    """Makes `version` (number or alias) champion. Raises RegistryError where that cannot be."""
+    return f"models:/{params.registration.name}@{aliases.CHAMPION} is version {aliases.promote(params, version)} now."
+
+
+def rollback(params: Params) -> str:
+    """Takes the last change of champion back. Raises RegistryError where that cannot be."""
+    before, now = aliases.rollback(params)
+    return f"models:/{params.registration.name}@{aliases.CHAMPION} is version {now} again, and {before} no more."

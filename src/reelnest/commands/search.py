@@ -1,0 +1,55 @@
+"""One search over an index, from the command line."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from reelnest.commands.columns import in_columns
+from reelnest.commands.index import open_searchers
+from reelnest.config import Params
+from reelnest.serving.searcher import Answers
+from reelnest.stages.workspace import Workspace
+
+LONGEST_CELL = 60
+
+
+def run(
+    workspace: Workspace,
+    params: Params,
+    words: str,
+    index: Path,
+    *,
+    model: str | None = None,
+    dim: int | None = None,
+    funnel: bool = False,
+    k: int = 10,
+    as_json: bool = False,
+) -> str:
+    """The answers as a table, or as JSON. Raises QueryError, DataError and ModelError with what to do."""
+    (searcher,) = open_searchers(workspace, params, [index], model)
+    try:
+        answers = searcher.words(words, k, dim=dim, funnel=funnel)
+    finally:
+        searcher.model.close()
+    if as_json:
+        return json.dumps(asdict(answers), ensure_ascii=False, indent=2)
+    return f"{_table(answers)}\n\n{_how(answers, len(searcher.index))}"
+
+
+def _table(answers: Answers) -> str:
+    lines: list[tuple[str, ...]] = [("rank", "score", "video_id", "title", "path")]
+    lines += [(str(hit.rank), f"{hit.score:.4f}", *map(_cell, (hit.video_id, hit.title, hit.path))) for hit in answers.hits]
+    return in_columns(lines)
+
+
+def _cell(text: str) -> str:
+    """On one line, and without what a terminal would take for a command."""
+    shown = "".join(character if character.isprintable() else " " for character in text)
+    return shown if len(shown) <= LONGEST_CELL else f"{shown[: LONGEST_CELL - 1]}…"
+
+
+def _how(answers: Answers, videos: int) -> str:
+    first, last = answers.dims[0], answers.dims[-1]
+    how = f"{first} dims" if first == last else f"a shortlist by {first} dims, ordered by {last}"
+    marked = "".join(f" The model was not trained for {dim} dims: expect poorer answers." for dim in answers.untrained)
+    return f"{videos:,} videos, {how}: query {answers.encode_ms:.1f} ms, search {answers.search_ms:.1f} ms.{marked}"

@@ -1,0 +1,77 @@
+"""The search page and its API, until it is stopped."""
+
+import logging
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import uvicorn
+
+from reelnest.commands.index import UPLOAD_MEGABYTES, open_searchers
+from reelnest.config import Params
+from reelnest.errors import ConfigError
+from reelnest.serving.app import create_app
+from reelnest.serving.guard import LOCAL_HOSTS
+from reelnest.serving.searcher import Searcher
+from reelnest.stages.workspace import Workspace
+
+LONGEST_REQUEST_HEAD = 1 << 20
+"""A search of 100,000 characters gets an answer that says what is wrong with it, not a closed connection."""
+ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 (compared with, not bound to)
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    workspace: Workspace,
+    params: Params,
+    indexes: Sequence[Path],
+    *,
+    model: str | None = None,
+    host: str,
+    port: int,
+    allow_hosts: Sequence[str] = (),
+    ready: Callable[[str], None],
+) -> None:
+    """Serves until SIGINT or SIGTERM. `ready` is told the address once the server listens; port 0 takes a free one.
+
+    Raises DataError and ModelError for an index that cannot be opened, ConfigError where the address cannot be had.
+    """
+    searchers = named(open_searchers(workspace, params, indexes, model))
+    megabytes = min(UPLOAD_MEGABYTES, params.validation.max_video_megabytes)
+    hosts = [*LOCAL_HOSTS, *allow_hosts, *([] if host in ANY_ADDRESS else [host])]
+    app = create_app(searchers, hosts, megabytes)
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise ConfigError(f"{host}:{port} cannot be listened at ({error.strerror}). Choose another --port or --host.") from error
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_level="warning",
+        server_header=False,
+        proxy_headers=False,
+        h11_max_incomplete_event_size=LONGEST_REQUEST_HEAD,
+        timeout_graceful_shutdown=5,
+    )
+    shown = "localhost" if host in ANY_ADDRESS else f"[{host}]" if ":" in host else host
+    ready(f"http://{shown}:{listening.getsockname()[1]}/")
+    try:
+        uvicorn.Server(config).run(sockets=[listening])
+    finally:
+        for searcher in searchers.values():
+            searcher.model.close()
+
+
+def named(searchers: Sequence[Searcher]) -> dict[str, Searcher]:
+    """By the name of the index's folder; of two of one name the later gets a number."""
+    found: dict[str, Searcher] = {}
+    for searcher in searchers:
+        name, number = searcher.index.folder.resolve().name, 1
+        while (name if number == 1 else f"{name}-{number}") in found:
+            number += 1
+        found[name if number == 1 else f"{name}-{number}"] = searcher
+    return found

@@ -1,1 +1,0 @@
-"""Formats, validation, decoding, the frame store and what training reads from it."""

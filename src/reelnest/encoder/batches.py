@@ -1,0 +1,278 @@
+"""Entries to the padded tensors that the encoder reads.
+
+An entry becomes: its role's instruction and a line end (nothing for an empty one), the video's placeholder tokens (if it has frames), its
+text, the end token. The end token is last in every row, so that last-token pooling reads what has seen everything. Rows with and without
+video are laid out apart, padded on the left; the model gets them without padding (see packing).
+"""
+
+import math
+import mmap
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reelnest.backbones.packing import Packing
+from reelnest.config import Model
+from reelnest.errors import ModelError
+from reelnest.store.cached_rows import Rows
+from reelnest.store.entries import Entry, Role
+from reelnest.video.patches import MERGE_SIZE
+
+END_TOKEN = "<|endoftext|>"  # noqa: S105 (a token of text, no secret)
+VISION_START = "<|vision_start|>"
+VISION_END = "<|vision_end|>"
+VIDEO_PAD = "<|video_pad|>"
+
+KNOWN_CHARACTERS = 1 << 22
+"""Texts of so many characters in all, and their tokens (some 40 MB), are remembered: each epoch asks for them again."""
+
+TEXT_TYPE, VIDEO_TYPE = 0, 2
+"""Qwen2.5-VL's token types (1 is an image)."""
+
+
+@dataclass
+class Part:
+    """Rows of one sort, padded on the left to the longest of them.
+
+    Rows whose pooled states are kept have no tokens. Videos whose tokens are kept have no patches, or else no video of the part has tokens.
+    `video_grid_thw` and `second_per_grid_ts` stay on the CPU: index work reads them as numbers, which on a GPU would wait for it each time.
+    """
+
+    input_ids: Tensor  # int64 (rows, tokens)
+    attention_mask: Tensor  # int64 (rows, tokens), 0 for padding
+    mm_token_type_ids: Tensor  # int64 (rows, tokens), 0 text, 2 video
+    pooling_mask: Tensor  # int64 (rows, tokens), 1 for what mean pooling reads: all but padding and the instruction
+    rows: Tensor | None = None  # uint8 (all patches, 1176), one video after the other
+    video_grid_thw: Tensor | None = None  # int64 (rows, 3)
+    second_per_grid_ts: Tensor | None = None  # float32 (rows,), seconds between two steps of the grid
+    video_tokens: Tensor | None = None  # (tokens of all videos, hidden), from a frozen vision tower
+    pooled: Tensor | None = None  # (rows, hidden), from a frozen backbone
+
+    @property
+    def has_video(self) -> bool:
+        """Whether its rows are videos that have yet to be encoded."""
+        return self.video_grid_thw is not None
+
+    def to(self, device: torch.device | str) -> "Part":
+        """The same part with its large tensors on `device`."""
+        return Part(
+            input_ids=self.input_ids.to(device, non_blocking=True),
+            attention_mask=self.attention_mask.to(device, non_blocking=True),
+            mm_token_type_ids=self.mm_token_type_ids.to(device, non_blocking=True),
+            pooling_mask=self.pooling_mask.to(device, non_blocking=True),
+            rows=None if self.rows is None else self.rows.to(device, non_blocking=True),
+            video_grid_thw=self.video_grid_thw,
+            second_per_grid_ts=self.second_per_grid_ts,
+            video_tokens=None if self.video_tokens is None else self.video_tokens.to(device, non_blocking=True),
+            pooled=None if self.pooled is None else self.pooled.to(device, non_blocking=True),
+        )
+
+
+@dataclass
+class Batch:
+    """What one forward pass reads. The rows of the parts, one part after the other, indexed with `order`, are in the entries' order."""
+
+    parts: list[Part]
+    order: Tensor  # int64 (entries,)
+    packing: Packing | None  # of all parts but pooled ones; None where there are no others
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on `device`."""
+        packing = None if self.packing is None else self.packing.to(device)
+        return Batch([part.to(device) for part in self.parts], self.order.to(device, non_blocking=True), packing)
+
+
+def packed(parts: Sequence[Part]) -> Packing | None:
+    """How the parts' rows are packed; None where all of them are pooled. The parts are on the CPU."""
+    masks = [(part.attention_mask.numpy(), part.pooling_mask.numpy()) for part in parts if part.pooled is None]
+    return Packing.of(*zip(*masks, strict=True)) if masks else None
+
+
+def _pooled_part(kept: Sequence[Rows]) -> Part:
+    nothing = torch.empty(len(kept), 0, dtype=torch.long)
+    return Part(nothing, nothing, nothing, nothing, pooled=_joined(kept))
+
+
+def _joined(kept: Sequence[Rows]) -> Tensor:
+    rows = np.concatenate(kept)
+    return torch.from_numpy(rows.view(np.int16)).view(torch.bfloat16) if rows.dtype == np.uint16 else torch.from_numpy(rows)
+
+
+class Batcher:
+    """Makes batches of entries for one tokenizer and one model's settings (instructions, longest text).
+
+    Raises ModelError where the tokenizer lacks one of Qwen2.5-VL's special tokens.
+    """
+
+    def __init__(self, tokenizer: Any, model: Model) -> None:
+        self._tokenizer = tokenizer
+        self._one_at_a_time = threading.Lock()
+        self._known: dict[str, list[int]] = {}
+        self._known_characters = 0
+        self._max_text_tokens = model.max_text_tokens
+        special = {token: tokenizer.convert_tokens_to_ids(token) for token in (END_TOKEN, VISION_START, VISION_END, VIDEO_PAD)}
+        known = tokenizer.get_vocab()
+        missing = [token for token in special if token not in known]
+        if missing:
+            raise ModelError(
+                f"The tokenizer of {tokenizer.name_or_path or 'this model'} lacks {', '.join(missing)}, which Qwen2.5-VL's has. "
+                "Put the tokenizer files of a Qwen2.5-VL checkpoint beside the weights."
+            )
+        self._end = special[END_TOKEN]
+        self._start_video, self._video, self._end_video = special[VISION_START], special[VIDEO_PAD], special[VISION_END]
+        instructions: dict[Role, str] = {"query": model.query_instruction, "target": model.target_instruction}
+        self._instructions = {role: self._tokenize([text + "\n"], None)[0] if text else [] for role, text in instructions.items()}
+
+    def __call__(self, entries: Sequence[Entry]) -> Batch:
+        """One batch of all `entries` (at least one)."""
+        if not entries:
+            raise ValueError("a batch needs at least one entry")
+        return self._batch(entries, self._texts(entries))
+
+    def micro_batches(self, entries: Sequence[Entry], count: int) -> tuple[Sequence[Batch], Tensor]:
+        """`entries` in `count` batches, and the order, int64 (entries,), that puts the batches' rows, one after the other, into theirs.
+
+        Entries of one kind and of like length share a batch, and batches hold about equally many tokens, not entries: so one of videos has
+        few rows, one of searches many, and the largest needs as little memory as so few batches allow. Those with video come last. Several
+        batches are made when they are asked for, each time.
+        """
+        if not 0 < count <= len(entries):
+            raise ValueError(f"{len(entries)} entries do not fill {count} batches")
+        if count == 1:
+            return [self(entries)], torch.arange(len(entries))
+        texts = self._texts(entries)
+        video = np.array([_video_tokens(entry) for entry in entries])
+        # A video's token stands for four patches in the vision tower too: counted once more for these.
+        work = 2 * video + np.array([len(text) for text in texts]) + 1
+        chosen = np.lexsort((work, video > 0))
+        parts = [([entries[i] for i in indices], [texts[i] for i in indices]) for indices in split_evenly(chosen, work[chosen], count)]
+        return MicroBatches(self._batch, parts), torch.from_numpy(np.argsort(chosen))
+
+    def _texts(self, entries: Sequence[Entry]) -> list[list[int]]:
+        with self._one_at_a_time:  # batches are made in one thread while another embeds
+            if self._known_characters > KNOWN_CHARACTERS:
+                self._known, self._known_characters = {}, 0
+            new = list(dict.fromkeys(entry.text for entry in entries if entry.text not in self._known))
+            self._known.update(zip(new, self._tokenize(new, self._max_text_tokens), strict=True))
+            self._known_characters += sum(map(len, new))
+            return [self._known[entry.text] for entry in entries]
+
+    def _batch(self, entries: Sequence[Entry], texts: Sequence[list[int]], *, contents: bool = True) -> Batch:
+        without: list[int] = []
+        with_video: list[int] = []
+        pooled: list[int] = []
+        kept: list[Rows] = []
+        for index, entry in enumerate(entries):
+            if entry.pooled is not None:
+                pooled.append(index)
+                kept.append(entry.pooled)
+            else:
+                (without if entry.frames is None else with_video).append(index)
+        parts = [
+            self._part([entries[i] for i in chosen], [texts[i] for i in chosen], contents=contents)
+            for chosen in (without, with_video)
+            if chosen
+        ]
+        if pooled:
+            parts.insert(0, _pooled_part(kept))
+        order = torch.empty(len(entries), dtype=torch.long)
+        order[pooled + without + with_video] = torch.arange(len(entries))
+        return Batch(parts, order, packed(parts))
+
+    def _tokenize(self, texts: Sequence[str], longest: int | None) -> list[list[int]]:
+        # Someone's text may hold "<|video_pad|>": split_special_tokens keeps it words, or it would ask for frames that are not there.
+        # truncation is set each time, because a fast tokenizer remembers it: so it is no two threads' at once.
+        if not any(texts):
+            return [[] for _ in texts]
+        encoded = self._tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_attention_mask=False,
+            truncation=longest is not None,
+            max_length=longest,
+        )
+        ids: list[list[int]] = encoded["input_ids"]
+        return ids
+
+    def _part(self, entries: Sequence[Entry], texts: Sequence[list[int]], *, contents: bool) -> Part:
+        rows = []
+        for entry, text in zip(entries, texts, strict=True):
+            video: list[int] = []
+            if entry.frames is not None:
+                video = [self._start_video, *[self._video] * _video_tokens(entry), self._end_video]
+            rows.append([*self._instructions[entry.role], *video, *text, self._end])
+        longest = max(map(len, rows))
+        ids = np.full((len(rows), longest), self._end, dtype=np.int64)  # (rows, tokens)
+        mask, pooling_mask = np.zeros_like(ids), np.zeros_like(ids)
+        for row, tokens in enumerate(rows):
+            first = longest - len(tokens)
+            ids[row, first:] = tokens
+            mask[row, first:] = 1
+            # The instruction stands first and sees nothing of what follows: in the mean it would be the same in all vectors of a role.
+            pooling_mask[row, first + len(self._instructions[entries[row].role]) :] = 1
+        part = Part(
+            input_ids=torch.from_numpy(ids),
+            attention_mask=torch.from_numpy(mask),
+            mm_token_type_ids=torch.from_numpy(np.where(ids == self._video, VIDEO_TYPE, TEXT_TYPE)),
+            pooling_mask=torch.from_numpy(pooling_mask),
+        )
+        frames = [entry.frames for entry in entries if entry.frames is not None]
+        if frames:
+            kept = [entry.video_tokens for entry in entries if entry.video_tokens is not None]
+            if len(kept) == len(frames):
+                part.video_tokens = _joined(kept if contents else [rows[:0] for rows in kept])
+            else:
+                part.rows = torch.from_numpy(np.concatenate([video.rows if contents else video.rows[:0] for video in frames]))
+            part.video_grid_thw = torch.tensor([video.grid_thw for video in frames], dtype=torch.long)
+            part.second_per_grid_ts = torch.tensor([video.seconds_per_grid for video in frames], dtype=torch.float32)
+        return part
+
+
+class MicroBatches(Sequence[Batch]):
+    """Batches that are made each time they are asked for.
+
+    Until then a video is a place in the memory-mapped store and takes no memory: what is batched ahead may be far larger than what is
+    embedded at once.
+    """
+
+    def __init__(self, make: Callable[..., Batch], parts: Sequence[tuple[list[Entry], list[list[int]]]]) -> None:
+        self._make = make
+        self._parts = parts
+        for entries, _ in parts:
+            for entry in entries:
+                if entry.frames is not None and entry.video_tokens is None and entry.pooled is None:
+                    # One byte of each page: now the disk is waited for, in the thread that makes batches ahead, and not in the step.
+                    entry.frames.rows.reshape(-1)[:: mmap.PAGESIZE].any()
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __getitem__(self, index: int) -> Batch:  # type: ignore[override]
+        return self._make(*self._parts[index])
+
+    def layouts(self) -> list[Batch]:
+        """The same, with videos of no patches and no kept tokens: for who wants to know sizes alone."""
+        return [self._make(*part, contents=False) for part in self._parts]
+
+
+def split_evenly(values: np.ndarray, work: np.ndarray, count: int) -> list[np.ndarray]:
+    """`values` cut into `count` runs, none of them empty, of about equal sums of `work`."""
+    reached = np.cumsum(work)
+    ends = np.searchsorted(reached, reached[-1] * np.arange(1, count) / count, side="right")
+    # Each run has at least one value and leaves one to each run after it.
+    for run in range(count - 1):
+        ends[run] = min(max(ends[run], (ends[run - 1] if run else 0) + 1), len(values) - (count - 1 - run))
+    return np.split(values, ends)
+
+
+def _video_tokens(entry: Entry) -> int:
+    return 0 if entry.frames is None else math.prod(entry.frames.grid_thw) // MERGE_SIZE**2

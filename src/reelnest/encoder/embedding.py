@@ -1,0 +1,82 @@
+"""Vectors of many entries, in order, over all processes."""
+
+import logging
+import time
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from tqdm import tqdm
+
+from reelnest.encoder.batches import Batcher
+from reelnest.encoder.encoder import Encoder
+from reelnest.store.entries import Entry
+from reelnest.video.patches import MERGE_SIZE
+
+logger = logging.getLogger(__name__)
+
+CHARACTERS_PER_TOKEN = 4
+"""Of English text, about; only the sorting by length hangs on it."""
+GATHER_ROWS = 65_536
+"""Vectors summed over the processes at once: bounds what has to stand on a GPU beside the model."""
+
+
+class Entries(Protocol):
+    """A sequence of entries that may be made when asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Entry: ...
+
+
+def embed(encoder: Encoder, batcher: Batcher, entries: Entries, batch_size: int, progress: str) -> Tensor:
+    """Vectors of `entries`, not normalised: float32 (entries, width), on the CPU, the same on every rank.
+
+    Entries of like length share a batch, the longest go first (so that memory that does not suffice shows at once), and the ranks take
+    batches in turn. Batches do not depend on the number of ranks, so neither do the vectors. `progress` names the bar. Every rank has to
+    call this with equal entries. The encoder is left in the mode in which it came.
+    """
+    rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    batches = batches_by_length(entries, batch_size)
+    mine = batches[rank::ranks]
+    vectors = torch.zeros(len(entries), encoder.width)
+    was_training, started = encoder.training, time.perf_counter()
+    encoder.eval()
+    try:
+        with torch.no_grad(), tqdm(total=len(entries), desc=progress, unit="item", disable=True if rank else None) as bar:
+            for batch in mine:
+                vectors[batch] = encoder(batcher([entries[i] for i in batch]).to(encoder.device)).cpu()
+                bar.update(min(len(batch) * ranks, len(entries) - bar.n))
+            if encoder.sharded and len(mine) < -(-len(batches) // ranks):
+                # The other ranks run one batch more, and their layers wait for this rank's share of the weights.
+                encoder(batcher([Entry("query", "", None)]).to(encoder.device))
+    finally:
+        encoder.train(was_training)
+    if ranks > 1:
+        _sum_over_ranks(vectors, encoder.device)
+    seconds = time.perf_counter() - started
+    if rank == 0:
+        logger.info("%s: %d items in %.1f s, %.0f a second", progress, len(entries), seconds, len(entries) / max(seconds, 1e-9))
+    return vectors
+
+
+def batches_by_length(entries: Entries, batch_size: int) -> list[list[int]]:
+    """Indices of all entries, those of like length together and the longest first."""
+    lengths = []
+    for index in range(len(entries)):
+        entry = entries[index]
+        video = 0 if entry.frames is None else len(entry.frames.rows) // MERGE_SIZE**2
+        lengths.append((entry.frames is not None, video + len(entry.text) // CHARACTERS_PER_TOKEN))
+    order = sorted(range(len(lengths)), key=lambda index: (lengths[index], -index), reverse=True)
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def _sum_over_ranks(vectors: Tensor, device: torch.device) -> None:
+    """Each row is a vector on one rank and zeros on the others, so the sum over the ranks is exact."""
+    staging = device if dist.get_backend() == "nccl" else torch.device("cpu")
+    for start in range(0, len(vectors), GATHER_ROWS):
+        rows = vectors[start : start + GATHER_ROWS]
+        moved = rows.to(staging)
+        dist.all_reduce(moved)
+        rows.copy_(moved)

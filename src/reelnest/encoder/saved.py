@@ -1,0 +1,291 @@
+"""The saved model: one folder that holds all that is needed to encode as in training.
+
+config.json, model*.safetensors   the backbone, as Hugging Face writes it (LoRA merged in), or
+adapter/                          with `lora.merge: false`, the adapter in peft's format; the base is named in reelnest.json
+tokenizer files
+projection/model.safetensors      where there is a projection
+modules.json and others           for sentence-transformers (see sentence_transformer_files), unless adapters stand alone
+reelnest.json                     settings of the model and of preprocessing, the version of this format, the files' checksums
+"""
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from reelnest.atomic_files import whole_folder, write_json
+from reelnest.backbones.loading import quiet_transformers, refuse_pickles
+from reelnest.config import Model, Preprocess, Validate
+from reelnest.encoder.batches import Batcher
+from reelnest.encoder.embedding import batches_by_length
+from reelnest.encoder.encoder import Encoder, load_encoder
+from reelnest.encoder.lora import adapter_state, add_adapters, has_adapters, load_adapter_state, lora_config, merged_state
+from reelnest.encoder.manifest import check_files, checksums
+from reelnest.encoder.sentence_transformer_files import PROJECTION_FOLDER, can_be_opened, write_sentence_transformer_files
+from reelnest.encoder.video_reading import VideoReader, VideoSource, sentence_transformers_input, texts_of
+from reelnest.errors import ModelError
+from reelnest.store.entries import Entry, Role
+from reelnest.video.decoder import Limits
+
+logger = logging.getLogger(__name__)
+
+FORMAT, FORMAT_VERSION = "reelnest", 2
+SETTINGS_FILE = "reelnest.json"
+PROJECTION_FILE = f"{PROJECTION_FOLDER}/model.safetensors"
+PROJECTION_WEIGHT = "linear.weight"
+"""As sentence-transformers names it."""
+ADAPTER_FOLDER = "adapter"
+ADAPTER_FILE = "adapter_model.safetensors"
+
+
+def save_model(
+    folder: Path,
+    encoder: Encoder,
+    tokenizer: Any,
+    settings: Model,
+    preprocess: Preprocess,
+    text_fields: Sequence[str] | None,
+    state: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Writes the folder, whole or not at all; one that is there already is replaced. The encoder is not changed.
+
+    `text_fields` are `data.text_fields`. `state` is the encoder's gathered state dict where its weights are sharded over processes.
+    Call it on one process only.
+    """
+    state = encoder.state_dict() if state is None else state
+    if Path(settings.name_or_path).is_dir():
+        # An adapter finds its base again from any working folder.
+        settings = settings.model_copy(update={"name_or_path": str(Path(settings.name_or_path).resolve())})
+    backbone = {name.removeprefix("backbone."): value.cpu() for name, value in state.items() if name.startswith("backbone.")}
+    with whole_folder(folder) as aside, quiet_transformers():
+        if settings.lora is None or settings.lora.merge:
+            merged = merged_state(encoder.backbone, backbone) if has_adapters(encoder.backbone) else backbone
+            encoder.backbone.save_pretrained(aside, state_dict=merged, save_original_format=False)
+        else:
+            adapter = aside / ADAPTER_FOLDER
+            lora_config(settings.lora, settings.name_or_path, settings.revision).save_pretrained(str(adapter))
+            save_file(_contiguous(adapter_state(backbone)), adapter / ADAPTER_FILE, metadata={"format": "pt"})
+        tokenizer.save_pretrained(aside)
+        if settings.lora is None or settings.lora.merge:
+            if not can_be_opened(settings):
+                logger.warning(
+                    "%s: sentence-transformers will refuse it: it cannot leave an instruction out of the mean (model.pooling)", folder
+                )
+            hidden = int(encoder.backbone.language_model.config.hidden_size)
+            write_sentence_transformer_files(aside, tokenizer, settings, preprocess, hidden)
+        if encoder.projection is not None:
+            weight = {PROJECTION_WEIGHT: state["projection.weight"].cpu()}
+            (aside / PROJECTION_FOLDER).mkdir(exist_ok=True)
+            save_file(_contiguous(weight), aside / PROJECTION_FILE, metadata={"format": "pt"})
+        write_json(
+            aside / SETTINGS_FILE,
+            {
+                "format": FORMAT,
+                "format_version": FORMAT_VERSION,
+                "width": encoder.width,
+                "model": settings.model_dump(mode="json"),
+                "preprocess": preprocess.model_dump(mode="json", include={"sampling", "frames", "fps", "min_pixels", "max_pixels"}),
+                "text_fields": None if text_fields is None else list(text_fields),
+                "files": checksums(aside, without=SETTINGS_FILE),
+            },
+        )
+
+
+def load(folder: str | Path, device: str | torch.device | None = None, limits: Limits | None = None) -> "SavedModel":
+    """Opens a saved model, on a GPU where there is one unless `device` says otherwise. `limits` are on the videos it will be given.
+
+    Raises ModelError, which says what is wrong with the folder. Example:
+
+        model = reelnest.load("models/candidate")
+        queries = model.encode_texts(["a red ball rolling to the left"], dim=64)
+        videos = model.encode_videos(["clip.mp4"], dim=64)
+        scores = queries @ videos.T
+    """
+    folder = Path(folder)
+    stored = _read_settings(folder)
+    if not isinstance(files := stored.get("files"), dict):
+        raise ModelError(f"{folder / SETTINGS_FILE}: no checksums of the model's files (`files`). Save the model again.")
+    check_files(folder, files, without=SETTINGS_FILE)
+    device = torch.device(device) if device is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        model = _model_settings(stored["model"], folder, device)
+    except (ValidationError, KeyError, TypeError) as error:
+        raise _unknown(folder, error) from error
+    videos = _video_reader(stored, folder, limits)
+    encoder, tokenizer = load_encoder(model, model.name_or_path, training=False)
+    if model.lora is not None and not model.lora.merge:
+        add_adapters(encoder.backbone, model.lora)
+        if wrong := load_adapter_state(encoder.backbone, _tensors(folder / ADAPTER_FOLDER / ADAPTER_FILE)):
+            raise ModelError(
+                f"{folder / ADAPTER_FOLDER}: does not fit {model.name_or_path}: {len(wrong)} weights differ, the first: {wrong[0]}."
+            )
+    if encoder.projection is not None:
+        _fill_projection(encoder, folder)
+    encoder.requires_grad_(False).eval().to(device)
+    return SavedModel(encoder, Batcher(tokenizer, model), model, videos)
+
+
+def videos_for_sentence_transformers(
+    folder: str | Path, videos: Sequence[VideoSource], fields: Sequence[Mapping[str, str]] | None = None, limits: Limits | None = None
+) -> list[dict[str, Any]]:
+    """Videos, with `fields` as `SavedModel.encode_videos` takes them, for `SentenceTransformer(folder).encode_document`.
+
+    They hold the frames that the model was trained on, so that the vectors are ours. Opens no weights. Example:
+
+        model = SentenceTransformer("models/candidate", truncate_dim=64)
+        videos = reelnest.videos_for_sentence_transformers("models/candidate", ["clip.mp4"])
+        model.encode_document(videos, normalize_embeddings=True)
+    """
+    folder = Path(folder)
+    reader = _video_reader(_read_settings(folder), folder, limits)
+    try:
+        texts = texts_of(reader, fields, len(videos))
+        return [sentence_transformers_input(reader.frames(video), text) for video, text in zip(videos, texts, strict=True)]
+    finally:
+        reader.close()
+
+
+class SavedModel:
+    """A model that encodes as it was trained. Vectors are float32 of unit length; their dot products are cosine similarities."""
+
+    def __init__(self, encoder: Encoder, batcher: Batcher, settings: Model, videos: VideoReader) -> None:
+        self.encoder, self.batcher, self.settings, self.videos = encoder, batcher, settings, videos
+        self.preprocess, self.text_fields = videos.preprocess, videos.text_fields
+        self.width = encoder.width
+        self.dims = settings.dims
+        """The prefixes that were trained; others up to `width` can be asked for."""
+
+    def encode_texts(
+        self, texts: Sequence[str], *, role: Role = "query", dim: int | None = None, batch_size: int = 32
+    ) -> NDArray[np.float32]:
+        """Vectors of texts, (texts, dim). `role` chooses the instruction: searches are queries, what is to be found is a target."""
+        return self.encode([Entry(role, text, None) for text in texts], dim=dim, batch_size=batch_size)
+
+    def encode_videos(
+        self,
+        videos: Sequence[VideoSource],
+        *,
+        role: Role = "target",
+        fields: Sequence[Mapping[str, str]] | None = None,
+        dim: int | None = None,
+        batch_size: int = 8,
+    ) -> NDArray[np.float32]:
+        """Vectors of videos, (videos, dim), sampled as in training.
+
+        `fields` are each video's title, caption, text, ocr and asr, as far as known; those that the model was trained to read are used.
+        A video that cannot be decoded raises VideoError.
+        """
+        texts = texts_of(self.videos, fields, len(videos))
+        chunks = []
+        for start in range(0, len(videos), batch_size):  # a chunk at a time, so that the frames of all need not fit into memory
+            chunk = zip(videos[start : start + batch_size], texts[start : start + batch_size], strict=True)
+            chunks.append(self._vectors([Entry(role, text, self.videos.frames(video)) for video, text in chunk], batch_size))
+        return self._prefix(torch.cat(chunks) if chunks else torch.empty(0, self.width), dim)
+
+    def encode(self, entries: Sequence[Entry], *, dim: int | None = None, batch_size: int = 32) -> NDArray[np.float32]:
+        """Vectors of entries of any kind, (entries, dim). `dim` is the last of `dims` where it is left out."""
+        return self._prefix(self._vectors(entries, batch_size), dim)
+
+    def close(self) -> None:
+        """Ends the process that decodes videos, if one was started."""
+        self.videos.close()
+
+    def _vectors(self, entries: Sequence[Entry], batch_size: int) -> Tensor:
+        vectors = torch.empty(len(entries), self.width)
+        with torch.no_grad():
+            for batch in batches_by_length(entries, batch_size):
+                vectors[batch] = self.encoder(self.batcher([entries[i] for i in batch]).to(self.encoder.device)).cpu()
+        return vectors
+
+    def _prefix(self, vectors: Tensor, dim: int | None) -> NDArray[np.float32]:
+        dim = self.dims[-1] if dim is None else dim
+        if not 1 <= dim <= self.width:
+            raise ModelError(
+                f"dim {dim}: this model's vectors have from 1 to {self.width} numbers; trained prefixes are {list(self.dims)}."
+            )
+        if dim not in self.dims:
+            logger.warning("dim %d was not trained for (trained: %s): expect poorer answers than its size promises", dim, list(self.dims))
+        normalised: NDArray[np.float32] = F.normalize(vectors[:, :dim], dim=-1).numpy()
+        return normalised
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    path = folder / SETTINGS_FILE
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: no such folder. Give the folder that training saved (models/candidate).")
+    refuse_pickles(folder)
+    if not path.is_file():
+        raise ModelError(
+            f"{folder}: no {SETTINGS_FILE}, so this was not saved by reelnest. A base model goes into model.name_or_path; train it first."
+        )
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: not readable as JSON: {error}. Copy the model again.") from error
+    if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+        raise ModelError(f'{path}: not reelnest\'s (no "format": "{FORMAT}" in it). Give the folder that training saved.')
+    if stored.get("format_version") != FORMAT_VERSION:
+        raise ModelError(
+            f"{path}: format version {stored.get('format_version')!r}; this reelnest reads version {FORMAT_VERSION}. "
+            "Open it with the reelnest that saved it, or save it again with this one."
+        )
+    return stored
+
+
+def _model_settings(stored: Mapping[str, Any], folder: Path, device: torch.device) -> Model:
+    """The stored settings, fitted to where the model now is."""
+    found = dict(stored)
+    if not found["lora"] or found["lora"]["merge"]:
+        found.update(name_or_path=str(folder), revision=None)
+    if device.type == "cpu":
+        if found["load_in_4bit"]:
+            logger.warning("%s: its base was quantised to 4 bits in training, which needs a GPU; here it is opened unquantised", folder)
+        found.update(load_in_4bit=False, attention="eager" if found["attention"] == "eager" else "sdpa")
+    elif found["attention"] == "flash_attention_2":
+        found["attention"] = "auto"  # how attention is computed is this machine's choice, not part of the model
+    return Model.model_validate(found)
+
+
+def _video_reader(stored: Mapping[str, Any], folder: Path, limits: Limits | None) -> VideoReader:
+    try:
+        return VideoReader(Preprocess.model_validate(stored["preprocess"]), stored["text_fields"], limits or Limits.of(Validate()))
+    except (ValidationError, KeyError) as error:
+        raise _unknown(folder, error) from error
+
+
+def _unknown(folder: Path, error: Exception) -> ModelError:
+    return ModelError(f"{folder / SETTINGS_FILE}: not as this version writes it: {error}. Save the model again.")
+
+
+def _fill_projection(encoder: Encoder, folder: Path) -> None:
+    path = folder / PROJECTION_FILE
+    weight = _tensors(path).get(PROJECTION_WEIGHT)
+    assert encoder.projection is not None  # noqa: S101 (for the type checker)
+    if weight is None or weight.shape != encoder.projection.weight.shape:
+        expected = tuple(encoder.projection.weight.shape)
+        raise ModelError(f"{path}: expected `{PROJECTION_WEIGHT}` of shape {expected}. Save the model again.")
+    with torch.no_grad():
+        encoder.projection.weight.copy_(weight)
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file, so the model is not whole. Copy it again.")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ModelError(f"{path}: cannot be opened: {error}. Copy the model again.") from error
+
+
+def _contiguous(tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: tensor.contiguous() for name, tensor in dict(tensors).items()}

@@ -1,0 +1,71 @@
+"""Videos as a saved model was trained to read them: which frames, how large, and which of their text fields."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from reelnest.config import Preprocess
+from reelnest.records.formats import TEXT_FIELDS
+from reelnest.store.prepared import fields_text
+from reelnest.video.decoder import Decoder, Limits
+from reelnest.video.frames import Frames
+from reelnest.video.patches import TEMPORAL_PATCH_SIZE, from_patches
+
+VideoSource: TypeAlias = str | Path | bytes | Sequence[Path]
+"""A video file, its bytes, or the image files of its frames in order."""
+
+
+class VideoReader:
+    """Frames and texts of videos. `text_fields` are those that training read, None for all. Videos that are none raise VideoError."""
+
+    def __init__(self, preprocess: Preprocess, text_fields: Sequence[str] | None, limits: Limits) -> None:
+        self.preprocess = preprocess
+        self.text_fields = text_fields
+        self._decoder = Decoder(limits)
+
+    def frames(self, video: VideoSource) -> Frames:
+        """The frames that training would have kept of the video."""
+        with ExitStack() as stack:
+            if isinstance(video, bytes):
+                file = stack.enter_context(tempfile.NamedTemporaryFile(prefix="reelnest-", suffix=".video"))
+                file.write(video)
+                file.flush()
+                files = [Path(file.name)]
+            else:
+                files = [Path(video)] if isinstance(video, str | Path) else list(video)
+            return self._decoder.frames(files, self.preprocess)
+
+    def text(self, fields: Mapping[str, str]) -> str:
+        """What the encoder reads after the frames. Raises ValueError for a field that there is not."""
+        if unknown := sorted(set(fields) - set(TEXT_FIELDS)):
+            raise ValueError(f"unknown video fields {unknown}; known are {list(TEXT_FIELDS)}")
+        chosen = TEXT_FIELDS if self.text_fields is None else self.text_fields
+        return fields_text(tuple((name, fields[name]) for name in chosen if fields.get(name, "").strip()))
+
+    def close(self) -> None:
+        """Ends the process that decodes videos, if one was started."""
+        self._decoder.close()
+
+
+def texts_of(reader: VideoReader, fields: Sequence[Mapping[str, str]] | None, videos: int) -> list[str]:
+    """Each video's text; empty ones where no fields are given."""
+    if fields is None:
+        return [""] * videos
+    if len(fields) != videos:
+        raise ValueError(f"{videos} videos, but fields of {len(fields)}")
+    return [reader.text(video_fields) for video_fields in fields]
+
+
+def sentence_transformers_input(frames: Frames, text: str) -> dict[str, Any]:
+    """A video and its text, in the form that sentence-transformers' `encode` takes.
+
+    Frames have been resized already, and its processor leaves such as they are. The metadata name the sampled frames as if they were all
+    that there are, so that the seconds between them are ours.
+    """
+    array = from_patches(frames.rows, frames.grid_thw).transpose(0, 3, 1, 2)  # (time, channel, height, width)
+    rate = TEMPORAL_PATCH_SIZE / frames.seconds_per_grid
+    metadata = {"fps": rate, "total_num_frames": len(array), "duration": len(array) / rate, "frames_indices": list(range(len(array)))}
+    video = {"video": {"array": array, "video_metadata": metadata}}
+    return {**video, "text": text} if text else video

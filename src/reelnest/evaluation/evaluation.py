@@ -1,0 +1,245 @@
+"""Retrieval quality of nested vectors: every metric, for every pair kind, at every dim."""
+
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reelnest.evaluation.metrics import query_metrics, summarise
+from reelnest.evaluation.relevance import Counted, Judge
+from reelnest.evaluation.retrieval_sets import RetrievalSet
+from reelnest.evaluation.significance import bootstrap_intervals
+from reelnest.search.sharded import sharded_topk
+from reelnest.search.topk import SMALLEST_NORM, prefix_scores, prefix_topk, query_blocks
+
+Key = TypeVar("Key", bound=Hashable)
+
+TIMED_QUERIES, TIMED_K = 256, 10
+"""At most so many queries are searched once more, each dim by itself, for the speed; so many answers of each."""
+ALL = "all"
+"""The pair kind that stands for the mean (for the median rank: the median) over the queries of all kinds."""
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Vectors of some items in one role."""
+
+    items: np.ndarray  # (items,) int64, rising
+    vectors: Tensor  # (items, width) float32, any length
+
+    def of(self, items: np.ndarray) -> Tensor:
+        """(len(items), width). Raises KeyError for an item that was not encoded."""
+        rows = np.searchsorted(self.items, items)
+        if len(items) and (len(self.items) == 0 or (self.items[np.minimum(rows, len(self.items) - 1)] != items).any()):
+            raise KeyError("items without a vector were asked for")
+        return self.vectors[torch.from_numpy(rows)]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The metrics of one pair kind at one dim."""
+
+    pair_kind: str
+    dim: int
+    queries: int
+    corpus: int
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    """By metric, the lower and upper end (see `significance`); empty where no confidence was asked for."""
+    queries_per_second: float | None
+    """Of the top TIMED_K at this dim alone, up to TIMED_QUERIES at once, on this machine, without encoding. None where not timed."""
+
+
+@dataclass(frozen=True)
+class Outranked:
+    """How often a query's best right answer scores above every answer that the data names as wrong for it."""
+
+    pair_kind: str
+    dim: int
+    value: float
+    queries: int
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What each query of a set found at the full width: item indices and cosines, best first, without what is ignored for it."""
+
+    searched: RetrievalSet
+    items: tuple[np.ndarray, ...]
+    scores: tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True)
+class QueryMetrics:
+    """What each query of a set contributes to the figures of one dim."""
+
+    searched: RetrievalSet
+    dim: int
+    values: dict[str, np.ndarray]
+    """By metric, (queries,)."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All results, by pair kind and then by rising dim, `all` last."""
+
+    dims: tuple[int, ...]
+    results: tuple[Result, ...]
+    by_query: tuple[QueryMetrics, ...]
+    outranked: tuple[Outranked, ...]
+    answers: tuple[Answers, ...]
+
+    def value(self, metric: str, pair_kind: str = ALL, dim: int | None = None) -> float | None:
+        """One figure, at the full width unless a dim is given; None where the split has no such queries."""
+        dim = self.dims[-1] if dim is None else dim
+        for result in self.results:
+            if result.pair_kind == pair_kind and result.dim == dim:
+                return result.metrics[metric]
+        return None
+
+
+def evaluate_vectors(
+    sets: Sequence[RetrievalSet],
+    queries: Vectors,
+    targets: Vectors,
+    dims: Sequence[int],
+    depth: int,
+    confidence: float | None = None,
+    *,
+    timed: bool = False,
+) -> Evaluation:
+    """Searches each set's corpus with each of its queries, at all dims in one pass.
+
+    `depth` answers are kept for each query: MAP and MRR count a right answer below it as not found, as TREC does. The median rank is exact
+    at any depth: it is the median over queries of the rank of the best right answer, where of equal scores the lower item stands first.
+    With `confidence`, such as 0.95, each figure has its interval over queries; with `timed`, each dim is searched once more for its speed.
+    Ranks share the search; every one of them has to call this, with equal arguments, and gets all.
+
+    Raises ModelError for vectors that hold NaN or infinity, DataError for a query without a right answer.
+    """
+    dims = tuple(sorted(dims))
+    by_query: list[QueryMetrics] = []
+    speeds: dict[tuple[str, int], float] = {}
+    outranked, answers = [], []
+    for searched in sets:
+        judge = Judge(searched)
+        query_vectors, corpus_vectors = queries.of(searched.queries), targets.of(searched.corpus)
+        rankings = sharded_topk(query_vectors, corpus_vectors, dims, depth + judge.most_ignored)
+        for dim in dims:
+            found = judge.count(rankings[dim], depth)
+            metrics = query_metrics(found.hits, judge.relevance)
+            metrics["median_rank"] = _best_ranks(searched, found, query_vectors, corpus_vectors, dim)
+            by_query.append(QueryMetrics(searched, dim, metrics))
+            if timed:
+                speeds[searched.pair_kind, dim] = _speed(query_vectors, corpus_vectors, dim)
+            if searched.negatives:
+                share = _share_outranked(searched, query_vectors, corpus_vectors, dim)
+                outranked.append(Outranked(searched.pair_kind, dim, share, len(searched.negatives)))
+            if dim == dims[-1]:
+                answers.append(_answers(searched, found))
+    results = [result for searched in sets for result in _results(searched.pair_kind, [searched], by_query, speeds, confidence)]
+    if sets:
+        results += _results(ALL, sets, by_query, speeds, confidence)
+    return Evaluation(dims, tuple(results), tuple(by_query), tuple(outranked), tuple(answers))
+
+
+def _answers(searched: RetrievalSet, found: Counted) -> Answers:
+    items, lengths = searched.corpus[found.rows], found.lengths.tolist()
+    return Answers(
+        searched,
+        tuple(row[:length] for row, length in zip(items, lengths, strict=True)),
+        tuple(row[:length] for row, length in zip(found.scores, lengths, strict=True)),
+    )
+
+
+def _speed(queries: Tensor, corpus: Tensor, dim: int) -> float:
+    kept = corpus[:, :dim].contiguous()  # as an index of this dim holds them
+    return queries_per_second(lambda asked, k: prefix_topk(asked[:, :dim], kept, [dim], k), queries)
+
+
+def _best_ranks(searched: RetrievalSet, found: Counted, queries: Tensor, corpus: Tensor, dim: int) -> np.ndarray:
+    """The rank of each query's best right answer, (queries,), also of one that stands below the depth."""
+    ranks = np.zeros(len(searched.queries))
+    first = np.unique(found.hits.query, return_index=True)[1]
+    ranks[found.hits.query[first]] = found.hits.rank[first]
+    missed = np.flatnonzero(ranks == 0)
+    if len(missed):
+        ranks[missed] = np.maximum(_ranks_below(searched, missed.tolist(), queries, corpus, dim), found.lengths[missed] + 1)
+    return ranks
+
+
+def queries_per_second(search: Callable[[Tensor, int], object], queries: Tensor) -> float:
+    """Of `search(queries, k)`, by what the first TIMED_QUERIES take it for TIMED_K answers each."""
+    timed = queries[:TIMED_QUERIES]
+    start = time.perf_counter()
+    search(timed, TIMED_K)
+    return len(timed) / max(time.perf_counter() - start, 1e-9)
+
+
+def _ranks_below(searched: RetrievalSet, positions: list[int], queries: Tensor, corpus: Tensor, dim: int) -> list[int]:
+    """Rank of the best right answer of queries that did not find any within the depth, by counting what scores above it."""
+    ranks = []
+    for block in query_blocks(len(positions), len(corpus)):
+        scores = prefix_scores(queries[positions[block]], corpus, dim).cpu().numpy()
+        for position, row in zip(positions[block], scores, strict=True):
+            query = int(searched.queries[position])
+            right = np.sort(np.searchsorted(searched.corpus, np.fromiter(searched.qrels[query], dtype=np.int64)))
+            best = right[np.argmax(row[right])]
+            above = row > row[best]
+            above[:best] |= row[:best] == row[best]
+            above[np.searchsorted(searched.corpus, searched.ignored.get(query, searched.corpus[:0]))] = False
+            ranks.append(int(above.sum()) + 1)
+    return ranks
+
+
+def _share_outranked(searched: RetrievalSet, queries: Tensor, corpus: Tensor, dim: int) -> float:
+    above = 0
+    for query, wrong in searched.negatives.items():
+        right = np.fromiter(searched.qrels[query], dtype=np.int64)
+        rows = torch.from_numpy(np.searchsorted(searched.corpus, np.concatenate([right, wrong])))
+        answers = corpus[rows, :dim].double()
+        answers /= answers.norm(dim=1, keepdim=True).clamp_min(SMALLEST_NORM)
+        scores = answers @ queries[int(np.searchsorted(searched.queries, query)), :dim].double()
+        above += bool(scores[: len(right)].max() > scores[len(right) :].max())
+    return above / len(searched.negatives)
+
+
+def summaries(
+    found: Mapping[Key, Sequence[QueryMetrics]], confidence: float | None
+) -> dict[Key, tuple[dict[str, float], dict[str, tuple[float, float]]]]:
+    """The metrics, and their intervals, of what each key's sets found; all keys were asked the same queries in the same order."""
+    values = {
+        (key, name): np.concatenate([one.values[name] for one in of_key]) for key, of_key in found.items() for name in of_key[0].values
+    }
+    medians = [column for column in values if column[1] == "median_rank"]
+    intervals = {} if confidence is None else bootstrap_intervals(values, confidence, medians=medians)
+    figures = {}
+    for key, of_key in found.items():
+        names = list(of_key[0].values)
+        ends = {name: intervals[key, name] for name in names} if intervals else {}
+        figures[key] = summarise({name: values[key, name] for name in names}), ends
+    return figures
+
+
+def _results(
+    pair_kind: str,
+    sets: Sequence[RetrievalSet],
+    by_query: Sequence[QueryMetrics],
+    speeds: Mapping[tuple[str, int], float],
+    confidence: float | None,
+) -> list[Result]:
+    """Over the queries of all `sets`, at each dim."""
+    kinds = {searched.pair_kind: len(searched.queries) for searched in sets}
+    dims = sorted({found.dim for found in by_query})
+    found = summaries({dim: [one for one in by_query if one.dim == dim and one.searched.pair_kind in kinds] for dim in dims}, confidence)
+    queries = sum(kinds.values())
+    corpus = len(np.unique(np.concatenate([searched.corpus for searched in sets])))
+    results = []
+    for dim, (metrics, intervals) in found.items():
+        speed = queries / sum(asked / speeds[kind, dim] for kind, asked in kinds.items()) if speeds else None
+        results.append(Result(pair_kind, dim, queries, corpus, metrics, intervals, speed))
+    return results

@@ -1,0 +1,150 @@
+"""Behaviour tests of a model: `behaviour.jsonl` beside the pairs, which a team writes and extends.
+
+Three kinds (after Ribeiro et al. 2020, Beyond accuracy: behavioral testing of NLP models with CheckList, https://arxiv.org/abs/2005.04118):
+
+invariance   {"kind": "invariance", "query": "a red hoop", "same_as": "a crimson ring"}: other words for the same thing find the same videos
+direction    {"kind": "direction", "query": "a ball rolls left", "video": "v1", "above": "v2"}: v1 stands above v2, which shows it otherwise
+minimum      {"kind": "minimum", "query": "a red ball", "video": "v1"}: the obvious query finds the obvious video
+
+`video` and `above` may be lists: of several right videos the best counts, and of several wrong ones too. `top` (10 unless said) is how far
+down the answers are looked at, `shared` (half of `top` unless said) how many of them both queries of an invariance have in common.
+"""
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from reelnest.atomic_files import write_lines
+from reelnest.errors import DataError
+from reelnest.records.formats import VIDEOS_FILE, BadRecord, read_records
+from reelnest.records.json_lines import RecordError, check_keys, check_string, show, show_kind
+
+Kind = Literal["invariance", "direction", "minimum"]
+
+BEHAVIOUR_FILE = "behaviour.jsonl"
+"""In `data/`; those that can be used stand in `reports/` under the same name, where the evaluation reads them."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
+KEYS: Mapping[Kind, tuple[str, ...]] = {
+    "invariance": ("kind", "query", "same_as", "top", "shared"),
+    "direction": ("kind", "query", "video", "above"),
+    "minimum": ("kind", "query", "video", "top"),
+}
+TOP = 10
+
+
+@dataclass(frozen=True)
+class BehaviourTest:
+    """A line of `behaviour.jsonl`. What a kind does not have is empty, or 0."""
+
+    kind: Kind
+    query: str
+    same_as: str
+    video: tuple[str, ...]
+    """Ids of right answers, of which the best counts."""
+    above: tuple[str, ...]
+    """Ids of videos that none of the right ones may stand below all of."""
+    top: int
+    shared: int
+    line: int
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What is asked."""
+        return (self.query, self.same_as) if self.kind == "invariance" else (self.query,)
+
+
+def read_behaviour(
+    data: Path, videos: Collection[str], bad_videos: Mapping[str, str], max_text_characters: int
+) -> tuple[list[BehaviourTest], list[BadRecord]]:
+    """The tests of `data/behaviour.jsonl` and the lines that cannot be used; none where there is no such file.
+
+    `videos` are the ids of good videos, `bad_videos` has the reason of each quarantined one. Raises DataError for a file that cannot be
+    read.
+    """
+    tests: list[BehaviourTest] = []
+    if not (data / BEHAVIOUR_FILE).exists():
+        return [], []
+
+    def read(record: dict[str, Any], line: int) -> None:
+        test = _test(record, line)
+        for text in test.texts:
+            if len(text) > max_text_characters:
+                advice = "shorten it, or raise validate.max_text_characters"
+                raise RecordError(
+                    "text_too_long", f"a query has {len(text)} characters; at most {max_text_characters} are allowed: {advice}"
+                )
+        for video in (*test.video, *test.above):
+            if video in bad_videos:
+                found = f"video {show(video)} is quarantined ({bad_videos[video]})"
+                raise RecordError("bad_video", f"{found}; repair the video, or name another")
+            if video not in videos:
+                raise RecordError("unknown_video", f"{VIDEOS_FILE} lacks the video {show(video)}; add it, or correct the id")
+        tests.append(test)
+
+    return tests, read_records(data, BEHAVIOUR_FILE, read)
+
+
+def write_behaviour(path: Path, tests: Sequence[BehaviourTest]) -> None:
+    """Writes the tests in full, a line each."""
+    write_lines(path, (json.dumps(asdict(test), ensure_ascii=False) for test in tests))
+
+
+def stored_behaviour(path: Path) -> list[BehaviourTest]:
+    """What `write_behaviour` wrote; none where there is no such file. Raises DataError for a file of another form."""
+    if not path.is_file():
+        return []
+    try:
+        return list(_stored(path.read_text(encoding="utf-8").split("\n")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not a file of behaviour tests ({error!r}). Run `reelnest validate` to write it anew.") from None
+
+
+def _stored(lines: Sequence[str]) -> Iterator[BehaviourTest]:
+    for line in filter(None, lines):
+        found = json.loads(line)
+        yield BehaviourTest(**{**found, "video": tuple(found["video"]), "above": tuple(found["above"])})
+
+
+def _test(record: dict[str, Any], line: int) -> BehaviourTest:
+    kind = record.get("kind")
+    if kind not in KINDS:
+        raise RecordError("bad_kind", f"kind is {show(kind)}; expected {', '.join(KINDS)}")
+    check_keys(record, KEYS[kind])
+    wanted = [key for key in KEYS[kind] if key not in ("top", "shared")]
+    for key in wanted:
+        if key not in record:
+            raise RecordError(f"missing_{key}", f"there is no {key}; a test of the kind {kind} needs {', '.join(wanted)}")
+    query = _text(record["query"], "query")
+    same_as = _text(record["same_as"], "same_as") if "same_as" in wanted else ""
+    if query == same_as:
+        raise RecordError("same_query", "query and same_as are the same words; a test of invariance needs two wordings")
+    video, above = (_videos(record[key], key) if key in wanted else () for key in ("video", "above"))
+    if both := set(video) & set(above):
+        raise RecordError("contradiction", f"video {show(min(both))} stands in video and in above; remove it from one of the two")
+    top = _count(record.get("top", TOP), "top", 1000) if "top" in KEYS[kind] else 0
+    shared = _count(record.get("shared", (top + 1) // 2), "shared", top) if kind == "invariance" else 0
+    return BehaviourTest(kind, query, same_as, video, above, top, shared, line)
+
+
+def _text(value: Any, where: str) -> str:
+    text = check_string(value, where)
+    if not text.strip():
+        raise RecordError("empty_text", f"{where} is an empty text; write what is searched for, or remove the line")
+    return text
+
+
+def _videos(value: Any, where: str) -> tuple[str, ...]:
+    listed = value if isinstance(value, list) else [value]
+    if not listed:
+        raise RecordError("wrong_type", f"{where} is an empty list; expected a video_id, or a list of some")
+    return tuple(dict.fromkeys(check_string(video, where) for video in listed))
+
+
+def _count(value: Any, where: str, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise RecordError("wrong_type", f"{where} is {show_kind(value)}; expected a whole number from 1 to {most}")
+    if not 1 <= value <= most:
+        raise RecordError("out_of_range", f"{where} is {value}; expected a whole number from 1 to {most}")
+    return value

@@ -1,0 +1,267 @@
+"""The two files that a team provides, `videos.jsonl` and `pairs.jsonl`, read strictly.
+
+Nothing is guessed and nothing stops at the first fault: a line that cannot be used becomes a BadRecord with its file, its line number,
+a stable reason word and a text that says what was expected and what to do; the lines around it are read on.
+A key whose value is null counts as left out.
+"""
+
+import json
+import math
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from reelnest.atomic_files import write_lines
+from reelnest.errors import DataError, VideoError
+from reelnest.records.json_lines import RecordError, check_keys, check_string, is_encodable, parse_record, read_lines, show, show_kind
+from reelnest.records.safe_paths import resolve
+
+Kind = Literal["text", "video"]
+
+SPLITS = ("train", "validation", "test")
+TEXT_FIELDS = ("title", "caption", "text", "ocr", "asr")
+VIDEOS_FILE = "videos.jsonl"
+PAIRS_FILE = "pairs.jsonl"
+
+VIDEO_KEYS = ("video_id", "path", "images", *TEXT_FIELDS, "tags")
+PAIR_KEYS = ("query", "target", "relevance", "split", "negatives")
+A_SIDE = '{"text": …} or {"video": video_id}'
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a pair, or one of its negatives."""
+
+    kind: Kind
+    value: str
+    """The text itself, or the video_id."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A line of `pairs.jsonl`."""
+
+    query: Side
+    target: Side
+    relevance: float
+    """Grade of the target for the query, above 0; 1 when the line names none."""
+    split: str | None
+    """What the line says; None leaves it to `splits.assign_splits`."""
+    negatives: tuple[Side, ...]
+    line: int
+
+
+@dataclass(frozen=True)
+class Video:
+    """A line of `videos.jsonl`: a video file, or the frames of one as images."""
+
+    video_id: str
+    path: str | None
+    images: tuple[str, ...]
+    fields: dict[str, str]
+    """The text fields that are there and not blank, in the order of TEXT_FIELDS."""
+    line: int
+    tags: dict[str, str] = field(default_factory=dict)
+    """What the video is filed under, such as a language: never read by the encoder, but queries can be divided by it."""
+
+
+@dataclass(frozen=True)
+class BadRecord:
+    """A line that the run goes on without."""
+
+    file: str
+    line: int
+    reason: str
+    """A short stable word, for counting."""
+    detail: str
+    """What was found, what was expected, what to do."""
+    video_id: str | None = None
+
+
+def read_videos(folder: Path) -> tuple[list[Video], list[BadRecord]]:
+    """Reads `folder/videos.jsonl`. Of good lines with one video_id the first is kept. Raises DataError where there is no such file."""
+    videos: list[Video] = []
+    first_lines: dict[str, int] = {}
+
+    def read(record: dict[str, Any], line: int) -> None:
+        video = parse_video(record, folder, line)
+        if video.video_id in first_lines:
+            kept = f"line {first_lines[video.video_id]}, which is kept"
+            raise RecordError("duplicate_id", f"video_id {show(video.video_id)} stands on {kept}; give each video an id of its own")
+        first_lines[video.video_id] = line
+        videos.append(video)
+
+    return videos, read_records(folder, VIDEOS_FILE, read)
+
+
+def read_pairs(folder: Path, video_ids: Collection[str]) -> tuple[list[Pair], list[BadRecord]]:
+    """Reads `folder/pairs.jsonl`.
+
+    A bare string is a video where it equals one of `video_ids`, else a text; so `video_ids` should hold those of bad lines too
+    (`known_ids`). Raises DataError where there is no such file.
+    """
+    known = frozenset(video_ids)
+    pairs: list[Pair] = []
+    return pairs, read_records(folder, PAIRS_FILE, lambda record, line: pairs.append(parse_pair(record, known, line)))
+
+
+def known_ids(videos: Collection[Video], bad: Collection[BadRecord]) -> frozenset[str]:
+    """Every id that `videos.jsonl` names, on good lines and on bad ones."""
+    return frozenset([video.video_id for video in videos] + [record.video_id for record in bad if record.video_id is not None])
+
+
+def video_files(video: Video, folder: Path) -> list[Path]:
+    """The video's file, or its frames' files in order, resolved. Raises VideoError: `unsafe_path` or `missing`."""
+    names = [video.path] if video.path is not None else list(video.images)
+    files = [resolve(name, folder) for name in names]
+    for name, file in zip(names, files, strict=True):
+        if not file.is_file():
+            raise VideoError("missing", f"there is no file {show(name)} under {folder.name}/; correct the path or add the file")
+    return files
+
+
+def file_names(video: Video) -> list[str]:
+    """The video's files, each relative to the data's folder, under its shortest name."""
+    names = video.images if video.path is None else (video.path,)
+    return [PurePosixPath(name).as_posix() for name in names]
+
+
+def read_quarantine(path: Path) -> set[tuple[str, int]]:
+    """The (file, line) of every record to leave out. Raises DataError where validation has not run."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file. Run `reelnest validate` first: it writes which records to leave out.") from None
+    try:
+        records = [json.loads(line) for line in lines if line]
+        return {(str(record["file"]), int(record["line"])) for record in records}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not a quarantine file ({error!r}). Run `reelnest validate` to write it anew.") from None
+
+
+def write_quarantine(path: Path, bad: Collection[BadRecord]) -> None:
+    """Writes one JSON object a bad record, ordered by file and line; whole or not at all."""
+    ordered = sorted(bad, key=lambda record: (record.file, record.line, record.reason, record.detail))
+    write_lines(path, (_quarantine_line(record) for record in ordered))
+
+
+def _quarantine_line(record: BadRecord) -> str:
+    entry: dict[str, Any] = {"file": record.file, "line": record.line, "reason": record.reason, "detail": record.detail}
+    if record.video_id is not None:
+        entry["video_id"] = record.video_id
+    return json.dumps(entry, ensure_ascii=False)
+
+
+def read_records(folder: Path, name: str, read: Callable[[dict[str, Any], int], None]) -> list[BadRecord]:
+    """Hands each record of `folder/name`, with its line, to `read`; returns those that it (by RecordError), or the parser, refuses.
+
+    Raises DataError where there is no such file.
+    """
+    advice = "See “Your own data” in README.md for the files that belong there, or run `reelnest sample` to make the sample data."
+    if not folder.is_dir():
+        raise DataError(f"{folder}: there is no such folder; expected one with {VIDEOS_FILE} and {PAIRS_FILE}. {advice}")
+    if not (folder / name).is_file():
+        raise DataError(f"{folder / name}: there is no such file. {advice}")
+    bad: list[BadRecord] = []
+    for line, raw in read_lines(folder / name):
+        record: dict[str, Any] = {}
+        try:
+            record = parse_record(raw)
+            read(record, line)
+        except RecordError as error:
+            video_id = record.get("video_id")
+            usable = isinstance(video_id, str) and bool(video_id.strip()) and is_encodable(video_id)
+            bad.append(BadRecord(name, line, error.reason, str(error), video_id if usable else None))
+    return bad
+
+
+def parse_video(record: dict[str, Any], folder: Path, line: int) -> Video:
+    """A record of `videos.jsonl` whose paths lead into `folder`. Raises RecordError."""
+    video_id = check_string(record["video_id"], "video_id") if "video_id" in record else ""
+    if not video_id.strip():
+        found = "empty" if "video_id" in record else "not there"
+        raise RecordError("missing_id", f"video_id is {found}; give the video one that no other has")
+    check_keys(record, VIDEO_KEYS)
+    path, images = record.get("path"), record.get("images")
+    if path is not None and images is not None:
+        raise RecordError("path_and_images", "found both path and images; expected one of them: remove the other")
+    if path is None and images is None:
+        raise RecordError("no_path", "found neither path nor images; expected path (a video file) or images (a list of frame files)")
+    if images is not None and (not isinstance(images, list) or not images):
+        raise RecordError("wrong_type", f"images is {show_kind(images)}; expected a list of at least one frame file")
+    frames = tuple(check_string(image, f"images[{at}]") for at, image in enumerate(images or []))
+    for name in frames if path is None else [check_string(path, "path")]:
+        try:
+            resolve(name, folder)
+        except VideoError as error:
+            raise RecordError(error.reason, str(error)) from None
+    fields = {name: check_string(record[name], name) for name in TEXT_FIELDS if name in record}
+    return Video(video_id, path, frames, {name: text for name, text in fields.items() if text.strip()}, line, _tags(record.get("tags", {})))
+
+
+def _tags(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise RecordError("wrong_type", f'tags is {show_kind(value)}; expected an object of strings, such as {{"language": "en"}}')
+    if clash := sorted(set(value) & set(TEXT_FIELDS)):
+        raise RecordError("unknown_key", f"found the key {show('tags.' + clash[0])}, a text field's name; give the tag another one")
+    return {name: check_string(tag, f"tags.{name}") for name, tag in value.items()}
+
+
+def parse_pair(record: dict[str, Any], video_ids: Collection[str], line: int) -> Pair:
+    """A record of `pairs.jsonl`, its bare strings read against `video_ids`. Raises RecordError."""
+    check_keys(record, PAIR_KEYS)
+    for key in ("query", "target"):
+        if key not in record:
+            raise RecordError(f"missing_{key}", f"there is no {key}; expected {A_SIDE}, or a string")
+    query = _side(record["query"], "query", video_ids)
+    target = _side(record["target"], "target", video_ids)
+    if query == target:
+        raise RecordError("self_pair", f"query and target are the same {query.kind}; a pair needs two different sides")
+    listed = record.get("negatives", [])
+    if not isinstance(listed, list):
+        raise RecordError("wrong_type", f"negatives is {show_kind(listed)}; expected a list of sides")
+    negatives = tuple(dict.fromkeys(_side(value, f"negatives[{at}]", video_ids) for at, value in enumerate(listed)))
+    if query in negatives or target in negatives:
+        also = "target" if target in negatives else "query"
+        raise RecordError("contradictory_negative", f"negatives lists the {also} of the same pair; remove it there")
+    return Pair(query, target, _relevance(record.get("relevance", 1)), _split(record.get("split")), negatives, line)
+
+
+def _side(value: Any, where: str, video_ids: Collection[str]) -> Side:
+    if isinstance(value, str):
+        value = {"video": value} if value in video_ids else {"text": value}
+    if not isinstance(value, dict):
+        raise RecordError("wrong_type", f"{where} is {show_kind(value)}; expected {A_SIDE}, or a string")
+    check_keys(value, ("text", "video"), f"{where}.")
+    if len(value) != 1:
+        raise RecordError("wrong_side", f"{where} has {'both text and video' if value else 'neither text nor video'}; expected {A_SIDE}")
+    if "text" in value:
+        text = check_string(value["text"], f"{where}.text")
+        if not text.strip():
+            raise RecordError("empty_text", f"{where} is an empty text; write what was searched for, or remove the line")
+        return Side("text", text)
+    video_id = check_string(value["video"], f"{where}.video")
+    if video_id not in video_ids:
+        raise RecordError("unknown_video", f"{where} names video {show(video_id)}, which {VIDEOS_FILE} lacks; add it, or correct the id")
+    return Side("video", video_id)
+
+
+def _relevance(value: Any) -> float:
+    expected = "expected a finite number above 0 (only right answers are pairs; wrong ones go to negatives), or leave it out for 1"
+    # A bool is an int to Python, but "relevance": true is somebody's mistake.
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RecordError("bad_relevance", f"relevance is {show_kind(value)}; {expected}")
+    try:
+        grade = float(value)
+    except OverflowError:
+        grade = math.inf
+    if not math.isfinite(grade) or grade <= 0:
+        raise RecordError("bad_relevance", f"relevance is {grade:g}; {expected}")
+    return grade
+
+
+def _split(value: Any) -> str | None:
+    if value is not None and value not in SPLITS:
+        raise RecordError("bad_split", f"split is {show(value)}; expected {', '.join(SPLITS)}, or leave it out")
+    return value

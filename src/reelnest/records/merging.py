@@ -1,0 +1,300 @@
+"""Adding other folders' records to the data: by id, and nothing that is there changes unasked.
+
+A video is the same where its texts, its tags and the bytes of its files are; a pair, where query and target are. What is there already is
+left out, so the same source may be added twice. What is there otherwise is a conflict: all are told, with file and line, and nothing is
+written. So are lines that cannot be read: whoever adds them is there to repair them.
+"""
+
+import filecmp
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from reelnest.atomic_files import whole_file
+from reelnest.errors import DataError, VideoError
+from reelnest.records.behaviour_tests import BEHAVIOUR_FILE
+from reelnest.records.formats import (
+    PAIRS_FILE,
+    VIDEOS_FILE,
+    Pair,
+    Side,
+    Video,
+    file_names,
+    known_ids,
+    parse_pair,
+    parse_video,
+    read_pairs,
+    read_records,
+    read_videos,
+    video_files,
+)
+from reelnest.records.json_lines import RecordError, read_lines, show
+
+FILES = (VIDEOS_FILE, PAIRS_FILE, BEHAVIOUR_FILE)
+SHOWN = 10
+"""Faults that the error names; it counts them all."""
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A record that is part of the data: where it came from, and where it stands."""
+
+    value: Any
+    folder: Path
+    origin: str
+    added: bool
+    at: int
+    """Its line in the data's file, or its place among the added lines."""
+
+
+class _Lines:
+    """A file of the data: its own lines as they are, and those that come."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.own = dict(read_lines(path)) if path.is_file() else {}
+        self.added: list[bytes] = []
+        self.changed = False
+
+    def put(self, record: Any, over: _Known | None = None) -> int:
+        """Adds a record, or puts it over one that is there; returns its place."""
+        line = json.dumps(record, ensure_ascii=False).encode()
+        self.changed = True
+        if over is None:
+            self.added.append(line)
+            return len(self.added) - 1
+        if over.added:
+            self.added[over.at] = line
+        else:
+            self.own[over.at] = line
+        return over.at
+
+    def write(self, path: Path) -> None:
+        """Leaves a file alone to which nothing came."""
+        if self.changed or not path.exists():
+            with whole_file(path) as file:
+                for line in (*self.own.values(), *self.added):
+                    file.write(line.rstrip(b"\r\n") + b"\n")
+
+
+def merge(sources: Sequence[Path], data: Path, into: Path, *, replacing: bool = False) -> None:
+    """Makes, in the empty folder `into`, the data with what `sources` add; `data` stays as it is, and need not exist.
+
+    Args:
+        sources: Folders in the data's format (either file may be missing), or files of JSON lines, in which a record with a `video_id` is
+            a video and any other a pair, and whose paths are relative to the file's folder.
+        data: The present data.
+        into: Its files come as hard links of the data's; those of the sources as copies (which share blocks where the file system can),
+            for an edit of the source's would else change the data.
+        replacing: A source's record takes the place of the data's that it contradicts.
+
+    Raises DataError with every conflict and unusable line, and for a source that is none.
+    """
+    _Merge(data, replacing).run(sources, into)
+
+
+class _Merge:
+    def __init__(self, data: Path, replacing: bool) -> None:
+        self.data, self.replacing = data, replacing
+        self.faults: list[str] = []
+        self.lines = {name: _Lines(data / name) for name in FILES}
+        present, bad = read_videos(data) if (data / VIDEOS_FILE).is_file() else ([], [])
+        self.present_ids = known_ids(present, bad)
+        self.ids = set(self.present_ids)
+        self.videos = {video.video_id: _Known(video, data, "", added=False, at=video.line) for video in present}
+        self.files: dict[str, Path] = {}
+        for folder, _, names in os.walk(data):
+            for name in names:
+                path = Path(folder, name)
+                self.files[path.relative_to(data).as_posix()] = path
+        self.users: dict[str, set[str]] = {}
+        for video in present:
+            for name in file_names(video):
+                self.users.setdefault(name, set()).add(video.video_id)
+
+    def run(self, sources: Sequence[Path], into: Path) -> None:
+        parts = [(folder, name) for source in sources for folder, name in _parts(source)]
+        records = [(folder, name, *found) for folder, name in parts for found in self._read(folder, name)]
+        for folder, name, line, record in records:
+            if "video_id" in record and name != BEHAVIOUR_FILE:
+                self._take(folder, name, line, record, self._video)
+        self._keep_texts()
+        pairs = read_pairs(self.data, self.present_ids)[0] if (self.data / PAIRS_FILE).is_file() else []
+        self.pairs: dict[tuple[Side, Side], _Known] = {}
+        for pair in pairs:
+            self.pairs.setdefault((pair.query, pair.target), _Known(pair, self.data, "", added=False, at=pair.line))
+        for folder, name, line, record in records:
+            if "video_id" not in record and name != BEHAVIOUR_FILE:
+                self._take(folder, name, line, record, self._pair)
+        self._add_behaviour([record for _, name, _, record in records if name == BEHAVIOUR_FILE])
+        if self.faults:
+            more = f"\n  and {len(self.faults) - SHOWN} more" if len(self.faults) > SHOWN else ""
+            listed = "\n  ".join(self.faults[:SHOWN])
+            raise DataError(f"Nothing was added: {len(self.faults)} records cannot be.\n  {listed}{more}")
+        self._write(into)
+
+    def _read(self, folder: Path, name: str) -> list[tuple[int, dict[str, Any]]]:
+        found: list[tuple[int, dict[str, Any]]] = []
+        for bad in read_records(folder, name, lambda record, line: found.append((line, record))):
+            self.faults.append(f"{folder / name}:{bad.line}: {bad.detail}")
+        return found
+
+    def _take(self, folder: Path, name: str, line: int, record: dict[str, Any], take: Any) -> None:
+        origin = f"{folder / name}:{line}"
+        try:
+            take(record, folder, line, origin)
+        except (RecordError, VideoError) as error:
+            self.faults.append(f"{origin}: {error}")
+
+    def _video(self, record: dict[str, Any], folder: Path, line: int, origin: str) -> None:
+        video = parse_video(record, folder, line)
+        files = video_files(video, folder)
+        known = self.videos.get(video.video_id)
+        if known is None and video.video_id in self.ids:
+            raise RecordError("conflict", f"video {show(video.video_id)} stands on a bad line of data/{VIDEOS_FILE}; repair that first")
+        if known is not None:
+            what = _difference(video, files, known)
+            if what is None:
+                return
+            if known.added or not self.replacing:
+                advice = "give one of them another id" if known.added else "give it another id, or add with --replace"
+                raise RecordError("conflict", f"video {show(video.video_id)} has {what} than {self._where(known, VIDEOS_FILE)}; {advice}")
+            for name in file_names(known.value):
+                self.users[name].discard(video.video_id)
+        for name, file in zip(file_names(video), files, strict=True):
+            self._claim(name, file, video.video_id)
+        at = self.lines[VIDEOS_FILE].put(record, known)
+        added = known is None
+        self.videos[video.video_id] = _Known(video, folder, origin, added=added, at=at)
+        self.ids.add(video.video_id)
+
+    def _claim(self, name: str, file: Path, video_id: str) -> None:
+        there = self.files.get(name)
+        if name in FILES:
+            raise RecordError("conflict", f"the file {show(name)} has the name of a file of records; rename it")
+        if there is None or not filecmp.cmp(there, file, shallow=False):
+            # A file that only a replaced video used may go; one that no record names is somebody's all the same.
+            if there is not None and self.users.get(name, {video_id}):
+                raise RecordError("conflict", f"the file {show(name)} has other bytes than the one that has that name already; rename it")
+            self.files[name] = file
+        self.users.setdefault(name, set()).add(video_id)
+
+    def _pair(self, record: dict[str, Any], folder: Path, line: int, origin: str) -> None:
+        pair = parse_pair(record, self.ids, line)
+        known = self.pairs.get((pair.query, pair.target))
+        if known is not None:
+            if _same_pair(pair, known.value):
+                return
+            if known.added or not self.replacing:
+                advice = "keep one of them" if known.added else "remove it, or add with --replace"
+                found = f"query and target are those of {self._where(known, PAIRS_FILE)}, with another relevance, split or negatives"
+                raise RecordError("conflict", f"{found}; {advice}")
+        at = self.lines[PAIRS_FILE].put(_explicit(record, pair), known)
+        self.pairs[pair.query, pair.target] = _Known(pair, folder, origin, added=known is None, at=at)
+
+    def _keep_texts(self) -> None:
+        """A bare string of the data that equals an id that came stays the text it was."""
+        lines = self.lines[PAIRS_FILE]
+        came = self.ids - self.present_ids
+
+        def keep(record: dict[str, Any], line: int) -> None:
+            bare = [record.get("query"), record.get("target"), *_listed(record.get("negatives"))]
+            if any(isinstance(side, str) and side in came for side in bare):
+                pair = parse_pair(record, self.present_ids, line)
+                lines.put(_explicit(record, pair), _Known(pair, self.data, "", added=False, at=line))
+
+        if came and lines.own:
+            read_records(self.data, PAIRS_FILE, keep)
+
+    def _add_behaviour(self, records: Sequence[dict[str, Any]]) -> None:
+        present: list[dict[str, Any]] = []
+        if records and self.lines[BEHAVIOUR_FILE].own:
+            read_records(self.data, BEHAVIOUR_FILE, lambda record, _: present.append(record))
+        for record in records:
+            if record not in present:
+                self.lines[BEHAVIOUR_FILE].put(record)
+                present.append(record)
+
+    def _where(self, known: _Known, name: str) -> str:
+        return known.origin or f"{self.data / name}:{known.at}"
+
+    def _write(self, into: Path) -> None:
+        for name, source in self.files.items():
+            if name in self.users and not self.users[name]:
+                continue  # of a video that was replaced
+            path = into / name
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _place(source, path, ours=source.is_relative_to(self.data))
+            except OSError as error:
+                raise DataError(f"{source}: cannot be brought to {name}: {error.strerror or error}. Nothing was added.") from error
+        for name, lines in self.lines.items():
+            if lines.changed or name != BEHAVIOUR_FILE:
+                lines.write(into / name)
+
+
+def _parts(source: Path) -> list[tuple[Path, str]]:
+    """The files of records of a source, as folder and name."""
+    if source.is_dir():
+        found = [(source, name) for name in FILES if (source / name).is_file()]
+        if found:
+            return found
+    elif source.is_file() and source.suffix == ".jsonl":
+        return [(source.parent, source.name)]
+    raise DataError(f"{source}: expected a folder with {VIDEOS_FILE} or {PAIRS_FILE} (docs/data.md), or a file of JSON lines (.jsonl).")
+
+
+def _difference(video: Video, files: Sequence[Path], known: _Known) -> str | None:
+    """What a video has otherwise than the one of the same id; None where nothing is."""
+    there: Video = known.value
+    if (video.fields, video.tags) != (there.fields, there.tags):
+        return "other texts or tags"
+    try:
+        present = video_files(there, known.folder)
+    except VideoError:
+        return "other bytes (the present ones are missing)"
+    same = len(present) == len(files) and all(filecmp.cmp(one, other, shallow=False) for one, other in zip(present, files, strict=True))
+    return None if same else "other bytes"
+
+
+def _same_pair(one: Pair, other: Pair) -> bool:
+    negatives = frozenset(one.negatives) == frozenset(other.negatives)
+    return negatives and replace(one, line=0, negatives=()) == replace(other, line=0, negatives=())
+
+
+def _explicit(record: Mapping[str, Any], pair: Pair) -> dict[str, Any]:
+    """The pair's record with each side as what it is, whichever videos come later."""
+    sides = {"query": _written(pair.query), "target": _written(pair.target)}
+    negatives = {"negatives": [_written(side) for side in pair.negatives]} if pair.negatives else {}
+    return {**record, **sides, **negatives}
+
+
+def _written(side: Side) -> dict[str, str]:
+    return {side.kind: side.value}
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _place(source: Path, path: Path, *, ours: bool) -> None:
+    if ours:
+        try:
+            os.link(source, path, follow_symlinks=False)
+        except OSError:  # no hard links here, or too many of this file
+            shutil.copy2(source, path, follow_symlinks=False)
+        return
+    with source.open("rb") as read, path.open("xb") as written:
+        try:
+            # Shares the blocks on file systems that can; elsewhere the kernel copies.
+            while os.copy_file_range(read.fileno(), written.fileno(), 2**30):
+                pass
+        except (OSError, AttributeError):
+            read.seek(0)
+            written.seek(0)
+            written.truncate()
+            shutil.copyfileobj(read, written, 2**20)

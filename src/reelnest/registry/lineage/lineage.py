@@ -1,0 +1,282 @@
+"""Where a registered version comes from: kept beside the model itself, so that it is there as long as the model is.
+
+In the version's files, `artifacts/lineage/` holds `lineage.json` (a `Lineage`) and the files that it speaks of: `params.yaml`, `data.dvc`,
+`dvc.lock`, `requirements.txt` (what was installed), `validation.json`, `evaluation.json`, and `changes.diff` where the checkout was not
+clean. What versions are searched by stands in their tags too.
+"""
+
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from pydantic import BaseModel, ValidationError
+
+from reelnest.config import Params, flow_run
+from reelnest.errors import RegistryError
+from reelnest.registry.candidate import MODEL_HASH_TAG
+from reelnest.registry.connection import connect
+from reelnest.registry.lineage.checkout import read_checkout
+from reelnest.registry.lineage.dvc_lock import DATA_FILE, LOCK_FILE, cache_folder, read_yaml, remote_name, stale_inputs
+from reelnest.registry.lineage.environment import Environment, environment, installed
+from reelnest.registry.promotion.aliases import version_of
+
+LINEAGE_FOLDER = "lineage"
+LINEAGE_FILE = "lineage.json"
+CHANGES_FILE = "changes.diff"
+REQUIREMENTS_FILE = "requirements.txt"
+KEPT_REPORTS = ("validation.json", "evaluation.json")
+MOST_CHANGES = 20_000_000
+"""Bytes of a difference to the commit. A larger one holds somebody's data or weights, not code."""
+
+COMMIT_TAG = "reelnest.git_commit"
+DATA_TAG = "reelnest.data"
+FLOW_RUN_TAG = "reelnest.flow_run"
+SEARCHED_TAGS = (COMMIT_TAG, DATA_TAG, FLOW_RUN_TAG, MODEL_HASH_TAG)
+SHORTEST_PREFIX = 6
+
+log = logging.getLogger(__name__)
+
+
+class Commit(BaseModel):
+    """The git checkout in which a model was made."""
+
+    hash: str
+    clean: bool
+    changes_kept: bool
+    """Whether `changes.diff` has what was not committed (or nothing was)."""
+    repository: str
+    """What to clone."""
+    published: bool
+    """Whether `repository` is the checkout's `origin`, and not the machine's own."""
+    folder: str
+    """The project's, in the repository."""
+
+
+class DataVersion(BaseModel):
+    """What `data.dvc` says, and where the bytes are to be had."""
+
+    hash: str
+    files: int | None
+    bytes: int | None
+    sample_seed: int | None
+    """Where the data is the sample."""
+    remote: str | None
+    """DVC's, where one is set."""
+    cache: str
+    """This machine's copy."""
+
+
+class FlowRun(BaseModel):
+    """A Prefect flow run."""
+
+    id: str
+    url: str | None
+
+
+class Lineage(BaseModel):
+    """What a registration knows of where its model comes from. None: there was no such thing."""
+
+    model_hash: str
+    commit: Commit | None
+    data: DataVersion | None
+    dvc_lock: bool
+    stale: list[str]
+    """Code and settings that had changed since the stages ran, by `dvc.lock`: what is kept is then not what the model was made from."""
+    validation: dict[str, Any] | None
+    """Whether the data passed, and the counts."""
+    evaluation_data: str
+    """The hash of the queries and answers."""
+    flow_run: FlowRun | None
+    environment: Environment
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What the version is found by."""
+        commit = self.commit and self.commit.hash + ("" if self.commit.clean else "-dirty")
+        found = {COMMIT_TAG: commit, DATA_TAG: self.data and self.data.hash, FLOW_RUN_TAG: self.flow_run and self.flow_run.id}
+        return {name: value for name, value in found.items() if value}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A version with its run and, where it was kept, its lineage."""
+
+    version: ModelVersion
+    run: Any | None
+    """MLflow's run; None where it was deleted."""
+    lineage: Lineage | None
+    """None for a version that was registered without one, or whose files are gone."""
+    folder: Path
+    """The files of `artifacts/lineage/`; empty where there is no lineage."""
+
+
+def origin_tags(root: Path) -> dict[str, str]:
+    """Of a run that begins in the project at `root`: the commit, and the flow run that it belongs to."""
+    checkout, flow = read_checkout(root), flow_run()
+    return ({COMMIT_TAG: checkout.name} if checkout else {}) | ({FLOW_RUN_TAG: flow[0]} if flow else {})
+
+
+def keep_lineage(
+    root: Path,
+    folder: Path,
+    model_hash: str,
+    evaluation: Mapping[str, Any],
+    validation: Mapping[str, Any] | None,
+    sample_seed: int | None,
+) -> Lineage:
+    """Writes the lineage of the model that was made in the project at `root` to `folder`, an empty one, and returns it."""
+    checkout = read_checkout(root)
+    commit = None
+    if checkout is not None:
+        changes_kept = len(checkout.changes) <= MOST_CHANGES
+        if checkout.changes and changes_kept:
+            (folder / CHANGES_FILE).write_bytes(checkout.changes)
+        if not changes_kept:
+            log.warning("lineage: the difference to the commit has %.0f MB, too much to keep", len(checkout.changes) / 1e6)
+        commit = Commit(
+            hash=checkout.commit,
+            clean=not checkout.changes,
+            changes_kept=changes_kept,
+            repository=checkout.repository,
+            published=checkout.is_published,
+            folder=checkout.folder,
+        )
+    for file in (root / "params.yaml", root / DATA_FILE, root / LOCK_FILE, *(root / "reports" / name for name in KEPT_REPORTS)):
+        if file.is_file():
+            shutil.copyfile(file, folder / file.name)
+    packages = installed()
+    (folder / REQUIREMENTS_FILE).write_text("".join(f"{line}\n" for line in packages), encoding="utf-8")
+    lock, flow = read_yaml(root / LOCK_FILE), flow_run()
+    found = Lineage(
+        model_hash=model_hash,
+        commit=commit,
+        data=_data(root, sample_seed),
+        dvc_lock=lock is not None,
+        stale=stale_inputs(lock, root) if lock else [],
+        validation=_validation(validation),
+        evaluation_data=evaluation["data"]["hash"],
+        flow_run=FlowRun(id=flow[0], url=flow[1]) if flow else None,
+        environment=environment(root, packages),
+    )
+    if found.stale:
+        log.warning("lineage: changed since the model was made: %s. Run `dvc repro` before registering.", ", ".join(found.stale))
+    (folder / LINEAGE_FILE).write_text(found.model_dump_json(indent=2), encoding="utf-8")
+    return found
+
+
+def find_origin(params: Params, which: str, folder: Path) -> Origin:
+    """A version (`models:/name@alias`, `models:/name/3`, or an alias or number of the registered model) and its lineage, put into `folder`.
+
+    Raises RegistryError where there is no such version or MLflow cannot be reached.
+    """
+    connect(params)
+    name, which = _named(which, params.registration.name)
+    try:
+        version = version_of(name, which)
+        return Origin(version, _run(version.run_id), _lineage(version, folder), folder)
+    except (MlflowException, OSError) as error:
+        raise RegistryError(f"MLflow's registry cannot be read: {error}") from error
+
+
+def versions_from(params: Params, text: str) -> list[ModelVersion]:
+    """The versions that come from a data hash, commit, run, flow run or model hash, the newest first; its first characters are enough.
+
+    Raises RegistryError for a text too short to mean one thing, and where MLflow cannot be reached.
+    """
+    if len(text) < SHORTEST_PREFIX:
+        raise RegistryError(f"'{text}': give at least {SHORTEST_PREFIX} characters of a data hash, commit, run, flow run or model hash.")
+    connect(params)
+    try:
+        found = mlflow.MlflowClient().search_model_versions(f"name = '{params.registration.name}'")
+    except (MlflowException, OSError) as error:
+        raise RegistryError(f"MLflow's registry cannot be read: {error}") from error
+    return [
+        version
+        for version in sorted(found, key=lambda version: int(version.version), reverse=True)
+        if any(name.startswith(text) for name in [version.run_id or "", *(version.tags.get(tag, "") for tag in SEARCHED_TAGS)])
+    ]
+
+
+def trainings_of_flow_runs(params: Params, beginning: str) -> list[tuple[str, str]]:
+    """MLflow's runs whose flow run's id begins so: pairs of the MLflow run's id and the flow run's. Raises RegistryError."""
+    experiment = connect(params)
+    try:
+        found = mlflow.MlflowClient().search_runs([experiment], f"tags.`{FLOW_RUN_TAG}` LIKE '{beginning}%'")
+    except (MlflowException, OSError) as error:
+        raise RegistryError(f"MLflow's runs cannot be read: {error}") from error
+    return [(run.info.run_id, run.data.tags[FLOW_RUN_TAG]) for run in found]
+
+
+def _named(which: str, name: str) -> tuple[str, str]:
+    """The model's name, and a number or alias."""
+    if not which.startswith("models:/"):
+        return name, which
+    path = which.removeprefix("models:/")
+    separator = "@" if "@" in path else "/"
+    name, _, which = path.rpartition(separator)
+    if not name or not which:
+        raise RegistryError(f"'models:/{path}': expected models:/NAME@ALIAS or models:/NAME/VERSION.")
+    return name, which
+
+
+def _data(root: Path, sample_seed: int | None) -> DataVersion | None:
+    file = read_yaml(root / DATA_FILE)
+    if file is None:
+        return None
+    try:
+        out = file["outs"][0]
+        return DataVersion(
+            hash=out["md5"],
+            files=out.get("nfiles"),
+            bytes=out.get("size"),
+            sample_seed=sample_seed,
+            remote=remote_name(root),
+            cache=str(cache_folder(root)),
+        )
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise RegistryError(f"{root / DATA_FILE}: expected what `dvc add data` writes ({error!r} is missing). Run it again.") from error
+
+
+def _validation(report: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if report is None:
+        return None
+    kept = {table: {key: report[table][key] for key in ("good", "lines")} for table in ("videos", "pairs") if table in report}
+    return {"passed": report.get("passed"), **kept, "quarantined": report.get("quarantined", {}).get("records")}
+
+
+def _run(run_id: str | None) -> Any | None:
+    if not run_id:
+        return None
+    try:
+        run = mlflow.MlflowClient().get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+    return run if run.info.lifecycle_stage == "active" else None
+
+
+def _lineage(version: ModelVersion, folder: Path) -> Lineage | None:
+    """None where the version's files hold none, or are gone."""
+    place = f"models:/{version.name}/{version.version}/artifacts"
+    try:
+        held = {Path(file.path).name for file in mlflow.artifacts.list_artifacts(place)}
+        if LINEAGE_FOLDER not in held:
+            return None
+        found = Path(mlflow.artifacts.download_artifacts(f"{place}/{LINEAGE_FOLDER}", dst_path=str(folder)))
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+    for file in list(found.iterdir()):
+        file.replace(folder / file.name)
+    try:
+        return Lineage.model_validate_json((folder / LINEAGE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValidationError) as error:
+        raise RegistryError(f"{place}/{LINEAGE_FOLDER}/{LINEAGE_FILE}: not as reelnest writes it: {error}.") from error

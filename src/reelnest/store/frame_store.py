@@ -1,0 +1,178 @@
+"""The frame store: every decoded video, in uncompressed Arrow files that are memory-mapped, so that reading one copies and decodes nothing.
+
+A store is a folder with `index.arrow`, one row a video sorted by video_id, and `shard-00000.arrow`, …, in which each video is a record
+batch of its own. Its bytes depend on the videos and the sampling settings alone, never on what was decoded when or where, so DVC sees a
+change only where there is one. `frame_store_writing.py` makes it.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from reelnest.errors import DataError
+from reelnest.video.frames import Frames
+from reelnest.video.patches import ROW_WIDTH
+
+__all__ = ["FrameStore", "Frames", "Shard"]
+
+INDEX_FILE = "index.arrow"
+VERSION = b"reelnest frames 1"
+"""Stands in the index: a store of another layout is refused, not misread."""
+OPEN_SHARDS = 256
+"""Each open shard holds a file descriptor, of which a process may have 1024."""
+
+_GRID = pa.list_(pa.int32(), 3)
+SHARD_SCHEMA = pa.schema(
+    [
+        ("video_id", pa.large_string()),
+        ("key", pa.string()),  # of the video's bytes, and after a hyphen of the sampling settings
+        ("grid_thw", _GRID),
+        ("seconds_per_grid", pa.float64()),
+        ("rows", pa.large_binary()),  # (patches, 1176), row after row
+    ]
+)
+INDEX_SCHEMA = pa.schema(
+    [
+        ("video_id", pa.large_string()),
+        ("key", pa.string()),
+        ("grid_thw", _GRID),
+        ("seconds_per_grid", pa.float64()),
+        ("shard", pa.int32()),
+        ("batch", pa.int32()),  # its number in the shard
+    ],
+    metadata={b"layout": VERSION},
+)
+
+
+def shard_name(number: int) -> str:
+    """File name of a store's shard."""
+    return f"shard-{number:05d}.arrow"
+
+
+@dataclass(frozen=True)
+class Member:
+    """What a shard says of one of its videos."""
+
+    video_id: str
+    key: str
+    grid_thw: tuple[int, int, int]
+    seconds_per_grid: float
+
+    @property
+    def bytes(self) -> int:
+        """Size of its rows."""
+        return int(np.prod(self.grid_thw, dtype=np.int64)) * ROW_WIDTH
+
+
+class Shard:
+    """A memory-mapped shard. It stays mapped as long as it, or a view into it, is in use."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError, or pyarrow.ArrowInvalid for a file that is not whole."""
+        self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        if not self._reader.schema.equals(SHARD_SCHEMA):
+            raise pa.ArrowInvalid(f"{path}: not a shard of this version")
+
+    def __len__(self) -> int:
+        return int(self._reader.num_record_batches)
+
+    def member(self, number: int) -> Member:
+        """The video of a batch."""
+        batch = self._reader.get_batch(number)
+        steps, down, across = batch["grid_thw"][0].as_py()
+        return Member(batch["video_id"][0].as_py(), batch["key"][0].as_py(), (steps, down, across), batch["seconds_per_grid"][0].as_py())
+
+    def rows(self, number: int) -> NDArray[np.uint8]:
+        """Its rows, uint8 (patches, 1176): a read-only view of the mapped file."""
+        # Not `column[0].as_buffer()`, which copies the value.
+        _, _, values = self._reader.get_batch(number)["rows"].buffers()
+        return np.frombuffer(values, dtype=np.uint8).reshape(-1, ROW_WIDTH)
+
+
+class FrameStore:
+    """Decoded videos by id, or by their position in the order of the ids."""
+
+    def __init__(self, folder: Path, index: pa.Table) -> None:
+        self._ids = index["video_id"].combine_chunks()
+        self._shards = index["shard"].to_numpy()
+        self._batches = index["batch"].to_numpy()
+        self._keys = index["key"]
+        self._grids = index["grid_thw"].combine_chunks().flatten().to_numpy().reshape(-1, 3)  # (videos, 3)
+        self._seconds = index["seconds_per_grid"].to_numpy()
+        # Of this object alone: the mappings end with it.
+        self._shard = functools.lru_cache(OPEN_SHARDS)(lambda number: Shard(folder / shard_name(number)))
+
+    @classmethod
+    def open(cls, folder: Path) -> "FrameStore":
+        """Opens a store. Raises DataError for a folder that holds none, or one of another version."""
+        try:
+            index = pa.ipc.open_file(pa.memory_map(str(folder / INDEX_FILE))).read_all()
+        except (OSError, pa.ArrowInvalid) as error:
+            raise DataError(f"{folder}: no frame store that can be read ({error}). Run `reelnest preprocess` to make it.") from None
+        if not index.schema.equals(INDEX_SCHEMA, check_metadata=True):
+            raise DataError(f"{folder}: a frame store of another version. Run `reelnest preprocess` to make it anew.")
+        return cls(folder, index)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __contains__(self, video_id: object) -> bool:
+        return video_id in self._positions
+
+    @property
+    def video_ids(self) -> Sequence[str]:
+        """All ids, sorted."""
+        return tuple(self._positions)
+
+    @property
+    def grids(self) -> NDArray[np.int32]:
+        """`grid_thw` of every video, (videos, 3)."""
+        return self._grids
+
+    @property
+    def bytes(self) -> int:
+        """Size of all rows."""
+        return int(self._grids.prod(axis=1, dtype=np.int64).sum()) * ROW_WIDTH
+
+    def get(self, video_id: str) -> Frames:
+        """The video's frames. Raises KeyError for an unknown id."""
+        return self.at(self.position(video_id))
+
+    def position(self, video_id: str) -> int:
+        """The video's place in `video_ids`. Raises KeyError for an unknown id."""
+        return self._positions[video_id]
+
+    def content(self, position: int) -> str:
+        """A digest of the video's bytes, however they were sampled."""
+        key: str = self._keys[position].as_py()
+        return key.partition("-")[0]
+
+    def by_key(self, key: str) -> Frames | None:
+        """The frames of whichever video has these bytes, sampled so (`store_writing.video_key`); None where there is none."""
+        position = self._positions_by_key.get(key)
+        return None if position is None else self.at(position)
+
+    def at(self, position: int) -> Frames:
+        """The frames of the video at this place in `video_ids`."""
+        steps, down, across = self._grids[position].tolist()
+        return Frames((steps, down, across), float(self._seconds[position]), functools.partial(self._rows, position))
+
+    def _rows(self, position: int) -> NDArray[np.uint8]:
+        return self._shard(int(self._shards[position])).rows(int(self._batches[position]))
+
+    @functools.cached_property
+    def _positions(self) -> dict[str, int]:
+        return {video_id: position for position, video_id in enumerate(self._ids.to_pylist())}
+
+    @functools.cached_property
+    def _positions_by_key(self) -> dict[str, int]:
+        return {key: position for position, key in enumerate(self._keys.to_pylist())}
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a FrameStore is memory-mapped: open it anew where it is needed")

@@ -1,0 +1,247 @@
+"""`prepared/`: what training and evaluation read. Items, pairs and frames, by number.
+
+`items.parquet` has a row for each distinct text and each good video, sorted by kind and key; its row number is the item's index
+everywhere else. `pairs.parquet` has a row for each good pair, `store/` the videos' frames in the order of the items.
+"""
+
+import copy
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from reelnest.atomic_files import whole_file
+from reelnest.errors import DataError
+from reelnest.records.formats import SPLITS, Kind, Pair
+from reelnest.store.cached_rows import KeptRows
+from reelnest.store.entries import Entry, Role
+from reelnest.store.frame_store import FrameStore
+
+ITEMS_FILE = "items.parquet"
+PAIRS_FILE = "pairs.parquet"
+STORE_FOLDER = "store"
+
+NAMED_TEXTS = pa.large_list(pa.struct([("name", pa.string()), ("text", pa.large_string())]))
+ITEMS_SCHEMA = pa.schema(
+    [
+        ("kind", pa.string()),
+        ("key", pa.large_string()),
+        ("fields", NAMED_TEXTS),
+        ("tags", NAMED_TEXTS),
+    ]
+)
+PAIRS_SCHEMA = pa.schema(
+    [
+        ("query", pa.int64()),
+        ("target", pa.int64()),
+        ("relevance", pa.float32()),
+        ("split", pa.string()),
+        ("negatives", pa.large_list(pa.int64())),
+    ]
+)
+
+KNOWN_ENTRIES = 1 << 13
+"""So many entries are remembered: each epoch asks for them again. Not more, since a video's text fields may be long."""
+
+Indices = NDArray[np.int64]
+Fields = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Item:
+    """A text or a video. `key` is the text itself, or the video_id; `fields` are a video's chosen text fields, (name, text) each.
+
+    `tags` are what a video is filed under, (name, value) each, which the encoder never reads.
+    """
+
+    index: int
+    kind: Kind
+    key: str
+    fields: Fields
+    tags: Fields = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Pairs of one split, column by column."""
+
+    queries: Indices  # (pairs,), item indices
+    targets: Indices  # (pairs,)
+    relevance: NDArray[np.float32]  # (pairs,)
+    negatives: tuple[Indices, ...]
+    """For each pair the items that were listed as wrong answers; often none."""
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+
+class Prepared:
+    """Reads a `prepared/` folder. Tables stay in Arrow's memory, so that millions of rows cost their bytes and no Python objects."""
+
+    def __init__(self, store: FrameStore, items: pa.Table, pairs: pa.Table) -> None:
+        self.store = store
+        self._keys = items["key"]
+        self._fields = items["fields"]
+        self._tags = items["tags"]
+        self._first_video = len(items) - len(store)
+        self._pair_split = pairs["split"]
+        self._queries: Indices = pairs["query"].to_numpy()
+        self._targets: Indices = pairs["target"].to_numpy()
+        self._relevance: NDArray[np.float32] = pairs["relevance"].to_numpy()
+        self._negatives = pairs["negatives"]
+        self._video_tokens: KeptRows | None = None
+        self._pooled: KeptRows | None = None
+        self._known_entry = functools.lru_cache(KNOWN_ENTRIES)(self._make_entry)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Prepared":
+        """Raises DataError for a folder that is not there or not whole."""
+        tables = []
+        for name, schema in ((ITEMS_FILE, ITEMS_SCHEMA), (PAIRS_FILE, PAIRS_SCHEMA)):
+            try:
+                table = pq.read_table(folder / name)
+            except (OSError, pa.ArrowException) as error:
+                raise DataError(f"{folder / name}: cannot be read ({error}). Run `reelnest preprocess` to make it.") from None
+            if not table.schema.equals(schema):
+                raise DataError(f"{folder / name}: made by another version. Run `reelnest preprocess` to make it anew.")
+            tables.append(table.combine_chunks())
+        return cls(FrameStore.open(folder / STORE_FOLDER), *tables)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def keeping(self, *, video_tokens: KeptRows | None = None, pooled: KeptRows | None = None) -> "Prepared":
+        """The same data, whose entries carry what frozen parts of a model made of them, as far as it was kept.
+
+        `video_tokens` go by the videos' places in the store, `pooled` states by `entry_number`.
+        """
+        found = copy.copy(self)
+        found._video_tokens, found._pooled = video_tokens, pooled
+        found._known_entry = functools.lru_cache(KNOWN_ENTRIES)(found._make_entry)
+        return found
+
+    def entry_number(self, index: int, role: Role) -> int:
+        """A number for the item in this role, below twice the number of items."""
+        return 2 * int(index) + (role == "target")
+
+    def item_and_role(self, number: int) -> tuple[int, Role]:
+        """What `entry_number` numbered."""
+        return number // 2, "target" if number % 2 else "query"
+
+    def item(self, index: int) -> Item:
+        """The item of this index. Raises IndexError."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"there is no item {index}; there are {len(self)}")
+        kind: Kind = "video" if index >= self._first_video else "text"
+        fields, tags = (tuple((named["name"], named["text"]) for named in column[index].as_py()) for column in (self._fields, self._tags))
+        return Item(index, kind, self._keys[index].as_py(), fields, tags)
+
+    def video_item(self, video_id: str) -> int:
+        """The index of a video. Raises KeyError."""
+        return self._first_video + self.store.position(video_id)
+
+    def entry(self, index: int, role: Role) -> Entry:
+        """The item as the encoder takes it."""
+        return self._known_entry(int(index), role)
+
+    def _make_entry(self, index: int, role: Role) -> Entry:
+        number = self.entry_number(index, role)
+        if self._pooled is not None and number in self._pooled:
+            return Entry(role, "", None, pooled=self._pooled[number])
+        item = self.item(index)
+        if item.kind == "text":
+            return Entry(role, item.key, None)
+        place = index - self._first_video
+        kept = self._video_tokens[place] if self._video_tokens is not None and place in self._video_tokens else None
+        return Entry(role, fields_text(item.fields), self.store.at(place), kept)
+
+    def seconds(self, index: int) -> float:
+        """How long a video is, by the times of its sampled frames. Raises IndexError for a text."""
+        place = int(index) - self._first_video
+        if not 0 <= place < len(self.store):
+            raise IndexError(f"item {index} is no video")
+        frames = self.store.at(place)
+        return frames.grid_thw[0] * frames.seconds_per_grid
+
+    def video_places(self, items: Indices) -> Indices:
+        """The places in the store of those of `items` that are videos."""
+        return items[items >= self._first_video] - self._first_video
+
+    def pairs(self, split: str) -> Pairs:
+        """The pairs of `train`, `validation` or `test`, in the order of `pairs.jsonl`."""
+        if split not in SPLITS:
+            raise ValueError(f"there is no split '{split}'; there are {', '.join(SPLITS)}")
+        chosen = np.flatnonzero(self._split_numbers == SPLITS.index(split))
+        lists = self._negatives.take(pa.array(chosen)).combine_chunks()
+        ends = np.cumsum(lists.value_lengths().to_numpy(zero_copy_only=False))
+        negatives = tuple(np.split(lists.flatten().to_numpy(), ends[:-1])) if len(chosen) else ()
+        return Pairs(self._queries[chosen], self._targets[chosen], self._relevance[chosen], negatives)
+
+    def related(self, index: int) -> Indices:
+        """Items paired with this one, in any split and either way round, sorted: never each other's negatives."""
+        starts, others = self._relations
+        return others[starts[index] : starts[index + 1]]
+
+    @functools.cached_property
+    def _split_numbers(self) -> NDArray[np.int8]:
+        names = self._pair_split.combine_chunks().dictionary_encode()
+        numbers = np.array([SPLITS.index(name) for name in names.dictionary.to_pylist()], dtype=np.int8)
+        return numbers[names.indices.to_numpy(zero_copy_only=False)]
+
+    @functools.cached_property
+    def _relations(self) -> tuple[Indices, Indices]:
+        """The symmetric relation in compressed sparse rows: row starts, (items + 1,), and the others of all rows, one row after another."""
+        one = np.concatenate([self._queries, self._targets])
+        other = np.concatenate([self._targets, self._queries])
+        order = np.lexsort((other, one))
+        one, other = one[order], other[order]
+        is_new = np.ones(len(one), dtype=bool)
+        is_new[1:] = (one[1:] != one[:-1]) | (other[1:] != other[:-1])
+        counts = np.bincount(one[is_new], minlength=len(self))
+        return np.concatenate([[0], np.cumsum(counts)]), other[is_new]
+
+
+def fields_text(fields: Fields) -> str:
+    """A video's text fields as the encoder reads them: each on a line of its own, under its name."""
+    return "\n".join(f"{name}: {text}" for name, text in fields)
+
+
+def write_tables(
+    folder: Path, videos: dict[str, Fields], pairs: Sequence[Pair], splits: Sequence[str], tags: Mapping[str, Fields] | None = None
+) -> None:
+    """Writes `items.parquet` and `pairs.parquet`.
+
+    `videos` are the good ones with their chosen fields, `tags` those of them that have any; `pairs` name no other videos.
+    """
+    texts = sorted({side.value for pair in pairs for side in (pair.query, pair.target, *pair.negatives) if side.kind == "text"})
+    ids = sorted(videos)
+    # A dictionary for each kind: a million pairs are looked up by their strings, not by hashing a million Sides.
+    numbers = {
+        "text": {text: number for number, text in enumerate(texts)},
+        "video": {video_id: len(texts) + number for number, video_id in enumerate(ids)},
+    }
+    items = {
+        "kind": ["text"] * len(texts) + ["video"] * len(ids),
+        "key": texts + ids,
+        "fields": [[]] * len(texts) + [_named(videos[video_id]) for video_id in ids],
+        "tags": [[]] * len(texts) + [_named((tags or {}).get(video_id, ())) for video_id in ids],
+    }
+    columns = {
+        "query": [numbers[pair.query.kind][pair.query.value] for pair in pairs],
+        "target": [numbers[pair.target.kind][pair.target.value] for pair in pairs],
+        "relevance": [pair.relevance for pair in pairs],
+        "split": list(splits),
+        "negatives": [sorted({numbers[side.kind][side.value] for side in pair.negatives}) for pair in pairs],
+    }
+    for name, table in ((ITEMS_FILE, pa.table(items, schema=ITEMS_SCHEMA)), (PAIRS_FILE, pa.table(columns, schema=PAIRS_SCHEMA))):
+        with whole_file(folder / name) as out:
+            pq.write_table(table, out, compression="zstd")
+
+
+def _named(texts: Fields) -> list[dict[str, str]]:
+    return [{"name": name, "text": text} for name, text in texts]

@@ -1,0 +1,76 @@
+"""What one process of a sharded training (FSDP2) has to keep: its own parts of the weights, the optimizer's state and the average.
+
+Gathering them would need the memory of a whole model, three or four times over, on one process; so each writes what it holds, and reads it
+again. The same number of processes has to go on: parts of another number are other parts.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from reelnest.encoder.ema import Ema
+from reelnest.errors import TrainingError
+
+
+def own_part(model: nn.Module, optimizer: Optimizer, ema: Ema | None) -> dict[str, Any]:
+    """This process's tensors, on the CPU, by parameter name. No process needs another for it."""
+    trainable = _trainable(model)
+    return {
+        "weights": {name: _kept(parameter) for name, parameter in trainable.items()},
+        "optimizer": {
+            name: {key: _kept(value) if isinstance(value, Tensor) else value for key, value in optimizer.state[parameter].items()}
+            for name, parameter in trainable.items()
+        },
+        "learning_rates": [float(group["lr"]) for group in optimizer.param_groups],
+        "average": None if ema is None else ema.own_part(),
+    }
+
+
+@torch.no_grad()
+def load_own_part(model: nn.Module, optimizer: Optimizer, ema: Ema | None, part: dict[str, Any]) -> None:
+    """Puts `own_part` back into a model that is sharded in the same way. Raises TrainingError if it is not."""
+    trainable = _trainable(model)
+    differing = sorted(set(part["weights"]) ^ set(trainable)) or [
+        name for name, parameter in trainable.items() if part["weights"][name].shape != _local(parameter).shape
+    ]
+    if differing:
+        raise TrainingError(
+            f"checkpoint: its parts are not those of this model on so many processes ({', '.join(differing[:5])}, …). Start as many"
+            " processes as before, or delete work/checkpoints/ and train again."
+        )
+    for name, parameter in trainable.items():
+        _local(parameter).copy_(part["weights"][name])
+        optimizer.state[parameter] = {
+            key: _like(value, parameter) if isinstance(value, Tensor) else value for key, value in part["optimizer"][name].items()
+        }
+    for group, learning_rate in zip(optimizer.param_groups, part["learning_rates"], strict=True):
+        group["lr"] = learning_rate
+    if ema is not None:
+        ema.load_own_part(part["average"])
+
+
+def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    return _local(tensor).to("cpu", copy=True)
+
+
+def _local(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach()
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _like(value: Tensor, parameter: Tensor) -> Tensor:
+    """The optimizer's tensors of a parameter's size are sharded as it is; a count of steps is no part of anything."""
+    if not isinstance(parameter, DTensor) or value.ndim == 0:
+        # torch's optimizers keep their counts on the CPU.
+        return value.clone() if value.ndim == 0 else value.to(parameter.device, copy=True)
+    local = value.to(parameter.device, copy=True)
+    return DTensor.from_local(
+        local, parameter.device_mesh, parameter.placements, run_check=False, shape=parameter.shape, stride=parameter.stride()
+    )

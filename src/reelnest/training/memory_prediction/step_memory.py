@@ -1,0 +1,282 @@
+"""What a training step takes in memory, foretold without its weights and without a GPU.
+
+The model is built on the meta device and its tensors are fake: they have shapes and no bytes. The real training loop then takes a step on
+them, under a mode that sees each operation, adds the storage of what comes out of it and takes it away when its last user lets go. So the
+prediction follows the loop: gradient checkpointing, gradient caching, adapters, the optimizer and the loss are those that run.
+
+Not seen are what a kernel takes and gives back inside itself, the allocator's rounding, and the process's own size.
+"""
+
+import copy
+import weakref
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import Qwen2_5_VLConfig
+
+from reelnest.config import Params
+from reelnest.encoder.batches import Batch
+from reelnest.encoder.encoder import Encoder
+from reelnest.encoder.unfilled import unfilled_encoder
+from reelnest.profiling.phases import Phase, watched
+from reelnest.training.batches.pair_batches import PairBatcher
+from reelnest.training.batches.sampler import BatchOrder
+from reelnest.training.checkpoint.checkpoints import Checkpoints
+from reelnest.training.loop import Training
+from reelnest.training.losses.contrastive_model import ContrastiveModel
+from reelnest.training.memory_prediction.step_shapes import MadeAnew, Sizes, hidden_size, of_each_tensor, stand_in_batcher, step_of
+from reelnest.training.tracker import Trackers
+from reelnest.video.patches import ROW_WIDTH
+
+MemoryPart = Literal["weights", "gradients", "optimizer", "activations", "vision", "loss", "inputs"]
+MEMORY_PARTS: tuple[MemoryPart, ...] = get_args(MemoryPart)
+"""Activations are the language model's, vision's are its own; the others are what their names say."""
+
+FEW_LAYERS, MANY_LAYERS = 3, 6
+"""Depths of the models by which deeper ones are estimated."""
+
+_PART_OF: dict[Phase, MemoryPart] = {"vision": "vision", "language": "activations", "optimizer": "optimizer"}
+_ON_THE_HOST = ("video_grid_thw", "second_per_grid_ts")  # read as numbers
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """One process's memory at the fullest moment of a step, in bytes."""
+
+    parts: dict[MemoryPart, int]
+
+    @property
+    def peak(self) -> int:
+        """All parts together."""
+        return sum(self.parts.values())
+
+
+def predict_step(params: Params, config: Qwen2_5_VLConfig, sizes: Sizes, *, processes: int = 1) -> StepMemory:
+    """The memory of a step of `params` on a model of architecture `config`, with each process holding a whole model (DDP).
+
+    Takes some seconds for a model of 3 billion parameters. For a process that does not train: accelerate's state is made anew.
+    """
+    changes = {"compile": False, "adaptive_batch_size": False, "mixed_precision": _on_cpu(params)}
+    params = params.model_copy(update={"train": params.train.model_copy(update=changes)})
+    encoder = unfilled_encoder(params.model, config)
+    if params.train.gradient_checkpointing:
+        encoder.enable_gradient_checkpointing()
+    model = ContrastiveModel(encoder, params.loss, len(params.model.dims))
+    fake, count = FakeTensorMode(allow_non_fake_inputs=True), _Count()
+    with ExitStack() as stack:
+        # Fake tensors cannot be moved, and are where they should be.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        stack.callback(AcceleratorState._reset_state, reset_partial_state=True)
+        accelerator = Accelerator(cpu=True, mixed_precision=params.train.mixed_precision, device_placement=False)
+        if processes > 1:
+            stack.enter_context(_stand_in_processes(processes))
+        batcher = stand_in_batcher(params, config, sizes, processes=processes, contents=False)
+        batches = [replace(batch, inputs=MadeAnew(batch.inputs)) if len(batch.inputs) > 1 else batch for batch in step_of(params, batcher)]
+        stack.enter_context(fake)
+        stack.enter_context(count)
+        _fill(model)
+        training = stand_in_training(params, accelerator, model, batcher)
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        count.part = "optimizer"
+        _fill_optimizer(training, trainable)
+        count.part = "gradients"
+        buckets = torch.empty(sum(parameter.numel() for parameter in trainable)) if processes > 1 else None
+        for parameter in trainable:
+            parameter.register_post_accumulate_grad_hook(lambda found: _keep_gradient(found, buckets, count))
+        if len(batches) > 1 or params.train.micro_batch_size is not None:
+            # From the second micro-batch on, gradients are there while activations are.
+            for parameter in trainable:
+                parameter.grad = torch.empty_like(parameter)
+                _keep_gradient(parameter, buckets, count)
+        _run_each_shape_once(encoder)
+        count.part = "inputs"
+        widths = {"rows": ROW_WIDTH, "video_tokens": hidden_size(config)}
+
+        def as_input(name: str, tensor: Tensor) -> Tensor:
+            found = _fake_input(name, tensor, widths)
+            count.belongs(found, "inputs")
+            return found
+
+        batches = of_each_tensor(batches, as_input)
+        count.begin()
+        with watched(model, lambda phase: count.enter(_PART_OF.get(phase, "loss"))):
+            training.step(0, batches)
+        return StepMemory({part: count.at_peak[part] for part in MEMORY_PARTS})
+
+
+def estimate_step(params: Params, config: Qwen2_5_VLConfig, sizes: Sizes, *, processes: int = 1) -> StepMemory:
+    """What `predict_step` gives, for deep models several times faster: layers are alike, so two shallow models tell what each one adds.
+
+    Less than the truth where the fullest moment of a deep model is another one than that of a shallow model.
+    """
+    layers = int(cast("Any", config.text_config).num_hidden_layers)
+    if layers <= MANY_LAYERS:
+        return predict_step(params, config, sizes, processes=processes)
+    few, many = (predict_step(params, _of_depth(config, depth), sizes, processes=processes).parts for depth in (FEW_LAYERS, MANY_LAYERS))
+    steps = (layers - MANY_LAYERS) / (MANY_LAYERS - FEW_LAYERS)
+    return StepMemory({part: round(many[part] + steps * (many[part] - few[part])) for part in MEMORY_PARTS})
+
+
+def _of_depth(config: Qwen2_5_VLConfig, layers: int) -> Qwen2_5_VLConfig:
+    shallow = copy.deepcopy(config)
+    text: Any = shallow.text_config
+    text.num_hidden_layers, text.layer_types = layers, text.layer_types[:layers]
+    return shallow
+
+
+def stand_in_training(params: Params, accelerator: Accelerator, model: ContrastiveModel, batcher: PairBatcher) -> Training:
+    """The loop's object for `model`, of which nothing but steps can be asked."""
+    order = BatchOrder(params.train.batch_size, params.train.batch_size, params.train.seed)
+    return Training(params, accelerator, model, batcher, order, Checkpoints(Path("unused"), "unused"), Trackers(), None)
+
+
+class _Count(TorchDispatchMode):
+    """Counts the bytes of all storages that operations make, by the part in which they were made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part: MemoryPart = "weights"
+        self.at_peak: Counter[MemoryPart] = Counter()
+        self._now: Counter[MemoryPart] = Counter()
+        self._total = self._peak = 0
+        self._live: dict[int, tuple[int, MemoryPart]] = {}
+
+    def begin(self) -> None:
+        """The peak counts from here."""
+        self._peak = 0
+        self._look()
+
+    def enter(self, part: MemoryPart) -> None:
+        """What is made from here on belongs to `part`."""
+        self.part = part
+
+    def belongs(self, tensor: Tensor, part: MemoryPart) -> None:
+        """Says so of a tensor that was made for something else."""
+        key = tensor.untyped_storage()._cdata
+        if key in self._live:
+            size, before = self._live[key]
+            self._live[key] = (size, part)
+            self._now[before] -= size
+            self._now[part] += size
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs the operation and counts what comes of it."""
+        if func.namespace == "prim":  # questions to a tensor about itself
+            return func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if not any(isinstance(tensor, FakeTensor) for tensor in tensors) and (tensors or func.overloadpacket is torch.ops.aten.arange):
+            # Index work, which reads its tensors as numbers: these are real, and small.
+            with unset_fake_temporarily():
+                return func(*args, **(kwargs or {}))
+        found = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(found):
+            if isinstance(leaf, Tensor):
+                self._add(leaf.untyped_storage())
+        return found
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._live:
+            return
+        size = storage.nbytes()
+        self._live[key] = (size, self.part)
+        self._now[self.part] += size
+        self._total += size
+        weakref.finalize(storage, self._free, key)
+        self._look()
+
+    def _free(self, key: int) -> None:
+        size, part = self._live.pop(key)
+        self._now[part] -= size
+        self._total -= size
+
+    def _look(self) -> None:
+        if self._total > self._peak:
+            self._peak = self._total
+            self.at_peak = self._now.copy()
+
+
+def _fill(model: nn.Module) -> None:
+    """Puts fake tensors in the place of those on the meta device; shared ones stay shared."""
+    filled: dict[Tensor, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                if parameter not in filled:
+                    empty = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
+                    filled[parameter] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
+                module._parameters[name] = filled[parameter]
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device="cpu")
+
+
+def _fill_optimizer(training: Training, trainable: list[nn.Parameter]) -> None:
+    """Its state comes with its first step; what is foretold is a later one."""
+    for parameter in trainable:
+        parameter.grad = torch.empty_like(parameter)
+    training.optimizer.step()
+    training.optimizer.zero_grad()
+
+
+def _run_each_shape_once(encoder: Encoder) -> None:
+    """A micro-batch of the same shape as one before takes as much again, and nothing more: it is passed over."""
+    seen: set[tuple[object, ...]] = set()
+    forward = encoder.forward
+
+    def once(batch: Batch) -> Tensor:
+        shapes = tuple(
+            tuple(tensor.shape) for part in batch.parts for tensor in (part.input_ids, part.rows, part.pooled) if tensor is not None
+        )
+        key = (torch.is_grad_enabled(), len(batch), shapes)
+        if key in seen:
+            return torch.empty(len(batch), encoder.width, requires_grad=torch.is_grad_enabled())
+        seen.add(key)
+        return forward(batch)
+
+    encoder.forward = once  # type: ignore[method-assign]
+
+
+def _keep_gradient(parameter: Tensor, buckets: Tensor | None, count: _Count) -> None:
+    if parameter.grad is None:
+        return
+    if buckets is None:
+        count.belongs(parameter.grad, "gradients")
+    else:  # DDP's, which are there from the beginning and hold all gradients
+        parameter.grad = buckets[: parameter.numel()].view_as(parameter)
+
+
+def _fake_input(name: str, tensor: Tensor, widths: dict[str, int]) -> Tensor:
+    if name in _ON_THE_HOST:
+        return tensor
+    shape = (len(tensor), widths[name]) if name in widths else tensor.shape
+    return torch.empty(shape, dtype=tensor.dtype)
+
+
+def _on_cpu(params: Params) -> Literal["no", "bf16"]:
+    """Half precision has one size, whichever it is; float16 is for GPUs alone."""
+    return "no" if params.train.mixed_precision == "no" else "bf16"
+
+
+@contextmanager
+def _stand_in_processes(processes: int) -> Iterator[None]:
+    """A process group of one process that takes itself for the first of several: what the others would send has the right shapes."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore  # registers the backend "fake"
+
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=processes)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()

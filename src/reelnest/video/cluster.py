@@ -1,0 +1,74 @@
+"""Decoding on a Dask cluster, for more videos than one machine decodes in time.
+
+On one machine, threads with a decoder child each (`decoder.in_parallel`) are the default: they start in a third of a second and need
+neither scheduler nor workers, which are processes of their own beside the children that decode.
+
+A cluster shares the file system: a worker reads the videos and puts what it decoded into `work/frames/spill/`, and only names travel.
+Dask's own messages are pickled, so the scheduler's address belongs to a network that is trusted; what the videos hold never travels in
+them.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from distributed import Client, as_completed
+
+from reelnest.config import Preprocess
+from reelnest.errors import DataError, VideoError
+from reelnest.store.frame_store_writing import FrameCache, spill_frames
+from reelnest.video.decoder import Decoder, Limits
+
+CHUNK = 16
+"""Videos to a task: enough to share the start of a decoder, few enough to spread evenly and to be repeated when a worker is lost."""
+CONNECT_SECONDS = 30
+WORKERS_SECONDS = 60
+
+
+def decode_on_cluster(
+    address: str, jobs: Sequence[tuple[str, list[Path]]], settings: Preprocess, limits: Limits, cache: FrameCache
+) -> Iterator[tuple[str, VideoError | None]]:
+    """Decodes `jobs`, (key, files) each, on the cluster's workers into `cache`; gives each key as it is done, with its error if it has one.
+
+    Raises DataError where the cluster cannot be reached, has no workers, or does not share this file system.
+    """
+    try:
+        client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        advice = "Start it, or set scheduler to null."
+        raise DataError(f"preprocess.scheduler: no Dask scheduler answers at {address} ({error}). {advice}") from error
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=WORKERS_SECONDS)
+        except TimeoutError as error:
+            advice = f"Start some: `dask worker {address}`."
+            raise DataError(f"preprocess.scheduler: the scheduler at {address} has no workers. {advice}") from error
+        named = [(key, [str(file.absolute()) for file in files]) for key, files in jobs]
+        chunks = [named[start : start + CHUNK] for start in range(0, len(named), CHUNK)]
+        spill = str(cache.spill.absolute())
+        futures = client.map(_decode_chunk, chunks, settings=settings.model_dump(), limits=asdict(limits), spill=spill, pure=False)
+        for future in as_completed(futures, loop=client.loop):
+            for key, reason, text in future.result():
+                if reason is None and not cache.adopt(key):
+                    raise DataError(
+                        f"preprocess.scheduler: a worker of {address} decoded a video into {spill}, but it is not there. "
+                        "The cluster must share this file system under the same path."
+                    )
+                yield key, None if reason is None else VideoError(reason, text)
+            future.release()
+
+
+def _decode_chunk(
+    jobs: list[tuple[str, list[str]]], *, settings: dict[str, Any], limits: dict[str, Any], spill: str
+) -> list[tuple[str, str | None, str]]:
+    """What runs on a worker: (key, reason, text) for each video, reason None for a good one."""
+    results: list[tuple[str, str | None, str]] = []
+    with Decoder(Limits(**limits)) as decoder:
+        for key, files in jobs:
+            try:
+                spill_frames(Path(spill), key, decoder.frames([Path(file) for file in files], Preprocess.model_validate(settings)))
+                results.append((key, None, ""))
+            except VideoError as error:
+                results.append((key, error.reason, str(error)))
+    return results

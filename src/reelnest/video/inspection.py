@@ -1,0 +1,78 @@
+"""Looking into every video before anything is made from it."""
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from reelnest.errors import VideoError
+from reelnest.records.formats import VIDEOS_FILE, BadRecord, Video, video_files
+from reelnest.video.decoder import Decoder, Limits, VideoInfo, in_parallel
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """A video that can be decoded."""
+
+    info: VideoInfo
+    bytes: int
+    """Size of its file, or of all its frames' files."""
+
+
+def inspect_videos(
+    videos: Sequence[Video], folder: Path, limits: Limits, workers: int | None = None
+) -> tuple[dict[str, Inspected], list[BadRecord]]:
+    """Opens each video and decodes frames of it, several at once, in child processes.
+
+    Returns what was learnt by video_id, and a BadRecord for each video that is missing, cannot be decoded or is above the limits.
+    """
+
+    def look(decoder: Decoder, video: Video) -> Inspected:
+        files = video_files(video, folder)
+        return Inspected(decoder.inspect(files), sum(file.stat().st_size for file in files))
+
+    good: dict[str, Inspected] = {}
+    bad: list[BadRecord] = []
+    root = folder.resolve()
+    started = time.monotonic()
+    found = in_parallel(videos, look, limits, workers)
+    for video, result in tqdm(found, total=len(videos), desc="inspecting", unit="video", disable=None):
+        if isinstance(result, VideoError):
+            # Named as in videos.jsonl: the report must not change with where the project lies.
+            detail = str(result).replace(f"{root}{os.sep}", "")
+            bad.append(BadRecord(VIDEOS_FILE, video.line, result.reason, detail, video.video_id))
+        else:
+            good[video.video_id] = result
+    seconds = time.monotonic() - started
+    rate = len(videos) / max(seconds, 1e-9)
+    log.info("inspected %d videos in %.1f s (%.0f a second), %d of them bad", len(videos), seconds, rate, len(bad))
+    return good, bad
+
+
+def content_digests(videos: Sequence[Video], inspected: dict[str, Inspected], folder: Path) -> dict[str, str]:
+    """A digest of the bytes of each video that has as many bytes as another, by video_id. Two ids with one digest are one video twice.
+
+    Videos whose size nobody shares are not read.
+    """
+    by_size: dict[int, list[Video]] = {}
+    for video in videos:
+        if video.video_id in inspected:
+            by_size.setdefault(inspected[video.video_id].bytes, []).append(video)
+    shared = [video for same_size in by_size.values() if len(same_size) > 1 for video in same_size]
+    return {video.video_id: _digest(video_files(video, folder)) for video in shared}
+
+
+def _digest(files: Sequence[Path]) -> str:
+    # Each file's own digest goes in, so that frames cut at another place do not give the same bytes in a row.
+    whole = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()

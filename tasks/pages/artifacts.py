@@ -1,0 +1,307 @@
+"""What the stages wrote into `reports/`, as Markdown pages for Prefect's UI. Reads files and computes nothing but a layout."""
+
+import csv
+import itertools
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from reelnest.stages.workspace import Workspace
+from tasks.pages.markdown import code, escape, page, table
+from tasks.process.runner import setting
+
+CURVE_ROWS = 20
+QUARANTINE_ROWS = 50
+WAITS = "waits for approval"
+"""A decision in `reports/registration.json` (`reelnest.registry.promotion.decision`, which would take seconds to import)."""
+MLFLOW_SECONDS = 5.0
+MLFLOW_PAGES = "REELNEST_MLFLOW_UI_URL"
+"""For MLflow what PREFECT_UI_URL is for Prefect."""
+METRICS = ("recall@1", "recall@5", "recall@10", "mrr", "ndcg@10", "map", "median_rank")
+
+
+def validation_page(workspace: Workspace) -> str:
+    """Counts, what was quarantined and why, and the expectations that do not hold."""
+    report = read(workspace.reports / "validation.json")
+    quarantined = report["quarantined"]
+    reasons = [(file, reason, n) for file, found in quarantined["by_reason"].items() for reason, n in sorted(found.items())]
+    splits = report["pairs"]["by_split_and_kind"]
+    failed = [found for found in report["expectations"] if not found["success"]]
+    return page(
+        "# Data: " + ("good" if report["passed"] else "cannot be used"),
+        table(["", "lines", "good"], [(name, report[name]["lines"], report[name]["good"]) for name in ("videos", "pairs")]),
+        table(["split", "kind", "pairs"], [(split, kind, n) for split, kinds in splits.items() for kind, n in kinds.items()]),
+        "## Quarantined",
+        f"{quarantined['records']} records, {quarantined['fraction']:.2%} ({quarantined['allowed_fraction']:.2%} are allowed).",
+        table(["file", "reason", "records"], reasons),
+        "## Expectations that do not hold" if failed else "",
+        table(
+            ["suite", "expectation", "severity", "found"],
+            [(found["suite"], found["description"], found["severity"], found["observed"]) for found in failed],
+        ),
+        "Each bad line: `reports/quarantine.jsonl`. Data Docs: `reports/data_docs/index.html`.",
+    )
+
+
+def quarantine_page(workspace: Workspace) -> str:
+    """The first bad records, each with what is wrong with it: a run's files may be gone when somebody asks."""
+    with (workspace.reports / "quarantine.jsonl").open(encoding="utf-8") as file:
+        records = [json.loads(line) for line in itertools.islice(file, QUARANTINE_ROWS)]
+        more = sum(1 for _ in file)
+    return page(
+        "# Quarantined records",
+        table(
+            ["file", "line", "reason", "what is wrong"], [[found[key] for key in ("file", "line", "reason", "detail")] for found in records]
+        ),
+        "" if records else "None.",
+        f"And {more:,} more: `reports/quarantine.jsonl`." if more else "",
+    )
+
+
+def data_docs_page(workspace: Workspace) -> str:
+    """What Great Expectations' own pages say in full: every expectation, and what was found."""
+    report = read(workspace.reports / "validation.json")
+    marks = {True: "holds", False: "does not hold"}
+    rows = [
+        (found["suite"], found["description"], found["severity"], marks[found["success"]], found["observed"])
+        for found in report["expectations"]
+    ]
+    return page(
+        "# Expectations of the data",
+        table(["suite", "expectation", "severity", "", "found"], rows),
+        "With examples: `reports/data_docs/index.html`.",
+    )
+
+
+def preprocessing_page(workspace: Workspace) -> str:
+    """What was decoded, and what was taken over from an earlier run."""
+    return page("# Prepared data", table(["", ""], _facts(read(workspace.reports / "preprocessing.json"))))
+
+
+def training_page(workspace: Workspace) -> str:
+    """The figures of the training, and its curve at about twenty points."""
+    with (workspace.reports / "training.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    every = max(1, -(-len(rows) // CURVE_ROWS))
+    shown = [row for number, row in enumerate(rows, start=1) if number % every == 0 or number == len(rows)]
+    header = list(rows[0]) if rows else []
+    return page(
+        "# Training",
+        table(["", ""], _facts(read(workspace.reports / "training.json"))),
+        "## Curve",
+        table(header, [[_number(row[name]) for name in header] for row in shown]),
+        "Every step: `reports/training.csv`.",
+    )
+
+
+def evaluation_page(workspace: Workspace) -> str:
+    """Quality at each dim, for each kind of pair and for all."""
+    report = read(workspace.reports / "evaluation.json")
+    results: dict[str, list[Mapping[str, Any]]] = {}
+    for result in report["results"]:
+        results.setdefault(result["pair_kind"], []).append(result)
+    parts = [
+        page(
+            f"## {escape(kind.replace('_', ' '))}",
+            table(
+                ["dim", "storage", "bytes", *METRICS],
+                [
+                    (found["dim"], found["storage"], found["bytes_per_vector"], *(found["metrics"].get(metric) for metric in METRICS))
+                    for found in of_kind
+                ],
+            ),
+        )
+        for kind, of_kind in sorted(results.items(), key=lambda item: item[0] != "all")
+    ]
+    outranked = [
+        (found["pair_kind"].replace("_", " "), found["dim"], found["value"], found["queries"]) for found in report["negatives_outranked"]
+    ]
+    behaviour = report.get("behaviour", {"passed_by_kind": {}})
+    shares = [
+        (kind, dim, share, behaviour["by_kind"][kind])
+        for dim, found in behaviour["passed_by_kind"].items()
+        for kind, share in found.items()
+    ]
+    return page(
+        f"# Retrieval on the {escape(report['split'])} split",
+        *_choice(report.get("choice")),
+        *_comparisons(report),
+        *parts,
+        "## Right answers that outrank every listed negative" if outranked else "",
+        table(["pairs", "dim", "share", "queries"], outranked),
+        "## Behaviour tests that pass" if shares else "",
+        table(["kind", "dim", "share", "tests"], shares),
+        "With curves and pictures: `reports/evaluation.html`.",
+    )
+
+
+def _choice(choice: Mapping[str, Any] | None) -> Iterator[str]:
+    if choice is not None:
+        chosen, best = (escape(choice.get(f"{which}name", choice[f"{which}dim"])) for which in ("", "best_"))
+        metric, value, best_value = escape(choice["metric"]), escape(choice["value"]), escape(choice["best_value"])
+        yield f"**{chosen}** is enough: {metric} {value}, against {best_value} with {best}; {choice['bytes_per_vector']:,} bytes a vector."
+
+
+def _comparisons(report: Mapping[str, Any]) -> Iterator[str]:
+    """This model minus the champion's and the previous run's figures, as far as there was something to compare with."""
+    for compared in report.get("compared_with", ()):
+        yield f"## {escape(compared['metric'])} minus the {escape(compared['what'])}'s"
+        yield table(
+            ["dim", "difference", "from", "to"], [[one[key] for key in ("dim", "value", "low", "high")] for one in compared["differences"]]
+        )
+    for one in report.get("not_compared", ()):
+        yield f"Not compared with the {escape(one['what'])}: {escape(one['reason'])}."
+
+
+def registration_page(workspace: Workspace) -> str:
+    """The registry's version, why it is or is not the champion, and each condition for it."""
+    report = read(workspace.reports / "registration.json")
+    marks = {True: "yes", False: "no", None: "open"}
+    conditions = [(found["name"], marks[found["passed"]], found["why"]) for found in report.get("conditions", ())]
+    return page(
+        "# Registration",
+        table(["", ""], _facts({key: value for key, value in report.items() if key != "lineage"})),
+        "## Conditions" if conditions else "",
+        table(["condition", "holds", "why"], conditions),
+        "## Challenger minus champion" if report.get("differences") else "",
+        table(
+            ["dim", "difference", "from", "to"],
+            [[one[key] for key in ("dim", "value", "low", "high")] for one in report.get("differences", ())],
+        ),
+    )
+
+
+def lineage_page(workspace: Workspace) -> str:
+    """Where the registered version comes from, and the commands that say more and make it again."""
+    report = read(workspace.reports / "registration.json")
+    version = shlex.quote(f"models:/{report['name']}/{report['version']}")
+    lineage = report.get("lineage")
+    return page(
+        "# Lineage",
+        table(["", ""], _facts(lineage))
+        if lineage
+        else "The version was registered without its lineage, or its files are gone from MLflow.",
+        "All of it, and the commands that make it again (in a new folder):",
+        code(f"reelnest lineage {version}", f"reelnest lineage {version} --commands | bash"),
+    )
+
+
+def drift_page(report: Mapping[str, Any]) -> str:
+    """Each measure of the data against what the champion was trained on, and the champion's retrieval then and now."""
+    champion, quality, link = report["champion"], report["quality"], drift_link(report)
+    marks = {True: "drifted", False: "not shown"}
+    keys = ("effect", "margin", "adjusted", "before", "after", "statistic")
+    sides = ("before", "after")
+    return page(
+        f"# {escape(report['headline'])}",
+        f"Data {escape(report['data'])} against {escape(champion['name'])} version {champion['version']}, the champion.",
+        table(
+            ["measure", "", "effect", "margin", "p, all measures", "values before", "values now", "effect is"],
+            [(one["measure"], marks[one["drifted"]], *(one[key] for key in keys)) for one in report["measures"]],
+        ),
+        *(f"Not measured: {escape(measure)} ({escape(why)})." for measure, why in report["not_measured"].items()),
+        f"## {escape(quality['metric'])} on the {escape(quality['split'])} split" if quality else "",
+        table(
+            ["dim", "when registered", "from", "to", "now", "from", "to"],
+            [
+                (found["dim"], *(found[side] and found[side][key] for side in sides for key in ("value", "low", "high")))
+                for found in quality["dims"]
+            ],
+        )
+        if quality
+        else "",
+        f"[The page, with distributions and what is new]({link})"
+        if link
+        else "With distributions and what is new: `drift.html`, among the artifacts of the champion's run in MLflow.",
+    )
+
+
+def is_registered(workspace: Workspace) -> bool:
+    """Whether the last registration was of the model that was evaluated last."""
+    registration, evaluation = workspace.reports / "registration.json", workspace.reports / "evaluation.json"
+    if not (registration.is_file() and evaluation.is_file()):
+        return False
+    return bool(read(registration)["model_hash"] == read(evaluation)["model"]["hash"])
+
+
+def waits_for_approval(workspace: Workspace) -> bool:
+    """Whether the model that was registered last fulfils all but a person's approval."""
+    registration = workspace.reports / "registration.json"
+    return registration.is_file() and read(registration).get("decision") == WAITS
+
+
+def run_link(workspace: Workspace) -> str | None:
+    """The address of the candidate's run in MLflow's pages; None where MLflow is a file and has none."""
+    server, run_id = _mlflow_run(workspace)
+    return f"{_pages_of(server)}/#/runs/{run_id}" if server else None
+
+
+def evaluation_link(workspace: Workspace) -> str | None:
+    """The address of the evaluation's page among the run's artifacts; that of the run where MLflow does not tell us the experiment."""
+    server, run_id = _mlflow_run(workspace)
+    if not server:
+        return None
+    try:
+        answer = httpx.get(f"{server}/api/2.0/mlflow/runs/get", params={"run_id": run_id}, timeout=MLFLOW_SECONDS)
+        experiment = answer.raise_for_status().json()["run"]["info"]["experiment_id"]
+    except (httpx.HTTPError, ValueError, KeyError):
+        return run_link(workspace)
+    return f"{_pages_of(server)}/#/experiments/{experiment}/runs/{run_id}/artifacts/evaluation/evaluation.html"
+
+
+def drift_link(report: Mapping[str, Any]) -> str | None:
+    """The address of the drift's page among the champion's artifacts; None where MLflow is a file and has none."""
+    kept = report.get("mlflow", {})
+    server = str(kept.get("tracking_uri", ""))
+    if not server.startswith(("http://", "https://")):
+        return None
+    place = f"experiments/{kept['experiment_id']}/runs/{kept['run_id']}/artifacts/{kept['folder']}/drift.html"
+    return f"{_pages_of(server.rstrip('/'))}/#/{place}"
+
+
+def _mlflow_run(workspace: Workspace) -> tuple[str, str]:
+    """The server that holds the candidate's run, and the run's id; empty where no server does."""
+    path = workspace.candidate / "run.json"
+    run = read(path) if path.is_file() else {}
+    address = str(run.get("tracking_uri", ""))
+    if not address.startswith(("http://", "https://")) or not run.get("run_id"):
+        return "", ""
+    return address.rstrip("/"), str(run["run_id"])
+
+
+def _pages_of(server: str) -> str:
+    """What a person's browser calls the server, where that is not what the worker calls it."""
+    return (setting(MLFLOW_PAGES) or server).rstrip("/")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A report."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _facts(found: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, object]]:
+    """Every figure and text of a report, under the path of its keys (dims in rising order). Lists of objects are left to the file."""
+    for key, value in sorted(found.items(), key=lambda item: int(item[0]) if item[0].isdecimal() else 0):
+        name = f"{above}{str(key).replace('_', ' ')}"
+        if isinstance(value, Mapping):
+            yield from _facts(value, f"{name}: ")
+        elif isinstance(value, list):
+            if all(not isinstance(part, (dict, list)) for part in value):
+                yield name, ", ".join(map(str, value))
+        else:
+            yield name, value
+
+
+def _number(text: str) -> object:
+    """A CSV cell as the number that it is, so that it is shown in four digits."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

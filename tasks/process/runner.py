@@ -1,0 +1,228 @@
+"""Runs commands so that none is ever left behind, and hands their lines on while they run.
+
+Every command gets a session of its own, a mark in its environment and a guard (see `guard.py`). When the caller leaves, by a return, an
+exception, a cancellation or its own death, all processes with the mark end, wherever torch's launcher or anything else has put them.
+"""
+
+import os
+import queue
+import secrets
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from tasks.process.guard import MARKS, end_marked
+
+GUARD = Path(__file__).with_name("guard.py")
+GRACE_SECONDS = 10.0
+"""Between SIGTERM and SIGKILL. Prefect gives a cancelled flow 30 s before it kills it, so this must be well below that."""
+TAIL_LINES = 20
+TICK_SECONDS = 2.0
+
+# What the tools that we start do unasked: count their users, ask the network for a newer version. Whoever wants it sets the variable.
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "GX_ANALYTICS_ENABLED": "false",
+    "DVC_NO_ANALYTICS": "1",
+    "PYTHONUNBUFFERED": "1",
+}
+
+
+class CommandError(Exception):
+    """A command that ended with a status other than 0. The text holds the status and the command's last lines."""
+
+    def __init__(self, argv: Sequence[str], status: int, tail: Iterable[str]) -> None:
+        self.argv, self.status, self.tail = tuple(argv), status, tuple(tail)
+        lines = "\n".join(f"  {line}" for line in self.tail) or "  (it printed nothing)"
+        super().__init__(f"`{shlex.join(argv)}` {describe_status(status)}. Its last lines:\n{lines}")
+
+
+def describe_status(status: int) -> str:
+    """An exit status in words; statuses above 128 are a shell's way to name a signal."""
+    return f"was ended by signal {status - 128}" if is_signal(status) else f"ended with status {status}"
+
+
+def is_signal(status: int) -> bool:
+    """Whether a status stands for a signal. Programs use 255 for errors of their own (DVC for every failed stage): that is none."""
+    return 128 < status <= 128 + max(signal.Signals)
+
+
+def quieten() -> None:
+    """Sets the variables of `QUIET` that the environment leaves open, for this process and those it starts."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+
+
+def python_module(name: str) -> tuple[str, ...]:
+    """The command that runs a module of the running interpreter."""
+    return (sys.executable, "-m", name)
+
+
+def setting(name: str) -> str | None:
+    """A variable of the environment; None where it is missing or empty. (Orchestration reads the environment here alone.)"""
+    return os.environ.get(name) or None
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Sets variables for this process, and those that it starts, until the block ends."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def command_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's environment for a child: quiet, and with the running interpreter's programs (`dvc`, `reelnest`) first on PATH."""
+    environment = {**QUIET, **os.environ, **(extra or {})}
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
+    return environment
+
+
+class Command:
+    """A running command. A context manager: leaving it ends the command and everything that the command started.
+
+    Standard error is read together with standard output. Bytes that are no UTF-8 become replacement characters.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        folder: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        grace_seconds: float = GRACE_SECONDS,
+    ) -> None:
+        self.argv = tuple(argv)
+        self.mark = secrets.token_hex(16)
+        self._grace_seconds = grace_seconds
+        variables = command_environment(environment)
+        variables[MARKS] = ":".join(filter(None, [variables.get(MARKS), self.mark]))
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        # -P: the guard's folder is not put on its path, where our modules' names could hide others.
+        self._guard = subprocess.Popen(
+            [sys.executable, "-P", str(GUARD), self.mark, str(grace_seconds), *self.argv],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            env=variables,
+            start_new_session=True,
+        )
+        assert self._guard.stdout is not None  # noqa: S101 -- for the type checker: PIPE was asked for
+        self._reader = threading.Thread(target=_read, args=(self._guard.stdout, self._lines), daemon=True)
+        self._reader.start()
+
+    def line(self, timeout_seconds: float) -> str | None:
+        """The next line, or None when none came in time."""
+        try:
+            return self._lines.get(timeout=timeout_seconds)
+        except queue.Empty:
+            return None
+
+    @property
+    def status(self) -> int | None:
+        """The exit status (128 + n after signal n), or None while it runs."""
+        return self._guard.poll()
+
+    def stop(self) -> None:
+        """Ends the command and everything that it started; does nothing where all have ended."""
+        if self._guard.stdin is not None:
+            self._guard.stdin.close()  # tells the guard
+        try:
+            self._guard.wait(self._grace_seconds + 2)
+        except subprocess.TimeoutExpired:
+            self._guard.kill()
+            self._guard.wait()
+        # Usually finds nothing: the guard has done it, unless somebody killed the guard.
+        end_marked(self.mark, self._grace_seconds)
+        self._reader.join(timeout=1)
+        if not self._reader.is_alive() and self._guard.stdout is not None:
+            self._guard.stdout.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.stop()
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    on_line: Callable[[str], None],
+    on_tick: Callable[[], None] | None = None,
+    folder: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    timeout_seconds: float | None = None,
+    grace_seconds: float = GRACE_SECONDS,
+) -> None:
+    """Runs a command to its end.
+
+    `on_line` gets each line as it comes. `on_tick` is called every two seconds meanwhile, and once at the end.
+
+    Raises:
+        CommandError: the status was not 0.
+        TimeoutError: it took longer than `timeout_seconds`, and was ended.
+    """
+    tail: deque[str] = deque(maxlen=TAIL_LINES)
+    started = last_tick = time.monotonic()
+
+    def take(line: str) -> None:
+        tail.append(line)
+        on_line(line)
+
+    with Command(argv, folder=folder, environment=environment, grace_seconds=grace_seconds) as command:
+        # Short waits: an exception that Prefect raises in this thread is only delivered between two of them.
+        while command.status is None:
+            if (line := command.line(timeout_seconds=0.2)) is not None:
+                take(line)
+            now = time.monotonic()
+            if timeout_seconds is not None and now - started > timeout_seconds:
+                raise TimeoutError(f"`{shlex.join(argv)}` took longer than {timeout_seconds:g} s and was ended.")
+            if on_tick is not None and now - last_tick >= TICK_SECONDS:
+                last_tick = now
+                on_tick()
+        while (line := command.line(timeout_seconds=0.5)) is not None:
+            take(line)
+        status = command.status
+    if on_tick is not None:
+        on_tick()
+    if status != 0:
+        raise CommandError(argv, status, list(tail))
+
+
+def output_of(
+    argv: Sequence[str], *, folder: Path | None = None, environment: Mapping[str, str] | None = None, timeout_seconds: float | None = None
+) -> list[str]:
+    """Runs a short command and returns its lines. Raises as `run` does."""
+    lines: list[str] = []
+    run(argv, on_line=lines.append, folder=folder, environment=environment, timeout_seconds=timeout_seconds)
+    return lines
+
+
+def _read(stream: IO[bytes], lines: queue.SimpleQueue[str | None]) -> None:
+    """Puts a stream's lines on the queue, then None. What a progress bar overwrites by a carriage return is dropped, as a terminal does."""
+    for raw in stream:
+        states = [state for state in raw.decode("utf-8", errors="replace").rstrip("\r\n").split("\r") if state.strip()]
+        lines.put(states[-1].rstrip() if states else "")
+    lines.put(None)

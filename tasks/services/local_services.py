@@ -1,0 +1,141 @@
+"""Prefect's server, MLflow's server and a worker on this machine, without Docker, until Ctrl-C.
+
+Usage: `make up`, or `python -m tasks.services.local_services`. The ports come from PREFECT_PORT (4200) and MLFLOW_PORT (5000). Both servers
+listen on 127.0.0.1 alone: they ask nobody for a password.
+"""
+
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+
+from tasks.process.runner import GRACE_SECONDS, TAIL_LINES, Command, CommandError, output_of, python_module, quieten, setting
+from tasks.services.prefect_server import PREFECT, WORK_POOL, is_answering, server_command, server_environment
+
+START_TIMEOUT_SECONDS = 180.0
+
+
+class ServicesError(Exception):
+    """The services cannot start or one of them ended. The text says which and what to do."""
+
+
+def port(variable: str, default: int) -> int:
+    """The port that the environment asks for, if nothing uses it. Raises ServicesError."""
+    text = setting(variable) or str(default)
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise ServicesError(f"{variable}: '{text}' is no port; expected a number from 1 to 65535.")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", int(text)))
+        except OSError as error:
+            raise ServicesError(
+                f"Port {text} of this machine cannot be used ({error.strerror}): perhaps `make up` runs already. Choose another:"
+                f" make up {variable}={int(text) + 1}"
+            ) from error
+    return int(text)
+
+
+def mlflow_command(folder: Path, mlflow_port: int) -> list[str]:
+    """Serves the store that runs on this machine use by themselves.
+
+    Artifacts are not sent through the server but written to `mlruns/`, so that what was logged with the server is read without it too.
+    """
+    store = ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    artifacts = ["--default-artifact-root", (folder / "mlruns").as_uri(), "--no-serve-artifacts"]
+    # One process is plenty for one machine; four, the default, take a minute to import on two cores.
+    lean = ["--workers", "1", "--uvicorn-opts", "--log-level warning"]
+    return [sys.executable, "-m", "mlflow", "server", *store, *artifacts, *lean, "--host", "127.0.0.1", "--port", str(mlflow_port)]
+
+
+def main() -> int:
+    """Runs until it is told to stop or a service ends. Returns the exit status."""
+    quieten()
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        with ExitStack() as running:
+            _serve(Path.cwd(), running)
+    except (ServicesError, CommandError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stdout.write("\nStopped.\n")
+    return 0
+
+
+def _serve(folder: Path, running: ExitStack) -> None:
+    prefect_port, mlflow_port = port("PREFECT_PORT", 4200), port("MLFLOW_PORT", 5000)
+    prefect, mlflow = f"http://127.0.0.1:{prefect_port}", f"http://127.0.0.1:{mlflow_port}"
+    services: dict[str, Command] = {}
+
+    def start(name: str, argv: list[str], environment: dict[str, str], grace_seconds: float = GRACE_SECONDS) -> None:
+        services[name] = running.enter_context(Command(argv, folder=folder, environment=environment, grace_seconds=grace_seconds))
+
+    start("prefect", server_command(prefect_port, pages=True), server_environment(folder) | {"PREFECT_UI_URL": prefect})
+    start("mlflow", mlflow_command(folder, mlflow_port), {})
+    _write("Starting Prefect and MLflow (half a minute, on the first start a whole one) …")
+    _wait_until_ready(services, lambda: is_answering(f"{prefect}/api/health") and is_answering(f"{mlflow}/health"))
+
+    client = {"PREFECT_API_URL": f"{prefect}/api", "MLFLOW_TRACKING_URI": mlflow}
+    output_of(python_module("tasks.services.deploy"), folder=folder, environment=client)
+    from tasks.process.leftovers import end_leftover_runs
+
+    for name in end_leftover_runs(client["PREFECT_API_URL"], WORK_POOL):
+        _write(f"The run {name} was cut off when its worker ended; it is marked as crashed.")
+    # The last to start is the first to stop. A run needs a moment to end its stage, and then a server to tell.
+    start("worker", [*PREFECT, "worker", "start", "--pool", WORK_POOL, "--type", "process"], client, grace_seconds=3 * GRACE_SECONDS)
+
+    _write(f"\nPrefect (runs, schedule):           {prefect}\nMLflow  (experiments and models):   {mlflow}\n\nCtrl-C ends all of it.\n")
+    _show(services)
+
+
+def _wait_until_ready(services: dict[str, Command], ready: Callable[[], bool]) -> None:
+    """Keeps the banners of the start to itself. Raises ServicesError, with the last lines, when a service ends or none answers."""
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    last: deque[str] = deque(maxlen=TAIL_LINES)
+    while not ready():
+        last += _new_lines(services)
+        ended = _ended(services)
+        if ended or time.monotonic() > deadline:
+            last += _new_lines(services)
+            found = f"{ended} ended" if ended else f"The servers did not answer within {START_TIMEOUT_SECONDS:g} s"
+            raise ServicesError("\n".join([*last, f"{found}; all are stopped."]))
+
+
+def _show(services: dict[str, Command]) -> None:
+    """Shows the services' lines for as long as all run. Raises ServicesError when one ends."""
+    while True:
+        ended = _ended(services)
+        for line in _new_lines(services):
+            _write(line)
+        if ended:
+            raise ServicesError(f"{ended} ended; all are stopped.")
+
+
+def _ended(services: dict[str, Command]) -> str:
+    return ", ".join(f"{name} (status {service.status})" for name, service in services.items() if service.status is not None)
+
+
+def _new_lines(services: dict[str, Command]) -> Iterator[str]:
+    for name, service in services.items():
+        while (line := service.line(timeout_seconds=0.1)) is not None:
+            if line:
+                yield f"{name:>8} | {line}"
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

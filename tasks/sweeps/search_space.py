@@ -1,0 +1,96 @@
+"""What a sweep may try: settings with a range or a list of choices, and Optuna's choice among them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState, create_trial
+from pydantic import BaseModel, ConfigDict
+
+from reelnest.config import setting_errors
+from reelnest.errors import RunError
+from tasks.workspaces.params_text import ParamsText
+
+EXPECTED = 'Expected {"low": 0.001, "high": 0.1, "log": true}, or a list of choices such as ["adamw", "muon"].'
+
+
+class Range(BaseModel):
+    """All numbers between two, the ends included; whole ones where both ends are and the setting is no fraction."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    low: int | float
+    high: int | float
+    log: bool = False
+    """As many between 0.001 and 0.01 as between 0.01 and 0.1."""
+
+
+Space = dict[str, Range | list[Any]]
+"""By dotted key of `params.yaml`."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """Settings that were chosen before. `value`: None while they run, and where they failed."""
+
+    settings: Mapping[str, Any]
+    state: TrialState
+    value: float | None = None
+
+
+class SearchSpace:
+    """A space that the settings of a commit allow. Raises RunError, which names the first key that is wrong."""
+
+    def __init__(self, space: Space, params: ParamsText) -> None:
+        if not space:
+            raise RunError(f"space: no setting to try. {EXPECTED}")
+        self._distributions = {key: _distribution(key, asked, params.value(key)) for key, asked in sorted(space.items())}
+        for key, asked in space.items():
+            before = params.value(key)
+            for value in (asked.low, asked.high) if isinstance(asked, Range) else asked:
+                params.change(key, value)
+                if errors := setting_errors(params.params, key):
+                    raise RunError(f"space: {' '.join(errors)}")
+            params.change(key, before)
+
+    def choose(self, tried: Sequence[Tried], seed: int) -> dict[str, Any]:
+        """The next settings, by Optuna's tree-structured Parzen estimator (Bergstra et al. 2011).
+
+        They depend on the seed and on what was tried, and on nothing else: a sweep that was killed goes on as it would have gone. (Each
+        choice therefore has a sampler of its own: one that is begun again would repeat its first draws.)
+        """
+        own_seed = int(np.random.SeedSequence([seed, len(tried)]).generate_state(1)[0])
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=own_seed))
+        study.add_trials(
+            [
+                create_trial(state=one.state, value=one.value, params=self._told(one.settings), distributions=self._distributions)
+                for one in tried
+            ]
+        )
+        chosen = study.ask(self._distributions).params
+        return {key: json.loads(value) if self._is_choice(key) else value for key, value in chosen.items()}
+
+    def _told(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: json.dumps(value) if self._is_choice(key) else value for key, value in settings.items()}
+
+    def _is_choice(self, key: str) -> bool:
+        return isinstance(self._distributions[key], CategoricalDistribution)
+
+
+def _distribution(key: str, asked: Range | list[Any], now: Any) -> BaseDistribution:
+    if isinstance(asked, list):
+        if not asked:
+            raise RunError(f"space: {key}: the list of choices is empty. {EXPECTED}")
+        # As text: a choice may be a list (`model.dims`), which Optuna does not take.
+        return CategoricalDistribution(list(dict.fromkeys(json.dumps(choice) for choice in asked)))
+    if asked.low > asked.high or (asked.log and asked.low <= 0):
+        wanted = "a logarithmic range begins above 0" if asked.low <= asked.high else "low is above high"
+        raise RunError(f"space: {key}: {wanted}; found low {asked.low}, high {asked.high}. {EXPECTED}")
+    if isinstance(asked.low, int) and isinstance(asked.high, int) and not isinstance(now, float):
+        return IntDistribution(asked.low, asked.high, log=asked.log)
+    return FloatDistribution(float(asked.low), float(asked.high), log=asked.log)

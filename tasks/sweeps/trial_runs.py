@@ -1,0 +1,149 @@
+"""The runs of a sweep's trials: runs of a deployment, as the Run button makes them.
+
+Each works in a worktree of its own (`tasks.workspaces.run_workspace`), and its figures are read from what is kept of it. The sweep itself
+trains nothing: it waits in its own slot while its trials need others. So it starts only where there is more than one, and ends with an
+error where its trials still wait while nothing else in the work pool runs.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType, WorkPoolFilter, WorkPoolFilterName
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelling
+
+from reelnest.commands.runs import Run, kept_runs
+from reelnest.errors import RunError
+from tasks.sweeps.sweep import Ended, until
+from tasks.sweeps.trials import Trial
+
+DEPLOYMENT = "reelnest-train/by-hand"
+STARTING_SECONDS = 600.0
+"""How long trials may wait while nothing else runs: time for a machine to be found, or an image to be fetched."""
+AT_WORK = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+KINDS = {StateType.FAILED: "failed", StateType.CRASHED: "died", StateType.CANCELLED: "cancelled"}
+
+
+class TrialRuns:
+    """Runs of DEPLOYMENT at one commit.
+
+    `own` is the sweep's flow run. Raises RunError where the deployment is not known, or its work pool has no second slot.
+    """
+
+    def __init__(self, checkout: Path, commit: str, key: str, metric: str, parent_run: str, own: str) -> None:
+        self._checkout, self._commit, self._key = checkout, commit, key
+        self._metric, self._parent_run, self._own = metric, parent_run, own
+        self._idle_since: float | None = None
+        with get_client(sync_client=True) as client:
+            try:
+                deployment = client.read_deployment_by_name(DEPLOYMENT)
+            except ObjectNotFound:
+                raise RunError(f"The deployment {DEPLOYMENT}, which runs the trials, is not known: reelnest deploy") from None
+            self._pool = deployment.work_pool_name or ""
+            pool = client.read_work_pool(self._pool)
+        if pool.concurrency_limit is not None and pool.concurrency_limit < 2:
+            raise RunError(
+                f"The work pool {self._pool} runs {pool.concurrency_limit} at once, and the sweep itself is one: no trial would ever start."
+                f" Allow more: prefect work-pool set-concurrency-limit {self._pool} 3"
+            )
+
+    def start(self, trial: Trial) -> str:
+        """Starts the trial's present attempt; Prefect gives back the run that there is, where it was started before."""
+        return self._start(
+            f"sweep-{self._key[:8]}-trial-{trial.number}",
+            trial.settings,
+            f"{self._key}-{trial.number}-{trial.attempt}",
+            offer=False,
+        )
+
+    def offer(self, trial: Trial, on_trouble: Callable[[str], None]) -> Ended:
+        """Has a run with the trial's settings register its model, and waits for it. What the trial made is taken from DVC's cache."""
+        run = self._start(f"sweep-{self._key[:8]}-best", trial.settings, f"{self._key}-best-{self._own}", offer=True)
+
+        def look() -> Ended | None:
+            ended = self.ended(run)
+            if ended is None:
+                self.check([run])
+            return ended
+
+        try:
+            return until(look, on_trouble)
+        except BaseException:
+            with contextlib.suppress(httpx.HTTPError):
+                self.cancel(run)
+            raise
+
+    def ended(self, run: str) -> Ended | None:
+        """None while it waits or runs.
+
+        Its value is the metric on the validation split. By the test split the registry's gate judges: chosen by that, the best would look
+        better than it is.
+        """
+        try:
+            with get_client(sync_client=True) as client:
+                state = client.read_flow_run(UUID(run)).state
+        except ObjectNotFound:
+            return Ended("died", "Prefect does not know the run any more")
+        if state is None or not state.is_final():
+            return None
+        if state.type != StateType.COMPLETED:
+            return Ended(KINDS[state.type], state.message or state.name or "")  # type: ignore[arg-type]
+        kept = self._kept(run)
+        if kept is None:
+            return Ended("died", "what it made is not kept any more")
+        if self._metric not in kept.validation:
+            return Ended("failed", f"no {self._metric} on a validation split: a sweep needs one (data.validation_fraction)")
+        return Ended("completed", value=kept.validation[self._metric], mlflow_run=kept.mlflow_run, registration=kept.registration)
+
+    def _kept(self, run: str) -> Run | None:
+        return next((kept for kept in kept_runs(self._checkout) if kept.flow_run == run), None)
+
+    def cancel(self, run: str) -> None:
+        """Asks for the run's end; its worker sees to it."""
+        try:
+            with get_client(sync_client=True) as client:
+                client.set_flow_run_state(UUID(run), Cancelling(message="The sweep was stopped."))
+        except ObjectNotFound:
+            return
+
+    def check(self, waiting: Sequence[str]) -> None:
+        """Raises RunError where all have waited for STARTING_SECONDS while nothing but this sweep ran in the work pool."""
+        if not waiting or any(str(run.id) != self._own for run in self._at_work()):
+            self._idle_since = None
+            return
+        self._idle_since = self._idle_since or time.monotonic()
+        if time.monotonic() - self._idle_since > STARTING_SECONDS:
+            raise RunError(
+                f"{len(waiting)} trials have waited for {STARTING_SECONDS / 60:.0f} minutes, and nothing else runs in the work pool"
+                f" {self._pool}. A worker that runs one at a time is busy with the sweep itself: start it with a --limit of 2 or more."
+                " The sweep, started again with the same parameters, goes on where it was."
+            )
+
+    def _at_work(self) -> list[FlowRun]:
+        with get_client(sync_client=True) as client:
+            return client.read_flow_runs(
+                flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=AT_WORK))),
+                work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[self._pool])),
+            )
+
+    def _start(self, name: str, settings: dict[str, Any], idempotency_key: str, *, offer: bool) -> str:
+        run = cast(
+            "FlowRun",
+            run_deployment(
+                DEPLOYMENT,
+                parameters={"revision": self._commit, "settings": settings, "offer": offer, "parent_run": self._parent_run},
+                flow_run_name=name,
+                tags=["sweep"],
+                idempotency_key=idempotency_key,
+                timeout=0,
+            ),
+        )
+        return str(run.id)

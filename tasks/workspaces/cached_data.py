@@ -1,0 +1,113 @@
+"""A version of the data, read from DVC's cache by what its `data.dvc` says. Nothing of the workspace moves.
+
+What the cache lacks comes from the remote: a folder's own object, and the files that are asked for, never all that it lists.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from reelnest.commands.git import git
+from reelnest.config import Params
+from reelnest.errors import RunError
+from reelnest.records.changes import Contents, read_contents
+from reelnest.records.formats import PAIRS_FILE, VIDEOS_FILE
+from tasks.workspaces.run_workspace import commit_of
+
+RECORDS = (VIDEOS_FILE, PAIRS_FILE)
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of the data in DVC's cache."""
+
+    contents: Contents
+    oids: dict[str, str]
+    """The hash of each file, by its path in `data/`."""
+
+
+class CachedData:
+    """The files of one version. Raises RunError where neither the cache nor the remote has what is asked for."""
+
+    def __init__(self, repo: Any, text: str, name: str) -> None:
+        from dvc_data.hashfile.hash_info import HashInfo
+
+        self._repo, self._name = repo, name
+        (listing,) = self._bring([HashInfo("md5", data_hash(text, name))])
+        self.oids = {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_text(encoding="utf-8"))}
+
+    def put(self, names: Iterable[str], folder: Path) -> None:
+        """Puts those of the files that the version has into `folder`: as links where the file system has them."""
+        from dvc_data.hashfile.hash_info import HashInfo
+
+        there = [name for name in dict.fromkeys(names) if name in self.oids]
+        files = self._bring([HashInfo("md5", self.oids[name]) for name in there])
+        for name, file in zip(there, files, strict=True):
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(file, target)
+            except OSError:
+                shutil.copyfile(file, target)
+
+    def _bring(self, objects: Collection[Any]) -> list[Path]:
+        """Where the cache has these objects, fetched first where it lacks them."""
+        from dvc.exceptions import DvcException
+        from dvc_data.hashfile.transfer import transfer
+
+        cache = self._repo.cache.local
+        missing = [found for found in objects if not cache.exists(found.value)]
+        if missing:
+            try:
+                transfer(self._repo.cloud.get_remote_odb(), cache, missing, shallow=True)
+            except (DvcException, OSError) as error:
+                raise self._not_here(error) from error
+        if any(not cache.exists(found.value) for found in missing):
+            raise self._not_here("the remote does not hold it")
+        return [Path(cache.oid_to_path(found.value)) for found in objects]
+
+    def _not_here(self, why: object) -> RunError:
+        return RunError(
+            f"The data of {self._name} is not in DVC's cache, and not to be had from the remote: {why}. Where it is, run `dvc push`."
+        )
+
+
+def version(root: Path, params: Params, text: str, name: str) -> Version:
+    """The version that the text of a `data.dvc` names. Raises RunError where neither cache nor remote has its records."""
+    from dvc.repo import Repo
+
+    with Repo(str(root)) as repo, TemporaryDirectory(prefix="reelnest-") as scratch:
+        data = CachedData(repo, text, name)
+        data.put(RECORDS, Path(scratch))
+        contents = read_contents(Path(scratch), data.oids, params.data.validation_fraction, params.data.test_fraction)
+    return Version(contents, data.oids)
+
+
+def data_hash(text: str, name: str) -> str:
+    """The hash of the folder that the text of a `data.dvc` names."""
+    try:
+        (out,) = YAML(typ="safe").load(text)["outs"]
+        return str(out["md5"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{name}: its data.dvc names no folder: {error!r}. Run `dvc add data` and commit data.dvc.") from error
+
+
+def dvc_file(root: Path, revision: str | None) -> str:
+    """The text of a revision's `data.dvc`; the checkout's own, where left out. Raises RunError where there is none."""
+    if revision is None:
+        path = root / "data.dvc"
+        if not path.is_file():
+            raise RunError(f"{path}: no such file. Record the data first: reelnest data add")
+        return path.read_text(encoding="utf-8")
+    commit = commit_of(root, revision)
+    try:
+        return git(root, "show", f"{commit}:./data.dvc")
+    except RunError:
+        raise RunError(f"revision: '{revision}' has no data.dvc, so it names no data.") from None

@@ -1,0 +1,130 @@
+"""What is kept of past runs, and removing the rest: refs, worktrees, checkpoints, DVC's cache, MLflow's runs, Prefect's.
+
+A run stays where it is among the newest, or where a version that was registered from it has an alias, was champion or is what a rollback
+would take back. What stays keeps its lineage: its commit holds its settings, its code and the data's name, and DVC keeps what they name.
+"""
+
+import shutil
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+from reelnest.commands.git import git
+from reelnest.commands.runs import Run, kept_runs
+from reelnest.config import Params, load_params, tracking_uri
+from reelnest.errors import RunError
+from reelnest.registry.versions.retention import Registered, registered, remove
+from reelnest.stages.workspace import Workspace
+from tasks.process import dvc
+from tasks.process.locks import waiting_lock
+from tasks.process.runner import output_of, python_module
+from tasks.services import prefect_runs
+from tasks.workspaces import pushing
+from tasks.workspaces.run_workspace import GATE, leftovers, remove_leftovers, working
+
+DAY_SECONDS = 86400.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a clean-up removes."""
+
+    refs: list[Run] = field(default_factory=list)
+    worktrees: list[Path] = field(default_factory=list)
+    checkpoints: list[Path] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
+    mlflow_runs: list[str] = field(default_factory=list)
+    flow_runs: list[UUID] = field(default_factory=list)
+    cache_files: int = 0
+    working: list[str] = field(default_factory=list)
+    """Runs at work: DVC's cache is left alone, since nothing names yet what they have just put there."""
+
+    def text(self) -> str:
+        """One line a kind."""
+        lines = [
+            ("run refs", ", ".join(run.id for run in self.refs)),
+            ("worktrees of runs that are no more", ", ".join(folder.name for folder in self.worktrees)),
+            ("checkpoints of trainings that nobody resumed", ", ".join(folder.name for folder in self.checkpoints)),
+            ("registry versions", ", ".join(map(str, self.versions))),
+            ("MLflow runs", ", ".join(self.mlflow_runs)),
+            ("Prefect flow runs", str(len(self.flow_runs) or "")),
+            ("files of DVC's cache", str(self.cache_files or "")),
+        ]
+        told = [f"{what}: {which or 'none'}" for what, which in lines]
+        if self.working:
+            told[-1] = f"files of DVC's cache: left alone, since runs are at work ({', '.join(self.working)})"
+        return "\n".join(told)
+
+
+def plan(checkout: Path, keep: int, days: int) -> Plan:
+    """What goes when the newest `keep` runs stay, and of unfinished trainings and Prefect's runs the last `days`. Removes nothing.
+
+    Raises RunError or RegistryError where it cannot be known which runs are needed: then nothing goes.
+    """
+    params = load_params(checkout / "params.yaml")
+    runs, versions = kept_runs(checkout), registered(params)
+    refs = runs_to_remove(runs, versions, keep)
+    staying = [run for run in runs if run not in refs]
+    needed = {run.mlflow_run for run in staying} | {found.run_id for found in versions if found.stays}
+    at_work, name = working(checkout), params.registration.name
+    return Plan(
+        refs=refs,
+        worktrees=leftovers(checkout),
+        checkpoints=stale_checkpoints(checkout, days),
+        versions=sorted(_versions(refs, name) & {found.version for found in versions if not found.stays} - _versions(staying, name)),
+        mlflow_runs=sorted({run.mlflow_run for run in refs if run.mlflow_run} - needed),
+        flow_runs=prefect_runs.ended_before(datetime.now(UTC) - timedelta(days=days)),
+        cache_files=0 if at_work else dvc.collect_garbage(checkout, [run.commit for run in staying], dry=True),
+        working=at_work,
+    )
+
+
+def carry_out(found: Plan, checkout: Path) -> None:
+    """Removes what the plan names. Cut off, or done again, it does what is left: what names a thing goes after the thing it names."""
+    params = load_params(checkout / "params.yaml")
+    remove_leftovers(checkout)
+    for folder in found.checkpoints:
+        shutil.rmtree(folder, ignore_errors=True)
+    remove(params, found.versions, found.mlflow_runs)
+    _collect_mlflow(params, checkout, found.mlflow_runs)
+    prefect_runs.delete(found.flow_runs)
+    for run in found.refs:
+        if params.runs.push:
+            with suppress(RunError):  # it may never have been pushed; a remote that is away keeps a ref too many
+                git(checkout, "push", "--quiet", params.runs.push, f":{run.ref}")
+        pushing.delete_refs(checkout, run)
+    with waiting_lock(checkout / GATE, lambda: None):
+        if not working(checkout):
+            dvc.collect_garbage(checkout, [run.commit for run in kept_runs(checkout)], dry=False)
+
+
+def runs_to_remove(runs: list[Run], versions: list[Registered], keep: int) -> list[Run]:
+    """Of runs, the newest first, those that are neither among the first `keep` nor behind a version that stays."""
+    staying = {found.version for found in versions if found.stays}
+    return [run for run in runs[keep:] if run.registration.get("version") not in staying]
+
+
+def stale_checkpoints(checkout: Path, days: int) -> list[Path]:
+    """Of trainings that were cut off and not resumed for so many days. (Finished ones remove each other's by themselves.)"""
+    oldest = time.time() - days * DAY_SECONDS
+    folders = (Workspace(checkout).work / "checkpoints").glob("*/")
+    return sorted(
+        folder
+        for folder in folders
+        if not (folder / "finished").exists() and max((path.stat().st_mtime for path in folder.iterdir()), default=0) < oldest
+    )
+
+
+def _versions(runs: list[Run], name: str) -> set[int]:
+    return {int(run.registration["version"]) for run in runs if run.registration.get("name") == name}
+
+
+def _collect_mlflow(params: Params, checkout: Path, run_ids: list[str]) -> None:
+    """`mlflow gc` frees what deleted runs hold. It works on a store, not through a server, whose keeper runs it there."""
+    address = tracking_uri(params)
+    if not run_ids or address.startswith(("http://", "https://")):
+        return
+    output_of([*python_module("mlflow"), "gc", "--backend-store-uri", address, "--run-ids", ",".join(run_ids)], folder=checkout)

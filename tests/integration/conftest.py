@@ -1,0 +1,53 @@
+"""Real videos, encoded on the spot, in which every frame tells its number by its brightness."""
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from reelnest.video.decoder import Limits
+
+MakeVideo = Callable[..., Path]
+
+
+@pytest.fixture
+def make_video(tmp_path: Path) -> MakeVideo:
+    """Encodes `frames` frames; frame i is (i * step) % 256 bright. `times`, in milliseconds, makes the frame rate vary."""
+
+    def make(
+        name: str = "video.mp4",
+        frames: int = 24,
+        *,
+        size: tuple[int, int] = (64, 48),
+        rate: int = 25,
+        times: Sequence[int] | None = None,
+        step: int = 4,
+        key_every: int = 12,
+        codec: str = "libx264",
+        **options: str,
+    ) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        width, height = size
+        with av.open(str(path), "w", options=options) as container:
+            stream = container.add_stream(codec, rate=rate, options={"g": str(key_every), "threads": "1"})
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            stream.codec_context.time_base = Fraction(1, 1000) if times else Fraction(1, rate)
+            container.start_encoding()
+            for number in range(frames):
+                picture = np.full((height, width, 3), number * step % 256, np.uint8)
+                frame = av.VideoFrame.from_ndarray(picture, "rgb24")
+                frame.pts, frame.time_base = (times[number] if times else number), stream.codec_context.time_base
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        return path
+
+    return make
+
+
+@pytest.fixture
+def limits() -> Limits:
+    return Limits(megabytes=100, frames=5000, seconds=600, timeout_seconds=20)

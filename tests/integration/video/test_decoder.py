@@ -1,0 +1,304 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from reelnest.config import Preprocess, Validate
+from reelnest.errors import VideoError
+from reelnest.video.decoder import Decoder, Limits, in_parallel
+from reelnest.video.patches import from_patches
+
+MakeVideo = Callable[..., Path]
+SMALL = Preprocess(frames=4, min_pixels=3136, max_pixels=3136)
+
+
+def reason_of(limits: Limits, *files: Path) -> str:
+    with Decoder(limits) as decoder, pytest.raises(VideoError) as raised:
+        decoder.inspect(files)
+    assert all(file.name in str(raised.value) for file in files[:1])
+    # Reports must not differ from one checkout to the next.
+    assert str(files[0].parent) not in str(raised.value)
+    return raised.value.reason
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
+def test_inspecting_tells_length_rate_and_size(make_video: MakeVideo, limits: Limits) -> None:
+    with Decoder(limits) as decoder:
+        info = decoder.inspect([make_video(frames=50, size=(96, 64))])
+    assert (info.frames, info.width, info.height) == (50, 96, 64)
+    assert info.seconds == pytest.approx(2.0)
+    assert info.fps == pytest.approx(25.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("v.mp4", "libx264"), ("v.mkv", "libx264"), ("v.webm", "libvpx-vp9"), ("v.avi", "mpeg4"), ("v.mov", "libx264")]
+)
+def test_the_frames_asked_for_are_the_frames_kept(make_video: MakeVideo, limits: Limits, name: str, codec: str) -> None:
+    video = make_video(name, frames=61, codec=codec)
+    with Decoder(limits) as decoder:
+        frames = decoder.frames([video], SMALL)
+    pictures = from_patches(frames.rows, frames.grid_thw)
+    assert pictures.shape == (4, 56, 56, 3)
+    brightness = pictures.mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(brightness, [0, 80, 160, 240], atol=6)  # frames 0, 20, 40, 60
+    assert frames.seconds_per_grid == pytest.approx(2 / (4 / (61 / 25)), rel=1e-3)
+
+
+def test_a_varying_frame_rate_is_sampled_by_time(make_video: MakeVideo, limits: Limits) -> None:
+    times = [number * 40 for number in range(10)] + [400 + number * 400 for number in range(10)]
+    video = make_video(frames=20, times=times, step=10)
+    with Decoder(limits) as decoder:
+        frames = decoder.frames([video], Preprocess(frames=6, min_pixels=3136, max_pixels=3136))
+    brightness = from_patches(frames.rows, frames.grid_thw).mean(axis=(1, 2, 3))
+    nearest = [min(range(20), key=lambda number: abs(times[number] - wanted)) for wanted in np.linspace(0, 4000, 6)]
+    np.testing.assert_allclose(brightness, [number * 10 for number in nearest], atol=6)
+
+
+def test_a_video_of_one_frame_is_repeated(make_video: MakeVideo, limits: Limits) -> None:
+    with Decoder(limits) as decoder:
+        frames = decoder.frames([make_video(frames=1)], SMALL)
+    pictures = from_patches(frames.rows, frames.grid_thw)
+    assert frames.grid_thw == (1, 4, 4)
+    assert np.array_equal(pictures[0], pictures[1])
+
+
+def test_a_folder_of_frames_is_a_video(tmp_path: Path, limits: Limits) -> None:
+    files = []
+    for number in range(6):
+        pixels = np.random.default_rng(number).integers(0, 256, (56, 56, 3), dtype=np.uint8)
+        files.append(tmp_path / f"{number}.png")
+        Image.fromarray(pixels).save(files[-1])
+    with Decoder(limits) as decoder:
+        info = decoder.inspect(files)
+        frames = decoder.frames(files, Preprocess(frames=2, min_pixels=3136, max_pixels=3136))
+    assert (info.frames, info.seconds) == (6, 3.0)
+    pictures = from_patches(frames.rows, frames.grid_thw)
+    assert np.array_equal(pictures[0], np.asarray(Image.open(files[0])))
+    assert np.array_equal(pictures[1], np.asarray(Image.open(files[-1])))
+
+
+def test_transparent_images_stand_on_white_as_with_qwen(tmp_path: Path, limits: Limits) -> None:
+    Image.new("RGBA", (56, 56), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    with Decoder(limits) as decoder:
+        assert (decoder.frames([tmp_path / "clear.png"], SMALL).rows == 255).all()
+
+
+@pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "v.webm", "v.avi", "faststart.mp4"])
+def test_a_cut_off_file_is_truncated_wherever_it_is_cut(make_video: MakeVideo, limits: Limits, name: str) -> None:
+    options = {"movflags": "faststart"} if name.startswith("faststart") else {}
+    codec = {"v.webm": "libvpx", "v.avi": "mpeg4"}.get(name, "libx264")
+    video = make_video(name, frames=30, codec=codec, **options)
+    whole = video.read_bytes()
+    reasons = []
+    with Decoder(limits) as decoder:
+        assert decoder.inspect([video]).frames == 30
+        for share in (0.3, 0.6, 0.9, 0.98):
+            video.write_bytes(whole[: int(len(whole) * share)])
+            with pytest.raises(VideoError) as raised:
+                decoder.inspect([video])
+            reasons.append(raised.value.reason)
+    assert reasons == ["truncated"] * 4
+
+
+def test_a_file_whose_frames_are_noise_is_damaged(make_video: MakeVideo, limits: Limits) -> None:
+    video = make_video(frames=60)
+    whole = bytearray(video.read_bytes())
+    start = whole.index(b"mdat") + 700
+    end = whole.rindex(b"moov") - 4
+    whole[start:end] = np.random.default_rng(0).integers(0, 256, end - start, dtype=np.uint8).tobytes()
+    video.write_bytes(whole)
+    assert reason_of(limits, video) == "damaged"
+
+
+def test_what_is_no_video_is_named(tmp_path: Path, limits: Limits) -> None:
+    (tmp_path / "text.mp4").write_text("not a video at all\n" * 100)
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "list.mp4").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\n/etc/hostname\n")
+    os.mkfifo(tmp_path / "pipe.mp4")
+    assert reason_of(limits, tmp_path / "text.mp4") == "not_a_video"
+    assert reason_of(limits, tmp_path / "empty.mp4") == "empty"
+    assert reason_of(limits, tmp_path / "list.mp4") == "not_a_video"
+    assert reason_of(limits, tmp_path / "pipe.mp4") == "not_a_video"
+    assert reason_of(limits, tmp_path / "nothing.mp4") == "missing"
+
+
+def test_a_cut_off_image_is_truncated(tmp_path: Path, limits: Limits) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "0.jpg")
+    Image.fromarray(pixels).save(tmp_path / "1.jpg")
+    whole = (tmp_path / "1.jpg").read_bytes()
+    (tmp_path / "1.jpg").write_bytes(whole[: len(whole) // 2])
+    with Decoder(limits) as decoder, pytest.raises(VideoError, match=r"1\.jpg") as raised:
+        decoder.inspect([tmp_path / "0.jpg", tmp_path / "1.jpg"])
+    assert raised.value.reason == "truncated"
+
+
+def test_a_video_without_frames_is_refused(make_video: MakeVideo, limits: Limits) -> None:
+    video = make_video("none.mp4", frames=0, movflags="empty_moov+frag_keyframe")
+    assert video.stat().st_size > 100
+    assert reason_of(limits, video) in ("no_frames", "not_a_video")
+
+
+def test_a_video_of_a_hundred_thousand_frames_is_above_the_limit(make_video: MakeVideo, tmp_path: Path) -> None:
+    short = make_video("short.mkv", frames=1, size=(16, 16))
+    long = tmp_path / "long.mkv"
+    with av.open(str(short)) as source, av.open(str(long), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        data = bytes(next(packet for packet in source.demux(video=0) if packet.size))
+        for number in range(100_000):
+            packet = av.Packet(data)
+            packet.stream, packet.pts, packet.dts, packet.is_keyframe = stream, number * 40, number * 40, True
+            target.mux(packet)
+    assert reason_of(Limits.of(Validate()), long) == "too_many_frames"
+
+
+def test_limits_are_checked(make_video: MakeVideo, limits: Limits) -> None:
+    video = make_video(frames=50)
+    assert reason_of(replace(limits, frames=49), video) == "too_many_frames"
+    assert reason_of(replace(limits, seconds=1.9), video) == "too_long"
+    assert reason_of(replace(limits, megabytes=0.001), video) == "too_large"
+
+
+def test_a_decoder_that_hangs_is_stopped_and_the_next_video_is_decoded(make_video: MakeVideo, limits: Limits) -> None:
+    video = make_video()
+    with Decoder(replace(limits, timeout_seconds=1.0)) as decoder:
+        decoder.inspect([video])
+        hanging = decoder.pid
+        assert hanging is not None
+        os.kill(hanging, signal.SIGSTOP)
+        with pytest.raises(VideoError) as raised:
+            decoder.inspect([video])
+        assert raised.value.reason == "timeout"
+        wait_until(lambda: not is_alive(hanging))
+        assert decoder.inspect([video]).frames == 24
+        assert decoder.pid != hanging
+
+
+def test_an_idle_decoder_that_died_is_replaced_without_blame(make_video: MakeVideo, limits: Limits) -> None:
+    video = make_video()
+    with Decoder(limits) as decoder:
+        decoder.inspect([video])
+        assert decoder.pid is not None
+        os.kill(decoder.pid, signal.SIGSEGV)
+        assert decoder.inspect([video]).frames == 24
+
+
+def test_a_video_that_crashes_the_decoder_costs_that_video_alone(make_video: MakeVideo, limits: Limits) -> None:
+    small, large = make_video("small.mp4"), make_video("large.mp4", frames=1000, size=(160, 120), key_every=10_000)
+    stop = threading.Event()
+
+    def crash_those_who_read_it(decoder: Decoder) -> None:
+        while not stop.wait(0.001):
+            try:
+                descriptors = Path(f"/proc/{decoder.pid}/fd")
+                if any(link.readlink() == large for link in descriptors.iterdir()) and decoder.pid:
+                    os.kill(decoder.pid, signal.SIGSEGV)
+            except OSError:  # the process or one of its files is gone meanwhile
+                continue
+
+    with Decoder(limits) as decoder:
+        assert decoder.inspect([small]).frames == 24
+        assassin = threading.Thread(target=crash_those_who_read_it, args=(decoder,))
+        assassin.start()
+        try:
+            with pytest.raises(VideoError) as raised:
+                decoder.inspect([large])
+            assert raised.value.reason == "decoder_crashed"
+            assert decoder.inspect([small]).frames == 24
+        finally:
+            stop.set()
+            assassin.join()
+
+
+def test_the_decoder_dies_with_its_parent(make_video: MakeVideo) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from reelnest.config import Validate\n"
+        "from reelnest.video.decoder import Decoder, Limits\n"
+        "decoder = Decoder(Limits.of(Validate())); decoder.inspect([Path(sys.argv[1])])\n"
+        "print(decoder.pid, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(make_video())], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert is_alive(child)
+        parent.kill()
+    wait_until(lambda: not is_alive(child))
+
+
+def test_closing_ends_the_child_even_in_the_middle_of_a_request(make_video: MakeVideo, limits: Limits) -> None:
+    video = make_video()
+    decoder = Decoder(limits)
+    decoder.inspect([video])
+    child = decoder.pid
+    assert child is not None
+    os.kill(child, signal.SIGSTOP)
+    failures: list[VideoError] = []
+
+    def ask() -> None:
+        try:
+            decoder.inspect([video])
+        except VideoError as error:
+            failures.append(error)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    time.sleep(0.1)
+    decoder.close()
+    asking.join(timeout=10)
+    assert not asking.is_alive()
+    assert len(failures) == 1
+    assert not is_alive(child)
+
+
+def test_the_decoder_process_imports_neither_torch_nor_arrow_nor_pydantic() -> None:
+    code = "import sys, reelnest.video.decoder_process; print(*[n for n in ('torch', 'pyarrow', 'pydantic', 'pandas') if n in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
+
+
+def test_parallel_results_come_in_order_with_errors_in_their_place(make_video: MakeVideo, tmp_path: Path, limits: Limits) -> None:
+    (tmp_path / "bad.mp4").write_text("no video\n")
+    jobs = [make_video(f"{number}.mp4", frames=number + 2) for number in range(9)]
+    jobs.insert(4, tmp_path / "bad.mp4")
+    found = list(in_parallel(jobs, lambda decoder, file: decoder.inspect([file]).frames, limits, workers=3))
+    assert [job for job, _ in found] == jobs
+    reasons = [result.reason if isinstance(result, VideoError) else result for _, result in found]
+    assert reasons == [2, 3, 4, 5, "not_a_video", 6, 7, 8, 9, 10]
+
+
+def test_leaving_a_parallel_run_early_ends_its_decoders(make_video: MakeVideo, limits: Limits) -> None:
+    video = make_video()
+    pids: set[int] = set()
+
+    def work(decoder: Decoder, file: Path) -> int:
+        frames = decoder.inspect([file]).frames
+        pids.add(decoder.pid or 0)
+        return frames
+
+    results = in_parallel([video] * 50, work, limits, workers=2)
+    next(results)
+    results.close()  # type: ignore[attr-defined]
+    assert pids
+    assert not any(is_alive(pid) for pid in pids)

@@ -1,0 +1,51 @@
+"""The sizes of the published models, known without a download."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModel
+
+from reelnest.backbones.published import backbone_config, published_config
+from reelnest.backbones.tiny import build_tiny
+from reelnest.config import QWEN_HIDDEN_SIZES, Model, Tiny
+from reelnest.errors import ModelError
+
+# Bytes of the published bfloat16 weights (`total_size` in model.safetensors.index.json), and whether a language head of its own is among
+# them, which the encoder has no use for.
+PUBLISHED = {"3B": (7_509_245_952, False), "7B": (16_584_333_312, True)}
+
+
+@pytest.mark.parametrize("size", PUBLISHED)
+def test_the_architecture_has_as_many_parameters_as_the_published_files(size: str) -> None:
+    config = published_config(size)
+    with torch.device("meta"):
+        model = AutoModel.from_config(config)
+    total, has_head = PUBLISHED[size]
+    head = config.text_config.vocab_size * config.text_config.hidden_size if has_head else 0
+    assert 2 * (sum(parameter.numel() for parameter in model.parameters()) + head) == total
+
+
+@pytest.mark.parametrize("size", QWEN_HIDDEN_SIZES)
+def test_every_size_whose_width_is_known_has_its_architecture(size: str) -> None:
+    settings = Model(name_or_path=f"Qwen/Qwen2.5-VL-{size}-Instruct", revision="0" * 40)
+    assert backbone_config(settings).text_config.hidden_size == QWEN_HIDDEN_SIZES[size]
+
+
+def test_a_name_that_is_not_known_is_told_with_what_to_do() -> None:
+    with pytest.raises(ModelError, match=r"'someone/else' are not known without the Hub \(known: Qwen2\.5-VL-3B, .*give its folder"):
+        backbone_config(Model(name_or_path="someone/else", revision="0" * 40))
+
+
+def test_a_folder_gives_the_architecture_that_it_holds(tmp_path: Path) -> None:
+    tiny = Tiny(hidden_size=64, layers=2, heads=2, vision_hidden_size=32, vision_layers=1, vision_heads=2, vocabulary=300)
+    build_tiny(tmp_path, ["words"], tiny, seed=0)
+    found = backbone_config(Model(name_or_path=str(tmp_path), dims=(64,)))
+    assert (found.text_config.hidden_size, found.text_config.num_hidden_layers, found.vision_config.depth) == (64, 2, 1)
+    assert backbone_config(Model(tiny=tiny, dims=(64,))).vision_config.to_dict() == found.vision_config.to_dict()
+
+
+def test_a_folder_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ModelError, match=r"model_type is bert; expected a Qwen2\.5-VL"):
+        backbone_config(Model(name_or_path=str(tmp_path), dims=(64,)))

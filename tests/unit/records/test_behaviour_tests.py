@@ -1,0 +1,90 @@
+"""`behaviour.jsonl`: what it may hold, and what is told of a line that cannot be used."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reelnest.errors import DataError
+from reelnest.records.behaviour_tests import BehaviourTest, read_behaviour, stored_behaviour, write_behaviour
+
+GOOD: list[dict[str, Any]] = [
+    {"kind": "invariance", "query": "a red hoop", "same_as": "a crimson ring"},
+    {"kind": "direction", "query": "a ball rolls left", "video": "v1", "above": ["v2", "v3"]},
+    {"kind": "minimum", "query": "a red ball", "video": ["v1", "v2"], "top": 3},
+]
+
+
+def written(folder: Path, *lines: object) -> Path:
+    folder.mkdir(exist_ok=True)
+    text = "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
+    (folder / "behaviour.jsonl").write_text(text, encoding="utf-8")
+    return folder
+
+
+def read(data: Path) -> Any:
+    return read_behaviour(data, {"v1", "v2", "v3"}, {"v9": "truncated"}, 100)
+
+
+def test_each_kind_is_read_with_what_it_leaves_out(tmp_path: Path) -> None:
+    tests, bad = read(written(tmp_path, *GOOD))
+    assert bad == []
+    assert tests == [
+        BehaviourTest("invariance", "a red hoop", "a crimson ring", (), (), 10, 5, 1),
+        BehaviourTest("direction", "a ball rolls left", "", ("v1",), ("v2", "v3"), 0, 0, 2),
+        BehaviourTest("minimum", "a red ball", "", ("v1", "v2"), (), 3, 0, 3),
+    ]
+
+
+def test_what_is_written_for_the_evaluation_is_read_back(tmp_path: Path) -> None:
+    tests, _ = read(written(tmp_path, *GOOD))
+    write_behaviour(tmp_path / "reports" / "behaviour.jsonl", tests)
+    assert stored_behaviour(tmp_path / "reports" / "behaviour.jsonl") == tests
+
+
+def test_without_the_file_there_are_no_tests(tmp_path: Path) -> None:
+    assert read(tmp_path) == ([], [])
+    assert stored_behaviour(tmp_path / "behaviour.jsonl") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "says"),
+    [
+        ({"kind": "speed"}, "bad_kind", 'kind is "speed"; expected invariance, direction, minimum'),
+        ({"kind": None}, "bad_kind", "kind is null"),
+        ({"kind": "direction"}, "missing_above", "a test of the kind direction needs kind, query, video, above"),
+        ({"videos": "v1"}, "unknown_key", "videos"),
+        ({"query": " "}, "empty_text", "query is an empty text"),
+        ({"query": "x" * 101}, "text_too_long", "101 characters; at most 100"),
+        ({"video": "v4"}, "unknown_video", 'lacks the video "v4"'),
+        ({"video": "v9"}, "bad_video", "is quarantined \\(truncated\\)"),
+        ({"video": []}, "wrong_type", "empty list"),
+        ({"video": 7}, "wrong_type", "video is a number"),
+        ({"top": 0}, "out_of_range", "from 1 to 1000"),
+        ({"top": "10"}, "wrong_type", "whole number"),
+        ({"kind": "invariance", "same_as": "a red ball", "video": None}, "same_query", "same words"),
+        ({"kind": "invariance", "same_as": "a crimson ball", "video": None, "shared": 11}, "out_of_range", "from 1 to 10"),
+        ({"kind": "direction", "above": "v1"}, "contradiction", "stands in video and in above"),
+    ],
+)
+def test_a_line_that_cannot_be_used_is_told_with_its_number_and_the_others_are_read(
+    tmp_path: Path, change: dict[str, Any], reason: str, says: str
+) -> None:
+    line = {"kind": "minimum", "query": "a red ball", "video": "v1"} | change
+    tests, bad = read(written(tmp_path, GOOD[0], line, GOOD[1]))
+    assert [test.line for test in tests] == [1, 3]
+    ((file, number, found),) = [(record.file, record.line, record.reason) for record in bad]
+    assert (file, number, found) == ("behaviour.jsonl", 2, reason)
+    assert re.search(says, bad[0].detail)
+
+
+def test_what_is_no_json_is_told_too(tmp_path: Path) -> None:
+    tests, bad = read(written(tmp_path, "{", GOOD[0]))
+    assert (len(tests), bad[0].reason) == (1, "bad_json")
+
+
+def test_a_stored_suite_of_another_form_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not a file of behaviour tests"):
+        stored_behaviour(written(tmp_path, GOOD[0]) / "behaviour.jsonl")

@@ -1,0 +1,53 @@
+"""Rows of frozen parts, kept on the disk."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reelnest.store.cached_rows import KeptRows, KeptRowsWriter, Rows
+
+COUNTS = np.array([2, 0, 3, 1])
+
+
+def rows_of(number: int, dtype: str) -> Rows:
+    found: Rows = np.arange(COUNTS[number] * 4, dtype=dtype).reshape(-1, 4) + np.asarray(10 * number, dtype=dtype)
+    return found
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint16"])
+def test_two_writers_fill_one_file_in_any_order(dtype: str, tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "key"
+    aside = KeptRowsWriter.begin(folder)
+    writers = [KeptRowsWriter(aside, COUNTS, 4, dtype) for _ in range(2)]
+    for turn, number in enumerate((3, 0, 2)):
+        writers[turn % 2].put(number, rows_of(number, dtype))
+    for writer in writers:
+        writer.close()
+    assert not folder.exists()
+    writers[0].finish(aside, folder, {"what": "a test"})
+    assert [path.name for path in folder.parent.iterdir()] == ["key"]
+    kept = KeptRows(folder)
+    assert [number in kept for number in range(4)] == [True, False, True, True]
+    for number in (0, 2, 3):
+        assert kept[number].dtype == dtype
+        assert np.array_equal(kept[number], rows_of(number, dtype))
+    with pytest.raises(KeyError):
+        kept[1]
+
+
+def test_what_a_killed_writer_left_is_cleared_away(tmp_path: Path) -> None:
+    left = KeptRowsWriter.begin(tmp_path / "key")
+    writer = KeptRowsWriter(left, COUNTS, 4, "float32")
+    writer.put(0, rows_of(0, "float32"))
+    aside = KeptRowsWriter.begin(tmp_path / "key")
+    assert list(tmp_path.iterdir()) == [aside]
+    writer.close()
+
+
+def test_rows_of_another_shape_or_type_are_refused(tmp_path: Path) -> None:
+    writer = KeptRowsWriter(KeptRowsWriter.begin(tmp_path / "key"), COUNTS, 4, "float32")
+    for wrong in (rows_of(0, "float64"), rows_of(2, "float32"), np.zeros((2, 5), dtype=np.float32)):
+        with pytest.raises(ValueError, match=r"thing 0.*expected 2 rows of \(4,\)"):
+            writer.put(0, wrong)
+    writer.close()

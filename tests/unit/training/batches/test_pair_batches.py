@@ -1,0 +1,133 @@
+"""Who is whose negative, against the definition, item by item."""
+
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from reelnest.encoder.batches import Batcher
+from reelnest.store.entries import Entry, Role
+from reelnest.store.prepared import Pairs, Prepared
+from reelnest.training.batches.pair_batches import PADDING, PairBatch, PairBatcher
+
+# (query, target): two queries with one target, one query with two targets, a chain, an item that is query here and target there
+PAIRS = [(0, 10), (1, 10), (2, 11), (2, 12), (3, 13), (13, 3), (4, 14), (5, 15)]
+# A pair of another split: its items are no negatives either.
+ELSEWHERE = [(4, 15)]
+NEGATIVES = {0: [20, 21], 1: [21], 2: [10, 22], 3: [], 4: [23], 5: [20], 6: [24], 7: [25, 12]}
+ITEMS = 30
+
+
+class Items:
+    """Items that are their own numbers."""
+
+    def __len__(self) -> int:
+        return ITEMS
+
+    def entry(self, item: int, role: Role) -> Entry:
+        return Entry(role, str(item), None)
+
+    def related(self, item: int) -> np.ndarray:
+        both = [pair for pair in PAIRS + ELSEWHERE if item in pair]
+        return np.array(sorted({other for pair in both for other in pair} - {item}), dtype=np.int64)
+
+
+class Entries:
+    """Makes batches of nothing but the entries' roles and texts."""
+
+    def micro_batches(self, entries: list[Entry], count: int) -> tuple[list[Any], Tensor]:
+        named = [(entry.role, int(entry.text)) for entry in entries]
+        places = np.arange(len(named))[::-1]  # backwards, so that the order matters
+        return [[named[place] for place in part] for part in np.array_split(places, count)], torch.from_numpy(np.argsort(places))
+
+
+def share(rank: int, processes: int, micro_batch_size: int | None = None, *, same_side: bool = False) -> PairBatch:
+    sides = np.array(PAIRS)
+    grades = np.arange(len(PAIRS), dtype=np.float32)
+    pairs = Pairs(sides[:, 0], sides[:, 1], grades, tuple(np.array(NEGATIVES[row], dtype=np.int64) for row in range(len(PAIRS))))
+    make = PairBatcher(
+        cast("Prepared", Items()),
+        pairs,
+        cast("Batcher", Entries()),
+        rank,
+        processes,
+        micro_batch_size=micro_batch_size,
+        negatives=lambda row: pairs.negatives[row],
+        same_side=same_side,
+    )
+    return make(np.arange(len(PAIRS)))
+
+
+def entries_of(batch: PairBatch) -> list[tuple[Role, int]]:
+    """Roles and items in the order of the vectors that the loss gets."""
+    rows = [named for part in cast("list[list[tuple[Role, int]]]", batch.inputs) for named in part]
+    return [rows[place] for place in batch.order]
+
+
+def known(query: int, target: int) -> bool:
+    return query == target or (query, target) in PAIRS + ELSEWHERE or (target, query) in PAIRS + ELSEWHERE
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_columns_are_all_targets_and_then_each_extra_negative_once(processes: int) -> None:
+    shares = [share(rank, processes) for rank in range(processes)]
+    own = [entries_of(batch) for batch in shares]
+    count = len(PAIRS) // processes
+    columns: list[int] = [target for _, target in PAIRS]
+    extras = [[item for _, item in entries[2 * count :]] for entries in own]
+    each = max(map(len, extras))
+    for items in extras:
+        columns += items + [PADDING] * (each - len(items))
+    # 10 and 12 are some pair's targets, and columns in any case.
+    assert sorted(item for items in extras for item in items) == [20, 21, 22, 23, 24, 25]
+    for rank, (batch, entries) in enumerate(zip(shares, own, strict=True)):
+        mine = PAIRS[rank * count : (rank + 1) * count]
+        expected = [("query", query) for query, _ in mine] + [("target", target) for _, target in mine]
+        assert entries[: 2 * count] == expected
+        assert {role for role, _ in entries[2 * count :]} <= {"target"}
+        assert batch.related.tolist() == [[column == PADDING or known(query, column) for column in columns] for query, _ in mine]
+        assert batch.relevance.tolist() == list(range(rank * count, (rank + 1) * count))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_items_of_one_side_are_related_where_they_are_the_same_or_share_an_answer(processes: int) -> None:
+    def alike(one: int, other: int) -> bool:
+        return known(one, other) or any(known(one, item) and known(other, item) for item in range(ITEMS))
+
+    for rank in range(processes):
+        batch = share(rank, processes, same_side=True)
+        mine = PAIRS[rank * batch.share : (rank + 1) * batch.share]
+        assert batch.related_queries is not None
+        assert batch.related_targets is not None
+        assert batch.related_queries.tolist() == [[alike(query, other) for other, _ in PAIRS] for query, _ in mine]
+        assert batch.related_targets.tolist() == [[alike(target, other) for _, other in PAIRS] for _, target in mine]
+    assert share(0, processes).related_queries is None
+
+
+@pytest.mark.parametrize(("size", "expected"), [(None, 1), (4, 2), (3, 2), (2, 3), (1, 6)])
+def test_all_processes_have_the_same_number_of_micro_batches_of_the_same_entries(size: int | None, expected: int) -> None:
+    for rank in (0, 1):  # 4 pairs each and 3 extra negatives: 11 entries
+        batch = share(rank, 2, size)
+        assert len(batch.inputs) == expected
+        assert entries_of(batch) == entries_of(share(rank, 2))
+
+
+def test_a_batch_made_again_in_other_micro_batches_is_the_same_batch() -> None:
+    drawn = iter(range(20, ITEMS))
+    make = PairBatcher(
+        cast("Prepared", Items()),
+        Pairs(*np.array(PAIRS).T, np.ones(len(PAIRS), dtype=np.float32), ()),
+        cast("Batcher", Entries()),
+        0,
+        1,
+        negatives=lambda _row: np.array([next(drawn)]),  # other ones at each call, as after a mining in between
+    )
+    batch = make(np.arange(len(PAIRS)))
+    assert make.again(batch) is batch
+    make.micro_batch_size = 2
+    again = make.again(batch)
+    assert len(again.inputs) > 1
+    assert entries_of(again) == entries_of(batch)
+    assert torch.equal(again.related, batch.related)

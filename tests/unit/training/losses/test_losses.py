@@ -1,0 +1,127 @@
+"""The loss against the formula, written out number by number, and the dims' weights."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from reelnest.config import Loss
+from reelnest.training.losses.losses import nested_losses, weighted
+
+DIMS = (2, 5, 8)
+TEMPERATURE = torch.tensor([0.1], dtype=torch.float64)
+
+
+def by_hand(rows: Tensor, columns: Tensor, masked: set[tuple[int, int]], dim: int) -> list[float]:
+    """-log of the right answer's share for each row, whose right answer is the column of the same number; plain floats."""
+
+    def cosine(a: list[float], b: list[float]) -> float:
+        return sum(x * y for x, y in zip(a, b, strict=True)) / math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
+
+    found = []
+    for i, row in enumerate(rows[:, :dim].tolist()):
+        shares = {
+            j: math.exp(cosine(row, column) / TEMPERATURE.item())
+            for j, column in enumerate(columns[:, :dim].tolist())
+            if (i, j) not in masked
+        }
+        found.append(-math.log(shares[i] / sum(shares.values())))
+    return found
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def losses(queries: Tensor, targets: Tensor, related: Tensor | None = None, **others: Any) -> list[float]:
+    settings = Loss(**{name: others.pop(name) for name in list(others) if name in Loss.model_fields})
+    found: list[float] = nested_losses(
+        queries, targets, slice(0, len(queries)), related, DIMS, TEMPERATURE, settings=settings, **others
+    ).tolist()
+    return found
+
+
+@pytest.fixture
+def vectors() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(3, 8, generator=generator, dtype=torch.float64), torch.randn(5, 8, generator=generator, dtype=torch.float64)
+
+
+def test_each_dim_equals_the_written_out_formula(vectors: tuple[Tensor, Tensor]) -> None:
+    queries, targets = vectors  # the last two targets are no pair's: extra negatives
+    related = torch.tensor([[True, False, True, False, True], [False, True, False, False, False], [False, False, False, True, False]])
+    # Query 0 and target 2 belong together, so target 2's negatives are without query 0.
+    forth = [mean(by_hand(queries, targets, {(0, 2), (0, 4), (2, 3)}, dim)) for dim in DIMS]
+    back = [mean(by_hand(targets[:3], queries, {(2, 0)}, dim)) for dim in DIMS]
+    expected = [(a + b) / 2 for a, b in zip(forth, back, strict=True)]
+    assert losses(queries, targets, related) == pytest.approx(expected, rel=1e-12)
+
+
+def test_negatives_of_the_same_side_are_others_than_the_row_itself(vectors: tuple[Tensor, Tensor]) -> None:
+    queries, targets = vectors[0], vectors[1][:3]
+    related = torch.zeros(3, 3, dtype=torch.bool)
+    related[1, 2] = True
+    expected = []
+    for dim in DIMS:
+        # Beside the targets stand all queries, of which a row's own does not count, nor what is related.
+        forth = by_hand(queries, torch.cat([targets, queries]), {(0, 3), (1, 4), (2, 5), (1, 5)}, dim)
+        back = by_hand(targets, torch.cat([queries, targets]), {(0, 3), (1, 4), (2, 5)}, dim)
+        expected.append((mean(forth) + mean(back)) / 2)
+    assert losses(queries, targets, same_side_negatives=True, related_queries=related) == pytest.approx(expected, rel=1e-12)
+
+
+def test_what_is_more_alike_than_the_answer_is_no_negative(vectors: tuple[Tensor, Tensor]) -> None:
+    queries, targets = vectors[0], vectors[1][:3].clone()
+    targets[1] = queries[0]  # another pair's target, and just what was asked for
+    expected = []
+    for dim in DIMS:
+        cosines = torch.cosine_similarity(queries[:, None, :dim], targets[None, :, :dim], dim=-1).tolist()
+        places = [(i, j) for i in range(3) for j in range(3)]
+        forth = by_hand(queries, targets, {(i, j) for i, j in places if cosines[i][j] > cosines[i][i] + 0.1}, dim)
+        back = by_hand(targets, queries, {(j, i) for i, j in places if cosines[i][j] > cosines[j][j] + 0.1}, dim)
+        expected.append((mean(forth) + mean(back)) / 2)
+    assert losses(queries, targets, false_negative_margin=0.1) == pytest.approx(expected, rel=1e-12)
+    assert losses(queries, targets, false_negative_margin=2.0) == pytest.approx(losses(queries, targets), rel=1e-12)
+    assert losses(queries, targets) != pytest.approx(expected, rel=1e-2)
+
+
+def test_a_pair_counts_as_much_as_its_grade(vectors: tuple[Tensor, Tensor]) -> None:
+    queries, targets = vectors[0], vectors[1][:3]
+    grades = torch.tensor([3.0, 1.0, 1.0], dtype=torch.float64)
+    expected = []
+    for dim in DIMS:
+        of_pairs = [(a + b) / 2 for a, b in zip(by_hand(queries, targets, set(), dim), by_hand(targets, queries, set(), dim), strict=True)]
+        expected.append((3 * of_pairs[0] + of_pairs[1] + of_pairs[2]) / 5)
+    assert losses(queries, targets, graded_relevance=True, relevance=grades) == pytest.approx(expected, rel=1e-12)
+    assert losses(queries, targets, relevance=grades) != pytest.approx(expected, rel=1e-3)
+
+
+def test_given_weights_are_relative() -> None:
+    found = torch.tensor([1.0, 3.0])
+    assert weighted(found, "equal") == 2.0
+    assert weighted(found, (3, 1)) == weighted(found, (6, 2)) == 1.5
+    assert weighted(found, (0, 1)) == 3.0
+
+
+def test_random_weights_count_the_last_dim_always_and_each_other_one_half_of_the_time() -> None:
+    found = torch.eye(4, dtype=torch.float64)
+    drawn = [torch.stack([weighted(row, "random", seed=(0, step)) for row in found]) for step in range(400)]
+    assert all(float(weights[-1]) > 0 and float(weights.sum()) == pytest.approx(1) for weights in drawn)
+    shares = torch.stack([(weights > 0).double() for weights in drawn]).mean(0)
+    assert shares[:3].tolist() == pytest.approx([0.5] * 3, abs=0.08)
+    assert torch.equal(drawn[7], torch.stack([weighted(row, "random", seed=(0, 7)) for row in found]))
+
+
+def test_learnt_weights_settle_where_each_dim_says_as_much() -> None:
+    found = torch.tensor([0.5, 2.0, 4.0])
+    log_variances = torch.zeros(3, requires_grad=True)
+    assert weighted(found, "learnt", log_variances=log_variances) == found.mean()
+    descent = torch.optim.SGD([log_variances], lr=1.0)
+    for _ in range(200):
+        descent.zero_grad()
+        weighted(found, "learnt", log_variances=log_variances).backward()  # type: ignore[no-untyped-call]
+        descent.step()
+    # The variance that makes the sum least is twice the loss.
+    assert torch.exp(log_variances).tolist() == pytest.approx([1.0, 4.0, 8.0], rel=1e-3)

@@ -1,0 +1,134 @@
+"""The predicted memory of a step, held to what torch's allocator hands out in a real one."""
+
+import gc
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch.profiler import ProfilerActivity, profile
+
+from reelnest.backbones.published import backbone_config
+from reelnest.config import Params
+from reelnest.encoder.unfilled import PackedLinear, unfilled_encoder
+from reelnest.training.losses.contrastive_model import ContrastiveModel
+from reelnest.training.memory_prediction.step_memory import StepMemory, estimate_step, predict_step, stand_in_training
+from reelnest.training.memory_prediction.step_shapes import Sizes, largest_grid, stand_in_batcher, step_of
+
+TINY = {"hidden_size": 64, "layers": 2, "heads": 2, "vision_hidden_size": 32, "vision_layers": 2, "vision_heads": 2, "vocabulary": 300}
+SIZES = Sizes(text_tokens=12, grid=(2, 4, 4))
+
+
+@pytest.fixture(autouse=True)
+def _accelerate_starts_anew() -> Iterator[None]:
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def settings(model: dict[str, Any] | None = None, **train: Any) -> Params:
+    train = {"batch_size": 8, "optimizer": "adamw", **train}
+    return Params.model_validate(
+        {"model": {"tiny": TINY, "dims": [16, 64], **(model or {})}, "train": train, "launch": {"config": "cpu-1"}}
+    )
+
+
+@cache
+def predicted(params: Params, processes: int = 1) -> StepMemory:
+    return predict_step(params, backbone_config(params.model), SIZES, processes=processes)
+
+
+def allocated(params: Params, trace: Path) -> int:
+    """The most bytes that torch's CPU allocator had out at once while a model was made and took two steps."""
+    config = backbone_config(params.model)
+    empty = unfilled_encoder(params.model, config)
+    gc.collect()  # what an earlier test left would be freed while this one counts
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        encoder = empty.to_empty(device="cpu")
+        for tensor in [*encoder.parameters(), *encoder.buffers()]:
+            tensor.data.normal_(std=0.02)
+        if params.train.gradient_checkpointing:
+            encoder.enable_gradient_checkpointing()
+        model = ContrastiveModel(encoder, params.loss, len(params.model.dims))
+        batcher = stand_in_batcher(params, config, SIZES)
+        training = stand_in_training(params, Accelerator(cpu=True, mixed_precision=params.train.mixed_precision), model, batcher)
+        for _ in range(2):
+            training.step(0, step_of(params, batcher))
+    profiler.export_chrome_trace(str(trace))
+    events = [event for event in json.loads(trace.read_text())["traceEvents"] if event.get("name") == "[memory]"]
+    level = peak = 0
+    for event in sorted(events, key=lambda event: event["ts"]):
+        level += event["args"]["Bytes"]
+        peak = max(peak, level)
+    return peak
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        settings(),
+        settings({"freeze": "vision", "lora": {"r": 4, "dropout": 0.1}}, gradient_checkpointing=True),
+        settings(micro_batch_size=2, mixed_precision="bf16"),
+        settings({"freeze": "backbone", "projection": 64}),
+    ],
+    ids=["all trained", "LoRA, checkpointing", "gradient caching, bfloat16", "projection alone"],
+)
+def test_the_peak_is_what_a_real_step_allocates(params: Params, tmp_path: Path) -> None:
+    found = predicted(params)
+    # Inputs are numpy's.
+    assert found.peak - found.parts["inputs"] == pytest.approx(allocated(params, tmp_path / "trace.json"), rel=0.03)
+
+
+def test_weights_gradients_and_optimizer_have_the_bytes_of_their_parameters() -> None:
+    params = settings()
+    model = unfilled_encoder(params.model, backbone_config(params.model))
+    count = sum(parameter.numel() for parameter in model.parameters())
+    found = predicted(params, processes=2)
+    assert found.parts["weights"] == pytest.approx(4 * count, rel=0.01)
+    # DDP's buckets hold all gradients from the first step on.
+    assert found.parts["gradients"] == pytest.approx(4 * count, rel=0.01)
+    assert found.parts["optimizer"] == pytest.approx(8 * count, rel=0.01)
+    assert found.peak == sum(found.parts.values())
+
+
+def test_settings_that_save_memory_save_it_where_they_should() -> None:
+    plain = predicted(settings())
+    assert predicted(settings(gradient_checkpointing=True)).parts["activations"] < 0.7 * plain.parts["activations"]
+    assert predicted(settings(micro_batch_size=2)).parts["activations"] < 0.4 * plain.parts["activations"]
+    frozen = predicted(settings({"freeze": "vision"}))
+    assert frozen.parts["vision"] < 0.1 * plain.parts["vision"]
+    assert frozen.parts["optimizer"] < plain.parts["optimizer"]
+
+
+def test_four_bit_weights_count_for_what_they_take() -> None:
+    four_bit = {"name_or_path": "Qwen/Qwen2.5-VL-3B-Instruct", "revision": "0" * 40, "dtype": "bfloat16", "lora": {"merge": False}}
+    params = Params.model_validate({"model": {**four_bit, "load_in_4bit": True, "dims": [256]}})
+    config = backbone_config(params.model)
+    config.text_config.num_hidden_layers = 2
+    config.vision_config.depth = 2
+    encoder = unfilled_encoder(params.model, config)
+    packed = [module for module in encoder.modules() if isinstance(module, PackedLinear)]
+    assert len(packed) == 14
+    # A weight of 4 bits, and 8 + 32 / 256 bits of scale for 64 of them.
+    weights = sum(module.in_features * module.out_features for module in packed)
+    assert sum(module.weight.numel() for module in packed) == pytest.approx(weights * (4 + 8.125 / 64) / 8, rel=1e-4)  # type: ignore[operator, misc]
+    found = predict_step(params.model_copy(update={"train": params.train.model_copy(update={"batch_size": 2})}), config, SIZES)
+    assert found.peak > found.parts["weights"] > 0
+
+
+def test_a_deep_model_is_told_by_shallow_ones() -> None:
+    params = settings({"tiny": {**TINY, "layers": 10}, "lora": {"r": 4}}, gradient_checkpointing=True)
+    estimated = estimate_step(params, backbone_config(params.model), SIZES)
+    exact = predicted(params)
+    assert estimated.parts == pytest.approx(exact.parts, rel=0.01, abs=0.002 * exact.peak)
+
+
+def test_the_largest_video_keeps_to_the_settings() -> None:
+    params = Params.model_validate({"preprocess": {"frames": 16, "max_pixels": 100352}})
+    assert largest_grid(params.preprocess) == (8, 16, 32)
+    assert Sizes(1, (8, 16, 32)).video_tokens == 1024
+    assert torch.tensor(largest_grid(Params().preprocess)).tolist() == [2, 4, 4]
