@@ -20,9 +20,9 @@ from great_expectations.data_context.types.base import DataContextConfig, InMemo
 from great_expectations.expectations.expectation import Expectation
 
 from reelnest.checks.custom_expectations import ExpectColumnPairToHaveOneBForEachA, ExpectColumnValuesToBeBalanced
-from reelnest.checks.tables import GOOD, PAIR_COLUMNS, VIDEO_COLUMNS, pair_kind
+from reelnest.checks.tables import GOOD, PAIR_COLUMNS, VIDEO_COLUMNS
 from reelnest.config import Validate
-from reelnest.records.formats import SPLITS
+from reelnest.records.formats import SPLITS, pair_kind
 
 Severity = Literal["critical", "warning"]
 

@@ -3,13 +3,12 @@
 A table of what was *found* has every line, bad ones too; a table of what is *used* has the good ones.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
-from reelnest.records.formats import BadRecord, Kind, Pair, Side, Video
+from reelnest.records.formats import BadRecord, Pair, Side, Video, pair_kind
 from reelnest.records.splits import connected_components
 from reelnest.video.inspection import Inspected
 
@@ -55,11 +54,6 @@ class Looked:
     inspected: Mapping[str, Inspected]
     digests: Mapping[str, str]
     """Of those that share their size with another (`inspection.content_digests`)."""
-
-
-def pair_kind(query: Kind, target: Kind) -> str:
-    """For example `text_to_video`."""
-    return f"{query}_to_{target}"
 
 
 def side_name(side: Side) -> str:
@@ -121,15 +115,6 @@ def pair_table(pairs: Sequence[Pair], splits: Sequence[str], bad: Sequence[BadRe
         )
     rows += [{"line": line, "verdict": reason} for line, reason in verdicts.items()]
     return _table(rows, PAIR_COLUMNS)
-
-
-def count_pairs(pairs: Sequence[Pair], splits: Sequence[str]) -> dict[str, dict[str, int]]:
-    """How many pairs there are by split and kind, and in `all`."""
-    counts: dict[str, Counter[str]] = {}
-    for pair, split in zip(pairs, splits, strict=True):
-        for name in (split, "all"):
-            counts.setdefault(name, Counter()).update([pair_kind(pair.query.kind, pair.target.kind), "all"])
-    return {split: dict(kinds) for split, kinds in counts.items()}
 
 
 def _table(rows: Sequence[Mapping[str, object]], columns: Mapping[str, str]) -> pd.DataFrame:

@@ -21,7 +21,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reelnest.atomic_files import write_json
-from reelnest.checks.tables import pair_kind
 from reelnest.config import Params
 from reelnest.drift.measures import Shift, counts_shift, fall, histogram, judge, least_alike, numbers_shift, sampled, vectors_shift
 from reelnest.encoder.saved import SavedModel, load
@@ -29,7 +28,7 @@ from reelnest.errors import RegistryError, VideoError
 from reelnest.evaluation.retrieval_sets import retrieval_sets
 from reelnest.evaluation.significance import bootstrap_intervals
 from reelnest.records.changes import Contents, pair_texts, read_contents, summarise, video_texts
-from reelnest.records.formats import TEXT_FIELDS, Video, video_files
+from reelnest.records.formats import TEXT_FIELDS, Video, pair_kind, video_files
 from reelnest.registry.drift_log import ChampionsRun, Figures
 from reelnest.registry.promotion.evaluation_log import QUERY_METRICS_FILE
 from reelnest.registry.versions.fetched_model import fetch_model

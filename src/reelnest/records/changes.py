@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from reelnest.checks.tables import pair_kind
-from reelnest.records.formats import Pair, Side, Video, file_names, known_ids, read_pairs, read_videos
+from reelnest.records.formats import Pair, Side, Video, file_names, known_ids, pair_kind, read_pairs, read_videos
 from reelnest.records.splits import assign_splits
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

@@ -66,6 +66,11 @@ class Video:
     """What the video is filed under, such as a language: never read by the encoder, but queries can be divided by it."""
 
 
+def pair_kind(query: Kind, target: Kind) -> str:
+    """For example `text_to_video`."""
+    return f"{query}_to_{target}"
+
+
 @dataclass(frozen=True)
 class BadRecord:
     """A line that the run goes on without."""

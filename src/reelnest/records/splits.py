@@ -6,9 +6,10 @@ neither the order of the file nor a seed, and what other components hold does no
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from reelnest.records.formats import Pair, Side
+from reelnest.records.formats import Pair, Side, pair_kind
 
 STRICTEST_FIRST = ("test", "validation", "train")
 """Where two splits claim the same thing, it stays held out."""
@@ -53,6 +54,15 @@ def connected_components(pairs: Sequence[Pair]) -> list[int]:
         parents[root(pair.query)] = root(pair.target)
     numbers: dict[Side, int] = {}
     return [numbers.setdefault(root(pair.query), len(numbers)) for pair in pairs]
+
+
+def count_pairs(pairs: Sequence[Pair], splits: Sequence[str]) -> dict[str, dict[str, int]]:
+    """How many pairs there are by split and kind, and in `all`."""
+    counts: dict[str, Counter[str]] = {}
+    for pair, split in zip(pairs, splits, strict=True):
+        for name in (split, "all"):
+            counts.setdefault(name, Counter()).update([pair_kind(pair.query.kind, pair.target.kind), "all"])
+    return {split: dict(kinds) for split, kinds in counts.items()}
 
 
 def _strictest(splits: Iterable[str]) -> str:

@@ -16,7 +16,6 @@ from typing import Any
 from tqdm import tqdm
 
 from reelnest.atomic_files import whole_folder, write_json
-from reelnest.checks.tables import count_pairs
 from reelnest.config import Data, Params
 from reelnest.errors import DataError, VideoError
 from reelnest.records.formats import (
@@ -31,9 +30,9 @@ from reelnest.records.formats import (
     read_videos,
     video_files,
 )
-from reelnest.records.splits import assign_splits
+from reelnest.records.splits import assign_splits, count_pairs
 from reelnest.stages.workspace import Workspace
-from reelnest.store.frame_store_writing import FrameCache, video_key, write_store
+from reelnest.store.frame_store_writing import FrameCache, spill_frames, video_key, write_store
 from reelnest.store.prepared import STORE_FOLDER, Fields, Prepared, write_tables
 from reelnest.video.cluster import decode_on_cluster
 from reelnest.video.decoder import Decoder, Limits, available_workers, in_parallel
@@ -138,7 +137,7 @@ def _decode(missing: Sequence[tuple[str, list[Path]]], params: Params, cache: Fr
     if address is None:
         results = _decode_here(missing, params, limits, cache)
     else:
-        results = decode_on_cluster(address, missing, params.preprocess, limits, cache)
+        results = decode_on_cluster(address, missing, params.preprocess, limits, cache.spill, spill_frames, cache.adopt)
     bar = tqdm(results, total=len(missing), desc="decoding", unit="video", disable=None)
     failed = {key: error for key, error in bar if error is not None}
     seconds = time.monotonic() - started

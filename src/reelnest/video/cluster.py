@@ -3,13 +3,14 @@
 On one machine, threads with a decoder child each (`decoder.in_parallel`) are the default: they start in a third of a second and need
 neither scheduler nor workers, which are processes of their own beside the children that decode.
 
-A cluster shares the file system: a worker reads the videos and puts what it decoded into `work/frames/spill/`, and only names travel.
+A cluster shares the file system: a worker reads the videos and writes what it decoded into a folder of the caller's, and only names travel.
 Dask's own messages are pickled, so the scheduler's address belongs to a network that is trusted; what the videos hold never travels in
 them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,30 @@ from distributed import Client, as_completed
 
 from reelnest.config import Preprocess
 from reelnest.errors import DataError, VideoError
-from reelnest.store.frame_store_writing import FrameCache, spill_frames
 from reelnest.video.decoder import Decoder, Limits
+from reelnest.video.frames import Frames
 
 CHUNK = 16
 """Videos to a task: enough to share the start of a decoder, few enough to spread evenly and to be repeated when a worker is lost."""
 CONNECT_SECONDS = 30
 WORKERS_SECONDS = 60
 
+Write = Callable[[Path, str, Frames], object]
+"""Writes the frames of a key into a folder. It travels to the workers by its name, so it is a function of a module."""
+
 
 def decode_on_cluster(
-    address: str, jobs: Sequence[tuple[str, list[Path]]], settings: Preprocess, limits: Limits, cache: FrameCache
+    address: str,
+    jobs: Sequence[tuple[str, list[Path]]],
+    settings: Preprocess,
+    limits: Limits,
+    folder: Path,
+    write: Write,
+    adopt: Callable[[str], bool],
 ) -> Iterator[tuple[str, VideoError | None]]:
-    """Decodes `jobs`, (key, files) each, on the cluster's workers into `cache`; gives each key as it is done, with its error if it has one.
+    """Decodes `jobs`, (key, files) each, on the cluster's workers; gives each key as it is done, with its error if it has one.
 
+    A worker writes a video's frames into `folder` with `write`; `adopt` then takes them over here, and says whether they are there.
     Raises DataError where the cluster cannot be reached, has no workers, or does not share this file system.
     """
     try:
@@ -46,11 +57,12 @@ def decode_on_cluster(
             raise DataError(f"preprocess.scheduler: the scheduler at {address} has no workers. {advice}") from error
         named = [(key, [str(file.absolute()) for file in files]) for key, files in jobs]
         chunks = [named[start : start + CHUNK] for start in range(0, len(named), CHUNK)]
-        spill = str(cache.spill.absolute())
-        futures = client.map(_decode_chunk, chunks, settings=settings.model_dump(), limits=asdict(limits), spill=spill, pure=False)
+        spill = str(folder.absolute())
+        decode = partial(_decode_chunk, settings=settings.model_dump(), limits=asdict(limits), spill=spill, write=write)
+        futures = client.map(decode, chunks, pure=False)
         for future in as_completed(futures, loop=client.loop):
             for key, reason, text in future.result():
-                if reason is None and not cache.adopt(key):
+                if reason is None and not adopt(key):
                     raise DataError(
                         f"preprocess.scheduler: a worker of {address} decoded a video into {spill}, but it is not there. "
                         "The cluster must share this file system under the same path."
@@ -60,14 +72,14 @@ def decode_on_cluster(
 
 
 def _decode_chunk(
-    jobs: list[tuple[str, list[str]]], *, settings: dict[str, Any], limits: dict[str, Any], spill: str
+    jobs: list[tuple[str, list[str]]], *, settings: dict[str, Any], limits: dict[str, Any], spill: str, write: Write
 ) -> list[tuple[str, str | None, str]]:
     """What runs on a worker: (key, reason, text) for each video, reason None for a good one."""
     results: list[tuple[str, str | None, str]] = []
     with Decoder(Limits(**limits)) as decoder:
         for key, files in jobs:
             try:
-                spill_frames(Path(spill), key, decoder.frames([Path(file) for file in files], Preprocess.model_validate(settings)))
+                write(Path(spill), key, decoder.frames([Path(file) for file in files], Preprocess.model_validate(settings)))
                 results.append((key, None, ""))
             except VideoError as error:
                 results.append((key, error.reason, str(error)))
