@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
-from reelnest.encoder.batches import VIDEO_TYPE, Part
+from reelnest.backbones.parts import VIDEO_TYPE, Part
 
 
 def token_positions(part: Part, vision: Any) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from reelnest.backbones.packing import Packing
+from reelnest.backbones.parts import TEXT_TYPE, VIDEO_TYPE, Part
 from reelnest.config import Model
 from reelnest.errors import ModelError
 from reelnest.store.cached_rows import Rows
@@ -30,47 +31,6 @@ VIDEO_PAD = "<|video_pad|>"
 
 KNOWN_CHARACTERS = 1 << 22
 """Texts of so many characters in all, and their tokens (some 40 MB), are remembered: each epoch asks for them again."""
-
-TEXT_TYPE, VIDEO_TYPE = 0, 2
-"""Qwen2.5-VL's token types (1 is an image)."""
-
-
-@dataclass
-class Part:
-    """Rows of one sort, padded on the left to the longest of them.
-
-    Rows whose pooled states are kept have no tokens. Videos whose tokens are kept have no patches, or else no video of the part has tokens.
-    `video_grid_thw` and `second_per_grid_ts` stay on the CPU: index work reads them as numbers, which on a GPU would wait for it each time.
-    """
-
-    input_ids: Tensor  # int64 (rows, tokens)
-    attention_mask: Tensor  # int64 (rows, tokens), 0 for padding
-    mm_token_type_ids: Tensor  # int64 (rows, tokens), 0 text, 2 video
-    pooling_mask: Tensor  # int64 (rows, tokens), 1 for what mean pooling reads: all but padding and the instruction
-    rows: Tensor | None = None  # uint8 (all patches, 1176), one video after the other
-    video_grid_thw: Tensor | None = None  # int64 (rows, 3)
-    second_per_grid_ts: Tensor | None = None  # float32 (rows,), seconds between two steps of the grid
-    video_tokens: Tensor | None = None  # (tokens of all videos, hidden), from a frozen vision tower
-    pooled: Tensor | None = None  # (rows, hidden), from a frozen backbone
-
-    @property
-    def has_video(self) -> bool:
-        """Whether its rows are videos that have yet to be encoded."""
-        return self.video_grid_thw is not None
-
-    def to(self, device: torch.device | str) -> "Part":
-        """The same part with its large tensors on `device`."""
-        return Part(
-            input_ids=self.input_ids.to(device, non_blocking=True),
-            attention_mask=self.attention_mask.to(device, non_blocking=True),
-            mm_token_type_ids=self.mm_token_type_ids.to(device, non_blocking=True),
-            pooling_mask=self.pooling_mask.to(device, non_blocking=True),
-            rows=None if self.rows is None else self.rows.to(device, non_blocking=True),
-            video_grid_thw=self.video_grid_thw,
-            second_per_grid_ts=self.second_per_grid_ts,
-            video_tokens=None if self.video_tokens is None else self.video_tokens.to(device, non_blocking=True),
-            pooled=None if self.pooled is None else self.pooled.to(device, non_blocking=True),
-        )
 
 
 @dataclass

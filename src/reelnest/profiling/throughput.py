@@ -16,7 +16,6 @@ from torch import nn
 from reelnest.backbones.positions import vision_index
 from reelnest.encoder.batches import Batch
 from reelnest.encoder.encoder import Encoder
-from reelnest.training.batches.pair_batches import PairBatch
 from reelnest.video.patches import MERGE_SIZE
 
 # Dense bfloat16, without sparsity, from the makers' data sheets, in FLOP a second.
@@ -112,11 +111,10 @@ class Meter:
         """The time counts from here."""
         self._now, self._since = _Span(), time.monotonic()
 
-    def add(self, batches: Iterable[PairBatch], pairs: int) -> None:
+    def add(self, inputs: Iterable[Batch], pairs: int) -> None:
         """A step's share of this process, and its pairs of all processes."""
-        for batch in batches:
-            for inputs in batch.layouts:
-                self._now.work += self._work_of(inputs)
+        for batch in inputs:
+            self._now.work += self._work_of(batch)
         self._now.pairs += pairs
 
     def rates(self) -> dict[str, float]:

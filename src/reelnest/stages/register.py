@@ -14,7 +14,6 @@ from typing import Any
 from mlflow.entities.model_registry import ModelVersion
 
 from reelnest.atomic_files import write_json
-from reelnest.commands.lineage import documented, told_lineage
 from reelnest.config import Params
 from reelnest.errors import RegistryError
 from reelnest.evaluation.evaluation import ALL
@@ -22,6 +21,7 @@ from reelnest.registry.candidate import Candidate
 from reelnest.registry.promotion.decision import WAITS, Answer, Evidence
 from reelnest.registry.promotion.evaluation_log import QUERY_METRICS_FILE
 from reelnest.registry.versions.versions import register_candidate
+from reelnest.stages.documents import documented, told_lineage
 from reelnest.stages.workspace import Workspace
 
 log = logging.getLogger(__name__)

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from reelnest.backbones.parts import Part
 from reelnest.config import Params
-from reelnest.encoder.batches import Batcher, Part
+from reelnest.encoder.batches import Batcher
 from reelnest.encoder.embedding import batches_by_length
 from reelnest.encoder.encoder import Encoder
 from reelnest.errors import TrainingError
@@ -45,6 +46,7 @@ SOURCES = (
     "encoder/batches.py",
     "video/patches.py",
     "backbones/attention.py",
+    "backbones/parts.py",
     "encoder/encoder.py",
     "backbones/patch_projection.py",
     "backbones/positions.py",

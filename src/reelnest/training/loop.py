@@ -168,7 +168,7 @@ class Training:
             for batches in self._profiler.over(steps, self._at.step):
                 self.step(epoch, batches)
                 pairs = len(batches) * self._order.batch_size
-                self._meter.add(batches, pairs)
+                self._meter.add((inputs for batch in batches for inputs in batch.layouts), pairs)
                 if self._at.step % self._train.log_every_steps == 0 or self._at.step % self._steps_per_epoch == 0:
                     self._log(progress)
                 progress.advance(epoch + 1, self._at.step, pairs)

@@ -9,8 +9,9 @@ from PIL import Image
 from transformers import AutoTokenizer, Qwen2_5_VLModel
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from reelnest.backbones.parts import Part
 from reelnest.config import Model
-from reelnest.encoder.batches import Batcher, Part
+from reelnest.encoder.batches import Batcher
 from reelnest.encoder.encoder import Encoder, load_encoder
 from reelnest.errors import ModelError
 from reelnest.store.entries import Entry

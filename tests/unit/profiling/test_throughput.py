@@ -60,7 +60,7 @@ def test_rates_are_of_all_processes_and_hold_no_utilisation_of_a_cpu() -> None:
     encoder, batch = made({})
     meter = Meter(encoder, torch.device("cpu"), processes=2)
     assert meter.report() == {}
-    meter.add([batch], pairs=8)
+    meter.add(batch.layouts, pairs=8)
     rates = meter.rates()
     assert set(rates) == {f"train/{name}" for name in ("pairs_per_second", "tokens_per_second", "model_tflops_per_second")}
     tokens = 2 * sum(WorkOf(encoder)(inputs).tokens for inputs in batch.inputs)
