@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from reelnest.report import wording
+from reelnest.report.charts.interval_bars import interval_bars
+from reelnest.report.charts.line_chart import LineChart, line_chart
+from reelnest.report.charts.scatter_chart import Point, ScatterChart, scatter_chart
 from reelnest.report.gallery import ConfusedVideo, GalleryQuery
 from reelnest.report.headline import headline
-from reelnest.report.interval_bars import interval_bars
-from reelnest.report.line_chart import LineChart, line_chart
 from reelnest.report.pictures import strip
-from reelnest.report.scatter_chart import Point, ScatterChart, scatter_chart
-from reelnest.report.template import source, write_page
+from reelnest.report.template import STYLE, source, write_page
 
-TEMPLATE, STYLE, SCRIPT = "evaluation_page.html.j2", "evaluation_page.css", "evaluation_page.js"
+TEMPLATE, SCRIPT = (Path(__file__).with_name(f"evaluation_page.{kind}") for kind in ("html.j2", "js"))
 SHOWN_FAILURES = 20
 """Behaviour tests that did not pass; `evaluation.json` has more."""
 

@@ -15,13 +15,16 @@ from markupsafe import Markup
 
 from reelnest.atomic_files import write_lines
 
-FOLDER = Path(__file__).parent
+STYLE = Path(__file__).with_name("page.css")
+"""Of every page."""
+CHARTS = Path(__file__).with_name("charts")
+"""Templates that any page may import."""
 
 
-def write_page(path: Path, template: str, filters: Mapping[str, Any], **shown: Any) -> None:
-    """Writes the page of a template of this folder, whole or not at all. All that is shown is escaped."""
+def write_page(path: Path, template: Path, filters: Mapping[str, Any], **shown: Any) -> None:
+    """Writes the page of a template, whole or not at all. All that is shown is escaped."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(FOLDER),
+        loader=jinja2.FileSystemLoader([template.parent, CHARTS]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -29,12 +32,12 @@ def write_page(path: Path, template: str, filters: Mapping[str, Any], **shown: A
         keep_trailing_newline=False,
     )
     environment.filters |= {**filters, "sha256": _source_hash}
-    write_lines(path, [environment.get_template(template).render(**shown)])
+    write_lines(path, [environment.get_template(template.name).render(**shown)])
 
 
-def source(*names: str) -> Markup:
-    """Styles or scripts of this folder as they are: ours, and no data's."""
-    return Markup("".join((FOLDER / name).read_text(encoding="utf-8") for name in names))  # noqa: S704
+def source(*files: Path) -> Markup:
+    """Styles or scripts as they are: ours, and no data's."""
+    return Markup("".join(file.read_text(encoding="utf-8") for file in files))  # noqa: S704
 
 
 def _source_hash(text: str) -> str:

@@ -11,8 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities.model_registry import ModelVersion
-
 from reelnest.atomic_files import write_json
 from reelnest.config import Params
 from reelnest.errors import RegistryError
@@ -20,7 +18,7 @@ from reelnest.evaluation.evaluation import ALL
 from reelnest.registry.candidate import Candidate
 from reelnest.registry.promotion.decision import WAITS, Answer, Evidence
 from reelnest.registry.promotion.evaluation_log import QUERY_METRICS_FILE
-from reelnest.registry.versions.versions import register_candidate
+from reelnest.registry.versions.versions import ModelVersion, register_candidate
 from reelnest.stages.documents import documented, told_lineage
 from reelnest.stages.workspace import Workspace
 

@@ -7,8 +7,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from drift_reports import HOSTILE, drift_report
 
-from reelnest.report.drift_page import write_drift_page
-from reelnest.report.paired_bars import of_histogram
+from reelnest.drift.page import write_drift_page
+from reelnest.drift.paired_bars import of_histogram
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1400), ("dark", 400)])

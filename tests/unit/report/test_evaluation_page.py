@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from evaluations import configuration, confused, evaluation, full_evaluation, query, video_query
 
-from reelnest.report.evaluation_page import STYLE, write_evaluation_page
+from reelnest.report.evaluation_page import write_evaluation_page
 from reelnest.report.gallery import GalleryQuery
+from reelnest.report.template import STYLE
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\" ' {{ 7 * 7 }}"
 
@@ -246,7 +247,7 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("scheme", [0, 1])
 def test_text_and_lines_have_the_contrast_that_wcag_asks_for(scheme: int) -> None:
-    style = (Path(__file__).parents[3] / "src" / "reelnest" / "report" / STYLE).read_text(encoding="utf-8")
+    style = STYLE.read_text(encoding="utf-8")
     colours = dict(re.findall(r"--([\w-]+): #([0-9a-f]+);", re.findall(r":root \{(.*?)\}", style, re.DOTALL)[scheme]))
     for name, behind in [*((f"k{number}", "page") for number in range(6)), ("text", "page"), ("quiet", "page"), ("quiet", "panel"),
                          ("right", "right-panel"), ("quiet", "right-panel"), ("wrong", "page"), ("accent", "page"),

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from reelnest.report.line_chart import BOTTOM, HEIGHT, LABEL_GAP, TOP, line_chart
+from reelnest.report.charts.line_chart import BOTTOM, HEIGHT, LABEL_GAP, TOP, line_chart
 
 
 def test_a_doubling_of_dims_is_the_same_distance_everywhere() -> None:

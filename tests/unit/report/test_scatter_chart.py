@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from reelnest.report.interval_bars import WIDTH, interval_bars
-from reelnest.report.scatter_chart import ASIDE, Point, scatter_chart
+from reelnest.report.charts.interval_bars import WIDTH, interval_bars
+from reelnest.report.charts.scatter_chart import ASIDE, Point, scatter_chart
 
 
 def chart(costs: tuple[float, ...] = (8.0, 64.0, 512.0), values: tuple[float, ...] = (0.5, 0.7, 0.9)) -> list[tuple[float, float]]:

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from reelnest.drift.paired_bars import PairedBars, of_counts, of_histogram
 from reelnest.report import wording
-from reelnest.report.interval_bars import interval_bars
-from reelnest.report.paired_bars import PairedBars, of_counts, of_histogram
-from reelnest.report.template import source, write_page
+from reelnest.report.charts.interval_bars import interval_bars
+from reelnest.report.template import STYLE, source, write_page
 
-TEMPLATE, STYLES = "drift_page.html.j2", ("evaluation_page.css", "drift_page.css")
+TEMPLATE, STYLES = Path(__file__).with_name("page.html.j2"), (STYLE, Path(__file__).with_name("page.css"))
 KINDS = "pair kinds"
 
 

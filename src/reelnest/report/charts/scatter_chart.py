@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from reelnest.report.line_chart import Tick, apart, axis_top, scale
+from reelnest.report.charts.line_chart import Tick, apart, axis_top, scale
 
 WIDTH, HEIGHT = 480, 270
 LEFT, RIGHT, TOP, BOTTOM = 38, 14, 24, 34

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from reelnest.report.line_chart import Tick, apart
+from reelnest.report.charts.line_chart import Tick, apart
 
 WIDTH, HEIGHT = 480, 190
 LEFT, RIGHT, TOP, BOTTOM = 40, 6, 8, 26
