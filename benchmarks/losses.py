@@ -22,7 +22,7 @@ def _vectors(pairs: int, device: str = "cpu") -> tuple[Any, Any]:
 def _nested(pairs: int) -> Callable[[], Any]:
     import torch
 
-    from reelnest.config import Loss
+    from reelnest.settings import Loss
     from reelnest.training.losses.losses import nested_losses
 
     queries, targets = _vectors(pairs)

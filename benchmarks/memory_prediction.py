@@ -39,7 +39,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def _params(case: str) -> Any:
-    from reelnest.config import Params
+    from reelnest.settings import Params
 
     settings = CASES[case]
     hidden = settings["model"]["tiny"]["hidden_size"]

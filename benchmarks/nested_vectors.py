@@ -27,9 +27,9 @@ def make() -> None:
     """Trains and encodes, once for each data folder: into work/benchmarks/."""
     from reelnest.atomic_files import whole_file, whole_folder
     from reelnest.backbones.tiny import build_tiny
-    from reelnest.config import Params, Tiny
     from reelnest.encoder.saved import load as load_model
     from reelnest.evaluation.split_evaluation import embed_split
+    from reelnest.settings import Params, Tiny
     from reelnest.stages import preprocess, train
     from reelnest.store.prepared import Prepared
 

@@ -33,7 +33,7 @@ def measured(case: str) -> float:
     import torch
     from accelerate import Accelerator
 
-    from reelnest.config import Params
+    from reelnest.settings import Params
 
     torch.set_num_threads(2)
     chosen = CASES[case]

@@ -31,8 +31,8 @@ def export_tiny() -> None:
     """Puts the checkpoint that all sides begin with where they look for it."""
     from reelnest.atomic_files import whole_folder
     from reelnest.backbones.tiny import build_tiny
-    from reelnest.config import Tiny
     from reelnest.records.formats import known_ids, read_pairs, read_videos
+    from reelnest.settings import Tiny
 
     videos, bad = read_videos(clips())
     pairs, _ = read_pairs(clips(), known_ids(videos, bad))
@@ -45,7 +45,7 @@ def workspace_of(kind: Kind, epochs: int, trackers: list[str]) -> tuple[Any, Any
     """A fresh folder with a copy of the clips, where nothing is decoded or trained yet, and the settings."""
     import torch
 
-    from reelnest.config import Params
+    from reelnest.settings import Params
     from reelnest.stages.launch import prepare_process
     from reelnest.stages.workspace import Workspace
 

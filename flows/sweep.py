@@ -20,9 +20,9 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from flows.scheduled import Revision
-from reelnest.config import Params
 from reelnest.errors import ReelnestError
 from reelnest.registry.sweeps import SweepRun
+from reelnest.settings import Params
 from reelnest.training.tracker import Status
 from tasks.process.locks import lock_or_none
 from tasks.sweeps.search_space import Range, SearchSpace, Space

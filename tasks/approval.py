@@ -10,7 +10,7 @@ from prefect.input import RunInput
 from prefect.runtime import flow_run
 from prefect.states import Running
 
-from reelnest.config import load_params
+from reelnest.settings import load_params
 from reelnest.stages.workspace import Workspace
 from tasks.pages import artifacts as pages
 

@@ -45,7 +45,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from model_inputs import TEXTS
 
     from reelnest.backbones.tiny import build_tiny
-    from reelnest.config import Tiny
+    from reelnest.settings import Tiny
 
     torch.set_num_threads(1)  # models this small lose more by waiting for a second thread than they gain
     folder = tmp_path_factory.mktemp("tiny")

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from reelnest.config import Params, load_params
 from reelnest.errors import ReelnestError, RunError
+from reelnest.settings import Params, load_params
 from reelnest.stages.launch import launch, prepare_process
 from reelnest.stages.workspace import Workspace
 

@@ -11,8 +11,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState, create_trial
 from pydantic import BaseModel, ConfigDict
 
-from reelnest.config import setting_errors
 from reelnest.errors import RunError
+from reelnest.settings import setting_errors
 from tasks.workspaces.params_text import ParamsText
 
 EXPECTED = 'Expected {"low": 0.001, "high": 0.1, "log": true}, or a list of choices such as ["adamw", "muon"].'

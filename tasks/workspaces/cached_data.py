@@ -15,10 +15,10 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from reelnest.commands.git import git
-from reelnest.config import Params
 from reelnest.errors import RunError
 from reelnest.records.changes import Contents, read_contents
 from reelnest.records.formats import PAIRS_FILE, VIDEOS_FILE
+from reelnest.settings import Params
 from tasks.workspaces.run_workspace import commit_of
 
 RECORDS = (VIDEOS_FILE, PAIRS_FILE)

@@ -16,11 +16,11 @@ import httpx
 
 from reelnest.atomic_files import aside_of, exchange_folders, flush_folder
 from reelnest.commands.git import git
-from reelnest.config import Params, load_params
 from reelnest.errors import DataError, ReelnestError, RunError, VideoError
 from reelnest.records.changes import NOTHING, Changes, Contents, as_json, as_text, compare
 from reelnest.records.formats import Video
 from reelnest.records.merging import merge
+from reelnest.settings import Params, load_params
 from reelnest.stages import validate
 from reelnest.stages.launch import prepare_process
 from reelnest.stages.workspace import Workspace

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from reelnest.commands.git import git
 from reelnest.commands.runs import REFS, Run
-from reelnest.config import Runs
 from reelnest.errors import RunError
+from reelnest.settings import Runs
 from tasks.process import dvc
 
 UNPUSHED = "refs/reelnest/unpushed/"

@@ -14,9 +14,9 @@ from uuid import UUID
 
 from reelnest.commands.git import git
 from reelnest.commands.runs import Run, kept_runs
-from reelnest.config import Params, load_params, tracking_uri
 from reelnest.errors import RunError
 from reelnest.registry.versions.retention import Registered, registered, remove
+from reelnest.settings import Params, load_params, tracking_uri
 from reelnest.stages.workspace import Workspace
 from tasks.process import dvc
 from tasks.process.locks import waiting_lock

@@ -27,8 +27,8 @@ from ruamel.yaml import YAML
 from reelnest.atomic_files import write_json
 from reelnest.commands.git import git
 from reelnest.commands.runs import RECORD, Run, kept_runs, latest_registration
-from reelnest.config import Runs
 from reelnest.errors import RunError
+from reelnest.settings import Runs
 from reelnest.stages.workspace import Workspace
 from tasks.process import dvc
 from tasks.process.locks import lock_or_none, waiting_lock

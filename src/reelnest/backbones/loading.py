@@ -15,8 +15,8 @@ from transformers.utils import logging as transformers_logging
 
 from reelnest.backbones.attention import choose_attention, group_vision_attention, pack_text_attention
 from reelnest.backbones.patch_projection import project_patches_by_matrix
-from reelnest.config import Model
 from reelnest.errors import ModelError
+from reelnest.settings import Model
 
 logger = logging.getLogger(__name__)
 

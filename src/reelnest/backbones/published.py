@@ -10,8 +10,8 @@ from pathlib import Path
 from transformers import AutoConfig, Qwen2_5_VLConfig
 
 from reelnest.backbones.tiny import SPECIAL_TOKENS, tiny_config
-from reelnest.config import Model
 from reelnest.errors import ModelError
+from reelnest.settings import Model
 
 # hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, num_key_value_heads, vocab_size; the tower's intermediate_size
 _SIZES = {

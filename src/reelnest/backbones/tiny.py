@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLModel, Qwen2Tokenizer
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
-from reelnest.config import Tiny
+from reelnest.settings import Tiny
 from reelnest.video.patches import MERGE_SIZE, PATCH_SIZE, TEMPORAL_PATCH_SIZE
 
 SPECIAL_TOKENS = (

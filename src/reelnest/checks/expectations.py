@@ -21,8 +21,8 @@ from great_expectations.expectations.expectation import Expectation
 
 from reelnest.checks.custom_expectations import ExpectColumnPairToHaveOneBForEachA, ExpectColumnValuesToBeBalanced
 from reelnest.checks.tables import GOOD, PAIR_COLUMNS, VIDEO_COLUMNS
-from reelnest.config import Validate
 from reelnest.records.formats import SPLITS, pair_kind
+from reelnest.settings import Validate
 
 Severity = Literal["critical", "warning"]
 

@@ -21,7 +21,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reelnest.atomic_files import write_json
-from reelnest.config import Params
 from reelnest.drift.measures import Shift, counts_shift, fall, histogram, judge, least_alike, numbers_shift, sampled, vectors_shift
 from reelnest.drift.page import write_drift_page
 from reelnest.encoder.saved import SavedModel, load
@@ -34,6 +33,7 @@ from reelnest.registry.drift_log import ChampionsRun, Figures
 from reelnest.registry.promotion.evaluation_log import QUERY_METRICS_FILE
 from reelnest.registry.versions.fetched_model import fetch_model
 from reelnest.registry.versions.versions import CannotMeasureError
+from reelnest.settings import Params
 from reelnest.stages.evaluation_code import evaluation_code_hash
 from reelnest.stages.evaluation_report import SPLIT, data_hash
 from reelnest.stages.launch import stage_main

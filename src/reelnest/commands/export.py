@@ -11,11 +11,11 @@ from pydantic import ValidationError
 from transformers import AutoTokenizer
 
 from reelnest.backbones.loading import quiet_transformers
-from reelnest.config import Model, Params, Preprocess
 from reelnest.encoder.encoder import load_encoder
 from reelnest.encoder.lora import has_adapters
 from reelnest.encoder.saved import SETTINGS_FILE, load, save_model
 from reelnest.errors import ConfigError, ModelError
+from reelnest.settings import Model, Params, Preprocess
 from reelnest.stages.workspace import Workspace
 from reelnest.training.checkpoint.checkpoints import Checkpoints, training_key
 

@@ -9,7 +9,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from reelnest.config import Params
 from reelnest.encoder.manifest import ABOUT_THE_MODEL
 from reelnest.encoder.saved import SETTINGS_FILE, load
 from reelnest.errors import DataError, ModelError
@@ -18,6 +17,7 @@ from reelnest.records.formats import BadRecord
 from reelnest.serving.index import SKIPPED_FILE, IndexStorage, SearchIndex
 from reelnest.serving.indexing import Indexed, ModelSource, build_index
 from reelnest.serving.searcher import OpenModel, Searcher
+from reelnest.settings import Params
 from reelnest.stages.workspace import Workspace
 from reelnest.store.frame_store import FrameStore
 from reelnest.store.prepared import STORE_FOLDER

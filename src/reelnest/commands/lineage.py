@@ -7,7 +7,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from reelnest.config import Params, tracking_uri
 from reelnest.errors import RegistryError
 from reelnest.registry.candidate import MODEL_HASH_TAG
 from reelnest.registry.lineage.lineage import (
@@ -21,6 +20,7 @@ from reelnest.registry.lineage.lineage import (
 )
 from reelnest.registry.lineage.rebuilding import compare_rebuilt, rebuild_commands
 from reelnest.registry.promotion.aliases import DECISION_TAG, REASON_TAG
+from reelnest.settings import Params, tracking_uri
 from reelnest.stages.workspace import Workspace
 
 SHOWN = 5

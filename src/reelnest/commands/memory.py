@@ -1,7 +1,7 @@
 """`reelnest memory`: what a training step of the settings takes, and what of it fits into a card. Writes nothing."""
 
 from reelnest.backbones.published import backbone_config
-from reelnest.config import Params, launch_processes, launch_shards, launch_uses_cpu
+from reelnest.settings import Params, launch_processes, launch_shards, launch_uses_cpu
 from reelnest.stages.workspace import Workspace
 from reelnest.training.memory_prediction.fitting import GIB, RESERVED, Fit, fit, smallest_card
 from reelnest.training.memory_prediction.step_memory import StepMemory, predict_step

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from reelnest.commands.git import git
 from reelnest.commands.runs import RECORD, REFS, Run
-from reelnest.config import load_params
 from reelnest.errors import ReelnestError, RunError
+from reelnest.settings import load_params
 
 
 @dataclass(frozen=True)

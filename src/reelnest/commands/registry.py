@@ -3,8 +3,8 @@
 from datetime import UTC, datetime
 
 from reelnest.commands.columns import in_columns
-from reelnest.config import Params
 from reelnest.registry.promotion import aliases
+from reelnest.settings import Params
 
 LONGEST_REASON = 100
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from reelnest.commands.columns import in_columns
 from reelnest.commands.index import open_searchers
-from reelnest.config import Params
 from reelnest.serving.searcher import Answers
+from reelnest.settings import Params
 from reelnest.stages.workspace import Workspace
 
 LONGEST_CELL = 60

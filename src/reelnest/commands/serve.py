@@ -8,11 +8,11 @@ from pathlib import Path
 import uvicorn
 
 from reelnest.commands.index import UPLOAD_MEGABYTES, open_searchers
-from reelnest.config import Params
 from reelnest.errors import ConfigError
 from reelnest.serving.app import create_app
 from reelnest.serving.guard import LOCAL_HOSTS
 from reelnest.serving.searcher import Searcher
+from reelnest.settings import Params
 from reelnest.stages.workspace import Workspace
 
 LONGEST_REQUEST_HEAD = 1 << 20

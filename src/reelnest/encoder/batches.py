@@ -18,8 +18,8 @@ from torch import Tensor
 
 from reelnest.backbones.packing import Packing
 from reelnest.backbones.parts import TEXT_TYPE, VIDEO_TYPE, Part
-from reelnest.config import Model
 from reelnest.errors import ModelError
+from reelnest.settings import Model
 from reelnest.store.cached_rows import Rows
 from reelnest.store.entries import Entry, Role
 from reelnest.video.patches import MERGE_SIZE

@@ -16,10 +16,10 @@ from reelnest.backbones.loading import load_backbone
 from reelnest.backbones.packing import Packing
 from reelnest.backbones.parts import TEXT_TYPE, VIDEO_TYPE, Part
 from reelnest.backbones.positions import token_positions, vision_index
-from reelnest.config import Model
 from reelnest.encoder.batches import Batch, packed
 from reelnest.encoder.lora import add_adapters
 from reelnest.errors import ModelError
+from reelnest.settings import Model
 from reelnest.video.patches import IMAGE_MEAN, IMAGE_STD, MERGE_SIZE, ROW_WIDTH
 
 

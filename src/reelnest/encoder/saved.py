@@ -25,7 +25,6 @@ from torch import Tensor
 
 from reelnest.atomic_files import whole_folder, write_json
 from reelnest.backbones.loading import quiet_transformers, refuse_pickles
-from reelnest.config import Model, Preprocess, Validate
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.embedding import batches_by_length
 from reelnest.encoder.encoder import Encoder, load_encoder
@@ -34,6 +33,7 @@ from reelnest.encoder.manifest import check_files, checksums
 from reelnest.encoder.sentence_transformer_files import PROJECTION_FOLDER, can_be_opened, write_sentence_transformer_files
 from reelnest.encoder.video_reading import VideoReader, VideoSource, sentence_transformers_input, texts_of
 from reelnest.errors import ModelError
+from reelnest.settings import Model, Preprocess, Validate
 from reelnest.store.entries import Entry, Role
 from reelnest.video.decoder import Limits
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from reelnest.atomic_files import write_json
-from reelnest.config import Model, Preprocess
 from reelnest.encoder.batches import END_TOKEN, VIDEO_PAD, VISION_END, VISION_START
+from reelnest.settings import Model, Preprocess
 from reelnest.video.patches import IMAGE_MEAN, IMAGE_STD, MERGE_SIZE, PATCH_SIZE, TEMPORAL_PATCH_SIZE
 
 VERSION = "6.2.0"

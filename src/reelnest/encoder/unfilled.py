@@ -9,8 +9,8 @@ from transformers import AutoModel, Qwen2_5_VLConfig
 
 from reelnest.backbones.attention import group_vision_attention, pack_text_attention
 from reelnest.backbones.patch_projection import project_patches_by_matrix
-from reelnest.config import Model
 from reelnest.encoder.encoder import Encoder, build_encoder
+from reelnest.settings import Model
 
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Bytes of a weight in 4-bit NF4: half a byte, an 8-bit scale for 64 weights and a 32-bit one for 256 of those (Dettmers et al. 2023,

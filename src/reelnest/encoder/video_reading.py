@@ -6,8 +6,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from reelnest.config import Preprocess
 from reelnest.records.formats import TEXT_FIELDS
+from reelnest.settings import Preprocess
 from reelnest.store.prepared import fields_text
 from reelnest.video.decoder import Decoder, Limits
 from reelnest.video.frames import Frames

@@ -6,7 +6,6 @@ from typing import TypeAlias
 
 from torch import Tensor
 
-from reelnest.config import Evaluate, Storage
 from reelnest.errors import ConfigError
 from reelnest.evaluation.evaluation import ALL, Evaluation, QueryMetrics, Vectors, queries_per_second, summaries
 from reelnest.evaluation.metrics import query_metrics
@@ -15,6 +14,7 @@ from reelnest.search.binary import BinaryVectors
 from reelnest.search.funnel import funnel_topk
 from reelnest.search.storage import Corpus, Int8Vectors, bytes_per_vector, index_bytes, prefix, stored
 from reelnest.search.topk import Ranking, prefix_topk
+from reelnest.settings import Evaluate, Storage
 
 SIGNS: tuple[Storage, ...] = ("binary", "binary_int8")
 Figures: TypeAlias = tuple[dict[str, dict[str, float]], dict[str, dict[str, tuple[float, float]]]]

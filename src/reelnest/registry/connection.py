@@ -24,8 +24,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.telemetry import set_telemetry_client
 
-from reelnest.config import Params, tracking_uri
 from reelnest.errors import RegistryAway, RegistryError
+from reelnest.settings import Params, tracking_uri
 
 HEALTH_TIMEOUT_SECONDS = 5
 AWAY_STATUSES = (502, 503, 504)

@@ -15,11 +15,11 @@ from mlflow.entities import Metric
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from reelnest.config import Params
 from reelnest.errors import RegistryError
 from reelnest.registry.connection import connect, without_credentials
 from reelnest.registry.promotion.aliases import champion_of, version_of
 from reelnest.registry.promotion.evaluation_log import CODE, DATA_HASH_TAG, QUERY_METRICS_FILE, gate_folder, stored_query_metrics
+from reelnest.settings import Params
 
 DRIFT_TAG = "reelnest.drift"
 """Of a champion's run: what was found of the newest data that was looked at."""

@@ -12,9 +12,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
-from reelnest.config import Params
 from reelnest.errors import RegistryError
 from reelnest.registry.connection import connect
+from reelnest.settings import Params
 from reelnest.training.tracker import Status
 
 SWEEP_TAG = "reelnest.sweep"

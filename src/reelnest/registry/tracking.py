@@ -14,9 +14,9 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from torch.utils.tensorboard import SummaryWriter
 
 from reelnest.atomic_files import whole_file
-from reelnest.config import Params, wandb_mode
 from reelnest.errors import ConfigError, RegistryError
 from reelnest.registry.connection import connect, without_credentials
+from reelnest.settings import Params, wandb_mode
 from reelnest.training.tracker import PROFILE_FOLDER, Status, Tracker, Trackers
 
 log = logging.getLogger(__name__)

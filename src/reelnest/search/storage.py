@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reelnest.config import Storage
+from reelnest.settings import Storage
 
 STORAGES: tuple[Storage, ...] = get_args(Storage)
 

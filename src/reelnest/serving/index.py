@@ -24,11 +24,11 @@ from pydantic import ValidationError
 from torch import Tensor
 from usearch.index import Index as Graph
 
-from reelnest.config import Section
 from reelnest.errors import DataError, QueryError
 from reelnest.records.formats import Video, video_files
 from reelnest.search.funnel import funnel_topk, rescore
 from reelnest.search.topk import Ranking, prefix_topk
+from reelnest.settings import Section
 
 MANIFEST_FILE, VECTORS_FILE, TABLE_FILE, SKIPPED_FILE, GRAPH_FILE = (
     "manifest.json", "vectors.npy", "videos.parquet", "skipped.jsonl", "graph.usearch",

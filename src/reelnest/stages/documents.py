@@ -7,7 +7,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from reelnest.config import Params
 from reelnest.encoder.saved import SETTINGS_FILE
 from reelnest.errors import RegistryError
 from reelnest.registry.candidate import Candidate
@@ -15,6 +14,7 @@ from reelnest.registry.lineage.lineage import LINEAGE_FOLDER, Lineage, find_orig
 from reelnest.registry.lineage.model_card import model_card
 from reelnest.registry.versions.versions import Documents
 from reelnest.sample.sample import sample_seed
+from reelnest.settings import Params
 from reelnest.stages.workspace import Workspace
 
 

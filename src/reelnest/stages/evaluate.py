@@ -15,7 +15,6 @@ import torch
 from accelerate import PartialState
 
 from reelnest.atomic_files import whole_file, write_json, write_lines
-from reelnest.config import Evaluate, Params, Storage, launch_processes, launch_uses_cpu
 from reelnest.encoder.saved import load
 from reelnest.errors import ConfigError, DataError, TrainingError
 from reelnest.evaluation.behaviour_embedding import embed_tests
@@ -30,6 +29,7 @@ from reelnest.registry.connection import connect
 from reelnest.registry.promotion.evaluation_log import QUERY_METRICS_FILE, log_evaluation
 from reelnest.report.evaluation_page import write_evaluation_page
 from reelnest.report.gallery import choose_gallery, confused_videos
+from reelnest.settings import Evaluate, Params, Storage, launch_processes, launch_uses_cpu
 from reelnest.stages.evaluation_report import (
     FLOATS,
     SPLIT,

@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from reelnest.config import Evaluate, Params, Storage
 from reelnest.encoder.saved import SETTINGS_FILE
 from reelnest.evaluation.behaviour import EmbeddedTests, judge_behaviour
 from reelnest.evaluation.choice import Choice
@@ -22,6 +21,7 @@ from reelnest.registry.candidate import Candidate
 from reelnest.registry.promotion.comparison import Compared, NotCompared, compare
 from reelnest.registry.promotion.evaluation_log import CODE
 from reelnest.search.storage import bytes_per_vector
+from reelnest.settings import Evaluate, Params, Storage
 from reelnest.stages.evaluation_code import evaluation_code_hash
 from reelnest.store.prepared import Prepared
 

@@ -8,8 +8,8 @@ from typing import NoReturn
 
 import yaml
 
-from reelnest.config import Params, launch_config_path, load_params
 from reelnest.errors import ReelnestError
+from reelnest.settings import Params, launch_config_path, load_params
 from reelnest.stages.workspace import Workspace
 
 # What the tools below us do unasked: phone home, start servers of their own, unpickle. Whoever wants it sets the variable.

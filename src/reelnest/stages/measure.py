@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from reelnest.atomic_files import whole_file
-from reelnest.config import Params
 from reelnest.encoder.saved import SETTINGS_FILE, load
 from reelnest.errors import DataError, RegistryError
 from reelnest.evaluation.split_evaluation import embed_split
 from reelnest.registry.promotion.evaluation_log import QUERY_METRICS_FILE
 from reelnest.registry.versions.versions import CannotMeasureError, ModelVersion, saved_model_of
+from reelnest.settings import Params
 from reelnest.stages import preprocess
 from reelnest.stages.evaluate import join_processes
 from reelnest.stages.evaluation_code import evaluation_code_hash

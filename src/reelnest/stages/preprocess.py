@@ -16,7 +16,6 @@ from typing import Any
 from tqdm import tqdm
 
 from reelnest.atomic_files import whole_folder, write_json
-from reelnest.config import Data, Params
 from reelnest.errors import DataError, VideoError
 from reelnest.records.formats import (
     PAIRS_FILE,
@@ -31,6 +30,7 @@ from reelnest.records.formats import (
     video_files,
 )
 from reelnest.records.splits import assign_splits, count_pairs
+from reelnest.settings import Data, Params
 from reelnest.stages.workspace import Workspace
 from reelnest.store.frame_store_writing import FrameCache, spill_frames, video_key, write_store
 from reelnest.store.prepared import STORE_FOLDER, Fields, Prepared, write_tables

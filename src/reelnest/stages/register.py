@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from reelnest.atomic_files import write_json
-from reelnest.config import Params
 from reelnest.errors import RegistryError
 from reelnest.evaluation.evaluation import ALL
 from reelnest.registry.candidate import Candidate
 from reelnest.registry.promotion.decision import WAITS, Answer, Evidence
 from reelnest.registry.promotion.evaluation_log import QUERY_METRICS_FILE
 from reelnest.registry.versions.versions import ModelVersion, register_candidate
+from reelnest.settings import Params
 from reelnest.stages.documents import documented, told_lineage
 from reelnest.stages.workspace import Workspace
 

@@ -20,7 +20,6 @@ from accelerate.utils import DistributedDataParallelKwargs
 
 from reelnest.atomic_files import whole_folder, write_json
 from reelnest.backbones.tiny import build_tiny
-from reelnest.config import Params, launch_processes, launch_uses_cpu, tracking_uri
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.encoder import load_encoder
 from reelnest.encoder.saved import save_model
@@ -31,6 +30,7 @@ from reelnest.registry.connection import without_credentials
 from reelnest.registry.lineage.lineage import origin_tags
 from reelnest.registry.sweeps import parent_tags
 from reelnest.registry.tracking import open_trackers
+from reelnest.settings import Params, launch_processes, launch_uses_cpu, tracking_uri
 from reelnest.stages.launch import stage_main
 from reelnest.stages.workspace import Workspace
 from reelnest.store.prepared import Pairs, Prepared, fields_text

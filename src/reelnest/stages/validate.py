@@ -14,12 +14,12 @@ from typing import Any
 from reelnest.atomic_files import whole_folder, write_json
 from reelnest.checks.expectations import Outcome, check, pair_advice, pair_checks, video_advice, video_checks
 from reelnest.checks.tables import Looked, pair_table, side_name, video_table
-from reelnest.config import Params
 from reelnest.errors import DataError
 from reelnest.records.behaviour_tests import BEHAVIOUR_FILE, KINDS, BehaviourTest, read_behaviour, write_behaviour
 from reelnest.records.formats import PAIRS_FILE, VIDEOS_FILE, BadRecord, Pair, Side, known_ids, read_pairs, read_videos, write_quarantine
 from reelnest.records.quarantine import count_by_reason, quarantine_pairs, queries_without_target
 from reelnest.records.splits import assign_splits, connected_components, count_pairs
+from reelnest.settings import Params
 from reelnest.stages.workspace import Workspace
 from reelnest.video.decoder import Limits
 from reelnest.video.inspection import content_digests, inspect_videos

@@ -31,8 +31,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from reelnest.atomic_files import whole_file
-from reelnest.config import Preprocess
 from reelnest.errors import DataError
+from reelnest.settings import Preprocess
 from reelnest.store.frame_store import INDEX_FILE, INDEX_SCHEMA, OPEN_SHARDS, SHARD_SCHEMA, Member, Shard, shard_name
 from reelnest.video.frames import Frames
 

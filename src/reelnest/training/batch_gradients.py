@@ -10,8 +10,8 @@ from accelerate import Accelerator
 from accelerate.utils.memory import clear_device_cache
 from torch import Tensor, nn
 
-from reelnest.config import Params
 from reelnest.errors import ConfigError, TrainingError
+from reelnest.settings import Params
 from reelnest.training.adaptive_batch_size import BatchTooLargeError, all_or_none, average_gradients
 from reelnest.training.batches.pair_batches import PairBatch, PairBatcher
 from reelnest.training.gradient_cache import GradientCache

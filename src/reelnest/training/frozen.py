@@ -24,12 +24,12 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from reelnest.backbones.parts import Part
-from reelnest.config import Params
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.embedding import batches_by_length
 from reelnest.encoder.encoder import Encoder
 from reelnest.errors import TrainingError
 from reelnest.evaluation.retrieval_sets import retrieval_sets
+from reelnest.settings import Params
 from reelnest.store.cached_rows import KeptRows, KeptRowsWriter, Rows
 from reelnest.store.entries import Entry, Role
 from reelnest.store.prepared import Prepared

@@ -17,13 +17,13 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from reelnest.config import Params
 from reelnest.encoder.ema import Ema
 from reelnest.errors import Interrupted
 from reelnest.evaluation.evaluation import ALL, Evaluation
 from reelnest.profiling.phases import phase
 from reelnest.profiling.profiler import Breakdown, StepProfiler
 from reelnest.profiling.throughput import Meter
+from reelnest.settings import Params
 from reelnest.training.batch_gradients import BatchGradients
 from reelnest.training.batches.negatives import ExtraNegatives
 from reelnest.training.batches.pair_batches import PairBatch, PairBatcher

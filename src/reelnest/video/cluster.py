@@ -16,8 +16,8 @@ from typing import Any
 
 from distributed import Client, as_completed
 
-from reelnest.config import Preprocess
 from reelnest.errors import DataError, VideoError
+from reelnest.settings import Preprocess
 from reelnest.video.decoder import Decoder, Limits
 from reelnest.video.frames import Frames
 

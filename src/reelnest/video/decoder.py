@@ -25,8 +25,8 @@ from typing import IO, Any, Self, TypeVar
 
 import numpy as np
 
-from reelnest.config import Preprocess, Validate
 from reelnest.errors import DataError, VideoError
+from reelnest.settings import Preprocess, Validate
 from reelnest.video.frames import Frames
 from reelnest.video.patches import ROW_WIDTH
 

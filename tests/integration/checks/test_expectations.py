@@ -8,8 +8,8 @@ from great_expectations.expectations.expectation import Expectation
 from reelnest.checks.custom_expectations import ExpectColumnPairToHaveOneBForEachA, ExpectColumnValuesToBeBalanced
 from reelnest.checks.expectations import Outcome, check, pair_advice, pair_checks, video_advice, video_checks
 from reelnest.checks.tables import Looked, pair_table, video_table
-from reelnest.config import Validate
 from reelnest.records.formats import BadRecord, Pair, Side, Video
+from reelnest.settings import Validate
 from reelnest.video.decoder import VideoInfo
 from reelnest.video.inspection import Inspected
 

@@ -10,10 +10,10 @@ import torch
 from model_inputs import mixed_entries, random_video
 from safetensors.torch import load_file
 
-from reelnest.config import Model
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.embedding import batches_by_length, embed
 from reelnest.encoder.encoder import load_encoder
+from reelnest.settings import Model
 from reelnest.store.entries import Entry
 
 WORKER = """
@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch.distributed.fsdp import fully_shard
 sys.path.insert(0, sys.argv[4])
 from model_inputs import mixed_entries
-from reelnest.config import Model
+from reelnest.settings import Model
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.embedding import embed
 from reelnest.encoder.encoder import load_encoder

@@ -14,10 +14,10 @@ from peft import PeftModel
 from transformers import Qwen2_5_VLModel
 
 import reelnest
-from reelnest.config import Lora, Model, Preprocess
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.saved import save_model
 from reelnest.errors import ModelError, VideoError
+from reelnest.settings import Lora, Model, Preprocess
 from reelnest.store.entries import Entry
 from reelnest.video.patches import to_patches
 

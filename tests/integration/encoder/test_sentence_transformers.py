@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
 import reelnest
-from reelnest.config import Lora, Model, Preprocess
 from reelnest.encoder.saved import save_model
 from reelnest.encoder.video_reading import sentence_transformers_input
+from reelnest.settings import Lora, Model, Preprocess
 from reelnest.store.entries import Entry
 from reelnest.video.frames import Frames
 from reelnest.video.patches import IMAGE_MEAN, IMAGE_STD

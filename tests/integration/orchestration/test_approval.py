@@ -15,7 +15,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, Fl
 from prefect.client.schemas.objects import StateType
 
 from flows.pipeline import train_pipeline
-from reelnest.config import Params, Register
+from reelnest.settings import Params, Register
 from tasks import approval, stages
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from reelnest.config import Params, load_params
 from reelnest.errors import DataError, RunError
+from reelnest.settings import Params, load_params
 from tasks.process import dvc
 from tasks.process.runner import CommandError, output_of
 from tasks.workspaces import data_arrival, data_versions
@@ -25,7 +25,7 @@ GIT = ["git", "-c", "user.name=t", "-c", "user.email=t@t"]
 HOLD = """
 import sys, time
 from pathlib import Path
-from reelnest.config import load_params
+from reelnest.settings import load_params
 from tasks.workspaces import data_versions
 def hold(*_, **__):
     print("ready", flush=True)

@@ -14,10 +14,10 @@ from mlflow import MlflowClient
 
 from reelnest.commands.overwritten_runs import overwritten_runs
 from reelnest.commands.runs import Run, kept_runs
-from reelnest.config import load_params, tracking_uri
 from reelnest.errors import RunError
 from reelnest.registry.connection import connect
 from reelnest.registry.lineage.lineage import FLOW_RUN_TAG
+from reelnest.settings import load_params, tracking_uri
 from tasks.process import dvc
 from tasks.workspaces.run_workspace import run_id, run_workspace
 

@@ -10,11 +10,11 @@ import yaml
 
 from reelnest.atomic_files import write_json
 from reelnest.backbones.tiny import build_tiny
-from reelnest.config import Params, Tracking, load_params
 from reelnest.encoder.encoder import load_encoder
 from reelnest.encoder.saved import save_model
 from reelnest.records.behaviour_tests import BEHAVIOUR_FILE, BehaviourTest, write_behaviour
 from reelnest.records.formats import Pair, Side
+from reelnest.settings import Params, Tracking, load_params
 from reelnest.stages.workspace import Workspace
 from reelnest.store.frame_store_writing import FrameCache, write_store
 from reelnest.store.prepared import STORE_FOLDER, write_tables

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from candidate_workspace import Project, workspace_of, write_clip, write_workspace
 
-from reelnest.config import Params, Tracking
 from reelnest.registry.connection import connect
+from reelnest.settings import Params, Tracking
 from reelnest.stages import evaluate, register
 from reelnest.stages.workspace import Workspace
 

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from candidate_workspace import Project
 
-from reelnest.config import Params, Tracking, Train
 from reelnest.registry.candidate import Candidate
 from reelnest.registry.promotion.comparison import Compared, NotCompared, compare
 from reelnest.registry.promotion.evaluation_log import log_evaluation
+from reelnest.settings import Params, Tracking, Train
 
 Found = dict[str, Compared | NotCompared]
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from reelnest.config import Params, Tracking, tracking_uri
 from reelnest.errors import RegistryAway, RegistryError
 from reelnest.registry import connection
 from reelnest.registry.connection import connect, without_credentials
+from reelnest.settings import Params, Tracking, tracking_uri
 from tasks.process.dvc import RESUMABLE_STATUS
 
 

@@ -16,7 +16,6 @@ import pytrec_eval
 import torch
 from candidate_workspace import Project
 
-from reelnest.config import Funnel, Params, Tracking, Train
 from reelnest.encoder.embedding import embed
 from reelnest.encoder.saved import load
 from reelnest.errors import ConfigError, DataError, ModelError, RegistryError
@@ -24,6 +23,7 @@ from reelnest.evaluation import split_evaluation as retrieval
 from reelnest.evaluation.retrieval_sets import retrieval_sets
 from reelnest.evaluation.split_evaluation import embed_split
 from reelnest.records.behaviour_tests import BEHAVIOUR_FILE
+from reelnest.settings import Funnel, Params, Tracking, Train
 from reelnest.stages import evaluate
 from reelnest.stages.evaluation_code import evaluation_code_hash
 from reelnest.stages.evaluation_report import data_hash

@@ -17,9 +17,9 @@ import yaml
 from candidate_workspace import workspace_of
 
 from reelnest.commands import drift as stage
-from reelnest.config import Params, load_params
 from reelnest.errors import RunError
 from reelnest.registry.drift_log import DRIFT_TAG, ChampionsRun
+from reelnest.settings import Params, load_params
 from reelnest.stages import measure as measuring
 from reelnest.stages import register
 from reelnest.stages.workspace import Workspace

@@ -19,7 +19,6 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
 
-from reelnest.config import Params
 from reelnest.errors import RegistryError
 from reelnest.registry.candidate import MODEL_HASH_TAG, Candidate
 from reelnest.registry.promotion import deciding
@@ -28,6 +27,7 @@ from reelnest.registry.promotion.decision import Answer, Evidence
 from reelnest.registry.promotion.evaluation_log import CODE
 from reelnest.registry.versions import versions
 from reelnest.registry.versions.versions import CannotMeasureError, Registration, pinned_requirements, register_candidate
+from reelnest.settings import Params
 from reelnest.stages import register
 from reelnest.stages.measure import measure
 
@@ -286,7 +286,7 @@ KILLED_WHILE_DECIDING = """
 import os, signal, sys
 from pathlib import Path
 import mlflow
-from reelnest.config import load_params
+from reelnest.settings import load_params
 from reelnest.stages import register
 from reelnest.stages.workspace import Workspace
 mlflow.MlflowClient.update_model_version = lambda *_: os.kill(os.getpid(), signal.SIGKILL)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from reelnest.config import Params, Tracking, Train
 from reelnest.registry.sweeps import BEST_TAG, SweepRun, parent_tags
 from reelnest.registry.tracking import open_trackers
+from reelnest.settings import Params, Tracking, Train
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from reelnest.config import Params, Tracking, Train
 from reelnest.errors import ConfigError, RegistryError
 from reelnest.registry import tracking
 from reelnest.registry.tracking import flat_settings, open_trackers
+from reelnest.settings import Params, Tracking, Train
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from pathlib import Path
 from PIL import Image
 
 from reelnest.commands import index as stage
-from reelnest.config import Model, Params, Preprocess
 from reelnest.encoder.encoder import load_encoder
 from reelnest.encoder.saved import save_model
 from reelnest.sample.clips import draw, encode, trajectory
+from reelnest.settings import Model, Params, Preprocess
 from reelnest.stages.workspace import Workspace
 
 ROOT = Path(__file__).parents[3]

@@ -14,9 +14,9 @@ import pytest
 from served_corpus import Served, read_videos, write_videos
 
 import reelnest
-from reelnest.config import Validate
 from reelnest.errors import DataError, ModelError
 from reelnest.serving.index import SearchIndex
+from reelnest.settings import Validate
 from reelnest.store.frame_store_writing import FrameCache, video_key, write_store
 from reelnest.store.prepared import STORE_FOLDER
 from reelnest.video.decoder import Decoder, Limits
@@ -84,7 +84,7 @@ def test_frames_that_preprocessing_decoded_are_not_decoded_again(copy: Served, m
 
 def test_a_killed_run_leaves_the_index_before_it_and_the_next_one_goes_on(copy: Served) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from reelnest.config import Evaluate, Params\n"
+        "import sys, time; from pathlib import Path; from reelnest.settings import Evaluate, Params\n"
         "from reelnest.commands import index; from reelnest.stages.workspace import Workspace\n"
         "from reelnest.serving.kept_vectors import KeptVectors\n"
         "add = KeptVectors.add\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reelnest.config import Params, load_params
+from reelnest.settings import Params, load_params
 from reelnest.stages.launch import accelerate_command
 from reelnest.stages.workspace import Workspace
 

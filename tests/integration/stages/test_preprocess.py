@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from distributed import LocalCluster
 
-from reelnest.config import Data, Params, Preprocess, Validate
 from reelnest.errors import DataError
 from reelnest.evaluation.retrieval_sets import retrieval_sets
 from reelnest.records.formats import BadRecord, write_quarantine
+from reelnest.settings import Data, Params, Preprocess, Validate
 from reelnest.stages import preprocess
 from reelnest.stages.evaluation_report import data_hash
 from reelnest.stages.measure import prepared_for
@@ -182,7 +182,7 @@ def test_a_run_killed_half_way_keeps_what_it_decoded(workspace: Workspace, make_
         make_video(f"checkout/data/clips/more-{number}.mp4", frames=100 + number, key_every=1000)
         add_video(workspace, video_id=f"more-{number}", path=f"clips/more-{number}.mp4")
     code = (
-        "import sys; from pathlib import Path; from reelnest.config import Params, Preprocess\n"
+        "import sys; from pathlib import Path; from reelnest.settings import Params, Preprocess\n"
         "from reelnest.stages import preprocess; from reelnest.stages.workspace import Workspace\n"
         f"preprocess.run(Workspace(Path(sys.argv[1])), Params(preprocess=Preprocess.model_validate({SETTINGS.model_dump()!r})))"
     )

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reelnest.config import Data, Params, Validate
 from reelnest.errors import DataError
 from reelnest.records.behaviour_tests import stored_behaviour
 from reelnest.records.formats import known_ids, read_pairs, read_quarantine, read_videos
+from reelnest.settings import Data, Params, Validate
 from reelnest.stages import validate
 from reelnest.stages.workspace import Workspace
 

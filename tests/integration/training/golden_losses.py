@@ -12,7 +12,7 @@ import torch
 import yaml
 from training_workspace import ROOT, write_prepared
 
-from reelnest.config import load_params
+from reelnest.settings import load_params
 from reelnest.stages import train
 from reelnest.stages.workspace import Workspace
 

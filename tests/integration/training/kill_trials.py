@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from training_workspace import training_report, write_prepared, write_workspace
 
-from reelnest.config import load_params
+from reelnest.settings import load_params
 from reelnest.stages import train
 from reelnest.stages.workspace import Workspace
 

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from reelnest.config import Loss
+from reelnest.settings import Loss
 from reelnest.training.distributed import gather_with_gradient, world
 from reelnest.training.losses.losses import nested_losses
 

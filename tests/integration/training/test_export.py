@@ -9,8 +9,8 @@ from training_workspace import COLOURS, TINY, write_workspace
 import reelnest
 from reelnest.backbones.tiny import build_tiny
 from reelnest.commands import export
-from reelnest.config import Params, Tiny, load_params
 from reelnest.errors import ConfigError, ModelError
+from reelnest.settings import Params, Tiny, load_params
 from reelnest.stages import train
 from reelnest.stages.workspace import Workspace
 

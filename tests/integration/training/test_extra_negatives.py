@@ -10,10 +10,10 @@ import torch
 from training_workspace import TINY, rows, run, write_workspace
 
 from reelnest.backbones.tiny import build_tiny
-from reelnest.config import Mining, Model, Tiny
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.encoder import load_encoder
 from reelnest.errors import Interrupted
+from reelnest.settings import Mining, Model, Tiny
 from reelnest.store.prepared import Prepared
 from reelnest.training import loop
 from reelnest.training.batches.negatives import ExtraNegatives

@@ -6,7 +6,7 @@ import yaml
 from training_workspace import write_workspace
 
 from reelnest.commands import memory
-from reelnest.config import load_params
+from reelnest.settings import load_params
 from reelnest.stages.workspace import Workspace
 
 

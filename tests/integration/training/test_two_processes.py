@@ -15,7 +15,7 @@ from training_steps import CASES, figures, keep, mined_figures, searched
 from training_workspace import COLOURS, ROOT, TINY, training_report, write_workspace
 
 from reelnest.backbones.tiny import build_tiny
-from reelnest.config import Tiny, load_params
+from reelnest.settings import Tiny, load_params
 from reelnest.stages.launch import accelerate_command
 from reelnest.stages.workspace import Workspace
 

@@ -20,13 +20,13 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from training_workspace import TINY
 
-from reelnest.config import Mining, Model, Params, load_params
 from reelnest.encoder.batches import Batch, Batcher
 from reelnest.encoder.ema import Ema
 from reelnest.encoder.encoder import load_encoder
 from reelnest.evaluation.split_evaluation import evaluate_split
 from reelnest.search import topk
 from reelnest.search.sharded import sharded_topk
+from reelnest.settings import Mining, Model, Params, load_params
 from reelnest.stages import train
 from reelnest.stages.workspace import Workspace
 from reelnest.store.prepared import Pairs, Prepared

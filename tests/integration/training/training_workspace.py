@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from reelnest.config import load_params
 from reelnest.records.formats import Pair, Side
+from reelnest.settings import load_params
 from reelnest.stages import train
 from reelnest.stages.workspace import Workspace
 from reelnest.store.frame_store_writing import FrameCache, write_store

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reelnest.config import Preprocess, Validate
 from reelnest.errors import VideoError
+from reelnest.settings import Preprocess, Validate
 from reelnest.video.decoder import Decoder, Limits, in_parallel
 from reelnest.video.patches import from_patches
 
@@ -235,7 +235,7 @@ def test_a_video_that_crashes_the_decoder_costs_that_video_alone(make_video: Mak
 
 def test_the_decoder_dies_with_its_parent(make_video: MakeVideo) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from reelnest.config import Validate\n"
+        "import sys, time; from pathlib import Path; from reelnest.settings import Validate\n"
         "from reelnest.video.decoder import Decoder, Limits\n"
         "decoder = Decoder(Limits.of(Validate())); decoder.inspect([Path(sys.argv[1])])\n"
         "print(decoder.pid, flush=True); time.sleep(60)"

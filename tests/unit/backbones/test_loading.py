@@ -8,10 +8,10 @@ from model_inputs import mixed_entries
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from reelnest.config import Lora, Model
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.encoder import load_encoder
 from reelnest.errors import ModelError
+from reelnest.settings import Lora, Model
 
 
 @pytest.fixture

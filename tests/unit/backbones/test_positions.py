@@ -7,9 +7,9 @@ from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position
 
 from reelnest.backbones.attention import grouped_sdpa
 from reelnest.backbones.positions import token_positions, vision_index
-from reelnest.config import Model
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.encoder import load_encoder
+from reelnest.settings import Model
 
 
 def test_token_positions_equal_transformers(tiny_base: Path) -> None:

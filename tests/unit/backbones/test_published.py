@@ -8,8 +8,8 @@ from transformers import AutoModel
 
 from reelnest.backbones.published import backbone_config, published_config
 from reelnest.backbones.tiny import build_tiny
-from reelnest.config import QWEN_HIDDEN_SIZES, Model, Tiny
 from reelnest.errors import ModelError
+from reelnest.settings import QWEN_HIDDEN_SIZES, Model, Tiny
 
 # Bytes of the published bfloat16 weights (`total_size` in model.safetensors.index.json), and whether a language head of its own is among
 # them, which the encoder has no use for.

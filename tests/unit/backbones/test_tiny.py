@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer
 
 from reelnest.backbones.tiny import SPECIAL_TOKENS, build_tiny
-from reelnest.config import Tiny
+from reelnest.settings import Tiny
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from reelnest.config import Model
 from reelnest.encoder.encoder import Encoder, load_encoder
+from reelnest.settings import Model
 from reelnest.store.entries import Entry, Role
 from reelnest.video.frames import Frames
 

@@ -7,10 +7,10 @@ import torch
 from model_inputs import mixed_entries, random_video
 from transformers import AutoTokenizer
 
-from reelnest.config import Model
 from reelnest.encoder import batches
 from reelnest.encoder.batches import Batcher
 from reelnest.errors import ModelError
+from reelnest.settings import Model
 from reelnest.store.entries import Entry
 
 

@@ -7,11 +7,11 @@ import torch
 from model_inputs import mixed_entries
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from reelnest.config import Lora, Model
 from reelnest.encoder import encoder as module
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.encoder import Encoder, load_encoder
 from reelnest.errors import ModelError
+from reelnest.settings import Lora, Model
 
 
 def encoder_of(base: Path, settings: Model) -> tuple[Encoder, Batcher]:

@@ -10,10 +10,10 @@ from transformers import AutoTokenizer, Qwen2_5_VLModel
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from reelnest.backbones.parts import Part
-from reelnest.config import Model
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.encoder import Encoder, load_encoder
 from reelnest.errors import ModelError
+from reelnest.settings import Model
 from reelnest.store.entries import Entry
 from reelnest.video.frames import Frames
 from reelnest.video.patches import to_patches

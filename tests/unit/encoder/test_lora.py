@@ -3,10 +3,10 @@ from pathlib import Path
 import torch
 from model_inputs import mixed_entries
 
-from reelnest.config import Lora, Model
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.encoder import Encoder, load_encoder
 from reelnest.encoder.lora import adapter_state, load_adapter_state, merged_state
+from reelnest.settings import Lora, Model
 
 
 def adapted(base: Path, lora: Lora) -> tuple[Encoder, Batcher]:

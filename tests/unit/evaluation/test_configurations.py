@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from reelnest.config import Evaluate, Funnel
 from reelnest.errors import ConfigError
 from reelnest.evaluation.configurations import Configuration, Measured, configurations, measure
 from reelnest.evaluation.evaluation import Evaluation, Vectors, evaluate_vectors
 from reelnest.evaluation.retrieval_sets import RetrievalSet
+from reelnest.settings import Evaluate, Funnel
 
 DIMS = (8, 32)
 ALL_TYPES = Evaluate(storage=("float32", "float16", "int8", "binary", "binary_int8"), shortlist=15)

@@ -8,10 +8,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from reelnest.backbones.published import backbone_config
-from reelnest.config import Params
 from reelnest.encoder.encoder import Encoder
 from reelnest.encoder.unfilled import unfilled_encoder
 from reelnest.profiling.throughput import Meter, WorkOf, peak_flops
+from reelnest.settings import Params
 from reelnest.training.batches.pair_batches import PairBatch
 from reelnest.training.memory_prediction.step_shapes import Sizes, stand_in_batcher, step_of
 

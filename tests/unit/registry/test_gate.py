@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from mlflow.entities.model_registry import ModelVersion, ModelVersionTag
 
-from reelnest.config import BehaviourPassed, Register
 from reelnest.registry.promotion.decision import CODE_TAG, Answer, Evidence, Verdict, judge
 from reelnest.registry.promotion.evaluation_log import DATA_HASH_TAG
+from reelnest.settings import BehaviourPassed, Register
 
 QUERIES = 400
 BEHAVIOUR = {"tests": 60, "passed_by_kind": {"16": {"direction": 0.7, "minimum": 1.0}, "128": {"direction": 0.75, "minimum": 1.0}}}

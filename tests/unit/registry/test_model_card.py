@@ -7,10 +7,10 @@ import pytest
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
-from reelnest.config import Params
 from reelnest.registry.lineage.environment import Environment
 from reelnest.registry.lineage.lineage import Commit, DataVersion, Lineage
 from reelnest.registry.lineage.model_card import model_card
+from reelnest.settings import Params
 
 ENVIRONMENT = Environment(python="3.11.9", platform="Linux", packages=3, lock_hash=None, differing=[])
 LINEAGE = Lineage(

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reelnest.config import Preprocess
 from reelnest.errors import DataError
+from reelnest.settings import Preprocess
 from reelnest.store.frame_store import FrameStore, Member, Shard
 from reelnest.store.frame_store_writing import FrameCache, plan_shards, video_key, write_store
 from reelnest.video.frames import Frames

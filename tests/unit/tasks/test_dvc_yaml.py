@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from reelnest.config import Params
+from reelnest.settings import Params
 from reelnest.stages.evaluation_code import CODE
 
 ROOT = Path(__file__).parents[3]
@@ -16,7 +16,7 @@ SOURCE = ROOT / "src"
 STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 
 # As dvc.yaml says at its top. `reelnest.video.decoder` is what a saved model opens videos with; training and evaluation read the store.
-LEFT_OUT = ("reelnest.config", "reelnest.errors", "reelnest.registry", "reelnest.stages.workspace", "reelnest.stages.launch")
+LEFT_OUT = ("reelnest.settings", "reelnest.errors", "reelnest.registry", "reelnest.stages.workspace", "reelnest.stages.launch")
 LEFT_OUT_BY_STAGE = {"train": ("reelnest.video.decoder",), "evaluate": ("reelnest.video.decoder",)}
 # Small things without a choice of their own: how a file is written whole, how a JSON line is read.
 LEFT_OUT_AFTER_THE_STORE = (

@@ -8,9 +8,9 @@ import torch
 from model_inputs import random_video
 from torch import Tensor, nn
 
-from reelnest.config import Loss, Model
 from reelnest.encoder.batches import Batcher, MicroBatches
 from reelnest.encoder.encoder import load_encoder
+from reelnest.settings import Loss, Model
 from reelnest.store.entries import Entry
 from reelnest.training.gradient_cache import GradientCache
 from reelnest.training.losses.contrastive_model import ContrastiveModel

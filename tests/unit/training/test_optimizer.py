@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reelnest.config import Train
+from reelnest.settings import Train
 from reelnest.training.optimizer import MatrixMuon, build_optimizer, build_scheduler, orthogonal
 
 

@@ -17,7 +17,6 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from pydantic import BaseModel, ValidationError
 
-from reelnest.config import Params, flow_run
 from reelnest.errors import RegistryError
 from reelnest.registry.candidate import MODEL_HASH_TAG
 from reelnest.registry.connection import connect
@@ -25,6 +24,7 @@ from reelnest.registry.lineage.checkout import read_checkout
 from reelnest.registry.lineage.dvc_lock import DATA_FILE, LOCK_FILE, cache_folder, read_yaml, remote_name, stale_inputs
 from reelnest.registry.lineage.environment import Environment, environment, installed
 from reelnest.registry.promotion.aliases import version_of
+from reelnest.settings import Params, flow_run
 
 LINEAGE_FOLDER = "lineage"
 LINEAGE_FILE = "lineage.json"

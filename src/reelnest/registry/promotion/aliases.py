@@ -8,11 +8,11 @@ import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from reelnest.config import Params
 from reelnest.errors import RegistryError
 from reelnest.registry.connection import connect
 from reelnest.registry.promotion.deciding import deciding
 from reelnest.registry.promotion.evaluation_log import mlflow_name
+from reelnest.settings import Params
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 DECISION_TAG = "reelnest.decision"

@@ -10,7 +10,6 @@ import mlflow
 import pandas as pd
 from mlflow.exceptions import MlflowException
 
-from reelnest.config import Params
 from reelnest.errors import RegistryError
 from reelnest.evaluation.significance import bootstrap_intervals
 from reelnest.registry.candidate import MODEL_HASH_TAG, Candidate
@@ -25,6 +24,7 @@ from reelnest.registry.promotion.evaluation_log import (
     stored_query_metrics,
 )
 from reelnest.registry.promotion.gate import KEY, Difference
+from reelnest.settings import Params
 
 CHAMPION, PREVIOUS = "champion", "previous run"
 

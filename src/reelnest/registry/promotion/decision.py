@@ -14,7 +14,6 @@ import mlflow
 import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
 
-from reelnest.config import Register
 from reelnest.registry.promotion.aliases import CHALLENGER, DECISION_TAG, REASON_TAG, champion_of, set_champion
 from reelnest.registry.promotion.deciding import deciding
 from reelnest.registry.promotion.evaluation_log import CODE, DATA_HASH_TAG, gate_folder, stored_query_metrics
@@ -28,6 +27,7 @@ from reelnest.registry.promotion.gate import (
     compare_models,
     validation_condition,
 )
+from reelnest.settings import Register
 
 PROMOTED, NOT_PROMOTED, WAITS = "promoted", "not promoted", "waits for approval"
 CONDITIONS_TAG = "reelnest.conditions"

@@ -12,9 +12,9 @@ import pyarrow as pa
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
-from reelnest.config import Params
 from reelnest.registry.candidate import Candidate, candidate_run
 from reelnest.registry.connection import connect, error_type
+from reelnest.settings import Params
 
 ALL, FLOATS = "all", "float32"
 METRICS_IN_A_REQUEST = 900  # MLflow takes at most 1000

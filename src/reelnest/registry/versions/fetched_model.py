@@ -7,13 +7,13 @@ from pathlib import Path
 from mlflow.exceptions import MlflowException
 
 from reelnest.atomic_files import whole_folder
-from reelnest.config import Params
 from reelnest.encoder.saved import SETTINGS_FILE
 from reelnest.errors import RegistryError
 from reelnest.registry.candidate import MODEL_HASH_TAG, Candidate
 from reelnest.registry.connection import connect
 from reelnest.registry.promotion.aliases import version_of
 from reelnest.registry.versions.versions import CannotMeasureError, saved_model_of
+from reelnest.settings import Params
 
 REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))")
 

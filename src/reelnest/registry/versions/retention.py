@@ -8,10 +8,10 @@ import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 
-from reelnest.config import Params
 from reelnest.errors import RegistryError
 from reelnest.registry.connection import connect
 from reelnest.registry.promotion.aliases import DECISION_TAG, REPLACED_TAG
+from reelnest.settings import Params
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,6 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, Tens
 from mlflow.types.schema import AnyType
 
 import reelnest
-from reelnest.config import Params
 from reelnest.encoder.manifest import CARD_FILE
 from reelnest.encoder.saved import SETTINGS_FILE
 from reelnest.errors import RegistryError
@@ -40,6 +39,7 @@ from reelnest.registry.promotion.aliases import DECISION_TAG, REASON_TAG, TAKEN_
 from reelnest.registry.promotion.decision import CODE_TAG, CONDITIONS_TAG, DIFFERENCES_TAG, WAITS, Answer, Evidence, decide
 from reelnest.registry.promotion.evaluation_log import DATA_HASH_TAG, gate_folder, mlflow_name
 from reelnest.registry.promotion.gate import Condition, Difference
+from reelnest.settings import Params
 
 DECIDED_ON_TAG = "reelnest.decided_on"
 """A hash of the evidence that the decision was made on: a model that was evaluated again on other is decided again."""

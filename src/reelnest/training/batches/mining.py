@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from reelnest.config import Mining
 from reelnest.errors import TrainingError
+from reelnest.settings import Mining
 from reelnest.store.prepared import Indices, Pairs, Prepared
 from reelnest.training.distributed import world
 

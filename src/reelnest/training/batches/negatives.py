@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reelnest.config import Mining
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.embedding import embed
 from reelnest.encoder.encoder import Encoder
 from reelnest.evaluation.split_evaluation import ItemEntries
+from reelnest.settings import Mining
 from reelnest.store.prepared import Indices, Pairs, Prepared
 from reelnest.training.batches.mining import NONE, mine
 

@@ -33,8 +33,8 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import Optimizer
 
 from reelnest.atomic_files import whole_file, write_json
-from reelnest.config import Params
 from reelnest.errors import TrainingError
+from reelnest.settings import Params
 from reelnest.store.frame_store import INDEX_FILE
 from reelnest.store.prepared import ITEMS_FILE, PAIRS_FILE, STORE_FOLDER
 from reelnest.training.distributed import all_agree, world

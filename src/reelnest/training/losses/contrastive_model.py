@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from reelnest.config import Loss
 from reelnest.encoder.batches import Batch
+from reelnest.settings import Loss
 from reelnest.training.batches.pair_batches import PairBatch
 from reelnest.training.distributed import gather_with_gradient, world
 from reelnest.training.losses.losses import MAX_LOG_SCALE, LossScales, nested_losses

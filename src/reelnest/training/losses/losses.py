@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reelnest.config import Loss
+from reelnest.settings import Loss
 from reelnest.training.distributed import gather, gather_with_gradient, world
 from reelnest.training.losses.prefix_logsumexp import Pairing, nested_log_sums, partner_cosines
 

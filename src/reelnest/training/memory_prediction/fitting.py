@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import Qwen2_5_VLConfig
 
-from reelnest.config import Params
+from reelnest.settings import Params
 from reelnest.training.memory_prediction.step_memory import StepMemory, estimate_step
 from reelnest.training.memory_prediction.step_shapes import Sizes
 

@@ -26,11 +26,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import Qwen2_5_VLConfig
 
-from reelnest.config import Params
 from reelnest.encoder.batches import Batch
 from reelnest.encoder.encoder import Encoder
 from reelnest.encoder.unfilled import unfilled_encoder
 from reelnest.profiling.phases import Phase, watched
+from reelnest.settings import Params
 from reelnest.training.batches.pair_batches import PairBatcher
 from reelnest.training.batches.sampler import BatchOrder
 from reelnest.training.checkpoint.checkpoints import Checkpoints

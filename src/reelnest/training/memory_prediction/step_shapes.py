@@ -12,8 +12,8 @@ import numpy as np
 from torch import Tensor
 from transformers import Qwen2_5_VLConfig
 
-from reelnest.config import Params, Preprocess
 from reelnest.encoder.batches import END_TOKEN, VIDEO_PAD, VISION_END, VISION_START, Batch, Batcher
+from reelnest.settings import Params, Preprocess
 from reelnest.store.entries import Entry, Role
 from reelnest.store.prepared import Pairs, Prepared
 from reelnest.training.batches.pair_batches import PairBatch, PairBatcher

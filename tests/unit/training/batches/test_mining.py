@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from reelnest.config import Mining
 from reelnest.errors import TrainingError
+from reelnest.settings import Mining
 from reelnest.store.prepared import ITEMS_SCHEMA, PAIRS_SCHEMA, Pairs, Prepared
 from reelnest.training.batches import mining
 from reelnest.training.batches.mining import NONE, mine

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from reelnest.config import Mining
+from reelnest.settings import Mining
 from reelnest.store.prepared import ITEMS_SCHEMA, PAIRS_SCHEMA, Prepared
 from reelnest.training.batches.negatives import ExtraNegatives
 

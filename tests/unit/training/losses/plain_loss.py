@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from reelnest.config import Loss
+from reelnest.settings import Loss
 
 
 def plain_losses(

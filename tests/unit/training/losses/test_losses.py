@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from reelnest.config import Loss
+from reelnest.settings import Loss
 from reelnest.training.losses.losses import nested_losses, weighted
 
 DIMS = (2, 5, 8)

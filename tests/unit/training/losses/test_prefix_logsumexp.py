@@ -9,7 +9,7 @@ import torch
 from plain_loss import plain_losses
 from torch import Tensor
 
-from reelnest.config import Loss
+from reelnest.settings import Loss
 from reelnest.training.losses import prefix_logsumexp as nested_loss
 from reelnest.training.losses.losses import nested_losses
 from reelnest.training.losses.prefix_logsumexp import Pairing, nested_log_sums

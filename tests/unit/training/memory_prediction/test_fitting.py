@@ -3,7 +3,7 @@
 import pytest
 from transformers import Qwen2_5_VLConfig
 
-from reelnest.config import Params
+from reelnest.settings import Params
 from reelnest.training.memory_prediction.fitting import GIB, RESERVED, fit, smallest_card
 from reelnest.training.memory_prediction.step_memory import StepMemory
 from reelnest.training.memory_prediction.step_shapes import Sizes

@@ -14,8 +14,8 @@ from accelerate.state import AcceleratorState
 from torch.profiler import ProfilerActivity, profile
 
 from reelnest.backbones.published import backbone_config
-from reelnest.config import Params
 from reelnest.encoder.unfilled import PackedLinear, unfilled_encoder
+from reelnest.settings import Params
 from reelnest.training.losses.contrastive_model import ContrastiveModel
 from reelnest.training.memory_prediction.step_memory import StepMemory, estimate_step, predict_step, stand_in_training
 from reelnest.training.memory_prediction.step_shapes import Sizes, largest_grid, stand_in_batcher, step_of

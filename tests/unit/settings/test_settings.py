@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from reelnest.config import Params, embedding_width, launch_processes, load_params, tracking_uri
 from reelnest.errors import ConfigError
+from reelnest.settings import Params, embedding_width, launch_processes, load_params, tracking_uri
 
 ROOT = Path(__file__).parents[3]
 PRESETS = sorted((ROOT / "configs" / "presets").glob("*.yaml"))

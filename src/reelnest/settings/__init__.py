@@ -1,0 +1,66 @@
+"""`params.yaml` as frozen, typed models, a file a section.
+
+In: `params.yaml`, and the environment. Out: `Params`, or a ConfigError that names each wrong key and what is allowed, before anything runs.
+Each section is named after the part that it sets. No other module reads settings or the environment. Open `params.py` first.
+"""
+
+from reelnest.settings.data import Data, Preprocess, Validate
+from reelnest.settings.environment import flow_run, tracking_uri, wandb_mode
+from reelnest.settings.evaluate import Evaluate, Funnel
+from reelnest.settings.loading import (
+    ACCELERATE_CONFIGS,
+    PARAMS_FILE,
+    launch_config_path,
+    launch_processes,
+    launch_shards,
+    launch_uses_cpu,
+    load_params,
+    setting_errors,
+)
+from reelnest.settings.loss import Loss, Mining
+from reelnest.settings.model import QWEN_HIDDEN_SIZES, Lora, Model, Tiny, embedding_width
+from reelnest.settings.params import Params
+from reelnest.settings.register import BehaviourPassed, Drift, Register
+from reelnest.settings.runs import Launch, Runs, Tracking
+from reelnest.settings.section import Fraction, Metric, Positive, Section, Storage, ValidationMetric
+from reelnest.settings.train import Train
+
+__all__ = [
+    "ACCELERATE_CONFIGS",
+    "PARAMS_FILE",
+    "QWEN_HIDDEN_SIZES",
+    "BehaviourPassed",
+    "Data",
+    "Drift",
+    "Evaluate",
+    "Fraction",
+    "Funnel",
+    "Launch",
+    "Lora",
+    "Loss",
+    "Metric",
+    "Mining",
+    "Model",
+    "Params",
+    "Positive",
+    "Preprocess",
+    "Register",
+    "Runs",
+    "Section",
+    "Storage",
+    "Tiny",
+    "Tracking",
+    "Train",
+    "Validate",
+    "ValidationMetric",
+    "embedding_width",
+    "flow_run",
+    "launch_config_path",
+    "launch_processes",
+    "launch_shards",
+    "launch_uses_cpu",
+    "load_params",
+    "setting_errors",
+    "tracking_uri",
+    "wandb_mode",
+]

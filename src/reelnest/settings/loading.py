@@ -1,0 +1,115 @@
+"""Reads `params.yaml`, and the file of accelerate that it names. What is wrong is told by its key."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from reelnest.errors import ConfigError
+from reelnest.settings.params import Params
+
+PARAMS_FILE = Path("params.yaml")
+
+ACCELERATE_CONFIGS = Path("configs/accelerate")
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Reads and checks a params file. Raises ConfigError, which names each wrong key, what was found and what is allowed."""
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file. Run this in the project's folder, or copy one of configs/presets/ to {path}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not readable as YAML: {error}") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: expected sections such as `train:`, found {type(found).__name__}.")
+    try:
+        params = Params.model_validate(found)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in _explain(error.errors(include_url=False)))) from None
+    _check_processes(params, path)
+    return params
+
+
+def setting_errors(found: Mapping[str, Any], key: str) -> list[str]:
+    """What is wrong with the value of one setting (a dotted key) by itself, in the contents of a params file.
+
+    Not whether it fits the others, which may change with it, nor whether this version knows it: the file may be another version's.
+    """
+    path = tuple(key.split("."))
+    try:
+        Params.model_validate(found)
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        return _explain([one for one in details if one["loc"][: len(path)] == path and one["type"] != "extra_forbidden"])
+    return []
+
+
+def launch_config_path(params: Params, params_path: Path = PARAMS_FILE) -> Path:
+    """The accelerate config file that `launch.config` names."""
+    return params_path.parent / ACCELERATE_CONFIGS / f"{params.launch.config}.yaml"
+
+
+def launch_processes(params: Params, params_path: Path = PARAMS_FILE) -> int:
+    """How many processes `launch.config` starts, over all machines."""
+    path = launch_config_path(params, params_path)
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
+        raise ConfigError(f"{params_path}: launch.config: there is no {path}; known: {known}.")
+    return int(yaml.safe_load(path.read_text(encoding="utf-8"))["num_processes"])
+
+
+def launch_uses_cpu(params: Params, params_path: Path = PARAMS_FILE) -> bool:
+    """Whether `launch.config` asks for CPUs even where there are GPUs."""
+    return bool(yaml.safe_load(launch_config_path(params, params_path).read_text(encoding="utf-8")).get("use_cpu"))
+
+
+def launch_shards(params: Params, params_path: Path = PARAMS_FILE) -> bool:
+    """Whether `launch.config` divides the model among the processes (FSDP)."""
+    return yaml.safe_load(launch_config_path(params, params_path).read_text(encoding="utf-8")).get("distributed_type") == "FSDP"
+
+
+def _check_processes(params: Params, path: Path) -> None:
+    processes = launch_processes(params, path)
+    if params.train.batch_size < processes or params.train.batch_size % processes:
+        raise ConfigError(
+            f"{path}: train.batch_size: {params.train.batch_size} pairs cannot be shared evenly by the {processes} processes "
+            f"of launch.config '{params.launch.config}'; use a multiple of {processes}."
+        )
+
+
+def _explain(errors: Sequence[ErrorDetails]) -> list[str]:
+    lines = []
+    for detail in errors:
+        # pydantic adds the names of union members to the path; only keys of the file help the reader.
+        keys = [str(part) for part in detail["loc"] if not _is_union_tag(part)]
+        where = ".".join(keys)
+        if detail["type"] == "extra_forbidden":
+            known = _known_keys(keys[:-1])
+            near = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
+            advice = f"did you mean {'.'.join([*keys[:-1], near[0]])}?" if near else f"known here: {', '.join(known)}."
+            lines.append(f"{where}: unknown setting; {advice}")
+        elif detail["type"] == "value_error":
+            text = str(detail["ctx"]["error"])
+            lines.append(f"{where}: {text}." if where else f"{text}.")
+        else:
+            lines.append(f"{where}: {detail['msg']}; found {detail['input']!r}.")
+    return lines
+
+
+def _is_union_tag(part: Any) -> bool:
+    return isinstance(part, str) and ("[" in part or "(" in part or part in ("int", "float", "str", "tuple"))
+
+
+def _known_keys(path: list[str]) -> list[str]:
+    section: type[BaseModel] = Params
+    for key in path:
+        for name, field in section.model_fields.items():
+            if key in (name, field.alias):
+                kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
+                section = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
+    return [field.alias or name for name, field in section.model_fields.items()]

@@ -1,0 +1,112 @@
+"""The section `model`: the encoder, and how wide its vectors are."""
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from reelnest.settings.section import Positive, Section
+
+# Hidden sizes of the published Qwen2.5-VL checkpoints (their config.json), so that a dim that is too wide is refused without a download.
+QWEN_HIDDEN_SIZES = {"3B": 2048, "7B": 3584, "32B": 5120, "72B": 8192}
+
+
+class Tiny(Section):
+    """Sizes of the small, randomly initialised Qwen2.5-VL that `name_or_path: tiny` builds."""
+
+    hidden_size: Positive = 128
+    layers: Positive = 3
+    heads: Positive = 4
+    vision_hidden_size: Positive = 96
+    vision_layers: Positive = 3
+    vision_heads: Positive = 4
+    vocabulary: Annotated[int, Field(ge=300)] = 2048
+    initializer_range: Annotated[float, Field(gt=0)] = 0.12
+    """About 1/sqrt(width): with the usual 0.02 a model this narrow never learns to see the order of frames."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.hidden_size % self.heads or self.vision_hidden_size % self.vision_heads:
+            raise ValueError("hidden_size must be a multiple of heads, and vision_hidden_size of vision_heads")
+        if (self.hidden_size // self.heads) % 16 or (self.vision_hidden_size // self.vision_heads) % 4:
+            raise ValueError("a text head (hidden_size / heads) must be a multiple of 16 wide and a vision head a multiple of 4")
+        return self
+
+
+class Lora(Section):
+    """Low-rank adapters (Hu et al. 2021, https://arxiv.org/abs/2106.09685) on the language model, through peft."""
+
+    r: Positive = 16
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    vision: bool = False
+    """Also adapt the vision tower's attention and MLP."""
+    merge: bool = True
+    """Save merged weights (one folder that needs nothing else), or, if false, the adapter and its base model's name and revision."""
+
+
+class Model(Section):
+    """The encoder."""
+
+    name_or_path: str = "tiny"
+    """A Hub name, a folder in Hugging Face format, or `tiny`."""
+    revision: str | None = None
+    """Commit of the Hub repository; required for a Hub name."""
+    tiny: Tiny = Tiny()
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    load_in_4bit: bool = False
+    """Quantise the frozen base weights to 4-bit NF4 (bitsandbytes, on a GPU); for LoRA only."""
+    attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
+    pooling: Literal["last", "mean"] = "mean"
+    """The end token's state, or the mean over all tokens but the instruction's."""
+    projection: Positive | None = None
+    """Width of a linear layer after pooling; null for none."""
+    dims: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)] = (16, 32, 64, 128)
+    """The nested dims, rising. The last one is the width that is searched as `full`."""
+    query_instruction: str = ""
+    target_instruction: str = ""
+    """What an entry of that role begins with, for a base that follows instructions."""
+    max_text_tokens: Positive = 256
+    freeze: Literal["none", "vision", "backbone"] = "none"
+    lora: Lora | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if any(a >= b for a, b in zip(self.dims, self.dims[1:], strict=False)):
+            raise ValueError(f"dims must rise, each above the one before; found {list(self.dims)}")
+        if self.freeze == "backbone" and self.lora is not None:
+            raise ValueError(
+                "freeze: backbone and lora ask for opposite things: set lora to null, or freeze to none or vision "
+                "(the base weights under LoRA are frozen in any case)"
+            )
+        if self.freeze == "backbone" and self.projection is None:
+            raise ValueError("freeze: backbone without a projection leaves nothing to train: set projection to a width")
+        if self.freeze == "vision" and self.lora is not None and self.lora.vision:
+            raise ValueError("freeze: vision and lora.vision: true ask for opposite things: change one")
+        if self.load_in_4bit and (self.lora is None or self.lora.merge):
+            raise ValueError("load_in_4bit needs lora with merge: false (4-bit weights can neither be trained nor be merged into)")
+        if self.lora is not None and not self.lora.merge and self.name_or_path == "tiny":
+            raise ValueError("lora.merge: false saves the base by name, and a tiny base has none: set merge to true")
+        if self.name_or_path != "tiny" and not Path(self.name_or_path).is_dir() and self.revision is None:
+            raise ValueError(
+                f"'{self.name_or_path}' is no folder here, so it is taken as a Hub name, and a Hub name needs a revision "
+                "(a commit hash), so that the weights cannot change under you"
+            )
+        return self
+
+
+def embedding_width(model: Model) -> int | None:
+    """Width of the vectors that a model of these settings gives; None where only the Hub knows."""
+    if model.projection is not None:
+        return model.projection
+    if model.name_or_path == "tiny":
+        return model.tiny.hidden_size
+    config = Path(model.name_or_path) / "config.json"
+    if config.is_file():
+        found = json.loads(config.read_text(encoding="utf-8"))
+        size = found.get("hidden_size") or found.get("text_config", {}).get("hidden_size")
+        return int(size) if size else None
+    size_name = re.search(r"Qwen2\.5-VL-(\d+B)", model.name_or_path)
+    return QWEN_HIDDEN_SIZES.get(size_name[1]) if size_name else None

@@ -1,0 +1,50 @@
+"""All sections together, and what has to fit across them."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from reelnest.settings.data import Data, Preprocess, Validate
+from reelnest.settings.evaluate import Evaluate
+from reelnest.settings.loss import Loss, Mining
+from reelnest.settings.model import Model, embedding_width
+from reelnest.settings.register import Drift, Register
+from reelnest.settings.runs import Launch, Runs, Tracking
+from reelnest.settings.section import Section
+from reelnest.settings.train import Train
+
+
+class Params(Section):
+    """All settings. `validate` and `register` are Python attributes `validation` and `registration`: pydantic keeps the other names."""
+
+    data: Data = Data()
+    validation: Validate = Field(Validate(), alias="validate")
+    preprocess: Preprocess = Preprocess()
+    model: Model = Model()
+    train: Train = Train()
+    loss: Loss = Loss()
+    mining: Mining = Mining()
+    evaluate: Evaluate = Evaluate()
+    registration: Register = Field(Register(), alias="register")
+    drift: Drift = Drift()
+    runs: Runs = Runs()
+    launch: Launch = Launch()
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.train.best_dim is not None and self.train.best_dim not in self.model.dims:
+            raise ValueError(f"train.best_dim: {self.train.best_dim} is none of model.dims, {list(self.model.dims)}")
+        width = embedding_width(self.model)
+        if width is not None and self.model.dims[-1] > width:
+            source = "model.projection" if self.model.projection else f"the hidden size of {self.model.name_or_path}"
+            raise ValueError(
+                f"model.dims: {self.model.dims[-1]} is above the embedding's width, {width} ({source}); "
+                f"the largest dim may be at most {width}"
+            )
+        weights = self.loss.dim_weights
+        if not isinstance(weights, str) and (len(weights) != len(self.model.dims) or not any(weights)):
+            raise ValueError(
+                f"loss.dim_weights: needs one weight for each of the {len(self.model.dims)} model.dims, not all 0; found {list(weights)}"
+            )
+        return self

@@ -1,0 +1,57 @@
+"""The section `train`: the training loop."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from reelnest.settings.section import Fraction, Positive, Section, ValidationMetric
+
+
+class Train(Section):
+    """The training loop."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    epochs: Positive = 5
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    """Pairs in one contrastive batch, over all processes."""
+    accumulation_steps: Positive = 1
+    """Contrastive batches to one optimizer step."""
+    micro_batch_size: Positive | None = None
+    """Pairs that each process embeds at once; the rest of the batch waits its turn (gradient caching). null: all of them."""
+    adaptive_batch_size: bool = False
+    """Where memory does not suffice, halve micro_batch_size in all processes and repeat the step. batch_size stays."""
+    group_negatives: bool = False
+    """Put pairs whose listed `negatives` are each other's answers into one batch, where they count as in-batch negatives."""
+    no_duplicates: bool = False
+    """Let no item stand twice in a batch: the second one would be masked, and the batch one negative short."""
+    optimizer: Literal["adamw", "muon"] = "muon"
+    """muon steps along orthogonalised momentum in weight matrices, and is AdamW for all else."""
+    learning_rate: Annotated[float, Field(gt=0)] = 8e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.4
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_fraction: Fraction = 0.1
+    max_gradient_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    """torch.compile of the language model's MLPs and norms. Needs a C++ compiler (CPU) or Triton (GPU), and a minute at the start."""
+    evaluate_every_epochs: Positive = 2
+    best_metric: ValidationMetric = "ndcg@10"
+    """The metric on the validation split by which the best checkpoint is chosen; of median_rank the lowest, of others the highest."""
+    best_dim: Positive | None = None
+    """The one of `model.dims` at which it is taken; null for the last."""
+    patience: Positive | None = None
+    """Stop when so many evaluations in a row were no better than one before; null to train to the end."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Evaluate and save a moving average of the weights that keeps so much of itself each step (0.99, 0.999); null for the weights."""
+    keep_checkpoints: Positive = 2
+    trackers: tuple[Literal["mlflow", "tensorboard", "wandb"], ...] = Field(("mlflow", "tensorboard"), strict=False)
+    log_every_steps: Positive = 10
+    profile_steps: Annotated[tuple[Positive, Positive], Field(strict=False)] | None = None
+    """First and last optimizer step (from 1) to profile: a trace for TensorBoard and MLflow, and where the time of a step went."""
+
+    @model_validator(mode="after")
+    def _profiles_forward(self) -> Self:
+        if self.profile_steps is not None and self.profile_steps[0] > self.profile_steps[1]:
+            raise ValueError(f"profile_steps must be [first, last], the first no later than the last; found {list(self.profile_steps)}")
+        return self
