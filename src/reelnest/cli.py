@@ -1,4 +1,4 @@
-"""`reelnest …`: parses, calls a stage, prints. What the commands do is in `reelnest.stages`."""
+"""`reelnest …`: parses, calls, prints. What the commands do is in `reelnest.stages` and `reelnest.commands`."""
 
 import subprocess
 import sys

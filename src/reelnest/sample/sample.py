@@ -4,7 +4,7 @@ It shows in minutes whether the whole chain learns to see. A *combination* is on
 in the direction of movement alone. Combinations of the test split stand nowhere in training, so a search finds them only if the model has
 learnt the four parts and not the clips; the twins, listed as negatives, tell whether it sees the order of the frames.
 
-What the sample holds is fixed by the constants here, the drawings by `sample_clips`, the wordings by `sample_words`.
+What the sample holds is fixed by the constants here, the drawings by `clips`, the wordings by `words`.
 """
 
 import hashlib

@@ -154,7 +154,7 @@ class FrameStore:
         return key.partition("-")[0]
 
     def by_key(self, key: str) -> Frames | None:
-        """The frames of whichever video has these bytes, sampled so (`store_writing.video_key`); None where there is none."""
+        """The frames of whichever video has these bytes, sampled so (`frame_store_writing.video_key`); None where there is none."""
         position = self._positions_by_key.get(key)
         return None if position is None else self.at(position)
 
