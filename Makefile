@@ -6,7 +6,7 @@ BIN := .venv/bin
 PEERS := .venv-peers/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-faults check audit bench up install
+.PHONY: demo test test-faults check dvc.yaml audit bench up install
 
 demo: install
 	@reelnest sample
@@ -24,6 +24,10 @@ check: install
 	ruff format --check .
 	mypy
 	lint-imports
+
+# The files of code that each stage depends on, from what it imports.
+dvc.yaml: install
+	@python -m reelnest.commands.dvc_yaml
 
 # Known vulnerabilities of the pinned versions. Asks PyPI about each one, which mirrors of it do not answer, so it is not part of `check`.
 # Strict: a version that nobody could say anything about is an error, not a clean bill.

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from reelnest.backbones.parts import Part
+from reelnest.code_closure import FROZEN_FEATURES, code_digest
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.embedding import batches_by_length
 from reelnest.encoder.encoder import Encoder
@@ -42,16 +43,6 @@ FROZEN_FOLDER = "frozen"
 """In `work/`."""
 PATCHES_AT_ONCE = 8192
 """In one pass of the vision tower. Not a setting: the last bits of tokens may hang on what was computed beside them."""
-SOURCES = (
-    "encoder/batches.py",
-    "video/patches.py",
-    "backbones/attention.py",
-    "backbones/parts.py",
-    "encoder/encoder.py",
-    "backbones/patch_projection.py",
-    "backbones/positions.py",
-    "training/frozen.py",
-)
 SPARE_SPACE = 1.1
 
 
@@ -242,7 +233,6 @@ def _write(job: _Job, place: Path, aside: Path, width: int, dtype: str, accelera
 
 
 def _key(job: _Job, store_digest: str, accelerator: Accelerator) -> str:
-    package = Path(__file__).parents[1]
     facts = {
         "format": FORMAT,
         "name": job.name,
@@ -250,7 +240,7 @@ def _key(job: _Job, store_digest: str, accelerator: Accelerator) -> str:
         "counts": hashlib.sha256(job.counts.tobytes()).hexdigest(),
         "precision": accelerator.mixed_precision,
         "device": accelerator.device.type,
-        "code": {path: hashlib.sha256((package / path).read_bytes()).hexdigest() for path in SOURCES},
+        "code": code_digest(FROZEN_FEATURES),
         "libraries": {name: version(name) for name in ("torch", "transformers")},
         **job.facts,
     }

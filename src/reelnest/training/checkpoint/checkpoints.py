@@ -33,6 +33,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import Optimizer
 
 from reelnest.atomic_files import whole_file, write_json
+from reelnest.code_closure import TRAINING, code_digest
 from reelnest.errors import TrainingError
 from reelnest.settings import Params
 from reelnest.store.frame_store import INDEX_FILE
@@ -42,16 +43,6 @@ from reelnest.training.distributed import all_agree, world
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-SOURCES = (
-    "backbones/*.py",
-    "encoder/*.py",
-    "evaluation/*.py",
-    "profiling/*.py",
-    "search/*.py",
-    "store/entries.py",
-    "store/cached_rows.py",
-    "training/**/*.py",
-)
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers")
 # Settings of these do not change which weights come out.
 UNSEEN_TRAIN_SETTINGS = {"trackers", "log_every_steps", "keep_checkpoints", "profile_steps"}
@@ -60,10 +51,11 @@ UNSEEN_TRAIN_SETTINGS = {"trackers", "log_every_steps", "keep_checkpoints", "pro
 def training_key(params: Params, prepared: Path) -> str:
     """A name for "this training": its settings, its data, its code and the libraries that compute.
 
-    Code counts, since a resumed (or finished) training under changed code would be passed off as the changed code's.
+    Code counts, since a training resumed under changed code would be passed off as the changed code's. Only the code that decides the
+    weights counts (`code_closure.TRAINING`): after a change elsewhere, such as in a page, in a profiler or in how a model is saved, a long
+    training goes on where it stopped. Whether a change in that code changes a number cannot be seen from the code, so a comment there
+    begins the training anew too. The old checkpoints stay, and the old code resumes from them.
     """
-    package = Path(__file__).parents[2]
-    sources = sorted(path for pattern in SOURCES for path in package.glob(pattern))
     parts = {
         "format": FORMAT,
         "model": params.model.model_dump(mode="json"),
@@ -72,7 +64,7 @@ def training_key(params: Params, prepared: Path) -> str:
         "mining": params.mining.model_dump(mode="json"),
         "depth": params.evaluate.depth,
         "data": data_digest(prepared),
-        "code": {str(path.relative_to(package)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sources},
+        "code": code_digest(TRAINING),
         "libraries": {name: version(name) for name in LIBRARIES},
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,123 @@
+"""The import closure: what makes a checkpoint, a cached feature, a stage and an evaluation's figures those of other code."""
+
+import shutil
+from modulefinder import ModuleFinder
+from pathlib import Path
+
+import pytest
+
+from reelnest.code_closure import FIGURES, FROZEN_FEATURES, PACKAGE, TRAINING, Code, code_digest, code_files, stage_code
+
+ALL = {"training": TRAINING, "frozen features": FROZEN_FEATURES, "figures": FIGURES} | {
+    stage: stage_code(stage) for stage in ("validate", "preprocess", "train", "evaluate")
+}
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("elsewhere") / "reelnest"
+    shutil.copytree(PACKAGE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def changed_by(copy: Path, name: str) -> set[str]:
+    """What is made by other code after a line end was added to a file of the package."""
+    before = {what: code_digest(code, copy) for what, code in ALL.items()}
+    content = (copy / name).read_bytes()
+    (copy / name).write_bytes(content + b"\n")
+    code_digest.cache_clear()
+    after = {what: code_digest(code, copy) for what, code in ALL.items()}
+    (copy / name).write_bytes(content)
+    code_digest.cache_clear()
+    return {what for what in ALL if before[what] != after[what]}
+
+
+def file_of(words: str) -> str:
+    """The one file of the package in which the words are."""
+    [path] = [path for path in PACKAGE.rglob("*.py") if words in path.read_text(encoding="utf-8")]
+    return str(path.relative_to(PACKAGE))
+
+
+def test_mean_and_std_decide_weights_features_and_figures(copy: Path) -> None:
+    changed = changed_by(copy, file_of("0.48145466"))
+    assert changed >= {"training", "frozen features", "figures", "train", "evaluate"}
+
+
+def test_a_loss_trains_again_and_keeps_features_and_decoded_videos(copy: Path) -> None:
+    path = next(name for name in code_files(TRAINING) if name.startswith("training/losses/"))
+    assert changed_by(copy, path) == {"training", "train"}
+
+
+@pytest.mark.parametrize("path", ["report/evaluation_page.html.j2", "report/evaluation_page.py", "report/page.css"])
+def test_a_page_is_drawn_again_and_changes_no_weights_and_no_figures(path: str, copy: Path) -> None:
+    assert changed_by(copy, path) == {"evaluate"}
+
+
+def test_how_a_model_is_saved_does_not_throw_its_training_away(copy: Path) -> None:
+    assert changed_by(copy, "encoder/saved.py") == {"figures", "train", "evaluate"}
+
+
+@pytest.mark.parametrize(
+    "path", ["cli.py", "commands/search.py", "serving/app.py", "registry/tracking.py", "settings/train.py", "errors.py"]
+)
+def test_what_computes_nothing_makes_nothing_stale(path: str, copy: Path) -> None:
+    assert changed_by(copy, path) == set()
+
+
+def test_the_digest_is_the_same_in_another_folder(copy: Path) -> None:
+    for code in ALL.values():
+        assert code_digest(code, copy) == code_digest(code)
+
+
+@pytest.mark.parametrize("module", ["reelnest.stages.train", "reelnest.stages.evaluate"])
+def test_the_closure_holds_what_python_would_import_and_what_is_started(module: str) -> None:
+    finder = ModuleFinder(path=[str(PACKAGE.parent)], excludes=["reelnest.code_closure"])
+    for started in (module, "reelnest.video.decoder_process"):
+        finder.import_hook(started)
+    paths = {Path(str(imported.__file__)) for name, imported in finder.modules.items() if name.startswith("reelnest.")}
+    expected = {str(path.relative_to(PACKAGE)) for path in paths if path.name != "__init__.py"}
+    found = {name for name in code_files(Code(module, {"reelnest.code_closure": "it names modules"})) if name.endswith(".py")}
+    assert {name for name in found if not name.endswith("__init__.py")} == expected
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    files = {
+        "a.py": "def run():\n    from reelnest.b import c\n",
+        "b/__init__.py": '"""A docstring."""\n',
+        "b/c.py": 'COMMAND = ["python", "-m", "reelnest.d"]\n',
+        "d.py": "import json\n",
+        "e.py": "",
+        "kinds/__init__.py": "import pkgutil\n\nNAMES = [found.name for found in pkgutil.iter_modules(__path__)]\n",
+        "kinds/first.py": "",
+        "kinds/second.py": "",
+        "f.py": "import reelnest.kinds\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def test_imports_in_functions_and_started_modules_count(package: Path) -> None:
+    assert code_files(Code("reelnest.a", {}), package) == ("a.py", "b/c.py", "d.py")
+
+
+def test_a_package_that_looks_for_its_modules_imports_them_all(package: Path) -> None:
+    assert code_files(Code("reelnest.f", {}), package) == ("f.py", "kinds/__init__.py", "kinds/first.py", "kinds/second.py")
+
+
+def test_what_only_a_left_out_module_imports_is_left_out_too(package: Path) -> None:
+    assert code_files(Code("reelnest.a", {"reelnest.b": "for this test"}), package) == ("a.py",)
+
+
+def test_a_missing_module_is_an_error(package: Path) -> None:
+    with pytest.raises(ValueError, match=r"reelnest\.g is no module below"):
+        code_files(Code("reelnest.g", {}), package)
+
+
+@pytest.mark.parametrize("code", ALL.values(), ids=ALL)
+def test_what_is_left_out_exists(code: Code) -> None:
+    for name in code.left_out:
+        path = PACKAGE.joinpath(*name.split(".")[1:])
+        assert path.is_dir() or path.with_suffix(".py").is_file(), name
