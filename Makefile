@@ -1,4 +1,4 @@
-# make demo: the whole chain on sample data. make test: the tests. make test-faults: those that start and break whole services.
+# make demo: the whole chain on sample data. make test-fast, make test, make test-all: the unit tests, with the integration tests, all tests.
 # All set up .venv first.
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -6,18 +6,24 @@ BIN := .venv/bin
 PEERS := .venv-peers/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-faults check dvc.yaml audit bench up install
+.PHONY: demo test-fast test test-all check dvc.yaml audit bench up install
 
 demo: install
 	@reelnest sample
 	@python -m flows.pipeline
 
+# The unit tests.
+test-fast: install
+	pytest -n 2 --dist loadfile --no-loadscope-reorder tests/unit
+
+# The unit and integration tests.
 test: install
 	pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# Needs PostgreSQL and Redis: apt-get install postgresql redis-server
-test-faults: install
-	pytest -m faults -p no:xdist
+# All tests: after those of `make test`, the ones that run the whole chain or start whole services. These need PostgreSQL and Redis:
+# apt-get install postgresql redis-server
+test-all: test
+	pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow
 
 check: install
 	ruff check .

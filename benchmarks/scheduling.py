@@ -1,6 +1,6 @@
 """What an unchanged run of a deployment costs: a small project's, with the services that `make up` starts.
 
-The project is the tests' (`tests/end_to_end/small_project.py`): how much data there is does not matter to a run that has nothing to do but
+The project is the tests' (`tests/support/small_project.py`): how much data there is does not matter to a run that has nothing to do but
 link it. The seconds are those from the run's submission to its end: the worker's poll, the process's start and imports, the worktree, DVC's
 look at each stage, and the commit that is kept.
 """
@@ -16,8 +16,6 @@ from typing import Any
 
 from benchmarks.side_by_side import ROOT, Benchmark, Figures
 
-sys.path.insert(0, str(ROOT / "tests" / "end_to_end"))  # what starts a project and its services there
-
 PAST_RUNS = 1000
 FOLDER = ROOT / "work" / "bench" / "scheduling"
 DEPLOYMENT = "reelnest-train/nightly"
@@ -26,8 +24,8 @@ DEPLOYMENT = "reelnest-train/nightly"
 @functools.cache
 def _setup() -> None:
     """Two copies of a project in which one run was made: one as it is, and one in which it was made PAST_RUNS times."""
-    from running_services import ended, running_services, start
-    from small_project import make_quick_project
+    from tests.support.running_services import ended, running_services, start
+    from tests.support.small_project import make_quick_project
 
     shutil.rmtree(FOLDER, ignore_errors=True)
     project = FOLDER / "none" / "project"
@@ -75,7 +73,7 @@ def _add_kept_runs(project: Path) -> None:
 
 def _unchanged(past: str) -> Figures:
     """Seconds of the second of two unchanged runs: the first one is a server's first."""
-    from running_services import ended, running_services, start
+    from tests.support.running_services import ended, running_services, start
 
     with running_services(FOLDER / past / "project") as api:
         for _ in range(2):

@@ -42,10 +42,10 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny base model, in Hugging Face format."""
     # Only here: torch takes seconds to import, and most tests need none of it.
     import torch
-    from model_inputs import TEXTS
 
     from reelnest.backbones.tiny import build_tiny
     from reelnest.settings import Tiny
+    from tests.support.model_inputs import TEXTS
 
     torch.set_num_threads(1)  # models this small lose more by waiting for a second thread than they gain
     folder = tmp_path_factory.mktemp("tiny")

@@ -1,6 +1,6 @@
 """Deployments' runs with one fault each, and what has to hold all the same.
 
-Usage: `python tests/end_to_end/fault_runs.py DIR --runs 50 [--faults cancel-ui,worker-kill] [--seed 0]`, as root (small disks are
+Usage: `python -m tests.end_to_end.fault_runs DIR --runs 50 [--faults cancel-ui,worker-kill] [--seed 0]`, as root (small disks are
 mounted), where there is a C compiler (for a clock that can be set). Prints a line for each run and a table; the exit status is 1 where
 anything was violated.
 
@@ -32,20 +32,20 @@ from typing import Any
 from uuid import UUID
 
 import yaml
-from faults import FAULTS, Scene
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from running_services import ended
-from small_project import make_quick_project
-from small_project import run as command
-from supervised_services import Services, supervised_services, wait_until
 
 from reelnest.commands.git import git
 from reelnest.commands.runs import Run, kept_runs
 from tasks.process.locks import lock_or_none
 from tasks.services import automations
 from tasks.workspaces.run_workspace import RUNS
+from tests.end_to_end.faults import FAULTS, Scene
+from tests.end_to_end.supervised_services import Services, supervised_services, wait_until
+from tests.support.running_services import ended
+from tests.support.small_project import make_quick_project
+from tests.support.small_project import run as command
 
 TWINS = {"train": 6, "validation": 1, "test": 1}
 SILENCE = timedelta(seconds=75)

@@ -14,11 +14,11 @@ import psutil
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
-from supervised_services import Services, wait_until
 
 from tasks.process.runner import GUARD, output_of
 from tasks.services.prefect_server import PREFECT
 from tasks.workspaces.run_workspace import RUNS, run_id
+from tests.end_to_end.supervised_services import Services, wait_until
 
 AWAY_SECONDS = 30
 LOCKED_SECONDS = 20

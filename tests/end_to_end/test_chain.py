@@ -12,11 +12,12 @@ import pandas as pd
 import pytest
 import yaml
 from mlflow import MlflowClient
-from small_project import change, make_project, run
 
 import reelnest
 from reelnest.records.content_hash import folder_hash
+from tests.support.small_project import change, make_project, run
 
+pytestmark = pytest.mark.slow
 STAGES = ["validate", "preprocess", "train", "evaluate"]
 
 

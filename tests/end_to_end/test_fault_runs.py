@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from fault_runs import SETTINGS, Series, Settings, series_in
-from faults import FAULTS, Scene, cancel_by_page
-from running_services import ended
-from small_project import run as command
-from supervised_services import wait_until
 
 from reelnest.commands.runs import Run
+from tests.end_to_end.fault_runs import SETTINGS, Series, Settings, series_in
+from tests.end_to_end.faults import FAULTS, Scene, cancel_by_page
+from tests.end_to_end.supervised_services import wait_until
+from tests.support.running_services import ended
+from tests.support.small_project import run as command
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.series, pytest.mark.timeout(1200)]
 TWO_PROCESSES: Settings = {"launch.config": "cpu-2", "train.epochs": 12, "train.evaluate_every_epochs": 2}
 
 

@@ -14,9 +14,9 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.schedules import CronSchedule
 
-from tasks.services.local_services import ServicesError, port
 from tasks.services.prefect_server import free_port
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 MARK = "REELNEST_TEST"
 
@@ -87,21 +87,3 @@ def test_services_start_run_the_deployment_and_leave_nothing_behind(checkout: Pa
             services.communicate(timeout=60)
     assert services.returncode == 0
     assert processes_of(checkout.name) == []
-
-
-def test_a_taken_port_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    import socket
-
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        monkeypatch.setenv("MLFLOW_PORT", str(taken.getsockname()[1]))
-        with pytest.raises(ServicesError, match=rf"Port {taken.getsockname()[1]} .*make up MLFLOW_PORT="):
-            port("MLFLOW_PORT", 5000)
-
-
-@pytest.mark.parametrize("text", ["x", "0", "70000", "-1"])
-def test_a_port_that_is_none_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PREFECT_PORT", text)
-    with pytest.raises(ServicesError, match="PREFECT_PORT"):
-        port("PREFECT_PORT", 4200)

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import yaml
 from prefect.client.orchestration import SyncPrefectClient
-from running_services import ended, running_services, start
-from small_project import make_quick_project, run
 
 from reelnest.commands.runs import Run, kept_runs
+from tests.support.running_services import ended, running_services, start
+from tests.support.small_project import make_quick_project, run
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 STAGES = ("validate", "preprocess", "train", "evaluate")
 Settings = dict[str, Any]

@@ -18,11 +18,12 @@ import pytest
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import ClientError
-from compose_services import Services, compose_secrets, needed_programs
 from mlflow import MlflowClient
-from small_project import make_project
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(2400)]
+from tests.end_to_end.compose_services import Services, compose_secrets, needed_programs
+from tests.support.small_project import make_project
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 RUN_SECONDS = 900
 BASE = ("postgres", "redis", "store")
 SERVERS = ("prefect-server", "prefect-services", "mlflow")

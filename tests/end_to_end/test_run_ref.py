@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from running_services import ended, running_services, start
-from small_project import make_quick_project, run
 
 from reelnest.commands.runs import Run, kept_runs
+from tests.support.running_services import ended, running_services, start
+from tests.support.small_project import make_quick_project, run
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 
 @pytest.fixture(scope="module")

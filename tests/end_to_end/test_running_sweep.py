@@ -13,13 +13,13 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
-from running_services import RUN_SECONDS, ended, running_services, start
-from small_project import make_quick_project
 
 from reelnest.commands.runs import kept_runs
 from reelnest.registry.sweeps import BEST_TAG, SWEEP_TAG
+from tests.support.running_services import RUN_SECONDS, ended, running_services, start
+from tests.support.small_project import make_quick_project
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 SWEEP = "reelnest-sweep/sweep"
 ASKED: dict[str, Any] = {"space": {"train.learning_rate": {"low": 0.001, "high": 0.02, "log": True}}, "trials": 3, "at_once": 2}
 

@@ -18,12 +18,12 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.schedules import CronSchedule
-from running_services import ended, running_services, start
-from small_project import COMMIT, make_quick_project, run
 
 from reelnest.commands.runs import Run, kept_runs
+from tests.support.running_services import ended, running_services, start
+from tests.support.small_project import COMMIT, make_quick_project, run
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 DEPLOYMENTS = ("nightly", "by-hand")
 """Both are due at each full minute."""

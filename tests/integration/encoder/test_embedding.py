@@ -5,9 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import model_inputs
 import torch
-from model_inputs import mixed_entries, random_video
 from safetensors.torch import load_file
 
 from reelnest.encoder.batches import Batcher
@@ -15,21 +13,22 @@ from reelnest.encoder.embedding import batches_by_length, embed
 from reelnest.encoder.encoder import load_encoder
 from reelnest.settings import Model
 from reelnest.store.entries import Entry
+from tests.support.model_inputs import mixed_entries, random_video
 
+ROOT = Path(__file__).parents[3]
 WORKER = """
 import sys
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 from torch.distributed.fsdp import fully_shard
-sys.path.insert(0, sys.argv[4])
-from model_inputs import mixed_entries
+from tests.support.model_inputs import mixed_entries
 from reelnest.settings import Model
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.embedding import embed
 from reelnest.encoder.encoder import load_encoder
 
-base, rank, port, tests, out = sys.argv[1], int(sys.argv[2]), *sys.argv[3:]
+base, rank, port, out = sys.argv[1], int(sys.argv[2]), *sys.argv[3:]
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
 encoder, tokenizer = load_encoder(Model(), base, training=True)
@@ -60,10 +59,7 @@ def free_port() -> int:
 def on_two_ranks(base: Path, out: Path) -> list[dict[str, torch.Tensor]]:
     port = str(free_port())
     command = [sys.executable, "-c", WORKER, str(base)]
-    ranks = [
-        subprocess.Popen([*command, str(rank), port, str(Path(model_inputs.__file__).parent), str(out)], stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
+    ranks = [subprocess.Popen([*command, str(rank), port, str(out)], cwd=ROOT, stderr=subprocess.PIPE, text=True) for rank in range(2)]
     try:
         for rank in ranks:
             _, errors = rank.communicate(timeout=120)

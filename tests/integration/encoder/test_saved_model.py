@@ -9,7 +9,6 @@ import av
 import numpy as np
 import pytest
 import torch
-from model_inputs import mixed_entries, trained
 from peft import PeftModel
 from transformers import Qwen2_5_VLModel
 
@@ -20,6 +19,7 @@ from reelnest.errors import ModelError, VideoError
 from reelnest.settings import Lora, Model, Preprocess
 from reelnest.store.entries import Entry
 from reelnest.video.patches import to_patches
+from tests.support.model_inputs import mixed_entries, trained
 
 PREPROCESS = Preprocess(frames=4, min_pixels=3136, max_pixels=3136)
 

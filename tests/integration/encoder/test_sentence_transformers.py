@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from model_inputs import random_video, trained
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
@@ -20,6 +19,7 @@ from reelnest.settings import Lora, Model, Preprocess
 from reelnest.store.entries import Entry
 from reelnest.video.frames import Frames
 from reelnest.video.patches import IMAGE_MEAN, IMAGE_STD
+from tests.support.model_inputs import random_video, trained
 
 ROOT = Path(__file__).parents[3]
 PEERS = ROOT / ".venv-peers" / "bin" / "python"

@@ -151,7 +151,7 @@ def copied(checkout: Path, folder: Path) -> Path:
     return Path(shutil.copytree(folder, checkout / ".data.aside"))
 
 
-@pytest.mark.parametrize("moment", ["validate", pytest.param("record", marks=pytest.mark.faults)])
+@pytest.mark.parametrize("moment", ["validate", pytest.param("record", marks=pytest.mark.slow)])
 def test_a_killed_addition_leaves_whole_data_and_the_next_one_completes_it(
     checkout: Path, params: Params, tmp_path: Path, unchecked: None, child_environment: dict[str, str], moment: str
 ) -> None:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drift_reports import drift_report
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.variables import Variable
@@ -15,6 +14,7 @@ from tasks import drift as drifting
 from tasks.drift import Measured
 from tasks.pages import artifacts as pages
 from tasks.services import telling
+from tests.support.drift_reports import drift_report
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "repository")
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import psutil
 import pytest
-from drift_reports import drift_report
 from prefect import tags
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
@@ -30,8 +29,9 @@ from tasks import stages
 from tasks.process.runner import Command
 from tasks.services import automations
 from tasks.services.prefect_server import PREFECT, free_port, is_answering, server_command, server_environment
+from tests.support.drift_reports import drift_report
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[3]
 SILENCE = timedelta(seconds=45)
 """Prefect's shortest pause between heartbeats is 30 s."""

@@ -4,12 +4,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from candidate_workspace import Project, workspace_of, write_clip, write_workspace
 
 from reelnest.registry.connection import connect
 from reelnest.settings import Params, Tracking
 from reelnest.stages import evaluate, register
 from reelnest.stages.workspace import Workspace
+from tests.integration.registry.candidate_workspace import Project, workspace_of, write_clip, write_workspace
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from candidate_workspace import Project
 from mlflow.utils.file_utils import local_file_uri_to_path
-from test_registration import aliases, another_model, queries_file, registered_as
 
 from reelnest.commands import registry
 from reelnest.errors import RegistryError
@@ -19,6 +17,8 @@ from reelnest.registry.promotion.aliases import promote, rollback
 from reelnest.registry.promotion.decision import Evidence, decide
 from reelnest.registry.versions import versions
 from reelnest.registry.versions.versions import Registration
+from tests.integration.registry.candidate_workspace import Project
+from tests.integration.registry.test_registration import aliases, another_model, queries_file, registered_as
 
 DECIDE_OFTEN = """
 import os, sys, time

@@ -6,12 +6,12 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
-from candidate_workspace import Project
 
 from reelnest.registry.candidate import Candidate
 from reelnest.registry.promotion.comparison import Compared, NotCompared, compare
 from reelnest.registry.promotion.evaluation_log import log_evaluation
 from reelnest.settings import Params, Tracking, Train
+from tests.integration.registry.candidate_workspace import Project
 
 Found = dict[str, Compared | NotCompared]
 

@@ -14,7 +14,6 @@ import pyarrow as pa
 import pytest
 import pytrec_eval
 import torch
-from candidate_workspace import Project
 
 from reelnest.encoder.embedding import embed
 from reelnest.encoder.saved import load
@@ -30,6 +29,7 @@ from reelnest.stages.evaluation_report import data_hash
 from reelnest.stages.launch import accelerate_command
 from reelnest.store.entries import Role
 from reelnest.store.prepared import Prepared
+from tests.integration.registry.candidate_workspace import Project
 
 TREC_NAMES = {
     "recall_1": "recall@1",

@@ -8,7 +8,6 @@ from pathlib import Path
 import mlflow
 import pytest
 import yaml
-from candidate_workspace import Project, workspace_of
 from huggingface_hub import ModelCard
 
 import reelnest
@@ -17,6 +16,7 @@ from reelnest.errors import RegistryError
 from reelnest.registry.candidate import Candidate
 from reelnest.registry.lineage.dvc_lock import dvc_hash
 from reelnest.stages import register
+from tests.integration.registry.candidate_workspace import Project, workspace_of
 
 DATA_HASH = "0123456789abcdef0123456789abcdef.dir"
 

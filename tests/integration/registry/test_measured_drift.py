@@ -14,7 +14,6 @@ import mlflow
 import numpy as np
 import pytest
 import yaml
-from candidate_workspace import workspace_of
 
 from reelnest.commands import drift as stage
 from reelnest.errors import RunError
@@ -26,6 +25,7 @@ from reelnest.stages.workspace import Workspace
 from tasks import drift
 from tasks.drift import Measured
 from tasks.process import dvc
+from tests.integration.registry.candidate_workspace import workspace_of
 
 ROOT = Path(__file__).parents[3]
 DVC_YAML = """
@@ -212,7 +212,7 @@ def test_a_champion_without_lineage_and_no_champion_at_all_are_told(checkout: Ch
     client.set_registered_model_alias("reelnest", "champion", "1")
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 def test_the_command_measures_in_processes_of_its_own_and_says_where_the_page_is(
     checkout: Checkout, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,6 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from candidate_workspace import Project
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
@@ -30,6 +29,7 @@ from reelnest.registry.versions.versions import CannotMeasureError, Registration
 from reelnest.settings import Params
 from reelnest.stages import register
 from reelnest.stages.measure import measure
+from tests.integration.registry.candidate_workspace import Project
 
 
 def another_model(folder: Path, number: int) -> Candidate:

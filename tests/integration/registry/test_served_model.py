@@ -17,12 +17,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import requests
-from candidate_workspace import Project
 from click.testing import CliRunner
 from mlflow.exceptions import MlflowException
 from mlflow.models.cli import commands
 
 import reelnest
+from tests.integration.registry.candidate_workspace import Project
 
 START_SECONDS = 120
 

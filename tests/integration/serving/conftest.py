@@ -4,7 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from served_corpus import ROOT, Served, write_corpus, write_models
+
+from tests.integration.serving.served_corpus import ROOT, Served, write_corpus, write_models
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from served_corpus import Served, read_videos, write_videos
 
 import reelnest
 from reelnest.errors import DataError, ModelError
@@ -20,6 +19,7 @@ from reelnest.settings import Validate
 from reelnest.store.frame_store_writing import FrameCache, video_key, write_store
 from reelnest.store.prepared import STORE_FOLDER
 from reelnest.video.decoder import Decoder, Limits
+from tests.integration.serving.served_corpus import Served, read_videos, write_videos
 
 
 def vectors_of(index: SearchIndex) -> dict[str, np.ndarray]:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from served_corpus import PARAMS, Served
 
 import reelnest
 from reelnest.commands import search as stage
@@ -16,6 +15,7 @@ from reelnest.commands.index import open_searchers
 from reelnest.errors import ModelError, QueryError
 from reelnest.serving.index import SearchIndex
 from reelnest.serving.searcher import Searcher
+from tests.integration.serving.served_corpus import PARAMS, Served
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import requests
 from axe_playwright_python.sync_playwright import Axe
-from served_corpus import HOSTILE, Served
+
+from tests.integration.serving.served_corpus import HOSTILE, Served
 
 SERIOUS = ("serious", "critical")
 

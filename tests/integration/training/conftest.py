@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from training_workspace import write_prepared
+
+from tests.integration.training.training_workspace import write_prepared
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """The tiny model's losses, as they were when somebody last looked at them.
 
-`python tests/integration/training/golden_losses.py` writes `tests/golden/tiny_losses.csv` anew: after a change that is meant to change what
+`python -m tests.integration.training.golden_losses` writes `tests/golden/tiny_losses.csv` anew: after a change that is meant to change what
 is trained, and the commit says why.
 """
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 import yaml
-from training_workspace import ROOT, write_prepared
 
 from reelnest.settings import load_params
 from reelnest.stages import train
 from reelnest.stages.workspace import Workspace
+from tests.integration.training.training_workspace import ROOT, write_prepared
 
 GOLDEN = ROOT / "tests" / "golden" / "tiny_losses.csv"
 

@@ -1,6 +1,6 @@
 """Kills trainings with SIGKILL at random moments, starts each again, and compares it with an unbroken one, to the last bit.
 
-Usage: `python tests/integration/training/kill_trials.py <empty folder> [--kills 20] [--processes 1 2] [--epochs 8] [--seed 0]`
+Usage: `python -m tests.integration.training.kill_trials <empty folder> [--kills 20] [--processes 1 2] [--epochs 8] [--seed 0]`
 
 Nothing is left out of the moments: the making of the model, steps, mining, evaluations, the writing of checkpoints and of what is kept of
 the frozen vision tower, the saving of the candidate. With two processes, both are killed, or one of them. Processes are forked from this
@@ -21,11 +21,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from training_workspace import training_report, write_prepared, write_workspace
 
 from reelnest.settings import load_params
 from reelnest.stages import train
 from reelnest.stages.workspace import Workspace
+from tests.integration.training.training_workspace import training_report, write_prepared, write_workspace
 
 SETTINGS: dict[str, Any] = {
     "model": {"lora": {"r": 4, "dropout": 0.2}},

@@ -1,4 +1,7 @@
-"""One of two processes of the nested loss: `nested_loss_share.py <rank> <folder>` writes each case's figures to `<rank>.pt`."""
+"""One of two processes of the nested loss.
+
+Usage: `python -m tests.integration.training.nested_loss_share <rank> <folder>`. It writes each case's figures to `<rank>.pt`.
+"""
 
 import sys
 from pathlib import Path

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training_workspace import COLOURS, TINY, write_workspace
 
 import reelnest
 from reelnest.backbones.tiny import build_tiny
@@ -13,6 +12,7 @@ from reelnest.errors import ConfigError, ModelError
 from reelnest.settings import Params, Tiny, load_params
 from reelnest.stages import train
 from reelnest.stages.workspace import Workspace
+from tests.integration.training.training_workspace import COLOURS, TINY, write_workspace
 
 TEXTS = [f"a {colour} number 3" for colour in COLOURS]
 

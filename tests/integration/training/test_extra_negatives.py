@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from training_workspace import TINY, rows, run, write_workspace
 
 from reelnest.backbones.tiny import build_tiny
 from reelnest.encoder.batches import Batcher
@@ -18,6 +17,7 @@ from reelnest.store.prepared import Prepared
 from reelnest.training import loop
 from reelnest.training.batches.negatives import ExtraNegatives
 from reelnest.training.distributed import StopRequest
+from tests.integration.training.training_workspace import TINY, rows, run, write_workspace
 
 # 6 steps an epoch: renewed before the first step, mined at steps 6, 8 and 16.
 MINING = {"negatives_per_pair": 2, "start_epoch": 1, "every_steps": 8, "ranks": [1, 4]}

@@ -7,12 +7,12 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
-from training_workspace import rows, run, training_report, write_workspace
 
 from reelnest.encoder.encoder import Encoder
 from reelnest.errors import TrainingError
 from reelnest.stages import train
 from reelnest.store.cached_rows import KeptRowsWriter
+from tests.integration.training.training_workspace import rows, run, training_report, write_workspace
 
 VISION: dict[str, object] = {"lora": {"r": 4, "dropout": 0.1}}
 BACKBONE: dict[str, object] = {"freeze": "backbone", "projection": 32, "query_instruction": "Find it."}

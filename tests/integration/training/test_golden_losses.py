@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from accelerate.state import AcceleratorState
-from golden_losses import GOLDEN, write_losses
+
+from tests.integration.training.golden_losses import GOLDEN, write_losses
 
 FIRST_STEPS, FORWARD_TOLERANCE = 2, 1e-5
 """Before the second step nothing is trained yet, the first learning rate being 0: these losses differ by float32's rounding alone."""

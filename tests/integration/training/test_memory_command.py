@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import yaml
-from training_workspace import write_workspace
 
 from reelnest.commands import memory
 from reelnest.settings import load_params
 from reelnest.stages.workspace import Workspace
+from tests.integration.training.training_workspace import write_workspace
 
 
 def told(root: Path, launch: str, gpu_gb: float | None = None) -> str:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from training_workspace import rows, run, write_workspace
 
 from reelnest.encoder.batches import Batch
 from reelnest.encoder.encoder import Encoder
 from reelnest.errors import ConfigError, Interrupted, TrainingError
 from reelnest.training.distributed import StopRequest
+from tests.integration.training.training_workspace import rows, run, write_workspace
 
 # Dropout, so that random numbers matter; AdamW, since Muon makes much of rounding.
 MODEL: dict[str, object] = {"lora": {"r": 4, "dropout": 0.2}, "dims": [8, 32]}

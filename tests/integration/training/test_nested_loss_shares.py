@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from nested_loss_share import CASES, figures
 from torch import Tensor
+
+from tests.integration.training.nested_loss_share import CASES, figures
+from tests.integration.training.training_workspace import ROOT
 
 Shares = tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, Tensor]]]
 
@@ -15,8 +16,8 @@ Shares = tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, Tensor]]]
 @pytest.fixture(scope="module")
 def shares(tmp_path_factory: pytest.TempPathFactory) -> Shares:
     folder = tmp_path_factory.mktemp("shares")
-    script = Path(__file__).with_name("nested_loss_share.py")
-    started = [subprocess.Popen([sys.executable, str(script), str(rank), str(folder)]) for rank in range(2)]
+    command = [sys.executable, "-m", "tests.integration.training.nested_loss_share"]
+    started = [subprocess.Popen([*command, str(rank), str(folder)], cwd=ROOT) for rank in range(2)]
     try:
         assert [process.wait(timeout=120) for process in started] == [0, 0]
     finally:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from training_workspace import run, training_report, write_workspace
 
 from reelnest.profiling.phases import PHASES
+from tests.integration.training.training_workspace import run, training_report, write_workspace
 
 
 @pytest.fixture(scope="module")

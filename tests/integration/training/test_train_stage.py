@@ -16,11 +16,11 @@ import torch
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training_workspace import rows, run, training_report, write_workspace
 
 import reelnest
 from reelnest.errors import ConfigError, TrainingError
 from reelnest.training import loop
+from tests.integration.training.training_workspace import rows, run, training_report, write_workspace
 
 
 @pytest.fixture(scope="module")

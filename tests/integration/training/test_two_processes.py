@@ -11,13 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from training_steps import CASES, figures, keep, mined_figures, searched
-from training_workspace import COLOURS, ROOT, TINY, training_report, write_workspace
 
 from reelnest.backbones.tiny import build_tiny
 from reelnest.settings import Tiny, load_params
 from reelnest.stages.launch import accelerate_command
 from reelnest.stages.workspace import Workspace
+from tests.integration.training.training_steps import CASES, figures, keep, mined_figures, searched
+from tests.integration.training.training_workspace import COLOURS, ROOT, TINY, training_report, write_workspace
 
 # float32, sums in another order. A gradient is compared with the largest of its parameter's.
 TOLERANCE = 1e-5
@@ -72,10 +72,10 @@ def of_two(killed: int, checkouts: dict[str, Path], prepared: Path, base: Path, 
     """What two processes found, a file a case. They also train in all checkouts."""
     output = tmp_path_factory.mktemp("two")
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / "configs/accelerate/cpu-2.yaml")]
-    script = Path(__file__).with_name("training_steps.py")
+    command += ["--module", "tests.integration.training.training_steps"]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    arguments = [str(path) for path in (script, prepared, base, output, *checkouts.values())]
-    done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=200)
+    arguments = [str(path) for path in (prepared, base, output, *checkouts.values())]
+    done = subprocess.run([*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-5000:]
     return output
 

@@ -1,7 +1,8 @@
 """Steps of training whose figures one process and two processes must agree on.
 
-Run by accelerate on two processes: `training_steps.py <prepared> <base> <output> <checkout>…` writes the figures of each case and what a
-sharded model gives, and then trains in each checkout. `figures` gives the same cases' figures in the calling process.
+Run by accelerate on two processes: `--module tests.integration.training.training_steps <prepared> <base> <output> <checkout>…` writes the
+figures of each case and what a sharded model gives, and then trains in each checkout. `figures` gives the same cases' figures in the
+calling process.
 """
 
 import copy
@@ -18,7 +19,6 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
-from training_workspace import TINY
 
 from reelnest.encoder.batches import Batch, Batcher
 from reelnest.encoder.ema import Ema
@@ -47,6 +47,7 @@ from reelnest.training.loop import Training, whole_root
 from reelnest.training.losses.contrastive_model import ContrastiveModel, contrastive_losses
 from reelnest.training.losses.losses import LossScales, weighted
 from reelnest.training.tracker import Trackers
+from tests.integration.training.training_workspace import TINY
 
 CASES = ("all_trained", "text_only_share", "lora", "accumulated", "mean_pooled_projection", "cached", "adaptive")
 

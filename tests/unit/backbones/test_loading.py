@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_inputs import mixed_entries
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
@@ -12,6 +11,7 @@ from reelnest.encoder.batches import Batcher
 from reelnest.encoder.encoder import load_encoder
 from reelnest.errors import ModelError
 from reelnest.settings import Lora, Model
+from tests.support.model_inputs import mixed_entries
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from model_inputs import mixed_entries
 from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position_ids, get_vision_window_index
 
 from reelnest.backbones.attention import grouped_sdpa
@@ -10,6 +9,7 @@ from reelnest.backbones.positions import token_positions, vision_index
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.encoder import load_encoder
 from reelnest.settings import Model
+from tests.support.model_inputs import mixed_entries
 
 
 def test_token_positions_equal_transformers(tiny_base: Path) -> None:

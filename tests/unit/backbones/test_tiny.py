@@ -2,12 +2,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_inputs import TEXTS
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer
 
 from reelnest.backbones.tiny import SPECIAL_TOKENS, build_tiny
 from reelnest.settings import Tiny
+from tests.support.model_inputs import TEXTS
 
 
 def contents(folder: Path) -> dict[str, bytes]:

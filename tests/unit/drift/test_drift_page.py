@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from drift_reports import HOSTILE, drift_report
 
 from reelnest.drift.page import write_drift_page
 from reelnest.drift.paired_bars import of_histogram
+from tests.support.drift_reports import HOSTILE, drift_report
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1400), ("dark", 400)])

@@ -4,7 +4,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from model_inputs import mixed_entries, random_video
 from transformers import AutoTokenizer
 
 from reelnest.encoder import batches
@@ -12,6 +11,7 @@ from reelnest.encoder.batches import Batcher
 from reelnest.errors import ModelError
 from reelnest.settings import Model
 from reelnest.store.entries import Entry
+from tests.support.model_inputs import mixed_entries, random_video
 
 
 @pytest.fixture(scope="module")

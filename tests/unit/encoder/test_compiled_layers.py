@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_inputs import mixed_entries
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from reelnest.encoder import encoder as module
@@ -12,6 +11,7 @@ from reelnest.encoder.batches import Batcher
 from reelnest.encoder.encoder import Encoder, load_encoder
 from reelnest.errors import ModelError
 from reelnest.settings import Lora, Model
+from tests.support.model_inputs import mixed_entries
 
 
 def encoder_of(base: Path, settings: Model) -> tuple[Encoder, Batcher]:

@@ -4,7 +4,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from model_inputs import mixed_entries, random_video
 from PIL import Image
 from transformers import AutoTokenizer, Qwen2_5_VLModel
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -17,6 +16,7 @@ from reelnest.settings import Model
 from reelnest.store.entries import Entry
 from reelnest.video.frames import Frames
 from reelnest.video.patches import to_patches
+from tests.support.model_inputs import mixed_entries, random_video
 
 TEXT = Entry("query", "a red circle moves", None)
 

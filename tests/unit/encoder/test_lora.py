@@ -1,12 +1,12 @@
 from pathlib import Path
 
 import torch
-from model_inputs import mixed_entries
 
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.encoder import Encoder, load_encoder
 from reelnest.encoder.lora import adapter_state, load_adapter_state, merged_state
 from reelnest.settings import Lora, Model
+from tests.support.model_inputs import mixed_entries
 
 
 def adapted(base: Path, lora: Lora) -> tuple[Encoder, Batcher]:

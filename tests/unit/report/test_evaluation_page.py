@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluations import configuration, confused, evaluation, full_evaluation, query, video_query
 
 from reelnest.report.evaluation_page import write_evaluation_page
 from reelnest.report.gallery import GalleryQuery
 from reelnest.report.template import STYLE
+from tests.unit.report.evaluations import configuration, confused, evaluation, full_evaluation, query, video_query
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\" ' {{ 7 * 7 }}"
 

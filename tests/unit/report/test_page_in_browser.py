@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from evaluations import confused, full_evaluation, query, video_query
 
 from reelnest.report.evaluation_page import write_evaluation_page
+from tests.unit.report.evaluations import confused, full_evaluation, query, video_query
 
 HOSTILE = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\"> https://example.com/"
 PHONE, DESK = {"width": 400, "height": 800}, {"width": 1400, "height": 900}

@@ -5,7 +5,6 @@ from typing import Any, cast
 
 import pytest
 import torch
-from model_inputs import random_video
 from torch import Tensor, nn
 
 from reelnest.encoder.batches import Batcher, MicroBatches
@@ -14,6 +13,7 @@ from reelnest.settings import Loss, Model
 from reelnest.store.entries import Entry
 from reelnest.training.gradient_cache import GradientCache
 from reelnest.training.losses.contrastive_model import ContrastiveModel
+from tests.support.model_inputs import random_video
 
 CPU = torch.device("cpu")
 

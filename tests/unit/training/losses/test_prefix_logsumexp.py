@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from plain_loss import plain_losses
 from torch import Tensor
 
 from reelnest.settings import Loss
 from reelnest.training.losses import prefix_logsumexp as nested_loss
 from reelnest.training.losses.losses import nested_losses
 from reelnest.training.losses.prefix_logsumexp import Pairing, nested_log_sums
+from tests.unit.training.losses.plain_loss import plain_losses
 
 DIMS = (3, 5, 11, 20)
 OPTIONS: dict[str, dict[str, Any]] = {
