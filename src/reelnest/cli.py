@@ -63,6 +63,24 @@ def data_add(
     _in_checkout("tasks.workspaces.data_versions", ["add", *options, "--", *map(str, sources or [])])
 
 
+@data.command("import")
+def data_import(
+    layout: Annotated[str, typer.Argument(help="The layout of the source, such as `earlier`; an unknown name lists all of them.")],
+    source: Annotated[Path, typer.Argument(help="A file or folder in that layout.")],
+    destination: Annotated[Path, typer.Argument(help="A new folder for the result, which `reelnest data add` merges into data/.")],
+) -> None:
+    """Converts data in another layout into videos.jsonl, pairs.jsonl and the video files. Rows that cannot be used are listed."""
+    from reelnest.records.importers.importing import SKIPPED_FILE, import_data
+
+    imported = import_data(layout, source, destination)
+    print(f"{destination}: {imported.videos:,} videos, {imported.pairs:,} pairs")
+    if imported.skipped:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in imported.reasons.most_common())
+        print(f"{len(imported.skipped):,} rows were left out, see {destination / SKIPPED_FILE} ({reasons}):")
+        for row in imported.skipped[:5]:
+            print(f"  {row.origin.file}, row {row.origin.row}: {row.reason}: {row.detail}")
+
+
 @data.command("diff")
 def data_diff(
     before: Annotated[str, typer.Argument(help="A branch, a tag or a commit.")],

@@ -95,7 +95,7 @@ def code_files(code: Code, package: Path = PACKAGE) -> tuple[str, ...]:
         if source is None or source in seen or any(_is_within(module, name) for name in code.left_out):
             continue
         seen.add(source)
-        waiting += _imported(package / source, module)
+        waiting += _imported(package / source, module, package)
     python = {source for source in seen if source.name != "__init__.py" or _has_code(package / source)}
     folders = {source.parent for source in python}
     data = {folder / path.name for folder in folders for path in (package / folder).iterdir() if path.suffix in DATA_SUFFIXES}
@@ -115,10 +115,11 @@ def _source(module: str, package: Path) -> PurePosixPath | None:
     return next((name for name in (path.with_name(f"{path.name}.py"), path / "__init__.py") if (package / name).is_file()), None)
 
 
-def _imported(path: Path, module: str) -> Iterator[str]:
-    """The modules that a file names: by an import, as a string (`python -m`, a registry's package), or as the packages around it.
+def _imported(path: Path, module: str, package: Path) -> Iterator[str]:
+    """The modules that a file names: by an import, as a string (`python -m`), or as the packages around it.
 
-    A package that looks through its own `__path__` imports all modules in it.
+    A package that is looked through for implementations counts as an import of all modules in it: where code takes its `__path__`, or names
+    it as a string (`implementations.py`).
     """
     parents = module.split(".")[:-1]
     yield from (".".join(parents[:end]) for end in range(2, len(parents) + 1))
@@ -133,8 +134,27 @@ def _imported(path: Path, module: str) -> Iterator[str]:
             yield from (f"{start}.{name.name}" for name in node.names)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith(f"{PACKAGE.name}."):
             yield node.value
+            yield from _modules_in(node.value, package)
         elif isinstance(node, ast.Name) and node.id == "__path__":
-            yield from (f"{module}.{other.stem}" for other in sorted(path.parent.glob("*.py")) if other.name != "__init__.py")
+            yield from _modules_in(module, package)
+        elif isinstance(node, ast.Attribute) and node.attr == "__path__" and isinstance(node.value, ast.Name):
+            yield from _modules_in(_full_name(node.value.id, path), package)
+
+
+def _modules_in(name: str, package: Path) -> Iterator[str]:
+    folder = package.joinpath(*name.split(".")[1:])
+    yield from (f"{name}.{path.stem}" for path in sorted(folder.glob("*.py")) if path.name != "__init__.py")
+
+
+def _full_name(name: str, path: Path) -> str:
+    """What a file imports under this name."""
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            start = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    return f"{start}{alias.name}"
+    return name
 
 
 def _has_code(path: Path) -> bool:

@@ -92,6 +92,8 @@ def package(tmp_path: Path) -> Path:
         "kinds/first.py": "",
         "kinds/second.py": "",
         "f.py": "import reelnest.kinds\n",
+        "g.py": "import pkgutil\n\nfrom reelnest import kinds as families\n\nNAMES = list(pkgutil.iter_modules(families.__path__))\n",
+        "h.py": 'from reelnest.implementations import Implementations\n\nKINDS = Implementations("kind", "reelnest.kinds")\n',
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -103,8 +105,10 @@ def test_imports_in_functions_and_started_modules_count(package: Path) -> None:
     assert code_files(Code("reelnest.a", {}), package) == ("a.py", "b/c.py", "d.py")
 
 
-def test_a_package_that_looks_for_its_modules_imports_them_all(package: Path) -> None:
-    assert code_files(Code("reelnest.f", {}), package) == ("f.py", "kinds/__init__.py", "kinds/first.py", "kinds/second.py")
+@pytest.mark.parametrize("file", ["f.py", "g.py", "h.py"])
+def test_a_package_that_is_looked_through_counts_with_all_its_modules(file: str, package: Path) -> None:
+    found = code_files(Code(f"reelnest.{file[0]}", {}), package)
+    assert found == (file, "kinds/__init__.py", "kinds/first.py", "kinds/second.py")
 
 
 def test_what_only_a_left_out_module_imports_is_left_out_too(package: Path) -> None:
@@ -112,8 +116,8 @@ def test_what_only_a_left_out_module_imports_is_left_out_too(package: Path) -> N
 
 
 def test_a_missing_module_is_an_error(package: Path) -> None:
-    with pytest.raises(ValueError, match=r"reelnest\.g is no module below"):
-        code_files(Code("reelnest.g", {}), package)
+    with pytest.raises(ValueError, match=r"reelnest\.z is no module below"):
+        code_files(Code("reelnest.z", {}), package)
 
 
 @pytest.mark.parametrize("code", ALL.values(), ids=ALL)

@@ -193,7 +193,7 @@ class _Merge:
                 advice = "keep one of them" if known.added else "remove it, or add with --replace"
                 found = f"query and target are those of {self._where(known, PAIRS_FILE)}, with another relevance, split or negatives"
                 raise RecordError("conflict", f"{found}; {advice}")
-        at = self.lines[PAIRS_FILE].put(_explicit(record, pair), known)
+        at = self.lines[PAIRS_FILE].put(explicit_record(record, pair), known)
         self.pairs[pair.query, pair.target] = _Known(pair, folder, origin, added=known is None, at=at)
 
     def _keep_texts(self) -> None:
@@ -205,7 +205,7 @@ class _Merge:
             bare = [record.get("query"), record.get("target"), *_listed(record.get("negatives"))]
             if any(isinstance(side, str) and side in came for side in bare):
                 pair = parse_pair(record, self.present_ids, line)
-                lines.put(_explicit(record, pair), _Known(pair, self.data, "", added=False, at=line))
+                lines.put(explicit_record(record, pair), _Known(pair, self.data, "", added=False, at=line))
 
         if came and lines.own:
             read_records(self.data, PAIRS_FILE, keep)
@@ -266,8 +266,8 @@ def _same_pair(one: Pair, other: Pair) -> bool:
     return negatives and replace(one, line=0, negatives=()) == replace(other, line=0, negatives=())
 
 
-def _explicit(record: Mapping[str, Any], pair: Pair) -> dict[str, Any]:
-    """The pair's record with each side as what it is, whichever videos come later."""
+def explicit_record(record: Mapping[str, Any], pair: Pair) -> dict[str, Any]:
+    """The pair's record with each side marked as a text or a video, so that videos that are added later do not change it."""
     sides = {"query": _written(pair.query), "target": _written(pair.target)}
     negatives = {"negatives": [_written(side) for side in pair.negatives]} if pair.negatives else {}
     return {**record, **sides, **negatives}
@@ -282,12 +282,17 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _place(source: Path, path: Path, *, ours: bool) -> None:
-    if ours:
-        try:
-            os.link(source, path, follow_symlinks=False)
-        except OSError:  # no hard links here, or too many of this file
-            shutil.copy2(source, path, follow_symlinks=False)
+    if not ours:
+        copy_file(source, path)
         return
+    try:
+        os.link(source, path, follow_symlinks=False)
+    except OSError:  # no hard links here, or too many of this file
+        shutil.copy2(source, path, follow_symlinks=False)
+
+
+def copy_file(source: Path, path: Path) -> None:
+    """Copies the bytes of a file to a path that does not exist."""
     with source.open("rb") as read, path.open("xb") as written:
         try:
             # Shares the blocks on file systems that can; elsewhere the kernel copies.

@@ -1,0 +1,61 @@
+"""The earlier system's layout: `train_data.jsonl` with bare strings, and `video_meta.jsonl`.
+
+`video_meta.jsonl` has a record for each video: `video_id`, `path` or `images` below the source's folder, and text fields. Other keys have
+no place in `videos.jsonl` and are left out. `train_data.jsonl` has `query` and `target` as strings: one that equals a `video_id` is that
+video, any other is a text. The keys `relevance`, `split` and `negatives` are kept where they are there.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from reelnest.errors import DataError, VideoError
+from reelnest.records.formats import PAIR_KEYS, VIDEO_KEYS
+from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, PairRow, Row, VideoRow
+from reelnest.records.json_lines import RecordError, parse_record, read_lines
+from reelnest.records.safe_paths import resolve
+
+PAIRS_FILE, VIDEOS_FILE = "train_data.jsonl", "video_meta.jsonl"
+
+log = logging.getLogger(__name__)
+
+
+@IMPORTERS.register("earlier")
+def read_earlier_system(source: Path) -> Iterator[Row]:
+    """The earlier system's folder: train_data.jsonl with bare strings, and video_meta.jsonl."""
+    for name in (VIDEOS_FILE, PAIRS_FILE):
+        if not (source / name).is_file():
+            raise DataError(f"{source / name}: there is no such file. Expected a folder with {VIDEOS_FILE} and {PAIRS_FILE}.")
+    left_out: Counter[str] = Counter()
+    for row in _records(source, VIDEOS_FILE, VIDEO_KEYS, left_out):
+        yield row if isinstance(row, BadRow) else _video(*row, source)
+    for row in _records(source, PAIRS_FILE, PAIR_KEYS, left_out):
+        yield row if isinstance(row, BadRow) else PairRow(*row)
+    if left_out:
+        counts = ", ".join(f"{key} ({count:,} rows)" for key, count in left_out.most_common())
+        log.warning("%s: these keys have no place in the new files and were left out: %s", source, counts)
+
+
+def _records(source: Path, name: str, known: tuple[str, ...], left_out: Counter[str]) -> Iterator[tuple[Origin, dict[str, Any]] | BadRow]:
+    """The records of a file with the keys that are `known`."""
+    for line, raw in read_lines(source / name):
+        origin = Origin(name, line)
+        try:
+            record = parse_record(raw)
+        except RecordError as error:
+            yield BadRow(origin, error.reason, str(error))
+            continue
+        left_out.update(f"{name}: {key}" for key in record if key not in known)
+        yield origin, {key: value for key, value in record.items() if key in known}
+
+
+def _video(origin: Origin, record: dict[str, Any], source: Path) -> VideoRow | BadRow:
+    images = record.get("images")
+    names = [record.get("path"), *(images if isinstance(images, list) else [])]
+    try:
+        files = {name: resolve(name, source) for name in names if isinstance(name, str)}
+    except VideoError as error:
+        return BadRow(origin, error.reason, str(error), video_id=str(record.get("video_id")))
+    return VideoRow(origin, record, files)
