@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from reelnest.evaluation.metrics import metric_names
 from reelnest.stages.workspace import Workspace
 from tasks.pages.markdown import code, escape, page, table
 from tasks.process.runner import setting
@@ -21,7 +22,6 @@ WAITS = "waits for approval"
 MLFLOW_SECONDS = 5.0
 MLFLOW_PAGES = "REELNEST_MLFLOW_UI_URL"
 """For MLflow what PREFECT_UI_URL is for Prefect."""
-METRICS = ("recall@1", "recall@5", "recall@10", "mrr", "ndcg@10", "map", "median_rank")
 
 
 def validation_page(workspace: Workspace) -> str:
@@ -108,9 +108,14 @@ def evaluation_page(workspace: Workspace) -> str:
         page(
             f"## {escape(kind.replace('_', ' '))}",
             table(
-                ["dim", "storage", "bytes", *METRICS],
+                ["dim", "storage", "bytes", *metric_names()],
                 [
-                    (found["dim"], found["storage"], found["bytes_per_vector"], *(found["metrics"].get(metric) for metric in METRICS))
+                    (
+                        found["dim"],
+                        found["storage"],
+                        found["bytes_per_vector"],
+                        *(found["metrics"].get(metric) for metric in metric_names()),
+                    )
                     for found in of_kind
                 ],
             ),

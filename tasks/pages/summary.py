@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from reelnest.evaluation.metrics import charted_names
 from reelnest.stages.workspace import Workspace
-
-SHOWN = ("recall@1", "recall@10", "mrr", "ndcg@10")
 
 
 def summary(workspace: Workspace) -> str:
@@ -27,10 +26,10 @@ def _quality(workspace: Workspace) -> str:
         among = f" among {corpus}" if kind != "all" and corpus else ""
         lines += [
             f"Retrieval, {kind.replace('_', ' ')} ({queries} queries{among}, {report['split']} split):",
-            "      dim" + "".join(f"{metric:>11}" for metric in SHOWN) + "   bytes a vector",
+            "      dim" + "".join(f"{metric:>11}" for metric in charted_names()) + "   bytes a vector",
             *(
                 f"{found['dim']:>9}"
-                + "".join(f"{found['metrics'][metric]:>11.3f}" for metric in SHOWN)
+                + "".join(f"{found['metrics'][metric]:>11.3f}" for metric in charted_names())
                 + f"{found['bytes_per_vector']:>17}"
                 for found in results
             ),

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from reelnest.errors import ConfigError
 from reelnest.evaluation.evaluation import ALL, Evaluation, QueryMetrics, Vectors, queries_per_second, summaries
-from reelnest.evaluation.metrics import query_metrics
-from reelnest.evaluation.relevance import Judge
+from reelnest.evaluation.metrics import ScoredQueries, query_metrics
+from reelnest.evaluation.relevance import Qrels
 from reelnest.search.binary import BinaryVectors
 from reelnest.search.funnel import funnel_topk
 from reelnest.search.storage import Corpus, Int8Vectors, bytes_per_vector, index_bytes, prefix, stored
@@ -20,7 +20,7 @@ SIGNS: tuple[Storage, ...] = ("binary", "binary_int8")
 Figures: TypeAlias = tuple[dict[str, dict[str, float]], dict[str, dict[str, tuple[float, float]]]]
 """By pair kind, the metrics, and their intervals."""
 Search: TypeAlias = Callable[[Tensor, int], Ranking]
-"""The best k answers of some queries, (queries, width)."""
+"""The best k results of some queries, (queries, width)."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Measured:
 
     configuration: Configuration
     metrics: dict[str, dict[str, float]]
-    """By pair kind, `all` last. The median rank is known of float32 alone."""
+    """By pair kind, `all` last. Those that need the best ranks are known of exact float32 search alone."""
     intervals: dict[str, dict[str, tuple[float, float]]]
     by_query: tuple[QueryMetrics, ...] = field(repr=False)
     queries_per_second: float
@@ -105,25 +105,25 @@ def measure(
     """
     found: dict[Configuration, list[QueryMetrics]] = {one: [] for one in wanted}
     seconds = dict.fromkeys(wanted, 0.0)
-    for answers in evaluation.answers:
-        searched = answers.searched
-        judge = Judge(searched)
+    for retrieved in evaluation.retrieved:
+        searched = retrieved.searched
+        qrels = Qrels(searched)
         asked, corpus = queries.of(searched.queries), targets.of(searched.corpus)
         kept = {storage: stored(corpus, storage) for storage in {one.storage for one in wanted} - set(SIGNS)}
         if any(one.storage == "binary_int8" for one in wanted):
             kept["int8"] = kept.get("int8", stored(corpus, "int8"))
-        rankings = _exact_rankings(wanted, asked, kept, depth + judge.most_ignored)
+        rankings = _exact_rankings(wanted, asked, kept, depth + qrels.most_ignored)
         for one in wanted:
             search = _search(one, corpus, kept)
             seconds[one] += len(asked) / queries_per_second(search, asked)
             if one in rankings or not one.is_exact:
-                ranking = rankings[one] if one in rankings else search(asked, depth + judge.most_ignored)
-                values = query_metrics(judge.count(ranking, depth).hits, judge.relevance)
+                ranking = rankings[one] if one in rankings else search(asked, depth + qrels.most_ignored)
+                values = query_metrics(ScoredQueries(qrels.label(ranking, depth).hits, qrels.relevance))
                 found[one].append(QueryMetrics(searched, one.dim, values))
             else:
                 found[one] += [by_query for by_query in evaluation.by_query if by_query.searched is searched and by_query.dim == one.dim]
     figures = _figures(found, evaluation, confidence)
-    total = sum(len(answers.searched.queries) for answers in evaluation.answers)
+    total = sum(len(retrieved.searched.queries) for retrieved in evaluation.retrieved)
     return [Measured(one, *figures[one], tuple(found[one]), total / max(seconds[one], 1e-9)) for one in wanted]
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reelnest.evaluation.metrics import query_metrics, summarise
-from reelnest.evaluation.relevance import Counted, Judge
+from reelnest.evaluation.metrics import METRICS, ScoredQueries, query_metrics, summarise
+from reelnest.evaluation.relevance import LabelledResults, Qrels
 from reelnest.evaluation.retrieval_sets import RetrievalSet
 from reelnest.evaluation.significance import bootstrap_intervals
 from reelnest.search.sharded import sharded_topk
@@ -19,9 +19,9 @@ from reelnest.search.topk import SMALLEST_NORM, prefix_scores, prefix_topk, quer
 Key = TypeVar("Key", bound=Hashable)
 
 TIMED_QUERIES, TIMED_K = 256, 10
-"""At most so many queries are searched once more, each dim by itself, for the speed; so many answers of each."""
+"""At most so many queries are searched once more, each dim by itself, for the speed; so many results of each."""
 ALL = "all"
-"""The pair kind that stands for the mean (for the median rank: the median) over the queries of all kinds."""
+"""The pair kind that stands for the mean (of a median: the median) over the queries of all kinds."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Outranked:
-    """How often a query's best right answer scores above every answer that the data names as wrong for it."""
+    """How often a query's best relevant item scores above every item that the data lists as a negative of it."""
 
     pair_kind: str
     dim: int
@@ -65,8 +65,8 @@ class Outranked:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What each query of a set found at the full width: item indices and cosines, best first, without what is ignored for it."""
+class Retrieved:
+    """What each query of a set retrieved at the full width: item indices and cosines, best first, without what is ignored for it."""
 
     searched: RetrievalSet
     items: tuple[np.ndarray, ...]
@@ -75,12 +75,13 @@ class Answers:
 
 @dataclass(frozen=True)
 class QueryMetrics:
-    """What each query of a set contributes to the figures of one dim."""
+    """What each query of a set contributes to the metrics of one dim."""
 
     searched: RetrievalSet
     dim: int
     values: dict[str, np.ndarray]
     """By metric, (queries,)."""
+    best_ranks: np.ndarray | None = None  # (queries,), of the first relevant item; None where it is not known below the depth
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,10 @@ class Evaluation:
     results: tuple[Result, ...]
     by_query: tuple[QueryMetrics, ...]
     outranked: tuple[Outranked, ...]
-    answers: tuple[Answers, ...]
+    retrieved: tuple[Retrieved, ...]
 
     def value(self, metric: str, pair_kind: str = ALL, dim: int | None = None) -> float | None:
-        """One figure, at the full width unless a dim is given; None where the split has no such queries."""
+        """One metric, at the full width unless a dim is given; None where the split has no such queries."""
         dim = self.dims[-1] if dim is None else dim
         for result in self.results:
             if result.pair_kind == pair_kind and result.dim == dim:
@@ -114,45 +115,45 @@ def evaluate_vectors(
 ) -> Evaluation:
     """Searches each set's corpus with each of its queries, at all dims in one pass.
 
-    `depth` answers are kept for each query: MAP and MRR count a right answer below it as not found, as TREC does. The median rank is exact
-    at any depth: it is the median over queries of the rank of the best right answer, where of equal scores the lower item stands first.
-    With `confidence`, such as 0.95, each figure has its interval over queries; with `timed`, each dim is searched once more for its speed.
+    `depth` results are kept for each query: MAP and MRR count a relevant item below it as not found, as TREC does. The best ranks are exact
+    at any depth; of equal scores the lower item comes first. With `confidence`, such as 0.95, each metric has its interval over queries;
+    with `timed`, each dim is searched once more for its speed.
     Ranks share the search; every one of them has to call this, with equal arguments, and gets all.
 
-    Raises ModelError for vectors that hold NaN or infinity, DataError for a query without a right answer.
+    Raises ModelError for vectors that hold NaN or infinity, DataError for a query without a relevant item.
     """
     dims = tuple(sorted(dims))
     by_query: list[QueryMetrics] = []
     speeds: dict[tuple[str, int], float] = {}
-    outranked, answers = [], []
+    outranked, retrieved = [], []
     for searched in sets:
-        judge = Judge(searched)
+        qrels = Qrels(searched)
         query_vectors, corpus_vectors = queries.of(searched.queries), targets.of(searched.corpus)
-        rankings = sharded_topk(query_vectors, corpus_vectors, dims, depth + judge.most_ignored)
+        rankings = sharded_topk(query_vectors, corpus_vectors, dims, depth + qrels.most_ignored)
         for dim in dims:
-            found = judge.count(rankings[dim], depth)
-            metrics = query_metrics(found.hits, judge.relevance)
-            metrics["median_rank"] = _best_ranks(searched, found, query_vectors, corpus_vectors, dim)
-            by_query.append(QueryMetrics(searched, dim, metrics))
+            results_of_dim = qrels.label(rankings[dim], depth)
+            best_ranks = _best_ranks(searched, results_of_dim, query_vectors, corpus_vectors, dim)
+            values = query_metrics(ScoredQueries(results_of_dim.hits, qrels.relevance, best_ranks))
+            by_query.append(QueryMetrics(searched, dim, values, best_ranks))
             if timed:
                 speeds[searched.pair_kind, dim] = _speed(query_vectors, corpus_vectors, dim)
             if searched.negatives:
                 share = _share_outranked(searched, query_vectors, corpus_vectors, dim)
                 outranked.append(Outranked(searched.pair_kind, dim, share, len(searched.negatives)))
             if dim == dims[-1]:
-                answers.append(_answers(searched, found))
+                retrieved.append(_retrieved(searched, results_of_dim))
     results = [result for searched in sets for result in _results(searched.pair_kind, [searched], by_query, speeds, confidence)]
     if sets:
         results += _results(ALL, sets, by_query, speeds, confidence)
-    return Evaluation(dims, tuple(results), tuple(by_query), tuple(outranked), tuple(answers))
+    return Evaluation(dims, tuple(results), tuple(by_query), tuple(outranked), tuple(retrieved))
 
 
-def _answers(searched: RetrievalSet, found: Counted) -> Answers:
-    items, lengths = searched.corpus[found.rows], found.lengths.tolist()
-    return Answers(
+def _retrieved(searched: RetrievalSet, labelled: LabelledResults) -> Retrieved:
+    items, lengths = searched.corpus[labelled.rows], labelled.lengths.tolist()
+    return Retrieved(
         searched,
         tuple(row[:length] for row, length in zip(items, lengths, strict=True)),
-        tuple(row[:length] for row, length in zip(found.scores, lengths, strict=True)),
+        tuple(row[:length] for row, length in zip(labelled.scores, lengths, strict=True)),
     )
 
 
@@ -161,19 +162,19 @@ def _speed(queries: Tensor, corpus: Tensor, dim: int) -> float:
     return queries_per_second(lambda asked, k: prefix_topk(asked[:, :dim], kept, [dim], k), queries)
 
 
-def _best_ranks(searched: RetrievalSet, found: Counted, queries: Tensor, corpus: Tensor, dim: int) -> np.ndarray:
-    """The rank of each query's best right answer, (queries,), also of one that stands below the depth."""
+def _best_ranks(searched: RetrievalSet, labelled: LabelledResults, queries: Tensor, corpus: Tensor, dim: int) -> np.ndarray:
+    """The rank of each query's best relevant item, (queries,), also of one that is below the depth."""
     ranks = np.zeros(len(searched.queries))
-    first = np.unique(found.hits.query, return_index=True)[1]
-    ranks[found.hits.query[first]] = found.hits.rank[first]
+    first = np.unique(labelled.hits.query, return_index=True)[1]
+    ranks[labelled.hits.query[first]] = labelled.hits.rank[first]
     missed = np.flatnonzero(ranks == 0)
     if len(missed):
-        ranks[missed] = np.maximum(_ranks_below(searched, missed.tolist(), queries, corpus, dim), found.lengths[missed] + 1)
+        ranks[missed] = np.maximum(_ranks_below(searched, missed.tolist(), queries, corpus, dim), labelled.lengths[missed] + 1)
     return ranks
 
 
 def queries_per_second(search: Callable[[Tensor, int], object], queries: Tensor) -> float:
-    """Of `search(queries, k)`, by what the first TIMED_QUERIES take it for TIMED_K answers each."""
+    """Of `search(queries, k)`, by what the first TIMED_QUERIES take it for TIMED_K results each."""
     timed = queries[:TIMED_QUERIES]
     start = time.perf_counter()
     search(timed, TIMED_K)
@@ -181,14 +182,14 @@ def queries_per_second(search: Callable[[Tensor, int], object], queries: Tensor)
 
 
 def _ranks_below(searched: RetrievalSet, positions: list[int], queries: Tensor, corpus: Tensor, dim: int) -> list[int]:
-    """Rank of the best right answer of queries that did not find any within the depth, by counting what scores above it."""
+    """Rank of the best relevant item of queries that did not find any within the depth, by counting what scores above it."""
     ranks = []
     for block in query_blocks(len(positions), len(corpus)):
         scores = prefix_scores(queries[positions[block]], corpus, dim).cpu().numpy()
         for position, row in zip(positions[block], scores, strict=True):
             query = int(searched.queries[position])
-            right = np.sort(np.searchsorted(searched.corpus, np.fromiter(searched.qrels[query], dtype=np.int64)))
-            best = right[np.argmax(row[right])]
+            relevant = np.sort(np.searchsorted(searched.corpus, np.fromiter(searched.qrels[query], dtype=np.int64)))
+            best = relevant[np.argmax(row[relevant])]
             above = row > row[best]
             above[:best] |= row[:best] == row[best]
             above[np.searchsorted(searched.corpus, searched.ignored.get(query, searched.corpus[:0]))] = False
@@ -198,13 +199,13 @@ def _ranks_below(searched: RetrievalSet, positions: list[int], queries: Tensor, 
 
 def _share_outranked(searched: RetrievalSet, queries: Tensor, corpus: Tensor, dim: int) -> float:
     above = 0
-    for query, wrong in searched.negatives.items():
-        right = np.fromiter(searched.qrels[query], dtype=np.int64)
-        rows = torch.from_numpy(np.searchsorted(searched.corpus, np.concatenate([right, wrong])))
-        answers = corpus[rows, :dim].double()
-        answers /= answers.norm(dim=1, keepdim=True).clamp_min(SMALLEST_NORM)
-        scores = answers @ queries[int(np.searchsorted(searched.queries, query)), :dim].double()
-        above += bool(scores[: len(right)].max() > scores[len(right) :].max())
+    for query, negatives in searched.negatives.items():
+        relevant = np.fromiter(searched.qrels[query], dtype=np.int64)
+        rows = torch.from_numpy(np.searchsorted(searched.corpus, np.concatenate([relevant, negatives])))
+        items = corpus[rows, :dim].double()
+        items /= items.norm(dim=1, keepdim=True).clamp_min(SMALLEST_NORM)
+        scores = items @ queries[int(np.searchsorted(searched.queries, query)), :dim].double()
+        above += bool(scores[: len(relevant)].max() > scores[len(relevant) :].max())
     return above / len(searched.negatives)
 
 
@@ -215,7 +216,7 @@ def summaries(
     values = {
         (key, name): np.concatenate([one.values[name] for one in of_key]) for key, of_key in found.items() for name in of_key[0].values
     }
-    medians = [column for column in values if column[1] == "median_rank"]
+    medians = [column for column in values if METRICS[column[1]].reduce == "median"]
     intervals = {} if confidence is None else bootstrap_intervals(values, confidence, medians=medians)
     figures = {}
     for key, of_key in found.items():

@@ -1,4 +1,4 @@
-"""Which of the answers that were found are right."""
+"""Which of the items that a search found are relevant."""
 
 from dataclasses import dataclass
 
@@ -14,50 +14,50 @@ IGNORED = -1.0
 
 
 @dataclass(frozen=True)
-class Counted:
-    """The answers of each query that count for it, best first."""
+class LabelledResults:
+    """The results of each query that count for it, best first."""
 
     rows: NDArray[np.int64]  # (queries, at most the depth), rows of the corpus
     scores: NDArray[np.float32]  # the same shape
-    lengths: NDArray[np.int64]  # (queries,), how many of a row's entries are answers: what is ignored stands behind them
+    lengths: NDArray[np.int64]  # (queries,), how many of a row's entries count: what is ignored is behind them
     hits: Hits
 
 
-class Judge:
-    """The right answers of a retrieval set, looked up for any number of rankings."""
+class Qrels:
+    """The relevant items of a retrieval set, looked up for any number of rankings."""
 
     def __init__(self, searched: RetrievalSet) -> None:
-        """Raises DataError for a query without a right answer, and for right answers that are not in the corpus."""
+        """Raises DataError for a query without a relevant item, and for relevant items that are not in the corpus."""
         self._corpus = len(searched.corpus)
         queries = searched.queries.tolist()
         without = [query for query in queries if not searched.qrels.get(query)]
         if without:
             raise DataError(
-                f"{searched.pair_kind}: {len(without)} of {len(queries)} queries have no right answer (the first is item {without[0]}), "
-                "so no figure can be given for them. Leave such queries out, or add their answers to data/pairs.jsonl."
+                f"{searched.pair_kind}: {len(without)} of {len(queries)} queries have no relevant item (the first is item {without[0]}), "
+                "so no metric can be given for them. Leave such queries out, or add their targets to data/pairs.jsonl."
             )
         self.relevance = Relevance.of([list(searched.qrels[query].values()) for query in queries])
-        places = np.repeat(np.arange(len(queries)), self.relevance.right_answers)
+        places = np.repeat(np.arange(len(queries)), self.relevance.counts)
         items = np.array([item for query in queries for item in searched.qrels[query]], dtype=np.int64)
         grades = np.array([grade for query in queries for grade in searched.qrels[query].values()])
-        strangers = items[~np.isin(items, searched.corpus)]
-        if len(strangers):
+        missing = items[~np.isin(items, searched.corpus)]
+        if len(missing):
             raise DataError(
-                f"{searched.pair_kind}: {len(strangers)} right answers are not in the corpus (the first is item {strangers[0]}), "
-                "so no search can find them. A corpus has to hold all right answers of its queries."
+                f"{searched.pair_kind}: {len(missing)} relevant items are not in the corpus (the first is item {missing[0]}), "
+                "so no search can find them. A corpus has to hold all relevant items of its queries."
             )
         ignored = [searched.ignored.get(query, searched.corpus[:0]) for query in queries]
         lengths = [len(of_query) for of_query in ignored]
         self.most_ignored = max(lengths, default=0)
-        """So many more answers have to be asked for."""
+        """So many more results have to be asked for."""
         self._places = np.concatenate([places, np.repeat(np.arange(len(queries)), lengths)])
         self._rows = np.searchsorted(searched.corpus, np.concatenate([items, *ignored]))
         self._grades = np.concatenate([grades, np.full(sum(lengths), IGNORED)])
         order = np.argsort(self._places, kind="stable")
         self._places, self._rows, self._grades = self._places[order], self._rows[order], self._grades[order]
 
-    def count(self, ranking: Ranking, depth: int) -> Counted:
-        """The first `depth` answers of each query that count for it."""
+    def label(self, ranking: Ranking, depth: int) -> LabelledResults:
+        """The first `depth` results of each query that count for it."""
         rows, scores = ranking.indices.cpu().numpy(), ranking.scores.cpu().numpy()
         grades = self._grades_of(rows)
         lengths = np.full(len(rows), min(rows.shape[1], depth))
@@ -66,10 +66,10 @@ class Judge:
             rows, scores, grades = (np.take_along_axis(array, order, axis=1) for array in (rows, scores, grades))
             lengths = np.minimum((grades >= 0).sum(axis=1), depth)
         query, place = np.nonzero(grades[:, :depth] > 0)
-        return Counted(rows[:, :depth], scores[:, :depth], lengths, Hits(query, place + 1, grades[query, place]))
+        return LabelledResults(rows[:, :depth], scores[:, :depth], lengths, Hits(query, place + 1, grades[query, place]))
 
     def _grades_of(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The grade of each answer, 0 for a wrong one and IGNORED for one that does not count."""
+        """The grade of each result, 0 for one that is not relevant and IGNORED for one that does not count."""
         grades = np.empty(rows.shape)
         blocks = query_blocks(len(rows), self._corpus)
         table = np.zeros((max((block.stop - block.start for block in blocks), default=0), self._corpus))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reelnest.evaluation.evaluation import Evaluation
-from reelnest.evaluation.metrics import summarise
+from reelnest.evaluation.metrics import METRICS, charted_names, summarise
 from reelnest.evaluation.retrieval_sets import RetrievalSet
 from reelnest.evaluation.significance import bootstrap_intervals
 
@@ -17,10 +17,9 @@ if TYPE_CHECKING:
 
 SMALL = 30
 """With fewer queries a slice's figure says little, however narrow its interval: it is marked."""
-METRICS = ("recall@1", "recall@10", "mrr", "ndcg@10")
 
 WORDS = (1, 2, 4, 8, 16)
-RIGHT_ANSWERS = (1, 2, 4, 10)
+RELEVANT_COUNTS = (1, 2, 4, 10)
 SECONDS = (0, 5, 15, 60, 300)
 """Where each part begins; it ends where the next one begins."""
 FIELD_VALUES = 20
@@ -58,21 +57,24 @@ def slices(
     of right answers; by the length of the video that is asked with, or else of those that are right (their mean); and by the values of the
     video's `fields`, which are text fields or tags. A query that has no such property is in none of its slices.
     """
-    sets = [answers.searched for answers in evaluation.answers]
+    sets = [retrieved.searched for retrieved in evaluation.retrieved]
+    names = charted_names()
+    medians = [metric for metric in names if METRICS[metric].reduce == "median"]
     found = []
     for name, labels in _labels(sets, prepared, split, fields).items():
         for value in sorted({label for label in labels if label is not None}):
             chosen = np.array([label == value for label in labels])
             for dim in dims:
                 of_dim = [one.values for one in evaluation.by_query if one.dim == dim]
-                part = {metric: np.concatenate([values[metric] for values in of_dim])[chosen] for metric in METRICS}
-                found.append(Slice(name, value[1], dim, int(chosen.sum()), summarise(part), bootstrap_intervals(part, confidence)))
+                part = {metric: np.concatenate([values[metric] for values in of_dim])[chosen] for metric in names}
+                intervals = bootstrap_intervals(part, confidence, medians=medians)
+                found.append(Slice(name, value[1], dim, int(chosen.sum()), summarise(part), intervals))
     return found
 
 
 def query_slices(evaluation: Evaluation, prepared: "Prepared", split: str, fields: Sequence[str]) -> dict[str, list[tuple[str, ...]]]:
     """By pair kind, the slices of each query in the order of its set, such as `query words: 2-3`: to find a query's like."""
-    sets = [answers.searched for answers in evaluation.answers]
+    sets = [retrieved.searched for retrieved in evaluation.retrieved]
     labels = _labels(sets, prepared, split, fields)
     named = [
         tuple(f"{name}: {label[1]}" for name, label in zip(labels, of_query, strict=True) if label)
@@ -97,7 +99,7 @@ def _labels(sets: Sequence[RetrievalSet], prepared: "Prepared", split: str, fiel
             found["pair kind"].append((place, searched.pair_kind))
             found["direction"].append((0, "as written") if as_written else (1, "turned round"))
             found["query words"].append(_part(len(item.key.split()), WORDS) if item.kind == "text" else None)
-            found["right answers"].append(_part(len(right), RIGHT_ANSWERS))
+            found["right answers"].append(_part(len(right), RELEVANT_COUNTS))
             videos = [query] if item.kind == "video" else list(right) if searched.target_kind == "video" else []
             seconds = [prepared.seconds(video) for video in videos]
             found["video seconds"].append(_part(float(np.mean(seconds)), SECONDS, " s") if seconds else None)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from reelnest.evaluation.metrics import charted_names, headline_names
 from reelnest.report import wording
 from reelnest.report.charts.interval_bars import interval_bars
 from reelnest.report.charts.line_chart import LineChart, line_chart
@@ -93,7 +94,7 @@ def _figures(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 def _line_charts(results: Sequence[Mapping[str, Any]]) -> list[LineChart]:
     """A chart for each metric that was measured."""
     charts = []
-    for metric, title in wording.CHARTS.items():
+    for metric in charted_names():
         values: dict[str, dict[int, float]] = {}
         intervals: dict[str, dict[int, tuple[float, float]]] = {}
         for result in results:
@@ -103,7 +104,7 @@ def _line_charts(results: Sequence[Mapping[str, Any]]) -> list[LineChart]:
                     low, high = result["intervals"][metric]
                     intervals.setdefault(result["pair_kind"], {})[result["dim"]] = (low, high)
         if values:
-            charts.append(line_chart(title, values, intervals=intervals))
+            charts.append(line_chart(wording.metric_name(metric), values, intervals=intervals))
     return charts
 
 
@@ -122,7 +123,7 @@ def _configurations(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "configurations": found,
         "series": series,
-        "configuration_metrics": [name for name in ("recall@1", "recall@10", "ndcg@10") if name in measured],
+        "configuration_metrics": [name for name in headline_names() if name in measured],
         "untrained": evaluation["untrained_dims"],
         "scatter_charts": _scatter_charts(found, series, evaluation["choice"]["metric"]) if found else [],
     }

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from reelnest.evaluation.evaluation import Answers, Evaluation
+from reelnest.evaluation.evaluation import Evaluation, Retrieved
 from reelnest.store.prepared import Prepared
 from reelnest.video.patches import from_patches
 
@@ -91,10 +91,10 @@ def choose_gallery(prepared: Prepared, evaluation: Evaluation, count: int, slice
     Chance hangs on the queries' texts alone, so that a page can be compared with the next model's. Each kind's hardest come first.
     """
     found = []
-    kinds = len(evaluation.answers)
-    for number, answers in enumerate(evaluation.answers):
+    kinds = len(evaluation.retrieved)
+    for number, retrieved in enumerate(evaluation.retrieved):
         of_kind = count // kinds + (number < count % kinds)
-        found += _choose(prepared, _Reader(prepared), evaluation, answers, of_kind, (slices or {}).get(answers.searched.pair_kind))
+        found += _choose(prepared, _Reader(prepared), evaluation, retrieved, of_kind, (slices or {}).get(retrieved.searched.pair_kind))
     return found
 
 
@@ -104,10 +104,10 @@ def confused_videos(prepared: Prepared, evaluation: Evaluation, count: int) -> l
     Twice or more each; at most `count` videos, and at most CONFUSED_VIDEOS.
     """
     wrong: dict[int, list[tuple[int, int]]] = defaultdict(list)  # video → (query, what it wanted)
-    for answers in evaluation.answers:
-        searched = answers.searched
+    for retrieved in evaluation.retrieved:
+        searched = retrieved.searched
         if searched.target_kind == "video":
-            for query, found in zip(searched.queries.tolist(), answers.items, strict=True):
+            for query, found in zip(searched.queries.tolist(), retrieved.items, strict=True):
                 right = searched.qrels[query]
                 if len(found) and int(found[0]) not in right:
                     wrong[int(found[0])].append((query, _first_right(found, right)))
@@ -124,12 +124,13 @@ def _choose(
     prepared: Prepared,
     read: Callable[[int], Shown],
     evaluation: Evaluation,
-    answers: Answers,
+    retrieved: Retrieved,
     count: int,
     slices: Sequence[tuple[str, ...]] | None,
 ) -> list[GalleryQuery]:
-    searched = answers.searched
-    by_dim = {found.dim: found.values["median_rank"] for found in evaluation.by_query if found.searched.pair_kind == searched.pair_kind}
+    searched = retrieved.searched
+    of_kind = [of_dim for of_dim in evaluation.by_query if of_dim.searched.pair_kind == searched.pair_kind]
+    by_dim = {of_dim.dim: of_dim.best_ranks for of_dim in of_kind if of_dim.best_ranks is not None}
     ranks = by_dim[evaluation.dims[-1]]
     keys = [prepared.item(int(query)).key for query in searched.queries]
     by_chance = sorted(range(len(keys)), key=lambda position: hashlib.sha256(keys[position].encode()).digest())
@@ -139,7 +140,7 @@ def _choose(
     def shown(position: int) -> GalleryQuery:
         query = int(searched.queries[position])
         right = searched.qrels[query]
-        found, scores = answers.items[position], answers.scores[position]
+        found, scores = retrieved.items[position], retrieved.scores[position]
         return GalleryQuery(
             searched.pair_kind,
             read(query),

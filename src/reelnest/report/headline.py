@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from reelnest.evaluation.metrics import headline_names
 from reelnest.report.wording import figure, metric_name, percent, signed, size
 
 A_MILLION = 1_000_000
@@ -69,8 +70,9 @@ def _tiles(evaluation: Mapping[str, Any], choice: Mapping[str, Any], name: str) 
     interval = configuration["intervals"].get(choice["metric"])
     ends = f", {figure(interval[0])} to {figure(interval[1])}" if interval else ""
     tiles = [Tile(metric_name(choice["metric"]), figure(choice["value"]), f"with {name}, all queries{ends}")]
-    if "recall@1" in configuration["metrics"] and choice["metric"] != "recall@1":
-        tiles.append(Tile("Recall@1", figure(configuration["metrics"]["recall@1"]), f"with {name}, all queries"))
+    first = headline_names()[0]
+    if first in configuration["metrics"] and choice["metric"] != first:
+        tiles.append(Tile(metric_name(first), figure(configuration["metrics"][first]), f"with {name}, all queries"))
     per_vector = choice["bytes_per_vector"]
     full = 4 * evaluation["width"]
     smaller = f"{full / per_vector:.3g} times smaller than {evaluation['width']} float32; " if per_vector < full else ""

@@ -3,22 +3,22 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from reelnest.evaluation.metrics import METRICS, metric_names
+
 ALL = "all"
 KINDS = ("text_to_video", "video_to_text", "text_to_text", "video_to_video", ALL)
 """Order of the pair kinds on the page; a kind's place gives its colour and its mark."""
-CHARTS = {"recall@1": "Recall@1", "recall@10": "Recall@10", "mrr": "MRR", "ndcg@10": "nDCG@10"}
-METRIC_NAMES = {**CHARTS, "recall@5": "Recall@5", "map": "MAP", "median_rank": "Median rank"}
-METRIC_ORDER = ("recall@1", "recall@5", "recall@10", "mrr", "ndcg@10", "map", "median_rank")
 FUNNEL = "funnel"
 SERIES = ("float32", "int8", "binary", "binary_int8", FUNNEL, "float16")
 """Of configurations: storage types, and funnels, which may use any of these; a place gives a colour and a mark."""
 
 
 def figure(value: float | None, metric: str = "") -> str:
-    """Three decimals; a rank as it is."""
+    """Three decimals; a median, which is a rank, as it is."""
     if value is None:
         return "–"
-    return f"{value:g}" if metric == "median_rank" else f"{value:.3f}"
+    is_median = metric in METRICS and METRICS[metric].reduce == "median"
+    return f"{value:g}" if is_median else f"{value:.3f}"
 
 
 def signed(value: float) -> str:
@@ -41,13 +41,13 @@ def size(count: float) -> str:
 
 def metric_name(name: str) -> str:
     """As papers write it."""
-    return METRIC_NAMES.get(name, name)
+    return METRICS[name].title if name in METRICS else name
 
 
 def metrics_of(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The metrics that were measured, known ones first, in the usual order."""
+    """The metrics that were measured: the table's in its order, then others."""
     found = {name for result in results for name in result["metrics"]}
-    return [*(name for name in METRIC_ORDER if name in found), *sorted(found.difference(METRIC_ORDER))]
+    return [*(name for name in metric_names() if name in found), *sorted(found.difference(METRICS))]
 
 
 def kind_style(kind: str) -> int:

@@ -22,7 +22,7 @@ from reelnest.settings.model import QWEN_HIDDEN_SIZES, Lora, Model, Tiny, embedd
 from reelnest.settings.params import Params
 from reelnest.settings.register import BehaviourPassed, Drift, Register
 from reelnest.settings.runs import Launch, Runs, Tracking
-from reelnest.settings.section import Fraction, Metric, Positive, Section, Storage, ValidationMetric
+from reelnest.settings.section import ComparableMetric, Fraction, MetricName, Positive, Section, Storage
 from reelnest.settings.train import Train
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "PARAMS_FILE",
     "QWEN_HIDDEN_SIZES",
     "BehaviourPassed",
+    "ComparableMetric",
     "Data",
     "Drift",
     "Evaluate",
@@ -38,7 +39,7 @@ __all__ = [
     "Launch",
     "Lora",
     "Loss",
-    "Metric",
+    "MetricName",
     "Mining",
     "Model",
     "Params",
@@ -52,7 +53,6 @@ __all__ = [
     "Tracking",
     "Train",
     "Validate",
-    "ValidationMetric",
     "embedding_width",
     "flow_run",
     "launch_config_path",

@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from reelnest.settings.section import Metric, Positive, Section, Storage
+from reelnest.settings.section import ComparableMetric, Positive, Section, Storage
 
 
 class Funnel(Section):
@@ -46,7 +46,7 @@ class Evaluate(Section):
     """Videos that the index sizes in the report are for."""
     slice_fields: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Tags of videos, or text fields that the encoder reads, by whose values the report divides the queries."""
-    choice_metric: Metric = "recall@10"
+    choice_metric: ComparableMetric = "recall@10"
     """Chooses the smallest of these configurations that is as good as the best one, over all queries;"""
     choice_margin: Annotated[float, Field(gt=0)] = 0.01
     """in the metric's unit: by less than this, worse is as good."""

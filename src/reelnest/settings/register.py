@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from reelnest.settings.section import Fraction, Metric, Section
+from reelnest.settings.section import ComparableMetric, Fraction, Section
 
 
 class BehaviourPassed(Section):
@@ -19,7 +19,7 @@ class Register(Section):
     """The registry's entry."""
 
     name: str = "reelnest"
-    metric: Metric = "recall@10"
+    metric: ComparableMetric = "recall@10"
     """The metric by which a challenger becomes champion: nowhere worse, at the dims that the champion serves, and somewhere better."""
     margin: Annotated[float, Field(ge=0)] = 0.01
     """In the metric's unit: by less than this, worse is as good."""

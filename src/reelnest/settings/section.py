@@ -2,15 +2,19 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from reelnest.settings.table_names import NameIn
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 Positive = Annotated[int, Field(ge=1)]
 
-Metric = Literal["recall@1", "recall@5", "recall@10", "mrr", "ndcg@10", "map"]
+MetricName = Annotated[str, AfterValidator(NameIn("reelnest.evaluation.metrics", "metric_names", "metric"))]
+"""Any row of the table of metrics."""
 
-ValidationMetric = Metric | Literal["median_rank"]
+ComparableMetric = Annotated[str, AfterValidator(NameIn("reelnest.evaluation.metrics", "comparable_names", "metric"))]
+"""A row by which two models, or two configurations, can be compared query by query."""
 
 Storage = Literal["float32", "float16", "int8", "binary", "binary_int8"]
 """How an index keeps a vector. `binary` are the signs alone; `binary_int8` both, the shortlist ordered by the int8 codes."""

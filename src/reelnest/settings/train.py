@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from reelnest.settings.section import Fraction, Positive, Section, ValidationMetric
+from reelnest.settings.section import Fraction, MetricName, Positive, Section
 
 
 class Train(Section):
@@ -36,8 +36,8 @@ class Train(Section):
     compile: bool = False
     """torch.compile of the language model's MLPs and norms. Needs a C++ compiler (CPU) or Triton (GPU), and a minute at the start."""
     evaluate_every_epochs: Positive = 2
-    best_metric: ValidationMetric = "ndcg@10"
-    """The metric on the validation split by which the best checkpoint is chosen; of median_rank the lowest, of others the highest."""
+    best_metric: MetricName = "ndcg@10"
+    """The metric on the validation split by which the best checkpoint is chosen."""
     best_dim: Positive | None = None
     """The one of `model.dims` at which it is taken; null for the last."""
     patience: Positive | None = None

@@ -20,7 +20,8 @@ from reelnest.errors import ConfigError, DataError, TrainingError
 from reelnest.evaluation.behaviour_embedding import embed_tests
 from reelnest.evaluation.choice import Choice, smallest
 from reelnest.evaluation.configurations import Measured, configurations, measure
-from reelnest.evaluation.evaluation import Answers, Evaluation
+from reelnest.evaluation.evaluation import Evaluation, Retrieved
+from reelnest.evaluation.metrics import headline_names
 from reelnest.evaluation.slices import query_slices, slices
 from reelnest.evaluation.split_evaluation import embed_split
 from reelnest.records.behaviour_tests import BEHAVIOUR_FILE, stored_behaviour
@@ -151,8 +152,8 @@ def _write(
     csv, metrics, run_file, qrels, queries, page, summary = files = [reports / name for name in names]
     write_lines(csv, _csv_lines(evaluation, measured))
     write_json(metrics, headline(evaluation))
-    write_lines(run_file, _run_lines(evaluation.answers))
-    write_lines(qrels, _qrels_lines(evaluation.answers))
+    write_lines(run_file, _run_lines(evaluation.retrieved))
+    write_lines(qrels, _qrels_lines(evaluation.retrieved))
     with whole_file(queries) as aside:
         by_query.to_parquet(aside, index=False)
     slices_of_queries = query_slices(evaluation, prepared, SPLIT, settings.slice_fields)
@@ -182,28 +183,28 @@ def _csv_rows(
         yield f"{kind},{dim},{storage},{metric},{value!r},{low!r},{high!r}"
 
 
-def _run_lines(answers: Sequence[Answers]) -> Iterator[str]:
+def _run_lines(retrieved: Sequence[Retrieved]) -> Iterator[str]:
     """A TREC run. Ids are the items' row numbers in `prepared/items.parquet`, since TREC's ids hold no spaces.
 
     trec_eval sorts by the score alone and breaks ties by its own rule, so the score is the rank's negative and not the cosine.
     """
-    for found in answers:
-        kind = found.searched.pair_kind
-        for query, items in zip(found.searched.queries.tolist(), found.items, strict=True):
+    for of_set in retrieved:
+        kind = of_set.searched.pair_kind
+        for query, items in zip(of_set.searched.queries.tolist(), of_set.items, strict=True):
             for rank, item in enumerate(items.tolist(), start=1):
                 yield f"{kind}:{query} Q0 {item} {rank} {-rank} reelnest"
 
 
-def _qrels_lines(answers: Sequence[Answers]) -> Iterator[str]:
-    for found in answers:
-        for query, grades in found.searched.qrels.items():
+def _qrels_lines(retrieved: Sequence[Retrieved]) -> Iterator[str]:
+    for of_set in retrieved:
+        for query, grades in of_set.searched.qrels.items():
             for item, grade in sorted(grades.items()):
-                yield f"{found.searched.pair_kind}:{query} 0 {item} {grade:g}"
+                yield f"{of_set.searched.pair_kind}:{query} 0 {item} {grade:g}"
 
 
 def _tell(evaluation: Evaluation, report: Mapping[str, Any], reports: Path) -> None:
     for dim in evaluation.dims:
-        found = {metric: evaluation.value(metric, dim=dim) for metric in ("recall@1", "recall@10", "ndcg@10")}
+        found = {metric: evaluation.value(metric, dim=dim) for metric in headline_names()}
         figures = ", ".join(f"{metric} {value:.3f}" for metric, value in found.items() if value is not None)
         log.info("evaluation at dim %d, all queries: %s", dim, figures)
     for outranked in evaluation.outranked:

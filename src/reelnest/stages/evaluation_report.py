@@ -13,6 +13,7 @@ from reelnest.evaluation.behaviour import EmbeddedTests, judge_behaviour
 from reelnest.evaluation.choice import Choice
 from reelnest.evaluation.configurations import Measured
 from reelnest.evaluation.evaluation import ALL, Evaluation
+from reelnest.evaluation.metrics import headline_names
 from reelnest.evaluation.retrieval_sets import RetrievalSet
 from reelnest.evaluation.slices import Slice
 from reelnest.records.behaviour_tests import BehaviourTest
@@ -27,7 +28,6 @@ from reelnest.store.prepared import Prepared
 
 SPLIT = "test"
 FLOATS: Storage = "float32"
-HEADLINE_METRICS = ("recall@1", "recall@10", "ndcg@10")
 LISTED_FAILURES = 200
 """Behaviour tests that did not pass; the report counts them all."""
 
@@ -37,7 +37,7 @@ def evaluation_report(
 ) -> dict[str, Any]:
     """What `reports/evaluation.json` holds of the exact search in floats; the rest of it is made of what is measured further."""
     dims, width = evaluation.dims, evaluation.dims[-1]
-    sets = [answers.searched for answers in evaluation.answers]
+    sets = [retrieved.searched for retrieved in evaluation.retrieved]
     everything = next(result for result in evaluation.results if result.pair_kind == ALL)
     base = json.loads((candidate.folder / SETTINGS_FILE).read_text(encoding="utf-8"))["model"]["name_or_path"]
     return {
@@ -218,5 +218,5 @@ def headline(evaluation: Evaluation) -> dict[str, dict[str, float]]:
     """The few figures over all queries that `dvc metrics show` and `dvc metrics diff` put into one line, by metric and dim."""
     return {
         metric: {str(result.dim): result.metrics[metric] for result in evaluation.results if result.pair_kind == ALL}
-        for metric in HEADLINE_METRICS
+        for metric in headline_names()
     }

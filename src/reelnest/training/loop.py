@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 from reelnest.encoder.ema import Ema
 from reelnest.errors import Interrupted
 from reelnest.evaluation.evaluation import ALL, Evaluation
+from reelnest.evaluation.metrics import logged_name
 from reelnest.profiling.phases import phase
 from reelnest.profiling.profiler import Breakdown, StepProfiler
 from reelnest.profiling.throughput import Meter
@@ -349,8 +350,8 @@ def whole_root(model: nn.Module) -> Iterator[None]:
 
 
 def validation_metric(name: str, dim: str) -> str:
-    """A metric's name for the trackers; MLflow allows no @."""
-    return f"validation/{name.replace('@', '_at_')}/dim_{dim}"
+    """A metric's name for the trackers."""
+    return f"validation/{logged_name(name)}/dim_{dim}"
 
 
 def _memory() -> dict[str, float]:

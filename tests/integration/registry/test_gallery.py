@@ -75,7 +75,7 @@ def test_a_query_shows_what_it_wanted_what_was_found_and_its_place_at_each_dim(p
         assert query.wanted.text in {prepared.item(item).key for item in right}
         assert query.wanted_in_all == len(right)
         assert [answer.item.text for answer in query.answers] == [
-            prepared.item(int(item)).key for item in evaluation.answers[0].items[place][:TOP]
+            prepared.item(int(item)).key for item in evaluation.retrieved[0].items[place][:TOP]
         ]
         assert query.wanted.frames is not None
         assert len(query.wanted.frames) <= FRAMES

@@ -98,7 +98,7 @@ def test_answers_of_the_full_width_hold_the_order_without_what_is_ignored() -> N
     random = np.random.default_rng(11)
     searched = a_set(random)
     queries, targets = vectors(searched.queries, random), vectors(searched.corpus, random)
-    (answers,) = evaluate_vectors([searched], queries, targets, DIMS, depth=10).answers
+    (answers,) = evaluate_vectors([searched], queries, targets, DIMS, depth=10).retrieved
     order = order_by_counting(searched, queries, targets, DIMS[-1])
     assert [found.tolist() for found in answers.items] == [order[query][:10] for query in searched.queries.tolist()]
     assert all(len(found) == len(scores) for found, scores in zip(answers.items, answers.scores, strict=True))
@@ -146,7 +146,7 @@ def test_a_corpus_of_one_item() -> None:
 
 def test_a_query_without_a_right_answer_is_refused_by_its_number() -> None:
     vectors_of = plain([[1.0, 0.0], [0.0, 1.0]], [3, 4]), plain([[1.0, 0.0]], [7])
-    for right, expected in (({}, "1 of 2 queries have no right answer .the first is item 4"), ({8: 1.0}, "not in the corpus .* item 8")):
+    for right, expected in (({}, "1 of 2 queries have no relevant item .the first is item 4"), ({8: 1.0}, "not in the corpus .* item 8")):
         searched = RetrievalSet("text_to_video", np.array([3, 4]), np.array([7]), {3: {7: 1.0}, 4: right})
         with pytest.raises(DataError, match=expected):
             evaluate_vectors([searched], *vectors_of, (2,), depth=10)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import pytrec_eval
 
-from reelnest.evaluation.metrics import Hits, Relevance, query_metrics
+from reelnest.evaluation.metrics import METRICS, Hits, Metric, Relevance, ScoredQueries, query_metrics, register
 
 TREC_NAMES = {
     "recall@1": "recall_1",
@@ -34,9 +34,8 @@ def test_figures_equal_trec_eval_on_a_thousand_graded_queries_with_equal_scores(
 
     order = np.argsort(-scores, axis=1, kind="stable")
     ranked = [[(query, rank + 1, grades[query, row]) for rank, row in enumerate(order[query, : kept[query]])] for query in range(1000)]
-    ours = query_metrics(
-        hits([one for found in ranked for one in found if one[2]]), Relevance.of([row[row > 0].tolist() for row in grades])
-    )
+    relevance = Relevance.of([row[row > 0].tolist() for row in grades])
+    ours = query_metrics(ScoredQueries(hits([one for found in ranked for one in found if one[2]]), relevance))
 
     def name(row: int) -> str:
         return f"d{99 - row}"
@@ -51,13 +50,29 @@ def test_figures_equal_trec_eval_on_a_thousand_graded_queries_with_equal_scores(
 
 def test_a_fraction_of_a_grade_counts_as_right_and_as_that_much_gain() -> None:
     # Ideal: 1 + 0.5/log2(3); found: 0.5 first, 1 second.
-    metrics = query_metrics(hits([(0, 1, 0.5), (0, 2, 1.0)]), Relevance.of([[0.5, 1.0]]))
+    metrics = query_metrics(ScoredQueries(hits([(0, 1, 0.5), (0, 2, 1.0)]), Relevance.of([[0.5, 1.0]])))
     assert metrics["ndcg@10"].tolist() == pytest.approx([(0.5 + 1 / np.log2(3)) / (1 + 0.5 / np.log2(3))])
     assert metrics["recall@1"].tolist() == [0.5]
     assert metrics["map"].tolist() == [1.0]
 
 
 def test_nothing_found_is_zero_in_every_metric() -> None:
-    metrics = query_metrics(hits([(1, 1, 1.0)]), Relevance.of([[1.0, 2.0], [1.0]]))
+    metrics = query_metrics(ScoredQueries(hits([(1, 1, 1.0)]), Relevance.of([[1.0, 2.0], [1.0]])))
     assert {values[0] for values in metrics.values()} == {0.0}
     assert {values[1] for values in metrics.values()} == {1.0}
+
+
+def test_a_metric_of_ranks_below_the_depth_is_left_out_where_these_are_not_known() -> None:
+    found = hits([(0, 2, 1.0)])
+    relevance = Relevance.of([[1.0], [1.0]])
+    assert "median_rank" not in query_metrics(ScoredQueries(found, relevance))
+    ranks = np.array([2.0, 70.0])
+    assert query_metrics(ScoredQueries(found, relevance, ranks))["median_rank"].tolist() == [2.0, 70.0]
+
+
+@pytest.mark.parametrize("name", ["mrr", "Recall@3", "a,b", "recall@"])
+def test_a_metric_needs_a_name_of_its_own_that_a_csv_file_takes(name: str) -> None:
+    before = dict(METRICS)
+    with pytest.raises(ValueError, match=f"metric '{name}'"):
+        register(Metric(name, "Title", METRICS["mrr"].per_query))
+    assert before == METRICS

@@ -7,9 +7,10 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from reelnest.evaluation.evaluation import Answers, Evaluation, QueryMetrics
+from reelnest.evaluation.evaluation import Evaluation, QueryMetrics, Retrieved
+from reelnest.evaluation.metrics import charted_names
 from reelnest.evaluation.retrieval_sets import RetrievalSet
-from reelnest.evaluation.slices import METRICS, Slice, query_slices, slices
+from reelnest.evaluation.slices import Slice, query_slices, slices
 from reelnest.store.prepared import Prepared
 
 TEXTS = ["ball", "red ball", "a big red ball", "one two three four five six seven eight nine ten eleven twelve 13 14 15 16"]
@@ -47,11 +48,11 @@ def evaluated() -> tuple[Evaluation, Prepared]:
     sets = [RetrievalSet("text_to_video", texts, videos, to_video), RetrievalSet("video_to_text", videos, texts, to_text)]
     values = {8: [np.array([1.0, 0.5, 0.0, 0.25]), np.array([0.0, 1.0, 1.0, 0.0])], 32: [np.ones(4), np.ones(4)]}
     by_query = [
-        QueryMetrics(searched, dim, dict.fromkeys(METRICS, of_set))
+        QueryMetrics(searched, dim, dict.fromkeys(charted_names(), of_set))
         for dim, of_dim in values.items()
         for searched, of_set in zip(sets, of_dim, strict=True)
     ]
-    evaluation = Evaluation((8, 32), (), tuple(by_query), (), tuple(Answers(searched, (), ()) for searched in sets))
+    evaluation = Evaluation((8, 32), (), tuple(by_query), (), tuple(Retrieved(searched, (), ()) for searched in sets))
     return evaluation, cast("Prepared", Data(written))
 
 

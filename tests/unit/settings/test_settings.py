@@ -72,7 +72,7 @@ def test_settings_cannot_be_changed_after_reading(project: Path) -> None:
         ({"train__epochs": "many"}, "train.epochs: Input should be a valid integer; found 'many'"),
         ({"train__batch_size": 64.5}, "train.batch_size: Input should be a valid integer"),
         ({"train__schedule": "step"}, "train.schedule: Input should be 'cosine', 'linear' or 'constant'; found 'step'"),
-        ({"train__best_metric": "recall@7"}, "train.best_metric: Input should be 'recall@1',"),
+        ({"train__best_metric": "recall@7"}, "train.best_metric: there is no metric 'recall@7' to choose here; known here: recall@1,"),
         ({"model__dims": [16, 32, 256]}, "model.dims: 256 is above the embedding's width, 128 (the hidden size of tiny)"),
         ({"model__projection": 64}, "model.dims: 128 is above the embedding's width, 64 (model.projection)"),
         ({"model__dims": [32, 16]}, "dims must rise"),

@@ -13,12 +13,12 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
+from reelnest.evaluation.metrics import headline_names, logged_name
 from reelnest.registry.lineage.lineage import Lineage
-from reelnest.registry.promotion.evaluation_log import ALL, mlflow_name
+from reelnest.registry.promotion.evaluation_log import ALL
 
 TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 TASK = ("information-retrieval", "Information Retrieval")  # as sentence-transformers' cards have it
-SHOWN = ("recall@1", "recall@10", "ndcg@10")
 OWN_LICENSE = "apache-2.0"
 """Of weights that nobody else had a hand in: this project's."""
 BASE_LICENSES = {
@@ -61,7 +61,7 @@ def model_card(
         evaluation=evaluation,
         results=[everything[dim] for dim in sorted(everything)],
         kinds=kinds,
-        metrics=SHOWN,
+        metrics=headline_names(),
         training=training,
         lineage=lineage,
     )
@@ -92,7 +92,7 @@ def _head(name: str, model: Mapping[str, Any], evaluation: Mapping[str, Any], ev
                 dataset_type=f"dim_{dim}",
                 dataset_split=evaluation["split"],
                 dataset_revision=evaluation["data"]["hash"],
-                metric_type=mlflow_name(metric),
+                metric_type=logged_name(metric),
                 metric_name=metric,
                 metric_value=float(value),
             )

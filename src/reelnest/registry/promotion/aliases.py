@@ -9,9 +9,9 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from reelnest.errors import RegistryError
+from reelnest.evaluation.metrics import logged_name
 from reelnest.registry.connection import connect
 from reelnest.registry.promotion.deciding import deciding
-from reelnest.registry.promotion.evaluation_log import mlflow_name
 from reelnest.settings import Params
 
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -51,7 +51,7 @@ def versions_table(params: Params) -> list[Entry]:
         ]
     except (MlflowException, OSError) as error:
         raise RegistryError(f"MLflow's registry cannot be read: {error}") from error
-    metric = mlflow_name(params.registration.metric)
+    metric = logged_name(params.registration.metric)
     entries = [
         Entry(
             int(version.version),

@@ -12,6 +12,7 @@ import pyarrow as pa
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
+from reelnest.evaluation.metrics import logged_name
 from reelnest.registry.candidate import Candidate, candidate_run
 from reelnest.registry.connection import connect, error_type
 from reelnest.settings import Params
@@ -27,11 +28,6 @@ DATA_HASH_TAG = "reelnest.evaluation_data_hash"
 """Of a run and of a version: the data that it was evaluated on. Figures of other data are not compared."""
 
 
-def mlflow_name(metric: str) -> str:
-    """`recall@10` as `recall_at_10`: MLflow's names know no @."""
-    return metric.replace("@", "_at_")
-
-
 def evaluation_metrics(evaluation: Mapping[str, Any], timestamp: int) -> list[Metric]:
     """What `reports/evaluation.json` holds, as MLflow metrics.
 
@@ -43,15 +39,15 @@ def evaluation_metrics(evaluation: Mapping[str, Any], timestamp: int) -> list[Me
     found = []
     for result in evaluation["results"]:
         for metric, value in result["metrics"].items():
-            found.append(Metric(f"{split}/{result['pair_kind']}/{mlflow_name(metric)}", value, timestamp, result["dim"]))
+            found.append(Metric(f"{split}/{result['pair_kind']}/{logged_name(metric)}", value, timestamp, result["dim"]))
             if result["pair_kind"] == ALL and result["dim"] == width:
-                found.append(Metric(f"{split}/{mlflow_name(metric)}", value, timestamp, 0))
+                found.append(Metric(f"{split}/{logged_name(metric)}", value, timestamp, 0))
     for one in evaluation["configurations"]:
         funnel = [f"funnel {'-'.join(map(str, one['funnel']))}"] if one["funnel"] else []
         chart = " ".join([*funnel, *([one["storage"]] if one["storage"] != FLOATS else [])])
         if chart:  # plain floats are above
             for metric, value in one["metrics"].items():
-                found.append(Metric(f"{split}/{ALL}/{chart}/{mlflow_name(metric)}", value, timestamp, one["dim"]))
+                found.append(Metric(f"{split}/{ALL}/{chart}/{logged_name(metric)}", value, timestamp, one["dim"]))
     for outranked in evaluation["negatives_outranked"]:
         name = f"{split}/{outranked['pair_kind']}/negatives_outranked"
         found.append(Metric(name, outranked["value"], timestamp, outranked["dim"]))

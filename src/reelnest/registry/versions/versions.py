@@ -31,13 +31,14 @@ import reelnest
 from reelnest.encoder.manifest import CARD_FILE
 from reelnest.encoder.saved import SETTINGS_FILE
 from reelnest.errors import RegistryError
+from reelnest.evaluation.metrics import logged_name
 from reelnest.records.content_hash import value_hash
 from reelnest.records.formats import TEXT_FIELDS
 from reelnest.registry.candidate import MODEL_HASH_TAG, Candidate, candidate_run
 from reelnest.registry.connection import connect, error_type
 from reelnest.registry.promotion.aliases import DECISION_TAG, REASON_TAG, TAKEN_BACK
 from reelnest.registry.promotion.decision import CODE_TAG, CONDITIONS_TAG, DIFFERENCES_TAG, WAITS, Answer, Evidence, decide
-from reelnest.registry.promotion.evaluation_log import DATA_HASH_TAG, gate_folder, mlflow_name
+from reelnest.registry.promotion.evaluation_log import DATA_HASH_TAG, gate_folder
 from reelnest.registry.promotion.gate import Condition, Difference
 from reelnest.settings import Params
 
@@ -220,7 +221,7 @@ def _make_version(
 
 
 def _figures(metrics: Mapping[str, float]) -> dict[str, str]:
-    return {mlflow_name(metric): repr(value) for metric, value in metrics.items()}
+    return {logged_name(metric): repr(value) for metric, value in metrics.items()}
 
 
 def _logged_model(candidate: Candidate, experiment_id: str) -> str | None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-LOWER_IS_BETTER = frozenset({"median_rank"})
+from reelnest.evaluation.metrics import METRICS
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Best:
             return Best(step, value)
         if value == self.value:
             return Best(step, value, self.stale + 1)
-        is_better = value < self.value if metric in LOWER_IS_BETTER else value > self.value
+        is_better = value < self.value if METRICS[metric].lower_is_better else value > self.value
         return Best(step, value) if is_better else Best(self.step, self.value, self.stale + 1)
 
     def is_final(self, patience: int | None) -> bool:
