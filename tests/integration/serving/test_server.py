@@ -170,8 +170,8 @@ def test_the_page_searches_two_sides_and_is_accessible(server: str, browser: Any
     wait_for(page, "document.querySelector('.side')")
     page.keyboard.type("circle")  # what was typed before the page was ready is kept
     page.keyboard.press("Enter")
-    page.wait_for_selector(".answers li:nth-child(12)")
-    assert "12 of 21 videos" in page.inner_text("#status")
+    wait_for(page, "document.querySelector('#status').textContent.includes('12 of 21 videos')")  # written after the answers
+    assert page.locator(".answers li").count() == 12
     page.check("#compare")
     wait_for(page, "document.querySelectorAll('.side').length === 2 && document.querySelectorAll('.answers li').length === 24")
     right = page.locator(".side").nth(1)
@@ -209,13 +209,14 @@ def test_titles_are_text_and_clips_play(server: str, browser: Any) -> None:
     wait_for(page, "[...document.querySelectorAll('.clip video')].some((clip) => clip.currentTime > 0.1)")
     page.uncheck("#play")
     assert page.evaluate("[...document.querySelectorAll('.clip video')].every((clip) => clip.paused)")
-    assert page.evaluate("document.querySelector('.clip img').naturalWidth") > 0
+    wait_for(page, "document.querySelector('.clip img').naturalWidth > 0")
     page.close()
 
 
 def test_a_video_is_chosen_on_the_page(server: str, browser: Any, served: Served) -> None:
     page = browser.new_page()
     page.goto(server)
+    wait_for(page, "document.querySelector('.side')")  # before that the page hears of no file
     page.set_input_files("#file", str(served.data / "videos/notes.mp4"))
     page.wait_for_selector(".error:visible")
     assert "the uploaded file" in page.inner_text(".error:visible")
