@@ -47,18 +47,26 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """An empty folder beside `path` that takes its place when the block ends without an error."""
-    aside, before = aside_of(path), aside_of(path)
+    aside = aside_of(path)
     aside.mkdir()
     try:
         yield aside
         flush_folder(aside)
+        replace_folder(aside, path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def replace_folder(aside: Path, path: Path) -> None:
+    """Gives the folder `aside`, which is on the disk, the name `path`, and removes the folder that had it."""
+    before = aside_of(path)
+    try:
         # A folder cannot be replaced in one step: for a moment there is none, which is never taken for whole. A half deleted one might be.
         if path.exists():
             path.replace(before)
         aside.replace(path)
         flush(path.parent)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(before, ignore_errors=True)
 
 

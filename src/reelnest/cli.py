@@ -264,7 +264,7 @@ def index(
     print(f"{out}: {made.videos:,} videos at {made.width} dims, {done.encoded:,} encoded now, by {made.model}")
     if made.skipped:
         print(f"{made.skipped:,} videos were left out, see {out}/skipped.jsonl:")
-        for record in stage.skipped(out, most=5):
+        for record in done.skipped[:5]:
             print(f"  line {record.line}: {record.reason}: {record.detail}")
 
 

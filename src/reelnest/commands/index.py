@@ -11,11 +11,10 @@ from pathlib import Path
 
 from reelnest.encoder.manifest import ABOUT_THE_MODEL
 from reelnest.encoder.saved import SETTINGS_FILE, load
+from reelnest.engines.engine import ENGINES, Engine, IndexStorage
 from reelnest.errors import DataError, ModelError
 from reelnest.records.content_hash import folder_hash
-from reelnest.records.formats import BadRecord
-from reelnest.serving.index import SKIPPED_FILE, IndexStorage, SearchIndex
-from reelnest.serving.indexing import Indexed, ModelSource, build_index
+from reelnest.serving.indexing import Indexed, IndexOptions, ModelSource, build_index
 from reelnest.serving.searcher import OpenModel, Searcher
 from reelnest.settings import Params
 from reelnest.stages.workspace import Workspace
@@ -42,17 +41,8 @@ def run(
     # Seen from the index, so that the two may move together.
     name = name if name.startswith(REGISTRY) else os.path.relpath(model_folder.resolve(), out.resolve())
     source = ModelSource(opened, name, model_hash, _base(model_folder))
-    indexed = build_index(
-        source,
-        data,
-        out,
-        workspace.work / "index",
-        limits,
-        storage=storage,
-        graph=graph,
-        batch_size=params.evaluate.batch_size,
-        store=_store(workspace),
-    )
+    options = IndexOptions(limits, storage, graph, params.evaluate.batch_size, _store(workspace))
+    indexed = build_index(source, data, open_engine(out), out, workspace.work / "index", options)
     opened.close()
     return indexed
 
@@ -67,8 +57,8 @@ def open_searchers(workspace: Workspace, params: Params, folders: Sequence[Path]
     models: dict[str, OpenModel] = {}
     searchers = []
     for folder in folders:
-        index = SearchIndex.open(folder)
-        name = model or index.manifest.model
+        engine = open_engine(folder)
+        name = model or engine.manifest.model
         if model is None and not name.startswith(REGISTRY):
             name = os.path.normpath(folder.resolve() / name)
         if name not in models:
@@ -76,16 +66,14 @@ def open_searchers(workspace: Workspace, params: Params, folders: Sequence[Path]
             # Two names may lead to one model.
             same = next((one for one in models.values() if one.hash == model_hash), None)
             models[name] = same or OpenModel(load(model_folder, limits=limits), model_hash, limits)
-        searchers.append(
-            Searcher(index, models[name], shortlist=params.evaluate.shortlist, most_characters=params.validation.max_text_characters)
-        )
+        characters = params.validation.max_text_characters
+        searchers.append(Searcher(engine, folder, models[name], shortlist=params.evaluate.shortlist, most_characters=characters))
     return searchers
 
 
-def skipped(out: Path, most: int) -> list[BadRecord]:
-    """The first `most` of the videos that an index lacks."""
-    lines = (out / SKIPPED_FILE).read_text(encoding="utf-8").splitlines()
-    return [BadRecord(**json.loads(line)) for line in lines[:most]]
+def open_engine(folder: Path) -> Engine:
+    """What stores and searches the index in this place."""
+    return ENGINES["folder"](str(folder))
 
 
 def _find(workspace: Workspace, params: Params, name: str) -> tuple[Path, str, str]:

@@ -33,7 +33,7 @@ def run(
         searcher.model.close()
     if as_json:
         return json.dumps(asdict(answers), ensure_ascii=False, indent=2)
-    return f"{_table(answers)}\n\n{_how(answers, len(searcher.index))}"
+    return f"{_table(answers)}\n\n{_how(answers, searcher.manifest.videos)}"
 
 
 def _table(answers: Answers) -> str:

@@ -70,7 +70,7 @@ def named(searchers: Sequence[Searcher]) -> dict[str, Searcher]:
     """By the name of the index's folder; of two of one name the later gets a number."""
     found: dict[str, Searcher] = {}
     for searcher in searchers:
-        name, number = searcher.index.folder.resolve().name, 1
+        name, number = searcher.place.resolve().name, 1
         while (name if number == 1 else f"{name}-{number}") in found:
             number += 1
         found[name if number == 1 else f"{name}-{number}"] = searcher

@@ -76,7 +76,7 @@ def create_app(searchers: Mapping[str, Searcher], hosts: Collection[str] = LOCAL
     @app.post("/api/search")
     async def search_by_video(request: Request, index: Index = None, dim: Dim = None, funnel: Funnel = False, k: K = 12) -> dict[str, Any]:
         name, chosen = searcher(index)
-        chosen.index.check_dim(dim)
+        chosen.manifest.check_dim(dim)
         with tempfile.NamedTemporaryFile(prefix="reelnest-", suffix=".video") as file:
             try:
                 async with asyncio.timeout(UPLOAD_TIMEOUT_SECONDS):
@@ -94,7 +94,7 @@ def create_app(searchers: Mapping[str, Searcher], hosts: Collection[str] = LOCAL
     def clip(index: str, id: str, frame: Annotated[int, Query(ge=0)] = 0) -> FileResponse:
         _, chosen = searcher(index)
         try:
-            files = chosen.index.files(id)
+            files = chosen.files(id)
         except ReelnestError as error:  # an id that is none, a file that is gone, or one that became a link out of the folder
             raise HTTPException(404, str(error)) from None
         if frame >= len(files):
@@ -113,7 +113,7 @@ def _page(name: str) -> Any:
 
 
 def _describe(name: str, searcher: Searcher) -> dict[str, Any]:
-    found = searcher.index.manifest
+    found = searcher.manifest
     return {
         "name": name,
         "videos": found.videos,
@@ -128,7 +128,7 @@ def _describe(name: str, searcher: Searcher) -> dict[str, Any]:
 
 
 def _told(name: str, searcher: Searcher, answers: Answers) -> dict[str, Any]:
-    return {"index": name, "videos": len(searcher.index), **asdict(answers)}
+    return {"index": name, "videos": searcher.manifest.videos, **asdict(answers)}
 
 
 async def _receive(request: Request, file: Any, megabytes: float) -> None:

@@ -1,13 +1,13 @@
 """Makes an index: every video of a data folder is encoded once, at the full width, and never again while it and the model are the same."""
 
-import fcntl
 import hashlib
 import json
 import logging
 import os
+import secrets
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,27 +15,15 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from reelnest.atomic_files import whole_folder, write_json
 from reelnest.encoder.saved import SavedModel
+from reelnest.engines.engine import Engine, IndexStorage, Item, Manifest, Vector
+from reelnest.engines.folder_files import FORMAT_VERSION
 from reelnest.errors import DataError, ModelError, VideoError
 from reelnest.records.content_hash import value_hash
-from reelnest.records.formats import TEXT_FIELDS, VIDEOS_FILE, BadRecord, Video, read_videos, video_files, write_quarantine
-from reelnest.serving.index import (
-    FORMAT_VERSION,
-    GRAPH_FILE,
-    MANIFEST_FILE,
-    SKIPPED_FILE,
-    TABLE_FILE,
-    VECTORS_FILE,
-    IndexStorage,
-    Manifest,
-    SearchIndex,
-    videos_table,
-    write_graph,
-)
+from reelnest.records.formats import TEXT_FIELDS, VIDEOS_FILE, BadRecord, Video, read_videos, video_files
 from reelnest.serving.kept_vectors import KeptVectors, Vectors
 from reelnest.store.entries import Entry
 from reelnest.store.frame_store import FrameStore
@@ -63,12 +51,28 @@ class ModelSource:
 
 
 @dataclass(frozen=True)
+class IndexOptions:
+    """How an index is made."""
+
+    limits: Limits
+    """Of a video that is decoded."""
+    storage: IndexStorage = "float32"
+    graph: bool | None = None
+    """Whether to make an approximate index over the smallest dim; None: from GRAPH_FROM videos on."""
+    batch_size: int = 64
+    store: FrameStore | None = None
+    """Frames that are decoded already."""
+
+
+@dataclass(frozen=True)
 class Indexed:
     """What `build_index` did."""
 
     manifest: Manifest
     encoded: int
     """Videos that were encoded now; the others were found done."""
+    skipped: tuple[BadRecord, ...]
+    """Videos that the index lacks."""
 
 
 @dataclass(frozen=True)
@@ -81,45 +85,32 @@ class _Item:
     key: str
 
 
-def build_index(
-    source: ModelSource,
-    data: Path,
-    out: Path,
-    work: Path,
-    limits: Limits,
-    *,
-    storage: IndexStorage = "float32",
-    graph: bool | None = None,
-    batch_size: int = 64,
-    store: FrameStore | None = None,
-) -> Indexed:
-    """Writes the index of the videos of `data` to `out`, whole, in place of one that is there.
+def build_index(source: ModelSource, data: Path, engine: Engine, out: Path, work: Path, options: IndexOptions) -> Indexed:
+    """Writes the index of the videos of `data` with `engine`, whole, in place of one that is there.
 
     A vector is taken from the index before, or from a run that was killed (kept under `work`), where the video's bytes, its text and the
-    model are the same; frames are taken from `store` where it holds them. Videos that cannot be read are left out and listed. A second
-    process that would write the same index waits for the first one.
+    model are the same; frames are taken from `options.store` where it holds them. Videos that cannot be read are left out and listed. A
+    second process that would write the same index waits for the first one.
 
     Args:
-        graph: whether to make one; None: from GRAPH_FROM videos on.
+        out: the place of the index, from which the paths in its manifest start.
 
     Raises DataError where there is no data or no video can be read, ModelError for vectors that are no numbers.
     """
     place = work / value_hash(str(out.resolve()))[:LONGEST_HASH]
     with _alone(place.with_suffix(".lock"), out):
-        _remove_leftovers(out)
         videos, bad = read_videos(data)
         items, unreadable = _items(videos, data, source.model)
-        before = _vectors_before(out, source, storage)
-        kept = KeptVectors(place / f"{source.hash[:LONGEST_HASH]}-{storage}")
+        before = _vectors_before(engine, source, options.storage, [item.key for item in items])
+        kept = KeptVectors(place / f"{source.hash[:LONGEST_HASH]}-{options.storage}")
         missing = {item.key: item for item in items if item.key not in before and item.key not in kept}
-        failed = _encode(list(missing.values()), data, source.model, kept, limits, storage, batch_size, store)
+        failed = _encode(list(missing.values()), data, source.model, kept, options)
         good = sorted((item for item in items if item.key not in failed), key=lambda item: item.video.video_id)
         bad += unreadable + [_bad(item.video, failed[item.key], data) for item in items if item.key in failed]
         if not good:
             example = f" The first: {bad[0].file}, line {bad[0].line}: {bad[0].detail}." if bad else ""
             raise DataError(f"{data / VIDEOS_FILE}: names no video that can be read, so there is nothing to search.{example}")
-        width = source.model.dims[-1]
-        graph_dim = source.model.dims[0] if (len(good) >= GRAPH_FROM if graph is None else graph) else None
+        graph_dim = source.model.dims[0] if (len(good) >= GRAPH_FROM if options.graph is None else options.graph) else None
         manifest = Manifest(
             format_version=FORMAT_VERSION,
             model=source.name,
@@ -128,43 +119,43 @@ def build_index(
             dims=tuple(source.model.dims),
             data=os.path.relpath(data.resolve(), out.resolve()),
             data_hash=value_hash([[item.video.video_id, item.key] for item in good]),
-            storage=storage,
+            storage=options.storage,
             graph_dim=graph_dim,
             videos=len(good),
             skipped=len(bad),
         )
-        with whole_folder(out) as folder:
-            vectors = np.lib.format.open_memmap(folder / VECTORS_FILE, "w+", np.dtype(storage), (len(good), width))
-            for row, item in enumerate(good):
-                vectors[row] = before[item.key] if item.key in before else kept[item.key]
-            vectors.flush()
-            if graph_dim is not None:
-                write_graph(folder / GRAPH_FILE, vectors, graph_dim)
-            del vectors
-            table = videos_table([item.video for item in good], [item.key for item in good])
-            pq.write_table(table, folder / TABLE_FILE, compression="zstd")
-            write_quarantine(folder / SKIPPED_FILE, bad)
-            write_json(folder / MANIFEST_FILE, manifest.model_dump(mode="json"))
+        vectors = (before[item.key] if item.key in before else kept[item.key] for item in good)
+        rows = (Item(item.video, item.key, vector) for item, vector in zip(good, vectors, strict=True))
+        _write(engine, manifest, bad, rows, options.batch_size)
         shutil.rmtree(place, ignore_errors=True)  # what was kept for this index, by other models too
-    return Indexed(manifest, len(missing) - len(failed))
+    return Indexed(manifest, len(missing) - len(failed), tuple(sorted(bad, key=lambda record: record.line)))
+
+
+def _write(engine: Engine, manifest: Manifest, skipped: Sequence[BadRecord], rows: Iterator[Item], batch_size: int) -> None:
+    version = secrets.token_hex(8)
+    try:
+        engine.create(version, manifest, skipped)
+        while batch := list(islice(rows, batch_size)):
+            engine.upsert(version, batch)
+        engine.build(version)
+        engine.activate(version)
+    finally:
+        engine.drop(version)  # does nothing to one that is active
 
 
 @contextmanager
 def _alone(lock: Path, out: Path) -> Iterator[None]:
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("waiting for another process that writes %s", out)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield  # the lock ends with the process, however that ends
-
-
-def _remove_leftovers(out: Path) -> None:
-    """Folders of runs that were killed while they wrote."""
-    for folder in out.parent.glob(f".{out.name}.*"):
-        shutil.rmtree(folder, ignore_errors=True)
+    held = FileLock(lock)  # it ends with the process, however that ends
+    try:
+        held.acquire(blocking=False)
+    except Timeout:
+        log.info("waiting for another process that writes %s", out)
+        held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def _items(videos: Sequence[Video], data: Path, model: SavedModel) -> tuple[list[_Item], list[BadRecord]]:
@@ -185,16 +176,15 @@ def _items(videos: Sequence[Video], data: Path, model: SavedModel) -> tuple[list
     return [one for one in looked if isinstance(one, _Item)], [one for one in looked if isinstance(one, BadRecord)]
 
 
-def _vectors_before(out: Path, source: ModelSource, storage: IndexStorage) -> dict[str, Vectors]:
-    """Views of the vectors of the index that is there, by key, if the same model made them."""
+def _vectors_before(engine: Engine, source: ModelSource, storage: IndexStorage, keys: Sequence[str]) -> Mapping[str, Vector]:
+    """The vectors of the index that is there, by key, if the same model made them."""
     try:
-        index = SearchIndex.open(out)
+        manifest = engine.manifest
     except DataError:
         return {}
-    if (index.manifest.model_hash, index.manifest.storage, index.manifest.dims) != (source.hash, storage, tuple(source.model.dims)):
+    if (manifest.model_hash, manifest.storage, manifest.dims) != (source.hash, storage, tuple(source.model.dims)):
         return {}
-    vectors = index.vectors.numpy()
-    return {key: vectors[row] for key, row in index.keys.items()}
+    return engine.vectors(keys)
 
 
 def _encode(
@@ -202,29 +192,26 @@ def _encode(
     data: Path,
     model: SavedModel,
     kept: KeptVectors,
-    limits: Limits,
-    storage: IndexStorage,
-    batch_size: int,
-    store: FrameStore | None,
+    options: IndexOptions,
 ) -> dict[str, VideoError]:
     """Encodes `items` into `kept`; returns what went wrong, by key."""
 
     def work(decoder: Decoder, item: _Item) -> Frames:
-        found = None if store is None else store.by_key(item.frames_key)
+        found = None if options.store is None else options.store.by_key(item.frames_key)
         return decoder.frames(video_files(item.video, data), model.preprocess) if found is None else found
 
     failed: dict[str, VideoError] = {}
     started = time.monotonic()
-    results = in_parallel(items, work, limits)
+    results = in_parallel(items, work, options.limits)
     with tqdm(total=len(items), desc="encoding", unit="video", disable=None) as bar:
-        while batch := list(islice(results, batch_size)):
+        while batch := list(islice(results, options.batch_size)):
             decoded = [(item, frames) for item, frames in batch if not isinstance(frames, VideoError)]
             failed |= {item.key: frames for item, frames in batch if isinstance(frames, VideoError)}
             if decoded:
                 entries = [Entry("target", item.text, frames) for item, frames in decoded]
-                vectors = model.encode(entries, dim=model.dims[-1], batch_size=batch_size)
+                vectors = model.encode(entries, dim=model.dims[-1], batch_size=options.batch_size)
                 _check_finite(vectors, [item.video.video_id for item, _ in decoded])
-                kept.add([item.key for item, _ in decoded], vectors.astype(storage))
+                kept.add([item.key for item, _ in decoded], vectors.astype(options.storage))
             bar.update(len(batch))
     if items:
         seconds = time.monotonic() - started

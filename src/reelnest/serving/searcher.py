@@ -1,5 +1,6 @@
 """A search as people ask for it: words or a video in, videos with their scores and what each step took out."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reelnest.encoder.saved import SavedModel
+from reelnest.engines.engine import Engine
 from reelnest.errors import ModelError, QueryError
-from reelnest.serving.index import SearchIndex
+from reelnest.records.formats import Video, video_files
 from reelnest.store.entries import Entry
 from reelnest.video.decoder import Decoder, Limits
 
@@ -80,15 +82,17 @@ class OpenModel:
 class Searcher:
     """An index and the model that made it."""
 
-    def __init__(self, index: SearchIndex, model: OpenModel, *, shortlist: int, most_characters: int) -> None:
-        """Raises ModelError where another model made the index."""
-        if index.manifest.model_hash != model.hash:
+    def __init__(self, engine: Engine, place: Path, model: OpenModel, *, shortlist: int, most_characters: int) -> None:
+        """`place` is where the index is. Raises ModelError where another model made the index, DataError where there is none."""
+        self.manifest, self.place, self.model = engine.manifest, place, model
+        if self.manifest.model_hash != model.hash:
             raise ModelError(
-                f"{index.folder}: was made with the model {index.manifest.model_hash[:12]} ({index.manifest.model}), and this one is "
+                f"{place}: was made with the model {self.manifest.model_hash[:12]} ({self.manifest.model}), and this one is "
                 f"{model.hash[:12]}. Vectors of two models cannot be compared: run `reelnest index` again with this model, or search with "
                 "that one."
             )
-        self.index, self.model = index, model
+        self._engine = engine
+        self._data = Path(os.path.normpath(place.resolve() / self.manifest.data))
         self._shortlist, self._most_characters = shortlist, most_characters
 
     def words(self, text: str, k: int, *, dim: int | None = None, funnel: bool = False) -> Answers:
@@ -105,21 +109,27 @@ class Searcher:
         """The best `k` videos for a video file. Raises VideoError for one that cannot be read, and QueryError."""
         return self._search(lambda: self.model.video(file), k, dim, funnel)
 
+    def files(self, video_id: str) -> list[Path]:
+        """The files of a video of this index, under its data folder. Raises QueryError for an unknown id, VideoError for a lost file."""
+        return video_files(self._engine.get([video_id])[0], self._data)
+
     def _search(self, encode: Callable[[], NDArray[np.float32]], k: int, dim: int | None, funnel: bool) -> Answers:
         if not 1 <= k <= MOST_ANSWERS:
             raise QueryError(f"k is {k}: ask for 1 to {MOST_ANSWERS} answers.")
-        self.index.check_dim(dim)  # before anything is encoded
+        if funnel and dim is None:
+            dim = self.manifest.dims[0]
+        dim = self.manifest.check_dim(dim)  # before anything is encoded
         started = time.perf_counter()
         vector = encode()
         encoded = time.perf_counter()
-        found = self.index.search(vector, k, dim=dim, funnel=funnel, shortlist=self._shortlist)
+        ranked = self._engine.search(vector, k, dim=dim, shortlist=self._shortlist if funnel else None)
         searched = time.perf_counter()
-        rows, scores = found.ranking.indices[0].tolist(), found.ranking.scores[0].tolist()
-        hits = [self._hit(place, row, score) for place, (row, score) in enumerate(zip(rows, scores, strict=True), start=1)]
-        untrained = tuple(one for one in found.dims if one not in self.index.manifest.dims)
-        return Answers(hits, found.dims, untrained, 1000 * (encoded - started), 1000 * (searched - encoded))
+        videos = self._engine.get(ranked.ids)
+        hits = [_hit(rank, video, score) for rank, (video, score) in enumerate(zip(videos, ranked.scores, strict=True), start=1)]
+        untrained = tuple(used for used in ranked.dims if used not in self.manifest.dims)
+        return Answers(hits, ranked.dims, untrained, 1000 * (encoded - started), 1000 * (searched - encoded))
 
-    def _hit(self, rank: int, row: int, score: float) -> Hit:
-        video = self.index.video(row)
-        title = video.fields.get("title") or video.fields.get("caption", "")
-        return Hit(rank, score, video.video_id, title, video.path or video.images[0], len(video.images), video.fields)
+
+def _hit(rank: int, video: Video, score: float) -> Hit:
+    title = video.fields.get("title") or video.fields.get("caption", "")
+    return Hit(rank, score, video.video_id, title, video.path or video.images[0], len(video.images), video.fields)

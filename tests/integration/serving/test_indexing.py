@@ -10,11 +10,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 import reelnest
+from reelnest.engines.folder import FolderEngine
 from reelnest.errors import DataError, ModelError
-from reelnest.serving.index import SearchIndex
 from reelnest.settings import Validate
 from reelnest.store.frame_store_writing import FrameCache, video_key, write_store
 from reelnest.store.prepared import STORE_FOLDER
@@ -22,19 +23,35 @@ from reelnest.video.decoder import Decoder, Limits
 from tests.integration.serving.served_corpus import Served, read_videos, write_videos
 
 
-def vectors_of(index: SearchIndex) -> dict[str, np.ndarray]:
-    return {index.video(row).video_id: index.vectors[row].numpy() for row in range(len(index))}
+def opened(folder: Path) -> FolderEngine:
+    return FolderEngine(str(folder))
+
+
+def video_ids(index: FolderEngine) -> list[str]:
+    width = index.manifest.width
+    return sorted(index.search(np.ones(width, dtype=np.float32), 1000, dim=width).ids)
+
+
+def keys_of(index: FolderEngine) -> dict[str, str]:
+    table = pq.read_table(index.folder / "videos.parquet")
+    return dict(zip(table["video_id"].to_pylist(), table["key"].to_pylist(), strict=True))
+
+
+def vectors_of(index: FolderEngine) -> dict[str, np.ndarray]:
+    keys = keys_of(index)
+    vectors = index.vectors(keys.values())
+    return {video_id: vectors[key] for video_id, key in keys.items()}
 
 
 def test_an_index_holds_the_vectors_that_the_model_gives(served: Served) -> None:
-    index = SearchIndex.open(served.root / "one")
+    index = opened(served.root / "one")
     assert (index.manifest.videos, index.manifest.skipped, index.manifest.dims) == (21, 1, (16, 64, 128))
-    video = index.video(3)
+    [video] = index.get(["clip/03"])
     model = reelnest.load(served.root / "models/one", device="cpu")
     expected = model.encode_videos([served.data / str(video.path)], fields=[video.fields])
     model.close()
-    np.testing.assert_allclose(index.vectors[3].numpy(), expected[0], atol=1e-5)
-    assert [index.video(row).video_id for row in range(21)] == [*(f"clip/{number:02}" for number in range(20)), "images"]
+    np.testing.assert_allclose(vectors_of(index)["clip/03"], expected[0], atol=1e-5)
+    assert video_ids(index) == [*(f"clip/{number:02}" for number in range(20)), "images"]
 
 
 def test_videos_that_cannot_be_read_are_left_out_and_listed(served: Served) -> None:
@@ -45,9 +62,9 @@ def test_videos_that_cannot_be_read_are_left_out_and_listed(served: Served) -> N
 
 
 def test_only_what_changed_is_encoded_again(copy: Served) -> None:
-    before = vectors_of(SearchIndex.open(copy.root / "one"))
+    before = vectors_of(opened(copy.root / "one"))
     assert copy.index().encoded == 0
-    np.testing.assert_equal(vectors_of(SearchIndex.open(copy.root / "one")), before)
+    np.testing.assert_equal(vectors_of(opened(copy.root / "one")), before)
 
     videos = read_videos(copy.data)
     videos[4]["title"] = "another title"  # another text
@@ -55,7 +72,7 @@ def test_only_what_changed_is_encoded_again(copy: Served) -> None:
     del videos[6]
     write_videos(copy.data, videos)
     assert copy.index().encoded == 2
-    after = vectors_of(SearchIndex.open(copy.root / "one"))
+    after = vectors_of(opened(copy.root / "one"))
     changed = {name for name in after if not np.array_equal(after[name], before[name])}
     assert changed == {"clip/04", "clip/05"}
     assert set(before) - set(after) == {"clip/06"}
@@ -77,8 +94,8 @@ def test_frames_that_preprocessing_decoded_are_not_decoded_again(copy: Served, m
     monkeypatch.setattr(Decoder, "frames", lambda self, files, preprocess: (asked.extend(files), decode(self, files, preprocess))[1])
     copy.index("fresh")
     assert {file.name for file in asked} == {"frame0.png", "frame1.png", "frame2.png", "notes.mp4"}
-    expected = vectors_of(SearchIndex.open(copy.root / "one"))
-    for name, vector in vectors_of(SearchIndex.open(copy.root / "fresh")).items():
+    expected = vectors_of(opened(copy.root / "one"))
+    for name, vector in vectors_of(opened(copy.root / "fresh")).items():
         np.testing.assert_allclose(vector, expected[name], atol=1e-5)
 
 
@@ -104,9 +121,9 @@ def test_a_killed_run_leaves_the_index_before_it_and_the_next_one_goes_on(copy: 
     assert (copy.root / "one/manifest.json").read_bytes() == before
     (copy.root / ".one.0123").mkdir()  # what a run leaves that is killed while it writes
     assert copy.index(model="two").encoded == 21 - 8
-    assert SearchIndex.open(copy.root / "one").manifest.dims == (32, 128)
-    expected = vectors_of(SearchIndex.open(copy.root / "two"))
-    for name, vector in vectors_of(SearchIndex.open(copy.root / "one")).items():
+    assert opened(copy.root / "one").manifest.dims == (32, 128)
+    expected = vectors_of(opened(copy.root / "two"))
+    for name, vector in vectors_of(opened(copy.root / "one")).items():
         np.testing.assert_allclose(vector, expected[name], atol=1e-5)
     assert not list(copy.root.glob(".one.*"))
     assert not list(copy.workspace.work.glob("index/*/*/*.npz"))
@@ -114,14 +131,14 @@ def test_a_killed_run_leaves_the_index_before_it_and_the_next_one_goes_on(copy: 
 
 def test_a_graph_finds_what_looking_at_all_finds(copy: Served) -> None:
     copy.index("graph", storage="float16", graph=True)
-    exact, graph = SearchIndex.open(copy.root / "one"), SearchIndex.open(copy.root / "graph")
-    assert (graph.manifest.graph_dim, graph.vectors.element_size()) == (16, 2)
-    for row in range(len(exact)):
-        query = exact.vectors[row].numpy()
-        one, other = exact.search(query, 5, funnel=True), graph.search(query, 5, funnel=True)
-        assert one.dims == other.dims == (16, 128)
-        assert one.ranking.indices.tolist() == other.ranking.indices.tolist()
-        np.testing.assert_allclose(other.ranking.scores, one.ranking.scores, atol=2e-3)
+    exact, graph = opened(copy.root / "one"), opened(copy.root / "graph")
+    assert graph.manifest.graph_dim == 16
+    assert {vector.dtype for vector in vectors_of(graph).values()} == {np.dtype(np.float16)}
+    for query in vectors_of(exact).values():
+        expected, found = (index.search(query, 5, dim=16, shortlist=100) for index in (exact, graph))
+        assert expected.dims == found.dims == (16, 128)
+        assert expected.ids == found.ids
+        np.testing.assert_allclose(found.scores, expected.scores, atol=2e-3)
 
 
 @pytest.mark.parametrize("lost", ["vectors.npy", "videos.parquet", "manifest.json"])
@@ -129,7 +146,7 @@ def test_an_index_that_is_not_whole_is_refused(served: Served, tmp_path: Path, l
     folder = Path(shutil.copytree(served.root / "one", tmp_path / "one"))
     (folder / lost).unlink()
     with pytest.raises(DataError, match="reelnest index"):
-        SearchIndex.open(folder)
+        _ = opened(folder).manifest
 
 
 def test_data_and_models_that_are_none_are_refused(copy: Served) -> None:
@@ -141,5 +158,5 @@ def test_data_and_models_that_are_none_are_refused(copy: Served) -> None:
     assert not (copy.root / "none").exists()
     write_videos(copy.data, [{"video_id": "alone", "path": "videos/01.mp4"}])
     assert copy.index("alone").manifest.videos == 1
-    index = SearchIndex.open(copy.root / "alone")
-    assert index.search(index.vectors[0].numpy(), 10, funnel=True).ranking.indices.tolist() == [[0]]
+    index = opened(copy.root / "alone")
+    assert index.search(vectors_of(index)["alone"], 10, dim=16, shortlist=100).ids == ["alone"]

@@ -12,8 +12,8 @@ import pytest
 import reelnest
 from reelnest.commands import search as stage
 from reelnest.commands.index import open_searchers
+from reelnest.engines.folder import FolderEngine
 from reelnest.errors import ModelError, QueryError
-from reelnest.serving.index import SearchIndex
 from reelnest.serving.searcher import Searcher
 from tests.integration.serving.served_corpus import PARAMS, Served
 
@@ -28,7 +28,7 @@ def searcher(served: Served) -> Searcher:
 def test_answers_are_those_of_numpy(served: Served, searcher: Searcher, dim: int | None) -> None:
     model = reelnest.load(served.root / "models/one", device="cpu")
     query = model.encode_texts(["a red circle"], dim=dim)[0]
-    vectors = searcher.index.vectors.numpy()[:, : dim or 128]
+    vectors = np.load(served.root / "one/vectors.npy")[:, : dim or 128]
     scores = vectors / np.linalg.norm(vectors, axis=1, keepdims=True) @ query
     answers = searcher.words("a red circle", 21, dim=dim)
     np.testing.assert_allclose([hit.score for hit in answers.hits], np.sort(scores)[::-1], atol=1e-5)
@@ -41,7 +41,7 @@ def test_a_funnel_reorders_its_shortlist_at_the_full_width(searcher: Searcher) -
     assert [hit.video_id for hit in funnel.hits] == [hit.video_id for hit in full.hits]
     assert funnel.dims == (16, 128)
     assert searcher.words("a red circle", 3, funnel=True).dims == (16, 128)
-    small = Searcher(searcher.index, searcher.model, shortlist=4, most_characters=100)
+    small = Searcher(FolderEngine(str(searcher.place)), searcher.place, searcher.model, shortlist=4, most_characters=100)
     shortlist = {hit.video_id for hit in small.words("a red circle", 4, dim=16).hits}
     assert {hit.video_id for hit in small.words("a red circle", 4, dim=16, funnel=True).hits} == shortlist
 
@@ -78,12 +78,13 @@ def test_vectors_of_another_model_are_not_searched(served: Served) -> None:
         open_searchers(served.workspace, PARAMS, [served.root / "one"], str(served.root / "models/two"))
 
 
-def test_an_index_with_nan_is_not_ranked(served: Served, searcher: Searcher) -> None:
-    vectors = searcher.index.vectors.clone()
+def test_an_index_with_nan_is_not_ranked(copy: Served, searcher: Searcher) -> None:
+    place = copy.root / "one"
+    vectors = np.load(place / "vectors.npy")
     vectors[5, 3] = float("nan")
-    index = SearchIndex(searcher.index.folder, searcher.index.manifest, vectors, searcher.index._videos, None)
+    np.save(place / "vectors.npy", vectors)
     with pytest.raises(ModelError, match="NaN"):
-        Searcher(index, searcher.model, shortlist=9, most_characters=99).words("a", 3)
+        Searcher(FolderEngine(str(place)), place, searcher.model, shortlist=9, most_characters=99).words("a", 3)
 
 
 def test_indexes_of_one_model_share_it_and_move_with_it(copy: Served) -> None:

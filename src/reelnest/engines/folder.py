@@ -1,0 +1,166 @@
+"""The engine that needs no server: a folder of files (`folder_files.py`), which is memory-mapped and searched in this process."""
+
+import shutil
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from usearch.index import Index as Graph
+
+from reelnest.atomic_files import flush_folder, replace_folder, write_json
+from reelnest.engines.engine import ENGINES, Hits, Item, Manifest, Vector
+from reelnest.engines.folder_files import (
+    GRAPH_FILE,
+    MANIFEST_FILE,
+    SKIPPED_FILE,
+    TABLE_FILE,
+    VECTORS_FILE,
+    VIDEOS_SCHEMA,
+    read_manifest,
+    video_of,
+    videos_table,
+    write_graph,
+)
+from reelnest.errors import DataError, QueryError
+from reelnest.records.formats import BadRecord, Video, write_quarantine
+from reelnest.search.funnel import funnel_topk, rescore
+from reelnest.search.topk import Ranking, prefix_topk
+
+
+@dataclass(frozen=True, eq=False)
+class _Unfinished:
+    """A version that is being written."""
+
+    manifest: Manifest
+    vectors: np.memmap
+    videos: list[Video] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """The active version."""
+
+    manifest: Manifest
+    vectors: Tensor  # (videos, width)
+    table: pa.Table
+    graph: Graph | None
+
+    @cached_property
+    def rows(self) -> dict[str, int]:
+        return {video_id: row for row, video_id in enumerate(self.table["video_id"].to_pylist())}
+
+
+@ENGINES.register("folder")
+class FolderEngine:
+    """An index that is a folder. Threads may search it at once; what was opened stays as it is when the folder is replaced."""
+
+    def __init__(self, location: str) -> None:
+        self.folder = Path(location)
+        self._unfinished: dict[str, _Unfinished] = {}
+
+    def create(self, version: str, manifest: Manifest, skipped: Collection[BadRecord]) -> None:
+        """Begins a folder beside the index's; see `Engine.create`."""
+        for orphan in self.folder.parent.glob(f".{self.folder.name}.*"):
+            shutil.rmtree(orphan, ignore_errors=True)
+        place = self._place(version)
+        place.mkdir(parents=True)
+        shape = (manifest.videos, manifest.width)
+        vectors = np.lib.format.open_memmap(place / VECTORS_FILE, "w+", np.dtype(manifest.storage), shape)
+        write_quarantine(place / SKIPPED_FILE, skipped)
+        self._unfinished[version] = _Unfinished(manifest, vectors)
+
+    def upsert(self, version: str, items: Sequence[Item]) -> None:
+        """See `Engine.upsert`."""
+        unfinished = self._unfinished[version]
+        for row, item in enumerate(items, start=len(unfinished.keys)):
+            unfinished.vectors[row] = item.vector
+        unfinished.videos.extend(item.video for item in items)
+        unfinished.keys.extend(item.key for item in items)
+
+    def build(self, version: str) -> None:
+        """Writes the files but the vectors, which are there; see `Engine.build`."""
+        unfinished, place = self._unfinished.pop(version), self._place(version)
+        unfinished.vectors.flush()
+        if unfinished.manifest.graph_dim is not None:
+            write_graph(place / GRAPH_FILE, unfinished.vectors, unfinished.manifest.graph_dim)
+        pq.write_table(videos_table(unfinished.videos, unfinished.keys), place / TABLE_FILE, compression="zstd")
+        write_json(place / MANIFEST_FILE, unfinished.manifest.model_dump(mode="json"))
+        flush_folder(place)
+
+    def activate(self, version: str) -> None:
+        """See `Engine.activate`."""
+        replace_folder(self._place(version), self.folder)
+        self.__dict__.pop("_opened", None)
+
+    def drop(self, version: str) -> None:
+        """See `Engine.drop`."""
+        self._unfinished.pop(version, None)
+        shutil.rmtree(self._place(version), ignore_errors=True)
+
+    @property
+    def manifest(self) -> Manifest:
+        """Of the folder that was opened. Raises DataError for one that holds no index, one of another version, or one that is damaged."""
+        return self._opened.manifest
+
+    def search(self, query: NDArray[np.float32], k: int, *, dim: int, shortlist: int | None = None) -> Hits:
+        """See `Engine.search`."""
+        width, vectors = self.manifest.width, self._opened.vectors
+        queries = torch.from_numpy(np.atleast_2d(query).astype(np.float32))
+        if shortlist is None or dim == width:
+            return self._hits(prefix_topk(queries[:, :dim], vectors[:, :dim], [dim], k)[dim], (dim,))
+        graph = self._opened.graph
+        if graph is None or dim != self.manifest.graph_dim:
+            return self._hits(funnel_topk(queries, vectors, [dim, width], [max(shortlist, k)], k), (dim, width))
+        matches = graph.search(queries[0, :dim].numpy(), max(shortlist, k))
+        rows = torch.from_numpy(np.asarray(matches.keys, dtype=np.int64))[None]
+        return self._hits(rescore(queries, vectors, rows, k), (dim, width))
+
+    def get(self, ids: Sequence[str]) -> list[Video]:
+        """See `Engine.get`."""
+        if any(video_id not in self._opened.rows for video_id in ids):
+            raise QueryError("The index has no video of this id.")
+        return [video_of(self._opened.table, self._opened.rows[video_id]) for video_id in ids]
+
+    def vectors(self, keys: Collection[str]) -> Mapping[str, Vector]:
+        """Views of the memory-mapped file; see `Engine.vectors`."""
+        wanted, vectors = frozenset(keys), self._opened.vectors.numpy()
+        return {key: vectors[row] for row, key in enumerate(self._opened.table["key"].to_pylist()) if key in wanted}
+
+    def close(self) -> None:
+        """Lets go of the files."""
+        self.__dict__.pop("_opened", None)
+
+    def _place(self, version: str) -> Path:
+        return self.folder.with_name(f".{self.folder.name}.{version}")
+
+    def _hits(self, ranking: Ranking, dims: tuple[int, ...]) -> Hits:
+        names = self._opened.table["video_id"].take(ranking.indices[0].numpy()).to_pylist()
+        return Hits(names, ranking.scores[0].tolist(), dims)
+
+    @cached_property
+    def _opened(self) -> _Opened:
+        manifest = read_manifest(self.folder)
+        again = "Run `reelnest index` to make it anew."
+        try:
+            # Copy on write: torch warns of arrays that it could not write to.
+            vectors = torch.from_numpy(np.load(self.folder / VECTORS_FILE, mmap_mode="c", allow_pickle=False))
+            table = pq.read_table(self.folder / TABLE_FILE).combine_chunks()
+            graph = None
+            if manifest.graph_dim is not None:
+                graph = Graph.restore(self.folder / GRAPH_FILE, view=True)
+        except (OSError, ValueError, RuntimeError, pa.ArrowException) as error:
+            raise DataError(f"{self.folder}: not a whole index ({error}). {again}") from None
+        expected = (manifest.videos, manifest.width)
+        if vectors.shape != expected or len(table) != manifest.videos or not table.schema.equals(VIDEOS_SCHEMA):
+            raise DataError(f"{self.folder}: its files do not fit together (vectors {tuple(vectors.shape)}, expected {expected}). {again}")
+        if manifest.graph_dim is not None and (graph is None or len(graph) != manifest.videos):
+            raise DataError(f"{self.folder / GRAPH_FILE}: does not fit the vectors. {again}")
+        return _Opened(manifest, vectors, table, graph)

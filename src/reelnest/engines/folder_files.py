@@ -1,0 +1,85 @@
+"""The files of an index that is a folder, whole or absent.
+
+manifest.json   the model that made the vectors (by its hash), the dims, the data, counts
+vectors.npy     (videos, width) of unit length, float32 or float16: memory-mapped, so that a process reads what it searches
+videos.parquet  a row for each vector, in the order of the ids: id, key, text fields, files
+skipped.jsonl   videos that could not be read, each with its line and the reason
+graph.usearch   for large corpora, nearest neighbours over the smallest dim (HNSW), from which a funnel takes its shortlist
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from usearch.index import Index as Graph
+
+from reelnest.engines.engine import Manifest
+from reelnest.errors import DataError
+from reelnest.records.formats import Video
+
+MANIFEST_FILE, VECTORS_FILE, TABLE_FILE, SKIPPED_FILE, GRAPH_FILE = (
+    "manifest.json", "vectors.npy", "videos.parquet", "skipped.jsonl", "graph.usearch",
+)  # fmt: skip
+FORMAT_VERSION = 1
+VIDEOS_SCHEMA = pa.schema(
+    [
+        ("video_id", pa.large_string()),
+        ("key", pa.string()),
+        ("path", pa.large_string()),
+        ("images", pa.large_list(pa.large_string())),
+        ("fields", pa.large_list(pa.struct([("name", pa.string()), ("text", pa.large_string())]))),
+        ("line", pa.int64()),
+    ]
+)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Raises DataError where there is no index, or one of another version."""
+    path = folder / MANIFEST_FILE
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{folder}: there is no index. Run `reelnest index --out {folder}` to make one.") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error}). Run `reelnest index` to make the index anew.") from None
+    version = stored.get("format_version") if isinstance(stored, dict) else None
+    if version != FORMAT_VERSION:
+        raise DataError(
+            f"{path}: an index of version {version}; this reelnest reads {FORMAT_VERSION}. Run `reelnest index` to make it anew."
+        )
+    try:
+        return Manifest.model_validate({**stored, "dims": tuple(stored["dims"])})
+    except (ValidationError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not as this version writes it ({error}). Run `reelnest index` to make the index anew.") from None
+
+
+def videos_table(videos: Sequence[Video], keys: Sequence[str]) -> pa.Table:
+    """The rows of `videos.parquet`."""
+    columns: dict[str, list[Any]] = {
+        "video_id": [video.video_id for video in videos],
+        "key": list(keys),
+        "path": [video.path for video in videos],
+        "images": [list(video.images) for video in videos],
+        "fields": [[{"name": name, "text": text} for name, text in video.fields.items()] for video in videos],
+        "line": [video.line for video in videos],
+    }
+    return pa.table(columns, schema=VIDEOS_SCHEMA)
+
+
+def video_of(table: pa.Table, row: int) -> Video:
+    """A row of `videos.parquet`."""
+    stored = table.slice(row, 1).to_pylist()[0]
+    fields = {field["name"]: field["text"] for field in stored["fields"]}
+    return Video(stored["video_id"], stored["path"], tuple(stored["images"]), fields, stored["line"])
+
+
+def write_graph(path: Path, vectors: NDArray[np.floating[Any]], dim: int) -> None:
+    """Builds the graph over the first `dim` numbers of `vectors`, in float16, and saves it."""
+    graph = Graph(ndim=dim, metric="cos", dtype="f16")
+    graph.add(np.arange(len(vectors)), np.ascontiguousarray(vectors[:, :dim], dtype=np.float32))
+    graph.save(path)

@@ -1,0 +1,119 @@
+"""What every engine does: a version is searched only when it is active, and an engine of another package can be registered."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reelnest.engines.engine import ENGINES, Engine, Item, Manifest
+from reelnest.engines.folder import FolderEngine
+from reelnest.errors import ConfigError, DataError, QueryError
+from reelnest.records.formats import Video
+
+RNG = np.random.default_rng(0)
+VECTORS = RNG.normal(size=(50, 16)).astype(np.float32)
+VECTORS /= np.linalg.norm(VECTORS, axis=1, keepdims=True)
+
+
+def manifest(videos: int, graph_dim: int | None = None) -> Manifest:
+    return Manifest(
+        format_version=1,
+        model="model",
+        model_hash="0123",
+        base="tiny",
+        dims=(4, 16),
+        data="../data",
+        data_hash="4567",
+        storage="float32",
+        graph_dim=graph_dim,
+        videos=videos,
+        skipped=0,
+    )
+
+
+def items(numbers: range) -> list[Item]:
+    return [Item(Video(f"v{number:02}", f"{number}.mp4", (), {}, number + 1), f"key {number}", VECTORS[number]) for number in numbers]
+
+
+def write(engine: Engine, version: str, count: int, graph_dim: int | None = None) -> None:
+    engine.create(version, manifest(count, graph_dim), [])
+    for start in range(0, count, 20):
+        engine.upsert(version, items(range(start, min(start + 20, count))))
+    engine.build(version)
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Engine:
+    return ENGINES["folder"](str(tmp_path / "index"))
+
+
+def test_a_version_is_searched_only_when_it_is_active(engine: Engine) -> None:
+    write(engine, "aa", 30)
+    with pytest.raises(DataError, match="there is no index"):
+        _ = engine.manifest
+    engine.activate("aa")
+    assert engine.manifest.videos == 30
+    write(engine, "bb", 50)
+    assert engine.manifest.videos == 30
+    engine.activate("bb")
+    assert engine.manifest.videos == 50
+
+
+def test_a_dropped_version_and_those_of_killed_runs_leave_nothing(engine: Engine, tmp_path: Path) -> None:
+    write(engine, "aa", 30)
+    engine.drop("aa")
+    assert not list(tmp_path.iterdir())
+    write(engine, "aa", 30)
+    write(engine, "bb", 30)
+    assert [path.name for path in tmp_path.iterdir()] == [".index.bb"]
+    engine.drop("never")
+
+
+@pytest.mark.parametrize("dim", [1, 4, 16])
+def test_an_exact_search_is_numpys(engine: Engine, dim: int) -> None:
+    write(engine, "aa", 50)
+    engine.activate("aa")
+    prefixes = VECTORS[:, :dim] / np.linalg.norm(VECTORS[:, :dim], axis=1, keepdims=True)
+    query = 3 * VECTORS[7]  # cosines do not depend on its length
+    expected = prefixes @ (query[:dim] / np.linalg.norm(query[:dim]))
+    found = engine.search(query, 5, dim=dim)
+    np.testing.assert_allclose(found.scores, np.sort(expected)[::-1][:5], atol=1e-6)
+    if dim > 1:  # of one number only the sign is left
+        assert found.ids == [f"v{number:02}" for number in np.argsort(-expected)[:5]]
+    assert found.dims == (dim,)
+
+
+@pytest.mark.parametrize("graph_dim", [None, 4])
+def test_a_shortlist_is_ordered_by_the_full_width(engine: Engine, graph_dim: int | None) -> None:
+    write(engine, "aa", 50, graph_dim)
+    engine.activate("aa")
+    query = VECTORS[7]
+    prefixes = VECTORS[:, :4] / np.linalg.norm(VECTORS[:, :4], axis=1, keepdims=True)
+    shortlist = np.argsort(-(prefixes @ query[:4]))[:10]
+    expected = sorted(shortlist, key=lambda row: -(VECTORS[row] @ query))[:5]
+    found = engine.search(query, 5, dim=4, shortlist=10)
+    assert found.ids == [f"v{number:02}" for number in expected]
+    assert found.dims == (4, 16)
+
+
+def test_videos_and_vectors_come_back_by_id_and_by_key(engine: Engine) -> None:
+    write(engine, "aa", 50)
+    engine.activate("aa")
+    assert [video.path for video in engine.get(["v30", "v02"])] == ["30.mp4", "2.mp4"]
+    with pytest.raises(QueryError, match="no video of this id"):
+        engine.get(["v02", "v99"])
+    found = engine.vectors(["key 3", "key 99"])
+    assert set(found) == {"key 3"}
+    np.testing.assert_array_equal(found["key 3"], VECTORS[3])
+
+
+def test_an_engine_of_another_package_is_opened_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(ENGINES, "_by_name", dict(ENGINES._by_name))
+
+    @ENGINES.register("toy")
+    class Toy(FolderEngine):
+        pass
+
+    assert isinstance(ENGINES["toy"](str(tmp_path / "index")), Toy)
+    with pytest.raises(ConfigError, match=r"no search engine 'none'; known: folder, toy"):
+        ENGINES["none"]
