@@ -7,7 +7,7 @@ import numpy as np
 
 from reelnest.evaluation.configurations import Configuration
 from reelnest.evaluation.significance import bootstrap_intervals
-from reelnest.search.storage import STORAGES
+from reelnest.search.storage_types import storage_names
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def smallest(values: Mapping[Configuration, np.ndarray], metric: str, margin: fl
         margin: in its unit.
         confidence: such as 0.95.
     """
-    order = sorted(values, key=lambda one: (one.bytes_per_vector, len(one.funnel), STORAGES.index(one.storage), one.dim, one.funnel))
+    order = sorted(values, key=lambda one: (one.bytes_per_vector, len(one.funnel), storage_names().index(one.storage), one.dim, one.funnel))
     best = max(order, key=lambda one: float(values[one].mean()))  # of equal ones the first, which is the smallest
     ends = bootstrap_intervals({one: values[one] - values[best] for one in order}, confidence=2 * confidence - 1)
     chosen = next(one for one in order if one == best or ends[one][0] > -margin)

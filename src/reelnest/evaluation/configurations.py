@@ -12,11 +12,11 @@ from reelnest.evaluation.metrics import ScoredQueries, query_metrics
 from reelnest.evaluation.relevance import Qrels
 from reelnest.search.binary import BinaryVectors
 from reelnest.search.funnel import funnel_topk
-from reelnest.search.storage import Corpus, Int8Vectors, bytes_per_vector, index_bytes, prefix, stored
+from reelnest.search.storage import Corpus, Int8Vectors, prefix, stored
+from reelnest.search.storage_types import STORAGE_TYPES, bytes_per_vector, index_bytes
 from reelnest.search.topk import Ranking, prefix_topk
 from reelnest.settings import Evaluate, Storage
 
-SIGNS: tuple[Storage, ...] = ("binary", "binary_int8")
 Figures: TypeAlias = tuple[dict[str, dict[str, float]], dict[str, dict[str, tuple[float, float]]]]
 """By pair kind, the metrics, and their intervals."""
 Search: TypeAlias = Callable[[Tensor, int], Ranking]
@@ -58,7 +58,7 @@ class Configuration:
     @property
     def is_exact(self) -> bool:
         """Whether all of the corpus is compared with over all of the dim; a longer list can then be asked for at no cost."""
-        return not self.funnel and self.storage not in SIGNS
+        return not self.funnel and not _holds_signs(self.storage)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Measured:
 def configurations(dims: Sequence[int], settings: Evaluate) -> list[Configuration]:
     """Those that the settings name, for vectors that are evaluated at `dims`, rising. Raises ConfigError for a funnel beyond these."""
     found = [
-        Configuration(dim, storage, shortlists=(settings.shortlist,) if storage in SIGNS else ())
+        Configuration(dim, storage, shortlists=(settings.shortlist,) if _holds_signs(storage) else ())
         for storage in dict.fromkeys(settings.storage)
         for dim in dims
     ]
@@ -90,7 +90,7 @@ def configurations(dims: Sequence[int], settings: Evaluate) -> list[Configuratio
                 f"params.yaml: evaluate.funnels: dim {funnel[-1]} is above {dims[-1]}, the full width of this model's vectors. "
                 "End the funnel there."
             )
-        by_cosine = [storage for storage in dict.fromkeys(settings.storage) if storage not in SIGNS]
+        by_cosine = [storage for storage in dict.fromkeys(settings.storage) if not _holds_signs(storage)]
         found += [Configuration(funnel[-1], storage, funnel, shortlists) for storage in by_cosine]
     return list(dict.fromkeys(found))
 
@@ -109,9 +109,9 @@ def measure(
         searched = retrieved.searched
         qrels = Qrels(searched)
         asked, corpus = queries.of(searched.queries), targets.of(searched.corpus)
-        kept = {storage: stored(corpus, storage) for storage in {one.storage for one in wanted} - set(SIGNS)}
-        if any(one.storage == "binary_int8" for one in wanted):
-            kept["int8"] = kept.get("int8", stored(corpus, "int8"))
+        storages = {one.storage for one in wanted}
+        codes = {codes for storage in storages if (codes := STORAGE_TYPES[storage].codes) is not None}
+        kept = {storage: stored(corpus, storage) for storage in storages | codes if not _holds_signs(storage)}
         rankings = _exact_rankings(wanted, asked, kept, depth + qrels.most_ignored)
         for one in wanted:
             search = _search(one, corpus, kept)
@@ -127,6 +127,10 @@ def measure(
     return [Measured(one, *figures[one], tuple(found[one]), total / max(seconds[one], 1e-9)) for one in wanted]
 
 
+def _holds_signs(storage: Storage) -> bool:
+    return STORAGE_TYPES[storage].store is None
+
+
 def _exact_rankings(wanted: Sequence[Configuration], queries: Tensor, kept: dict[Storage, Corpus], k: int) -> dict[Configuration, Ranking]:
     """Of the exact configurations but float32, in one pass for each storage type."""
     rankings: dict[Configuration, Ranking] = {}
@@ -140,8 +144,9 @@ def _exact_rankings(wanted: Sequence[Configuration], queries: Tensor, kept: dict
 def _search(configuration: Configuration, corpus: Tensor, kept: dict[Storage, Corpus]) -> Search:
     """The search of one configuration in a corpus that is kept as an index would keep it."""
     dim, shortlists = configuration.dim, configuration.shortlists
-    if configuration.storage in SIGNS:
-        codes = kept["int8"] if configuration.storage == "binary_int8" else None
+    if _holds_signs(configuration.storage):
+        beside = STORAGE_TYPES[configuration.storage].codes
+        codes = None if beside is None else kept[beside]
         signs = BinaryVectors(corpus, dim, codes if isinstance(codes, Int8Vectors) else None)
         return lambda queries, k: signs.topk(queries, shortlists[0], k)
     vectors = prefix(kept[configuration.storage], dim).contiguous()

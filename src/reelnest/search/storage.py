@@ -9,32 +9,17 @@ Whatever is kept of the longest prefix begins with what is kept of a shorter one
   the signs, or against int8 codes that are kept beside them: Yamada et al. 2021, https://arxiv.org/abs/2106.00882.
 """
 
-from typing import Self, TypeAlias, get_args
+from typing import Self, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reelnest.settings import Storage
-
-STORAGES: tuple[Storage, ...] = get_args(Storage)
+from reelnest.search.storage_types import STORAGE_TYPES
 
 LARGEST_CODE = 127
 SMALLEST_SCALE = 1e-12
-BITS = 8
-
-
-def bytes_per_vector(dim: int, storage: Storage) -> int:
-    """What one vector takes; the scales of int8, which all share, not counted."""
-    signs = -(-dim // BITS)
-    return {"float32": 4 * dim, "float16": 2 * dim, "int8": dim, "binary": signs, "binary_int8": signs + dim}[storage]
-
-
-def index_bytes(vectors: int, dim: int, storage: Storage) -> int:
-    """What the vectors of so many items take, without ids and without the graph of an approximate index."""
-    scales = 4 * dim if storage in ("int8", "binary_int8") else 0
-    return vectors * bytes_per_vector(dim, storage) + scales
 
 
 class Int8Vectors:
@@ -76,15 +61,12 @@ Corpus: TypeAlias = Tensor | Int8Vectors
 """What can be searched by cosine: `corpus[rows]` gives floats."""
 
 
-def stored(vectors: Tensor, storage: Storage) -> Corpus:
-    """`vectors` (vectors, width) as a storage type keeps them that is searched by cosine. Raises ValueError for signs, which are not."""
-    if storage == "float32":
-        return vectors
-    if storage == "float16":
-        return unit(vectors).half()
-    if storage == "int8":
-        return Int8Vectors.calibrated(vectors)
-    raise ValueError(f"{storage} is searched by Hamming distance, see search/binary.py")
+def stored(vectors: Tensor, storage: str) -> Corpus:
+    """`vectors` (vectors, width) as a storage type stores them that is searched by cosine. Raises ValueError for signs, which are not."""
+    store = STORAGE_TYPES[storage].store
+    if store is None:
+        raise ValueError(f"{storage} is searched by Hamming distance, see search/binary.py")
+    return store(vectors)
 
 
 def prefix(corpus: Corpus, dim: int) -> Corpus:

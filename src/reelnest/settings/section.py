@@ -1,6 +1,6 @@
 """What all sections of `params.yaml` are made of."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -16,8 +16,8 @@ MetricName = Annotated[str, AfterValidator(NameIn("reelnest.evaluation.metrics",
 ComparableMetric = Annotated[str, AfterValidator(NameIn("reelnest.evaluation.metrics", "comparable_names", "metric"))]
 """A row by which two models, or two configurations, can be compared query by query."""
 
-Storage = Literal["float32", "float16", "int8", "binary", "binary_int8"]
-"""How an index keeps a vector. `binary` are the signs alone; `binary_int8` both, the shortlist ordered by the int8 codes."""
+Storage = Annotated[str, AfterValidator(NameIn("reelnest.search.storage_types", "storage_names", "storage type"))]
+"""How an index stores a vector. `binary` are the signs alone; `binary_int8` both, the shortlist ordered by the int8 codes."""
 
 
 class Section(BaseModel):

@@ -21,7 +21,7 @@ from reelnest.records.content_hash import value_hash
 from reelnest.registry.candidate import Candidate
 from reelnest.registry.promotion.comparison import Compared, NotCompared, compare
 from reelnest.registry.promotion.evaluation_log import CODE
-from reelnest.search.storage import bytes_per_vector
+from reelnest.search.storage_types import bytes_per_vector
 from reelnest.settings import Evaluate, Params, Storage
 from reelnest.stages.evaluation_code import evaluation_code_hash
 from reelnest.store.prepared import Prepared

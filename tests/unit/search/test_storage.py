@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from reelnest.evaluation.configurations import configurations
 from reelnest.search.binary import BinaryVectors
-from reelnest.search.storage import STORAGES, Int8Vectors, bytes_per_vector, index_bytes, sign_bits, stored
+from reelnest.search.storage import Int8Vectors, sign_bits, stored, unit
+from reelnest.search.storage_types import STORAGE_TYPES, StorageType, bytes_per_vector, index_bytes
 from reelnest.search.topk import prefix_topk
+from reelnest.settings import Evaluate
 
 
 def some(rows: int, seed: int, width: int = 40) -> torch.Tensor:
@@ -35,7 +38,7 @@ def test_what_is_kept_of_a_prefix_is_the_prefix_of_what_is_kept() -> None:
 
 @pytest.mark.parametrize("storage", ["float16", "int8"])
 def test_stored_vectors_are_searched_as_the_floats_that_come_out_of_them(storage: str) -> None:
-    queries, kept = some(7, 2), stored(some(50, 3), storage)  # type: ignore[arg-type]
+    queries, kept = some(7, 2), stored(some(50, 3), storage)
     found = prefix_topk(queries, kept, [8, 40], 10)
     expected = prefix_topk(queries, kept[torch.arange(50)].float(), [8, 40], 10)
     for dim in (8, 40):
@@ -46,7 +49,7 @@ def test_stored_vectors_are_searched_as_the_floats_that_come_out_of_them(storage
 def test_vectors_of_any_length_and_zero_vectors_are_stored() -> None:
     vectors = torch.stack([torch.full((8,), 3e38), torch.zeros(8), torch.full((8,), -1e-30)])
     for storage in ("float16", "int8"):
-        kept = stored(vectors, storage)[torch.arange(3)].float()  # type: ignore[arg-type]
+        kept = stored(vectors, storage)[torch.arange(3)].float()
         torch.testing.assert_close(kept, torch.tensor([[8**-0.5], [0.0], [-(8**-0.5)]]).expand(3, 8), atol=3e-4, rtol=0)
     assert len(stored(vectors[:0], "int8")) == 0
 
@@ -79,7 +82,7 @@ def test_an_empty_corpus_and_no_queries_give_no_answers() -> None:
 
 def test_sizes_are_those_of_the_arrays() -> None:
     vectors = some(10, 6, width=20)
-    sizes = {storage: bytes_per_vector(20, storage) for storage in STORAGES}
+    sizes = {storage: bytes_per_vector(20, storage) for storage in STORAGE_TYPES}
     assert sizes == {"float32": 80, "float16": 40, "int8": 20, "binary": 3, "binary_int8": 23}
     half, codes = stored(vectors, "float16"), Int8Vectors.calibrated(vectors)
     assert isinstance(half, torch.Tensor)
@@ -91,3 +94,14 @@ def test_sizes_are_those_of_the_arrays() -> None:
 def test_signs_are_not_searched_by_cosine() -> None:
     with pytest.raises(ValueError, match="Hamming"):
         stored(some(3, 7), "binary")
+
+
+def test_a_new_storage_type_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STORAGE_TYPES, "bfloat16", StorageType(lambda dim: 2 * dim, lambda vectors: unit(vectors).bfloat16()))
+    settings = Evaluate.model_validate({"storage": ["bfloat16"]})
+    [configuration] = configurations([40], settings)
+    assert (configuration.name, configuration.bytes_per_vector, configuration.is_exact) == ("40 bfloat16", 80, True)
+    corpus = some(50, 3)
+    found = prefix_topk(some(7, 2), stored(corpus, "bfloat16"), [40], 10)[40]
+    expected = prefix_topk(some(7, 2), corpus, [40], 10)[40]
+    torch.testing.assert_close(found.scores, expected.scores, atol=0.02, rtol=0)

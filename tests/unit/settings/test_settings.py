@@ -94,7 +94,10 @@ def test_settings_cannot_be_changed_after_reading(project: Path) -> None:
         ({"preprocess__frames": 7}, "frames must be even"),
         ({"preprocess__min_pixels": 10_000}, "min_pixels (10000) must not be above max_pixels (3200)"),
         ({"data__test_fraction": 0.95}, "must stay below 1"),
-        ({"evaluate__storage": ["int4"]}, "evaluate.storage.0: Input should be 'float32', 'float16', 'int8', 'binary' or 'binary_int8'"),
+        (
+            {"evaluate__storage": ["int4"]},
+            "evaluate.storage.0: there is no storage type 'int4' to choose here; known here: float32, float16, int8, binary",
+        ),
         ({"evaluate__funnels": [{"dims": [64, 16], "shortlists": [9]}]}, "evaluate.funnels.0: dims must rise"),
         ({"evaluate__funnels": [{"dims": [16, 64], "shortlists": []}]}, "evaluate.funnels.0: 2 dims need 1 shortlists; found []"),
         ({"evaluate__funnels": [{"dims": [8, 16, 64], "shortlists": [5, 9]}]}, "evaluate.funnels.0: shortlists must not grow"),
