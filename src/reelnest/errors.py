@@ -49,6 +49,10 @@ class RegistryAway(RegistryError):  # noqa: N818 — a state of affairs
     exit_status = 75
 
 
+class NothingTracked(RegistryError):  # noqa: N818 — a state of affairs
+    """There is no MLflow database yet: nothing was trained here."""
+
+
 class RunError(ReelnestError):
     """A run's workspace, its ref or its data in git and DVC cannot be used."""
 

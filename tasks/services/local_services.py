@@ -18,6 +18,7 @@ from tasks.process.runner import GRACE_SECONDS, TAIL_LINES, Command, CommandErro
 from tasks.services.prefect_server import PREFECT, WORK_POOL, is_answering, server_command, server_environment
 
 START_TIMEOUT_SECONDS = 180.0
+MLFLOW_DATABASE = "mlflow.db"
 
 
 class ServicesError(Exception):
@@ -46,7 +47,7 @@ def mlflow_command(folder: Path, mlflow_port: int) -> list[str]:
 
     Artifacts are not sent through the server but written to `mlruns/`, so that what was logged with the server is read without it too.
     """
-    store = ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    store = ["--backend-store-uri", f"sqlite:///{folder / MLFLOW_DATABASE}"]
     artifacts = ["--default-artifact-root", (folder / "mlruns").as_uri(), "--no-serve-artifacts"]
     # One process is plenty for one machine; four, the default, take a minute to import on two cores.
     lean = ["--workers", "1", "--uvicorn-opts", "--log-level warning"]
@@ -77,8 +78,10 @@ def _serve(folder: Path, running: ExitStack) -> None:
         services[name] = running.enter_context(Command(argv, folder=folder, environment=environment, grace_seconds=grace_seconds))
 
     start("prefect", server_command(prefect_port, pages=True), server_environment(folder) | {"PREFECT_UI_URL": prefect})
+    _write("Starting Prefect and MLflow (half a minute) …")
+    for line in output_of([*python_module("tasks.services.mlflow_store"), str(folder / MLFLOW_DATABASE)], folder=folder):
+        _write(line)
     start("mlflow", mlflow_command(folder, mlflow_port), {})
-    _write("Starting Prefect and MLflow (half a minute, on the first start a whole one) …")
     _wait_until_ready(services, lambda: is_answering(f"{prefect}/api/health") and is_answering(f"{mlflow}/health"))
 
     client = {"PREFECT_API_URL": f"{prefect}/api", "MLFLOW_TRACKING_URI": mlflow}

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 from reelnest.commands.columns import in_columns
+from reelnest.errors import NothingTracked
 from reelnest.registry.promotion import aliases
 from reelnest.settings import Params
 
@@ -12,7 +13,10 @@ LONGEST_REASON = 100
 def table(params: Params) -> str:
     """All versions, a line each, the newest first. Raises RegistryError where MLflow cannot be reached."""
     name, metric = params.registration.name, params.registration.metric
-    entries = aliases.versions_table(params)
+    try:
+        entries = aliases.versions_table(params)
+    except NothingTracked as error:
+        return str(error)
     if not entries:
         return f"MLflow has no version of '{name}' yet. Run `reelnest register`."
     lines: list[tuple[str, ...]] = [("version", "aliases", metric, "data", "commit", "made (UTC)", "why")]

@@ -1,14 +1,11 @@
 """How this process reaches MLflow: quickly, quietly, or with an error that says what to do."""
 
 import logging
-from contextlib import nullcontext
-from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import mlflow
 import requests
 import sqlalchemy
-from filelock import FileLock
 from mlflow.environment_variables import (
     MLFLOW_ALLOW_PICKLE_DESERIALIZATION,
     MLFLOW_DISABLE_TELEMETRY,
@@ -24,13 +21,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.telemetry import set_telemetry_client
 
-from reelnest.errors import RegistryAway, RegistryError
+from reelnest.errors import NothingTracked, RegistryAway, RegistryError
+from reelnest.registry.local_store import State, database_file, database_state, make_database
 from reelnest.settings import Params, tracking_uri
 
 HEALTH_TIMEOUT_SECONDS = 5
 AWAY_STATUSES = (502, 503, 504)
 """What a proxy says of a server that starts anew."""
-SQLITE = "sqlite:///"
 
 log = logging.getLogger(__name__)
 
@@ -38,24 +35,46 @@ log = logging.getLogger(__name__)
 def connect(params: Params) -> str:
     """Points this process's MLflow at `tracking.uri`, makes `tracking.experiment` if it is missing, and returns the experiment's id.
 
-    MLflow itself retries for minutes before it gives up; a wrong address should be told in seconds, before hours of training. So the
-    server (or database) is asked once, first. Calling this again is cheap and harmless.
+    MLflow itself retries for minutes before it gives up; a wrong address should be known in seconds, before hours of training. So the
+    server (or database) is asked once, first. Calling this again is cheap and harmless. A SQLite database that is missing is made.
 
     Raises RegistryAway when nothing answers there, RegistryError when what answers or the experiment cannot be used.
     """
     uri = _signed_in(tracking_uri(params))
     _quiet()
     _check_answers(uri)
+    file = database_file(uri)
+    if file is not None:
+        make_database(file)
     _set_uri(uri)
-    folder = sqlite_folder(uri)
-    # MLflow makes a new store's tables in steps that fail in two processes at once: the second one waits here.
-    making = FileLock(folder / "mlflow.db.lock") if folder is not None else nullcontext()
     try:
-        with making:
-            return _experiment_id(uri, params.tracking.experiment)
+        return _experiment_id(uri, params.tracking.experiment)
     except MlflowException as error:
         where = f"MLflow at {without_credentials(uri)}, experiment '{params.tracking.experiment}'"
         raise RegistryError(f"{where}: refused with: {error.message}. {_ADVICE}") from error
+
+
+def connect_to_read(params: Params) -> None:
+    """Points this process's MLflow at `tracking.uri` and makes nothing there: neither a database nor an experiment.
+
+    Raises NothingTracked where there is no database yet, RegistryAway and RegistryError as `connect` does.
+    """
+    uri = _signed_in(tracking_uri(params))
+    _quiet()
+    _check_answers(uri)
+    file = database_file(uri)
+    state = State.READY if file is None else database_state(file)
+    if state is State.INCOMPLETE:
+        raise NothingTracked(
+            f"{file}: a command was interrupted while it made MLflow's database, and no run is in it. The next training moves it aside and"
+            " makes a new one: run `reelnest train`."
+        )
+    if state is State.MISSING:
+        raise NothingTracked(
+            f"MLflow has no runs and no models yet: there is no database {file}. Run `make demo`, or `reelnest train`, `reelnest evaluate`"
+            " and `reelnest register`."
+        )
+    _set_uri(uri)
 
 
 def without_credentials(uri: str) -> str:
@@ -116,9 +135,9 @@ def _check_answers(uri: str) -> None:
     scheme = urlsplit(uri).scheme
     if scheme in ("http", "https"):
         _check_server(uri)
-    elif uri.startswith(SQLITE) or "+" in scheme or scheme in ("postgresql", "mysql", "mssql"):
+    elif scheme.startswith(("postgresql", "mysql", "mssql")):
         _check_database(uri)
-    elif not scheme.startswith("databricks"):
+    elif not scheme.startswith(("sqlite", "databricks")):
         found = f"tracking.uri: '{without_credentials(uri)}'"
         raise RegistryError(f"{found} is no address that MLflow 3 can use (plain folders are no longer supported). {_ADVICE}")
 
@@ -139,11 +158,6 @@ def _check_server(uri: str) -> None:
 
 def _check_database(uri: str) -> None:
     shown = without_credentials(uri)
-    folder = sqlite_folder(uri)
-    if folder is not None and not folder.is_dir():
-        raise RegistryError(
-            f"tracking.uri: {shown}: there is no folder {folder} for MLflow's database. Make it, or change tracking.uri in params.yaml."
-        )
     try:
         engine = sqlalchemy.create_engine(uri)
         try:
@@ -155,19 +169,16 @@ def _check_database(uri: str) -> None:
         raise RegistryError(f"MLflow's database {shown} cannot be opened: {error}. {_ADVICE}") from error
 
 
-def sqlite_folder(uri: str) -> Path | None:
-    """The folder of a SQLite store's file, where `mlruns/` with the artifacts stands too; None for other stores."""
-    return Path(uri.removeprefix(SQLITE)).absolute().parent if uri.startswith(SQLITE) else None
-
-
 def _experiment_id(uri: str, name: str) -> str:
     client = mlflow.MlflowClient()
     found = client.get_experiment_by_name(name)
     if found is None:
         # Left to itself MLflow puts the artifacts of a local store under the current folder, wherever that is.
-        folder = sqlite_folder(uri)
+        file = database_file(uri)
         try:
-            return client.create_experiment(name, artifact_location=(folder / "mlruns" / quote(name, safe="")).as_uri() if folder else None)
+            return client.create_experiment(
+                name, artifact_location=(file.parent / "mlruns" / quote(name, safe="")).as_uri() if file else None
+            )
         except MlflowException as error:
             if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
                 raise

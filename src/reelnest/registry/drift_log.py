@@ -15,8 +15,8 @@ from mlflow.entities import Metric
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from reelnest.errors import RegistryError
-from reelnest.registry.connection import connect, without_credentials
+from reelnest.errors import NothingTracked, RegistryError
+from reelnest.registry.connection import connect_to_read, without_credentials
 from reelnest.registry.promotion.aliases import champion_of, version_of
 from reelnest.registry.promotion.evaluation_log import CODE, DATA_HASH_TAG, QUERY_METRICS_FILE, gate_folder, stored_query_metrics
 from reelnest.settings import Params
@@ -52,9 +52,11 @@ class Kept:
 
 def champion(params: Params) -> ModelVersion | None:
     """The version that carries the alias; None where none does. Raises RegistryError where MLflow cannot be reached."""
-    connect(params)
     try:
+        connect_to_read(params)
         return champion_of(params.registration.name)
+    except NothingTracked:
+        return None
     except (MlflowException, OSError) as error:
         raise RegistryError(f"MLflow's registry cannot be read: {error}") from error
 
@@ -63,7 +65,7 @@ class ChampionsRun:
     """The MLflow run of a version. What MLflow refuses raises RegistryError."""
 
     def __init__(self, params: Params, number: str) -> None:
-        connect(params)
+        connect_to_read(params)
         self._client = mlflow.MlflowClient()
         try:
             self.version = version_of(params.registration.name, number)

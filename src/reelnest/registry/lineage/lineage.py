@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from reelnest.errors import RegistryError
 from reelnest.registry.candidate import MODEL_HASH_TAG
-from reelnest.registry.connection import connect
+from reelnest.registry.connection import connect_to_read
 from reelnest.registry.lineage.checkout import read_checkout
 from reelnest.registry.lineage.dvc_lock import DATA_FILE, LOCK_FILE, cache_folder, read_yaml, remote_name, stale_inputs
 from reelnest.registry.lineage.environment import Environment, environment, installed
@@ -175,7 +175,7 @@ def find_origin(params: Params, which: str, folder: Path) -> Origin:
 
     Raises RegistryError where there is no such version or MLflow cannot be reached.
     """
-    connect(params)
+    connect_to_read(params)
     name, which = _named(which, params.registration.name)
     try:
         version = version_of(name, which)
@@ -191,7 +191,7 @@ def versions_from(params: Params, text: str) -> list[ModelVersion]:
     """
     if len(text) < SHORTEST_PREFIX:
         raise RegistryError(f"'{text}': give at least {SHORTEST_PREFIX} characters of a data hash, commit, run, flow run or model hash.")
-    connect(params)
+    connect_to_read(params)
     try:
         found = mlflow.MlflowClient().search_model_versions(f"name = '{params.registration.name}'")
     except (MlflowException, OSError) as error:
@@ -205,9 +205,13 @@ def versions_from(params: Params, text: str) -> list[ModelVersion]:
 
 def trainings_of_flow_runs(params: Params, beginning: str) -> list[tuple[str, str]]:
     """MLflow's runs whose flow run's id begins so: pairs of the MLflow run's id and the flow run's. Raises RegistryError."""
-    experiment = connect(params)
     try:
-        found = mlflow.MlflowClient().search_runs([experiment], f"tags.`{FLOW_RUN_TAG}` LIKE '{beginning}%'")
+        connect_to_read(params)
+        client = mlflow.MlflowClient()
+        experiment = client.get_experiment_by_name(params.tracking.experiment)
+        if experiment is None:
+            return []
+        found = client.search_runs([experiment.experiment_id], f"tags.`{FLOW_RUN_TAG}` LIKE '{beginning}%'")
     except (MlflowException, OSError) as error:
         raise RegistryError(f"MLflow's runs cannot be read: {error}") from error
     return [(run.info.run_id, run.data.tags[FLOW_RUN_TAG]) for run in found]

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from reelnest.registry.candidate import Candidate
-from reelnest.registry.connection import SQLITE, without_credentials
+from reelnest.registry.connection import without_credentials
 from reelnest.registry.lineage.dvc_lock import DATA_FILE, LOCK_FILE, differing_inputs, read_yaml
 from reelnest.registry.lineage.lineage import CHANGES_FILE, LINEAGE_FOLDER, REQUIREMENTS_FILE, Lineage
+from reelnest.registry.local_store import SQLITE
 
 TOLERANCE = 1e-6
 """Between figures that count as the same: means over queries of what ranks give; only the order of summing may differ."""

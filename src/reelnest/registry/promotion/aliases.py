@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from reelnest.errors import RegistryError
 from reelnest.evaluation.metrics import logged_name
-from reelnest.registry.connection import connect
+from reelnest.registry.connection import connect_to_read
 from reelnest.registry.promotion.deciding import deciding
 from reelnest.settings import Params
 
@@ -41,7 +41,7 @@ class Entry:
 
 def versions_table(params: Params) -> list[Entry]:
     """All versions of the registered model, the newest first. Raises RegistryError where MLflow cannot be reached."""
-    connect(params)
+    connect_to_read(params)
     name = params.registration.name
     client = mlflow.MlflowClient()
     try:
@@ -72,7 +72,7 @@ def promote(params: Params, which: str) -> int:
 
     Raises RegistryError where there is no such version, its files are gone, or MLflow cannot be reached.
     """
-    connect(params)
+    connect_to_read(params)
     name = params.registration.name
     try:
         chosen = version_of(name, which)
@@ -90,7 +90,7 @@ def rollback(params: Params) -> tuple[int, int]:
     Once more goes one step further back. Raises RegistryError where there is no earlier champion, its files are gone, or MLflow cannot be
     reached.
     """
-    connect(params)
+    connect_to_read(params)
     name = params.registration.name
     client = mlflow.MlflowClient()
     try:

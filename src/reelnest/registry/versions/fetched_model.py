@@ -10,7 +10,7 @@ from reelnest.atomic_files import whole_folder
 from reelnest.encoder.saved import SETTINGS_FILE
 from reelnest.errors import RegistryError
 from reelnest.registry.candidate import MODEL_HASH_TAG, Candidate
-from reelnest.registry.connection import connect
+from reelnest.registry.connection import connect_to_read
 from reelnest.registry.promotion.aliases import version_of
 from reelnest.registry.versions.versions import CannotMeasureError, saved_model_of
 from reelnest.settings import Params
@@ -36,7 +36,7 @@ def fetch_model(params: Params, reference: str, cache: Path) -> FetchedModel:
     parts = REFERENCE.fullmatch(reference)
     if parts is None:
         raise RegistryError(f"'{reference}' names no model: expected a folder, models:/name/3 or models:/name@champion.")
-    connect(params)
+    connect_to_read(params)
     name = parts["name"]
     try:
         version = version_of(name, parts["version"] or parts["alias"])

@@ -8,8 +8,8 @@ import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 
-from reelnest.errors import RegistryError
-from reelnest.registry.connection import connect
+from reelnest.errors import NothingTracked, RegistryError
+from reelnest.registry.connection import connect_to_read
 from reelnest.registry.promotion.aliases import DECISION_TAG, REPLACED_TAG
 from reelnest.settings import Params
 
@@ -26,7 +26,10 @@ class Registered:
 
 def registered(params: Params) -> list[Registered]:
     """All versions. Raises RegistryError where MLflow cannot be reached."""
-    connect(params)
+    try:
+        connect_to_read(params)
+    except NothingTracked:
+        return []
     name = params.registration.name
     client = mlflow.MlflowClient()
     try:
@@ -50,7 +53,9 @@ def registered(params: Params) -> list[Registered]:
 
 def remove(params: Params, versions: Collection[int], run_ids: Collection[str]) -> None:
     """Removes versions for good, and marks runs as deleted, which `mlflow gc` then does. What is gone already is no error."""
-    connect(params)
+    if not versions and not run_ids:
+        return
+    connect_to_read(params)
     client = mlflow.MlflowClient()
     for version in versions:
         with _gone_or(f"version {version} of {params.registration.name}"):

@@ -1,0 +1,26 @@
+"""Makes MLflow's database before its server starts, as the stages do: it is there with all its tables, or not at all.
+
+Usage: `python -m tasks.services.mlflow_store FILE`, a process of its own, so that `make up` need not hold MLflow in memory for days.
+"""
+
+import sys
+from pathlib import Path
+
+from reelnest.errors import RegistryError
+from reelnest.registry.local_store import make_database
+from reelnest.stages.launch import prepare_process
+
+
+def main(file: Path) -> int:
+    """Returns the exit status."""
+    prepare_process()
+    try:
+        make_database(file)
+    except RegistryError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
