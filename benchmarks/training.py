@@ -45,8 +45,8 @@ def workspace_of(kind: Kind, epochs: int, trackers: list[str]) -> tuple[Any, Any
     """A fresh folder with a copy of the clips, where nothing is decoded or trained yet, and the settings."""
     import torch
 
+    from reelnest.launch.command import prepare_process
     from reelnest.settings import Params
-    from reelnest.stages.launch import prepare_process
     from reelnest.stages.workspace import Workspace
 
     prepare_process()

@@ -17,10 +17,10 @@ from uuid import uuid4
 from reelnest.atomic_files import whole_file
 from reelnest.drift.measures import sampled
 from reelnest.errors import ReelnestError, RunError
+from reelnest.launch.command import prepare_process
 from reelnest.records.changes import table
 from reelnest.records.formats import file_names, read_videos
 from reelnest.settings import Params, load_params
-from reelnest.stages.launch import prepare_process
 from reelnest.stages.workspace import Workspace
 from tasks.process import dvc
 from tasks.process.locks import waiting_lock

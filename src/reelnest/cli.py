@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from reelnest.errors import ReelnestError, RunError
+from reelnest.launch.command import launch, prepare_process
 from reelnest.settings import Params, load_params
-from reelnest.stages.launch import launch, prepare_process
 from reelnest.stages.workspace import Workspace
 
 cli = typer.Typer(
@@ -131,14 +131,20 @@ def preprocess() -> None:
 def train(context: typer.Context) -> None:
     """Trains under `accelerate launch` and saves models/candidate/. Further options go to accelerate, such as --machine_rank 1."""
     workspace, params = _settings()
-    launch(params, workspace, "reelnest.stages.train", context.args)
+    from reelnest.stages.training_inputs import check_training
+
+    check_training(workspace, params)
+    launch(params, workspace.params, "reelnest.stages.train", context.args)
 
 
 @cli.command(context_settings=LAUNCHER_OPTIONS)
 def evaluate(context: typer.Context) -> None:
     """Measures retrieval on the test split at each dim; writes reports/evaluation.json, .html and metrics_by_dim.csv."""
     workspace, params = _settings()
-    launch(params, workspace, "reelnest.stages.evaluate", context.args)
+    from reelnest.stages.evaluation_inputs import check_evaluation
+
+    check_evaluation(workspace, params)
+    launch(params, workspace.params, "reelnest.stages.evaluate", context.args)
 
 
 @cli.command()

@@ -25,7 +25,8 @@ LEFT_OUT = {
     "reelnest.errors": "the classes of errors: no result has one in it",
     "reelnest.registry": "a promotion makes nothing stale, and what was compared is written into the report",
     "reelnest.atomic_files": "how a file is written, not what is in it",
-    "reelnest.stages.launch": "how a stage's process is started",
+    "reelnest.launch": "how a stage's processes are started and ended",
+    "reelnest.stages.training_inputs": "refuses what cannot be trained on",
     "reelnest.stages.workspace": "the names of a checkout's folders",
     "reelnest.code_closure": "names code and computes nothing",
 }
@@ -38,6 +39,7 @@ READ_BEFORE = {
 """Left out of what reads `prepared/`, whose content is a dependency of its own."""
 CHANGES_NO_WEIGHTS = {
     "reelnest.encoder.saved": "how a trained model is written and opened",
+    "reelnest.encoder.saved_settings": "how a trained model is opened",
     "reelnest.profiling": "measures the steps",
     "reelnest.training.host_memory": "gives freed memory back",
     "reelnest.training.progress": "shows how far a training is",

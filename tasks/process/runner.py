@@ -2,6 +2,9 @@
 
 Every command gets a session of its own, a mark in its environment and a guard (see `guard.py`). When the caller leaves, by a return, an
 exception, a cancellation or its own death, all processes with the mark end, wherever torch's launcher or anything else has put them.
+
+A killed caller does not shorten their grace: Prefect kills the process of a cancelled flow 30 s after SIGTERM, for which it has no setting,
+but the guard is in a session of its own. Until it is done, `locks.py` takes for held what the caller had locked.
 """
 
 import os
@@ -24,7 +27,7 @@ from tasks.process.guard import MARKS, end_marked
 
 GUARD = Path(__file__).with_name("guard.py")
 GRACE_SECONDS = 10.0
-"""Between SIGTERM and SIGKILL. Prefect gives a cancelled flow 30 s before it kills it, so this must be well below that."""
+"""Between SIGTERM and SIGKILL, for a command that has nothing to save. A stage gets `launch.grace_seconds` (`dvc.grace_seconds`)."""
 TAIL_LINES = 20
 TICK_SECONDS = 2.0
 

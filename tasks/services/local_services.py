@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
+from tasks.process.grace import stop_seconds
 from tasks.process.runner import GRACE_SECONDS, TAIL_LINES, Command, CommandError, output_of, python_module, quieten, setting
 from tasks.services.prefect_server import PREFECT, WORK_POOL, is_answering, server_command, server_environment
 
@@ -86,12 +87,12 @@ def _serve(folder: Path, running: ExitStack) -> None:
 
     client = {"PREFECT_API_URL": f"{prefect}/api", "MLFLOW_TRACKING_URI": mlflow}
     output_of(python_module("tasks.services.deploy"), folder=folder, environment=client)
-    from tasks.process.leftovers import end_leftover_runs
+    from tasks.process.orphans import end_orphaned_runs
 
-    for name in end_leftover_runs(client["PREFECT_API_URL"], WORK_POOL):
+    for name in end_orphaned_runs(client["PREFECT_API_URL"], WORK_POOL):
         _write(f"The run {name} was cut off when its worker ended; it is marked as crashed.")
-    # The last to start is the first to stop. A run needs a moment to end its stage, and then a server to tell.
-    start("worker", [*PREFECT, "worker", "start", "--pool", WORK_POOL, "--type", "process"], client, grace_seconds=3 * GRACE_SECONDS)
+    # The last to start is the first to stop: a run may need its stage's whole grace, and then a server to report to.
+    start("worker", [*PREFECT, "worker", "start", "--pool", WORK_POOL, "--type", "process"], client, grace_seconds=stop_seconds(folder))
 
     _write(f"\nPrefect (runs, schedule):           {prefect}\nMLflow  (experiments and models):   {mlflow}\n\nCtrl-C ends all of it.\n")
     _show(services)

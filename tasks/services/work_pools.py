@@ -13,6 +13,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectAlreadyExists
 
+from tasks.process.grace import stop_seconds
 from tasks.process.runner import setting
 from tasks.services.prefect_server import WORK_POOL
 
@@ -50,7 +51,12 @@ def job_template(kind: str, checkout: Path) -> dict[str, Any]:
     template: dict[str, Any] = json.loads((checkout / "docker" / "pools" / f"{kind}.json").read_text(encoding="utf-8"))
     owner = checkout.stat()
     secrets = setting(SECRETS) or checkout / "docker" / "secrets"
-    known = {"checkout": str(checkout), "user": f"{owner.st_uid}:{owner.st_gid}", "secrets": os.path.abspath(secrets)}  # noqa: PTH100
+    known: dict[str, str | int] = {
+        "checkout": str(checkout),
+        "user": f"{owner.st_uid}:{owner.st_gid}",
+        "secrets": os.path.abspath(secrets),  # noqa: PTH100
+        "stop_seconds": stop_seconds(checkout),
+    }
     for name, value in known.items():
         if name in template["variables"]["properties"]:
             template["variables"]["properties"][name]["default"] = value

@@ -17,15 +17,16 @@ import httpx
 from reelnest.atomic_files import aside_of, exchange_folders, flush_folder
 from reelnest.commands.git import git
 from reelnest.errors import DataError, ReelnestError, RunError, VideoError
+from reelnest.launch.command import prepare_process
 from reelnest.records.changes import NOTHING, Changes, Contents, as_json, as_text, compare
 from reelnest.records.formats import Video
 from reelnest.records.merging import merge
 from reelnest.settings import Params, load_params
 from reelnest.stages import validate
-from reelnest.stages.launch import prepare_process
 from reelnest.stages.workspace import Workspace
 from reelnest.video.decoder import Decoder, Limits, VideoInfo, in_parallel
-from tasks.process import dvc
+from tasks.process import dvc_cache
+from tasks.process.dvc import DVC
 from tasks.process.locks import lock_or_none
 from tasks.process.runner import CommandError, output_of, quieten
 from tasks.workspaces.cached_data import Version, dvc_file, version
@@ -57,7 +58,7 @@ def add(root: Path, params: Params, sources: list[Path], *, replacing: bool, com
             _validate(workspace, params, aside)
             flush_folder(aside)
             with _in_place(workspace.data, aside):
-                output_of([*dvc.DVC, "--wait-for-lock", "add", "data"], folder=root)
+                output_of([*DVC, "--wait-for-lock", "add", "data"], folder=root)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         changes = compare(before, version(root, params, (root / "data.dvc").read_text(encoding="utf-8"), "data.dvc").contents)
@@ -89,13 +90,13 @@ def diff(root: Path, params: Params, before: str, after: str | None) -> tuple[Ch
 
 def push(root: Path, *, branch: bool) -> str:
     """Hands data and run cache to DVC's default remote, where asked the branch to git's, and says that data has arrived."""
-    if not dvc.has_remote(root):
+    if not dvc_cache.has_remote(root):
         raise RunError(
             "There is no DVC remote to push to. Name one: dvc remote add --default NAME with a folder, ssh://HOST/PATH or s3://BUCKET/PATH."
         )
     if not _is_committed(root):
         raise RunError("data.dvc is not committed as it stands, and a run works on commits. Commit it: reelnest data add --commit")
-    dvc.push(root)
+    dvc_cache.push(root)
     told = ["Pushed to DVC's remote."]
     if branch:
         remote = git_remote(root)

@@ -12,7 +12,7 @@ from reelnest.commands.git import git
 from reelnest.commands.runs import REFS, Run
 from reelnest.errors import RunError
 from reelnest.settings import Runs
-from tasks.process import dvc
+from tasks.process import dvc_cache
 
 UNPUSHED = "refs/reelnest/unpushed/"
 
@@ -37,7 +37,7 @@ def check_remotes(folder: Path, settings: Runs) -> None:
     known = git(folder, "remote").split()
     if settings.push not in known:
         raise RunError(f"params.yaml: runs.push: there is no git remote '{settings.push}'; known: {', '.join(known) or 'none'}.")
-    remotes = dvc.remotes(folder)
+    remotes = dvc_cache.remotes(folder)
     if settings.push_outputs is not None and settings.push_outputs not in remotes:
         raise RunError(
             f"params.yaml: runs.push_outputs: there is no DVC remote '{settings.push_outputs}'; known: {', '.join(remotes) or 'none'}."
@@ -53,9 +53,9 @@ def push(folder: Path, settings: Runs) -> list[str]:
     if settings.push is None:
         return []
     waiting = _waiting(folder)
-    if settings.push_outputs is not None or dvc.has_remote(folder):
-        dvc.push(folder, settings.push_outputs)
-        dvc.push_commits(folder, list(waiting.values()), settings.push_outputs)
+    if settings.push_outputs is not None or dvc_cache.has_remote(folder):
+        dvc_cache.push(folder, settings.push_outputs)
+        dvc_cache.push_commits(folder, list(waiting.values()), settings.push_outputs)
     try:
         git(folder, "push", "--quiet", settings.push, *(f"{REFS}{run}:{REFS}{run}" for run in waiting))
     except RunError:

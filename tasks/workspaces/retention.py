@@ -18,7 +18,7 @@ from reelnest.errors import RunError
 from reelnest.registry.versions.retention import Registered, registered, remove
 from reelnest.settings import Params, load_params, tracking_uri
 from reelnest.stages.workspace import Workspace
-from tasks.process import dvc
+from tasks.process import dvc_cache
 from tasks.process.locks import waiting_lock
 from tasks.process.runner import output_of, python_module
 from tasks.services import prefect_runs
@@ -77,7 +77,7 @@ def plan(checkout: Path, keep: int, days: int) -> Plan:
         versions=sorted(_versions(refs, name) & {found.version for found in versions if not found.stays} - _versions(staying, name)),
         mlflow_runs=sorted({run.mlflow_run for run in refs if run.mlflow_run} - needed),
         flow_runs=prefect_runs.ended_before(datetime.now(UTC) - timedelta(days=days)),
-        cache_files=0 if at_work else dvc.collect_garbage(checkout, [run.commit for run in staying], dry=True),
+        cache_files=0 if at_work else dvc_cache.collect_garbage(checkout, [run.commit for run in staying], dry=True),
         working=at_work,
     )
 
@@ -98,7 +98,7 @@ def carry_out(found: Plan, checkout: Path) -> None:
         pushing.delete_refs(checkout, run)
     with waiting_lock(checkout / GATE, lambda: None):
         if not working(checkout):
-            dvc.collect_garbage(checkout, [run.commit for run in kept_runs(checkout)], dry=False)
+            dvc_cache.collect_garbage(checkout, [run.commit for run in kept_runs(checkout)], dry=False)
 
 
 def runs_to_remove(runs: list[Run], versions: list[Registered], keep: int) -> list[Run]:

@@ -30,7 +30,7 @@ from reelnest.commands.runs import RECORD, Run, kept_runs, latest_registration
 from reelnest.errors import RunError
 from reelnest.settings import Runs
 from reelnest.stages.workspace import Workspace
-from tasks.process import dvc
+from tasks.process import dvc_cache
 from tasks.process.locks import lock_or_none, waiting_lock
 from tasks.process.runner import CommandError, environment, setting
 from tasks.workspaces import pushing
@@ -40,7 +40,7 @@ RUNS = Path("work/runs")
 GATE = Path("work/locks/gate.lock")
 """Held while a run starts, and while DVC's cache is cleaned: nothing is removed that a run has put there and nothing names yet."""
 LOOK_SECONDS = 3.0
-SHARED = ("checkpoints", "frames", "tensorboard", "locks")
+SHARED = ("checkpoints", "frames", "tensorboard", "locks", "errors")
 """Folders of `work/`. The others (progress, a frozen tower's outputs, which remove each other's) are each worktree's own."""
 KEPT = ("params.yaml", "dvc.yaml", "dvc.lock", "data.dvc", RECORD)
 SQLITE = "sqlite:///"
@@ -242,7 +242,7 @@ def _share(checkout: Path, folder: Path) -> None:
     for name in SHARED:
         (checkout / "work" / name).mkdir(parents=True, exist_ok=True)
         (folder / "work" / name).symlink_to(checkout / "work" / name, target_is_directory=True)
-    dvc.share_cache(checkout, folder)
+    dvc_cache.share_cache(checkout, folder)
 
 
 def _check_names_data(folder: Path, revision: str) -> None:
@@ -261,12 +261,12 @@ def _bring(folder: Path, revision: str, like: Run | None) -> None:
         if like is not None:
             with contextlib.suppress(CommandError):
                 (folder / "dvc.lock").write_text(git(folder, "show", f"{like.commit}:dvc.lock"), encoding="utf-8")
-                dvc.bring_all(folder)
+                dvc_cache.checkout_all(folder)
                 return
-        dvc.bring("data.dvc", folder)
+        dvc_cache.checkout("data.dvc", folder)
     except CommandError as error:
         raise RunError(
-            f"The data of revision '{revision}' (its data.dvc) is not in DVC's cache{' or remote' if dvc.has_remote(folder) else ''}."
+            f"The data of revision '{revision}' (its data.dvc) is not in DVC's cache{' or remote' if dvc_cache.has_remote(folder) else ''}."
             f" Where it is, run `dvc add data` (and `dvc push`, from another machine), and commit data.dvc. {error}"
         ) from error
 

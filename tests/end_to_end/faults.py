@@ -77,7 +77,7 @@ class Scene:
                 words = " ".join(process.cmdline())
             except psutil.Error:
                 continue
-            if program in words and "accelerate.commands" not in words and str(GUARD) not in words:
+            if program in words and "reelnest.launch.launcher" not in words and str(GUARD) not in words:
                 found.append(process)
         return found
 

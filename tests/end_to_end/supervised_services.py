@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 from prefect.client.orchestration import SyncPrefectClient
 
-from tasks.process.leftovers import end_leftover_runs
+from tasks.process.orphans import end_orphaned_runs
 from tasks.process.runner import Command, output_of, python_module
 from tasks.services.local_services import mlflow_command
 from tasks.services.prefect_server import PREFECT, WORK_POOL, free_port, is_answering, server_command, server_environment
@@ -55,7 +55,7 @@ class Services:
         self.start_service("prefect")
         self.start_service("mlflow")
         self.wait_for_servers()
-        end_leftover_runs(f"{self.prefect}/api", WORK_POOL)
+        end_orphaned_runs(f"{self.prefect}/api", WORK_POOL)
         self.start_service("worker")
 
     def deploy(self) -> None:

@@ -24,19 +24,20 @@ from reelnest.atomic_files import write_json
 from reelnest.drift.measures import Shift, counts_shift, fall, histogram, judge, least_alike, numbers_shift, sampled, vectors_shift
 from reelnest.drift.page import write_drift_page
 from reelnest.encoder.saved import SavedModel, load
-from reelnest.errors import RegistryError, VideoError
+from reelnest.errors import ReelnestError, RegistryError, VideoError
 from reelnest.evaluation.retrieval_sets import retrieval_sets
 from reelnest.evaluation.significance import bootstrap_intervals
+from reelnest.launch.command import prepare_process
 from reelnest.records.changes import Contents, pair_texts, read_contents, summarise, video_texts
 from reelnest.records.formats import TEXT_FIELDS, Video, pair_kind, video_files
 from reelnest.registry.drift_log import ChampionsRun, Figures
 from reelnest.registry.promotion.evaluation_log import QUERY_METRICS_FILE
 from reelnest.registry.versions.fetched_model import fetch_model
 from reelnest.registry.versions.versions import CannotMeasureError
-from reelnest.settings import Params
+from reelnest.settings import Params, load_params
 from reelnest.stages.evaluation_code import evaluation_code_hash
-from reelnest.stages.evaluation_report import SPLIT, data_hash
-from reelnest.stages.launch import stage_main
+from reelnest.stages.evaluation_inputs import SPLIT
+from reelnest.stages.evaluation_report import data_hash
 from reelnest.stages.measure import measure_model
 from reelnest.stages.workspace import Workspace
 from reelnest.store.entries import Entry
@@ -245,7 +246,14 @@ def main() -> int:
     parser.add_argument("data")
     parser.add_argument("--before", type=Path)
     asked = parser.parse_args()
-    return stage_main(lambda workspace, params: run(workspace, params, asked.version, asked.data, asked.before))
+    prepare_process()
+    workspace = Workspace()
+    try:
+        run(workspace, load_params(workspace.params), asked.version, asked.data, asked.before)
+    except ReelnestError as error:
+        sys.stderr.write(f"reelnest: error: {error}\n")
+        return error.exit_status
+    return 0
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from transformers import AutoTokenizer
 from reelnest.backbones.loading import quiet_transformers
 from reelnest.encoder.encoder import load_encoder
 from reelnest.encoder.lora import has_adapters
-from reelnest.encoder.saved import SETTINGS_FILE, load, save_model
+from reelnest.encoder.saved import load, save_model
+from reelnest.encoder.saved_settings import SETTINGS_FILE
 from reelnest.errors import ConfigError, ModelError
 from reelnest.settings import Model, Params, Preprocess
 from reelnest.stages.workspace import Workspace

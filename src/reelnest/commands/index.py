@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reelnest.encoder.manifest import ABOUT_THE_MODEL
-from reelnest.encoder.saved import SETTINGS_FILE, load
+from reelnest.encoder.saved import load
+from reelnest.encoder.saved_settings import SETTINGS_FILE
 from reelnest.engines.engine import ENGINES, Engine, IndexStorage
 from reelnest.errors import DataError, ModelError
 from reelnest.records.content_hash import folder_hash

@@ -8,7 +8,6 @@ modules.json and others           for sentence-transformers (see sentence_transf
 reelnest.json                     settings of the model and of preprocessing, the version of this format, the files' checksums
 """
 
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +29,7 @@ from reelnest.encoder.embedding import batches_by_length
 from reelnest.encoder.encoder import Encoder, load_encoder
 from reelnest.encoder.lora import adapter_state, add_adapters, has_adapters, load_adapter_state, lora_config, merged_state
 from reelnest.encoder.manifest import check_files, checksums
+from reelnest.encoder.saved_settings import FORMAT, FORMAT_VERSION, SETTINGS_FILE, read_settings
 from reelnest.encoder.sentence_transformer_files import PROJECTION_FOLDER, can_be_opened, write_sentence_transformer_files
 from reelnest.encoder.video_reading import VideoReader, VideoSource, sentence_transformers_input, texts_of
 from reelnest.errors import ModelError
@@ -39,8 +39,6 @@ from reelnest.video.decoder import Limits
 
 logger = logging.getLogger(__name__)
 
-FORMAT, FORMAT_VERSION = "reelnest", 2
-SETTINGS_FILE = "reelnest.json"
 PROJECTION_FILE = f"{PROJECTION_FOLDER}/model.safetensors"
 PROJECTION_WEIGHT = "linear.weight"
 """As sentence-transformers names it."""
@@ -112,7 +110,8 @@ def load(folder: str | Path, device: str | torch.device | None = None, limits: L
         scores = queries @ videos.T
     """
     folder = Path(folder)
-    stored = _read_settings(folder)
+    refuse_pickles(folder)
+    stored = read_settings(folder)
     if not isinstance(files := stored.get("files"), dict):
         raise ModelError(f"{folder / SETTINGS_FILE}: no checksums of the model's files (`files`). Save the model again.")
     check_files(folder, files, without=SETTINGS_FILE)
@@ -147,7 +146,7 @@ def videos_for_sentence_transformers(
         model.encode_document(videos, normalize_embeddings=True)
     """
     folder = Path(folder)
-    reader = _video_reader(_read_settings(folder), folder, limits)
+    reader = _video_reader(read_settings(folder), folder, limits)
     try:
         texts = texts_of(reader, fields, len(videos))
         return [sentence_transformers_input(reader.frames(video), text) for video, text in zip(videos, texts, strict=True)]
@@ -217,29 +216,6 @@ class SavedModel:
             logger.warning("dim %d was not trained for (trained: %s): expect poorer answers than its size promises", dim, list(self.dims))
         normalised: NDArray[np.float32] = F.normalize(vectors[:, :dim], dim=-1).numpy()
         return normalised
-
-
-def _read_settings(folder: Path) -> dict[str, Any]:
-    path = folder / SETTINGS_FILE
-    if not folder.is_dir():
-        raise ModelError(f"{folder}: no such folder. Give the folder that training saved (models/candidate).")
-    refuse_pickles(folder)
-    if not path.is_file():
-        raise ModelError(
-            f"{folder}: no {SETTINGS_FILE}, so this was not saved by reelnest. A base model goes into model.name_or_path; train it first."
-        )
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: not readable as JSON: {error}. Copy the model again.") from error
-    if not isinstance(stored, dict) or stored.get("format") != FORMAT:
-        raise ModelError(f'{path}: not reelnest\'s (no "format": "{FORMAT}" in it). Give the folder that training saved.')
-    if stored.get("format_version") != FORMAT_VERSION:
-        raise ModelError(
-            f"{path}: format version {stored.get('format_version')!r}; this reelnest reads version {FORMAT_VERSION}. "
-            "Open it with the reelnest that saved it, or save it again with this one."
-        )
-    return stored
 
 
 def _model_settings(stored: Mapping[str, Any], folder: Path, device: torch.device) -> Model:

@@ -1,8 +1,8 @@
 """The sections `launch`, `tracking` and `runs`: how a run is started, and where it is recorded."""
 
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from reelnest.settings.section import Section
 
@@ -35,3 +35,5 @@ class Launch(Section):
 
     config: str = "cpu-2"
     """A file of `configs/accelerate/`, without its ending."""
+    grace_seconds: Annotated[float, Field(gt=0)] = 120.0
+    """How long processes that are told to stop may take to finish a step and save, before they are killed."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from reelnest.encoder.saved import SETTINGS_FILE
+from reelnest.encoder.saved_settings import SETTINGS_FILE
 from reelnest.errors import RegistryError
 from reelnest.registry.candidate import Candidate
 from reelnest.registry.lineage.lineage import LINEAGE_FOLDER, Lineage, find_origin, keep_lineage

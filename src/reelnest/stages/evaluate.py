@@ -1,10 +1,10 @@
 """Evaluation: `models/candidate/` on the test split of `prepared/`, to `reports/`.
 
-Usage, as `reelnest evaluate` does it: `accelerate launch --config_file configs/accelerate/cpu-2.yaml -m reelnest.stages.evaluate`
+Usage, as `reelnest evaluate` does it: `accelerate launch --config_file configs/accelerate/cpu-2.yaml -m reelnest.launch.rank
+reelnest.stages.evaluate`
 """
 
 import logging
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from accelerate import PartialState
 
 from reelnest.atomic_files import whole_file, write_json, write_lines
 from reelnest.encoder.saved import load
-from reelnest.errors import ConfigError, DataError, TrainingError
+from reelnest.errors import TrainingError
 from reelnest.evaluation.behaviour_embedding import embed_tests
 from reelnest.evaluation.choice import Choice, smallest
 from reelnest.evaluation.configurations import Measured, configurations, measure
@@ -30,10 +30,10 @@ from reelnest.registry.connection import connect
 from reelnest.registry.promotion.evaluation_log import QUERY_METRICS_FILE, log_evaluation
 from reelnest.report.evaluation_page import write_evaluation_page
 from reelnest.report.gallery import choose_gallery, confused_videos
-from reelnest.settings import Evaluate, Params, Storage, launch_processes, launch_uses_cpu
+from reelnest.settings import Evaluate, Params, Storage, launch_processes, launch_uses_cpu, load_params
+from reelnest.stages.evaluation_inputs import SPLIT, check_extra_dims, check_test_pairs
 from reelnest.stages.evaluation_report import (
     FLOATS,
-    SPLIT,
     behaviour_report,
     choice_entry,
     comparisons,
@@ -43,13 +43,12 @@ from reelnest.stages.evaluation_report import (
     query_metrics,
     slice_entries,
 )
-from reelnest.stages.launch import stage_main
 from reelnest.stages.workspace import Workspace
 from reelnest.store.prepared import Prepared
 
 CSV_COLUMNS = "pair_kind,dim,storage,metric,value,low,high"
 
-log = logging.getLogger("reelnest.stages.evaluate")  # __name__ is __main__ under accelerate
+log = logging.getLogger(__name__)
 
 
 def run(workspace: Workspace, params: Params) -> None:
@@ -63,11 +62,7 @@ def run(workspace: Workspace, params: Params) -> None:
     if state.is_main_process and tracked:
         connect(params)
     prepared = Prepared.open(workspace.prepared)
-    if not len(prepared.pairs(SPLIT)):
-        raise DataError(
-            f"{workspace.prepared / 'pairs.parquet'}: no pairs in the test split, so there is nothing to evaluate on."
-            ' Raise data.test_fraction in params.yaml, or give pairs in data/pairs.jsonl "split": "test".'
-        )
+    check_test_pairs(prepared, workspace)
     model = load(workspace.candidate, device=state.device)
     settings = params.evaluate
     dims = _dims(model.dims, settings.extra_dims)
@@ -115,18 +110,15 @@ def join_processes(workspace: Workspace, params: Params) -> PartialState:
     return state
 
 
-def main() -> int:
-    """What `accelerate launch` starts on each process; returns the exit status."""
-    return stage_main(run)
+def main(_arguments: Sequence[str]) -> None:
+    """What each rank runs. Raises as `run` does."""
+    workspace = Workspace()
+    run(workspace, load_params(workspace.params))
 
 
 def _dims(trained: Sequence[int], extra: Sequence[int]) -> tuple[int, ...]:
     """What is evaluated: the model's own dims, and those that it was not trained for."""
-    if too_wide := [dim for dim in extra if dim >= trained[-1]]:
-        raise ConfigError(
-            f"params.yaml: evaluate.extra_dims: {too_wide[0]} is not below {trained[-1]}, the largest dim that this model was trained for, "
-            "which is the full width of its evaluation. Leave it out."
-        )
+    check_extra_dims(trained, extra)
     if untrained := sorted(set(extra).difference(trained)):
         log.warning("dim %s: not trained for; expect poorer answers there than its size promises", ", ".join(map(str, untrained)))
     return tuple(sorted({*trained, *extra}))
@@ -228,7 +220,3 @@ def _tell_behaviour(found: Mapping[str, Any]) -> None:
         log.info("behaviour tests passed at dim %s: %s", dim, ", ".join(f"{kind} {share:.3f}" for kind, share in shares.items()))
     if found["left_out"]:
         log.warning("%d behaviour tests name videos that could not be prepared, and were left out", found["left_out"])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

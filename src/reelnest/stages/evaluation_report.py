@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from reelnest.encoder.saved import SETTINGS_FILE
+from reelnest.encoder.saved_settings import SETTINGS_FILE
 from reelnest.evaluation.behaviour import EmbeddedTests, judge_behaviour
 from reelnest.evaluation.choice import Choice
 from reelnest.evaluation.configurations import Measured
@@ -24,9 +24,9 @@ from reelnest.registry.promotion.evaluation_log import CODE
 from reelnest.search.storage_types import bytes_per_vector
 from reelnest.settings import Evaluate, Params, Storage
 from reelnest.stages.evaluation_code import evaluation_code_hash
+from reelnest.stages.evaluation_inputs import SPLIT
 from reelnest.store.prepared import Prepared
 
-SPLIT = "test"
 FLOATS: Storage = "float32"
 LISTED_FAILURES = 200
 """Behaviour tests that did not pass; the report counts them all."""

@@ -1,34 +1,36 @@
 """Evaluation of a champion on the present test split, for the gate: its figures by query, and nothing else.
 
-Usage, as `reelnest register` does it: `accelerate launch … -m reelnest.stages.measure MODEL PREPARED OUT DATA_HASH`
+Usage, as `reelnest register` does it: `accelerate launch … -m reelnest.launch.rank reelnest.stages.measure MODEL PREPARED OUT
+DATA_HASH`
 """
 
 import json
 import logging
 import subprocess
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from reelnest.atomic_files import whole_file
-from reelnest.encoder.saved import SETTINGS_FILE, load
+from reelnest.encoder.saved import load
+from reelnest.encoder.saved_settings import SETTINGS_FILE
 from reelnest.errors import DataError, RegistryError
 from reelnest.evaluation.split_evaluation import embed_split
+from reelnest.launch.command import launch_command
 from reelnest.registry.promotion.evaluation_log import QUERY_METRICS_FILE
 from reelnest.registry.versions.versions import CannotMeasureError, ModelVersion, saved_model_of
-from reelnest.settings import Params
+from reelnest.settings import Params, load_params
 from reelnest.stages import preprocess
 from reelnest.stages.evaluate import join_processes
 from reelnest.stages.evaluation_code import evaluation_code_hash
-from reelnest.stages.evaluation_report import SPLIT, data_hash, query_metrics
-from reelnest.stages.launch import accelerate_command, stage_main
+from reelnest.stages.evaluation_inputs import SPLIT
+from reelnest.stages.evaluation_report import data_hash, query_metrics
 from reelnest.stages.workspace import Workspace
 from reelnest.store.prepared import Prepared
 
 LAST_LINES = 20
 
-log = logging.getLogger("reelnest.stages.measure")  # __name__ is __main__ under accelerate
+log = logging.getLogger(__name__)
 
 
 def measure(workspace: Workspace, params: Params, evaluation: Mapping[str, Any], version: ModelVersion, folder: Path) -> None:
@@ -46,7 +48,7 @@ def measure(workspace: Workspace, params: Params, evaluation: Mapping[str, Any],
 def measure_model(workspace: Workspace, params: Params, model: Path, expected_data: str, out: Path) -> None:
     """Writes the figures by query of a saved model to `out`. Raises CannotMeasureError where the evaluation fails."""
     prepared = prepared_for(workspace, params, model)
-    command, environment = accelerate_command(params, workspace, "reelnest.stages.measure")
+    command, environment = launch_command(params, workspace.params, __name__)
     arguments = [str(path.resolve()) for path in (model, prepared, out)]
     done = subprocess.run(
         [*command, *arguments, expected_data],
@@ -96,12 +98,8 @@ def prepared_for(workspace: Workspace, params: Params, model: Path) -> Path:
     return scratch.prepared
 
 
-def main() -> int:
-    """What `accelerate launch` starts on each process; returns the exit status."""
-    *paths, expected_data = sys.argv[1:]
-    model, prepared, out = map(Path, paths)
-    return stage_main(lambda workspace, params: run(workspace, params, model, prepared, out, expected_data))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def main(arguments: Sequence[str]) -> None:
+    """What each rank runs. Raises as `run` does."""
+    model, prepared, out = map(Path, arguments[:3])
+    workspace = Workspace()
+    run(workspace, load_params(workspace.params), model, prepared, out, expected_data=arguments[3])

@@ -1,14 +1,14 @@
 """Training: `prepared/` to `models/candidate/`.
 
-Usage, as `reelnest train` does it: `accelerate launch --config_file configs/accelerate/cpu-2.yaml -m reelnest.stages.train`
+Usage, as `reelnest train` does it: `accelerate launch --config_file configs/accelerate/cpu-2.yaml -m reelnest.launch.rank
+reelnest.stages.train`
 """
 
 import hashlib
 import json
 import logging
-import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,15 @@ from reelnest.backbones.tiny import build_tiny
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.encoder import load_encoder
 from reelnest.encoder.saved import save_model
-from reelnest.errors import ConfigError, Interrupted, TrainingError
+from reelnest.errors import Interrupted, TrainingError
 from reelnest.evaluation.evaluation import Evaluation
 from reelnest.evaluation.split_evaluation import evaluate_split
 from reelnest.registry.connection import without_credentials
 from reelnest.registry.lineage.lineage import origin_tags
 from reelnest.registry.sweeps import parent_tags
 from reelnest.registry.tracking import open_trackers
-from reelnest.settings import Params, launch_processes, launch_uses_cpu, tracking_uri
-from reelnest.stages.launch import stage_main
+from reelnest.settings import Params, launch_processes, launch_uses_cpu, load_params, tracking_uri
+from reelnest.stages.training_inputs import check_precision
 from reelnest.stages.workspace import Workspace
 from reelnest.store.prepared import Pairs, Prepared, fields_text
 from reelnest.training.batches.negatives import ExtraNegatives
@@ -45,7 +45,7 @@ from reelnest.training.losses.contrastive_model import ContrastiveModel
 from reelnest.training.progress import Progress
 from reelnest.training.tracker import Trackers
 
-log = logging.getLogger("reelnest.stages.train")  # __name__ is __main__ under accelerate
+log = logging.getLogger(__name__)
 
 
 def run(workspace: Workspace, params: Params) -> None:
@@ -77,12 +77,11 @@ def run(workspace: Workspace, params: Params) -> None:
     accelerator.wait_for_everyone()
 
 
-def main() -> int:
-    """What `accelerate launch` starts on each process; returns the exit status."""
-    status = stage_main(run)
-    if status == 0:
-        PartialState().destroy_process_group()
-    return status
+def main(_arguments: Sequence[str]) -> None:
+    """What each rank runs. Raises as `run` does."""
+    workspace = Workspace()
+    run(workspace, load_params(workspace.params))
+    PartialState().destroy_process_group()
 
 
 def _train(
@@ -185,11 +184,8 @@ def _train(
 
 def _accelerator(workspace: Workspace, params: Params) -> Accelerator:
     on_cpu = launch_uses_cpu(params, workspace.params) or not torch.cuda.is_available()
-    if params.train.mixed_precision == "fp16" and on_cpu:
-        raise ConfigError(
-            f"{workspace.params}: train.mixed_precision: fp16 needs a GPU, and this training runs on the CPU (launch.config:"
-            f" {params.launch.config}). Use bf16 or no."
-        )
+    if on_cpu:
+        check_precision(workspace, params)
     # accelerate 1.15 still passes the old name of an argument to torch's DDP, and so every training would begin with a page of advice.
     warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
     accelerator = Accelerator(
@@ -326,7 +322,3 @@ def _report(
     }
     write_json(workspace.reports / "training.json", report)
     outcome.history.write_csv(workspace.reports / "training.csv")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

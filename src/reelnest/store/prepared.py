@@ -101,6 +101,8 @@ class Prepared:
     @classmethod
     def open(cls, folder: Path) -> "Prepared":
         """Raises DataError for a folder that is not there or not whole."""
+        if not folder.is_dir():
+            raise DataError(f"{folder} is missing. Run `reelnest preprocess`.")
         tables = []
         for name, schema in ((ITEMS_FILE, ITEMS_SCHEMA), (PAIRS_FILE, PAIRS_SCHEMA)):
             try:

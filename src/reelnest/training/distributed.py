@@ -78,6 +78,7 @@ class StopRequest:
     def __init__(self) -> None:
         self._requested = False
         self._previous: Any = None
+        self._stopping = False
         self._group = dist.new_group(backend="gloo") if world()[1] > 1 else None
         self._pending: tuple[Any, Tensor] | None = None
 
@@ -90,7 +91,8 @@ class StopRequest:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._previous is not None:
+        if self._previous is not None and not self._stopping:
+            # While a process stops, it closes its trackers: another SIGTERM, as torch sends when one rank ends, must not end it.
             signal.signal(signal.SIGTERM, self._previous)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
@@ -99,12 +101,12 @@ class StopRequest:
     def agreed(self) -> bool:
         """Whether all processes stop after this step. Every process calls it once a step."""
         if self._group is None:
-            return self._requested
-        stop = False
+            self._stopping = self._requested
+            return self._stopping
         if self._pending is not None:
             work, flag = self._pending
             work.wait()
-            stop = bool(flag.item())
+            self._stopping = bool(flag.item())
         flag = torch.tensor([int(self._requested)], dtype=torch.int32)
         self._pending = (dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group, async_op=True), flag)
-        return stop
+        return self._stopping

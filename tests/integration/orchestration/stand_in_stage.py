@@ -1,8 +1,8 @@
 """A stage of the stand-in project: reads and writes the files that the real one does, in no time.
 
 Usage: python stand_in_stage.py STAGE. Lines of `behaviour.txt` hold a stage's name and what it shall do: `fail`, `refuse`
-(as a user's error), `bad-data` (validate's refusal, with its report), `hang`, `slow` (two seconds) or `die-once` (a killed worker, as
-torch's launcher tells it). Where the variable STAND_IN_LOG names a file, each stage adds its name to it.
+(as a user's error), `bad-data` (validate's refusal, with its report), `hang`, `slow` (two seconds) or `die-once` (a killed rank, as
+the launcher reports it). Where the variable STAND_IN_LOG names a file, each stage adds its name to it.
 """
 
 import json
@@ -92,8 +92,8 @@ def main() -> int:
         raise RuntimeError("a bug")
     if what == "die-once" and not DIED.exists():
         write(str(DIED), "")
-        sys.stdout.write("the stage's own words\nfailed (exitcode: -9) local_rank: 0 (pid: 4711) of binary: python\n" + "report\n" * 30)
-        return 1
+        sys.stderr.write(f"reelnest: error: {stage}: rank 0 was ended by SIGKILL.\n")
+        return 137
     if what == "hang":
         # As torch's launcher does: a worker in a session of its own.
         worker = "import pathlib, time; pathlib.Path('worker-ready').touch(); time.sleep(600)"

@@ -15,7 +15,8 @@ from PIL import Image
 
 from reelnest.errors import DataError, RunError
 from reelnest.settings import Params, load_params
-from tasks.process import dvc
+from tasks.process import dvc_cache
+from tasks.process.dvc import DVC
 from tasks.process.runner import CommandError, output_of
 from tasks.workspaces import data_arrival, data_versions
 
@@ -67,7 +68,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([*GIT, "init", "--quiet"], cwd=folder, check=True)
     for name in ("user.name", "user.email"):
         subprocess.run(["git", "config", name, "t"], cwd=folder, check=True)
-    subprocess.run([*dvc.DVC, "init", "--quiet"], cwd=folder, check=True)
+    subprocess.run([*DVC, "init", "--quiet"], cwd=folder, check=True)
     (folder / ".dvc" / "config").write_text(
         "[core]\n    analytics = false\n    remote = store\n['remote \"store\"']\n    url = ../../store\n"
     )
@@ -143,7 +144,7 @@ def test_what_is_refused_leaves_everything_as_it_was(checkout: Path, params: Par
     assert "8.png: an image that is none" in (checkout / "work/adding/reports/quarantine.jsonl").read_text()
     (checkout / ".dvc" / "config").write_text("[nonsense")
     with pytest.raises(CommandError), data_versions._in_place(checkout / "data", copied(checkout, broken)):
-        output_of([*dvc.DVC, "add", "data"], folder=checkout)
+        output_of([*DVC, "add", "data"], folder=checkout)
     assert state(checkout) == before
 
 
@@ -179,7 +180,7 @@ def test_a_clone_compares_versions_with_what_the_remote_has_and_fetches_no_video
 ) -> None:
     from prefect.variables import Variable
 
-    dvc.push(checkout)
+    dvc_cache.push(checkout)
     add(checkout, params, source(tmp_path / "more", [6]))
     with pytest.raises(RunError, match="not committed"):
         data_versions.push(checkout, branch=False)

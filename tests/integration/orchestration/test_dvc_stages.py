@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.process import dvc
+from tasks.process import dvc, dvc_cache
 
 LINES: list[str] = []
 
@@ -47,13 +47,17 @@ def test_a_record_that_a_killed_dvc_left_empty_keeps_no_stage_from_running(proje
     worktree = tmp_path / "worktree"
     shutil.copytree(project, worktree)
     (worktree / "dvc.lock").unlink()
-    dvc.share_cache(project, worktree)
+    dvc_cache.share_cache(project, worktree)
     assert run("validate", worktree) == "ran"
 
 
 @pytest.mark.parametrize(
     ("behaviour", "interrupted", "told"),
-    [("refuse", False, "line 3: not JSON"), ("fail", False, "RuntimeError: a bug"), ("die-once", True, "the stage's own words")],
+    [
+        ("refuse", False, "failed. data/pairs.jsonl: line 3: not JSON"),
+        ("fail", False, "RuntimeError: a bug"),
+        ("die-once", True, "validate: rank 0 was ended by SIGKILL."),
+    ],
 )
 def test_a_failed_stage_is_tried_again_only_where_it_was_interrupted(project: Path, behaviour: str, interrupted: bool, told: str) -> None:
     (project / "behaviour.txt").write_text(f"validate {behaviour}")

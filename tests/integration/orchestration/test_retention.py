@@ -10,7 +10,7 @@ import pytest
 
 from reelnest.commands.runs import Run, kept_runs
 from reelnest.registry.versions.retention import Registered
-from tasks.process import dvc
+from tasks.process import dvc_cache
 from tasks.workspaces.retention import runs_to_remove, stale_checkpoints
 from tasks.workspaces.run_workspace import run_workspace
 
@@ -51,8 +51,8 @@ def test_the_cache_keeps_what_branches_the_workspace_and_kept_runs_name(reposito
             subprocess.run(["dvc", "commit", "--quiet", "--force"], cwd=workspace.folder, check=True)
             kept.append(workspace.keep("p ran"))
     assert {run.flow_run for run in kept_runs(repository)} == {"first", "second"}
-    assert dvc.collect_garbage(repository, [run.commit for run in kept], dry=True) == 0
-    assert dvc.collect_garbage(repository, [kept[1].commit], dry=False) == 2  # the folder and its file
+    assert dvc_cache.collect_garbage(repository, [run.commit for run in kept], dry=True) == 0
+    assert dvc_cache.collect_garbage(repository, [kept[1].commit], dry=False) == 2  # the folder and its file
     with run_workspace(repository, "again", "again", kept[1].commit, {}) as workspace:
         subprocess.run(["dvc", "checkout", "--quiet"], cwd=workspace.folder, check=True)
         assert (workspace.folder / "prepared" / "x").read_text() == "second"

@@ -21,12 +21,12 @@ from reelnest.errors import ConfigError, DataError, ModelError, RegistryError
 from reelnest.evaluation import split_evaluation as retrieval
 from reelnest.evaluation.retrieval_sets import retrieval_sets
 from reelnest.evaluation.split_evaluation import embed_split
+from reelnest.launch.command import launch_command
 from reelnest.records.behaviour_tests import BEHAVIOUR_FILE
 from reelnest.settings import Funnel, Params, Tracking, Train
-from reelnest.stages import evaluate
+from reelnest.stages import evaluate, evaluation_inputs
 from reelnest.stages.evaluation_code import evaluation_code_hash
 from reelnest.stages.evaluation_report import data_hash
-from reelnest.stages.launch import accelerate_command
 from reelnest.store.entries import Role
 from reelnest.store.prepared import Prepared
 from tests.integration.registry.candidate_workspace import Project
@@ -282,7 +282,7 @@ def test_two_processes_find_what_one_finds(project: Project) -> None:
     settings = project.workspace.params.read_text().replace("cpu-1", "cpu-2").replace("batch_size: 8", "batch_size: 8\n  trackers: []")
     project.workspace.params.write_text(settings)
     params = project.params.model_copy(update={"launch": project.params.launch.model_copy(update={"config": "cpu-2"})})
-    command, environment = accelerate_command(params, project.workspace, "reelnest.stages.evaluate")
+    command, environment = launch_command(params, project.workspace.params, "reelnest.stages.evaluate")
     done = subprocess.run(command, cwd=project.workspace.root, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     found = without_speed(report_of(project.reports))
@@ -347,6 +347,6 @@ def test_an_unreachable_mlflow_is_told_before_the_work(project: Project) -> None
 
 
 def test_without_test_pairs_there_is_nothing_to_evaluate(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "SPLIT", "validation")  # of which this data has none
+    monkeypatch.setattr(evaluation_inputs, "SPLIT", "validation")  # of which this data has none
     with pytest.raises(DataError, match="no pairs in the test split"):
         evaluate.run(project.workspace, untracked(project).params)

@@ -13,9 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from reelnest.backbones.tiny import build_tiny
+from reelnest.launch.command import launch_command
 from reelnest.settings import Tiny, load_params
-from reelnest.stages.launch import accelerate_command
-from reelnest.stages.workspace import Workspace
 from tests.integration.training.training_steps import CASES, figures, keep, mined_figures, searched
 from tests.integration.training.training_workspace import COLOURS, ROOT, TINY, training_report, write_workspace
 
@@ -47,7 +46,7 @@ def killed(checkouts: dict[str, Path]) -> int:
     """The launcher's exit status after one of its two processes was killed in the middle of training."""
     root = checkouts["killed"]
     params = load_params(root / "params.yaml")
-    command, environment = accelerate_command(params, Workspace(root), "reelnest.stages.train")
+    command, environment = launch_command(params, root / "params.yaml", "reelnest.stages.train")
     environment["OMP_NUM_THREADS"] = "1"
     launcher = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     for _ in range(1200):

@@ -18,7 +18,9 @@ MULTI_NODE = [path for path in FILES if path.stem.startswith("multi-node")]
 
 def told(path: Path, *options: str) -> tuple[Any, dict[str, str]]:
     """The arguments and the environment that the workers get."""
-    arguments = launch_command_parser().parse_args(["--config_file", str(path), *options, "-m", "reelnest.stages.train"])
+    arguments = launch_command_parser().parse_args(
+        ["--config_file", str(path), *options, "-m", "reelnest.launch.rank", "reelnest.stages.train"]
+    )
     arguments, _, _ = _validate_launch_command(arguments)
     return arguments, prepare_multi_gpu_env(arguments)
 

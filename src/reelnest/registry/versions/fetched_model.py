@@ -7,7 +7,7 @@ from pathlib import Path
 from mlflow.exceptions import MlflowException
 
 from reelnest.atomic_files import whole_folder
-from reelnest.encoder.saved import SETTINGS_FILE
+from reelnest.encoder.saved_settings import SETTINGS_FILE
 from reelnest.errors import RegistryError
 from reelnest.registry.candidate import MODEL_HASH_TAG, Candidate
 from reelnest.registry.connection import connect_to_read

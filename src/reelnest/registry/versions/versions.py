@@ -29,7 +29,7 @@ from mlflow.types.schema import AnyType
 
 import reelnest
 from reelnest.encoder.manifest import CARD_FILE
-from reelnest.encoder.saved import SETTINGS_FILE
+from reelnest.encoder.saved_settings import SETTINGS_FILE
 from reelnest.errors import RegistryError
 from reelnest.evaluation.metrics import logged_name
 from reelnest.records.content_hash import value_hash

@@ -10,7 +10,7 @@ from prefect.settings import get_current_settings
 from prefect.states import Pending, Running
 
 from flows.pipeline import train_pipeline
-from tasks.process.leftovers import end_leftover_runs
+from tasks.process.orphans import end_orphaned_runs
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -40,7 +40,7 @@ def test_a_run_without_a_worker_is_ended_and_gives_back_its_slot() -> None:
 
         assert start() == "Running"
         assert start() == "Cancelled"
-        assert len(end_leftover_runs(api, pool)) == 1
+        assert len(end_orphaned_runs(api, pool)) == 1
         assert start() == "Running"
-        assert len(end_leftover_runs(api, pool)) == 1
-        assert end_leftover_runs(api, pool) == []
+        assert len(end_orphaned_runs(api, pool)) == 1
+        assert end_orphaned_runs(api, pool) == []

@@ -1,4 +1,4 @@
-"""Runs whose worker is gone.
+"""Orphaned runs: those whose worker is gone.
 
 A machine that lost power, or a `make up` that was killed, leaves runs in state Running that nobody runs. Prefect keeps them so for ever,
 and such a run keeps its deployment's only slot: every later run would be cancelled.
@@ -13,13 +13,13 @@ from prefect.states import Crashed
 STARTED = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 
 
-def end_leftover_runs(api: str, work_pool: str) -> list[str]:
+def end_orphaned_runs(api: str, work_pool: str) -> list[str]:
     """Sets the started runs of a work pool that has no worker yet to Crashed, which gives back their slots. Returns the runs' names."""
     with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
-        left = client.read_flow_runs(
+        orphans = client.read_flow_runs(
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=STARTED))),
             work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[work_pool])),
         )
-        for run in left:
+        for run in orphans:
             client.set_flow_run_state(run.id, Crashed(message="Its worker ended before it did."), force=True)
-    return [run.name for run in left]
+    return [run.name for run in orphans]

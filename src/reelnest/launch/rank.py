@@ -1,0 +1,53 @@
+"""Each of the processes that `accelerate launch` starts: runs the `main()` of a module.
+
+Usage: `accelerate launch --config_file configs/accelerate/cpu-2.yaml -m reelnest.launch.rank reelnest.stages.train`, as `reelnest train`
+does it. The imports are few: a rank is bound to its launcher before torch is loaded, which takes seconds.
+"""
+
+import ctypes
+import importlib
+import os
+import signal
+import sys
+from pathlib import Path
+
+from reelnest.launch.command import prepare_process
+from reelnest.launch.failures import FOLDER_VARIABLE, Failure, message
+
+LAUNCHER_VARIABLE = "REELNEST_LAUNCHER"
+"""Environment variable: the launcher's process id."""
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    """Returns the exit status. An error goes to the launcher, which prints the first one; without a launcher it is printed here."""
+    launcher = os.environ.get(LAUNCHER_VARIABLE)
+    if launcher is not None:
+        _die_with_launcher(int(launcher))
+        # Ctrl-C in a terminal reaches all its processes; the launcher decides what it means.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    prepare_process()
+    _, module, *arguments = sys.argv
+    try:
+        importlib.import_module(module).main(arguments)
+    except Exception as error:  # noqa: BLE001 -- whatever it is, its traceback is kept
+        failure = Failure.of(error, int(os.environ.get("RANK", "0")))
+        folder = os.environ.get(FOLDER_VARIABLE)
+        if folder is not None:
+            failure.write(Path(folder))
+        elif failure.rank == 0:
+            sys.stderr.write(f"{message(failure, module.rpartition('.')[2], Path())}\n")
+        return failure.status
+    return 0
+
+
+def _die_with_launcher(launcher: int) -> None:
+    """Lets the kernel end this process when the launcher's main thread, which started it, ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != launcher:
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
