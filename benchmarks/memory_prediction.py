@@ -121,10 +121,10 @@ def _largest_error() -> Callable[[], Any]:
         for case in CASES:
             command = [sys.executable, "-m", "benchmarks.memory_prediction", case]
             done = subprocess.run(command, cwd=ROOT, env=os.environ | GIVING_BACK, stdout=subprocess.PIPE, text=True, check=True)
-            found = json.loads(done.stdout.splitlines()[-1])
-            told = predicted(case)
-            errors.append(abs(told / found - 1))
-            sys.stderr.write(f"{case}: {told / 1e6:.0f} MB foretold, {found / 1e6:.0f} MB measured\n")
+            measured = json.loads(done.stdout.splitlines()[-1])
+            prediction = predicted(case)
+            errors.append(abs(prediction / measured - 1))
+            sys.stderr.write(f"{case}: {prediction / 1e6:.0f} MB predicted, {measured / 1e6:.0f} MB measured\n")
         return {"error": max(errors)}
 
     return measure

@@ -51,7 +51,7 @@ def make() -> None:
     train.run(workspace, Params.model_validate(settings))
     model = load_model(workspace.candidate, device="cpu")
     split = embed_split(prepared, "train", model.encoder, model.batcher, BATCH_SIZE)
-    searched = next(found for found in split.sets if found.pair_kind == "text_to_video")
+    searched = next(retrieval for retrieval in split.sets if retrieval.pair_kind == "text_to_video")
     chosen = torch.randperm(len(searched.queries), generator=torch.Generator().manual_seed(0))[:QUERIES].tolist()
     vectors = {
         "queries": split.queries.of(searched.queries[chosen]),
@@ -69,17 +69,17 @@ def load() -> tuple[Any, Any]:
     from torch.nn.functional import normalize
 
     torch.set_num_threads(2)
-    found = torch.load(_file(), weights_only=True)
-    clip_vectors, everything = normalize(found["clips"], dim=1), normalize(found["all"], dim=1)
+    saved = torch.load(_file(), weights_only=True)
+    clip_vectors, everything = normalize(saved["clips"], dim=1), normalize(saved["all"], dim=1)
     corpus = torch.empty(CORPUS, WIDTH)
     corpus[: len(clip_vectors)] = clip_vectors
     numbers = torch.Generator().manual_seed(0)
     for start in range(len(clip_vectors), CORPUS, BLOCK):
         rows = corpus[start : start + BLOCK]
         like = clip_vectors[torch.randint(len(clip_vectors), (len(rows),), generator=numbers)]
-        one, other = (everything[torch.randint(len(everything), (len(rows),), generator=numbers)] for _ in range(2))
-        rows.copy_(normalize(like + MOVED * normalize(one - other, dim=1), dim=1))
-    return found["queries"], corpus
+        first, second = (everything[torch.randint(len(everything), (len(rows),), generator=numbers)] for _ in range(2))
+        rows.copy_(normalize(like + MOVED * normalize(first - second, dim=1), dim=1))
+    return saved["queries"], corpus
 
 
 def _file() -> Any:

@@ -44,14 +44,14 @@ def main() -> None:
     folder = ROOT / "work" / "quality" / data.name
     results = folder / "results.jsonl"
     prepared = _prepared(folder / "prepared", data)
-    done = [(found["switch"], found["seed"]) for found in _read(results)]
+    done = [(result["switch"], result["seed"]) for result in _read(results)]
     missing = [(switch, seed) for seed in arguments.seeds for switch in arguments.only if (switch, seed) not in done]
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for switch, seed, found in threads.map(lambda run: (*run, _train(folder, prepared, *run)), missing):
+        for switch, seed, result in threads.map(lambda run: (*run, _train(folder, prepared, *run)), missing):
             with results.open("a") as file:
-                file.write(json.dumps({"switch": switch, "seed": seed, **found}) + "\n")
-            sys.stderr.write(f"{switch}, seed {seed}: {found}\n")
-    sys.stdout.write(table([found for found in _read(results) if found["switch"] in arguments.only]))
+                file.write(json.dumps({"switch": switch, "seed": seed, **result}) + "\n")
+            sys.stderr.write(f"{switch}, seed {seed}: {result}\n")
+    sys.stdout.write(table([result for result in _read(results) if result["switch"] in arguments.only]))
 
 
 def _prepared(folder: Path, data: Path) -> Path:
@@ -97,8 +97,8 @@ def _reelnest(root: Path, stage: str) -> None:
 
 def _figures(evaluation: dict[str, Any]) -> dict[str, Any]:
     """Recall@10 over all queries by dim, Recall@1 at the last, and the share of listed opposites that text→video leaves behind, by dim."""
-    results = {found["dim"]: found["metrics"] for found in evaluation["results"] if found["pair_kind"] == "all"}
-    outranked = {found["dim"]: found["value"] for found in evaluation["negatives_outranked"] if found["pair_kind"] == "text_to_video"}
+    results = {result["dim"]: result["metrics"] for result in evaluation["results"] if result["pair_kind"] == "all"}
+    outranked = {result["dim"]: result["value"] for result in evaluation["negatives_outranked"] if result["pair_kind"] == "text_to_video"}
     return {
         "recall@10": {str(dim): metrics["recall@10"] for dim, metrics in results.items()},
         "recall@1": results[max(results)]["recall@1"],
@@ -114,19 +114,19 @@ def table(results: list[dict[str, Any]]) -> str:
     heads += [*(f"opposite outranked, dim {dim}" for dim in opposites), "seconds"]
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for switch in SWITCHES:
-        runs = [found for found in results if found["switch"] == switch]
+        runs = [result for result in results if result["switch"] == switch]
         if runs:
-            columns = [[found["recall@10"][dim] for found in runs] for dim in dims] + [[found["recall@1"] for found in runs]]
-            columns += [[found["outranked"][dim] for found in runs] for dim in opposites]
+            columns = [[result["recall@10"][dim] for result in runs] for dim in dims] + [[result["recall@1"] for result in runs]]
+            columns += [[result["outranked"][dim] for result in runs] for dim in opposites]
             cells = [f"{statistics.mean(column):.3f} ± {(statistics.stdev(column) if len(column) > 1 else 0.0):.3f}" for column in columns]
-            cells.append(f"{statistics.mean(found['seconds'] for found in runs):.0f}")
-            lines.append("| " + " | ".join([switch, ", ".join(str(found["seed"]) for found in runs), *cells]) + " |")
+            cells.append(f"{statistics.mean(result['seconds'] for result in runs):.0f}")
+            lines.append("| " + " | ".join([switch, ", ".join(str(result["seed"]) for result in runs), *cells]) + " |")
     return "\n".join(lines) + "\n"
 
 
 def _read(results: Path) -> list[dict[str, Any]]:
-    found = [json.loads(line) for line in results.read_text().splitlines()] if results.is_file() else []
-    return sorted(found, key=lambda one: (list(SWITCHES).index(one["switch"]), one["seed"]))
+    results = [json.loads(line) for line in results.read_text().splitlines()] if results.is_file() else []
+    return sorted(results, key=lambda result: (list(SWITCHES).index(result["switch"]), result["seed"]))
 
 
 if __name__ == "__main__":

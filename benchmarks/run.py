@@ -28,13 +28,13 @@ def main() -> None:
         return
     records = {record["name"]: record for record in json.loads(RESULTS.read_text())} if RESULTS.is_file() else {}
     for name in [arguments.name] if arguments.name else BENCHMARKS:
-        found = compare(name, BENCHMARKS[name], arguments.runs or BENCHMARKS[name].runs)
-        records[name] = found
+        record = compare(name, BENCHMARKS[name], arguments.runs or BENCHMARKS[name].runs)
+        records[name] = record
         ordered = sorted(records.values(), key=lambda record: [*BENCHMARKS, record["name"]].index(record["name"]))
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
         RESULTS.write_text(json.dumps(ordered, indent=2, ensure_ascii=False) + "\n")
         readme.write(ordered, RESULTS.parent.parent)
-        sys.stdout.write(f"{name}: {found['ratio']:.2f} × {found['against']} (at least {found['at_least']:.2f})\n")
+        sys.stdout.write(f"{name}: {record['ratio']:.2f} × {record['against']} (at least {record['at_least']:.2f})\n")
 
 
 if __name__ == "__main__":

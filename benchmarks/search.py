@@ -45,8 +45,8 @@ def _evaluation_once() -> Callable[[], Figures]:
 
     def counted() -> Figures:
         started = time.perf_counter()
-        found = run()
-        return {"seconds": time.perf_counter() - started, "recall@10": found.value("recall@10", "text_to_video")}
+        result = run()
+        return {"seconds": time.perf_counter() - started, "recall@10": result.value("recall@10", "text_to_video")}
 
     return counted
 
@@ -113,8 +113,8 @@ def _share_found() -> Callable[[], Figures]:
         from reelnest.search.topk import prefix_topk
 
         exact = prefix_topk(queries, corpus, [FUNNEL[-1]], ANSWERS)[FUNNEL[-1]].indices
-        found = funnel_topk(queries, corpus, FUNNEL, [SHORTLIST], ANSWERS).indices
-        return {"share": float((found[:, :, None] == exact[:, None, :]).any(dim=2).float().mean())}
+        approximate = funnel_topk(queries, corpus, FUNNEL, [SHORTLIST], ANSWERS).indices
+        return {"share": float((approximate[:, :, None] == exact[:, None, :]).any(dim=2).float().mean())}
 
     return run
 

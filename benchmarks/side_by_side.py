@@ -58,8 +58,8 @@ def measure_side(benchmark: Benchmark, side: str) -> Figures:
     call = getattr(benchmark, side)()
     before = _peak_kilobytes()
     if benchmark.counts or benchmark.unit not in ("seconds", "kilobytes"):
-        found: Figures = call()
-        return {"kilobytes": _peak_kilobytes(), **found}
+        figures: Figures = call()
+        return {"kilobytes": _peak_kilobytes(), **figures}
     call()
     started = time.perf_counter()
     call()
@@ -84,8 +84,8 @@ def compare(name: str, benchmark: Benchmark, runs: int) -> dict[str, Any]:
         "against": benchmark.against,
         "ratio": statistics.median(benchmark.ratio(a, b) for a, b in pairs),
         "at_least": benchmark.at_least,
-        "ours": statistics.median(found[benchmark.unit] for found in ours),
-        "theirs": statistics.median(found[benchmark.unit] for found in theirs),
+        "ours": statistics.median(figures[benchmark.unit] for figures in ours),
+        "theirs": statistics.median(figures[benchmark.unit] for figures in theirs),
         "unit": benchmark.unit,
         "memory_ratio": statistics.median(b["kilobytes"] / a["kilobytes"] for a, b in pairs),
         "runs": runs,
@@ -98,8 +98,8 @@ def compare(name: str, benchmark: Benchmark, runs: int) -> dict[str, Any]:
 def _run_side(name: str, side: str, python: str) -> Figures:
     command = [python, "-m", "benchmarks.run", name, "--side", side]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    found: Figures = json.loads(done.stdout.splitlines()[-1])
-    return found
+    figures: Figures = json.loads(done.stdout.splitlines()[-1])
+    return figures
 
 
 def _commit() -> str:

@@ -148,7 +148,7 @@ def _bare_loop() -> Callable[[], Figures]:
     optimizer = torch.optim.AdamW(trainable, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
 
     def run() -> Figures:
-        answers = torch.arange(order.batch_size)
+        relevant = torch.arange(order.batch_size)
         started = time.perf_counter()
         for batch in batches:
             vectors = torch.cat([encoder(part) for part in batch.inputs])[batch.order]
@@ -156,7 +156,7 @@ def _bare_loop() -> Callable[[], Figures]:
             for dim in DIMS:
                 queries, targets = F.normalize(vectors[:, :dim], dim=1).chunk(2)
                 scores = queries @ targets.T / params.loss.temperature
-                loss = loss + (F.cross_entropy(scores, answers) + F.cross_entropy(scores.T, answers)) / 2
+                loss = loss + (F.cross_entropy(scores, relevant) + F.cross_entropy(scores.T, relevant)) / 2
             loss.backward()
             clip_grad_norm_(trainable, 1.0)
             optimizer.step()

@@ -38,8 +38,8 @@ def prepare() -> Callable[[], dict[str, float]]:
 
     def run() -> dict[str, float]:
         started = time.perf_counter()
-        found = [evaluator(model) for dim in DIMS for evaluator in evaluators(dim)]
-        return {"seconds": time.perf_counter() - started, "recall@10": found[-2]["text_to_video_cosine_recall@10"]}
+        values = [evaluator(model) for dim in DIMS for evaluator in evaluators(dim)]
+        return {"seconds": time.perf_counter() - started, "recall@10": values[-2]["text_to_video_cosine_recall@10"]}
 
     return run
 

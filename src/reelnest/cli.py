@@ -1,4 +1,4 @@
-"""`reelnest …`: parses, calls, prints. What the commands do is in `reelnest.stages` and `reelnest.commands`."""
+"""The command line, `reelnest …`: it parses and prints. `reelnest.stages` and `reelnest.commands` do the work."""
 
 import subprocess
 import sys
@@ -15,19 +15,21 @@ from reelnest.stages.workspace import Workspace
 
 cli = typer.Typer(
     name="reelnest",
-    help="Turns pairs of what people searched and what they wanted into a video-search model. Run it in the folder that holds params.yaml.",
+    help="Fine-tunes a video-search model on pairs of searches and relevant videos. Run it in the folder that holds params.yaml.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-data = typer.Typer(help="Versions of the data: add to it, see what changed, hand it on.", no_args_is_help=True, rich_markup_mode=None)
+data = typer.Typer(
+    help="Adds to the data, shows what changed between versions, and pushes it.", no_args_is_help=True, rich_markup_mode=None
+)
 cli.add_typer(data, name="data")
 LAUNCHER_OPTIONS = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 
 def app() -> None:
-    """The console script: a user's error is printed without a traceback, and its exit status is kept."""
+    """Runs the command line. A user's error is printed without a traceback and sets the exit status."""
     prepare_process()
     try:
         cli()
@@ -42,23 +44,24 @@ def _settings() -> tuple[Workspace, Params]:
 
 
 def _in_checkout(module: str, arguments: Sequence[str]) -> None:
-    """Runs a module of the checkout, which the library does not know, in the current folder. Exits with its status."""
+    """Runs a module of the checkout (not of the library) in the current folder, and exits with its status."""
     if not Path(*module.split(".")).with_suffix(".py").is_file():
         raise RunError(f"{Path.cwd()}: there is no {module.split('.')[0]}/ here. Run it in a checkout of the project.")
     done = subprocess.run([sys.executable, "-m", module, *arguments], check=False)
-    # Of a signal's negative number, what a shell makes of it.
+    # A process that a signal ended has a negative status; a shell shows 128 + the signal.
     raise SystemExit(done.returncode if done.returncode >= 0 else 128 - done.returncode)
 
 
 @data.command("add")
 def data_add(
     sources: Annotated[
-        list[Path] | None, typer.Argument(help="Folders in the data's format, or .jsonl files; none: record data/ as you edited it.")
+        list[Path] | None,
+        typer.Argument(help="Folders in this project's format, or .jsonl files. Without one, data/ is recorded as you edited it."),
     ] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="A source's record takes the place of one that it contradicts.")] = False,
-    commit: Annotated[bool, typer.Option("--commit", help="Commits data.dvc, with the counts as its message.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="A record of the source replaces one in data/ that differs from it.")] = False,
+    commit: Annotated[bool, typer.Option("--commit", help="Commits data.dvc with the counts in the message.")] = False,
 ) -> None:
-    """Adds records and videos to data/, all or nothing: merged, checked as `validate` does, put in place, recorded by DVC."""
+    """Adds records and videos to data/. They are merged, validated and recorded by DVC; if one step fails, nothing changes."""
     options = [*(["--replace"] if replace else []), *(["--commit"] if commit else [])]
     _in_checkout("tasks.workspaces.data_versions", ["add", *options, "--", *map(str, sources or [])])
 
@@ -84,26 +87,26 @@ def data_import(
 @data.command("diff")
 def data_diff(
     before: Annotated[str, typer.Argument(help="A branch, a tag or a commit.")],
-    after: Annotated[str | None, typer.Argument(help="Another; the checkout's own data.dvc, where left out.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The same for programs, with every id and pair.")] = False,
+    after: Annotated[str | None, typer.Argument(help="Another one. The default is the data.dvc of this checkout.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Prints JSON with every id and pair.")] = False,
 ) -> None:
-    """Shows which videos and pairs came, went and changed between two versions of the data, and how text lengths and durations moved."""
+    """Shows which videos and pairs were added, removed or changed between two versions, and how text lengths and durations changed."""
     revisions = [before, *([after] if after else [])]
     _in_checkout("tasks.workspaces.data_versions", ["diff", *(["--json"] if as_json else []), "--", *revisions])
 
 
 @data.command("push")
-def data_push(branch: Annotated[bool, typer.Option("--branch", help="Pushes the git branch too.")] = False) -> None:
-    """Hands the data and the run cache to DVC's remote, and tells Prefect, so that the deployment on new data starts."""
+def data_push(branch: Annotated[bool, typer.Option("--branch", help="Also pushes the git branch.")] = False) -> None:
+    """Pushes the data and the run cache to DVC's remote, and emits the event that starts the deployment on new data."""
     _in_checkout("tasks.workspaces.data_versions", ["push", *(["--branch"] if branch else [])])
 
 
 @cli.command()
 def sample(
-    folder: Annotated[Path, typer.Argument(help="Where the sample goes.")] = Path("data"),
+    folder: Annotated[Path, typer.Argument(help="The folder to write to.")] = Path("data"),
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
 ) -> None:
-    """Makes the sample data: short videos of moving shapes, and searches for them."""
+    """Generates the sample data: short videos of moving shapes, and searches for them."""
     from reelnest.sample.sample import write_sample
 
     print(write_sample(folder, seed))
@@ -111,7 +114,7 @@ def sample(
 
 @cli.command()
 def validate() -> None:
-    """Checks data/ (Great Expectations), quarantines bad records, writes reports/validation.json and reports/data_docs/."""
+    """Checks data/ with Great Expectations, quarantines bad records, and writes reports/validation.json and reports/data_docs/."""
     workspace, params = _settings()
     from reelnest.stages import validate as stage
 
@@ -120,7 +123,7 @@ def validate() -> None:
 
 @cli.command()
 def preprocess() -> None:
-    """Decodes each video once into prepared/ and settles the splits."""
+    """Decodes each video once into prepared/ and assigns the splits."""
     workspace, params = _settings()
     from reelnest.stages import preprocess as stage
 
@@ -129,7 +132,7 @@ def preprocess() -> None:
 
 @cli.command(context_settings=LAUNCHER_OPTIONS)
 def train(context: typer.Context) -> None:
-    """Trains under `accelerate launch` and saves models/candidate/. Further options go to accelerate, such as --machine_rank 1."""
+    """Trains under `accelerate launch` and saves models/candidate/. Other options, such as --machine_rank 1, are passed to accelerate."""
     workspace, params = _settings()
     from reelnest.stages.training_inputs import check_training
 
@@ -149,10 +152,10 @@ def evaluate(context: typer.Context) -> None:
 
 @cli.command()
 def register(
-    approved: Annotated[str | None, typer.Option(help="Who approves a model that waits for it, and why.")] = None,
-    refused: Annotated[str | None, typer.Option(help="Who refuses it, and why.")] = None,
+    approved: Annotated[str | None, typer.Option(help="Approves a model that waits for approval: who, and why.")] = None,
+    refused: Annotated[str | None, typer.Option(help="Refuses it: who, and why.")] = None,
 ) -> None:
-    """Makes the trained model a version in MLflow's registry: challenger, and champion where it is the better one."""
+    """Registers the trained model in MLflow as challenger, and promotes it to champion if it passes the gate."""
     if approved is not None and refused is not None:
         raise typer.BadParameter("give --approved or --refused, not both")
     workspace, params = _settings()
@@ -165,7 +168,7 @@ def register(
 
 @cli.command()
 def models() -> None:
-    """Lists the versions of the registered model: which is champion, what each measured, and why it was promoted or not."""
+    """Lists the registered versions: their aliases and metrics, and why each was promoted or not."""
     _, params = _settings()
     from reelnest.commands import registry
 
@@ -174,9 +177,9 @@ def models() -> None:
 
 @cli.command()
 def promote(
-    version: Annotated[str, typer.Argument(help="A version's number or alias.")] = "challenger",
+    version: Annotated[str, typer.Argument(help="The number or alias of a version.")] = "challenger",
 ) -> None:
-    """Makes a version champion, whatever the gate said of it."""
+    """Makes a version champion, whatever the gate decided."""
     _, params = _settings()
     from reelnest.commands import registry
 
@@ -185,7 +188,7 @@ def promote(
 
 @cli.command()
 def rollback() -> None:
-    """Gives the alias `champion` back to the version that had it before."""
+    """Makes the previous champion champion again."""
     _, params = _settings()
     from reelnest.commands import registry
 
@@ -194,46 +197,50 @@ def rollback() -> None:
 
 @cli.command()
 def runs() -> None:
-    """Lists the deployments' runs that are kept: at which revision, with which settings, what ran, which version came of it."""
+    """Lists the saved runs of deployments: revision, settings, what ran, and the registered version."""
     from reelnest.commands import runs as kept
     from reelnest.commands.overwritten_runs import overwritten_runs
 
     root = Workspace().root
-    found = kept.kept_runs(root)
-    print(kept.table(found))
-    lost = overwritten_runs(root, found)
+    saved = kept.kept_runs(root)
+    print(kept.table(saved))
+    lost = overwritten_runs(root, saved)
     if lost:
-        print("\nSeveral runs wrote these refs, which version 0.1 allowed. Only the last one is kept:")
-    for one in lost:
-        print(f"{one.ref}: {one.text}")
+        print("\nVersion 0.1 let several runs write these refs. Only the last run is saved:")
+    for run in lost:
+        print(f"{run.ref}: {run.text}")
 
 
 @cli.command(context_settings=LAUNCHER_OPTIONS, add_help_option=False)
 def deploy(context: typer.Context) -> None:
-    """Makes a Prefect server know this checkout: work pool, deployments, automations, and whom to tell (--help lists the channels)."""
+    """Registers this checkout with a Prefect server: work pool, deployments, automations and notifications (--help lists the channels)."""
     _in_checkout("tasks.services.deploy", context.args)
 
 
 @cli.command()
 def drift(
-    revision: Annotated[str, typer.Option(help="Whose data: a branch, a tag or a commit; what is committed counts.")] = "HEAD",
+    revision: Annotated[str, typer.Option(help="The branch, tag or commit whose data is measured. Only committed files count.")] = "HEAD",
     quality_alone: Annotated[
-        bool, typer.Option("--quality-alone", help="The champion's retrieval only: its own data need not be there any more.")
+        bool, typer.Option("--quality-alone", help="Measures only the champion's retrieval. The data that it was trained on is not needed.")
     ] = False,
 ) -> None:
-    """Measures how far data is from what the champion was trained on, and the champion on it; writes reports/drift.json and .html."""
+    """Compares data with what the champion was trained on, and measures the champion on it. Writes reports/drift.json and .html."""
     _in_checkout("tasks.drift", ["--revision", revision, *(["--quality-alone"] if quality_alone else [])])
 
 
 @cli.command()
 def lineage(
     version: Annotated[str, typer.Argument(help="models:/NAME@ALIAS, models:/NAME/VERSION, or an alias or number.")] = "champion",
-    check: Annotated[bool, typer.Option("--check", help="Compares what was made here with it; status 1 where not the same.")] = False,
-    commands: Annotated[bool, typer.Option("--commands", help="The commands that make it again, alone, as a shell script.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The same for programs.")] = False,
-    source: Annotated[str | None, typer.Option("--from", help="Lists the versions from this data hash, commit, run or flow run.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compares this project's model with the version. The status is 1 if they differ.")
+    ] = False,
+    commands: Annotated[bool, typer.Option("--commands", help="Prints only the commands that rebuild it, as a shell script.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Prints JSON.")] = False,
+    source: Annotated[
+        str | None, typer.Option("--from", help="Lists the versions that come from this data hash, commit, run or flow run.")
+    ] = None,
 ) -> None:
-    """Shows where a version comes from (run, commit, data, settings, environment), and the commands that make it again."""
+    """Shows where a version comes from (run, commit, data, settings, environment) and the commands that rebuild it."""
     workspace, params = _settings()
     from reelnest.commands import lineage as stage
 
@@ -252,16 +259,19 @@ def lineage(
 @cli.command()
 def index(
     model: Annotated[
-        str, typer.Option(help="A saved model's folder, or one of the registry: models:/reelnest@champion.")
+        str, typer.Option(help="The folder of a saved model, or a registered one: models:/reelnest@champion.")
     ] = "models/candidate",
     data: Annotated[Path, typer.Option(help="The folder with videos.jsonl.")] = Path("data"),
-    out: Annotated[Path, typer.Option(help="Where the index goes; one that is there is brought up to date.")] = Path("index"),
-    half: Annotated[bool, typer.Option("--half", help="Keep vectors as float16: half the space.")] = False,
+    out: Annotated[Path, typer.Option(help="The folder of the index. An existing index is updated.")] = Path("index"),
+    half: Annotated[bool, typer.Option("--half", help="Stores vectors as float16, in half the space.")] = False,
     graph: Annotated[
-        bool | None, typer.Option("--graph/--no-graph", help="A graph for the shortlists of funnels; by itself from 100,000 videos on.")
+        bool | None,
+        typer.Option(
+            "--graph/--no-graph", help="Builds an approximate graph for the shortlists of funnels. The default is yes from 100,000 videos."
+        ),
     ] = None,
 ) -> None:
-    """Encodes every video of a data folder once, for `search` and `serve`. What did not change is not encoded again."""
+    """Encodes the videos of a data folder for `search` and `serve`. Only videos that changed are encoded again."""
     workspace, params = _settings()
     from reelnest.commands import index as stage
 
@@ -275,20 +285,22 @@ def index(
 
 
 IndexFolder = Annotated[Path, typer.Option("--index", help="A folder that `reelnest index` wrote.")]
-IndexModel = Annotated[str | None, typer.Option("--model", help="Where the index's model is now; the place where it was, where left out.")]
+IndexModel = Annotated[str | None, typer.Option("--model", help="The folder of the index's model, if it has moved.")]
 
 
 @cli.command()
 def search(
-    words: Annotated[str, typer.Argument(help="What to look for.")],
+    words: Annotated[str, typer.Argument(help="The text to search for.")],
     index: IndexFolder = Path("index"),
     model: IndexModel = None,
-    dim: Annotated[int | None, typer.Option(help="Numbers of each vector that are compared; all where left out.")] = None,
-    funnel: Annotated[bool, typer.Option("--funnel", help="A shortlist at --dim (or the smallest), ordered anew by all dims.")] = False,
-    count: Annotated[int, typer.Option("-k", help="Answers.")] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="As the server's API tells it.")] = False,
+    dim: Annotated[int | None, typer.Option(help="How many dimensions are compared. The default is all.")] = None,
+    funnel: Annotated[
+        bool, typer.Option("--funnel", help="Makes a shortlist with --dim (default: the smallest) and re-ranks it with all dimensions.")
+    ] = False,
+    count: Annotated[int, typer.Option("-k", help="The number of results.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Prints JSON, as the server's API returns it.")] = False,
 ) -> None:
-    """Searches an index with words, and prints a table."""
+    """Searches an index for a text and prints a table of results."""
     workspace, params = _settings()
     from reelnest.commands import search as stage
 
@@ -297,17 +309,17 @@ def search(
 
 @cli.command()
 def serve(
-    index: Annotated[list[Path], typer.Option("--index", help="A folder that `reelnest index` wrote; may be given several times.")] = [  # noqa: B006
+    index: Annotated[list[Path], typer.Option("--index", help="A folder that `reelnest index` wrote. Can be given several times.")] = [  # noqa: B006
         Path("index")
     ],
     model: IndexModel = None,
-    port: Annotated[int, typer.Option(help="0: a free one.")] = 8000,
+    port: Annotated[int, typer.Option(help="The port to listen on; 0 picks a free one.")] = 8000,
     host: Annotated[
-        str, typer.Option(help="An address of this machine. There is no log-in: think before you open it to others.")
+        str, typer.Option(help="The address to listen on. There is no log-in, so do not open it to untrusted networks.")
     ] = "127.0.0.1",
-    allow_host: Annotated[list[str], typer.Option(help="A further name by which browsers may ask for this server.")] = [],  # noqa: B006
+    allow_host: Annotated[list[str], typer.Option(help="Another host name that browsers may use for this server.")] = [],  # noqa: B006
 ) -> None:
-    """A page to search with, and its JSON API, over one index or several: http://127.0.0.1:8000/."""
+    """Serves a search page and a JSON API over one or more indexes, at http://127.0.0.1:8000/."""
     workspace, params = _settings()
     from reelnest.commands import serve as stage
 
@@ -319,10 +331,12 @@ def serve(
 
 @cli.command()
 def export(
-    folder: Annotated[Path, typer.Argument(help="Where the model goes; must not be there.")],
-    adapter: Annotated[bool, typer.Option("--adapter", help="The LoRA adapters and the base's name, not merged weights.")] = False,
+    folder: Annotated[Path, typer.Argument(help="The folder to write to. It must not exist.")],
+    adapter: Annotated[
+        bool, typer.Option("--adapter", help="Writes the LoRA adapters and the name of the base model instead of merged weights.")
+    ] = False,
 ) -> None:
-    """Writes the candidate in the other form: LoRA merged into the base, or, with --adapter, the adapters alone."""
+    """Writes the candidate with LoRA merged into the base model, or with --adapter the adapters alone."""
     workspace, params = _settings()
     from reelnest.commands import export as stage
 
@@ -331,10 +345,12 @@ def export(
 
 @cli.command()
 def memory(
-    gpu_gb: Annotated[float | None, typer.Option(help="Memory of the card, GiB: says what fits and what would have to change.")] = None,
-    text_tokens: Annotated[int, typer.Option(help="Tokens of a query, and of a video's text fields.")] = 64,
+    gpu_gb: Annotated[
+        float | None, typer.Option(help="The memory of a card in GiB: prints what fits and which settings would have to change.")
+    ] = None,
+    text_tokens: Annotated[int, typer.Option(help="Tokens of a query, and of the text fields of a video.")] = 64,
 ) -> None:
-    """Foretells, without a GPU and without weights, what a training step takes in memory, by part."""
+    """Estimates the GPU memory of a training step by part. It needs no GPU and no weights."""
     workspace, params = _settings()
     from reelnest.commands import memory as stage
 
@@ -343,7 +359,7 @@ def memory(
 
 @cli.command()
 def params() -> None:
-    """Checks params.yaml and prints every setting, with the defaults filled in."""
+    """Checks params.yaml and prints every setting, defaults included."""
     import yaml
 
     _, settings = _settings()

@@ -48,10 +48,10 @@ class SearchSpace:
     def __init__(self, space: Space, params: ParamsText) -> None:
         if not space:
             raise RunError(f"space: no setting to try. {EXPECTED}")
-        self._distributions = {key: _distribution(key, asked, params.value(key)) for key, asked in sorted(space.items())}
-        for key, asked in space.items():
+        self._distributions = {key: _distribution(key, requested, params.value(key)) for key, requested in sorted(space.items())}
+        for key, requested in space.items():
             before = params.value(key)
-            for value in (asked.low, asked.high) if isinstance(asked, Range) else asked:
+            for value in (requested.low, requested.high) if isinstance(requested, Range) else requested:
                 params.change(key, value)
                 if errors := setting_errors(params.params, key):
                     raise RunError(f"space: {' '.join(errors)}")
@@ -68,8 +68,10 @@ class SearchSpace:
         study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=own_seed))
         study.add_trials(
             [
-                create_trial(state=one.state, value=one.value, params=self._told(one.settings), distributions=self._distributions)
-                for one in tried
+                create_trial(
+                    state=earlier.state, value=earlier.value, params=self._told(earlier.settings), distributions=self._distributions
+                )
+                for earlier in tried
             ]
         )
         chosen = study.ask(self._distributions).params
@@ -82,15 +84,15 @@ class SearchSpace:
         return isinstance(self._distributions[key], CategoricalDistribution)
 
 
-def _distribution(key: str, asked: Range | list[Any], now: Any) -> BaseDistribution:
-    if isinstance(asked, list):
-        if not asked:
+def _distribution(key: str, requested: Range | list[Any], now: Any) -> BaseDistribution:
+    if isinstance(requested, list):
+        if not requested:
             raise RunError(f"space: {key}: the list of choices is empty. {EXPECTED}")
         # As text: a choice may be a list (`model.dims`), which Optuna does not take.
-        return CategoricalDistribution(list(dict.fromkeys(json.dumps(choice) for choice in asked)))
-    if asked.low > asked.high or (asked.log and asked.low <= 0):
-        wanted = "a logarithmic range begins above 0" if asked.low <= asked.high else "low is above high"
-        raise RunError(f"space: {key}: {wanted}; found low {asked.low}, high {asked.high}. {EXPECTED}")
-    if isinstance(asked.low, int) and isinstance(asked.high, int) and not isinstance(now, float):
-        return IntDistribution(asked.low, asked.high, log=asked.log)
-    return FloatDistribution(float(asked.low), float(asked.high), log=asked.log)
+        return CategoricalDistribution(list(dict.fromkeys(json.dumps(choice) for choice in requested)))
+    if requested.low > requested.high or (requested.log and requested.low <= 0):
+        problem = "a logarithmic range begins above 0" if requested.low <= requested.high else "low is above high"
+        raise RunError(f"space: {key}: {problem}; found low {requested.low}, high {requested.high}. {EXPECTED}")
+    if isinstance(requested.low, int) and isinstance(requested.high, int) and not isinstance(now, float):
+        return IntDistribution(requested.low, requested.high, log=requested.log)
+    return FloatDistribution(float(requested.low), float(requested.high), log=requested.log)

@@ -64,8 +64,8 @@ def until(ask: Callable[[], T | None], on_trouble: Callable[[str], None]) -> T:
     """
     while True:
         try:
-            if (answer := ask()) is not None:
-                return answer
+            if (result := ask()) is not None:
+                return result
         except httpx.HTTPError as error:
             if isinstance(error, httpx.HTTPStatusError) and error.response.status_code in REFUSED:
                 raise RunError(f"Prefect's server refuses what the sweep asks (is PREFECT_API_AUTH_STRING right?): {error}") from error
@@ -85,11 +85,11 @@ class Sweep:
     on_trouble: Callable[[str], None]
     _deaths: Counter[int] = field(default_factory=Counter)
 
-    def run(self, wanted: int, at_once: int) -> None:
+    def run(self, trials: int, at_once: int) -> None:
         """Until `wanted` trials have ended. Stopped before that, by whatever it is, it cancels the runs that are under way."""
         try:
             until(self._take_over, self.on_trouble)
-            until(lambda: self._look(wanted, at_once), self.on_trouble)
+            until(lambda: self._look(trials, at_once), self.on_trouble)
         except BaseException:
             for trial in self.trials.running():
                 if trial.run is not None:
@@ -105,12 +105,12 @@ class Sweep:
                 self._again(trial)
         return True
 
-    def _look(self, wanted: int, at_once: int) -> Literal[True] | None:
+    def _look(self, trials: int, at_once: int) -> Literal[True] | None:
         for trial in self.trials.running():
             ended = None if trial.run is None else self.runs.ended(trial.run)
             if ended is not None:
                 self._end(trial, ended)
-        while len(self.trials.found) < wanted and len(self.trials.running()) < at_once:
+        while len(self.trials.found) < trials and len(self.trials.running()) < at_once:
             tried = [Tried(trial.settings, STATES[trial.state], trial.value) for trial in self.trials.found]
             self.trials.found.append(Trial(len(tried), self.space.choose(tried, self.seed)))
             self.trials.save()

@@ -43,7 +43,7 @@ class Trials:
         """Those of an earlier process; none where there was none."""
         if not path.is_file():
             return cls(path)
-        return cls(path, [Trial(**one) for one in json.loads(path.read_text(encoding="utf-8"))])
+        return cls(path, [Trial(**record) for record in json.loads(path.read_text(encoding="utf-8"))])
 
     def save(self) -> None:
         """Writes the file, whole or not at all."""

@@ -28,10 +28,10 @@ def _lines(lines: list[str]) -> Iterator[str]:
         if key == "deps" and not line.startswith("      "):
             yield from (f"      - {SOURCE}/{name}" for name in code_files(stage_code(stage)))
             key = ""
-        if found := _KEY.fullmatch(line):
-            key = found[1]
-        elif found := _STAGE.fullmatch(line):
-            stage = found[1]
+        if header := _KEY.fullmatch(line):
+            key = header[1]
+        elif header := _STAGE.fullmatch(line):
+            stage = header[1]
         if not (key == "deps" and line.startswith(f"      - {SOURCE}/")):
             yield line
 

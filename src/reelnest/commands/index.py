@@ -65,7 +65,7 @@ def open_searchers(workspace: Workspace, params: Params, folders: Sequence[Path]
         if name not in models:
             model_folder, _, model_hash = _find(workspace, params, name)
             # Two names may lead to one model.
-            same = next((one for one in models.values() if one.hash == model_hash), None)
+            same = next((opened for opened in models.values() if opened.hash == model_hash), None)
             models[name] = same or OpenModel(load(model_folder, limits=limits), model_hash, limits)
         characters = params.validation.max_text_characters
         searchers.append(Searcher(engine, folder, models[name], shortlist=params.evaluate.shortlist, most_characters=characters))
@@ -83,8 +83,8 @@ def _find(workspace: Workspace, params: Params, name: str) -> tuple[Path, str, s
         # Only here: MLflow takes seconds to import, and whoever searches with a folder's model needs none of it.
         from reelnest.registry.versions.fetched_model import fetch_model
 
-        found = fetch_model(params, name, workspace.work / "models")
-        return found.folder, found.name, found.hash
+        fetched = fetch_model(params, name, workspace.work / "models")
+        return fetched.folder, fetched.name, fetched.hash
     folder = Path(name)
     if not (folder / SETTINGS_FILE).is_file():
         raise ModelError(f"{folder}: no saved model. Give a folder that training saved, or models:/name@champion (--model).")

@@ -59,22 +59,22 @@ def check(workspace: Workspace, params: Params, which: str) -> tuple[str, bool]:
         origin = find_origin(params, which, Path(folder))
         if origin.lineage is None:
             raise RegistryError(f"{_name(origin)}: {WITHOUT_LINEAGE.removeprefix('# ')}")
-        found = compare_rebuilt(workspace.root, origin.folder, origin.lineage.model_hash)
-    lines = [f"{one.what:<8} {'same' if one.same else 'DIFFERENT'}: {one.detail}" for one in found]
-    return "\n".join([f"This project's model, beside {_name(origin)}:", *lines]), found[-1].same
+        comparisons = compare_rebuilt(workspace.root, origin.folder, origin.lineage.model_hash)
+    lines = [f"{comparison.what:<8} {'same' if comparison.same else 'DIFFERENT'}: {comparison.detail}" for comparison in comparisons]
+    return "\n".join([f"This project's model, beside {_name(origin)}:", *lines]), comparisons[-1].same
 
 
 def versions(params: Params, text: str) -> str:
     """The versions that come from a data hash, commit, run, flow run or model hash. Raises RegistryError for one that is too short."""
-    found = versions_from(params, text)
-    if not found:
+    matching = versions_from(params, text)
+    if not matching:
         return f"No version of '{params.registration.name}' comes from '{text}'. See `reelnest models`."
     named = {"commit": COMMIT_TAG, "data": DATA_TAG, "flow run": FLOW_RUN_TAG, "model": MODEL_HASH_TAG}
     lines = []
-    for version in found:
+    for version in matching:
         facts = {"run": version.run_id} | {name: version.tags.get(tag) for name, tag in named.items()}
-        told = [f"{name} {value if value.startswith(text) else value[:12]}" for name, value in facts.items() if value]
-        lines.append(f"models:/{version.name}/{version.version}  {', '.join(told)}")
+        shown = [f"{name} {value if value.startswith(text) else value[:12]}" for name, value in facts.items() if value]
+        lines.append(f"models:/{version.name}/{version.version}  {', '.join(shown)}")
     return "\n".join(lines)
 
 
@@ -142,11 +142,13 @@ def _recorded(lineage: Lineage) -> Iterator[tuple[str, str]]:
 
 
 def _validation(lineage: Lineage) -> str:
-    found = lineage.validation
-    if found is None:
+    validation = lineage.validation
+    if validation is None:
         return "none"
-    counts = [f"{found[table]['good']} of {found[table]['lines']} {table} good" for table in ("videos", "pairs") if table in found]
-    return ", ".join(["passed" if found["passed"] else "NOT passed", *counts])
+    counts = [
+        f"{validation[table]['good']} of {validation[table]['lines']} {table} good" for table in ("videos", "pairs") if table in validation
+    ]
+    return ", ".join(["passed" if validation["passed"] else "NOT passed", *counts])
 
 
 def _some(names: list[str]) -> str:

@@ -31,19 +31,19 @@ def run(workspace: Workspace, params: Params, *, gpu_gb: float | None, text_toke
         lines += _table(memory)
         if not launch_uses_cpu(params, workspace.params):
             card = smallest_card(memory)
-            lines.append(f"Fits into a card of {card} GiB." if card else "Fits into no card that is known here.")
+            lines.append(f"Smallest card that fits: {card} GiB." if card else "It fits no known card.")
         return "\n".join(lines)
-    answers = fit(params, config, sizes, gpu_gb, processes=processes)
-    lines += _table(answers[0].memory)
-    lines.append(f"\nA card of {gpu_gb:g} GiB, {RESERVED / GIB:.2f} GiB of it for CUDA itself:")
-    for answer in answers:
-        lines.append(_line(answer))
-    last = answers[-1]
+    fits = fit(params, config, sizes, gpu_gb, processes=processes)
+    lines += _table(fits[0].memory)
+    lines.append(f"\nWith a card of {gpu_gb:g} GiB ({RESERVED / GIB:.2f} GiB reserved for CUDA):")
+    for option in fits:
+        lines.append(_line(option))
+    last = fits[-1]
     if last.fits and last.frames is not None:
-        lines.append(f"  With one pair at a time, videos of up to {last.frames} frames of this size fit.")
+        lines.append(f"  With one pair at a time, videos with up to {last.frames} frames of this size fit.")
     if not last.fits:
         card = smallest_card(last.memory)
-        lines.append(f"  It needs a card of {card} GiB." if card else "  No card that is known here is large enough; see configs/presets/.")
+        lines.append(f"  Smallest card that fits: {card} GiB." if card else "  No known card is large enough; see configs/presets/.")
     return "\n".join(lines)
 
 
@@ -52,10 +52,10 @@ def _table(memory: StepMemory) -> list[str]:
     return [*rows, f"  {'peak':12} {memory.peak / MIB:10,.0f} MiB"]
 
 
-def _line(answer: Fit) -> str:
-    settings = "as it is" if not answer.settings else "with " + ", ".join(answer.settings)
-    verdict = f"{answer.memory.peak / MIB:,.0f} MiB, fits" if answer.fits else f"{answer.memory.peak / MIB:,.0f} MiB, does not fit"
-    most = "not even one pair at a time" if answer.micro_batch_size is None else f"largest micro-batch {answer.micro_batch_size} pairs"
+def _line(option: Fit) -> str:
+    settings = "as set" if not option.settings else "with " + ", ".join(option.settings)
+    verdict = f"{option.memory.peak / MIB:,.0f} MiB, fits" if option.fits else f"{option.memory.peak / MIB:,.0f} MiB, does not fit"
+    most = "not even one pair at a time" if option.micro_batch_size is None else f"largest micro-batch {option.micro_batch_size} pairs"
     return f"  {settings}: {verdict}; {most}"
 
 

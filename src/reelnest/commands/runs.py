@@ -69,8 +69,8 @@ def kept_runs(folder: Path) -> list[Run]:
     if not listed:
         return []
     refs = [line.split(" ", 1) for line in listed]
-    answer = git(folder, "cat-file", "--batch-check=%(objectname)", text="".join(f"{commit}:{RECORD}\n" for commit, _ in refs))
-    blobs = answer.splitlines()
+    names = git(folder, "cat-file", "--batch-check=%(objectname)", text="".join(f"{commit}:{RECORD}\n" for commit, _ in refs))
+    blobs = names.splitlines()
     for (commit, ref), blob in zip(refs, blobs, strict=True):
         if blob.endswith(" missing"):
             raise RunError(f"{ref} (commit {commit[:12]}) has no {RECORD}: it was not written by a run. Remove it: git update-ref -d {ref}")
@@ -87,12 +87,14 @@ def latest_registration(runs: list[Run]) -> dict[str, Any] | None:
 def table(runs: list[Run]) -> str:
     """The runs as text for a terminal."""
     if not runs:
-        return "No run is kept yet. A deployment's run is, when it is completed (`make up`, then its Run button, or its schedule)."
+        return (
+            "No run is saved yet. A deployment's run is saved when it completes: start `make up`, then press Run or wait for the schedule."
+        )
     rows = [("run", "ended", "at", "settings", "done", "version")]
     rows += [(run.id, run.ended[:16], _at(run), _settings(run), _done(run), _version(run)) for run in runs]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, "", f"Look at one: git switch --detach {REFS}RUN && dvc checkout. Then `dvc repro` has nothing to do."])
+    return "\n".join([*lines, "", f"To look at one: git switch --detach {REFS}RUN && dvc checkout. `dvc repro` then has nothing to do."])
 
 
 def _run(ref: str, commit: str, content: str) -> Run:
@@ -104,16 +106,16 @@ def _run(ref: str, commit: str, content: str) -> Run:
 
 def _split(contents: str, blobs: list[str]) -> list[str]:
     """What `git cat-file --batch` printed, object by object: each after a line with its name."""
-    found: list[list[str]] = []
+    contents_by_blob: list[list[str]] = []
     names = iter(blobs)
     expected = next(names, None)
     for line in contents.splitlines():
         if line == expected:
-            found.append([])
+            contents_by_blob.append([])
             expected = next(names, None)
         else:
-            found[-1].append(line)
-    return ["\n".join(lines) for lines in found]
+            contents_by_blob[-1].append(line)
+    return ["\n".join(lines) for lines in contents_by_blob]
 
 
 def _at(run: Run) -> str:
@@ -130,5 +132,7 @@ def _done(run: Run) -> str:
 
 
 def _version(run: Run) -> str:
-    found = run.registration
-    return f"{found.get('version')} ({', '.join(found.get('aliases') or []) or found.get('decision', '')})" if found else "-"
+    registration = run.registration
+    if not registration:
+        return "-"
+    return f"{registration.get('version')} ({', '.join(registration.get('aliases') or []) or registration.get('decision', '')})"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from reelnest.commands.columns import in_columns
 from reelnest.commands.index import open_searchers
-from reelnest.serving.searcher import Answers
+from reelnest.serving.searcher import SearchResults
 from reelnest.settings import Params
 from reelnest.stages.workspace import Workspace
 
@@ -25,20 +25,20 @@ def run(
     k: int = 10,
     as_json: bool = False,
 ) -> str:
-    """The answers as a table, or as JSON. Raises QueryError, DataError and ModelError with what to do."""
+    """The results as a table, or as JSON. Raises QueryError, DataError and ModelError with what to do."""
     (searcher,) = open_searchers(workspace, params, [index], model)
     try:
-        answers = searcher.words(words, k, dim=dim, funnel=funnel)
+        results = searcher.words(words, k, dim=dim, funnel=funnel)
     finally:
         searcher.model.close()
     if as_json:
-        return json.dumps(asdict(answers), ensure_ascii=False, indent=2)
-    return f"{_table(answers)}\n\n{_how(answers, searcher.manifest.videos)}"
+        return json.dumps(asdict(results), ensure_ascii=False, indent=2)
+    return f"{_table(results)}\n\n{_how(results, searcher.manifest.videos)}"
 
 
-def _table(answers: Answers) -> str:
+def _table(results: SearchResults) -> str:
     lines: list[tuple[str, ...]] = [("rank", "score", "video_id", "title", "path")]
-    lines += [(str(hit.rank), f"{hit.score:.4f}", *map(_cell, (hit.video_id, hit.title, hit.path))) for hit in answers.hits]
+    lines += [(str(hit.rank), f"{hit.score:.4f}", *map(_cell, (hit.video_id, hit.title, hit.path))) for hit in results.hits]
     return in_columns(lines)
 
 
@@ -48,8 +48,8 @@ def _cell(text: str) -> str:
     return shown if len(shown) <= LONGEST_CELL else f"{shown[: LONGEST_CELL - 1]}…"
 
 
-def _how(answers: Answers, videos: int) -> str:
-    first, last = answers.dims[0], answers.dims[-1]
-    how = f"{first} dims" if first == last else f"a shortlist by {first} dims, ordered by {last}"
-    marked = "".join(f" The model was not trained for {dim} dims: expect poorer answers." for dim in answers.untrained)
-    return f"{videos:,} videos, {how}: query {answers.encode_ms:.1f} ms, search {answers.search_ms:.1f} ms.{marked}"
+def _how(results: SearchResults, videos: int) -> str:
+    first, last = results.dims[0], results.dims[-1]
+    how = f"{first} dims" if first == last else f"a shortlist with {first} dims, re-ranked with {last}"
+    marked = "".join(f" The model was not trained for {dim} dims: expect worse results." for dim in results.untrained)
+    return f"{videos:,} videos, {how}: query {results.encode_ms:.1f} ms, search {results.search_ms:.1f} ms.{marked}"

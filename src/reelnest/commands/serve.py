@@ -68,10 +68,10 @@ def run(
 
 def named(searchers: Sequence[Searcher]) -> dict[str, Searcher]:
     """By the name of the index's folder; of two of one name the later gets a number."""
-    found: dict[str, Searcher] = {}
+    by_name: dict[str, Searcher] = {}
     for searcher in searchers:
         name, number = searcher.place.resolve().name, 1
-        while (name if number == 1 else f"{name}-{number}") in found:
+        while (name if number == 1 else f"{name}-{number}") in by_name:
             number += 1
-        found[name if number == 1 else f"{name}-{number}"] = searcher
-    return found
+        by_name[name if number == 1 else f"{name}-{number}"] = searcher
+    return by_name

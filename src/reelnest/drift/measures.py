@@ -58,11 +58,11 @@ def judge(shifts: Sequence[Shift], confidence: float) -> list[Verdict]:
 
 def numbers_shift(measure: str, before: ArrayLike, after: ArrayLike, margin: float) -> Shift | None:
     """Kolmogorov and Smirnov's: the largest distance between the two cumulative distributions."""
-    one, other = np.asarray(before, np.float64), np.asarray(after, np.float64)
-    if min(len(one), len(other)) < FEWEST:
+    earlier, later = np.asarray(before, np.float64), np.asarray(after, np.float64)
+    if min(len(earlier), len(later)) < FEWEST:
         return None
-    found = ks_2samp(one, other, method="asymp")
-    return Shift(measure, "Kolmogorov-Smirnov D", float(found.statistic), float(found.pvalue), len(one), len(other), margin)
+    test = ks_2samp(earlier, later, method="asymp")
+    return Shift(measure, "Kolmogorov-Smirnov D", float(test.statistic), float(test.pvalue), len(earlier), len(later), margin)
 
 
 def counts_shift(measure: str, before: Mapping[str, int], after: Mapping[str, int], margin: float) -> Shift | None:
@@ -109,11 +109,11 @@ def vectors_shift(measure: str, before: NDArray[np.float32], after: NDArray[np.f
 
 def fall(measure: str, before: ArrayLike, after: ArrayLike, margin: float) -> Shift | None:
     """Mann and Whitney's test of whether queries fare worse than they did, and by how much on average."""
-    one, other = np.asarray(before, np.float64), np.asarray(after, np.float64)
-    if min(len(one), len(other)) < FEWEST:
+    earlier, later = np.asarray(before, np.float64), np.asarray(after, np.float64)
+    if min(len(earlier), len(later)) < FEWEST:
         return None
-    p = mannwhitneyu(other, one, alternative="less", method="asymptotic").pvalue
-    return Shift(measure, "fall of the mean", max(0.0, float(one.mean() - other.mean())), float(p), len(one), len(other), margin)
+    p = mannwhitneyu(later, earlier, alternative="less", method="asymptotic").pvalue
+    return Shift(measure, "fall of the mean", max(0.0, float(earlier.mean() - later.mean())), float(p), len(earlier), len(later), margin)
 
 
 def histogram(before: ArrayLike, after: ArrayLike) -> dict[str, list[float]]:

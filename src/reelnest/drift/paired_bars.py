@@ -59,8 +59,8 @@ def of_counts(title: str, before: Mapping[str, int], after: Mapping[str, int], n
     """Of counts by kind; `name` says what a kind is called."""
     kinds = list(name)
     ticks = [Tick(_x(at + 0.5, len(kinds)), name[kind]) for at, kind in enumerate(kinds)]
-    one, other = ([side.get(kind, 0) / max(1, sum(side.values())) for kind in kinds] for side in (before, after))
-    return PairedBars(title, *_drawn([name[kind] for kind in kinds], one, other, ticks))
+    shares_before, shares_after = ([side.get(kind, 0) / max(1, sum(side.values())) for kind in kinds] for side in (before, after))
+    return PairedBars(title, *_drawn([name[kind] for kind in kinds], shares_before, shares_after, ticks))
 
 
 def _drawn(
@@ -69,13 +69,13 @@ def _drawn(
     highest = max([*before, *after], default=1.0)
     top = next((end for end in TOPS if highest <= end), 1.0)
     room = HEIGHT - BOTTOM - TOP
-    each = (1 - 2 * GAP) / 2
+    share = (1 - 2 * GAP) / 2
     bars = []
     for at, name in enumerate(names):
         for side, shares in enumerate((before, after)):
             height = room * shares[at] / top
-            x = _x(at + GAP + side * each, len(names))
-            width = _x(at + GAP + (side + 1) * each, len(names)) - x
+            x = _x(at + GAP + side * share, len(names))
+            width = _x(at + GAP + (side + 1) * share, len(names)) - x
             said = f"{name}: {shares[at]:.1%} {('before', 'new')[side]}"
             bars.append(Bar(side, x, HEIGHT - BOTTOM - height, width, height, said))
     levels = [top * number / TICKS for number in range(TICKS + 1)]

@@ -131,8 +131,8 @@ class FolderEngine:
 
     def vectors(self, keys: Collection[str]) -> Mapping[str, Vector]:
         """Views of the memory-mapped file; see `Engine.vectors`."""
-        wanted, vectors = frozenset(keys), self._opened.vectors.numpy()
-        return {key: vectors[row] for row, key in enumerate(self._opened.table["key"].to_pylist()) if key in wanted}
+        selected, vectors = frozenset(keys), self._opened.vectors.numpy()
+        return {key: vectors[row] for row, key in enumerate(self._opened.table["key"].to_pylist()) if key in selected}
 
     def close(self) -> None:
         """Lets go of the files."""

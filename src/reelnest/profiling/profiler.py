@@ -105,7 +105,7 @@ class StepProfiler:
         self._profile.export_chrome_trace(str(aside))
         aside.replace(path)
         self.trace = path
-        shares = sorted(self.breakdown.seconds.items(), key=lambda found: -found[1])
+        shares = sorted(self.breakdown.seconds.items(), key=lambda item: -item[1])
         total = max(sum(self.breakdown.seconds.values()), 1e-12)
         log.info(
             "profile of steps %d to %d: %.3f s a step: %s (%s)",

@@ -77,8 +77,8 @@ def read_behaviour(
                 )
         for video in (*test.video, *test.above):
             if video in bad_videos:
-                found = f"video {show(video)} is quarantined ({bad_videos[video]})"
-                raise RecordError("bad_video", f"{found}; repair the video, or name another")
+                problem = f"video {show(video)} is quarantined ({bad_videos[video]})"
+                raise RecordError("bad_video", f"{problem}; repair the video, or name another")
             if video not in videos:
                 raise RecordError("unknown_video", f"{VIDEOS_FILE} lacks the video {show(video)}; add it, or correct the id")
         tests.append(test)
@@ -103,8 +103,8 @@ def stored_behaviour(path: Path) -> list[BehaviourTest]:
 
 def _stored(lines: Sequence[str]) -> Iterator[BehaviourTest]:
     for line in filter(None, lines):
-        found = json.loads(line)
-        yield BehaviourTest(**{**found, "video": tuple(found["video"]), "above": tuple(found["above"])})
+        record = json.loads(line)
+        yield BehaviourTest(**{**record, "video": tuple(record["video"]), "above": tuple(record["above"])})
 
 
 def _test(record: dict[str, Any], line: int) -> BehaviourTest:
@@ -112,15 +112,15 @@ def _test(record: dict[str, Any], line: int) -> BehaviourTest:
     if kind not in KINDS:
         raise RecordError("bad_kind", f"kind is {show(kind)}; expected {', '.join(KINDS)}")
     check_keys(record, KEYS[kind])
-    wanted = [key for key in KEYS[kind] if key not in ("top", "shared")]
-    for key in wanted:
+    required = [key for key in KEYS[kind] if key not in ("top", "shared")]
+    for key in required:
         if key not in record:
-            raise RecordError(f"missing_{key}", f"there is no {key}; a test of the kind {kind} needs {', '.join(wanted)}")
+            raise RecordError(f"missing_{key}", f"there is no {key}; a test of the kind {kind} needs {', '.join(required)}")
     query = _text(record["query"], "query")
-    same_as = _text(record["same_as"], "same_as") if "same_as" in wanted else ""
+    same_as = _text(record["same_as"], "same_as") if "same_as" in required else ""
     if query == same_as:
         raise RecordError("same_query", "query and same_as are the same words; a test of invariance needs two wordings")
-    video, above = (_videos(record[key], key) if key in wanted else () for key in ("video", "above"))
+    video, above = (_videos(record[key], key) if key in required else () for key in ("video", "above"))
     if both := set(video) & set(above):
         raise RecordError("contradiction", f"video {show(min(both))} stands in video and in above; remove it from one of the two")
     top = _count(record.get("top", TOP), "top", 1000) if "top" in KEYS[kind] else 0

@@ -78,7 +78,7 @@ class Changes:
             ("changed", self.changed_videos, self.changed_pairs),
             ("removed", self.removed_videos, self.removed_pairs),
         ):
-            counted = [_counted(len(found), name) for found, name in ((videos, "video"), (pairs, "pair")) if found]
+            counted = [_counted(len(changed), name) for changed, name in ((videos, "video"), (pairs, "pair")) if changed]
             parts += [f"{' and '.join(counted)} {word}"] if counted else []
         return ", ".join(parts) or "nothing new"
 
@@ -154,9 +154,9 @@ def distributions(changes: Changes, seconds: Mapping[str, Sequence[float]]) -> d
         "characters of a video's texts": video_texts,
     }
     sides = {"before": changes.before, "after": changes.after}
-    found = {name: {side: summarise(measure(contents)) for side, contents in sides.items()} for name, measure in measures.items()}
-    found["seconds of a video"] = {side: summarise(seconds[side]) for side in sides}
-    return found
+    distributions = {name: {side: summarise(measure(contents)) for side, contents in sides.items()} for name, measure in measures.items()}
+    distributions["seconds of a video"] = {side: summarise(seconds[side]) for side in sides}
+    return distributions
 
 
 def as_text(changes: Changes, seconds: Mapping[str, Sequence[float]]) -> str:
@@ -173,8 +173,8 @@ def as_text(changes: Changes, seconds: Mapping[str, Sequence[float]]) -> str:
     columns = ("number", "mean", *(f"{quantile:.0%}" for quantile in QUANTILES))
     rows: list[Sequence[object]] = [("", "", *columns)]
     for name, sides in distributions(changes, seconds).items():
-        for at, (side, found) in enumerate(sides.items()):
-            figures = ["-"] * len(columns) if found is None else [f"{found[column]:,.4g}" for column in columns]
+        for at, (side, summary) in enumerate(sides.items()):
+            figures = ["-"] * len(columns) if summary is None else [f"{summary[column]:,.4g}" for column in columns]
             rows.append((name if at == 0 else "", side, *figures))
     bad = f"Lines that cannot be read: {changes.before.bad:,} before, {changes.after.bad:,} after."
     parts = [changes.headline.capitalize(), changes.counts, *named, table(rows), bad if changes.before.bad or changes.after.bad else ""]

@@ -185,8 +185,8 @@ def parse_video(record: dict[str, Any], folder: Path, line: int) -> Video:
     """A record of `videos.jsonl` whose paths lead into `folder`. Raises RecordError."""
     video_id = check_string(record["video_id"], "video_id") if "video_id" in record else ""
     if not video_id.strip():
-        found = "empty" if "video_id" in record else "not there"
-        raise RecordError("missing_id", f"video_id is {found}; give the video one that no other has")
+        state = "empty" if "video_id" in record else "not there"
+        raise RecordError("missing_id", f"video_id is {state}; give the video one that no other has")
     check_keys(record, VIDEO_KEYS)
     path, images = record.get("path"), record.get("images")
     if path is not None and images is not None:

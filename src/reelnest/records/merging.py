@@ -118,7 +118,7 @@ class _Merge:
 
     def run(self, sources: Sequence[Path], into: Path) -> None:
         parts = [(folder, name) for source in sources for folder, name in _parts(source)]
-        records = [(folder, name, *found) for folder, name in parts for found in self._read(folder, name)]
+        records = [(folder, name, *record) for folder, name in parts for record in self._read(folder, name)]
         for folder, name, line, record in records:
             if "video_id" in record and name != BEHAVIOUR_FILE:
                 self._take(folder, name, line, record, self._video)
@@ -138,10 +138,10 @@ class _Merge:
         self._write(into)
 
     def _read(self, folder: Path, name: str) -> list[tuple[int, dict[str, Any]]]:
-        found: list[tuple[int, dict[str, Any]]] = []
-        for bad in read_records(folder, name, lambda record, line: found.append((line, record))):
+        records: list[tuple[int, dict[str, Any]]] = []
+        for bad in read_records(folder, name, lambda record, line: records.append((line, record))):
             self.faults.append(f"{folder / name}:{bad.line}: {bad.detail}")
-        return found
+        return records
 
     def _take(self, folder: Path, name: str, line: int, record: dict[str, Any], take: Any) -> None:
         origin = f"{folder / name}:{line}"
@@ -191,8 +191,8 @@ class _Merge:
                 return
             if known.added or not self.replacing:
                 advice = "keep one of them" if known.added else "remove it, or add with --replace"
-                found = f"query and target are those of {self._where(known, PAIRS_FILE)}, with another relevance, split or negatives"
-                raise RecordError("conflict", f"{found}; {advice}")
+                problem = f"query and target are those of {self._where(known, PAIRS_FILE)}, with another relevance, split or negatives"
+                raise RecordError("conflict", f"{problem}; {advice}")
         at = self.lines[PAIRS_FILE].put(explicit_record(record, pair), known)
         self.pairs[pair.query, pair.target] = _Known(pair, folder, origin, added=known is None, at=at)
 
@@ -240,9 +240,9 @@ class _Merge:
 def _parts(source: Path) -> list[tuple[Path, str]]:
     """The files of records of a source, as folder and name."""
     if source.is_dir():
-        found = [(source, name) for name in FILES if (source / name).is_file()]
-        if found:
-            return found
+        parts = [(source, name) for name in FILES if (source / name).is_file()]
+        if parts:
+            return parts
     elif source.is_file() and source.suffix == ".jsonl":
         return [(source.parent, source.name)]
     raise DataError(f"{source}: expected a folder with {VIDEOS_FILE} or {PAIRS_FILE} (docs/data.md), or a file of JSON lines (.jsonl).")
@@ -257,13 +257,13 @@ def _difference(video: Video, files: Sequence[Path], known: _Known) -> str | Non
         present = video_files(there, known.folder)
     except VideoError:
         return "other bytes (the present ones are missing)"
-    same = len(present) == len(files) and all(filecmp.cmp(one, other, shallow=False) for one, other in zip(present, files, strict=True))
+    same = len(present) == len(files) and all(filecmp.cmp(old, new, shallow=False) for old, new in zip(present, files, strict=True))
     return None if same else "other bytes"
 
 
-def _same_pair(one: Pair, other: Pair) -> bool:
-    negatives = frozenset(one.negatives) == frozenset(other.negatives)
-    return negatives and replace(one, line=0, negatives=()) == replace(other, line=0, negatives=())
+def _same_pair(first: Pair, second: Pair) -> bool:
+    negatives = frozenset(first.negatives) == frozenset(second.negatives)
+    return negatives and replace(first, line=0, negatives=()) == replace(second, line=0, negatives=())
 
 
 def explicit_record(record: Mapping[str, Any], pair: Pair) -> dict[str, Any]:

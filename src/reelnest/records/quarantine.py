@@ -39,8 +39,8 @@ def quarantine_pairs(
 
 def queries_without_target(pairs: Sequence[Pair], kept: Sequence[Pair]) -> list[Side]:
     """The queries of `pairs` that none of the `kept` asks for, in the order of the file."""
-    asked = {pair.query for pair in kept}
-    return [query for query in dict.fromkeys(pair.query for pair in pairs) if query not in asked]
+    queries = {pair.query for pair in kept}
+    return [query for query in dict.fromkeys(pair.query for pair in pairs) if query not in queries]
 
 
 def _sides(pair: Pair) -> Iterator[tuple[str, Side]]:
@@ -61,8 +61,8 @@ def _text_too_long(pair: Pair, most: int) -> tuple[str, str] | None:
 def _bad_video(pair: Pair, bad_videos: Mapping[str, str]) -> tuple[str, str] | None:
     for where, side in _sides(pair):
         if side.kind == "video" and side.value in bad_videos:
-            found = f"{where} names video {show(side.value)}, which is quarantined ({bad_videos[side.value]})"
-            return "bad_video", f"{found}; repair the video, or remove it here"
+            problem = f"{where} names video {show(side.value)}, which is quarantined ({bad_videos[side.value]})"
+            return "bad_video", f"{problem}; repair the video, or remove it here"
     return None
 
 
@@ -78,12 +78,12 @@ def _repeated(pairs: Sequence[Pair], splits: Sequence[str]) -> list[BadRecord]:
             continue
         line = f"line {pairs[kept].line}"
         if splits[at] != splits[kept]:
-            found = f"query and target stand in {splits[kept]} too ({line}, which is kept); here they are in {splits[at]}"
-            bad.append(BadRecord(PAIRS_FILE, pairs[at].line, "leakage", f"{found}: remove one of the two"))
+            problem = f"query and target stand in {splits[kept]} too ({line}, which is kept); here they are in {splits[at]}"
+            bad.append(BadRecord(PAIRS_FILE, pairs[at].line, "leakage", f"{problem}: remove one of the two"))
         else:
-            found = f"query and target are those of {line}, which is kept"
+            problem = f"query and target are those of {line}, which is kept"
             advice = "say it once, with all its negatives and a higher relevance if it counts for more"
-            bad.append(BadRecord(PAIRS_FILE, pairs[at].line, "duplicate_pair", f"{found}: {advice}"))
+            bad.append(BadRecord(PAIRS_FILE, pairs[at].line, "duplicate_pair", f"{problem}: {advice}"))
     return bad
 
 

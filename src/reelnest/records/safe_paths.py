@@ -28,6 +28,6 @@ def resolve(name: str, folder: Path) -> Path:
     return resolved
 
 
-def _unsafe(name: str, folder: Path, found: str) -> VideoError:
+def _unsafe(name: str, folder: Path, problem: str) -> VideoError:
     expected = f"expected a file under {folder.name}/, named relative to it: copy it there"
-    return VideoError("unsafe_path", f"the path {show(name)} {found}; {expected}")
+    return VideoError("unsafe_path", f"the path {show(name)} {problem}; {expected}")

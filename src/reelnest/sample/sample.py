@@ -193,7 +193,9 @@ def sample_seed(folder: Path) -> int | None:
 def _twin_pairs() -> list[Combination]:
     """One of each pair of twins. A circle or a ring looks the same however far it is turned."""
     every = itertools.product(sample_words.COLOURS, sample_words.SHAPES, sample_words.BACKGROUNDS, sample_clips.BACKWARDS)
-    return [one for one in itertools.starmap(Combination, every) if not (one.shape in ("circle", "ring") and one.movement == "clockwise")]
+    return [
+        made for made in itertools.starmap(Combination, every) if not (made.shape in ("circle", "ring") and made.movement == "clockwise")
+    ]
 
 
 def _shuffled(items: Iterable[T], seed: int) -> list[T]:

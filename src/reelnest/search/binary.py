@@ -43,9 +43,9 @@ class BinaryVectors:
     def _nearest(self, query_bits: NDArray[np.uint8], count: int) -> NDArray[np.int64]:
         """(queries, count), in no order."""
         queries, corpus = _words(query_bits), self._words.T.copy()  # (words, corpus): one word of all of them side by side
-        found = np.empty((len(queries), count), dtype=np.int64)
+        nearest = np.empty((len(queries), count), dtype=np.int64)
         if not count:
-            return found
+            return nearest
         rows = np.arange(len(self))
         for block in query_blocks(len(queries), len(self)):
             distances = np.zeros((block.stop - block.start, len(self)), dtype=np.int64)
@@ -54,8 +54,8 @@ class BinaryVectors:
             # Distance and row in one number: no two are equal, so it is settled which ones come in.
             distances *= len(self)
             distances += rows
-            found[block] = np.partition(distances, count - 1, axis=1)[:, :count] % len(self)
-        return found
+            nearest[block] = np.partition(distances, count - 1, axis=1)[:, :count] % len(self)
+        return nearest
 
 
 def _words(bits: NDArray[np.uint8]) -> NDArray[np.uint64]:

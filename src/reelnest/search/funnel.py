@@ -53,10 +53,10 @@ def funnel_topk(
     queries, vectors = torch.as_tensor(queries), corpus if isinstance(corpus, Int8Vectors) else torch.as_tensor(corpus)
     _check_schedule(dims, shortlists, width=queries.shape[1])
     keep = [*shortlists, k]
-    found = prefix_topk(queries[:, : dims[0]], prefix(vectors, dims[0]), [dims[0]], keep[0])[dims[0]]
+    ranking = prefix_topk(queries[:, : dims[0]], prefix(vectors, dims[0]), [dims[0]], keep[0])[dims[0]]
     for dim, count in zip(dims[1:], keep[1:], strict=True):
-        found = rescore(queries[:, :dim], prefix(vectors, dim), found.indices, count)
-    return found
+        ranking = rescore(queries[:, :dim], prefix(vectors, dim), ranking.indices, count)
+    return ranking
 
 
 def rescore(queries: Tensor, vectors: Rows, rows: Tensor, k: int) -> Ranking:
@@ -76,10 +76,10 @@ def rescore(queries: Tensor, vectors: Rows, rows: Tensor, k: int) -> Ranking:
     step = max(1, GATHERED // max(1, rows.shape[1] * queries.shape[1]))
     for start in range(0, len(rows), step):
         block = slice(start, start + step)
-        found = vectors[rows[block].flatten()].float().view(*rows[block].shape, queries.shape[1])  # (block, shortlist, dim)
-        norms = torch.linalg.vector_norm(found, dim=2).clamp_min(SMALLEST_NORM)
+        rows_of_block = vectors[rows[block].flatten()].float().view(*rows[block].shape, queries.shape[1])  # (block, shortlist, dim)
+        norms = torch.linalg.vector_norm(rows_of_block, dim=2).clamp_min(SMALLEST_NORM)
         # Codes are often equal. Each row is summed alone, so that equal rows get equal scores; a matrix product promises no such thing.
-        scores[block] = (found * queries[block, None]).sum(2) / norms
+        scores[block] = (rows_of_block * queries[block, None]).sum(2) / norms
     scores /= torch.linalg.vector_norm(queries, dim=1, keepdim=True).clamp_min(SMALLEST_NORM)
     if not torch.isfinite(scores).all():
         query, place = (~torch.isfinite(scores)).nonzero()[0].tolist()

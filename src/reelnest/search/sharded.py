@@ -20,8 +20,8 @@ def sharded_topk(queries: Tensor, corpus: Corpus, dims: Sequence[int], k: int) -
     ranks = dist.get_world_size() if dist.is_initialized() else 1
     if ranks == 1 or len(corpus_blocks(len(queries), len(corpus))) < ranks:
         return prefix_topk(queries, corpus, dims, k)
-    found = prefix_topk(queries, corpus, dims, k, part=(dist.get_rank(), ranks))
-    for ranking in found.values():
+    own = prefix_topk(queries, corpus, dims, k, part=(dist.get_rank(), ranks))
+    for ranking in own.values():
         for start in range(0, len(queries), BLOCK_QUERIES):
             block = slice(start, start + BLOCK_QUERIES)
             # Parts stand in the order of their rows, and the sort is stable: of equal scores the lower row stays first.
@@ -29,7 +29,7 @@ def sharded_topk(queries: Tensor, corpus: Corpus, dims: Sequence[int], k: int) -
             k = ranking.scores.shape[1]
             ranking.indices[block] = _side_by_side(ranking.indices[block]).gather(1, order[:, :k])
             ranking.scores[block] = scores[:, :k]
-    return found
+    return own
 
 
 def _side_by_side(local: Tensor) -> Tensor:

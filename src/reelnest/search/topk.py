@@ -47,13 +47,13 @@ def prefix_topk(queries: Tensor, corpus: Corpus, dims: Sequence[int], k: int, pa
     _check(queries, corpus, dims, k)
     k = min(k, len(corpus))
     shape = (len(queries), k)
-    found = {dim: Ranking(queries.new_zeros(shape, dtype=torch.int64), queries.new_full(shape, -torch.inf).float()) for dim in dims}
+    rankings = {dim: Ranking(queries.new_zeros(shape, dtype=torch.int64), queries.new_full(shape, -torch.inf).float()) for dim in dims}
     rising = sorted(set(dims))
     for block in _blocks(len(queries), BLOCK_QUERIES):
         for dim, ranking in _topk(queries[block], corpus, rising, k, part).items():
             of_part = ranking.indices.shape[1]
-            found[dim].indices[block, :of_part], found[dim].scores[block, :of_part] = ranking.indices, ranking.scores
-    return found
+            rankings[dim].indices[block, :of_part], rankings[dim].scores[block, :of_part] = ranking.indices, ranking.scores
+    return rankings
 
 
 def corpus_blocks(queries: int, corpus: int) -> list[slice]:

@@ -28,7 +28,7 @@ from starlette.types import ASGIApp
 import reelnest
 from reelnest.errors import QueryError, ReelnestError, VideoError
 from reelnest.serving.guard import LOCAL_HOSTS, Guard
-from reelnest.serving.searcher import MOST_ANSWERS, Answers, Searcher
+from reelnest.serving.searcher import MAX_RESULTS, Searcher, SearchResults
 
 PAGE = Path(__file__).with_name("page")
 PAGE_FILES = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js"}
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 Index = Annotated[str | None, Query(description="A name of /api/indexes; the first where it is left out.")]
 Dim = Annotated[int | None, Query(description="Numbers of each vector that are compared; the full width where it is left out.")]
 Funnel = Annotated[bool, Query(description="A shortlist at `dim` (the smallest where it is left out), ordered anew at the full width.")]
-K = Annotated[int, Query(description=f"Answers, 1 to {MOST_ANSWERS}.")]
+K = Annotated[int, Query(description=f"SearchResults, 1 to {MAX_RESULTS}.")]
 
 
 def create_app(searchers: Mapping[str, Searcher], hosts: Collection[str] = LOCAL_HOSTS, upload_megabytes: float = 64) -> ASGIApp:
@@ -66,12 +66,12 @@ def create_app(searchers: Mapping[str, Searcher], hosts: Collection[str] = LOCAL
 
     @app.get("/api/indexes")
     def indexes() -> dict[str, Any]:
-        return {"indexes": [_describe(name, one) for name, one in searchers.items()], "upload_megabytes": upload_megabytes}
+        return {"indexes": [_describe(name, opened) for name, opened in searchers.items()], "upload_megabytes": upload_megabytes}
 
     @app.get("/api/search")
     def search(q: str = "", index: Index = None, dim: Dim = None, funnel: Funnel = False, k: K = 12) -> dict[str, Any]:
         name, chosen = searcher(index)
-        return _told(name, chosen, chosen.words(q, k, dim=dim, funnel=funnel))
+        return _as_json(name, chosen, chosen.words(q, k, dim=dim, funnel=funnel))
 
     @app.post("/api/search")
     async def search_by_video(request: Request, index: Index = None, dim: Dim = None, funnel: Funnel = False, k: K = 12) -> dict[str, Any]:
@@ -85,10 +85,10 @@ def create_app(searchers: Mapping[str, Searcher], hosts: Collection[str] = LOCAL
                 raise HTTPException(408, f"The video did not arrive within {UPLOAD_TIMEOUT_SECONDS} s.") from None
             path = Path(file.name)
             try:
-                answers = await run_in_threadpool(chosen.video, path, k, dim=dim, funnel=funnel)
+                results = await run_in_threadpool(chosen.video, path, k, dim=dim, funnel=funnel)
             except VideoError as error:
                 raise VideoError(error.reason, str(error).replace(path.name, "the uploaded file")) from None
-        return _told(name, chosen, answers)
+        return _as_json(name, chosen, results)
 
     @app.api_route("/api/clip", methods=["GET", "HEAD"])
     def clip(index: str, id: str, frame: Annotated[int, Query(ge=0)] = 0) -> FileResponse:
@@ -113,22 +113,22 @@ def _page(name: str) -> Any:
 
 
 def _describe(name: str, searcher: Searcher) -> dict[str, Any]:
-    found = searcher.manifest
+    manifest = searcher.manifest
     return {
         "name": name,
-        "videos": found.videos,
-        "dims": found.dims,
-        "model": found.model,
-        "model_hash": found.model_hash,
-        "base": Path(found.base).name,
-        "storage": found.storage,
-        "data_hash": found.data_hash,
-        "graph_dim": found.graph_dim,
+        "videos": manifest.videos,
+        "dims": manifest.dims,
+        "model": manifest.model,
+        "model_hash": manifest.model_hash,
+        "base": Path(manifest.base).name,
+        "storage": manifest.storage,
+        "data_hash": manifest.data_hash,
+        "graph_dim": manifest.graph_dim,
     }
 
 
-def _told(name: str, searcher: Searcher, answers: Answers) -> dict[str, Any]:
-    return {"index": name, "videos": searcher.manifest.videos, **asdict(answers)}
+def _as_json(name: str, searcher: Searcher, results: SearchResults) -> dict[str, Any]:
+    return {"index": name, "videos": searcher.manifest.videos, **asdict(results)}
 
 
 async def _receive(request: Request, file: Any, megabytes: float) -> None:
@@ -154,9 +154,9 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def misunderstood(_: Request, error: RequestValidationError) -> Response:
-        found = error.errors()[0]
-        given = "" if found["type"] == "missing" else f" (found {str(found.get('input'))[:100]!r})"
-        return JSONResponse({"error": f"{found['loc'][-1]}: {found['msg']}{given}."}, status_code=422)
+        first = error.errors()[0]
+        given = "" if first["type"] == "missing" else f" (found {str(first.get('input'))[:100]!r})"
+        return JSONResponse({"error": f"{first['loc'][-1]}: {first['msg']}{given}."}, status_code=422)
 
     @app.exception_handler(ReelnestError)
     async def unanswerable(_: Request, error: ReelnestError) -> Response:

@@ -173,7 +173,7 @@ def _items(videos: Sequence[Video], data: Path, model: SavedModel) -> tuple[list
 
     with ThreadPoolExecutor(available_workers()) as pool:
         looked = list(tqdm(pool.map(look, videos), total=len(videos), desc="hashing", unit="video", disable=None))
-    return [one for one in looked if isinstance(one, _Item)], [one for one in looked if isinstance(one, BadRecord)]
+    return [item for item in looked if isinstance(item, _Item)], [item for item in looked if isinstance(item, BadRecord)]
 
 
 def _vectors_before(engine: Engine, source: ModelSource, storage: IndexStorage, keys: Sequence[str]) -> Mapping[str, Vector]:
@@ -197,8 +197,8 @@ def _encode(
     """Encodes `items` into `kept`; returns what went wrong, by key."""
 
     def work(decoder: Decoder, item: _Item) -> Frames:
-        found = None if options.store is None else options.store.by_key(item.frames_key)
-        return decoder.frames(video_files(item.video, data), model.preprocess) if found is None else found
+        frames = None if options.store is None else options.store.by_key(item.frames_key)
+        return decoder.frames(video_files(item.video, data), model.preprocess) if frames is None else frames
 
     failed: dict[str, VideoError] = {}
     started = time.monotonic()

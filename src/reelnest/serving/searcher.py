@@ -1,4 +1,4 @@
-"""A search as people ask for it: words or a video in, videos with their scores and what each step took out."""
+"""A search: a text or a video in, ranked videos with their scores and timings out."""
 
 import os
 import threading
@@ -17,12 +17,12 @@ from reelnest.records.formats import Video, video_files
 from reelnest.store.entries import Entry
 from reelnest.video.decoder import Decoder, Limits
 
-MOST_ANSWERS = 1000
+MAX_RESULTS = 1000
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A video that was found."""
+    """One result."""
 
     rank: int
     score: float
@@ -38,8 +38,8 @@ class Hit:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """The hits, best first, and how they were found."""
+class SearchResults:
+    """The hits, best first, and how the search was done."""
 
     hits: Sequence[Hit]
     dims: tuple[int, ...]
@@ -57,7 +57,7 @@ class OpenModel:
         self.hash = hash
         self._model = model
         self._lock = threading.Lock()
-        # Of its own: while a video of a stranger is being read, those who search with words go on.
+        # A decoder of its own: text searches go on while an uploaded video is decoded.
         self._decoder = Decoder(limits)
 
     def close(self) -> None:
@@ -87,25 +87,24 @@ class Searcher:
         self.manifest, self.place, self.model = engine.manifest, place, model
         if self.manifest.model_hash != model.hash:
             raise ModelError(
-                f"{place}: was made with the model {self.manifest.model_hash[:12]} ({self.manifest.model}), and this one is "
-                f"{model.hash[:12]}. Vectors of two models cannot be compared: run `reelnest index` again with this model, or search with "
-                "that one."
+                f"{place}: this index was made with the model {self.manifest.model_hash[:12]} ({self.manifest.model}), not with"
+                f" {model.hash[:12]}. Vectors of two models cannot be compared. Run `reelnest index` again, or search with the other model."
             )
         self._engine = engine
         self._data = Path(os.path.normpath(place.resolve() / self.manifest.data))
         self._shortlist, self._most_characters = shortlist, most_characters
 
-    def words(self, text: str, k: int, *, dim: int | None = None, funnel: bool = False) -> Answers:
+    def words(self, text: str, k: int, *, dim: int | None = None, funnel: bool = False) -> SearchResults:
         """The best `k` videos for a text. Raises QueryError for an empty or endless one, and for a dim or `k` that cannot be."""
         if not text.strip():
-            raise QueryError("The search is empty: type what you look for.")
+            raise QueryError("The search is empty. Type what you are looking for.")
         if len(text) > self._most_characters:
             raise QueryError(f"The search has {len(text):,} characters; at most {self._most_characters:,} are read. Shorten it.")
         # A lone surrogate can be typed on a command line, and no tokenizer takes it.
         text = text.encode("utf-8", "replace").decode("utf-8")
         return self._search(lambda: self.model.words(text), k, dim, funnel)
 
-    def video(self, file: Path, k: int, *, dim: int | None = None, funnel: bool = False) -> Answers:
+    def video(self, file: Path, k: int, *, dim: int | None = None, funnel: bool = False) -> SearchResults:
         """The best `k` videos for a video file. Raises VideoError for one that cannot be read, and QueryError."""
         return self._search(lambda: self.model.video(file), k, dim, funnel)
 
@@ -113,9 +112,9 @@ class Searcher:
         """The files of a video of this index, under its data folder. Raises QueryError for an unknown id, VideoError for a lost file."""
         return video_files(self._engine.get([video_id])[0], self._data)
 
-    def _search(self, encode: Callable[[], NDArray[np.float32]], k: int, dim: int | None, funnel: bool) -> Answers:
-        if not 1 <= k <= MOST_ANSWERS:
-            raise QueryError(f"k is {k}: ask for 1 to {MOST_ANSWERS} answers.")
+    def _search(self, encode: Callable[[], NDArray[np.float32]], k: int, dim: int | None, funnel: bool) -> SearchResults:
+        if not 1 <= k <= MAX_RESULTS:
+            raise QueryError(f"k is {k}: ask for 1 to {MAX_RESULTS} results.")
         if funnel and dim is None:
             dim = self.manifest.dims[0]
         dim = self.manifest.check_dim(dim)  # before anything is encoded
@@ -127,7 +126,7 @@ class Searcher:
         videos = self._engine.get(ranked.ids)
         hits = [_hit(rank, video, score) for rank, (video, score) in enumerate(zip(videos, ranked.scores, strict=True), start=1)]
         untrained = tuple(used for used in ranked.dims if used not in self.manifest.dims)
-        return Answers(hits, ranked.dims, untrained, 1000 * (encoded - started), 1000 * (searched - encoded))
+        return SearchResults(hits, ranked.dims, untrained, 1000 * (encoded - started), 1000 * (searched - encoded))
 
 
 def _hit(rank: int, video: Video, score: float) -> Hit:

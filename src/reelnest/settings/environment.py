@@ -13,8 +13,8 @@ def tracking_uri(params: Params) -> str:
 
 def flow_run() -> tuple[str, str | None] | None:
     """The id of the flow run that this process works for, and the address of its page; None where no flow started it."""
-    found = os.environ.get("REELNEST_FLOW_RUN_ID")
-    return (found, os.environ.get("REELNEST_FLOW_RUN_URL") or None) if found else None
+    flow_run_id = os.environ.get("REELNEST_FLOW_RUN_ID")
+    return (flow_run_id, os.environ.get("REELNEST_FLOW_RUN_URL") or None) if flow_run_id else None
 
 
 def wandb_mode() -> Literal["online", "offline", "disabled", "shared"]:

@@ -20,32 +20,32 @@ ACCELERATE_CONFIGS = Path("configs/accelerate")
 def load_params(path: Path = PARAMS_FILE) -> Params:
     """Reads and checks a params file. Raises ConfigError, which names each wrong key, what was found and what is allowed."""
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        contents = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file. Run this in the project's folder, or copy one of configs/presets/ to {path}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not readable as YAML: {error}") from error
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path}: expected sections such as `train:`, found {type(found).__name__}.")
+    if not isinstance(contents, dict):
+        raise ConfigError(f"{path}: expected sections such as `train:`, found {type(contents).__name__}.")
     try:
-        params = Params.model_validate(found)
+        params = Params.model_validate(contents)
     except ValidationError as error:
         raise ConfigError("\n".join(f"{path}: {line}" for line in _explain(error.errors(include_url=False)))) from None
     _check_processes(params, path)
     return params
 
 
-def setting_errors(found: Mapping[str, Any], key: str) -> list[str]:
+def setting_errors(contents: Mapping[str, Any], key: str) -> list[str]:
     """What is wrong with the value of one setting (a dotted key) by itself, in the contents of a params file.
 
     Not whether it fits the others, which may change with it, nor whether this version knows it: the file may be another version's.
     """
     path = tuple(key.split("."))
     try:
-        Params.model_validate(found)
+        Params.model_validate(contents)
     except ValidationError as error:
         details = error.errors(include_url=False)
-        return _explain([one for one in details if one["loc"][: len(path)] == path and one["type"] != "extra_forbidden"])
+        return _explain([detail for detail in details if detail["loc"][: len(path)] == path and detail["type"] != "extra_forbidden"])
     return []
 
 

@@ -105,8 +105,8 @@ def embedding_width(model: Model) -> int | None:
         return model.tiny.hidden_size
     config = Path(model.name_or_path) / "config.json"
     if config.is_file():
-        found = json.loads(config.read_text(encoding="utf-8"))
-        size = found.get("hidden_size") or found.get("text_config", {}).get("hidden_size")
+        contents = json.loads(config.read_text(encoding="utf-8"))
+        size = contents.get("hidden_size") or contents.get("text_config", {}).get("hidden_size")
         return int(size) if size else None
     size_name = re.search(r"Qwen2\.5-VL-(\d+B)", model.name_or_path)
     return QWEN_HIDDEN_SIZES.get(size_name[1]) if size_name else None

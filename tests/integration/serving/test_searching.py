@@ -102,7 +102,7 @@ def test_the_command_prints_a_table_or_json(served: Served) -> None:
     shown = subprocess.run(asked, cwd=served.root, capture_output=True, text=True, timeout=120, check=True).stdout.splitlines()
     assert shown[0].split() == ["rank", "score", "video_id", "title", "path"]
     assert [line.split()[0] for line in shown[1:4]] == ["1", "2", "3"]
-    assert "21 videos, a shortlist by 17 dims, ordered by 128" in shown[-1]
+    assert "21 videos, a shortlist with 17 dims, re-ranked with 128" in shown[-1]
     assert "not trained for 17 dims" in shown[-1]
     found = json.loads(stage.run(served.workspace, PARAMS, "a red circle", served.root / "one", k=3, as_json=True))
     assert [hit["rank"] for hit in found["hits"]] == [1, 2, 3]
