@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from reelnest.errors import RegistryError
+from reelnest.launch.command import prepare_process
 from reelnest.registry.local_store import make_database
-from reelnest.stages.launch import prepare_process
 
 
 def main(file: Path) -> int:
