@@ -51,7 +51,14 @@ class Outcome:
     observed: Any
     """The observed value, or how many rows of how many were unexpected."""
     lines: tuple[int, ...]
-    """The first lines of the file in which something unexpected stands."""
+    """The first lines of the file that hold something unexpected."""
+
+    @property
+    def summary(self) -> str:
+        """How a failed expectation failed, in one line."""
+        if isinstance(self.observed, dict) and "unexpected" in self.observed:
+            return f"{self.observed['unexpected']:,} of {self.observed['rows']:,} rows fail: {self.description}"
+        return f"the check '{self.description}' fails, with {self.observed}"
 
 
 def video_checks(name: str, settings: Validate, severity: Severity) -> ExpectationSuite:

@@ -45,7 +45,7 @@ def run(
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family)
     except OSError as error:
-        raise ConfigError(f"{host}:{port} cannot be listened at ({error.strerror}). Choose another --port or --host.") from error
+        raise ConfigError(f"Port {port} of {host} cannot be used ({error.strerror}). Choose another with --port or --host.") from error
     config = uvicorn.Config(
         app,
         http="h11",

@@ -213,7 +213,11 @@ class SavedModel:
                 f"dim {dim}: this model's vectors have from 1 to {self.width} numbers; trained prefixes are {list(self.dims)}."
             )
         if dim not in self.dims:
-            logger.warning("dim %d was not trained for (trained: %s): expect poorer answers than its size promises", dim, list(self.dims))
+            logger.warning(
+                "dim %d: the model was not trained for it (trained: %s); expect lower quality than at a trained dim of this size",
+                dim,
+                list(self.dims),
+            )
         normalised: NDArray[np.float32] = F.normalize(vectors[:, :dim], dim=-1).numpy()
         return normalised
 

@@ -49,8 +49,7 @@ class Manifest(Section):
         if not 1 <= dim <= self.width:
             trained = ", ".join(map(str, self.dims))
             raise QueryError(
-                f"dim {dim}: this index can be searched at {trained}, the dims of its model (others from 1 to {self.width} "
-                "can be asked for too, and answer worse than their size promises)."
+                f"dim {dim}: this index has dims 1 to {self.width}. The model was trained for {trained}; other dims have lower quality."
             )
         return dim
 

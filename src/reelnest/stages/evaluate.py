@@ -120,7 +120,10 @@ def _dims(trained: Sequence[int], extra: Sequence[int]) -> tuple[int, ...]:
     """What is evaluated: the model's own dims, and those that it was not trained for."""
     check_extra_dims(trained, extra)
     if untrained := sorted(set(extra).difference(trained)):
-        log.warning("dim %s: not trained for; expect poorer answers there than its size promises", ", ".join(map(str, untrained)))
+        log.warning(
+            "dim %s: the model was not trained for it; expect lower quality than at a trained dim of this size",
+            ", ".join(map(str, untrained)),
+        )
     return tuple(sorted({*trained, *extra}))
 
 

@@ -137,8 +137,8 @@ def _fault(
             return f"{found} (only whole groups go to a split).{quarantined} {advice}"
     failed = [outcome for outcome in outcomes if outcome.severity == "critical" and not outcome.success]
     if failed:
-        found = "; ".join(f"{outcome.suite}: not so: {outcome.description} (found {outcome.observed})" for outcome in failed)
-        return f"the data is not as expected. {found}. See reports/data_docs/index.html."
+        problems = "; ".join(f"{outcome.suite}: {outcome.summary}" for outcome in failed)
+        return f"the data fails {len(failed)} checks. {problems}. See reports/data_docs/index.html."
     return None
 
 
@@ -171,4 +171,4 @@ def _log(report: dict[str, Any], outcomes: Sequence[Outcome]) -> None:
     for outcome in outcomes:
         # What the checks found bad is in the quarantine's counts above.
         if not outcome.success and not outcome.suite.endswith("_found"):
-            log.warning("%s, %s: not so: %s (found %s)", outcome.suite, outcome.severity, outcome.description, outcome.observed)
+            log.warning("%s, %s: %s", outcome.suite, outcome.severity, outcome.summary)

@@ -114,7 +114,7 @@ def test_every_dim_is_the_normalised_prefix(saved: Path, caplog: pytest.LogCaptu
         np.testing.assert_allclose(prefix, full[:, :dim] / np.linalg.norm(full[:, :dim], axis=1, keepdims=True), atol=1e-5)
     assert not caplog.records
     assert model.encode_texts(texts, dim=100).shape == (2, 100)
-    assert "dim 100 was not trained for" in caplog.text
+    assert "dim 100: the model was not trained for it" in caplog.text
     for dim in (0, 129):
         with pytest.raises(ModelError, match="from 1 to 128"):
             model.encode_texts(texts, dim=dim)
@@ -225,7 +225,7 @@ def name_code(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda folder: shutil.rmtree(folder), "no such folder"),
+        (lambda folder: shutil.rmtree(folder), "is missing"),
         (lambda folder: (folder / "reelnest.json").unlink(), "not saved by reelnest"),
         (lambda folder: (folder / "reelnest.json").write_text("{", encoding="utf-8"), "not readable as JSON"),
         (lambda folder: (folder / "reelnest.json").write_text('{"dims": 3}', encoding="utf-8"), "not reelnest's"),

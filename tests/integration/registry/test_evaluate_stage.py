@@ -183,7 +183,7 @@ def test_each_setting_of_what_is_evaluated_changes_it(project: Project, caplog: 
     # Of two answers that are kept, none can stand third.
     assert report["configurations"][3]["metrics"]["recall@5"] == report["configurations"][3]["metrics"]["recall@10"]
     assert report["untrained_dims"] == [4, 16]
-    assert "dim 16: not trained for" in caplog.text
+    assert "dim 16: the model was not trained for it" in caplog.text
     assert "has the tag or field 'topic'" in caplog.text
     assert {result["dim"] for result in report["results"]} == {8, 16, 32}
     assert set(pd.read_parquet(project.reports / "queries.parquet")["dim"]) == {8, 32}  # the gate compares what is served
