@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
+# Before torch is imported, and for every process that a test starts: models this small lose more by waiting for a second thread than they
+# gain, and a training in a process of its own takes four times as long where other tests run beside it.
+os.environ["OMP_NUM_THREADS"] = "1"
 # Without these Chromium asks the network for updates, and waits.
 CHROMIUM_OPTIONS = [
     "--no-sandbox",
@@ -41,13 +44,10 @@ def shared_clips() -> Path:
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny base model, in Hugging Face format."""
     # Only here: torch takes seconds to import, and most tests need none of it.
-    import torch
-
     from reelnest.backbones.tiny import build_tiny
     from reelnest.settings import Tiny
     from tests.support.model_inputs import TEXTS
 
-    torch.set_num_threads(1)  # models this small lose more by waiting for a second thread than they gain
     folder = tmp_path_factory.mktemp("tiny")
     build_tiny(folder, TEXTS, Tiny(), seed=0)
     return folder

@@ -73,6 +73,7 @@ class Services:
             "PYTHONPATH": f"{self.project / 'src'}",
             "LC_ALL": "C.UTF-8",
             "DO_NOT_TRACK": "1",
+            "OMP_NUM_THREADS": "1",
             "TMPDIR": str(temporary),
         }
         if service == "worker":

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from accelerate.state import AcceleratorState
 
 from tests.integration.training.training_workspace import write_prepared
@@ -16,12 +15,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prepared")
     write_prepared(folder / "prepared", folder / "scratch")
     return folder / "prepared"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """Matrices this small are slower with two threads, and much slower where other tests run beside."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

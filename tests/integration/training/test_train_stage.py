@@ -85,7 +85,7 @@ def test_a_finished_training_gives_its_model_again_without_a_step(trained: Path,
 
 
 def start(root: Path) -> subprocess.Popen[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "ACCELERATE_USE_CPU": "true"}
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
     command = [sys.executable, "-m", "reelnest.launch.rank", "reelnest.stages.train"]
     return subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.PIPE, text=True)
 

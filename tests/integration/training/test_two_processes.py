@@ -47,7 +47,6 @@ def killed(checkouts: dict[str, Path]) -> int:
     root = checkouts["killed"]
     params = load_params(root / "params.yaml")
     command, environment = launch_command(params, root / "params.yaml", "reelnest.stages.train")
-    environment["OMP_NUM_THREADS"] = "1"
     launcher = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     for _ in range(1200):
         if list(root.glob("work/checkpoints/*/step-*.pt")):
@@ -72,7 +71,7 @@ def of_two(killed: int, checkouts: dict[str, Path], prepared: Path, base: Path, 
     output = tmp_path_factory.mktemp("two")
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / "configs/accelerate/cpu-2.yaml")]
     command += ["--module", "tests.integration.training.training_steps"]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "TOKENIZERS_PARALLELISM": "false"}
     arguments = [str(path) for path in (prepared, base, output, *checkouts.values())]
     done = subprocess.run([*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-5000:]
