@@ -360,7 +360,7 @@ def memory(
 @cli.command()
 def params() -> None:
     """Checks params.yaml and prints every setting, defaults included."""
-    import yaml
+    from reelnest.yaml_files import dump_yaml
 
     _, settings = _settings()
-    print(yaml.safe_dump(settings.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True), end="")
+    print(dump_yaml(settings.model_dump(mode="json", by_alias=True)), end="")

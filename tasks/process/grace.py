@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-import yaml
-
 from reelnest.settings import Launch
+from reelnest.yaml_files import YAMLError, load_yaml
 
 WORKER_SECONDS = 30
 """How long Prefect waits for the process of a flow run that it ends."""
@@ -15,9 +14,9 @@ REPORT_SECONDS = 60
 def grace_seconds(folder: Path) -> float:
     """Returns the grace that the `params.yaml` in a folder sets; the default where it cannot be read, which the stage itself reports."""
     try:
-        params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+        params = load_yaml((folder / "params.yaml").read_text(encoding="utf-8"))
         return Launch.model_validate(params["launch"]).grace_seconds
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+    except (OSError, ValueError, KeyError, TypeError, YAMLError):
         return Launch().grace_seconds
 
 

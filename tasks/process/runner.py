@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from reelnest.launch.quiet import QUIET as LIBRARY_QUIET
 from tasks.process.guard import MARKS, end_marked
 
 GUARD = Path(__file__).with_name("guard.py")
@@ -31,17 +32,12 @@ GRACE_SECONDS = 10.0
 TAIL_LINES = 20
 TICK_SECONDS = 2.0
 
-# What the tools that we start do unasked: count their users, ask the network for a newer version. Whoever wants it sets the variable.
-QUIET = {
-    "DO_NOT_TRACK": "1",
+QUIET = LIBRARY_QUIET | {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    "GX_ANALYTICS_ENABLED": "false",
     "DVC_NO_ANALYTICS": "1",
     "PYTHONUNBUFFERED": "1",
 }
+"""As in the library, and for the tools that it does not know."""
 
 
 class CommandError(Exception):

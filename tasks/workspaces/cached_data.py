@@ -12,13 +12,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ruamel.yaml import YAML
-
-from reelnest.commands.git import git
 from reelnest.errors import RunError
+from reelnest.git import git
 from reelnest.records.changes import Contents, read_contents
 from reelnest.records.formats import PAIRS_FILE, VIDEOS_FILE
 from reelnest.settings import Params
+from reelnest.yaml_files import load_yaml
 from tasks.workspaces.run_workspace import commit_of
 
 RECORDS = (VIDEOS_FILE, PAIRS_FILE)
@@ -93,7 +92,7 @@ def version(root: Path, params: Params, text: str, name: str) -> Version:
 def data_hash(text: str, name: str) -> str:
     """The hash of the folder that the text of a `data.dvc` names."""
     try:
-        (out,) = YAML(typ="safe").load(text)["outs"]
+        (out,) = load_yaml(text)["outs"]
         return str(out["md5"])
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{name}: its data.dvc names no folder: {error!r}. Run `dvc add data` and commit data.dvc.") from error

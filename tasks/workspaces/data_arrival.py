@@ -6,9 +6,9 @@ from typing import Any
 from prefect.events import emit_event
 from prefect.variables import Variable
 
-from reelnest.commands.git import git
 from reelnest.commands.runs import kept_runs
 from reelnest.errors import RunError
+from reelnest.git import git
 from tasks.workspaces.run_workspace import commit_of
 
 EVENT = "reelnest.data.arrived"

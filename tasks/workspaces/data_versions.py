@@ -15,8 +15,8 @@ from pathlib import Path
 import httpx
 
 from reelnest.atomic_files import aside_of, exchange_folders, flush_folder
-from reelnest.commands.git import git
 from reelnest.errors import DataError, ReelnestError, RunError, VideoError
+from reelnest.git import git
 from reelnest.launch.command import prepare_process
 from reelnest.records.changes import NOTHING, Changes, Contents, as_json, as_text, compare
 from reelnest.records.formats import Video

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from reelnest.commands.git import git
 from reelnest.commands.runs import REFS, Run
 from reelnest.errors import RunError
+from reelnest.git import git
 from reelnest.settings import Runs
 from tasks.process import dvc_cache
 

@@ -12,9 +12,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
-from reelnest.commands.git import git
 from reelnest.commands.runs import Run, kept_runs
 from reelnest.errors import RunError
+from reelnest.git import git
 from reelnest.registry.versions.retention import Registered, registered, remove
 from reelnest.settings import Params, load_params, tracking_uri
 from reelnest.stages.workspace import Workspace

@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from ruamel.yaml import YAML
 
 from reelnest.atomic_files import write_json
-from reelnest.commands.git import git
 from reelnest.commands.runs import RECORD, Run, kept_runs, latest_registration
 from reelnest.errors import RunError
+from reelnest.git import git
 from reelnest.settings import Runs
 from reelnest.stages.workspace import Workspace
+from reelnest.yaml_files import load_yaml
 from tasks.process import dvc_cache
 from tasks.process.locks import lock_or_none, waiting_lock
 from tasks.process.runner import CommandError, environment, setting
@@ -293,7 +293,7 @@ def _runs_section(folder: Path) -> Runs:
 
 def _section(folder: Path, name: str) -> dict[str, Any]:
     """One section of a run's settings; the others may be another version's."""
-    params = YAML(typ="safe").load((folder / "params.yaml").read_text(encoding="utf-8"))
+    params = load_yaml((folder / "params.yaml").read_text(encoding="utf-8"))
     return params.get(name) or {}
 
 

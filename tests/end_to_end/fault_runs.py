@@ -36,8 +36,8 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from reelnest.commands.git import git
 from reelnest.commands.runs import Run, kept_runs
+from reelnest.git import git
 from tasks.process.locks import lock_or_none
 from tasks.services import automations
 from tasks.workspaces.run_workspace import RUNS

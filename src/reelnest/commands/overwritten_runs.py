@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from reelnest.commands.git import git
 from reelnest.commands.runs import RECORD, REFS, Run
 from reelnest.errors import ReelnestError, RunError
+from reelnest.git import git
 from reelnest.settings import load_params
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from reelnest.atomic_files import write_json
-from reelnest.commands.git import git
 from reelnest.errors import RunError
+from reelnest.git import git
 
 REFS = "refs/reelnest/runs/"
 RECORD = "run.json"

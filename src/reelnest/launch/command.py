@@ -7,20 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-import yaml
-
+from reelnest.launch.quiet import QUIET
 from reelnest.settings import Params, launch_config_path
-
-# What the tools below us do unasked: phone home, start servers of their own, unpickle. Whoever wants it sets the variable.
-QUIET = {
-    "DO_NOT_TRACK": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    "GX_ANALYTICS_ENABLED": "false",
-    "TOKENIZERS_PARALLELISM": "false",
-    "TF_CPP_MIN_LOG_LEVEL": "3",
-}
+from reelnest.yaml_files import load_yaml
 
 
 def prepare_process() -> None:
@@ -37,7 +26,7 @@ def launch_command(params: Params, params_file: Path, module: str, extra: Sequen
     `extra` goes to `accelerate launch` as it is: a cluster passes `--machine_rank 1 --main_process_ip …` here.
     """
     path = launch_config_path(params, params_file)
-    shape = yaml.safe_load(path.read_text(encoding="utf-8"))
+    shape = load_yaml(path.read_text(encoding="utf-8"))
     local_processes = max(1, int(shape["num_processes"]) // int(shape.get("num_machines", 1)))
     environment = dict(os.environ)
     if shape.get("use_cpu"):

@@ -36,7 +36,6 @@ PLAYED = ("video/", "image/")
 """Kinds of files that are sent as what they are; any other is sent as bytes that a browser will not open."""
 UPLOAD_TIMEOUT_SECONDS = 120
 """To send a video in: one who sends a byte a minute is not waited for."""
-UPLOAD_IN_MEMORY = 1 << 20
 
 log = logging.getLogger(__name__)
 

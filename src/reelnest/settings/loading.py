@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from reelnest.errors import ConfigError
 from reelnest.settings.params import Params
+from reelnest.yaml_files import YAMLError, load_yaml
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -20,10 +20,10 @@ ACCELERATE_CONFIGS = Path("configs/accelerate")
 def load_params(path: Path = PARAMS_FILE) -> Params:
     """Reads and checks a params file. Raises ConfigError, which names each wrong key, what was found and what is allowed."""
     try:
-        contents = yaml.safe_load(path.read_text(encoding="utf-8"))
+        contents = load_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file. Run this in the project's folder, or copy one of configs/presets/ to {path}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(contents, dict):
         raise ConfigError(f"{path}: expected sections such as `train:`, found {type(contents).__name__}.")
@@ -60,17 +60,17 @@ def launch_processes(params: Params, params_path: Path = PARAMS_FILE) -> int:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
         raise ConfigError(f"{params_path}: launch.config: there is no {path}; known: {known}.")
-    return int(yaml.safe_load(path.read_text(encoding="utf-8"))["num_processes"])
+    return int(load_yaml(path.read_text(encoding="utf-8"))["num_processes"])
 
 
 def launch_uses_cpu(params: Params, params_path: Path = PARAMS_FILE) -> bool:
     """Whether `launch.config` asks for CPUs even where there are GPUs."""
-    return bool(yaml.safe_load(launch_config_path(params, params_path).read_text(encoding="utf-8")).get("use_cpu"))
+    return bool(load_yaml(launch_config_path(params, params_path).read_text(encoding="utf-8")).get("use_cpu"))
 
 
 def launch_shards(params: Params, params_path: Path = PARAMS_FILE) -> bool:
     """Whether `launch.config` divides the model among the processes (FSDP)."""
-    return yaml.safe_load(launch_config_path(params, params_path).read_text(encoding="utf-8")).get("distributed_type") == "FSDP"
+    return load_yaml(launch_config_path(params, params_path).read_text(encoding="utf-8")).get("distributed_type") == "FSDP"
 
 
 def _check_processes(params: Params, path: Path) -> None:

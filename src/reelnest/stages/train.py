@@ -58,7 +58,7 @@ def run(workspace: Workspace, params: Params) -> None:
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     prepared = Prepared.open(workspace.prepared)
-    pairs = _relevant(prepared.pairs("train"))
+    pairs = prepared.pairs("train")
     anchors = negative_anchors(pairs) if params.train.group_negatives else None
     items = np.stack([pairs.queries, pairs.targets], axis=1) if params.train.no_duplicates else None
     order = BatchOrder.fitting(len(pairs), params.train.batch_size, params.train.seed, accelerator.num_processes, anchors, items)
@@ -123,7 +123,6 @@ def _train(
             epochs=params.train.epochs,
             steps=training.total_steps,
             pairs=params.train.epochs * order.batches * order.batch_size,
-            done_steps=done_steps,
             done_pairs=training.pairs_in(done_steps),
         )
 
@@ -203,12 +202,6 @@ def _accelerator(workspace: Workspace, params: Params) -> Accelerator:
     if not accelerator.is_main_process:
         logging.getLogger("reelnest").setLevel(logging.WARNING)
     return accelerator
-
-
-def _relevant(pairs: Pairs) -> Pairs:
-    """Without the pairs of grade 0, which say that the target is no answer."""
-    rows = np.flatnonzero(pairs.relevance > 0)
-    return Pairs(pairs.queries[rows], pairs.targets[rows], pairs.relevance[rows], tuple(pairs.negatives[row] for row in rows))
 
 
 def _tags(workspace: Workspace, accelerator: Accelerator) -> dict[str, str]:

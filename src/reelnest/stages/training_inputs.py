@@ -3,8 +3,6 @@
 Starting processes and loading torch takes many seconds, and a mistake should be reported at once: nothing here imports torch.
 """
 
-import numpy as np
-
 from reelnest.errors import ConfigError
 from reelnest.settings import Params, launch_processes, launch_uses_cpu
 from reelnest.stages.workspace import Workspace
@@ -16,10 +14,8 @@ def check_training(workspace: Workspace, params: Params) -> None:
     """Raises DataError without prepared data or enough pairs, ConfigError for a precision that the CPU does not have."""
     if launch_uses_cpu(params, workspace.params):
         check_precision(workspace, params)
-    relevance = Prepared.open(workspace.prepared).pairs("train").relevance
-    BatchOrder.fitting(
-        int(np.count_nonzero(relevance > 0)), params.train.batch_size, params.train.seed, launch_processes(params, workspace.params)
-    )
+    pairs = Prepared.open(workspace.prepared).pairs("train")
+    BatchOrder.fitting(len(pairs), params.train.batch_size, params.train.seed, launch_processes(params, workspace.params))
 
 
 def check_precision(workspace: Workspace, params: Params) -> None:

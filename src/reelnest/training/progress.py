@@ -16,10 +16,9 @@ SECONDS_BETWEEN_FILES = 1.0
 class Progress:
     """The main process's bar in pairs a second, and `work/progress.json`, replaced at most once a second. Other processes have neither."""
 
-    def __init__(self, path: Path | None, *, epochs: int, steps: int, pairs: int, done_steps: int, done_pairs: int) -> None:
+    def __init__(self, path: Path | None, *, epochs: int, steps: int, pairs: int, done_pairs: int) -> None:
         self._path = path
         self._total = {"epochs": epochs, "steps": steps}
-        self._step = done_steps
         self._started = time.monotonic()
         self._pairs = 0
         self._written = 0.0

@@ -1,20 +1,19 @@
 """The git checkout that a process works in: which commit, what differs from it, and where it can be cloned from."""
 
 import logging
-import os
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from reelnest.errors import RunError
+from reelnest.git import git_bytes
 from reelnest.registry.connection import without_credentials
 
 CODE = ("src", "configs")
 """Folders whose new files decide what a stage computes. A new file elsewhere (notes, a plot) is no difference; a changed one always is."""
 LOCK_FILE = "dvc.lock"
 """Written by each run, and kept by itself: no difference either."""
-GIT_TIMEOUT_SECONDS = 60
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +51,9 @@ def read_checkout(folder: Path) -> Checkout | None:
             is_published=is_published,
             folder=_text(folder, "rev-parse", "--show-prefix").rstrip("/"),
         )
-    except subprocess.CalledProcessError as error:
-        log.warning("%s: no commit is recorded: %s", folder.absolute(), error.stderr.decode(errors="replace").strip())
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except RunError as error:
+        log.warning("no commit is recorded: %s", error)
+    except OSError as error:
         log.warning("%s: no commit is recorded: %s", folder.absolute(), error)
     return None
 
@@ -78,7 +77,6 @@ def _text(folder: Path, *arguments: str) -> str:
     return _git(folder, *arguments).decode(errors="replace").strip()
 
 
-def _git(folder: Path, *arguments: str, given: bytes | None = None, index: Path | None = None) -> bytes:
-    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"} | ({"GIT_INDEX_FILE": str(index)} if index else {})
-    command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(command, input=given, env=environment, capture_output=True, timeout=GIT_TIMEOUT_SECONDS, check=True).stdout
+def _git(folder: Path, *arguments: str, given: bytes = b"", index: Path | None = None) -> bytes:
+    environment = {"GIT_OPTIONAL_LOCKS": "0"} | ({"GIT_INDEX_FILE": str(index)} if index else {})
+    return git_bytes(folder, *arguments, given=given, environment=environment)

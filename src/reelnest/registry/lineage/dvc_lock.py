@@ -3,14 +3,12 @@
 import configparser
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from reelnest.errors import RegistryError
+from reelnest.yaml_files import YAMLError, load_yaml
 
 DATA_FILE, LOCK_FILE = "data.dvc", "dvc.lock"
 CODE = ("src/", "configs/")
@@ -20,28 +18,13 @@ NOT_INPUTS = ("models/candidate",)
 """Holds `run.json`, which says where a training was recorded: its hash differs each time. The model itself has a hash without it."""
 
 
-class _DvcLoader(yaml.SafeLoader):
-    """Reads scalars as DVC does, by YAML 1.2: `no` is a word, and 1e-3 a number."""
-
-
-_SCALARS = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")
-_DvcLoader.yaml_implicit_resolvers = {
-    first: [found for found in resolvers if found[0] not in _SCALARS]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_DvcLoader.add_implicit_resolver(_SCALARS[0], re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-_DvcLoader.add_implicit_resolver(
-    _SCALARS[1], re.compile(r"^[-+]?(?:(?:\.\d+|\d+(?:\.\d*)?)(?:[eE][-+]?\d+)?|\.(?:inf|nan))$"), list("-+.0123456789")
-)
-
-
 def read_yaml(path: Path) -> dict[str, Any] | None:
     """None where there is no such file. Raises RegistryError for one that is no YAML mapping."""
     if not path.is_file():
         return None
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), Loader=_DvcLoader)  # noqa: S506 (a SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        found = load_yaml(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
         raise RegistryError(f"{path}: not readable as YAML: {error}. Run `dvc repro`, which writes it anew.") from error
     if not isinstance(found, dict):
         raise RegistryError(f"{path}: expected what DVC writes, found {type(found).__name__}. Run `dvc repro`, which writes it anew.")

@@ -1,0 +1,47 @@
+"""YAML as DVC reads it, and as `reelnest params` prints it."""
+
+from typing import Any
+
+import pytest
+
+from reelnest.settings import Params
+from reelnest.yaml_files import YAMLError, dump_yaml, load_yaml
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("no", "no"),
+        ("on", "on"),
+        ("true", True),
+        ("1e-3", 0.001),
+        ("0o17", 15),
+        ("010", 10),
+        ("~", None),
+        ("12:30", "12:30"),
+    ],
+)
+def test_scalars_are_those_of_yaml_1_2(text: str, expected: Any) -> None:
+    found = load_yaml(f"key: {text}")["key"]
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+def test_a_key_that_occurs_twice_is_an_error() -> None:
+    with pytest.raises(YAMLError, match="duplicate key"):
+        load_yaml("epochs: 1\nepochs: 2\n")
+
+
+def test_what_is_printed_is_read_back_in_its_order() -> None:
+    settings = Params().model_dump(mode="json", by_alias=True)
+    text = dump_yaml(settings)
+    assert load_yaml(text) == settings
+    assert list(load_yaml(text)) == list(settings)
+    assert text.splitlines()[0] == "data:"
+
+
+def test_texts_in_any_script_are_printed_as_they_are() -> None:
+    assert (
+        dump_yaml({"query_instruction": "Найди видео: «кольцо»", "projection": None})
+        == "query_instruction: 'Найди видео: «кольцо»'\nprojection: null\n"
+    )
