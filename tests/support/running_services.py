@@ -28,6 +28,7 @@ def running_services(project: Path) -> Iterator[SyncPrefectClient]:
         **{name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))},
         **{"PREFECT_HOME": str(project.parent / "home"), "PREFECT_PORT": str(prefect), "MLFLOW_PORT": str(mlflow)},
         "PYTHONPATH": str(project / "src"),
+        "PREFECT_WORKER_QUERY_SECONDS": "2",  # a run is begun at once
     }
     log = project.parent / "services.log"
     with log.open("w") as shown:

@@ -1,5 +1,6 @@
 """The whole gate, tried with models whose difference is known."""
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 from mlflow.entities.model_registry import ModelVersion, ModelVersionTag
 
+from reelnest.evaluation import significance
 from reelnest.registry.promotion.decision import CODE_TAG, Answer, Evidence, Verdict, judge
 from reelnest.registry.promotion.evaluation_log import DATA_HASH_TAG
 from reelnest.settings import BehaviourPassed, Register
@@ -89,7 +91,10 @@ def test_the_same_model_again_is_not_better() -> None:
     assert (found.decision, "nowhere shown to be better" in found.reason) == ("not promoted", True)
 
 
-def test_of_equal_models_few_are_promoted() -> None:
+def test_of_equal_models_few_are_promoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = significance._draws
+    # The seed and the number of queries decide them, so they are the same for each model; making them takes most of the time.
+    monkeypatch.setattr(significance, "_draws", functools.cache(lambda queries, seed: list(draws(queries, seed))))
     promoted = sum(verdict(seed, {16: 0.0, 32: 0.0, 64: 0.0, 128: 0.0}).decision == "promoted" for seed in range(200))
     assert promoted <= 10  # 5 % of 200
 
