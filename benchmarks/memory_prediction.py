@@ -48,14 +48,15 @@ def _params(case: str) -> Any:
 
 
 def _sizes(params: Any) -> Any:
+    from reelnest.backbones.families.qwen2_5_vl import VISION
     from reelnest.training.memory_prediction.step_shapes import Sizes, largest_grid
 
-    return Sizes(TEXT_TOKENS, largest_grid(params.preprocess))
+    return Sizes(TEXT_TOKENS, largest_grid(params.preprocess, VISION))
 
 
 def predicted(case: str) -> float:
     """Bytes."""
-    from reelnest.backbones.published import backbone_config
+    from reelnest.backbones.architecture import backbone_config
     from reelnest.training.memory_prediction.step_memory import predict_step
 
     params = _params(case)
@@ -64,7 +65,7 @@ def predicted(case: str) -> float:
 
 def random_training(params: Any, accelerator: Any) -> tuple[Any, Callable[[], Any]]:
     """The loop around a model with random weights, and what makes a step's batches for it."""
-    from reelnest.backbones.published import backbone_config
+    from reelnest.backbones.architecture import backbone_config
     from reelnest.encoder.unfilled import unfilled_encoder
     from reelnest.training.losses.contrastive_model import ContrastiveModel
     from reelnest.training.memory_prediction.step_memory import stand_in_training

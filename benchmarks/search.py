@@ -32,7 +32,7 @@ def _evaluation(dims: tuple[int, ...]) -> Callable[[], Any]:
     prepared = Prepared.open(workspace.prepared)
     atexit.register(shutil.rmtree, workspace.root)
     encoder, tokenizer = load_encoder(params.model, params.model.name_or_path, training=False)
-    batcher = Batcher(tokenizer, params.model)
+    batcher = Batcher(tokenizer, params.model, encoder.family)
 
     def run() -> Any:
         return embed_split(prepared, "test", encoder, batcher, peers.BATCH_SIZE).evaluate(dims, params.evaluate.depth, confidence=0.95)

@@ -140,7 +140,7 @@ def _bare_loop() -> Callable[[], Figures]:
     encoder, tokenizer = load_encoder(params.model, params.model.name_or_path, training=True)
     # Our loop has the frozen tower's tokens ready as well.
     prepared = keep_frozen(prepared, "bench", encoder, tokenizer, params, Accelerator(cpu=True), workspace.work / "frozen")
-    make = PairBatcher(prepared, pairs, Batcher(tokenizer, params.model), 0, 1)
+    make = PairBatcher(prepared, pairs, Batcher(tokenizer, params.model, encoder.family), 0, 1)
     order = BatchOrder.fitting(len(pairs), BATCH_SIZE, params.train.seed, 1)
     batches = [make(rows) for epoch in range(params.train.epochs) for rows in order.epoch(epoch)]
     shutil.rmtree(workspace.root)

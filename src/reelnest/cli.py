@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
+from reelnest.backbones.compatibility import load_compatible_params
 from reelnest.errors import ReelnestError, RunError
 from reelnest.launch.command import launch, prepare_process
-from reelnest.settings import Params, load_params
+from reelnest.settings import Params
 from reelnest.stages.workspace import Workspace
 
 cli = typer.Typer(
@@ -40,7 +41,7 @@ def app() -> None:
 
 def _settings() -> tuple[Workspace, Params]:
     workspace = Workspace()
-    return workspace, load_params(workspace.params)
+    return workspace, load_compatible_params(workspace.params)
 
 
 def _in_checkout(module: str, arguments: Sequence[str]) -> None:

@@ -37,6 +37,11 @@ READ_BEFORE = {
     "reelnest.video.decoder": "videos are decoded by the stages before; a saved model opens others with it",
 }
 """Left out of what reads `prepared/`, whose content is a dependency of its own."""
+RUNS_A_MODEL = {
+    f"reelnest.backbones.{name}": "preprocessing asks a model family how it cuts frames, and runs no model"
+    for name in ("attention", "flops", "packing", "parts", "patch_projection", "positions", "prompt", "tiny")
+}
+"""Left out of preprocessing: parts of the families that only compute, so that a change there decodes no video again."""
 CHANGES_NO_WEIGHTS = {
     "reelnest.encoder.saved": "how a trained model is written and opened",
     "reelnest.encoder.saved_settings": "how a trained model is opened",
@@ -70,7 +75,8 @@ _READ_PREPARED = ("train", "evaluate")
 @functools.cache
 def stage_code(stage: str) -> Code:
     """What DVC runs a stage again for."""
-    return Code(f"reelnest.stages.{stage}", LEFT_OUT | (READ_BEFORE if stage in _READ_PREPARED else {}))
+    left_out = READ_BEFORE if stage in _READ_PREPARED else RUNS_A_MODEL if stage == "preprocess" else {}
+    return Code(f"reelnest.stages.{stage}", LEFT_OUT | left_out)
 
 
 @functools.cache

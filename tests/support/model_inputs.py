@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from reelnest.backbones.families.qwen2_5_vl import VISION
 from reelnest.encoder.encoder import Encoder, load_encoder
 from reelnest.settings import Model
 from reelnest.store.entries import Entry, Role
@@ -16,7 +17,7 @@ TEXTS = ["a red circle moves from left to right on a dark ground", "a blue squar
 
 def random_video(seed: int, grid: tuple[int, int, int] = (4, 4, 4), seconds: float = 0.5) -> Frames:
     rows = np.random.default_rng(seed).integers(0, 256, (int(np.prod(grid)), 1176), dtype=np.uint8)
-    return Frames.of(rows, grid, seconds)
+    return Frames.of(rows, grid, seconds, VISION)
 
 
 def mixed_entries(role: Role = "target") -> list[Entry]:

@@ -1,88 +1,85 @@
 """The one way by which weights come in: a Hub name, a folder of ours or of anyone's, the tiny model."""
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, BitsAndBytesConfig, Qwen2_5_VLModel
+from transformers import AutoModel, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from reelnest.backbones.attention import choose_attention, group_vision_attention, pack_text_attention
-from reelnest.backbones.patch_projection import project_patches_by_matrix
+from reelnest.backbones.attention import choose_attention
+from reelnest.backbones.family import Family
+from reelnest.backbones.registry import family_at, family_in
 from reelnest.errors import ModelError
 from reelnest.settings import Model
 
 logger = logging.getLogger(__name__)
 
 PICKLED = ("*.bin", "*.pkl", "*.pickle", "*.pt", "*.pth", "*.ckpt")
-MODEL_TYPE = "qwen2_5_vl"
-NEWER_NAMES = {r"^model\.visual\.": "visual.", r"^model\.language_model\.": "language_model."}
-"""Weights of models with a language head, as some trainers save them. transformers knows these names only for the model with its head."""
 
 
-def load_backbone(settings: Model, base: str | Path) -> tuple[Qwen2_5_VLModel, Any]:
-    """The Qwen2.5-VL model without its language head, and its tokenizer, with the attention and dtype of `settings`.
+@dataclass(frozen=True)
+class LoadedBackbone:
+    """A model without its language head, its family and its tokenizer."""
+
+    family: Family
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+def load_backbone(settings: Model, base: str | Path) -> LoadedBackbone:
+    """The model at `base`, a Hub name or a folder, with the attention and dtype of `settings`.
 
     Only safetensors are read and no code of the checkpoint's is run. Raises ModelError for a folder without weights, with pickled ones, of
-    another architecture, or with weights missing (transformers would fill those with random numbers and go on).
+    a family that is not known here, or with weights missing (transformers would fill those with random numbers and go on).
     """
     folder = Path(base)
     if folder.is_dir():
         check_weights_folder(folder)
     attention = choose_attention(settings.attention, settings.dtype)
-    options: dict[str, Any] = {"trust_remote_code": False, "revision": settings.revision if not folder.is_dir() else None}
-    quantization = _quantization(settings)
+    revision = settings.revision if not folder.is_dir() else None
     try:
         with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(str(base), **options)
-            loaded: Any = Qwen2_5_VLModel.from_pretrained(
+            family = family_at(base, revision)
+            tokenizer = AutoTokenizer.from_pretrained(str(base), trust_remote_code=False, revision=revision)
+            quantization = _quantization(settings, family)
+            loaded: Any = AutoModel.from_pretrained(
                 str(base),
-                **options,
+                trust_remote_code=False,
+                revision=revision,
                 use_safetensors=True,
                 dtype=getattr(torch, settings.dtype),
                 attn_implementation=attention,
                 quantization_config=quantization,
                 device_map=None if quantization is None else {"": torch.cuda.current_device()},
-                key_mapping=NEWER_NAMES,
+                key_mapping=family.renamed_weights,
                 output_loading_info=True,
             )
     except (OSError, ValueError, SafetensorError) as error:
         where = f"folder {base}" if folder.is_dir() else f"'{base}' at revision {settings.revision}"
         raise ModelError(f"The model of {where} cannot be opened: {error}") from error
-    backbone: Qwen2_5_VLModel
-    backbone, report = loaded
-    _check_report(report, base)
-    if backbone.config.video_token_id != tokenizer.convert_tokens_to_ids("<|video_pad|>"):
+    model: PreTrainedModel
+    model, report = loaded
+    _check_report(report, base, family)
+    if model.config.video_token_id != tokenizer.convert_tokens_to_ids(family.video_token):
         raise ModelError(
-            f"{base}: config.json and the tokenizer disagree about the number of <|video_pad|>: tokenizer files are missing or foreign."
+            f"{base}: config.json and the tokenizer disagree about the number of {family.video_token}: tokenizer files are missing or"
+            " foreign."
         )
-    project_patches_by_matrix(backbone.visual)
-    if attention == "sdpa":
-        group_vision_attention(backbone.visual)
-        pack_text_attention(backbone.language_model)
-    return backbone, tokenizer
+    family.prepare(model, attention)
+    return LoadedBackbone(family, model, tokenizer)
 
 
 def check_weights_folder(folder: Path) -> None:
-    """Raises ModelError unless `folder` holds a Qwen2.5-VL config and safetensors weights, and nothing pickled."""
+    """Raises ModelError unless `folder` has a known family's config and safetensors weights, and nothing pickled."""
     refuse_pickles(folder)
-    config = folder / "config.json"
-    if not config.is_file():
-        raise ModelError(
-            f"{folder}: no config.json, so this is no model in Hugging Face format. Point model.name_or_path at a folder that has one."
-        )
-    try:
-        found = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise ModelError(f"{config}: not readable as a JSON object: {error}. Copy the model again.") from error
-    if found != MODEL_TYPE:
-        raise ModelError(f"{config}: model_type is {found!r}; reelnest fine-tunes Qwen2.5-VL (model_type '{MODEL_TYPE}').")
+    family_in(folder)
     if not any(folder.glob("*.safetensors")):
         raise ModelError(f"{folder}: no weights (*.safetensors) in it. Was it copied whole, with its large files?")
 
@@ -111,7 +108,7 @@ def quiet_transformers() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _check_report(report: dict[str, Any], base: str | Path) -> None:
+def _check_report(report: dict[str, Any], base: str | Path, family: Family) -> None:
     bad = sorted(report["missing_keys"]) + [str(key) for key in sorted(report["mismatched_keys"], key=str)]
     if bad:
         raise ModelError(
@@ -120,12 +117,11 @@ def _check_report(report: dict[str, Any], base: str | Path) -> None:
         )
     unused = sorted(key for key in report["unexpected_keys"] if not key.startswith("lm_head"))
     if unused:
-        logger.warning(
-            "%s: %d weights are not part of Qwen2.5-VL and were left out, the first: %s", base, len(unused), ", ".join(unused[:3])
-        )
+        first = ", ".join(unused[:3])
+        logger.warning("%s: %d weights are not part of %s and were left out, the first: %s", base, len(unused), family.title, first)
 
 
-def _quantization(settings: Model) -> BitsAndBytesConfig | None:
+def _quantization(settings: Model, family: Family) -> BitsAndBytesConfig | None:
     if not settings.load_in_4bit:
         return None
     if not torch.cuda.is_available():
@@ -138,5 +134,5 @@ def _quantization(settings: Model) -> BitsAndBytesConfig | None:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
         # The tower is a sixth of the weights and suffers most from four bits.
-        llm_int8_skip_modules=["visual"],
+        llm_int8_skip_modules=[family.vision_module],
     )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 TEXT_TYPE, VIDEO_TYPE = 0, 2
-"""Qwen2.5-VL's token types (1 is an image)."""
+"""transformers' token types (1 is an image)."""
 
 
 @dataclass
@@ -21,11 +21,17 @@ class Part:
     attention_mask: Tensor  # int64 (rows, tokens), 0 for padding
     mm_token_type_ids: Tensor  # int64 (rows, tokens), 0 text, 2 video
     pooling_mask: Tensor  # int64 (rows, tokens), 1 for what mean pooling reads: all but padding and the instruction
-    rows: Tensor | None = None  # uint8 (all patches, 1176), one video after the other
+    rows: Tensor | None = None  # uint8 (all patches, row width), one video after the other
     video_grid_thw: Tensor | None = None  # int64 (rows, 3)
     second_per_grid_ts: Tensor | None = None  # float32 (rows,), seconds between two steps of the grid
     video_tokens: Tensor | None = None  # (tokens of all videos, hidden), from a frozen vision tower
     pooled: Tensor | None = None  # (rows, hidden), from a frozen backbone
+
+    @classmethod
+    def of_frames(cls, rows: Tensor, video_grid_thw: Tensor) -> "Part":
+        """Videos without their tokens: what the vision tower reads."""
+        nothing = torch.empty(len(video_grid_thw), 0, dtype=torch.long)
+        return cls(nothing, nothing, nothing, nothing, rows=rows, video_grid_thw=video_grid_thw)
 
     @property
     def has_video(self) -> bool:

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL's index work, done once a batch and without a loop over tokens.
+"""The Qwen-VL families' index work, done once a batch and without a loop over tokens.
 
 transformers walks over each row's tokens and each video's windows in Python, in every forward pass; on a small model that costs as much as
 the model. The tests hold both functions to transformers' own results.
@@ -6,7 +6,7 @@ the model. The tests hold both functions to transformers' own results.
 
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,24 +15,23 @@ from transformers.vision_utils import get_vision_position_ids, get_vision_window
 from reelnest.backbones.parts import VIDEO_TYPE, Part
 
 
-def token_positions(part: Part, vision: Any) -> Tensor:
+def token_positions(part: Part, merge_size: int, interval: Tensor | None) -> Tensor:
     """Rotary positions in time, height and width, int64 (3, rows, tokens), as `Qwen2_5_VLModel.get_rope_index` defines them.
 
-    Text goes on by 1 in all three. A video begins where the text before it ended; its steps in time are `tokens_per_second` times their
-    distance in seconds, its rows and columns count from there, and the text after it goes on beyond the longer side. Padding is 0. A row
-    holds at most one video. `vision` is the model's `vision_config`.
+    Text goes on by 1 in all three. A video begins where the text before it ended; its steps in time are `interval` apart, (rows,), its
+    rows and columns count from there, and the text after it goes on beyond the longer side. Padding is 0. A row holds at most one video,
+    whose tokens are one block.
     """
     mask = part.attention_mask.bool()
     is_video = part.mm_token_type_ids == VIDEO_TYPE
     text_before = (mask & ~is_video).cumsum(1)  # (rows, tokens), including the token itself
     text = (text_before - 1).clamp_min(0)
-    if part.video_grid_thw is None or part.second_per_grid_ts is None:
+    if part.video_grid_thw is None or interval is None:
         return text.masked_fill(~mask, 0).expand(3, -1, -1)
     device = part.input_ids.device
-    merge = vision.spatial_merge_size
-    sides = (part.video_grid_thw[:, 1:] // merge).to(device, non_blocking=True)  # (rows, 2), in tokens
+    sides = (part.video_grid_thw[:, 1:] // merge_size).to(device, non_blocking=True)  # (rows, 2), in tokens
     height, width = sides[:, :1], sides[:, 1:]
-    interval = (vision.tokens_per_second * part.second_per_grid_ts).to(device, non_blocking=True)[:, None]
+    interval = interval.to(device, non_blocking=True)[:, None]
     seen = is_video.cumsum(1)
     token = (seen - 1).clamp_min(0)  # the video token's own number
     step = token // (height * width)
@@ -50,9 +49,9 @@ class VisionIndex(NamedTuple):
     cu_window_seqlens: Tensor  # int32: ends of the windows
 
 
-def vision_index(grid_thw: Tensor, vision: Any) -> VisionIndex:
-    """The index of all videos of a part; each distinct grid is worked out once and kept."""
-    videos = [_video_index(tuple(grid), vision.spatial_merge_size, vision.window_size, vision.patch_size) for grid in grid_thw.tolist()]
+def vision_index(grid_thw: Tensor, merge_size: int, window_size: int, patch_size: int) -> VisionIndex:
+    """The index of all videos of a part, with windows of `window_size` pixels; each distinct grid is worked out once and kept."""
+    videos = [_video_index(tuple(grid), merge_size, window_size, patch_size) for grid in grid_thw.tolist()]
     tokens = torch.tensor([0, *(len(video.window_index) for video in videos)]).cumsum(0).tolist()
     return VisionIndex(
         torch.cat([video.position_ids for video in videos]),

@@ -162,7 +162,7 @@ class _Seen:
 
         def look(decoder: Decoder, video: Video) -> tuple[float, Frames]:
             files = video_files(video, folder)
-            return decoder.inspect(files).seconds, decoder.frames(files, model.preprocess)
+            return decoder.inspect(files).seconds, decoder.frames(files, model.frame_settings)
 
         self.ids: list[str] = []
         self.seconds: list[float] = []

@@ -1,6 +1,7 @@
 """`reelnest memory`: what a training step of the settings takes, and what of it fits into a card. Writes nothing."""
 
-from reelnest.backbones.published import backbone_config
+from reelnest.backbones.architecture import backbone_config
+from reelnest.backbones.registry import family_of_config
 from reelnest.settings import Params, launch_processes, launch_shards, launch_uses_cpu
 from reelnest.stages.workspace import Workspace
 from reelnest.training.memory_prediction.fitting import GIB, RESERVED, Fit, fit, smallest_card
@@ -14,12 +15,13 @@ def run(workspace: Workspace, params: Params, *, gpu_gb: float | None, text_toke
     """The text that the command prints. Raises ModelError for a model whose sizes are not known here."""
     config = backbone_config(params.model)
     processes = launch_processes(params, workspace.params)
-    sizes = Sizes(min(text_tokens, params.model.max_text_tokens), largest_grid(params.preprocess))
+    vision = family_of_config(config.to_dict(), params.model.name_or_path).vision
+    sizes = Sizes(min(text_tokens, params.model.max_text_tokens), largest_grid(params.preprocess, vision))
     lines = [
         f"{params.model.name_or_path}, {'one process' if processes == 1 else f'one of {processes} processes'}, step of"
         f" {params.train.batch_size} pairs"
         f" (micro-batches of {_micro_batch(params, processes)}): each a text of {sizes.text_tokens} tokens and a video of"
-        f" {params.preprocess.frames} frames, {sizes.video_tokens} tokens, with as much text"
+        f" {params.preprocess.frames} frames, {vision.tokens(sizes.grid)} tokens, with as much text"
     ]
     if launch_shards(params, workspace.params):
         lines.append(

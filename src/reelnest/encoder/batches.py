@@ -1,33 +1,26 @@
 """Entries to the padded tensors that the encoder reads.
 
-An entry becomes: its role's instruction and a line end (nothing for an empty one), the video's placeholder tokens (if it has frames), its
-text, the end token. The end token is last in every row, so that last-token pooling reads what has seen everything. Rows with and without
-video are laid out apart, padded on the left; the model gets them without padding (see packing).
+An entry becomes: its role's instruction, the video's placeholder tokens (if it has frames), its text, the end token, as the family's
+prompt says. The end token is last in every row, so that last-token pooling reads what has seen everything. Rows with and without video
+are laid out apart, padded on the left; the model gets them without padding (see packing).
 """
 
-import math
 import mmap
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from reelnest.backbones.family import Family
 from reelnest.backbones.packing import Packing
 from reelnest.backbones.parts import TEXT_TYPE, VIDEO_TYPE, Part
-from reelnest.errors import ModelError
+from reelnest.backbones.prompt import Tokenizer, check_tokens, tokenize
 from reelnest.settings import Model
 from reelnest.store.cached_rows import Rows
 from reelnest.store.entries import Entry, Role
-from reelnest.video.patches import MERGE_SIZE
-
-END_TOKEN = "<|endoftext|>"  # noqa: S105 (a token of text, no secret)
-VISION_START = "<|vision_start|>"
-VISION_END = "<|vision_end|>"
-VIDEO_PAD = "<|video_pad|>"
 
 KNOWN_CHARACTERS = 1 << 22
 """Texts of so many characters in all, and their tokens (some 40 MB), are remembered: each epoch asks for them again."""
@@ -69,27 +62,18 @@ def _joined(kept: Sequence[Rows]) -> Tensor:
 class Batcher:
     """Makes batches of entries for one tokenizer and one model's settings (instructions, longest text).
 
-    Raises ModelError where the tokenizer lacks one of Qwen2.5-VL's special tokens.
+    Raises ModelError where the tokenizer lacks one of the family's special tokens.
     """
 
-    def __init__(self, tokenizer: Any, model: Model) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, model: Model, family: Family) -> None:
+        check_tokens(tokenizer, family.special_tokens, family.title)
+        self._tokenizer, self._prompt = tokenizer, family.prompt(tokenizer)
         self._one_at_a_time = threading.Lock()
         self._known: dict[str, list[int]] = {}
         self._known_characters = 0
         self._max_text_tokens = model.max_text_tokens
-        special = {token: tokenizer.convert_tokens_to_ids(token) for token in (END_TOKEN, VISION_START, VISION_END, VIDEO_PAD)}
-        known = tokenizer.get_vocab()
-        missing = [token for token in special if token not in known]
-        if missing:
-            raise ModelError(
-                f"The tokenizer of {tokenizer.name_or_path or 'this model'} lacks {', '.join(missing)}, which Qwen2.5-VL's has. "
-                "Put the tokenizer files of a Qwen2.5-VL checkpoint beside the weights."
-            )
-        self._end = special[END_TOKEN]
-        self._start_video, self._video, self._end_video = special[VISION_START], special[VIDEO_PAD], special[VISION_END]
         instructions: dict[Role, str] = {"query": model.query_instruction, "target": model.target_instruction}
-        self._instructions = {role: self._tokenize([text + "\n"], None)[0] if text else [] for role, text in instructions.items()}
+        self._instructions = {role: self._prompt.instruction(text) for role, text in instructions.items()}
 
     def __call__(self, entries: Sequence[Entry]) -> Batch:
         """One batch of all `entries` (at least one)."""
@@ -109,7 +93,7 @@ class Batcher:
         if count == 1:
             return [self(entries)], torch.arange(len(entries))
         texts = self._texts(entries)
-        video = np.array([_video_tokens(entry) for entry in entries])
+        video = np.array([0 if entry.frames is None else entry.frames.tokens for entry in entries])
         # A video's token stands for four patches in the vision tower too: counted once more for these.
         work = 2 * video + np.array([len(text) for text in texts]) + 1
         chosen = np.lexsort((work, video > 0))
@@ -121,7 +105,7 @@ class Batcher:
             if self._known_characters > KNOWN_CHARACTERS:
                 self._known, self._known_characters = {}, 0
             new = list(dict.fromkeys(entry.text for entry in entries if entry.text not in self._known))
-            self._known.update(zip(new, self._tokenize(new, self._max_text_tokens), strict=True))
+            self._known.update(zip(new, tokenize(self._tokenizer, new, self._max_text_tokens), strict=True))
             self._known_characters += sum(map(len, new))
             return [self._known[entry.text] for entry in entries]
 
@@ -147,31 +131,15 @@ class Batcher:
         order[pooled + without + with_video] = torch.arange(len(entries))
         return Batch(parts, order, packed(parts))
 
-    def _tokenize(self, texts: Sequence[str], longest: int | None) -> list[list[int]]:
-        # Someone's text may hold "<|video_pad|>": split_special_tokens keeps it words, or it would ask for frames that are not there.
-        # truncation is set each time, because a fast tokenizer remembers it: so it is no two threads' at once.
-        if not any(texts):
-            return [[] for _ in texts]
-        encoded = self._tokenizer(
-            list(texts),
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_attention_mask=False,
-            truncation=longest is not None,
-            max_length=longest,
-        )
-        ids: list[list[int]] = encoded["input_ids"]
-        return ids
-
     def _part(self, entries: Sequence[Entry], texts: Sequence[list[int]], *, contents: bool) -> Part:
         rows = []
         for entry, text in zip(entries, texts, strict=True):
             video: list[int] = []
             if entry.frames is not None:
-                video = [self._start_video, *[self._video] * _video_tokens(entry), self._end_video]
-            rows.append([*self._instructions[entry.role], *video, *text, self._end])
+                video = self._prompt.video(entry.frames.grid_thw, entry.frames.seconds_per_grid)
+            rows.append([*self._instructions[entry.role], *video, *text, *self._prompt.end])
         longest = max(map(len, rows))
-        ids = np.full((len(rows), longest), self._end, dtype=np.int64)  # (rows, tokens)
+        ids = np.full((len(rows), longest), self._prompt.end[-1], dtype=np.int64)  # (rows, tokens)
         mask, pooling_mask = np.zeros_like(ids), np.zeros_like(ids)
         for row, tokens in enumerate(rows):
             first = longest - len(tokens)
@@ -182,7 +150,7 @@ class Batcher:
         part = Part(
             input_ids=torch.from_numpy(ids),
             attention_mask=torch.from_numpy(mask),
-            mm_token_type_ids=torch.from_numpy(np.where(ids == self._video, VIDEO_TYPE, TEXT_TYPE)),
+            mm_token_type_ids=torch.from_numpy(np.where(ids == self._prompt.video_token, VIDEO_TYPE, TEXT_TYPE)),
             pooling_mask=torch.from_numpy(pooling_mask),
         )
         frames = [entry.frames for entry in entries if entry.frames is not None]
@@ -232,7 +200,3 @@ def split_evenly(values: np.ndarray, work: np.ndarray, count: int) -> list[np.nd
     for run in range(count - 1):
         ends[run] = min(max(ends[run], (ends[run - 1] if run else 0) + 1), len(values) - (count - 1 - run))
     return np.split(values, ends)
-
-
-def _video_tokens(entry: Entry) -> int:
-    return 0 if entry.frames is None else math.prod(entry.frames.grid_thw) // MERGE_SIZE**2

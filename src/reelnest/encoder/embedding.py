@@ -12,7 +12,6 @@ from tqdm import tqdm
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.encoder import Encoder
 from reelnest.store.entries import Entry
-from reelnest.video.patches import MERGE_SIZE
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +65,7 @@ def batches_by_length(entries: Entries, batch_size: int) -> list[list[int]]:
     lengths = []
     for index in range(len(entries)):
         entry = entries[index]
-        video = 0 if entry.frames is None else len(entry.frames.rows) // MERGE_SIZE**2
+        video = 0 if entry.frames is None else entry.frames.tokens
         lengths.append((entry.frames is not None, video + len(entry.text) // CHARACTERS_PER_TOKEN))
     order = sorted(range(len(lengths)), key=lambda index: (lengths[index], -index), reverse=True)
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

@@ -1,26 +1,27 @@
-"""Text and video to one vector, with Qwen2.5-VL."""
+"""Text and video to one vector."""
 
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from transformers import Qwen2_5_VLModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from reelnest.backbones.attention import packed_arguments
+from reelnest.backbones.architecture import hidden_size
+from reelnest.backbones.family import Family, PackedTokens
+from reelnest.backbones.flops import trains
 from reelnest.backbones.loading import load_backbone
 from reelnest.backbones.packing import Packing
 from reelnest.backbones.parts import TEXT_TYPE, VIDEO_TYPE, Part
-from reelnest.backbones.positions import token_positions, vision_index
 from reelnest.encoder.batches import Batch, packed
 from reelnest.encoder.lora import add_adapters
 from reelnest.errors import ModelError
 from reelnest.settings import Model
-from reelnest.video.patches import IMAGE_MEAN, IMAGE_STD, MERGE_SIZE, ROW_WIDTH
+from reelnest.video.vision_spec import CHANNELS
 
 
 class Encoder(nn.Module):
@@ -30,11 +31,12 @@ class Encoder(nn.Module):
     each step. So a step without video sends one grey square through a tower that trains, and multiplies what comes of it by 0.
     """
 
-    def __init__(self, backbone: Qwen2_5_VLModel, settings: Model) -> None:
+    def __init__(self, family: Family, backbone: PreTrainedModel, settings: Model) -> None:
         super().__init__()
+        self.family, self.vision = family, family.vision
         self.backbone = backbone
         self.pooling = settings.pooling
-        hidden = int(backbone.language_model.config.hidden_size)
+        hidden = hidden_size(backbone.config)
         self.projection = nn.Linear(hidden, settings.projection, bias=False) if settings.projection else None
         self.width = settings.projection or hidden
         if settings.dims[-1] > self.width:
@@ -45,7 +47,7 @@ class Encoder(nn.Module):
             )
         self.vision_is_kept = False
         """Whether the vision tower need not run, since entries carry what it made of their frames."""
-        mean, std = torch.tensor(IMAGE_MEAN), torch.tensor(IMAGE_STD)
+        mean, std = torch.tensor(self.vision.mean), torch.tensor(self.vision.std)
         self.register_buffer("_pixel_scale", (1 / (255 * std))[:, None], persistent=False)  # (channels, 1)
         self.register_buffer("_pixel_shift", (-mean / std)[:, None], persistent=False)
 
@@ -53,6 +55,16 @@ class Encoder(nn.Module):
     def device(self) -> torch.device:
         """Where the inputs have to be."""
         return self._pixel_scale.device  # type: ignore[return-value]
+
+    @property
+    def vision_tower(self) -> PreTrainedModel:
+        """The part of the backbone that reads patches."""
+        return cast("PreTrainedModel", self.backbone.get_submodule(self.family.vision_module))
+
+    @property
+    def language_model(self) -> PreTrainedModel:
+        """The part of the backbone that reads tokens."""
+        return cast("PreTrainedModel", self.backbone.get_submodule(self.family.language_module))
 
     @property
     def sharded(self) -> bool:
@@ -69,23 +81,16 @@ class Encoder(nn.Module):
         """What the projection would read, float32 (entries, hidden). For a model that is not sharded."""
         return self._states(batch)[0][batch.order]
 
-    def see(self, part: Part) -> Tensor:
-        """Video tokens of all videos of the part, (tokens, hidden), as the vision tower gives them."""
-        visual = self.backbone.visual
+    def encode_video(self, part: Part) -> Tensor:
+        """Video tokens of all videos of the part, (tokens, width), as the vision tower returns them."""
+        tower = self.vision_tower
         assert part.rows is not None and part.video_grid_thw is not None  # noqa: S101, PT018 (for the type checker)
-        index = vision_index(part.video_grid_thw, visual.config)
-        device = visual.device
-        on_gpu = index._replace(position_ids=index.position_ids.to(device), window_index=index.window_index.to(device))
-        if visual.config._attn_implementation == "flash_attention_2":
-            on_gpu = on_gpu._replace(cu_seqlens=index.cu_seqlens.to(device), cu_window_seqlens=index.cu_window_seqlens.to(device))
-        with _gradients(any(parameter.requires_grad for parameter in visual.parameters())):
-            pixels = self.normalise_pixels(part.rows).to(device, visual.dtype)
-            tokens: Tensor = visual(pixels, grid_thw=part.video_grid_thw, **on_gpu._asdict()).pooler_output
-        return tokens
+        with _gradients(trains(tower)):
+            return self.family.encode_video(tower, self.normalise_pixels(part.rows).to(tower.device, tower.dtype), part.video_grid_thw)
 
     def normalise_pixels(self, rows: Tensor) -> Tensor:
-        """Patch rows, uint8 (patches, 1176), as Qwen's processors normalise them, float32."""
-        pixels = rows.to(torch.float32).view(len(rows), len(IMAGE_MEAN), -1)  # (patches, channels, frames x 14 x 14)
+        """Patch rows, uint8 (patches, row width), as the family's own processor normalises them, float32."""
+        pixels = rows.to(torch.float32).view(len(rows), CHANNELS, -1)  # (patches, channels, frames x height x width)
         return torch.addcmul(self._pixel_shift, pixels, self._pixel_scale).view(len(rows), -1)  # type: ignore[arg-type]
 
     def trainable_state(self) -> dict[str, Tensor]:
@@ -115,23 +120,21 @@ class Encoder(nn.Module):
         weights stay too. Raises ModelError where there is nothing to compile with.
         """
         _check_compiler(self.device, backend)
-        for layer in self.backbone.language_model.layers:
-            for module in (layer.mlp, layer.input_layernorm, layer.post_attention_layernorm):
-                module.compile(dynamic=True, backend=backend)
+        for module in self.family.compiled_modules(self.language_model):
+            module.compile(dynamic=True, backend=backend)
 
     def _states(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Pooled states of the parts' rows, (entries, hidden), and a 0 that each layer took part in which has to take part."""
         nothing = torch.zeros((), device=self.device)
-        trains = any(parameter.requires_grad for parameter in self.backbone.visual.parameters())
         # Without gradients too: gradient caching runs each micro-batch twice, and both runs have to draw the same random numbers.
-        sees = (trains and self.training) or (self.sharded and not self.vision_is_kept)
-        if sees and not any(part.rows is not None for part in batch.parts):
-            nothing = nothing + 0.0 * self.see(self._stand_in(video=True)).sum()
+        needs_vision = (trains(self.vision_tower) and self.training) or (self.sharded and not self.vision_is_kept)
+        if needs_vision and not any(part.rows is not None for part in batch.parts):
+            nothing = nothing + 0.0 * self.encode_video(self._blank_video()).sum()
         states = [part.pooled.float() for part in batch.parts if part.pooled is not None]
         if batch.packing is not None:
             states.append(self._encode([part for part in batch.parts if part.pooled is None], batch.packing))
         elif self.sharded:
-            text = self._stand_in(video=False)
+            text = Part(*(torch.tensor([[value]], device=self.device) for value in (0, 1, TEXT_TYPE, 1)))
             packing = packed([text.to("cpu")])
             assert packing is not None  # noqa: S101 (for the type checker)
             nothing = nothing + 0.0 * self._encode([text], packing.to(self.device)).sum()
@@ -139,21 +142,17 @@ class Encoder(nn.Module):
 
     def _encode(self, parts: list[Part], packing: Packing) -> Tensor:
         """Pooled states of the parts' rows, float32 (rows, hidden)."""
-        model = self.backbone
-        with _gradients(any(parameter.requires_grad for parameter in model.parameters())):
+        with _gradients(trains(self.backbone)):
             ids = torch.cat([part.input_ids.flatten() for part in parts])[packing.tokens]  # (tokens,)
-            embedded = model.language_model.embed_tokens(ids)  # (tokens, hidden)
-            seen = [self.see(part) if part.video_tokens is None else part.video_tokens for part in parts if part.has_video]
-            if seen:
+            embedded: Tensor = self.language_model.get_input_embeddings()(ids)  # (tokens, hidden)
+            videos = [self.encode_video(part) if part.video_tokens is None else part.video_tokens for part in parts if part.has_video]
+            positions = torch.cat([self.family.positions(part, self.backbone.config).flatten(1) for part in parts], dim=1)
+            tokens = PackedTokens(embedded, positions[:, packing.tokens], packing)
+            if videos:
                 types = torch.cat([part.mm_token_type_ids.flatten() for part in parts])[packing.tokens]
-                embedded = embedded.masked_scatter((types == VIDEO_TYPE)[:, None], torch.cat(seen).to(embedded.dtype))
-            positions = torch.cat([token_positions(part, model.config.vision_config).flatten(1) for part in parts], dim=1)
-            hidden = model.language_model(
-                inputs_embeds=embedded[None],
-                position_ids=positions[:, None, packing.tokens],
-                use_cache=False,
-                **packed_arguments(model.language_model, packing),
-            ).last_hidden_state[0]  # (tokens, hidden)
+                tokens.is_video, tokens.video = types == VIDEO_TYPE, torch.cat(videos)
+            del embedded, videos  # the family frees them as soon as it has used them
+            hidden = self.family.encode_tokens(self.language_model, tokens)  # (tokens, hidden)
         return self._pool(hidden, packing)
 
     def _pool(self, hidden: Tensor, packing: Packing) -> Tensor:
@@ -165,35 +164,32 @@ class Encoder(nn.Module):
             means.append((hidden[places].float() * weights).sum(1) / weights.sum(1))
         return torch.cat(means)[packing.row_order]
 
-    def _stand_in(self, *, video: bool) -> Part:
-        ids = self.backbone.config.video_token_id if video else 0
-        part = Part(*(torch.tensor([[value]], device=self.device) for value in (ids, 1, VIDEO_TYPE if video else TEXT_TYPE, 1)))
-        if video:
-            part.rows = torch.full((MERGE_SIZE**2, ROW_WIDTH), 128, dtype=torch.uint8, device=self.device)
-            part.video_grid_thw = torch.tensor([[1, MERGE_SIZE, MERGE_SIZE]])
-            part.second_per_grid_ts = torch.tensor([1.0])
-        return part
+    def _blank_video(self) -> Part:
+        """A grey square of one token."""
+        merge = self.vision.merge_size
+        rows = torch.full((merge**2, self.vision.row_width), 128, dtype=torch.uint8, device=self.device)
+        return Part.of_frames(rows, torch.tensor([[1, merge, merge]]))
 
 
-def load_encoder(settings: Model, base: str | Path, *, training: bool) -> tuple[Encoder, Any]:
+def load_encoder(settings: Model, base: str | Path, *, training: bool) -> tuple[Encoder, PreTrainedTokenizerBase]:
     """The encoder and its tokenizer from a Hub name or a folder in Hugging Face format.
 
     With `training`, LoRA is put in and what `freeze` names is frozen; otherwise everything is, and the encoder is in eval mode. New weights
     (projection, adapters) are drawn from torch's global random state: seed it first. Raises ModelError (see `load_backbone`).
     """
-    backbone, tokenizer = load_backbone(settings, base)
-    return build_encoder(backbone, settings, training=training), tokenizer
+    loaded = load_backbone(settings, base)
+    return build_encoder(loaded.family, loaded.model, settings, training=training), loaded.tokenizer
 
 
-def build_encoder(backbone: Qwen2_5_VLModel, settings: Model, *, training: bool) -> Encoder:
+def build_encoder(family: Family, backbone: PreTrainedModel, settings: Model, *, training: bool) -> Encoder:
     """The encoder of a backbone that may lie anywhere, on the meta device too; adapters and freezing as in `load_encoder`."""
     if training and settings.lora is not None:
-        add_adapters(backbone, settings.lora)
-    encoder = Encoder(backbone, settings)
+        add_adapters(backbone, settings.lora, family)
+    encoder = Encoder(family, backbone, settings)
     if not training:
         return encoder.requires_grad_(False).eval()
     if settings.freeze == "vision":
-        backbone.visual.requires_grad_(False)
+        encoder.vision_tower.requires_grad_(False)
     elif settings.freeze == "backbone":
         backbone.requires_grad_(False)
     return encoder.train()

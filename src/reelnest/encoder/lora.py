@@ -8,17 +8,16 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from reelnest.backbones.family import Family
 from reelnest.encoder.lora_linear import join_adapters
 from reelnest.settings import Lora
 
-LANGUAGE_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-VISION_TARGETS = r".*visual\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(gate_proj|up_proj|down_proj))"
 ADAPTER = "default"
 
 
-def lora_config(settings: Lora, base: str | None = None, revision: str | None = None) -> LoraConfig:
-    """peft's form of our settings. The vision tower has layers of the same names, so targets are patterns over whole paths."""
-    targets = f"({LANGUAGE_TARGETS})|({VISION_TARGETS})" if settings.vision else LANGUAGE_TARGETS
+def lora_config(settings: Lora, family: Family, base: str | None = None, revision: str | None = None) -> LoraConfig:
+    """peft's form of our settings."""
+    targets = f"({family.language_targets})|({family.vision_targets})" if settings.vision else family.language_targets
     return LoraConfig(
         r=settings.r,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # peft divides it by r, whatever its type
@@ -31,10 +30,10 @@ def lora_config(settings: Lora, base: str | None = None, revision: str | None = 
     )
 
 
-def add_adapters(backbone: nn.Module, settings: Lora) -> None:
+def add_adapters(backbone: nn.Module, settings: Lora, family: Family) -> None:
     """Puts adapters into `backbone`, in place, and freezes all else. They begin as no change at all."""
     backbone.requires_grad_(False)
-    inject_adapter_in_model(lora_config(settings), backbone, adapter_name=ADAPTER)
+    inject_adapter_in_model(lora_config(settings, family), backbone, adapter_name=ADAPTER)
     for name, parameter in backbone.named_parameters():
         if "lora_" in name:
             # Adapters of a bfloat16 base stay float32: AdamW's steps are below bfloat16's resolution.

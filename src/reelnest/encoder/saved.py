@@ -21,15 +21,17 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from reelnest.atomic_files import whole_folder, write_json
+from reelnest.backbones.architecture import hidden_size
 from reelnest.backbones.loading import quiet_transformers, refuse_pickles
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.embedding import batches_by_length
 from reelnest.encoder.encoder import Encoder, load_encoder
 from reelnest.encoder.lora import adapter_state, add_adapters, has_adapters, load_adapter_state, lora_config, merged_state
 from reelnest.encoder.manifest import check_files, checksums
-from reelnest.encoder.saved_settings import FORMAT, FORMAT_VERSION, SETTINGS_FILE, read_settings
+from reelnest.encoder.saved_settings import FORMAT, FORMAT_VERSION, SETTINGS_FILE, frame_settings, read_settings, unknown_settings
 from reelnest.encoder.sentence_transformer_files import PROJECTION_FOLDER, can_be_opened, write_sentence_transformer_files
 from reelnest.encoder.video_reading import VideoReader, VideoSource, sentence_transformers_input, texts_of
 from reelnest.errors import ModelError
@@ -49,7 +51,7 @@ ADAPTER_FILE = "adapter_model.safetensors"
 def save_model(
     folder: Path,
     encoder: Encoder,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     settings: Model,
     preprocess: Preprocess,
     text_fields: Sequence[str] | None,
@@ -71,7 +73,7 @@ def save_model(
             encoder.backbone.save_pretrained(aside, state_dict=merged, save_original_format=False)
         else:
             adapter = aside / ADAPTER_FOLDER
-            lora_config(settings.lora, settings.name_or_path, settings.revision).save_pretrained(str(adapter))
+            lora_config(settings.lora, encoder.family, settings.name_or_path, settings.revision).save_pretrained(str(adapter))
             save_file(_contiguous(adapter_state(backbone)), adapter / ADAPTER_FILE, metadata={"format": "pt"})
         tokenizer.save_pretrained(aside)
         if settings.lora is None or settings.lora.merge:
@@ -79,8 +81,8 @@ def save_model(
                 logger.warning(
                     "%s: sentence-transformers will refuse it: it cannot leave an instruction out of the mean (model.pooling)", folder
                 )
-            hidden = int(encoder.backbone.language_model.config.hidden_size)
-            write_sentence_transformer_files(aside, tokenizer, settings, preprocess, hidden)
+            hidden = hidden_size(encoder.backbone.config)
+            write_sentence_transformer_files(aside, tokenizer, settings, preprocess, encoder.family, hidden)
         if encoder.projection is not None:
             weight = {PROJECTION_WEIGHT: state["projection.weight"].cpu()}
             (aside / PROJECTION_FOLDER).mkdir(exist_ok=True)
@@ -119,11 +121,11 @@ def load(folder: str | Path, device: str | torch.device | None = None, limits: L
     try:
         model = _model_settings(stored["model"], folder, device)
     except (ValidationError, KeyError, TypeError) as error:
-        raise _unknown(folder, error) from error
+        raise unknown_settings(folder, error) from error
     videos = _video_reader(stored, folder, limits)
     encoder, tokenizer = load_encoder(model, model.name_or_path, training=False)
     if model.lora is not None and not model.lora.merge:
-        add_adapters(encoder.backbone, model.lora)
+        add_adapters(encoder.backbone, model.lora, encoder.family)
         if wrong := load_adapter_state(encoder.backbone, _tensors(folder / ADAPTER_FOLDER / ADAPTER_FILE)):
             raise ModelError(
                 f"{folder / ADAPTER_FOLDER}: does not fit {model.name_or_path}: {len(wrong)} weights differ, the first: {wrong[0]}."
@@ -131,7 +133,7 @@ def load(folder: str | Path, device: str | torch.device | None = None, limits: L
     if encoder.projection is not None:
         _fill_projection(encoder, folder)
     encoder.requires_grad_(False).eval().to(device)
-    return SavedModel(encoder, Batcher(tokenizer, model), model, videos)
+    return SavedModel(encoder, Batcher(tokenizer, model, encoder.family), model, videos)
 
 
 def videos_for_sentence_transformers(
@@ -159,7 +161,7 @@ class SavedModel:
 
     def __init__(self, encoder: Encoder, batcher: Batcher, settings: Model, videos: VideoReader) -> None:
         self.encoder, self.batcher, self.settings, self.videos = encoder, batcher, settings, videos
-        self.preprocess, self.text_fields = videos.preprocess, videos.text_fields
+        self.frame_settings, self.text_fields = videos.settings, videos.text_fields
         self.width = encoder.width
         self.dims = settings.dims
         """The prefixes that were trained; others up to `width` can be asked for."""
@@ -223,7 +225,6 @@ class SavedModel:
 
 
 def _model_settings(stored: Mapping[str, Any], folder: Path, device: torch.device) -> Model:
-    """The stored settings, fitted to where the model now is."""
     found = dict(stored)
     if not found["lora"] or found["lora"]["merge"]:
         found.update(name_or_path=str(folder), revision=None)
@@ -238,13 +239,9 @@ def _model_settings(stored: Mapping[str, Any], folder: Path, device: torch.devic
 
 def _video_reader(stored: Mapping[str, Any], folder: Path, limits: Limits | None) -> VideoReader:
     try:
-        return VideoReader(Preprocess.model_validate(stored["preprocess"]), stored["text_fields"], limits or Limits.of(Validate()))
-    except (ValidationError, KeyError) as error:
-        raise _unknown(folder, error) from error
-
-
-def _unknown(folder: Path, error: Exception) -> ModelError:
-    return ModelError(f"{folder / SETTINGS_FILE}: not as this version writes it: {error}. Save the model again.")
+        return VideoReader(frame_settings(folder), stored["text_fields"], limits or Limits.of(Validate()))
+    except KeyError as error:
+        raise unknown_settings(folder, error) from error
 
 
 def _fill_projection(encoder: Encoder, folder: Path) -> None:

@@ -4,7 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from reelnest.backbones.family import Family
+from reelnest.backbones.registry import family_in, family_of
 from reelnest.errors import ModelError
+from reelnest.settings import Model, Preprocess
+from reelnest.video.frames import FrameSettings
 
 FORMAT, FORMAT_VERSION = "reelnest", 2
 SETTINGS_FILE = "reelnest.json"
@@ -31,3 +37,28 @@ def read_settings(folder: Path) -> dict[str, Any]:
             "Open it with the reelnest that saved it, or save it again with this one."
         )
     return stored
+
+
+def saved_family(folder: Path) -> Family:
+    """The family of a saved model. Raises ModelError as `read_settings` does, and for a base that is not there."""
+    stored = read_settings(folder)
+    try:
+        lora = stored["model"]["lora"]
+        base = Model.model_validate(stored["model"]) if lora and not lora["merge"] else None
+    except (ValidationError, KeyError, TypeError) as error:
+        raise unknown_settings(folder, error) from error
+    return family_in(folder) if base is None else family_of(base)
+
+
+def frame_settings(folder: Path) -> FrameSettings:
+    """How a saved model reads videos. Raises ModelError as `saved_family` does."""
+    try:
+        sampling = Preprocess.model_validate(read_settings(folder)["preprocess"])
+    except (ValidationError, KeyError) as error:
+        raise unknown_settings(folder, error) from error
+    return FrameSettings(sampling, saved_family(folder).vision)
+
+
+def unknown_settings(folder: Path, error: Exception) -> ModelError:
+    """What to raise where the file's contents are not as this version writes them."""
+    return ModelError(f"{folder / SETTINGS_FILE}: not as this version writes it: {error}. Save the model again.")

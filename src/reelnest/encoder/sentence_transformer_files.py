@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from reelnest.atomic_files import write_json
-from reelnest.encoder.batches import END_TOKEN, VIDEO_PAD, VISION_END, VISION_START
+from reelnest.backbones.family import Family
+from reelnest.backbones.prompt import Tokenizer
 from reelnest.settings import Model, Preprocess
-from reelnest.video.patches import IMAGE_MEAN, IMAGE_STD, MERGE_SIZE, PATCH_SIZE, TEMPORAL_PATCH_SIZE
 
 VERSION = "6.2.0"
 """Older versions say that they are when they open the folder. They have no video."""
@@ -26,15 +26,6 @@ POOLING_FOLDER = "pooling"
 PROJECTION_FOLDER = "projection"
 UNPOOLABLE = "reelnest.SavedModel"
 """Stands in modules.json where their pooling cannot do what ours does: a class that is not theirs, which they refuse to open."""
-
-CHAT_TEMPLATE = (
-    "{%- for message in messages -%}"
-    "{%- if message.content is string -%}{{- message.content -}}{%- else -%}"
-    f"{{%- for part in message.content if part.type == 'video' -%}}{{{{- '{VISION_START}{VIDEO_PAD}{VISION_END}' -}}}}{{%- endfor -%}}"
-    "{%- for part in message.content if part.type == 'text' -%}{{- part.text -}}{%- endfor -%}"
-    "{%- endif -%}{%- endfor -%}"
-    f"{{{{- '{END_TOKEN}' -}}}}"
-)
 
 
 def can_be_opened(settings: Model) -> bool:
@@ -45,7 +36,9 @@ def can_be_opened(settings: Model) -> bool:
     return settings.pooling == "last" or not (settings.query_instruction or settings.target_instruction)
 
 
-def write_sentence_transformer_files(folder: Path, tokenizer: Any, settings: Model, preprocess: Preprocess, hidden: int) -> None:
+def write_sentence_transformer_files(
+    folder: Path, tokenizer: Tokenizer, settings: Model, preprocess: Preprocess, family: Family, hidden: int
+) -> None:
     """Writes all but the weights. `hidden` is the backbone's width.
 
     Where `can_be_opened` is false, only a modules.json that makes sentence-transformers refuse the folder: without one it would pool in a
@@ -79,42 +72,21 @@ def write_sentence_transformer_files(folder: Path, tokenizer: Any, settings: Mod
             "similarity_fn_name": "cosine",
         },
     )
-    write_json(folder / "sentence_bert_config.json", _transformer(tokenizer, settings, prompts["query"]))
-    write_json(folder / "processor_config.json", _processor(preprocess))
-    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    write_json(folder / "sentence_bert_config.json", _transformer(tokenizer, settings, family))
+    write_json(folder / "processor_config.json", family.processor_config(preprocess))
+    (folder / "chat_template.jinja").write_text(family.chat_template, encoding="utf-8")
 
 
-def _transformer(tokenizer: Any, settings: Model, query_prompt: str) -> dict[str, Any]:
+def _transformer(tokenizer: Tokenizer, settings: Model, family: Family) -> dict[str, Any]:
     forward = {"method": "forward", "method_output_name": "last_hidden_state"}
-    instruction = tokenizer(query_prompt, add_special_tokens=False)["input_ids"] if query_prompt else []
+    prompt = family.prompt(tokenizer)
     return {
         "transformer_task": "feature-extraction",
         "modality_config": {"text": forward, "video": forward, "message": {**forward, "format": "structured"}},
         "module_output_name": "token_embeddings",
         # They cut the whole sequence, and put the end token back. Of documents nothing may be cut: they may be videos.
-        "query_length": len(instruction) + settings.max_text_tokens + 1,
-        "unpad_inputs": False,  # Qwen2.5-VL's positions are of padded rows
-    }
-
-
-def _processor(preprocess: Preprocess) -> dict[str, Any]:
-    pixels = {
-        "size": {"shortest_edge": preprocess.min_pixels, "longest_edge": preprocess.max_pixels},
-        "image_mean": list(IMAGE_MEAN),
-        "image_std": list(IMAGE_STD),
-        "patch_size": PATCH_SIZE,
-        "merge_size": MERGE_SIZE,
-        "temporal_patch_size": TEMPORAL_PATCH_SIZE,
-    }
-    return {
-        "processor_class": "Qwen2_5_VLProcessor",
-        "image_processor": {"image_processor_type": "Qwen2VLImageProcessor", **pixels},
-        "video_processor": {
-            "video_processor_type": "Qwen2VLVideoProcessor",
-            "do_sample_frames": False,
-            "cap_pixels_per_frame": False,
-            **pixels,
-        },
+        "query_length": len(prompt.instruction(settings.query_instruction)) + settings.max_text_tokens + len(prompt.end),
+        "unpad_inputs": False,  # transformers' positions are of padded rows
     }
 
 

@@ -5,10 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModel, Qwen2_5_VLConfig
+from transformers import AutoModel, PreTrainedConfig
 
-from reelnest.backbones.attention import group_vision_attention, pack_text_attention
-from reelnest.backbones.patch_projection import project_patches_by_matrix
+from reelnest.backbones.registry import family_of_config
 from reelnest.encoder.encoder import Encoder, build_encoder
 from reelnest.settings import Model
 
@@ -17,19 +16,18 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 https://arxiv.org/abs/2305.14314)."""
 
 
-def unfilled_encoder(settings: Model, config: Qwen2_5_VLConfig) -> Encoder:
+def unfilled_encoder(settings: Model, config: PreTrainedConfig) -> Encoder:
     """The encoder that `load_encoder` gives for training, on the meta device.
 
     Attention is SDPA (of FlashAttention's memory), and 4-bit weights are stand-ins of their size.
     """
+    family = family_of_config(config.to_dict(), "config")
     with torch.device("meta"):
         backbone = AutoModel.from_config(config, dtype=getattr(torch, settings.dtype), attn_implementation="sdpa")
-        project_patches_by_matrix(backbone.visual)
-        group_vision_attention(backbone.visual)
-        pack_text_attention(backbone.language_model)
-        encoder = build_encoder(backbone, settings, training=True)
+        family.prepare(backbone, "sdpa")
+        encoder = build_encoder(family, backbone, settings, training=True)
         if settings.load_in_4bit:
-            _quantise(backbone.language_model)
+            _quantise(encoder.language_model)
     return encoder
 
 

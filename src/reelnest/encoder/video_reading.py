@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from reelnest.records.formats import TEXT_FIELDS
-from reelnest.settings import Preprocess
 from reelnest.store.prepared import fields_text
 from reelnest.video.decoder import Decoder, Limits
-from reelnest.video.frames import Frames
-from reelnest.video.patches import TEMPORAL_PATCH_SIZE, from_patches
+from reelnest.video.frames import Frames, FrameSettings
+from reelnest.video.patches import from_patches
 
 VideoSource: TypeAlias = str | Path | bytes | Sequence[Path]
 """A video file, its bytes, or the image files of its frames in order."""
@@ -20,8 +19,8 @@ VideoSource: TypeAlias = str | Path | bytes | Sequence[Path]
 class VideoReader:
     """Frames and texts of videos. `text_fields` are those that training read, None for all. Videos that are none raise VideoError."""
 
-    def __init__(self, preprocess: Preprocess, text_fields: Sequence[str] | None, limits: Limits) -> None:
-        self.preprocess = preprocess
+    def __init__(self, settings: FrameSettings, text_fields: Sequence[str] | None, limits: Limits) -> None:
+        self.settings = settings
         self.text_fields = text_fields
         self._decoder = Decoder(limits)
 
@@ -35,7 +34,7 @@ class VideoReader:
                 files = [Path(file.name)]
             else:
                 files = [Path(video)] if isinstance(video, str | Path) else list(video)
-            return self._decoder.frames(files, self.preprocess)
+            return self._decoder.frames(files, self.settings)
 
     def text(self, fields: Mapping[str, str]) -> str:
         """What the encoder reads after the frames. Raises ValueError for a field that there is not."""
@@ -64,8 +63,8 @@ def sentence_transformers_input(frames: Frames, text: str) -> dict[str, Any]:
     Frames have been resized already, and its processor leaves such as they are. The metadata name the sampled frames as if they were all
     that there are, so that the seconds between them are ours.
     """
-    array = from_patches(frames.rows, frames.grid_thw).transpose(0, 3, 1, 2)  # (time, channel, height, width)
-    rate = TEMPORAL_PATCH_SIZE / frames.seconds_per_grid
+    array = from_patches(frames.rows, frames.grid_thw, frames.vision).transpose(0, 3, 1, 2)  # (time, channel, height, width)
+    rate = frames.vision.temporal_patch_size / frames.seconds_per_grid
     metadata = {"fps": rate, "total_num_frames": len(array), "duration": len(array) / rate, "frames_indices": list(range(len(array)))}
     video = {"video": {"array": array, "video_metadata": metadata}}
     return {**video, "text": text} if text else video

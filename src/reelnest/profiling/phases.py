@@ -52,7 +52,7 @@ def watched(model: nn.Module, watch: Watch) -> Iterator[None]:
     """Calls `watch` with each phase as it begins. `model` is a ContrastiveModel, not its DDP wrapper."""
     global _watch, _now
     encoder: Any = model.encoder
-    vision, language = encoder.backbone.visual, encoder.backbone.language_model
+    vision, language = encoder.vision_tower, encoder.language_model
     # What the encoder does outside the tower (embedding, pooling, projection) counts as language, and what follows it is the loss.
     handles = [*_hooks(encoder, "language", "loss"), *_hooks(vision, "vision", "language"), *_hooks(language, "language", "language")]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]

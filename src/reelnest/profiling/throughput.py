@@ -7,16 +7,13 @@ a device's arithmetic went into training (Chowdhery et al. 2022, https://arxiv.o
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
 
 import torch
-from torch import nn
 
-from reelnest.backbones.positions import vision_index
+from reelnest.backbones.flops import matrix_flops, trains
 from reelnest.encoder.batches import Batch
 from reelnest.encoder.encoder import Encoder
-from reelnest.video.patches import MERGE_SIZE
+from reelnest.video.vision_spec import Grid
 
 # Dense bfloat16, without sparsity, from the makers' data sheets, in FLOP a second.
 _PEAKS = {
@@ -47,30 +44,13 @@ class Work:
 
 
 class WorkOf:
-    """Counts the work of a batch on one encoder.
-
-    Each weight of a matrix costs 2 FLOPs a token forward, 2 more where a gradient passes through it to something that trains, and 2 more
-    where it trains itself. Attention costs 4 times width a pair of tokens forward, all of a sequence's pairs counted, as in the paper.
-    """
+    """Counts the work of a batch on one encoder, by the family's count of its backbone (`Family.flops`)."""
 
     def __init__(self, encoder: Encoder) -> None:
-        backbone: Any = encoder.backbone
-        self._vision = backbone.visual.config
-        tower, merger = backbone.visual.blocks, backbone.visual.merger
-        trains = any(parameter.requires_grad for parameter in backbone.visual.parameters())
-        # A frozen tower has no backward pass; the language model's reaches down to the first layer as soon as anything in it trains.
-        # Pixels need no gradient.
-        self._patch = _flops([backbone.visual.patch_embed], backward=False) + _flops(tower, backward=trains)
-        self._merged = _flops([merger], backward=trains)
-        self._vision_pair = 4 * self._vision.hidden_size * (3 if trains else 1)
-        self._vision_layers, self._full = len(tower), len(self._vision.fullatt_block_indexes)
-        text = backbone.language_model.config
-        trains = any(parameter.requires_grad for parameter in backbone.parameters())
-        self._token = _flops(backbone.language_model.layers, backward=trains)
-        head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        self._pair = 4 * text.num_attention_heads * head * text.num_hidden_layers * (3 if trains else 1)
-        self._entry = 0.0 if encoder.projection is None else _flops([encoder.projection], backward=trains)
-        self._videos: dict[tuple[int, ...], float] = {}
+        self._backbone = encoder.family.flops(encoder.backbone)
+        projection = encoder.projection
+        self._entry = 0.0 if projection is None else matrix_flops([projection], backward=trains(encoder.backbone))
+        self._videos: dict[Grid, float] = {}
 
     def __call__(self, batch: Batch) -> Work:
         """Of a batch that lies on the CPU. Parts that are frozen and kept are not computed, and not counted."""
@@ -78,21 +58,15 @@ class WorkOf:
         for part in batch.parts:
             lengths = part.attention_mask.sum(1)  # (rows,)
             tokens = int(lengths.sum())
-            flops = self._token * tokens + self._pair * int((lengths**2).sum()) + self._entry * len(lengths)
+            flops = self._backbone.token * tokens + self._backbone.pair * int((lengths**2).sum()) + self._entry * len(lengths)
             if part.rows is not None and part.video_grid_thw is not None:
                 flops += sum(self._of_video(tuple(grid)) for grid in part.video_grid_thw.tolist())
             work += Work(tokens, flops)
         return work
 
-    def _of_video(self, grid: tuple[int, ...]) -> float:
+    def _of_video(self, grid: Grid) -> float:
         if grid not in self._videos:
-            index = vision_index(torch.tensor([grid]), self._vision)
-            windows, frames = (
-                sum((end - start) ** 2 for start, end in pairwise(ends.tolist())) for ends in (index.cu_window_seqlens, index.cu_seqlens)
-            )
-            patches = int(torch.tensor(grid).prod())
-            pairs = windows * (self._vision_layers - self._full) + frames * self._full
-            self._videos[grid] = self._patch * patches + self._merged * patches / MERGE_SIZE**2 + self._vision_pair * pairs
+            self._videos[grid] = self._backbone.video(grid)
         return self._videos[grid]
 
 
@@ -158,14 +132,3 @@ def peak_flops(device: torch.device) -> float | None:
         return None
     name = torch.cuda.get_device_name(device)
     return next((peak for known, peak in _PEAKS.items() if known in name), None)
-
-
-def _flops(modules: Any, *, backward: bool) -> float:
-    """Of one token through all weight matrices of `modules`; the tables of embeddings are looked up, not multiplied."""
-    flops = 0.0
-    for module in modules:
-        for layer in module.modules():
-            if isinstance(layer, nn.Linear | nn.Conv3d):
-                trains = layer.weight.requires_grad
-                flops += layer.weight.numel() * (2 + (2 if backward else 0) + (2 if trains else 0))
-    return flops

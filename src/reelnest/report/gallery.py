@@ -179,7 +179,7 @@ class _Reader:
 
     def _frames(self, video: str) -> NDArray[np.uint8]:
         stored = self._prepared.store.get(video)
-        frames = from_patches(stored.rows, stored.grid_thw)  # (frames, height, width, 3)
+        frames = from_patches(stored.rows, stored.grid_thw, stored.vision)  # (frames, height, width, 3)
         shown = np.unique(np.linspace(0, len(frames) - 1, FRAMES).round().astype(int))
         return np.stack([_small(frames[number]) for number in shown])
 

@@ -163,7 +163,7 @@ def _items(videos: Sequence[Video], data: Path, model: SavedModel) -> tuple[list
 
     def look(video: Video) -> _Item | BadRecord:
         try:
-            frames_key = video_key(video_files(video, data), model.preprocess)
+            frames_key = video_key(video_files(video, data), model.frame_settings)
         except VideoError as error:
             return _bad(video, error, data)
         except OSError as error:
@@ -198,7 +198,7 @@ def _encode(
 
     def work(decoder: Decoder, item: _Item) -> Frames:
         frames = None if options.store is None else options.store.by_key(item.frames_key)
-        return decoder.frames(video_files(item.video, data), model.preprocess) if frames is None else frames
+        return decoder.frames(video_files(item.video, data), model.frame_settings) if frames is None else frames
 
     failed: dict[str, VideoError] = {}
     started = time.monotonic()

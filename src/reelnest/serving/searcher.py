@@ -71,7 +71,7 @@ class OpenModel:
 
     def video(self, file: Path) -> NDArray[np.float32]:
         """The vector of a video that is searched with, (width,). Raises VideoError for a file that is none."""
-        return self._encode(Entry("query", "", self._decoder.frames([file], self._model.preprocess)))
+        return self._encode(Entry("query", "", self._decoder.frames([file], self._model.frame_settings)))
 
     def _encode(self, entry: Entry) -> NDArray[np.float32]:
         with self._lock:

@@ -18,7 +18,7 @@ from reelnest.settings.loading import (
     setting_errors,
 )
 from reelnest.settings.loss import Loss, Mining
-from reelnest.settings.model import QWEN_HIDDEN_SIZES, Lora, Model, Tiny, embedding_width
+from reelnest.settings.model import Lora, Model, Tiny
 from reelnest.settings.params import Params
 from reelnest.settings.register import BehaviourPassed, Drift, Register
 from reelnest.settings.runs import Launch, Runs, Tracking
@@ -28,7 +28,6 @@ from reelnest.settings.train import Train
 __all__ = [
     "ACCELERATE_CONFIGS",
     "PARAMS_FILE",
-    "QWEN_HIDDEN_SIZES",
     "BehaviourPassed",
     "ComparableMetric",
     "Data",
@@ -53,7 +52,6 @@ __all__ = [
     "Tracking",
     "Train",
     "Validate",
-    "embedding_width",
     "flow_run",
     "launch_config_path",
     "launch_processes",

@@ -44,15 +44,13 @@ class Preprocess(Section):
     """`fps`: frames a second."""
     min_pixels: Positive = 3136
     max_pixels: Positive = 3200
-    """A frame's area, in pixels, after Qwen's smart resize (both sides become multiples of 28)."""
+    """A frame's area, in pixels, after resizing (both sides become multiples of what the model family merges into one token)."""
     shard_megabytes: Positive = 256
     scheduler: str | None = None
     """Address of a Dask scheduler that shares this file system; null for processes of this machine."""
 
     @model_validator(mode="after")
     def _can_be_sampled(self) -> Self:
-        if self.frames % 2:
-            raise ValueError(f"frames must be even (Qwen2.5-VL joins two frames into one step); found {self.frames}, use {self.frames + 1}")
         if self.min_pixels > self.max_pixels:
             raise ValueError(f"min_pixels ({self.min_pixels}) must not be above max_pixels ({self.max_pixels})")
         return self

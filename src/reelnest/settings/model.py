@@ -1,7 +1,5 @@
-"""The section `model`: the encoder, and how wide its vectors are."""
+"""The section `model`: the encoder."""
 
-import json
-import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -9,12 +7,9 @@ from pydantic import Field, model_validator
 
 from reelnest.settings.section import Positive, Section
 
-# Hidden sizes of the published Qwen2.5-VL checkpoints (their config.json), so that a dim that is too wide is refused without a download.
-QWEN_HIDDEN_SIZES = {"3B": 2048, "7B": 3584, "32B": 5120, "72B": 8192}
-
 
 class Tiny(Section):
-    """Sizes of the small, randomly initialised Qwen2.5-VL that `name_or_path: tiny` builds."""
+    """Sizes of the small, randomly initialised backbone that `name_or_path: tiny` builds."""
 
     hidden_size: Positive = 128
     layers: Positive = 3
@@ -95,18 +90,3 @@ class Model(Section):
                 "(a commit hash), so that the weights cannot change under you"
             )
         return self
-
-
-def embedding_width(model: Model) -> int | None:
-    """Width of the vectors that a model of these settings gives; None where only the Hub knows."""
-    if model.projection is not None:
-        return model.projection
-    if model.name_or_path == "tiny":
-        return model.tiny.hidden_size
-    config = Path(model.name_or_path) / "config.json"
-    if config.is_file():
-        contents = json.loads(config.read_text(encoding="utf-8"))
-        size = contents.get("hidden_size") or contents.get("text_config", {}).get("hidden_size")
-        return int(size) if size else None
-    size_name = re.search(r"Qwen2\.5-VL-(\d+B)", model.name_or_path)
-    return QWEN_HIDDEN_SIZES.get(size_name[1]) if size_name else None

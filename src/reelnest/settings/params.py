@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from reelnest.settings.data import Data, Preprocess, Validate
 from reelnest.settings.evaluate import Evaluate
 from reelnest.settings.loss import Loss, Mining
-from reelnest.settings.model import Model, embedding_width
+from reelnest.settings.model import Model
 from reelnest.settings.register import Drift, Register
 from reelnest.settings.runs import Launch, Runs, Tracking
 from reelnest.settings.section import Section
@@ -35,13 +35,6 @@ class Params(Section):
     def _fits_together(self) -> Self:
         if self.train.best_dim is not None and self.train.best_dim not in self.model.dims:
             raise ValueError(f"train.best_dim: {self.train.best_dim} is none of model.dims, {list(self.model.dims)}")
-        width = embedding_width(self.model)
-        if width is not None and self.model.dims[-1] > width:
-            source = "model.projection" if self.model.projection else f"the hidden size of {self.model.name_or_path}"
-            raise ValueError(
-                f"model.dims: {self.model.dims[-1]} is above the embedding's width, {width} ({source}); "
-                f"the largest dim may be at most {width}"
-            )
         weights = self.loss.dim_weights
         if not isinstance(weights, str) and (len(weights) != len(self.model.dims) or not any(weights)):
             raise ValueError(

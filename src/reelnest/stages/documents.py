@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from reelnest.encoder.saved_settings import SETTINGS_FILE
+from reelnest.encoder.saved_settings import SETTINGS_FILE, saved_family
 from reelnest.errors import RegistryError
 from reelnest.registry.candidate import Candidate
 from reelnest.registry.lineage.lineage import LINEAGE_FOLDER, Lineage, find_origin, keep_lineage
@@ -30,7 +30,8 @@ def documented(
         validation, training = (_report(workspace.reports / f"{name}.json") for name in ("validation", "training"))
         lineage = keep_lineage(workspace.root, folder, candidate.hash, evaluation, validation, sample_seed(workspace.data))
         settings = json.loads((candidate.folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-        yield lineage, Documents(folder, model_card(params.registration.name, settings, evaluation, training, lineage))
+        card = model_card(params.registration.name, saved_family(candidate.folder), settings, evaluation, training, lineage)
+        yield lineage, Documents(folder, card)
 
 
 def told_lineage(params: Params, version: int) -> dict[str, Any] | None:

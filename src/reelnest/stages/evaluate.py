@@ -64,6 +64,7 @@ def run(workspace: Workspace, params: Params) -> None:
     prepared = Prepared.open(workspace.prepared)
     check_test_pairs(prepared, workspace)
     model = load(workspace.candidate, device=state.device)
+    prepared.store.require(model.encoder.vision)
     settings = params.evaluate
     dims = _dims(model.dims, settings.extra_dims)
     wanted = configurations(dims, settings)

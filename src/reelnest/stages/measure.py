@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from reelnest.atomic_files import whole_file
+from reelnest.backbones.registry import family_of
 from reelnest.encoder.saved import load
-from reelnest.encoder.saved_settings import SETTINGS_FILE
+from reelnest.encoder.saved_settings import SETTINGS_FILE, frame_settings
 from reelnest.errors import DataError, RegistryError
 from reelnest.evaluation.split_evaluation import embed_split
 from reelnest.launch.command import launch_command
@@ -69,6 +70,7 @@ def run(workspace: Workspace, params: Params, model_folder: Path, prepared_folde
     state = join_processes(workspace, params)
     prepared = Prepared.open(prepared_folder)
     model = load(model_folder, device=state.device)
+    prepared.store.require(model.encoder.vision)
     split = embed_split(prepared, SPLIT, model.encoder, model.batcher, params.evaluate.batch_size)
     if data_hash(split.sets, prepared) != expected_data:
         raise DataError(f"{prepared_folder}: other data than reports/evaluation.json measured. Run `reelnest evaluate` again.")
@@ -84,7 +86,8 @@ def prepared_for(workspace: Workspace, params: Params, model: Path) -> Path:
     stored = json.loads((model / SETTINGS_FILE).read_text(encoding="utf-8"))
     sampling = params.preprocess.model_copy(update=stored["preprocess"])
     fields = None if stored["text_fields"] is None else tuple(stored["text_fields"])
-    if sampling == params.preprocess and fields == params.data.text_fields:
+    vision = frame_settings(model).vision
+    if sampling == params.preprocess and fields == params.data.text_fields and vision == family_of(params.model).vision:
         return workspace.prepared
     log.info("this model reads videos otherwise than prepared/ holds them: preparing them as it does")
     scratch = Workspace(workspace.work / "champion")
@@ -94,7 +97,7 @@ def prepared_for(workspace: Workspace, params: Params, model: Path) -> Path:
         link.unlink(missing_ok=True)
         link.symlink_to((workspace.root / name).resolve())
     data = params.data.model_copy(update={"text_fields": fields})
-    preprocess.prepare(scratch, params.model_copy(update={"preprocess": sampling, "data": data}))
+    preprocess.prepare(scratch, params.model_copy(update={"preprocess": sampling, "data": data}), vision)
     return scratch.prepared
 
 

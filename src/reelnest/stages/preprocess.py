@@ -16,6 +16,8 @@ from typing import Any
 from tqdm import tqdm
 
 from reelnest.atomic_files import whole_folder, write_json
+from reelnest.backbones.compatibility import check_frames
+from reelnest.backbones.registry import family_of
 from reelnest.errors import DataError, VideoError
 from reelnest.records.formats import (
     PAIRS_FILE,
@@ -36,24 +38,29 @@ from reelnest.store.frame_store_writing import FrameCache, spill_frames, video_k
 from reelnest.store.prepared import STORE_FOLDER, Fields, Prepared, write_tables
 from reelnest.video.cluster import decode_on_cluster
 from reelnest.video.decoder import Decoder, Limits, available_workers, in_parallel
+from reelnest.video.frames import FrameSettings
+from reelnest.video.vision_spec import VisionSpec
 
 log = logging.getLogger(__name__)
 
 
 def run(workspace: Workspace, params: Params) -> None:
     """Raises DataError where validation has not run, too many videos fail after all, or nothing is left."""
-    write_json(workspace.reports / "preprocessing.json", prepare(workspace, params))
+    family = family_of(params.model)
+    check_frames(params, family)
+    write_json(workspace.reports / "preprocessing.json", prepare(workspace, params, family.vision))
 
 
-def prepare(workspace: Workspace, params: Params) -> dict[str, Any]:
-    """Writes `prepared/`, and gives what `reports/preprocessing.json` holds. Raises DataError as `run` does."""
+def prepare(workspace: Workspace, params: Params, vision: VisionSpec) -> dict[str, Any]:
+    """Writes `prepared/` with frames cut by `vision`, and gives what `reports/preprocessing.json` holds. Raises DataError as `run` does."""
     started = time.monotonic()
     videos, pairs = _read(workspace)
-    keys, dropped = _keys(videos, workspace.data, params)
+    settings = FrameSettings(params.preprocess, vision)
+    keys, dropped = _keys(videos, workspace.data, settings)
     cache = FrameCache(workspace.work / "frames")
     files = {keys[video.video_id]: video_files(video, workspace.data) for video in videos if video.video_id in keys}
     missing = [(key, found) for key, found in files.items() if key not in cache]
-    failed = _decode(missing, params, cache)
+    failed = _decode(missing, params, settings, cache)
     dropped |= {video_id: failed[key] for video_id, key in keys.items() if key in failed}
     good = {video.video_id: keys[video.video_id] for video in videos if video.video_id not in dropped}
 
@@ -63,7 +70,7 @@ def prepare(workspace: Workspace, params: Params) -> dict[str, Any]:
     cache.forget_all_but(set(good.values()))
     _remove_leftovers(workspace.prepared)
     with whole_folder(workspace.prepared) as folder:
-        used = write_store(folder / STORE_FOLDER, list(good.items()), cache, params.preprocess.shard_megabytes)
+        used = write_store(folder / STORE_FOLDER, list(good.items()), cache, params.preprocess.shard_megabytes, vision)
         used_videos = [video for video in videos if video.video_id in good]
         fields = {video.video_id: _fields(video, params.data) for video in used_videos}
         write_tables(folder, fields, kept, splits, {video.video_id: tuple(video.tags.items()) for video in used_videos})
@@ -105,12 +112,12 @@ def _read(workspace: Workspace) -> tuple[list[Video], list[Pair]]:
     )
 
 
-def _keys(videos: Sequence[Video], data: Path, params: Params) -> tuple[dict[str, str], dict[str, VideoError]]:
+def _keys(videos: Sequence[Video], data: Path, settings: FrameSettings) -> tuple[dict[str, str], dict[str, VideoError]]:
     """The key of each video's bytes and sampling settings, and what is wrong with those that cannot be read."""
 
     def key(video: Video) -> str | VideoError:
         try:
-            return video_key(video_files(video, data), params.preprocess)
+            return video_key(video_files(video, data), settings)
         except VideoError as error:
             return error
         except OSError as error:
@@ -128,16 +135,16 @@ def _keys(videos: Sequence[Video], data: Path, params: Params) -> tuple[dict[str
     return keys, unreadable
 
 
-def _decode(missing: Sequence[tuple[str, list[Path]]], params: Params, cache: FrameCache) -> dict[str, VideoError]:
+def _decode(missing: Sequence[tuple[str, list[Path]]], params: Params, settings: FrameSettings, cache: FrameCache) -> dict[str, VideoError]:
     """Decodes what the cache lacks into it; returns what went wrong, by key."""
     if not missing:
         return {}
     started = time.monotonic()
     limits, address = Limits.of(params.validation), params.preprocess.scheduler
     if address is None:
-        results = _decode_here(missing, params, limits, cache)
+        results = _decode_here(missing, settings, limits, cache)
     else:
-        results = decode_on_cluster(address, missing, params.preprocess, limits, cache.spill, spill_frames, cache.adopt)
+        results = decode_on_cluster(address, missing, settings, limits, cache.spill, spill_frames, cache.adopt)
     bar = tqdm(results, total=len(missing), desc="decoding", unit="video", disable=None)
     failed = {key: error for key, error in bar if error is not None}
     seconds = time.monotonic() - started
@@ -147,11 +154,11 @@ def _decode(missing: Sequence[tuple[str, list[Path]]], params: Params, cache: Fr
 
 
 def _decode_here(
-    missing: Sequence[tuple[str, list[Path]]], params: Params, limits: Limits, cache: FrameCache
+    missing: Sequence[tuple[str, list[Path]]], settings: FrameSettings, limits: Limits, cache: FrameCache
 ) -> Iterator[tuple[str, VideoError | None]]:
     def work(decoder: Decoder, job: tuple[str, list[Path]]) -> None:
         key, files = job
-        cache.add(key, decoder.frames(files, params.preprocess))
+        cache.add(key, decoder.frames(files, settings))
 
     for (key, _), error in in_parallel(missing, work, limits):
         yield key, error

@@ -19,6 +19,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 
 from reelnest.atomic_files import whole_folder, write_json
+from reelnest.backbones.registry import TINY, family_of
 from reelnest.backbones.tiny import build_tiny
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.encoder import load_encoder
@@ -38,6 +39,7 @@ from reelnest.training.batches.negatives import ExtraNegatives
 from reelnest.training.batches.pair_batches import PairBatcher
 from reelnest.training.batches.sampler import BatchOrder, negative_anchors
 from reelnest.training.checkpoint.checkpoints import Checkpoints, data_digest, training_key
+from reelnest.training.distributed import shard_layers
 from reelnest.training.frozen import FROZEN_FOLDER, keep_frozen
 from reelnest.training.host_memory import keep_freed_memory
 from reelnest.training.loop import Outcome, Training
@@ -58,6 +60,9 @@ def run(workspace: Workspace, params: Params) -> None:
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     prepared = Prepared.open(workspace.prepared)
+    family = family_of(params.model)
+    prepared.store.require(family.vision)
+    shard_layers(accelerator, family.wrap_classes)
     pairs = prepared.pairs("train")
     anchors = negative_anchors(pairs) if params.train.group_negatives else None
     items = np.stack([pairs.queries, pairs.targets], axis=1) if params.train.no_duplicates else None
@@ -107,7 +112,7 @@ def _train(
         "total": sum(parameter.numel() for parameter in model.parameters()),
         "trainable": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
     }
-    batcher = Batcher(tokenizer, params.model)
+    batcher = Batcher(tokenizer, params.model, encoder.family)
     prepared = keep_frozen(
         prepared, data_digest(workspace.prepared), encoder, tokenizer, params, accelerator, workspace.work / FROZEN_FOLDER
     )
@@ -216,7 +221,7 @@ def _tags(workspace: Workspace, accelerator: Accelerator) -> dict[str, str]:
 
 def _base(workspace: Workspace, params: Params, prepared: Prepared, pairs: Pairs, accelerator: Accelerator) -> str | Path:
     """Where the weights come from: for `tiny`, a folder under `work/` that the main process builds while the others wait."""
-    if params.model.name_or_path != "tiny":
+    if params.model.name_or_path != TINY:
         return params.model.name_or_path
     texts = sorted(set(_texts(prepared, pairs)) | {params.model.query_instruction, params.model.target_instruction})
     parts = [params.model.tiny.model_dump(mode="json"), params.train.seed, version("reelnest"), version("transformers"), texts]

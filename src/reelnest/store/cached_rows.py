@@ -9,12 +9,15 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reelnest.atomic_files import flush, write_json
+from reelnest.errors import DataError
+from reelnest.video.vision_spec import VisionSpec, differences
 
 Rows = NDArray[np.generic]
 """(rows, width), float32 or float16, or uint16: the bits of bfloat16, which NumPy does not know."""
@@ -25,9 +28,11 @@ ROWS_FILE, COUNTS_FILE, FACTS_FILE = "rows.bin", "counts.npy", "rows.json"
 class KeptRows:
     """Reads what `KeptRowsWriter` wrote, thing by number."""
 
-    def __init__(self, folder: Path) -> None:
-        """Raises OSError for a folder that is not there."""
+    def __init__(self, folder: Path, vision: VisionSpec) -> None:
+        """Raises OSError for a folder that is not there, DataError for rows of frames that were cut for another vision spec."""
         facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
+        if different := differences(VisionSpec.of(facts["vision"]), vision):
+            raise DataError(f"{folder}: was made from frames for another model family ({'; '.join(different)}). Remove it and start again.")
         self._counts: NDArray[np.int64] = np.load(folder / COUNTS_FILE, allow_pickle=False)
         self._starts = np.cumsum(self._counts) - self._counts
         shape = (int(self._counts.sum()), int(facts["width"]))
@@ -84,11 +89,11 @@ class KeptRowsWriter:
         os.fsync(self._file)
         os.close(self._file)
 
-    def finish(self, aside: Path, folder: Path, facts: Mapping[str, object]) -> None:
-        """Puts the folder in place, with `facts` about what it holds for whoever looks at it."""
+    def finish(self, aside: Path, folder: Path, vision: VisionSpec, facts: Mapping[str, object]) -> None:
+        """Puts the folder in place, with the vision spec of the frames, and `facts` for whoever looks at it."""
         np.save(aside / COUNTS_FILE, self._counts, allow_pickle=False)
         flush(aside / COUNTS_FILE)
-        write_json(aside / FACTS_FILE, {**facts, "width": self._shape_of_row[0], "dtype": self._dtype.name})
+        write_json(aside / FACTS_FILE, {**facts, "vision": asdict(vision), "width": self._shape_of_row[0], "dtype": self._dtype.name})
         flush(aside)
         aside.replace(folder)
         flush(folder.parent)

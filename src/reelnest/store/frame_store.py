@@ -6,6 +6,7 @@ change only where there is one. `frame_store_writing.py` makes it.
 """
 
 import functools
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +14,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from reelnest.errors import DataError
 from reelnest.video.frames import Frames
-from reelnest.video.patches import ROW_WIDTH
+from reelnest.video.vision_spec import Grid, VisionSpec, differences
 
 __all__ = ["FrameStore", "Frames", "Shard"]
 
 INDEX_FILE = "index.arrow"
-VERSION = b"reelnest frames 1"
-"""Stands in the index: a store of another layout is refused, not misread."""
+VERSION = b"reelnest frames 2"
+"""A store of another layout is refused, not misread."""
+LAYOUT_KEY, VISION_KEY = b"layout", b"vision"
+"""Metadata of the index: VERSION, and the vision spec that all rows were cut for, as JSON."""
 OPEN_SHARDS = 256
 """Each open shard holds a file descriptor, of which a process may have 1024."""
 
@@ -34,7 +38,7 @@ SHARD_SCHEMA = pa.schema(
         ("key", pa.string()),  # of the video's bytes, and after a hyphen of the sampling settings
         ("grid_thw", _GRID),
         ("seconds_per_grid", pa.float64()),
-        ("rows", pa.large_binary()),  # (patches, 1176), row after row
+        ("rows", pa.large_binary()),  # (patches, row width), row after row
     ]
 )
 INDEX_SCHEMA = pa.schema(
@@ -45,8 +49,7 @@ INDEX_SCHEMA = pa.schema(
         ("seconds_per_grid", pa.float64()),
         ("shard", pa.int32()),
         ("batch", pa.int32()),  # its number in the shard
-    ],
-    metadata={b"layout": VERSION},
+    ]
 )
 
 
@@ -61,13 +64,10 @@ class Member:
 
     video_id: str
     key: str
-    grid_thw: tuple[int, int, int]
+    grid_thw: Grid
     seconds_per_grid: float
-
-    @property
-    def bytes(self) -> int:
-        """Size of its rows."""
-        return int(np.prod(self.grid_thw, dtype=np.int64)) * ROW_WIDTH
+    bytes: int
+    """Size of its rows."""
 
 
 class Shard:
@@ -86,19 +86,23 @@ class Shard:
         """The video of a batch."""
         batch = self._reader.get_batch(number)
         steps, down, across = batch["grid_thw"][0].as_py()
-        return Member(batch["video_id"][0].as_py(), batch["key"][0].as_py(), (steps, down, across), batch["seconds_per_grid"][0].as_py())
+        video_id, key, seconds = (batch[name][0].as_py() for name in ("video_id", "key", "seconds_per_grid"))
+        return Member(video_id, key, (steps, down, across), seconds, pc.binary_length(batch["rows"])[0].as_py())
 
     def rows(self, number: int) -> NDArray[np.uint8]:
-        """Its rows, uint8 (patches, 1176): a read-only view of the mapped file."""
+        """Its rows one after the other, uint8 (bytes,): a read-only view of the mapped file."""
         # Not `column[0].as_buffer()`, which copies the value.
         _, _, values = self._reader.get_batch(number)["rows"].buffers()
-        return np.frombuffer(values, dtype=np.uint8).reshape(-1, ROW_WIDTH)
+        return np.frombuffer(values, dtype=np.uint8)
 
 
 class FrameStore:
     """Decoded videos by id, or by their position in the order of the ids."""
 
-    def __init__(self, folder: Path, index: pa.Table) -> None:
+    def __init__(self, folder: Path, index: pa.Table, vision: VisionSpec) -> None:
+        self.vision = vision
+        """What the rows were cut for."""
+        self._folder = folder
         self._ids = index["video_id"].combine_chunks()
         self._shards = index["shard"].to_numpy()
         self._batches = index["batch"].to_numpy()
@@ -110,14 +114,23 @@ class FrameStore:
 
     @classmethod
     def open(cls, folder: Path) -> "FrameStore":
-        """Opens a store. Raises DataError for a folder that holds none, or one of another version."""
+        """Opens a store. Raises DataError for a folder that has none, or one of another version."""
         try:
             index = pa.ipc.open_file(pa.memory_map(str(folder / INDEX_FILE))).read_all()
         except (OSError, pa.ArrowInvalid) as error:
             raise DataError(f"{folder}: no frame store that can be read ({error}). Run `reelnest preprocess` to make it.") from None
-        if not index.schema.equals(INDEX_SCHEMA, check_metadata=True):
+        metadata = index.schema.metadata or {}
+        if metadata.get(LAYOUT_KEY) != VERSION or not index.schema.equals(INDEX_SCHEMA):
             raise DataError(f"{folder}: a frame store of another version. Run `reelnest preprocess` to make it anew.")
-        return cls(folder, index)
+        return cls(folder, index, VisionSpec.of(json.loads(metadata[VISION_KEY])))
+
+    def require(self, vision: VisionSpec) -> None:
+        """Raises DataError unless the frames were cut for a model family of this vision spec."""
+        if different := differences(self.vision, vision):
+            raise DataError(
+                f"{self._folder}: its frames were prepared for another model family ({'; '.join(different)}). "
+                "Run `reelnest preprocess` for the model of params.yaml."
+            )
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -138,7 +151,7 @@ class FrameStore:
     @property
     def bytes(self) -> int:
         """Size of all rows."""
-        return int(self._grids.prod(axis=1, dtype=np.int64).sum()) * ROW_WIDTH
+        return int(self._grids.prod(axis=1, dtype=np.int64).sum()) * self.vision.row_width
 
     def get(self, video_id: str) -> Frames:
         """The video's frames. Raises KeyError for an unknown id."""
@@ -161,10 +174,11 @@ class FrameStore:
     def at(self, position: int) -> Frames:
         """The frames of the video at this place in `video_ids`."""
         steps, down, across = self._grids[position].tolist()
-        return Frames((steps, down, across), float(self._seconds[position]), functools.partial(self._rows, position))
+        return Frames(self.vision, (steps, down, across), float(self._seconds[position]), functools.partial(self._rows, position))
 
     def _rows(self, position: int) -> NDArray[np.uint8]:
-        return self._shard(int(self._shards[position])).rows(int(self._batches[position]))
+        rows = self._shard(int(self._shards[position])).rows(int(self._batches[position]))
+        return rows.reshape(-1, self.vision.row_width)
 
     @functools.cached_property
     def _positions(self) -> dict[str, int]:

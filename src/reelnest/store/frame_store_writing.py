@@ -21,7 +21,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import BinaryIO
@@ -32,9 +32,20 @@ from numpy.typing import NDArray
 
 from reelnest.atomic_files import whole_file
 from reelnest.errors import DataError
-from reelnest.settings import Preprocess
-from reelnest.store.frame_store import INDEX_FILE, INDEX_SCHEMA, OPEN_SHARDS, SHARD_SCHEMA, Member, Shard, shard_name
-from reelnest.video.frames import Frames
+from reelnest.store.frame_store import (
+    INDEX_FILE,
+    INDEX_SCHEMA,
+    LAYOUT_KEY,
+    OPEN_SHARDS,
+    SHARD_SCHEMA,
+    VERSION,
+    VISION_KEY,
+    Member,
+    Shard,
+    shard_name,
+)
+from reelnest.video.frames import Frames, FrameSettings
+from reelnest.video.vision_spec import VisionSpec
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +54,10 @@ CUTS_PER_SHARD = 2.0
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def video_key(files: Sequence[Path], settings: Preprocess) -> str:
+def video_key(files: Sequence[Path], settings: FrameSettings) -> str:
     """Names the result of decoding: a digest of the bytes, a hyphen, and one of the settings and libraries that decode and resize."""
-    wanted = {"sampling", "frames", "min_pixels", "max_pixels"} | ({"fps"} if settings.sampling == "fps" else set())
-    facts = {"settings": settings.model_dump(include=wanted), **_decoder_versions()}
+    wanted = {"sampling", "frames", "min_pixels", "max_pixels"} | ({"fps"} if settings.sampling.sampling == "fps" else set())
+    facts = {"settings": settings.sampling.model_dump(include=wanted), "vision": asdict(settings.vision), **_decoder_versions()}
     content = hashlib.blake2b(str(len(files)).encode(), digest_size=20)
     for file in files:
         with file.open("rb") as opened:
@@ -94,7 +105,7 @@ class FrameCache:
         """Keeps a video that was decoded in this process. Raises DataError when the disk is full."""
         file = spill_frames(self._spill, key, frames)
         with self._lock:
-            self._places[key] = _Place(file, 0, Member("", key, frames.grid_thw, frames.seconds_per_grid))
+            self._places[key] = _Place(file, 0, _spilled(key, frames))
 
     def adopt(self, key: str) -> bool:
         """Takes in what another process spilled. False where nothing (whole) is found here."""
@@ -161,12 +172,21 @@ def spill_frames(folder: Path, key: str, frames: Frames) -> Path:
     """Puts one decoded video, whole, into a cache's spill folder; returns the file. Raises DataError when the disk is full."""
     file = _spill_file(folder, key)
     with _space_for(file), whole_file(file) as out:
-        _write_batches(out, iter([(Member("", key, frames.grid_thw, frames.seconds_per_grid), frames.rows)]))
+        _write_batches(out, iter([(_spilled(key, frames), frames.rows)]))
     return file
 
 
-def write_store(folder: Path, videos: Sequence[tuple[str, str]], cache: FrameCache, shard_megabytes: float) -> set[Path]:
+def _spilled(key: str, frames: Frames) -> Member:
+    """A decoded video that belongs to no store yet."""
+    return Member("", key, frames.grid_thw, frames.seconds_per_grid, frames.rows.nbytes)
+
+
+def write_store(
+    folder: Path, videos: Sequence[tuple[str, str]], cache: FrameCache, shard_megabytes: float, vision: VisionSpec
+) -> set[Path]:
     """Writes the store of `videos`, (video_id, key) each, all of which are in `cache`, into the new folder `folder`.
+
+    `vision` is what their rows were cut for.
 
     Returns the cache's files that make it up, for `FrameCache.keep_only`. Raises DataError when the disk is full.
     """
@@ -188,10 +208,10 @@ def write_store(folder: Path, videos: Sequence[tuple[str, str]], cache: FrameCac
             "shard": [number for number, _ in places],
             "batch": [batch for _, batch in places],
         },
-        schema=INDEX_SCHEMA,
+        schema=INDEX_SCHEMA.with_metadata({LAYOUT_KEY: VERSION, VISION_KEY: json.dumps(asdict(vision), sort_keys=True).encode()}),
     )
     path = folder / INDEX_FILE
-    with _space_for(path), whole_file(path) as out, pa.ipc.new_file(out, INDEX_SCHEMA) as writer:
+    with _space_for(path), whole_file(path) as out, pa.ipc.new_file(out, index.schema) as writer:
         writer.write_table(index)
     return used
 

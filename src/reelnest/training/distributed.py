@@ -1,11 +1,14 @@
 """What processes tell each other in a training step. Without a process group each function is the single-process case."""
 
 import signal
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any, Self
 
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch import Tensor
 
 from reelnest.profiling.phases import phase
@@ -14,6 +17,12 @@ from reelnest.profiling.phases import phase
 def world() -> tuple[int, int]:
     """This process's rank and the number of processes."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def shard_layers(accelerator: Accelerator, classes: Sequence[str]) -> None:
+    """Says which layers FSDP shards one by one, by the names of their classes; without FSDP it does nothing. Call it before `prepare`."""
+    if accelerator.distributed_type == DistributedType.FSDP:
+        accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = list(classes)
 
 
 class _Gather(torch.autograd.Function):

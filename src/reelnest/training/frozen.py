@@ -10,10 +10,10 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast_object_list
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from reelnest.backbones.parts import Part
 from reelnest.code_closure import FROZEN_FEATURES, code_digest
@@ -34,7 +34,7 @@ from reelnest.settings import Params
 from reelnest.store.cached_rows import KeptRows, KeptRowsWriter, Rows
 from reelnest.store.entries import Entry, Role
 from reelnest.store.prepared import Prepared
-from reelnest.video.patches import MERGE_SIZE
+from reelnest.video.vision_spec import VisionSpec
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,13 @@ class _Job:
 
 
 def keep_frozen(
-    prepared: Prepared, store_digest: str, encoder: Encoder, tokenizer: Any, params: Params, accelerator: Accelerator, folder: Path
+    prepared: Prepared,
+    store_digest: str,
+    encoder: Encoder,
+    tokenizer: PreTrainedTokenizerBase,
+    params: Params,
+    accelerator: Accelerator,
+    folder: Path,
 ) -> Prepared:
     """The training's data with what the model's frozen parts made of it; the same data where nothing is frozen, or the disk is too full.
 
@@ -76,8 +82,8 @@ def keep_frozen(
         job = _pooled_states(prepared, encoder.to(accelerator.device), tokenizer, params)
         kept = _kept(job, store_digest, encoder, accelerator, folder)
         return prepared if kept is None else prepared.keeping(pooled=kept)
-    if _is_frozen(encoder.backbone.visual):
-        encoder.backbone.visual.to(accelerator.device)
+    if _is_frozen(encoder.vision_tower):
+        encoder.vision_tower.to(accelerator.device)
         job = _video_tokens(prepared, encoder, params)
         kept = _kept(job, store_digest, encoder, accelerator, folder)
         encoder.vision_is_kept = kept is not None
@@ -106,7 +112,7 @@ def _video_tokens(prepared: Prepared, encoder: Encoder, params: Params) -> _Job:
     places = np.unique(np.concatenate([prepared.video_places(items) for items, _ in _needed(prepared, params)]))
     patches = store.grids.astype(np.int64).prod(axis=1)
     counts = np.zeros(len(store), dtype=np.int64)
-    counts[places] = patches[places] // MERGE_SIZE**2
+    counts[places] = patches[places] // store.vision.merge_size**2
     batches: list[list[int]] = []
     room = 0
     for place in places.tolist():
@@ -118,17 +124,15 @@ def _video_tokens(prepared: Prepared, encoder: Encoder, params: Params) -> _Job:
 
     def make(chosen: list[int]) -> Sequence[Tensor]:
         videos = [store.at(place) for place in chosen]
-        nothing = torch.empty(len(videos), 0, dtype=torch.long)
-        part = Part(nothing, nothing, nothing, nothing)
-        part.rows = torch.from_numpy(np.concatenate([video.rows for video in videos]))
-        part.video_grid_thw = torch.tensor([video.grid_thw for video in videos])
-        return encoder.see(part.to(encoder.device)).split(counts[chosen].tolist())
+        rows = torch.from_numpy(np.concatenate([video.rows for video in videos]))
+        part = Part.of_frames(rows, torch.tensor([video.grid_thw for video in videos]))
+        return encoder.encode_video(part.to(encoder.device)).split(counts[chosen].tolist())
 
-    return _Job("video tokens", encoder.backbone.visual, counts, batches, make, {})
+    return _Job("video tokens", encoder.vision_tower, counts, batches, make, {})
 
 
-def _pooled_states(prepared: Prepared, encoder: Encoder, tokenizer: Any, params: Params) -> _Job:
-    batcher = Batcher(tokenizer, params.model)
+def _pooled_states(prepared: Prepared, encoder: Encoder, tokenizer: PreTrainedTokenizerBase, params: Params) -> _Job:
+    batcher = Batcher(tokenizer, params.model, encoder.family)
     numbers = np.unique(
         [prepared.entry_number(item, role) for items, role in _needed(prepared, params) for item in np.unique(items).tolist()]
     )
@@ -141,7 +145,7 @@ def _pooled_states(prepared: Prepared, encoder: Encoder, tokenizer: Any, params:
         return encoder.pooled(batch.to(encoder.device)).split(1)
 
     batches = [numbers[batch].tolist() for batch in batches_by_length(entries, params.evaluate.batch_size)]
-    words = json.loads(tokenizer.backend_tokenizer.to_str())
+    words = json.loads(cast("PreTrainedTokenizerFast", tokenizer).backend_tokenizer.to_str())
     facts = {
         "batch_size": params.evaluate.batch_size,
         "model": params.model.model_dump(include={"pooling", "query_instruction", "target_instruction", "max_text_tokens"}),
@@ -173,16 +177,16 @@ def _kept(job: _Job, store_digest: str, encoder: Encoder, accelerator: Accelerat
     encoder.eval()
     try:
         with torch.no_grad(), accelerator.autocast():
-            plan: Any = _plan(job, _key(job, store_digest, accelerator), folder) if accelerator.is_main_process else None
+            plan: Any = _plan(job, _key(job, store_digest, encoder.vision, accelerator), folder) if accelerator.is_main_process else None
             plan = _of_the_first(plan)
             if plan is None:
                 return None
             place, aside, width, dtype = plan
             if aside is not None:
-                _write(job, Path(place), Path(aside), width, dtype, accelerator)
+                _write(job, encoder.vision, (Path(place), Path(aside)), width, dtype, accelerator)
     finally:
         encoder.train(was_training)
-    return KeptRows(Path(place))
+    return KeptRows(Path(place), encoder.vision)
 
 
 def _plan(job: _Job, key: str, folder: Path) -> tuple[str, str | None, int, str] | None:
@@ -206,7 +210,8 @@ def _plan(job: _Job, key: str, folder: Path) -> tuple[str, str | None, int, str]
     return str(place), str(KeptRowsWriter.begin(place)), example.shape[1], example.dtype.name
 
 
-def _write(job: _Job, place: Path, aside: Path, width: int, dtype: str, accelerator: Accelerator) -> None:
+def _write(job: _Job, vision: VisionSpec, folders: tuple[Path, Path], width: int, dtype: str, accelerator: Accelerator) -> None:
+    place, aside = folders
     started, rank, ranks = time.perf_counter(), accelerator.process_index, accelerator.num_processes
     things = int((job.counts > 0).sum())
     try:
@@ -219,7 +224,7 @@ def _write(job: _Job, place: Path, aside: Path, width: int, dtype: str, accelera
         writer.close()
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            writer.finish(aside, place, {"what": job.name})
+            writer.finish(aside, place, vision, {"what": job.name})
             for other in place.parent.iterdir():
                 if other != place:
                     shutil.rmtree(other)
@@ -232,11 +237,12 @@ def _write(job: _Job, place: Path, aside: Path, width: int, dtype: str, accelera
     log.info("%s of the frozen part: %d items in %.1f s, %.0f a second", job.name, things, seconds, things / max(seconds, 1e-9))
 
 
-def _key(job: _Job, store_digest: str, accelerator: Accelerator) -> str:
+def _key(job: _Job, store_digest: str, vision: VisionSpec, accelerator: Accelerator) -> str:
     facts = {
         "format": FORMAT,
         "name": job.name,
         "data": store_digest,
+        "vision": asdict(vision),
         "counts": hashlib.sha256(job.counts.tobytes()).hexdigest(),
         "precision": accelerator.mixed_precision,
         "device": accelerator.device.type,

@@ -19,7 +19,8 @@ from distributed import Client, as_completed
 from reelnest.errors import DataError, VideoError
 from reelnest.settings import Preprocess
 from reelnest.video.decoder import Decoder, Limits
-from reelnest.video.frames import Frames
+from reelnest.video.frames import Frames, FrameSettings
+from reelnest.video.vision_spec import VisionSpec
 
 CHUNK = 16
 """Videos to a task: enough to share the start of a decoder, few enough to spread evenly and to be repeated when a worker is lost."""
@@ -33,7 +34,7 @@ Write = Callable[[Path, str, Frames], object]
 def decode_on_cluster(
     address: str,
     jobs: Sequence[tuple[str, list[Path]]],
-    settings: Preprocess,
+    settings: FrameSettings,
     limits: Limits,
     folder: Path,
     write: Write,
@@ -58,7 +59,8 @@ def decode_on_cluster(
         named = [(key, [str(file.absolute()) for file in files]) for key, files in jobs]
         chunks = [named[start : start + CHUNK] for start in range(0, len(named), CHUNK)]
         spill = str(folder.absolute())
-        decode = partial(_decode_chunk, settings=settings.model_dump(), limits=asdict(limits), spill=spill, write=write)
+        described = {"sampling": settings.sampling.model_dump(), "vision": asdict(settings.vision)}
+        decode = partial(_decode_chunk, settings=described, limits=asdict(limits), spill=spill, write=write)
         futures = client.map(decode, chunks, pure=False)
         for future in as_completed(futures, loop=client.loop):
             for key, reason, text in future.result():
@@ -76,10 +78,11 @@ def _decode_chunk(
 ) -> list[tuple[str, str | None, str]]:
     """What runs on a worker: (key, reason, text) for each video, reason None for a good one."""
     results: list[tuple[str, str | None, str]] = []
+    wanted = FrameSettings(Preprocess.model_validate(settings["sampling"]), VisionSpec.of(settings["vision"]))
     with Decoder(Limits(**limits)) as decoder:
         for key, files in jobs:
             try:
-                write(Path(spill), key, decoder.frames([Path(file) for file in files], Preprocess.model_validate(settings)))
+                write(Path(spill), key, decoder.frames([Path(file) for file in files], wanted))
                 results.append((key, None, ""))
             except VideoError as error:
                 results.append((key, error.reason, str(error)))

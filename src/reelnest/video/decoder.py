@@ -26,9 +26,8 @@ from typing import IO, Any, Self, TypeVar
 import numpy as np
 
 from reelnest.errors import DataError, VideoError
-from reelnest.settings import Preprocess, Validate
-from reelnest.video.frames import Frames
-from reelnest.video.patches import ROW_WIDTH
+from reelnest.settings import Validate
+from reelnest.video.frames import Frames, FrameSettings
 
 log = logging.getLogger(__name__)
 
@@ -113,14 +112,16 @@ class Decoder:
         header, _ = self._ask({"do": "inspect"}, files)
         return VideoInfo(int(header["frames"]), float(header["seconds"]), float(header["fps"]), int(header["width"]), int(header["height"]))
 
-    def frames(self, files: Sequence[Path], settings: Preprocess) -> Frames:
+    def frames(self, files: Sequence[Path], settings: FrameSettings) -> Frames:
         """Samples, resizes and cuts the video as `settings` say."""
-        sampling = settings.model_dump(include={"sampling", "frames", "fps", "min_pixels", "max_pixels"})
-        header, payload = self._ask({"do": "frames", "settings": sampling}, files)
+        sampling = settings.sampling.model_dump(include={"sampling", "frames", "fps", "min_pixels", "max_pixels"})
+        row_width = settings.vision.row_width
+        header, payload = self._ask({"do": "frames", "settings": sampling, "vision": asdict(settings.vision)}, files)
         steps, down, across = (int(size) for size in header["grid_thw"])
-        if payload.size != steps * down * across * ROW_WIDTH or min(steps, down, across) < 1:
+        if payload.size != steps * down * across * row_width or min(steps, down, across) < 1:
             raise VideoError("decoder_crashed", f"{files[0].name}: the decoder's answer does not fit together: {header}")
-        return Frames.of(payload.reshape(-1, ROW_WIDTH), (steps, down, across), float(header["seconds_per_grid"]))
+        rows = payload.reshape(-1, row_width)
+        return Frames.of(rows, (steps, down, across), float(header["seconds_per_grid"]), settings.vision)
 
     def _ask(self, request: dict[str, Any], files: Sequence[Path]) -> tuple[dict[str, Any], np.ndarray]:
         if not files:

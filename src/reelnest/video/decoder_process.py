@@ -29,7 +29,8 @@ from PIL import Image, ImageOps
 
 from reelnest.errors import VideoError
 from reelnest.video import containers, sampling
-from reelnest.video.patches import smart_resize, to_patches
+from reelnest.video.patches import check_aspect_ratio, smart_resize, to_patches
+from reelnest.video.vision_spec import VisionSpec
 
 MAX_FRAME_PIXELS = 8192 * 8192
 MEMORY_BYTES = 8 * 1024**3
@@ -104,7 +105,7 @@ def _serve(request: dict[str, Any]) -> tuple[dict[str, Any], bytes | memoryview]
     try:
         if request["do"] == "inspect":
             return _inspect(video), b""
-        return _frames(video, request["settings"])
+        return _frames(video, request["settings"], VisionSpec.of(request["vision"]))
     except (decord.DECORDError, RuntimeError, StopIteration, IndexError) as error:
         raise VideoError("damaged", f"{files[0].name}: its header can be read, but not its frames ({_summary(error)})") from error
     except ValueError as error:
@@ -131,13 +132,14 @@ def _inspect(video: _Video) -> dict[str, Any]:
     total = len(video.starts)
     for index in np.unique(np.linspace(0, total - 1, INSPECTED_FRAMES).astype(int)):
         image = video.frame(int(index))
-    smart_resize(image.height, image.width, 1, MAX_FRAME_PIXELS)
+    check_aspect_ratio(image.height, image.width)
     return {"frames": total, "seconds": video.seconds, "fps": total / video.seconds, "width": image.width, "height": image.height}
 
 
-def _frames(video: _Video, settings: dict[str, Any]) -> tuple[dict[str, Any], memoryview]:
+def _frames(video: _Video, settings: dict[str, Any], vision: VisionSpec) -> tuple[dict[str, Any], memoryview]:
+    span = vision.temporal_patch_size
     count = sampling.frame_count(
-        len(video.starts), video.seconds, sampling=settings["sampling"], frames=settings["frames"], fps=settings["fps"]
+        len(video.starts), video.seconds, sampling=settings["sampling"], frames=settings["frames"], fps=settings["fps"], span=span
     )
     kept: list[Pixels] = []
     height = width = 0
@@ -146,13 +148,14 @@ def _frames(video: _Video, settings: dict[str, Any]) -> tuple[dict[str, Any], me
         if index != last or pixels is None:
             image = video.frame(int(index))
             if not kept:
-                height, width = smart_resize(image.height, image.width, settings["min_pixels"], settings["max_pixels"])
+                limits = settings["min_pixels"], settings["max_pixels"]
+                height, width = smart_resize(image.height, image.width, *limits, vision.factor)
             # One at a time: a batch of large frames would hold them all before any is made small.
             pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
         kept.append(pixels)
         last = int(index)
-    rows, grid = to_patches(np.stack(kept))
-    header = {"grid_thw": grid.tolist(), "seconds_per_grid": sampling.seconds_per_grid(count, video.seconds)}
+    rows, grid = to_patches(np.stack(kept), vision)
+    header = {"grid_thw": grid.tolist(), "seconds_per_grid": sampling.seconds_per_grid(count, video.seconds, span)}
     return header, np.ascontiguousarray(rows).data.cast("B")
 
 

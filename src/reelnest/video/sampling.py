@@ -15,20 +15,21 @@ Compared with Qwen's own code:
 import numpy as np
 from numpy.typing import NDArray
 
-from reelnest.video.patches import TEMPORAL_PATCH_SIZE
-
 IMAGES_PER_SECOND = 2.0
 """Frame folders have no times; qwen-vl-utils too takes a list of images for two a second."""
 
 
-def frame_count(total: int, seconds: float, *, sampling: str, frames: int, fps: float) -> int:
-    """How many frames to take of `total`: even, at least 2, at most `frames`, and no more than there are."""
-    most = min(frames, total - total % TEMPORAL_PATCH_SIZE)
+def frame_count(total: int, seconds: float, *, sampling: str, frames: int, fps: float, span: int) -> int:
+    """How many frames to take of `total`: a multiple of `span`, at least `span`, at most `frames`, and no more than there are.
+
+    `span` is `VisionSpec.temporal_patch_size`: 2 for the Qwen-VL families.
+    """
+    most = min(frames, total - total % span)
     if sampling == "fps":
         # Durations are sums of rounded time stamps: 3 s at 2 a second must give 6 also where they add up to 2.9999999.
         wanted = int(seconds * fps + 1e-6)
-        most = min(most, wanted - wanted % TEMPORAL_PATCH_SIZE)
-    return max(TEMPORAL_PATCH_SIZE, most)
+        most = min(most, wanted - wanted % span)
+    return max(span, most)
 
 
 def frame_indices(starts: NDArray[np.float64], count: int) -> NDArray[np.int64]:
@@ -42,6 +43,6 @@ def frame_indices(starts: NDArray[np.float64], count: int) -> NDArray[np.int64]:
     return np.rint(np.round(positions, 6)).astype(np.int64)
 
 
-def seconds_per_grid(count: int, seconds: float) -> float:
+def seconds_per_grid(count: int, seconds: float, span: int) -> float:
     """Time from one step of the grid to the next, of `count` frames taken from a video of `seconds`."""
-    return TEMPORAL_PATCH_SIZE * seconds / count
+    return span * seconds / count

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from reelnest.backbones.families.qwen2_5_vl import FAMILY
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.embedding import batches_by_length, embed
 from reelnest.encoder.encoder import load_encoder
@@ -32,7 +33,7 @@ base, rank, port, out = sys.argv[1], int(sys.argv[2]), *sys.argv[3:]
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
 encoder, tokenizer = load_encoder(Model(), base, training=True)
-batcher = Batcher(tokenizer, Model())
+batcher = Batcher(tokenizer, Model(), FAMILY)
 results = {"whole": embed(encoder, batcher, mixed_entries(), 1, "items")}
 assert encoder.training
 for layer in [*encoder.backbone.visual.blocks, *encoder.backbone.language_model.layers]:
@@ -73,7 +74,7 @@ def on_two_ranks(base: Path, out: Path) -> list[dict[str, torch.Tensor]]:
 
 def test_vectors_come_back_in_order_and_the_mode_is_kept(tiny_base: Path) -> None:
     encoder, tokenizer = load_encoder(Model(), tiny_base, training=True)
-    batcher, entries = Batcher(tokenizer, Model()), mixed_entries()
+    batcher, entries = Batcher(tokenizer, Model(), FAMILY), mixed_entries()
     vectors = embed(encoder, batcher, entries, batch_size=2, progress="items")
     assert encoder.training
     assert not vectors.requires_grad
@@ -92,7 +93,7 @@ def test_entries_are_made_only_when_asked_for(tiny_base: Path) -> None:
             return mixed_entries()[index]
 
     encoder, tokenizer = load_encoder(Model(), tiny_base, training=False)
-    batcher = Batcher(tokenizer, Model())
+    batcher = Batcher(tokenizer, Model(), FAMILY)
     assert torch.equal(embed(encoder, batcher, Lazy(), 2, "items"), embed(encoder, batcher, mixed_entries(), 2, "items"))
 
 
@@ -108,7 +109,7 @@ def test_batches_hold_like_lengths_and_the_longest_go_first() -> None:
 
 def test_two_ranks_give_what_one_gives_with_whole_and_with_sharded_weights(tiny_base: Path, tmp_path: Path) -> None:
     encoder, tokenizer = load_encoder(Model(), tiny_base, training=True)
-    batcher, entries = Batcher(tokenizer, Model()), mixed_entries()
+    batcher, entries = Batcher(tokenizer, Model(), FAMILY), mixed_entries()
     results = on_two_ranks(tiny_base, tmp_path)
     expected = embed(encoder, batcher, entries, 1, "items")
     steps = [encoder(batcher([entries[rank]])) for rank in range(2)]

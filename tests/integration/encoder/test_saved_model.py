@@ -13,6 +13,7 @@ from peft import PeftModel
 from transformers import Qwen2_5_VLModel
 
 import reelnest
+from reelnest.backbones.families.qwen2_5_vl import FAMILY, VISION
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.saved import save_model
 from reelnest.errors import ModelError, VideoError
@@ -66,7 +67,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_an_opened_model_gives_the_vectors_that_were_saved(tiny_base: Path, tmp_path: Path, settings: Model) -> None:
     encoder, tokenizer = trained(tiny_base, settings)
-    expected = torch.nn.functional.normalize(encoder(Batcher(tokenizer, settings)(mixed_entries())), dim=-1)
+    expected = torch.nn.functional.normalize(encoder(Batcher(tokenizer, settings, FAMILY)(mixed_entries())), dim=-1)
     save_model(tmp_path / "model", encoder, tokenizer, settings, PREPROCESS, None)
     model = reelnest.load(tmp_path / "model", device="cpu")
     vectors = model.encode(mixed_entries(), batch_size=2)
@@ -89,13 +90,13 @@ def test_an_unmerged_adapter_is_peft_s_and_names_its_base(tiny_base: Path, tmp_p
     encoder, tokenizer = trained(tiny_base, settings)
     save_model(tmp_path / "model", encoder, tokenizer, settings, PREPROCESS, None)
     assert not (tmp_path / "model" / "model.safetensors").exists()
-    expected = torch.nn.functional.normalize(encoder(Batcher(tokenizer, settings)(mixed_entries())), dim=-1).detach()
+    expected = torch.nn.functional.normalize(encoder(Batcher(tokenizer, settings, FAMILY)(mixed_entries())), dim=-1).detach()
     np.testing.assert_allclose(reelnest.load(tmp_path / "model", device="cpu").encode(mixed_entries()), expected.numpy(), atol=1e-5)
 
     base = Qwen2_5_VLModel.from_pretrained(tiny_base)
     adapted = PeftModel.from_pretrained(base, str(tmp_path / "model" / "adapter"))
     assert adapted.peft_config["default"].base_model_name_or_path == str(tiny_base.resolve())
-    part = Batcher(tokenizer, settings)([mixed_entries()[0]]).parts[0]
+    part = Batcher(tokenizer, settings, FAMILY)([mixed_entries()[0]]).parts[0]
     hidden = adapted(input_ids=part.input_ids, use_cache=False).last_hidden_state[:, -1]
     assert encoder.projection is not None
     vector = torch.nn.functional.normalize(encoder.projection(hidden), dim=-1)
@@ -144,7 +145,7 @@ def test_videos_are_sampled_as_in_training(saved: Path, clip: Path) -> None:
         np.testing.assert_allclose(with_text, expected, atol=1e-6)
         (given,) = reelnest.videos_for_sentence_transformers(saved, [clip], [fields])
         assert given["text"] == "caption: it moves\ntitle: a square"
-        rows, grid = to_patches(given["video"]["array"].transpose(0, 2, 3, 1))
+        rows, grid = to_patches(given["video"]["array"].transpose(0, 2, 3, 1), VISION)
         np.testing.assert_array_equal(rows, frames.rows)
         assert tuple(grid) == frames.grid_thw
         assert 2 / given["video"]["video_metadata"]["fps"] == pytest.approx(frames.seconds_per_grid)

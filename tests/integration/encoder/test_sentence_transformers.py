@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
 import reelnest
+from reelnest.backbones.families.qwen2_5_vl import VISION
 from reelnest.encoder.saved import save_model
 from reelnest.encoder.video_reading import sentence_transformers_input
 from reelnest.settings import Lora, Model, Preprocess
 from reelnest.store.entries import Entry
 from reelnest.video.frames import Frames
-from reelnest.video.patches import IMAGE_MEAN, IMAGE_STD
 from tests.support.model_inputs import random_video, trained
 
 ROOT = Path(__file__).parents[3]
@@ -99,7 +99,7 @@ class Reader:
             rendered = rendered.replace("<|video_pad|>", "<|video_pad|>" * (len(frames.rows) // 4))
             assert given["array"].shape[0] == 2 * frames.grid_thw[0]
             rows = torch.from_numpy(frames.rows.copy()).view(-1, 3, 392) / 255
-            pixels = (rows - torch.tensor(IMAGE_MEAN)[:, None]) / torch.tensor(IMAGE_STD)[:, None]
+            pixels = (rows - torch.tensor(VISION.mean)[:, None]) / torch.tensor(VISION.std)[:, None]
             video = {
                 "pixel_values_videos": pixels.view(-1, 1176),
                 "video_grid_thw": torch.tensor([frames.grid_thw]),

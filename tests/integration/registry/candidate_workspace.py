@@ -9,6 +9,7 @@ import numpy as np
 import yaml
 
 from reelnest.atomic_files import write_json
+from reelnest.backbones.families.qwen2_5_vl import VISION
 from reelnest.backbones.tiny import build_tiny
 from reelnest.encoder.encoder import load_encoder
 from reelnest.encoder.saved import save_model
@@ -70,7 +71,7 @@ def write_prepared(folder: Path, scratch: Path) -> None:
     for number in range(VIDEOS):
         height = 56 if number % 3 else 28
         frames = random.integers(0, 255, (4, height, 56, 3), dtype=np.uint8) // 4 + np.uint8(20 * (number % 8))
-        cache.add(f"key{number}", Frames.of(*to_patches(frames), seconds_per_grid=0.5))
+        cache.add(f"key{number}", Frames.of(*to_patches(frames, VISION), seconds_per_grid=0.5, vision=VISION))
         words = f"{COLOURS[number % 8]} number {number}"
         twin = video(number ^ 1)
         found = [(text(f"a {words}"), video(number), 2.0, (twin,)), (text(f"a {COLOURS[number % 8]} thing"), video(number), 1.0, ())]
@@ -78,7 +79,7 @@ def write_prepared(folder: Path, scratch: Path) -> None:
             found += [(text(f"word {words}"), text(f"a {words}"), 1.0, ()), (video(number), twin, 1.0, ())]
         pairs += [Pair(query, target, grade, None, wrong, len(pairs)) for query, target, grade, wrong in found]
         splits += ["test" if number >= VIDEOS // 2 else "train"] * len(found)
-    write_store(folder / STORE_FOLDER, [(video(number).value, f"key{number}") for number in range(VIDEOS)], cache, 1.0)
+    write_store(folder / STORE_FOLDER, [(video(number).value, f"key{number}") for number in range(VIDEOS)], cache, 1.0, VISION)
     fields = {video(number).value: (("title", f"clip {number}"),) if number % 2 else () for number in range(VIDEOS)}
     write_tables(folder, fields, pairs, splits)
 

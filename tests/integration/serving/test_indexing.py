@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import reelnest
+from reelnest.backbones.families.qwen2_5_vl import VISION
 from reelnest.engines.folder import FolderEngine
 from reelnest.errors import DataError, ModelError
 from reelnest.settings import Validate
@@ -80,7 +81,7 @@ def test_only_what_changed_is_encoded_again(copy: Served) -> None:
 
 
 def test_frames_that_preprocessing_decoded_are_not_decoded_again(copy: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = reelnest.load(copy.root / "models/one", device="cpu").preprocess
+    settings = reelnest.load(copy.root / "models/one", device="cpu").frame_settings
     cache = FrameCache(copy.root / "scratch")
     keys = []
     with Decoder(Limits.of(Validate())) as decoder:
@@ -88,7 +89,7 @@ def test_frames_that_preprocessing_decoded_are_not_decoded_again(copy: Served, m
             file = copy.data / f"videos/{number:02}.mp4"
             keys.append((f"other name {number}", video_key([file], settings)))
             cache.add(keys[-1][1], decoder.frames([file], settings))
-    write_store(copy.workspace.prepared / STORE_FOLDER, keys, cache, 1.0)
+    write_store(copy.workspace.prepared / STORE_FOLDER, keys, cache, 1.0, VISION)
     asked: list[Path] = []
     decode = Decoder.frames
     monkeypatch.setattr(Decoder, "frames", lambda self, files, preprocess: (asked.extend(files), decode(self, files, preprocess))[1])

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from distributed import LocalCluster
 
+from reelnest.encoder.saved import FORMAT, FORMAT_VERSION
 from reelnest.errors import DataError
 from reelnest.evaluation.retrieval_sets import retrieval_sets
 from reelnest.records.formats import BadRecord, write_quarantine
-from reelnest.settings import Data, Params, Preprocess, Validate
+from reelnest.settings import Data, Model, Params, Preprocess, Validate
 from reelnest.stages import preprocess
 from reelnest.stages.evaluation_report import data_hash
 from reelnest.stages.measure import prepared_for
@@ -82,7 +83,7 @@ def test_everything_that_training_needs_is_prepared(workspace: Workspace) -> Non
     entry = prepared.entry(9, "target")
     assert entry.text == "title: Title 5\nocr: EXIT"
     assert entry.frames is not None
-    brightness = from_patches(entry.frames.rows, entry.frames.grid_thw).mean(axis=(1, 2, 3))
+    brightness = from_patches(entry.frames.rows, entry.frames.grid_thw, entry.frames.vision).mean(axis=(1, 2, 3))
     np.testing.assert_allclose(brightness, [0, 20, 36, 56], atol=6)  # frames 0, 5, 9 and 14 of 15
     found = report(workspace)
     assert (found["videos"], found["texts"], found["videos_by_grid"]) == (6, 4, {"2x4x4": 6})
@@ -262,10 +263,12 @@ def test_a_champion_that_reads_videos_otherwise_gets_the_same_data_prepared_as_i
     before = content(workspace.prepared)
     champion = workspace.root / "champion"
     champion.mkdir()
+    (champion / "config.json").write_text('{"model_type": "qwen2_5_vl"}')
+    about = {"format": FORMAT, "format_version": FORMAT_VERSION, "model": Model().model_dump(mode="json")}
 
     def prepared_as(frames: int, text_fields: list[str] | None) -> Path:
         stored = SETTINGS.model_dump(include={"sampling", "frames", "fps", "min_pixels", "max_pixels"}) | {"frames": frames}
-        (champion / "reelnest.json").write_text(json.dumps({"preprocess": stored, "text_fields": text_fields}))
+        (champion / "reelnest.json").write_text(json.dumps(about | {"preprocess": stored, "text_fields": text_fields}))
         return prepared_for(workspace, PARAMS, champion)
 
     assert prepared_as(4, None) == workspace.prepared

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from reelnest.backbones.families.qwen2_5_vl import FAMILY
 from reelnest.backbones.tiny import build_tiny
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.encoder import load_encoder
@@ -81,7 +82,7 @@ def test_queries_are_embedded_as_queries_where_the_roles_read_differently(prepar
     opened = Prepared.open(prepared)
     pairs = opened.pairs("train")
     settings = Mining(negatives_per_pair=1, ranks=(1, 1))
-    batcher = Batcher(tokenizer, model)
+    batcher = Batcher(tokenizer, model, FAMILY)
     negatives = ExtraNegatives(opened, pairs, encoder, batcher, settings, steps_per_epoch=6, seed=0, dim=32, roles_differ=True)
     negatives.renew(0)
     items = np.unique(np.concatenate([pairs.queries, pairs.targets]))

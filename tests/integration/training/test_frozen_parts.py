@@ -35,7 +35,7 @@ def never(*_arguments: object, **_more: object) -> NoReturn:
     raise AssertionError("a frozen part ran though all that it makes is kept")
 
 
-@pytest.mark.parametrize(("model", "part"), [(VISION, "see"), (BACKBONE, "pooled")])
+@pytest.mark.parametrize(("model", "part"), [(VISION, "encode_video"), (BACKBONE, "pooled")])
 def test_a_frozen_part_runs_once_and_training_finds_what_it_would_without_keeping(
     model: dict[str, object], part: str, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,7 +57,7 @@ def test_a_frozen_part_runs_once_and_training_finds_what_it_would_without_keepin
     shutil.copytree(root / "work" / "frozen", again / "work" / "frozen")
     monkeypatch.setattr(Encoder, part, never)
     if part == "pooled":
-        monkeypatch.setattr(Encoder, "see", never)
+        monkeypatch.setattr(Encoder, "encode_video", never)
     run(again)
     assert kept(again) == [again / "work" / "frozen" / folder.name]
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from reelnest.backbones.families.qwen2_5_vl import FAMILY
 from reelnest.encoder.batches import Batch, Batcher
 from reelnest.encoder.ema import Ema
 from reelnest.encoder.encoder import load_encoder
@@ -121,7 +122,7 @@ def figures(case: str, prepared_folder: Path, base: Path) -> dict[str, Tensor]:
     batcher = PairBatcher(
         prepared,
         pairs,
-        Batcher(tokenizer, params.model),
+        Batcher(tokenizer, params.model, FAMILY),
         rank,
         processes,
         micro_batch_size=params.train.micro_batch_size if processes > 1 else None,
@@ -166,7 +167,7 @@ def sharded_training(prepared_folder: Path, base: Path, folder: Path) -> dict[st
         shard(model)
         accelerator = Accelerator(cpu=True)
         accelerator.prepare_model = lambda model, **_: model  # type: ignore[method-assign]  # accelerate itself shards on GPUs alone
-        batcher = PairBatcher(prepared, pairs, Batcher(tokenizer, params.model), dist.get_rank(), 2, micro_batch_size=4)
+        batcher = PairBatcher(prepared, pairs, Batcher(tokenizer, params.model, FAMILY), dist.get_rank(), 2, micro_batch_size=4)
         order = BatchOrder(len(pairs), 12, 5)
         return Training(params, accelerator, model, batcher, order, Checkpoints(folder, "sharded"), Trackers(), None)
 
@@ -198,7 +199,7 @@ def sharded_figures(prepared_folder: Path, base: Path) -> dict[str, Tensor]:
         return model, tokenizer, torch.optim.AdamW(model.parameters(), lr=0.01)
 
     model, tokenizer, optimizer = sharded_model()
-    batcher = Batcher(tokenizer, params.model)
+    batcher = Batcher(tokenizer, params.model, FAMILY)
     make = PairBatcher(prepared, pairs, batcher, dist.get_rank(), 2, micro_batch_size=2)
     batch = make(batches("all_trained", prepared, pairs)[0])
 
@@ -261,7 +262,7 @@ def mined_figures(prepared_folder: Path, base: Path) -> dict[str, Tensor]:
         prepared,
         pairs,
         model.encoder,
-        Batcher(tokenizer, params.model),
+        Batcher(tokenizer, params.model, FAMILY),
         Mining(negatives_per_pair=2, ranks=(1, 3), batch_size=8),
         steps_per_epoch=1,
         seed=0,

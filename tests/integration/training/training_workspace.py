@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from reelnest.backbones.families.qwen2_5_vl import VISION
 from reelnest.records.formats import Pair, Side
 from reelnest.settings import load_params
 from reelnest.stages import train
@@ -29,7 +30,7 @@ def write_prepared(folder: Path, scratch: Path, videos: int = 28) -> None:
     for number in range(videos):
         height = 56 if number % 3 else 28
         frames = random.integers(0, 255, (2, height, 56, 3), dtype=np.uint8) // 4 + np.uint8(20 * (number % 8))
-        cache.add(f"key{number}", Frames.of(*to_patches(frames), seconds_per_grid=0.5))
+        cache.add(f"key{number}", Frames.of(*to_patches(frames, VISION), seconds_per_grid=0.5, vision=VISION))
         video, words = Side("video", f"v{number:02}"), f"{COLOURS[number % 8]} number {number}"
         split = "validation" if number >= videos * 3 // 4 else "train"
         found = [(Side("text", f"a {words}"), video), (Side("text", f"show me the {words}"), video)]
@@ -39,7 +40,7 @@ def write_prepared(folder: Path, scratch: Path, videos: int = 28) -> None:
             found.append((video, Side("text", f"a thing like {words}")))
         pairs += [Pair(query, target, 1.0, None, (), len(pairs)) for query, target in found]
         splits += [split] * len(found)
-    write_store(folder / STORE_FOLDER, [(f"v{number:02}", f"key{number}") for number in range(videos)], cache, 1.0)
+    write_store(folder / STORE_FOLDER, [(f"v{number:02}", f"key{number}") for number in range(videos)], cache, 1.0, VISION)
     write_tables(folder, {f"v{number:02}": (("title", f"clip {number}"),) if number % 2 else () for number in range(videos)}, pairs, splits)
 
 

@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from reelnest.backbones.families.qwen2_5_vl import VISION
 from reelnest.errors import VideoError
 from reelnest.settings import Preprocess, Validate
 from reelnest.video.decoder import Decoder, Limits, in_parallel
+from reelnest.video.frames import FrameSettings
 from reelnest.video.patches import from_patches
 
 MakeVideo = Callable[..., Path]
-SMALL = Preprocess(frames=4, min_pixels=3136, max_pixels=3136)
+SMALL = FrameSettings(Preprocess(frames=4, min_pixels=3136, max_pixels=3136), VISION)
 
 
 def reason_of(limits: Limits, *files: Path) -> str:
@@ -60,7 +62,7 @@ def test_the_frames_asked_for_are_the_frames_kept(make_video: MakeVideo, limits:
     video = make_video(name, frames=61, codec=codec)
     with Decoder(limits) as decoder:
         frames = decoder.frames([video], SMALL)
-    pictures = from_patches(frames.rows, frames.grid_thw)
+    pictures = from_patches(frames.rows, frames.grid_thw, VISION)
     assert pictures.shape == (4, 56, 56, 3)
     brightness = pictures.mean(axis=(1, 2, 3))
     np.testing.assert_allclose(brightness, [0, 80, 160, 240], atol=6)  # frames 0, 20, 40, 60
@@ -71,8 +73,8 @@ def test_a_varying_frame_rate_is_sampled_by_time(make_video: MakeVideo, limits: 
     times = [number * 40 for number in range(10)] + [400 + number * 400 for number in range(10)]
     video = make_video(frames=20, times=times, step=10)
     with Decoder(limits) as decoder:
-        frames = decoder.frames([video], Preprocess(frames=6, min_pixels=3136, max_pixels=3136))
-    brightness = from_patches(frames.rows, frames.grid_thw).mean(axis=(1, 2, 3))
+        frames = decoder.frames([video], FrameSettings(Preprocess(frames=6, min_pixels=3136, max_pixels=3136), VISION))
+    brightness = from_patches(frames.rows, frames.grid_thw, VISION).mean(axis=(1, 2, 3))
     nearest = [min(range(20), key=lambda number: abs(times[number] - wanted)) for wanted in np.linspace(0, 4000, 6)]
     np.testing.assert_allclose(brightness, [number * 10 for number in nearest], atol=6)
 
@@ -80,7 +82,7 @@ def test_a_varying_frame_rate_is_sampled_by_time(make_video: MakeVideo, limits: 
 def test_a_video_of_one_frame_is_repeated(make_video: MakeVideo, limits: Limits) -> None:
     with Decoder(limits) as decoder:
         frames = decoder.frames([make_video(frames=1)], SMALL)
-    pictures = from_patches(frames.rows, frames.grid_thw)
+    pictures = from_patches(frames.rows, frames.grid_thw, VISION)
     assert frames.grid_thw == (1, 4, 4)
     assert np.array_equal(pictures[0], pictures[1])
 
@@ -93,9 +95,9 @@ def test_a_folder_of_frames_is_a_video(tmp_path: Path, limits: Limits) -> None:
         Image.fromarray(pixels).save(files[-1])
     with Decoder(limits) as decoder:
         info = decoder.inspect(files)
-        frames = decoder.frames(files, Preprocess(frames=2, min_pixels=3136, max_pixels=3136))
+        frames = decoder.frames(files, FrameSettings(Preprocess(frames=2, min_pixels=3136, max_pixels=3136), VISION))
     assert (info.frames, info.seconds) == (6, 3.0)
-    pictures = from_patches(frames.rows, frames.grid_thw)
+    pictures = from_patches(frames.rows, frames.grid_thw, VISION)
     assert np.array_equal(pictures[0], np.asarray(Image.open(files[0])))
     assert np.array_equal(pictures[1], np.asarray(Image.open(files[-1])))
 

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from reelnest.backbones.families.qwen2_5_vl import FAMILY
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.encoder import load_encoder
 from reelnest.errors import ModelError
@@ -94,7 +95,7 @@ def test_a_conditional_generation_checkpoint_loads_whole(base: Path, layout: str
         generator.save_pretrained(base, save_original_format=False)
         assert "model.language_model.layers.0.mlp.up_proj.weight" in load_file(base / "model.safetensors")
     encoder, tokenizer = load_encoder(Model(pooling="last"), base, training=False)
-    batch = Batcher(tokenizer, Model(pooling="last"))(mixed_entries())
+    batch = Batcher(tokenizer, Model(pooling="last"), FAMILY)(mixed_entries())
     generator.model.set_attn_implementation("sdpa")
     part = batch.parts[0]
     hidden = generator.model(input_ids=part.input_ids[1:], use_cache=False).last_hidden_state

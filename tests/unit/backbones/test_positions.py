@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position_ids, get_vision_window_index
 
 from reelnest.backbones.attention import grouped_sdpa
-from reelnest.backbones.positions import token_positions, vision_index
+from reelnest.backbones.families.qwen2_5_vl import FAMILY
+from reelnest.backbones.positions import vision_index
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.encoder import load_encoder
 from reelnest.settings import Model
@@ -14,7 +15,7 @@ from tests.support.model_inputs import mixed_entries
 
 def test_token_positions_equal_transformers(tiny_base: Path) -> None:
     encoder, tokenizer = load_encoder(Model(), tiny_base, training=False)
-    text, video = Batcher(tokenizer, Model())(mixed_entries()).parts
+    text, video = Batcher(tokenizer, Model(), FAMILY)(mixed_entries()).parts
     expected, _ = encoder.backbone.get_rope_index(
         video.input_ids,
         video.mm_token_type_ids,
@@ -22,11 +23,11 @@ def test_token_positions_equal_transformers(tiny_base: Path) -> None:
         second_per_grid_ts=video.second_per_grid_ts,
         attention_mask=video.attention_mask,
     )
-    vision = encoder.backbone.config.vision_config
-    found = token_positions(video, vision)
+    config = encoder.backbone.config
+    found = FAMILY.positions(video, config)
     assert torch.equal(found, expected)
     assert len(found[0][video.mm_token_type_ids == 2].unique()) > 4  # time is seen
-    counted = token_positions(text, vision)
+    counted = FAMILY.positions(text, config)
     for mask, row in zip(text.attention_mask.bool(), counted.unbind(1), strict=True):
         assert torch.equal(row[:, mask], torch.arange(int(mask.sum())).expand(3, -1))
 
@@ -35,7 +36,7 @@ def test_the_vision_index_equals_transformers(tiny_base: Path) -> None:
     encoder, _ = load_encoder(Model(), tiny_base, training=False)
     vision = encoder.backbone.config.vision_config
     grid = torch.tensor([[4, 4, 4], [3, 12, 20], [1, 2, 2], [4, 4, 4], [2, 18, 8]])
-    found = vision_index(grid, vision)
+    found = vision_index(grid, vision.spatial_merge_size, vision.window_size, vision.patch_size)
     window, window_ends = get_vision_window_index(
         grid, spatial_merge_size=vision.spatial_merge_size, window_size=vision.window_size, patch_size=vision.patch_size
     )

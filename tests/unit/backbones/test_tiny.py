@@ -5,7 +5,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer
 
-from reelnest.backbones.tiny import SPECIAL_TOKENS, build_tiny
+from reelnest.backbones.families.qwen2_5_vl import FAMILY
+from reelnest.backbones.tiny import build_tiny
 from reelnest.settings import Tiny
 from tests.support.model_inputs import TEXTS
 
@@ -50,7 +51,7 @@ def test_the_tokenizer_gives_any_text_back_and_has_qwens_special_tokens(tiny_bas
     text = "It's 1234 “ok”,\n漢字 🎬 naïve"
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
     assert len(tokenizer("a red circle moves")["input_ids"]) == 4
-    for token in SPECIAL_TOKENS:
+    for token in FAMILY.tiny_tokens:
         assert len(tokenizer(token)["input_ids"]) == 1
 
 

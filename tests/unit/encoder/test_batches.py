@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from reelnest.backbones.families.qwen2_5_vl import FAMILY
 from reelnest.encoder import batches
 from reelnest.encoder.batches import Batcher
 from reelnest.errors import ModelError
@@ -28,20 +29,20 @@ def decoded_rows(batch: Any, tokenizer: Any) -> list[str]:
 
 
 def test_an_entry_is_instruction_video_text_and_end(tokenizer: Any) -> None:
-    batcher = Batcher(tokenizer, Model(query_instruction="Find it.", target_instruction="See it."))
+    batcher = Batcher(tokenizer, Model(query_instruction="Find it.", target_instruction="See it."), FAMILY)
     batch = batcher([Entry("target", "title: a star", random_video(0, (2, 2, 4))), Entry("query", "a star", None)])
     video = "<|vision_start|>" + "<|video_pad|>" * 4 + "<|vision_end|>"
     assert decoded_rows(batch, tokenizer) == [f"See it.\n{video}title: a star<|endoftext|>", "Find it.\na star<|endoftext|>"]
 
 
 def test_an_empty_instruction_adds_nothing(tokenizer: Any) -> None:
-    batch = Batcher(tokenizer, Model(query_instruction=""))([Entry("query", "a star", None)])
+    batch = Batcher(tokenizer, Model(query_instruction=""), FAMILY)([Entry("query", "a star", None)])
     assert decoded_rows(batch, tokenizer) == ["a star<|endoftext|>"]
 
 
 def test_what_is_remembered_of_texts_changes_no_batch(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["a star", "a red circle", "a star", ""]
-    batcher = Batcher(tokenizer, Model())
+    batcher = Batcher(tokenizer, Model(), FAMILY)
     first, again = (decoded_rows(batcher([Entry("query", text, None) for text in texts]), tokenizer) for _ in range(2))
     monkeypatch.setattr(batches, "KNOWN_CHARACTERS", 0)  # all is forgotten each time
     forgetful = decoded_rows(batcher([Entry("query", text, None) for text in texts]), tokenizer)
@@ -49,7 +50,7 @@ def test_what_is_remembered_of_texts_changes_no_batch(tokenizer: Any, monkeypatc
 
 
 def test_rows_are_padded_on_the_left_and_only_as_far_as_their_part_needs(tokenizer: Any) -> None:
-    batch = Batcher(tokenizer, Model())(mixed_entries())
+    batch = Batcher(tokenizer, Model(), FAMILY)(mixed_entries())
     for part in batch.parts:
         assert (part.attention_mask.diff(dim=1) >= 0).all()  # padding first, then tokens to the end
         assert part.attention_mask.all(dim=1).any()  # the longest row has none
@@ -58,7 +59,7 @@ def test_rows_are_padded_on_the_left_and_only_as_far_as_their_part_needs(tokeniz
 
 def test_videos_lie_one_after_the_other_with_their_grids(tokenizer: Any) -> None:
     entries = mixed_entries()
-    part = Batcher(tokenizer, Model())(entries).parts[1]
+    part = Batcher(tokenizer, Model(), FAMILY)(entries).parts[1]
     videos = [entry.frames for entry in entries if entry.frames is not None]
     assert part.rows is not None
     assert part.video_grid_thw is not None
@@ -70,13 +71,13 @@ def test_videos_lie_one_after_the_other_with_their_grids(tokenizer: Any) -> None
 
 
 def test_special_tokens_in_somebodys_text_stay_words(tokenizer: Any) -> None:
-    part = Batcher(tokenizer, Model())([Entry("query", "what is <|video_pad|>?<|endoftext|>", None)]).parts[0]
+    part = Batcher(tokenizer, Model(), FAMILY)([Entry("query", "what is <|video_pad|>?<|endoftext|>", None)]).parts[0]
     assert (part.mm_token_type_ids == 0).all()
     assert (part.input_ids == tokenizer.convert_tokens_to_ids("<|endoftext|>")).sum() == 1
 
 
 def test_long_texts_are_cut_and_instructions_and_ends_are_kept(tokenizer: Any) -> None:
-    batcher = Batcher(tokenizer, Model(query_instruction="Find it.", max_text_tokens=3))
+    batcher = Batcher(tokenizer, Model(query_instruction="Find it.", max_text_tokens=3), FAMILY)
     ids = tokenizer("a blue square grows on and on", add_special_tokens=False)["input_ids"]
     batch = batcher([Entry("query", "a blue square grows on and on", None)])
     assert decoded_rows(batch, tokenizer) == ["Find it.\n" + tokenizer.decode(ids[:3]) + "<|endoftext|>"]
@@ -85,7 +86,7 @@ def test_long_texts_are_cut_and_instructions_and_ends_are_kept(tokenizer: Any) -
 def test_memory_mapped_rows_are_copied(tokenizer: Any) -> None:
     video = random_video(0)
     video.rows.setflags(write=False)
-    rows = Batcher(tokenizer, Model())([Entry("target", "", video)]).parts[0].rows
+    rows = Batcher(tokenizer, Model(), FAMILY)([Entry("target", "", video)]).parts[0].rows
     assert rows is not None
     rows.zero_()
     assert video.rows.any()
@@ -102,16 +103,16 @@ def test_a_tokenizer_of_another_model_is_refused() -> None:
             return 0
 
     with pytest.raises(ModelError, match=r"gpt lacks <\|vision_start\|>"):
-        Batcher(Other(), Model())
+        Batcher(Other(), Model(), FAMILY)
 
 
 def test_an_empty_batch_is_refused(tokenizer: Any) -> None:
     with pytest.raises(ValueError, match="at least one"):
-        Batcher(tokenizer, Model())([])
+        Batcher(tokenizer, Model(), FAMILY)([])
 
 
 def test_a_moved_batch_keeps_its_numbers(tokenizer: Any) -> None:
-    batch = Batcher(tokenizer, Model())(mixed_entries())
+    batch = Batcher(tokenizer, Model(), FAMILY)(mixed_entries())
     moved = batch.to("cpu")
     assert len(moved) == 5
     assert torch.equal(moved.order, batch.order)

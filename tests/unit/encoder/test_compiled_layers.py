@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from reelnest.backbones.families.qwen2_5_vl import FAMILY
 from reelnest.encoder import encoder as module
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.encoder import Encoder, load_encoder
@@ -17,7 +18,7 @@ from tests.support.model_inputs import mixed_entries
 def encoder_of(base: Path, settings: Model) -> tuple[Encoder, Batcher]:
     torch.manual_seed(0)
     encoder, tokenizer = load_encoder(settings, base, training=True)
-    return encoder, Batcher(tokenizer, settings)
+    return encoder, Batcher(tokenizer, settings, FAMILY)
 
 
 # torch's compiler looks at gradients that are not there, and makes an object of a function's class.

@@ -8,6 +8,7 @@ from PIL import Image
 from transformers import AutoTokenizer, Qwen2_5_VLModel
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from reelnest.backbones.families.qwen2_5_vl import FAMILY, VISION
 from reelnest.backbones.parts import Part
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.encoder import Encoder, load_encoder
@@ -24,7 +25,7 @@ TEXT = Entry("query", "a red circle moves", None)
 def encoder_of(base: Path, settings: Model, *, training: bool = False) -> tuple[Encoder, Batcher]:
     torch.manual_seed(0)
     encoder, tokenizer = load_encoder(settings, base, training=training)
-    return encoder, Batcher(tokenizer, settings)
+    return encoder, Batcher(tokenizer, settings, FAMILY)
 
 
 def qwen_alone(base: Path, part: Part, encoder: Encoder) -> torch.Tensor:
@@ -81,8 +82,8 @@ def test_eager_attention_gives_the_same_vectors(tiny_base: Path) -> None:
 def test_order_in_time_role_and_text_change_the_vector(tiny_base: Path) -> None:
     encoder, batcher = encoder_of(tiny_base, Model(pooling="last", query_instruction="Find it."))
     video = random_video(1)
-    backwards = Frames.of(np.concatenate(np.split(video.rows, 4)[::-1]), video.grid_thw, video.seconds_per_grid)
-    slower = Frames.of(video.rows, video.grid_thw, 2.0)
+    backwards = Frames.of(np.concatenate(np.split(video.rows, 4)[::-1]), video.grid_thw, video.seconds_per_grid, VISION)
+    slower = Frames.of(video.rows, video.grid_thw, 2.0, VISION)
     variants = [
         Entry("target", "", video),
         Entry("target", "", backwards),
@@ -97,7 +98,7 @@ def test_order_in_time_role_and_text_change_the_vector(tiny_base: Path) -> None:
 def test_pixels_are_normalised_as_qwens_processor_does(tiny_base: Path) -> None:
     encoder, _ = encoder_of(tiny_base, Model())
     frame = np.random.default_rng(0).integers(0, 256, (56, 84, 3), dtype=np.uint8)
-    rows, _ = to_patches(np.stack([frame, frame]))
+    rows, _ = to_patches(np.stack([frame, frame]), VISION)
     expected = Qwen2VLImageProcessorPil()(images=Image.fromarray(frame), do_resize=False, return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(encoder.normalise_pixels(torch.from_numpy(np.ascontiguousarray(rows))), expected, atol=1e-6, rtol=1e-6)
 

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import torch
 
+from reelnest.backbones.families.qwen2_5_vl import FAMILY
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.encoder import Encoder, load_encoder
 from reelnest.encoder.lora import adapter_state, load_adapter_state, merged_state
@@ -12,7 +13,7 @@ from tests.support.model_inputs import mixed_entries
 def adapted(base: Path, lora: Lora) -> tuple[Encoder, Batcher]:
     settings = Model(pooling="last", lora=lora)
     encoder, tokenizer = load_encoder(settings, base, training=True)
-    return encoder.eval(), Batcher(tokenizer, settings)
+    return encoder.eval(), Batcher(tokenizer, settings, FAMILY)
 
 
 def disturb(encoder: Encoder) -> None:

@@ -7,7 +7,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from reelnest.backbones.published import backbone_config
+from reelnest.backbones.architecture import backbone_config
+from reelnest.backbones.families.qwen2_5_vl import VISION
 from reelnest.encoder.encoder import Encoder
 from reelnest.encoder.unfilled import unfilled_encoder
 from reelnest.profiling.throughput import Meter, WorkOf, peak_flops
@@ -49,7 +50,7 @@ def test_flops_are_those_that_torch_counts(model: dict[str, Any]) -> None:
 def test_tokens_count_without_padding() -> None:
     encoder, batch = made({})
     works = [WorkOf(encoder)(inputs) for inputs in batch.inputs]
-    queries, targets = 4 * (20 + 1), 4 * (20 + 1 + 2 + SIZES.video_tokens)
+    queries, targets = 4 * (20 + 1), 4 * (20 + 1 + 2 + VISION.tokens(SIZES.grid))
     assert sum(work.tokens for work in works) == queries + targets
     part = batch.inputs[0].parts[0]
     part.attention_mask[0, :7] = 0

@@ -7,6 +7,7 @@ import pytest
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
+from reelnest.backbones.families.qwen2_5_vl import FAMILY
 from reelnest.registry.lineage.environment import Environment
 from reelnest.registry.lineage.lineage import Commit, DataVersion, Lineage
 from reelnest.registry.lineage.model_card import model_card
@@ -67,7 +68,7 @@ def settings(**changed: Any) -> dict[str, Any]:
 
 
 def card(lineage: Lineage = LINEAGE, training: dict[str, Any] | None = TRAINING, **changed: Any) -> ModelCard:
-    return ModelCard(model_card("team-search", settings(**changed), evaluation(), training, lineage))
+    return ModelCard(model_card("team-search", FAMILY, settings(**changed), evaluation(), training, lineage))
 
 
 def test_every_figure_at_every_dim_is_an_evaluation_result_that_the_hub_s_own_reader_finds() -> None:

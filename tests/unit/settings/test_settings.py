@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from reelnest.errors import ConfigError
-from reelnest.settings import Params, embedding_width, launch_processes, load_params, tracking_uri
+from reelnest.settings import Params, launch_processes, load_params, tracking_uri
 
 ROOT = Path(__file__).parents[3]
 PRESETS = sorted((ROOT / "configs" / "presets").glob("*.yaml"))
@@ -73,8 +73,6 @@ def test_settings_cannot_be_changed_after_reading(project: Path) -> None:
         ({"train__batch_size": 64.5}, "train.batch_size: Input should be a valid integer"),
         ({"train__schedule": "step"}, "train.schedule: Input should be 'cosine', 'linear' or 'constant'; found 'step'"),
         ({"train__best_metric": "recall@7"}, "train.best_metric: there is no metric 'recall@7' to choose here; known here: recall@1,"),
-        ({"model__dims": [16, 32, 256]}, "model.dims: 256 is above the embedding's width, 128 (the hidden size of tiny)"),
-        ({"model__projection": 64}, "model.dims: 128 is above the embedding's width, 64 (model.projection)"),
         ({"model__dims": [32, 16]}, "dims must rise"),
         ({"model__dims": [16, 16]}, "dims must rise"),
         ({"train__best_dim": 48}, "train.best_dim: 48 is none of model.dims, [16, 32, 64, 128]"),
@@ -91,7 +89,6 @@ def test_settings_cannot_be_changed_after_reading(project: Path) -> None:
         ({"loss__dim_weights": [1.0, 1.0]}, "needs one weight for each of the 4 model.dims"),
         ({"mining__ranks": [5, 2]}, "the last rank must not be before the first; found [5, 2]"),
         ({"mining__negatives_per_pair": 4, "mining__ranks": [3, 5]}, "set the last rank to 6 or more"),
-        ({"preprocess__frames": 7}, "frames must be even"),
         ({"preprocess__min_pixels": 10_000}, "min_pixels (10000) must not be above max_pixels (3200)"),
         ({"data__test_fraction": 0.95}, "must stay below 1"),
         (
@@ -122,16 +119,6 @@ def test_a_missing_or_unreadable_file_says_what_to_do(tmp_path: Path) -> None:
     assert "not readable as YAML" in refusal(tmp_path / "params.yaml")
     (tmp_path / "params.yaml").write_text("")
     assert "expected sections" in refusal(tmp_path / "params.yaml")
-
-
-@pytest.mark.parametrize(("name", "width"), [("Qwen/Qwen2.5-VL-3B-Instruct", 2048), ("Qwen/Qwen2.5-VL-7B-Instruct", 3584), ("a/b", None)])
-def test_the_width_of_a_known_hub_model_is_known_without_a_download(name: str, width: int | None) -> None:
-    assert embedding_width(Params().model.model_copy(update={"name_or_path": name})) == width
-
-
-def test_the_width_of_a_folder_is_read_from_its_config(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"text_config": {"hidden_size": 320}}')
-    assert embedding_width(Params().model.model_copy(update={"name_or_path": str(tmp_path)})) == 320
 
 
 def test_the_number_of_processes_is_that_of_the_launch_file(project: Path) -> None:

@@ -1,10 +1,13 @@
 """Rows of frozen parts, kept on the disk."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from reelnest.backbones.families.qwen2_5_vl import VISION
+from reelnest.errors import DataError
 from reelnest.store.cached_rows import KeptRows, KeptRowsWriter, Rows
 
 COUNTS = np.array([2, 0, 3, 1])
@@ -25,15 +28,17 @@ def test_two_writers_fill_one_file_in_any_order(dtype: str, tmp_path: Path) -> N
     for writer in writers:
         writer.close()
     assert not folder.exists()
-    writers[0].finish(aside, folder, {"what": "a test"})
+    writers[0].finish(aside, folder, VISION, {"what": "a test"})
     assert [path.name for path in folder.parent.iterdir()] == ["key"]
-    kept = KeptRows(folder)
+    kept = KeptRows(folder, VISION)
     assert [number in kept for number in range(4)] == [True, False, True, True]
     for number in (0, 2, 3):
         assert kept[number].dtype == dtype
         assert np.array_equal(kept[number], rows_of(number, dtype))
     with pytest.raises(KeyError):
         kept[1]
+    with pytest.raises(DataError, match=r"another model family \(patch_size 14, not 16\)"):
+        KeptRows(folder, replace(VISION, patch_size=16))
 
 
 def test_what_a_killed_writer_left_is_cleared_away(tmp_path: Path) -> None:

@@ -2,21 +2,24 @@ import gc
 import os
 import resource
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from reelnest.backbones.families.qwen2_5_vl import VISION
 from reelnest.errors import DataError
 from reelnest.settings import Preprocess
 from reelnest.store.frame_store import FrameStore, Member, Shard
 from reelnest.store.frame_store_writing import FrameCache, plan_shards, video_key, write_store
-from reelnest.video.frames import Frames
+from reelnest.video.frames import Frames, FrameSettings
+from reelnest.video.vision_spec import VisionSpec
 
 
 def frames_of(number: int, steps: int = 2) -> Frames:
     rows = np.random.default_rng(number).integers(0, 256, (steps * 16, 1176), dtype=np.uint8)
-    return Frames.of(rows, (steps, 4, 4), 0.25 * (number + 1))
+    return Frames.of(rows, (steps, 4, 4), 0.25 * (number + 1), VISION)
 
 
 def key_of(number: int) -> str:
@@ -40,7 +43,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def make(folder: Path, work: Path, numbers: Sequence[int], shard_megabytes: float = 0.2) -> FrameCache:
     cache = FrameCache(work)
-    cache.keep_only(write_store(folder, filled(cache, numbers), cache, shard_megabytes))
+    cache.keep_only(write_store(folder, filled(cache, numbers), cache, shard_megabytes, VISION))
     return cache
 
 
@@ -127,7 +130,7 @@ def test_where_links_are_impossible_shards_are_copied(tmp_path: Path) -> None:
 
 
 def test_shards_stay_below_their_size_and_keep_the_order() -> None:
-    members = [Member(f"video-{number:04d}", "", (1 + number % 9, 4, 4), 1.0) for number in range(1000)]
+    members = [Member(f"video-{number:04d}", "", (1 + number % 9, 4, 4), 1.0, (1 + number % 9) * 16 * 1176) for number in range(1000)]
     groups = plan_shards(members, 1_000_000)
     assert [member for group in groups for member in group] == members
     assert all(sum(member.bytes for member in group) <= 1_000_000 for group in groups)
@@ -139,7 +142,7 @@ def test_shards_stay_below_their_size_and_keep_the_order() -> None:
 def test_two_ids_with_the_same_bytes_share_one_decoded_video(tmp_path: Path) -> None:
     cache = FrameCache(tmp_path / "work")
     cache.add(key_of(0), frames_of(0))
-    write_store(tmp_path / "store", [("b", key_of(0)), ("a", key_of(0))], cache, 0.00001)
+    write_store(tmp_path / "store", [("b", key_of(0)), ("a", key_of(0))], cache, 0.00001, VISION)
     store = FrameStore.open(tmp_path / "store")
     assert store.video_ids == ("a", "b")
     assert np.array_equal(store.get("a").rows, store.get("b").rows)
@@ -154,7 +157,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_written(tmp_path: Path) -> 
         with pytest.raises(DataError, match="disk is full or a quota is reached") as raised:
             cache.add(key_of(3), frames_of(3))
         with pytest.raises(DataError, match="disk is full or a quota is reached"):
-            write_store(tmp_path / "store", [(f"video-{number}", key_of(number)) for number in range(3)], cache, 1)
+            write_store(tmp_path / "store", [(f"video-{number}", key_of(number)) for number in range(3)], cache, 1, VISION)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "preprocess.max_pixels" in str(raised.value)
@@ -193,21 +196,37 @@ def test_a_store_that_is_none_is_refused(tmp_path: Path) -> None:
         FrameStore.open(tmp_path)
 
 
+def test_a_store_that_was_prepared_for_another_model_family_is_refused(tmp_path: Path) -> None:
+    make(tmp_path / "store", tmp_path / "work", range(2))
+    store = FrameStore.open(tmp_path / "store")
+    assert store.vision == VISION
+    store.require(VISION)
+    other = replace(VISION, patch_size=16, std=(0.5, 0.5, 0.5))
+    with pytest.raises(DataError, match=r"another model family \(patch_size 14, not 16; std \(0\.26.*\), not \(0\.5.*reelnest preprocess"):
+        store.require(other)
+
+
 def test_the_key_changes_with_the_bytes_and_the_settings_that_matter(tmp_path: Path) -> None:
     first, second = tmp_path / "1", tmp_path / "2"
     first.write_bytes(b"some bytes")
     second.write_bytes(b"others")
-    base = video_key([first], Preprocess())
-    assert video_key([first], Preprocess()) == base
-    assert video_key([first], Preprocess(shard_megabytes=1, scheduler="tcp://host:1", fps=9.0)) == base
+
+    def key(files: list[Path], sampling: Preprocess, vision: VisionSpec = VISION) -> str:
+        return video_key(files, FrameSettings(sampling, vision))
+
+    base = key([first], Preprocess())
+    assert key([first], Preprocess()) == base
+    assert key([first], Preprocess(shard_megabytes=1, scheduler="tcp://host:1", fps=9.0)) == base
     different = [
-        video_key([second], Preprocess()),
-        video_key([first, second], Preprocess()),
-        video_key([second, first], Preprocess()),
-        video_key([first], Preprocess(frames=10)),
-        video_key([first], Preprocess(max_pixels=12544)),
-        video_key([first], Preprocess(min_pixels=784)),
-        video_key([first], Preprocess(sampling="fps")),
-        video_key([first], Preprocess(sampling="fps", fps=1.0)),
+        key([second], Preprocess()),
+        key([first, second], Preprocess()),
+        key([second, first], Preprocess()),
+        key([first], Preprocess(frames=10)),
+        key([first], Preprocess(max_pixels=12544)),
+        key([first], Preprocess(min_pixels=784)),
+        key([first], Preprocess(sampling="fps")),
+        key([first], Preprocess(sampling="fps", fps=1.0)),
+        key([first], Preprocess(), replace(VISION, patch_size=16)),
+        key([first], Preprocess(), replace(VISION, mean=(0.5, 0.5, 0.5))),
     ]
     assert len({base, *different}) == 1 + len(different)

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from reelnest.backbones.families.qwen2_5_vl import VISION
 from reelnest.errors import DataError
 from reelnest.records.formats import Pair, Side
 from reelnest.store.frame_store_writing import FrameCache, write_store
@@ -30,7 +31,7 @@ VIDEOS: dict[str, Fields] = {"b": (("title", "Bé"), ("ocr", "two\nlines")), "a"
 
 
 def rows_of(number: int) -> Frames:
-    return Frames.of(np.full((16, 1176), number, dtype=np.uint8), (1, 4, 4), 0.5)
+    return Frames.of(np.full((16, 1176), number, dtype=np.uint8), (1, 4, 4), 0.5, VISION)
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def prepared(tmp_path: Path) -> Prepared:
     for number in range(len(VIDEOS)):
         cache.add(f"{number:04d}", rows_of(number))
     folder = tmp_path / "prepared"
-    write_store(folder / "store", [(video_id, f"{number:04d}") for number, video_id in enumerate(VIDEOS)], cache, 1)
+    write_store(folder / "store", [(video_id, f"{number:04d}") for number, video_id in enumerate(VIDEOS)], cache, 1, VISION)
     write_tables(folder, VIDEOS, PAIRS, SPLITS, {"b": (("language", "fr"),)})
     return Prepared.open(folder)
 
@@ -105,7 +106,7 @@ def test_a_text_is_encoded_as_it_is(prepared: Prepared) -> None:
 
 def test_a_split_without_pairs_is_empty(tmp_path: Path) -> None:
     cache = FrameCache(tmp_path / "work")
-    write_store(tmp_path / "store", [], cache, 1)
+    write_store(tmp_path / "store", [], cache, 1, VISION)
     write_tables(tmp_path, {}, [PAIRS[3]], ["train"])
     prepared = Prepared.open(tmp_path)
     assert len(prepared.pairs("test")) == 0

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from reelnest.backbones.families.qwen2_5_vl import FAMILY
 from reelnest.encoder.batches import Batcher, MicroBatches
 from reelnest.encoder.encoder import load_encoder
 from reelnest.settings import Loss, Model
@@ -31,7 +32,7 @@ def model_of(base: Path, **settings: Any) -> tuple[ContrastiveModel, Batcher]:
     for name, parameter in encoder.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.1)
-    return ContrastiveModel(encoder, Loss(learn_temperature=True), len(chosen.dims)), Batcher(tokenizer, chosen)
+    return ContrastiveModel(encoder, Loss(learn_temperature=True), len(chosen.dims)), Batcher(tokenizer, chosen, FAMILY)
 
 
 def loss_of(order: Tensor) -> Any:

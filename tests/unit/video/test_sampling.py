@@ -20,7 +20,7 @@ def qwen_count(total: int, video_fps: float, fps: float, most: int) -> int:
 @pytest.mark.parametrize("fps", [0.5, 1.0, 2.0, 4.0])
 def test_frames_at_a_rate_are_as_many_as_qwens(total: int, video_fps: float, fps: float) -> None:
     for most in (2, 8, 768):
-        ours = frame_count(total, total / video_fps, sampling="fps", frames=most, fps=fps)
+        ours = frame_count(total, total / video_fps, sampling="fps", frames=most, fps=fps, span=2)
         assert ours == qwen_count(total, video_fps, fps, most)
 
 
@@ -49,23 +49,23 @@ def test_where_the_rate_varies_frames_are_evenly_spread_in_time() -> None:
 def test_the_count_is_even_and_within_what_there_is(sampling: str) -> None:
     for total in range(1, 40):
         for frames in (2, 8, 16):
-            count = frame_count(total, total / 10, sampling=sampling, frames=frames, fps=3.0)
+            count = frame_count(total, total / 10, sampling=sampling, frames=frames, fps=3.0, span=2)
             assert count % 2 == 0
             assert 2 <= count <= max(2, min(frames, total))
 
 
 def test_uniform_takes_as_many_as_asked_whatever_the_length() -> None:
-    assert frame_count(1000, 3600.0, sampling="uniform", frames=8, fps=2.0) == 8
+    assert frame_count(1000, 3600.0, sampling="uniform", frames=8, fps=2.0, span=2) == 8
 
 
 def test_rounded_durations_do_not_cost_a_frame() -> None:
-    assert frame_count(90, 2.9999999, sampling="fps", frames=64, fps=2.0) == 6
+    assert frame_count(90, 2.9999999, sampling="fps", frames=64, fps=2.0, span=2) == 6
 
 
 def test_the_one_frame_of_a_video_is_repeated() -> None:
-    count = frame_count(1, 0.04, sampling="uniform", frames=8, fps=2.0)
+    count = frame_count(1, 0.04, sampling="uniform", frames=8, fps=2.0, span=2)
     assert frame_indices(np.array([0.0]), count).tolist() == [0, 0]
 
 
 def test_seconds_per_grid_is_two_over_the_sampled_rate() -> None:
-    assert seconds_per_grid(8, 4.0) == pytest.approx(2 / (8 / 4.0))
+    assert seconds_per_grid(8, 4.0, 2) == pytest.approx(2 / (8 / 4.0))

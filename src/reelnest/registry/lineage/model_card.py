@@ -4,7 +4,6 @@ Its YAML head is what the Hub reads (https://huggingface.co/docs/hub/model-cards
 evaluation, the settings and the lineage. Nothing in it is written by hand, so that it is never out of date.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,25 +12,22 @@ import yaml  # whose errors huggingface_hub raises
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
+from reelnest.backbones.family import Family, License
+from reelnest.backbones.registry import TINY
 from reelnest.evaluation.metrics import headline_names, logged_name
 from reelnest.registry.lineage.lineage import Lineage
 from reelnest.registry.promotion.evaluation_log import ALL
 
 TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 TASK = ("information-retrieval", "Information Retrieval")  # as sentence-transformers' cards have it
-OWN_LICENSE = "apache-2.0"
+OWN_LICENSE = License("apache-2.0")
 """Of weights that nobody else had a hand in: this project's."""
-BASE_LICENSES = {
-    "3B": ("other", "qwen-research", "https://huggingface.co/Qwen/Qwen2.5-VL-3B-Instruct/blob/main/LICENSE"),
-    "7B": ("apache-2.0", None, None),
-    "32B": ("apache-2.0", None, None),
-    "72B": ("other", "qwen", "https://huggingface.co/Qwen/Qwen2.5-VL-72B-Instruct/blob/main/LICENSE"),
-}
-"""Of Qwen/Qwen2.5-VL-*-Instruct, as their cards say. What is trained from weights stands under their licence."""
+UNKNOWN_LICENSE = License("unknown")
 
 
 def model_card(
     name: str,
+    family: Family,
     settings: Mapping[str, Any],
     evaluation: Mapping[str, Any],
     training: Mapping[str, Any] | None,
@@ -41,6 +37,7 @@ def model_card(
 
     Args:
         name: of the registered model.
+        family: of the saved model.
         settings: the saved model's `reelnest.json`.
         evaluation: `reports/evaluation.json`.
         training: `reports/training.json`; None where it is missing.
@@ -54,7 +51,7 @@ def model_card(
     )
     body = text.render(
         name=name,
-        base=_base(model),
+        base=_base(model, family),
         model=model,
         preprocess=settings["preprocess"],
         text_fields=settings["text_fields"],
@@ -65,19 +62,21 @@ def model_card(
         training=training,
         lineage=lineage,
     )
-    return f"---\n{_head(name, model, evaluation, everything).to_yaml()}\n---\n\n{body}"
+    return f"---\n{_head(name, family, model, evaluation, everything).to_yaml()}\n---\n\n{body}"
 
 
-def _head(name: str, model: Mapping[str, Any], evaluation: Mapping[str, Any], everything: Mapping[int, Mapping[str, Any]]) -> ModelCardData:
+def _head(
+    name: str, family: Family, model: Mapping[str, Any], evaluation: Mapping[str, Any], everything: Mapping[int, Mapping[str, Any]]
+) -> ModelCardData:
     base = str(model["name_or_path"])
     on_the_hub = bool(model["revision"])
-    license_id, license_name, license_link = _license(base)
-    tags = ["reelnest", "matryoshka", "video-search", "video-text-retrieval", "feature-extraction", "qwen2_5_vl"]
+    license = _license(base, family)
+    tags = ["reelnest", "matryoshka", "video-search", "video-text-retrieval", "feature-extraction", family.model_type]
     lora = model["lora"]
     return ModelCardData(
-        license=license_id,
-        license_name=license_name,
-        license_link=license_link,
+        license=license.identifier,
+        license_name=license.name,
+        license_link=license.link,
         base_model=base if on_the_hub else None,
         base_model_relation=("adapter" if lora and not lora["merge"] else "finetune") if on_the_hub else None,
         library_name="sentence-transformers",
@@ -102,26 +101,25 @@ def _head(name: str, model: Mapping[str, Any], evaluation: Mapping[str, Any], ev
     )
 
 
-def _base(model: Mapping[str, Any]) -> str:
+def _base(model: Mapping[str, Any], family: Family) -> str:
     name = model["name_or_path"]
-    if name == "tiny":
-        return "no published model: a small Qwen2.5-VL with random weights, built for this training"
+    if name == TINY:
+        return f"no published model: a small {family.title} with random weights, built for this training"
     return f"`{name}`" + (f" at revision `{model['revision']}`" if model["revision"] else ", a folder of the team's")
 
 
-def _license(base: str) -> tuple[str, str | None, str | None]:
-    """Identifier, and where that is `other`, name and address."""
-    if base == "tiny":
-        return OWN_LICENSE, None, None
-    published = re.fullmatch(r"Qwen/Qwen2\.5-VL-(\d+B)-Instruct", base)
-    if published and published[1] in BASE_LICENSES:
-        return BASE_LICENSES[published[1]]
+def _license(base: str, family: Family) -> License:
+    """The licence of the base's weights: what is trained from them has the same one."""
+    if base == TINY:
+        return OWN_LICENSE
+    if published := family.license_of(base):
+        return published
     # What a folder's own card says; the Hub's name for a licence that is not known is `unknown`.
     card = Path(base) / "README.md"
     if card.is_file():
         try:
             head = ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data
         except (ValueError, yaml.YAMLError):
-            return "unknown", None, None
-        return str(head.get("license") or "unknown"), head.get("license_name"), head.get("license_link")
-    return "unknown", None, None
+            return UNKNOWN_LICENSE
+        return License(str(head.get("license") or "unknown"), head.get("license_name"), head.get("license_link"))
+    return UNKNOWN_LICENSE

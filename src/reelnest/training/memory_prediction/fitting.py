@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from transformers import Qwen2_5_VLConfig
+from transformers import PreTrainedConfig
 
 from reelnest.settings import Params
 from reelnest.training.memory_prediction.step_memory import StepMemory, estimate_step
@@ -35,7 +35,7 @@ class Fit:
 
 def fit(
     params: Params,
-    config: Qwen2_5_VLConfig,
+    config: PreTrainedConfig,
     sizes: Sizes,
     gib: float,
     *,
@@ -80,7 +80,7 @@ def _share(params: Params, processes: int) -> int:
 
 
 def _peaks(
-    params: Params, config: Qwen2_5_VLConfig, sizes: Sizes, processes: int, predict: Callable[..., StepMemory]
+    params: Params, config: PreTrainedConfig, sizes: Sizes, processes: int, predict: Callable[..., StepMemory]
 ) -> Callable[[int, int], StepMemory]:
     """The memory of a step by the micro-batch's pairs and the steps of a video's grid in time."""
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.distributed as dist
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import Qwen2_5_VLConfig
+from transformers import PreTrainedConfig
 
 from reelnest.encoder.batches import Batch
 from reelnest.encoder.encoder import Encoder
@@ -36,9 +36,8 @@ from reelnest.training.batches.sampler import BatchOrder
 from reelnest.training.checkpoint.checkpoints import Checkpoints
 from reelnest.training.loop import Training
 from reelnest.training.losses.contrastive_model import ContrastiveModel
-from reelnest.training.memory_prediction.step_shapes import MadeAnew, Sizes, hidden_size, of_each_tensor, stand_in_batcher, step_of
+from reelnest.training.memory_prediction.step_shapes import MadeAnew, Sizes, of_each_tensor, stand_in_batcher, step_of
 from reelnest.training.tracker import Trackers
-from reelnest.video.patches import ROW_WIDTH
 
 MemoryPart = Literal["weights", "gradients", "optimizer", "activations", "vision", "loss", "inputs"]
 MEMORY_PARTS: tuple[MemoryPart, ...] = get_args(MemoryPart)
@@ -63,7 +62,7 @@ class StepMemory:
         return sum(self.parts.values())
 
 
-def predict_step(params: Params, config: Qwen2_5_VLConfig, sizes: Sizes, *, processes: int = 1) -> StepMemory:
+def predict_step(params: Params, config: PreTrainedConfig, sizes: Sizes, *, processes: int = 1) -> StepMemory:
     """The memory of a step of `params` on a model of architecture `config`, with each process holding a whole model (DDP).
 
     Takes some seconds for a model of 3 billion parameters. For a process that does not train: accelerate's state is made anew.
@@ -102,7 +101,7 @@ def predict_step(params: Params, config: Qwen2_5_VLConfig, sizes: Sizes, *, proc
                 _keep_gradient(parameter, buckets, count)
         _run_each_shape_once(encoder)
         count.part = "inputs"
-        widths = {"rows": ROW_WIDTH, "video_tokens": hidden_size(config)}
+        widths = {"rows": encoder.vision.row_width, "video_tokens": encoder.family.video_width(config)}
 
         def as_input(name: str, tensor: Tensor) -> Tensor:
             found = _fake_input(name, tensor, widths)
@@ -116,12 +115,12 @@ def predict_step(params: Params, config: Qwen2_5_VLConfig, sizes: Sizes, *, proc
         return StepMemory({part: count.at_peak[part] for part in MEMORY_PARTS})
 
 
-def estimate_step(params: Params, config: Qwen2_5_VLConfig, sizes: Sizes, *, processes: int = 1) -> StepMemory:
+def estimate_step(params: Params, config: PreTrainedConfig, sizes: Sizes, *, processes: int = 1) -> StepMemory:
     """What `predict_step` gives, for deep models several times faster: layers are alike, so two shallow models tell what each one adds.
 
     Less than the truth where the fullest moment of a deep model is another one than that of a shallow model.
     """
-    layers = int(cast("Any", config.text_config).num_hidden_layers)
+    layers = int(config.get_text_config().num_hidden_layers)
     if layers <= MANY_LAYERS:
         return predict_step(params, config, sizes, processes=processes)
     few, many = (predict_step(params, _of_depth(config, depth), sizes, processes=processes).parts for depth in (FEW_LAYERS, MANY_LAYERS))
@@ -129,9 +128,9 @@ def estimate_step(params: Params, config: Qwen2_5_VLConfig, sizes: Sizes, *, pro
     return StepMemory({part: round(many[part] + steps * (many[part] - few[part])) for part in MEMORY_PARTS})
 
 
-def _of_depth(config: Qwen2_5_VLConfig, layers: int) -> Qwen2_5_VLConfig:
+def _of_depth(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
     shallow = copy.deepcopy(config)
-    text: Any = shallow.text_config
+    text = shallow.get_text_config()
     text.num_hidden_layers, text.layer_types = layers, text.layer_types[:layers]
     return shallow
 

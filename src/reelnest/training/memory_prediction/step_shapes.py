@@ -10,15 +10,18 @@ from typing import Any, cast
 
 import numpy as np
 from torch import Tensor
-from transformers import Qwen2_5_VLConfig
+from transformers import PreTrainedConfig
 
-from reelnest.encoder.batches import END_TOKEN, VIDEO_PAD, VISION_END, VISION_START, Batch, Batcher
+from reelnest.backbones.architecture import hidden_size
+from reelnest.backbones.family import Family
+from reelnest.backbones.registry import family_of_config
+from reelnest.encoder.batches import Batch, Batcher
 from reelnest.settings import Params, Preprocess
 from reelnest.store.entries import Entry, Role
 from reelnest.store.prepared import Pairs, Prepared
 from reelnest.training.batches.pair_batches import PairBatch, PairBatcher
 from reelnest.video.frames import Frames
-from reelnest.video.patches import FACTOR, MERGE_SIZE, ROW_WIDTH, TEMPORAL_PATCH_SIZE
+from reelnest.video.vision_spec import Grid, VisionSpec
 
 LONGEST_SIDES = 2.0
 """A frame's sides are taken to differ by no more than this factor; longer ones are rare and hold no more tokens."""
@@ -29,39 +32,30 @@ class Sizes:
     """What the queries and targets of a step look like: each query is a text, each target a video with a text."""
 
     text_tokens: int
-    grid: tuple[int, int, int]
-    """Patches in time, height and width of each video."""
-
-    @property
-    def video_tokens(self) -> int:
-        """Tokens of one video, as the language model reads it."""
-        return math.prod(self.grid) // MERGE_SIZE**2
+    grid: Grid
+    """Of each video."""
 
 
-def largest_grid(preprocess: Preprocess) -> tuple[int, int, int]:
-    """Patches in time, height and width of the largest video that the settings let through."""
-    squares = preprocess.max_pixels // FACTOR**2  # tokens of a frame
+def largest_grid(preprocess: Preprocess, vision: VisionSpec) -> Grid:
+    """The grid of the largest video that the settings let through."""
+    squares = preprocess.max_pixels // vision.factor**2  # tokens of a frame
     shapes = [(down, squares // down) for down in range(1, math.isqrt(squares) + 1) if squares // down <= LONGEST_SIDES * down]
     down, across = max(shapes or [(1, max(1, squares))], key=math.prod)
-    return preprocess.frames // TEMPORAL_PATCH_SIZE, MERGE_SIZE * down, MERGE_SIZE * across
+    return preprocess.frames // vision.temporal_patch_size, vision.merge_size * down, vision.merge_size * across
 
 
-def hidden_size(config: Qwen2_5_VLConfig) -> int:
-    """Of the language model."""
-    return int(cast("Any", config.text_config).hidden_size)
-
-
-def stand_in_batcher(params: Params, config: Qwen2_5_VLConfig, sizes: Sizes, *, processes: int = 1, contents: bool = True) -> PairBatcher:
+def stand_in_batcher(params: Params, config: PreTrainedConfig, sizes: Sizes, *, processes: int = 1, contents: bool = True) -> PairBatcher:
     """Batches of the rows 0 … `train.batch_size` - 1 as the first of `processes` gets them; what is frozen is kept, as in training.
 
     Without `contents` patches and kept tokens are 0 wide: their number is right, and they take no bytes.
     """
+    family = family_of_config(config.to_dict(), "config")
     count = params.train.batch_size
     nothing = tuple(np.empty(0, np.int64) for _ in range(count))
     return PairBatcher(
-        cast("Prepared", _Items(params, config, sizes, contents=contents)),
+        cast("Prepared", _Items(params, config, family, sizes, contents=contents)),
         Pairs(np.arange(count), np.arange(count, 2 * count), np.ones(count, np.float32), nothing),
-        Batcher(_Tokenizer(config.video_token_id), params.model),
+        Batcher(_Tokenizer(family.special_tokens), params.model, family),
         0,
         processes,
         micro_batch_size=params.train.micro_batch_size,
@@ -79,17 +73,17 @@ class _Tokenizer:
 
     name_or_path = "stand-in"
 
-    def __init__(self, video_token: int) -> None:
-        self._numbers = {END_TOKEN: 0, VISION_START: 1, VISION_END: 2, VIDEO_PAD: video_token}
+    def __init__(self, special_tokens: Sequence[str]) -> None:
+        self._numbers = {token: number for number, token in enumerate(special_tokens)}
 
-    def convert_tokens_to_ids(self, token: str) -> int:
-        return self._numbers[token]
+    def convert_tokens_to_ids(self, tokens: str) -> int:
+        return self._numbers[tokens]
 
     def get_vocab(self) -> dict[str, int]:
         return self._numbers
 
     def __call__(self, texts: Sequence[str], *, max_length: int | None = None, **_options: Any) -> dict[str, list[list[int]]]:
-        return {"input_ids": [([3] * len(text.split()))[:max_length] for text in texts]}
+        return {"input_ids": [([len(self._numbers)] * len(text.split()))[:max_length] for text in texts]}
 
 
 def of_each_tensor(found: Any, change: Any) -> Any:
@@ -125,20 +119,20 @@ class MadeAnew(Sequence[Batch]):
 class _Items:
     """Items 0 … n - 1 are queries, the rest targets; nothing is related to anything."""
 
-    def __init__(self, params: Params, config: Qwen2_5_VLConfig, sizes: Sizes, *, contents: bool) -> None:
-        model, hidden = params.model, hidden_size(config)
+    def __init__(self, params: Params, config: PreTrainedConfig, family: Family, sizes: Sizes, *, contents: bool) -> None:
+        model, vision = params.model, family.vision
         text = " ".join(["word"] * sizes.text_tokens)
         half = model.dtype == "bfloat16" or params.train.mixed_precision == "bf16"
         kept = np.uint16 if half else np.float32
         self._queries = params.train.batch_size
         self._entries = {"query": Entry("query", text, None)}
         if model.freeze == "backbone":
-            self._entries = {role: Entry(role, "", None, pooled=np.ones((1, hidden), kept)) for role in ("query", "target")}
+            self._entries = {role: Entry(role, "", None, pooled=np.ones((1, hidden_size(config)), kept)) for role in ("query", "target")}
             return
         vision_is_frozen = model.freeze == "vision" or (model.lora is not None and not model.lora.vision)
-        tokens = np.ones((sizes.video_tokens, hidden if contents else 0), kept) if vision_is_frozen else None
-        rows = np.full((math.prod(sizes.grid), ROW_WIDTH if contents and tokens is None else 0), 128, dtype=np.uint8)
-        self._entries["target"] = Entry("target", text, Frames.of(rows, sizes.grid, 1.0), tokens)
+        tokens = np.ones((vision.tokens(sizes.grid), family.video_width(config) if contents else 0), kept) if vision_is_frozen else None
+        rows = np.full((math.prod(sizes.grid), vision.row_width if contents and tokens is None else 0), 128, dtype=np.uint8)
+        self._entries["target"] = Entry("target", text, Frames.of(rows, sizes.grid, 1.0, vision), tokens)
 
     def __len__(self) -> int:
         return 2 * self._queries

@@ -13,7 +13,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch.profiler import ProfilerActivity, profile
 
-from reelnest.backbones.published import backbone_config
+from reelnest.backbones.architecture import backbone_config
+from reelnest.backbones.families.qwen2_5_vl import VISION
 from reelnest.encoder.unfilled import PackedLinear, unfilled_encoder
 from reelnest.settings import Params
 from reelnest.training.losses.contrastive_model import ContrastiveModel
@@ -129,6 +130,6 @@ def test_a_deep_model_is_told_by_shallow_ones() -> None:
 
 def test_the_largest_video_keeps_to_the_settings() -> None:
     params = Params.model_validate({"preprocess": {"frames": 16, "max_pixels": 100352}})
-    assert largest_grid(params.preprocess) == (8, 16, 32)
-    assert Sizes(1, (8, 16, 32)).video_tokens == 1024
-    assert torch.tensor(largest_grid(Params().preprocess)).tolist() == [2, 4, 4]
+    assert largest_grid(params.preprocess, VISION) == (8, 16, 32)
+    assert VISION.tokens((8, 16, 32)) == 1024
+    assert torch.tensor(largest_grid(Params().preprocess, VISION)).tolist() == [2, 4, 4]

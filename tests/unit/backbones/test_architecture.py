@@ -6,10 +6,11 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from reelnest.backbones.published import backbone_config, published_config
+from reelnest.backbones.architecture import backbone_config
+from reelnest.backbones.families.qwen2_5_vl import FAMILY, SIZES
 from reelnest.backbones.tiny import build_tiny
 from reelnest.errors import ModelError
-from reelnest.settings import QWEN_HIDDEN_SIZES, Model, Tiny
+from reelnest.settings import Model, Tiny
 
 # Bytes of the published bfloat16 weights (`total_size` in model.safetensors.index.json), and whether a language head of its own is among
 # them, which the encoder has no use for.
@@ -18,7 +19,7 @@ PUBLISHED = {"3B": (7_509_245_952, False), "7B": (16_584_333_312, True)}
 
 @pytest.mark.parametrize("size", PUBLISHED)
 def test_the_architecture_has_as_many_parameters_as_the_published_files(size: str) -> None:
-    config = published_config(size)
+    config = FAMILY.config_of(f"Qwen/Qwen2.5-VL-{size}-Instruct")
     with torch.device("meta"):
         model = AutoModel.from_config(config)
     total, has_head = PUBLISHED[size]
@@ -26,10 +27,11 @@ def test_the_architecture_has_as_many_parameters_as_the_published_files(size: st
     assert 2 * (sum(parameter.numel() for parameter in model.parameters()) + head) == total
 
 
-@pytest.mark.parametrize("size", QWEN_HIDDEN_SIZES)
+@pytest.mark.parametrize("size", SIZES)
 def test_every_size_whose_width_is_known_has_its_architecture(size: str) -> None:
-    settings = Model(name_or_path=f"Qwen/Qwen2.5-VL-{size}-Instruct", revision="0" * 40)
-    assert backbone_config(settings).text_config.hidden_size == QWEN_HIDDEN_SIZES[size]
+    name = f"Qwen/Qwen2.5-VL-{size}-Instruct"
+    config = backbone_config(Model(name_or_path=name, revision="0" * 40))
+    assert config.text_config.hidden_size == FAMILY.hidden_size_of(name)
 
 
 def test_a_name_that_is_not_known_is_told_with_what_to_do() -> None:
@@ -47,5 +49,5 @@ def test_a_folder_gives_the_architecture_that_it_holds(tmp_path: Path) -> None:
 
 def test_a_folder_of_another_architecture_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ModelError, match=r"model_type is bert; expected a Qwen2\.5-VL"):
+    with pytest.raises(ModelError, match=r"model_type is 'bert'; known model types: 'qwen2_5_vl' \(Qwen2\.5-VL\)"):
         backbone_config(Model(name_or_path=str(tmp_path), dims=(64,)))

@@ -1,0 +1,38 @@
+"""A model's architecture, read or known without its weights and without the Hub."""
+
+from pathlib import Path
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from reelnest.backbones.registry import TINY, family_in, known_families, local_family_of
+from reelnest.errors import ModelError
+from reelnest.settings import Model
+
+
+def backbone_config(settings: Model) -> PreTrainedConfig:
+    """The architecture that `model.name_or_path` has.
+
+    `tiny` counts with as large a vocabulary as it may get. Raises ModelError for a Hub name that is not known here.
+    """
+    folder = Path(settings.name_or_path)
+    if folder.is_dir():
+        family_in(folder)
+        try:
+            return AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{folder}: its config.json cannot be read: {error}") from error
+    family = local_family_of(settings)
+    if family is None:
+        known = ", ".join(name for family in known_families() for name in family.published_names)
+        raise ModelError(
+            f"model.name_or_path: the sizes of '{settings.name_or_path}' are not known without the Hub (known: {known}). "
+            "Download it and give its folder."
+        )
+    if settings.name_or_path == TINY:
+        return family.tiny_config(settings.tiny, settings.tiny.vocabulary, family.tiny_tokens.index)
+    return family.config_of(settings.name_or_path)
+
+
+def hidden_size(config: PreTrainedConfig) -> int:
+    """The width of the language model."""
+    return int(config.get_text_config().hidden_size)

@@ -1,0 +1,55 @@
+"""Whether settings fit the model that they name, as far as that is known before it is opened. Light: every command asks this first."""
+
+import json
+from pathlib import Path
+
+from reelnest.backbones.family import Family
+from reelnest.backbones.registry import TINY, local_family_of
+from reelnest.errors import ConfigError
+from reelnest.settings import PARAMS_FILE, Model, Params, load_params
+
+
+def load_compatible_params(path: Path = PARAMS_FILE) -> Params:
+    """Reads and checks a params file, and whether its settings fit the model. Raises ConfigError as `load_params` does."""
+    params = load_params(path)
+    problems = [problem for problem in (_too_wide(params.model), _split_steps(params, local_family_of(params.model))) if problem]
+    if problems:
+        raise ConfigError("\n".join(f"{path}: {problem}." for problem in problems))
+    return params
+
+
+def embedding_width(model: Model) -> int | None:
+    """Width of the vectors that a model of these settings gives; None where only the Hub knows."""
+    if model.projection is not None:
+        return model.projection
+    if model.name_or_path == TINY:
+        return model.tiny.hidden_size
+    config = Path(model.name_or_path) / "config.json"
+    if config.is_file():
+        found = json.loads(config.read_text(encoding="utf-8"))
+        size = found.get("hidden_size") or found.get("text_config", {}).get("hidden_size")
+        return int(size) if size else None
+    family = local_family_of(model)
+    return None if family is None else family.hidden_size_of(model.name_or_path)
+
+
+def check_frames(params: Params, family: Family) -> None:
+    """Raises ConfigError where frames would be left over that make no whole step of the family's."""
+    if problem := _split_steps(params, family):
+        raise ConfigError(f"{problem}.")
+
+
+def _too_wide(model: Model) -> str | None:
+    width = embedding_width(model)
+    if width is None or model.dims[-1] <= width:
+        return None
+    source = "model.projection" if model.projection else f"the hidden size of {model.name_or_path}"
+    return f"model.dims: {model.dims[-1]} is above the embedding's width, {width} ({source}); the largest dim may be at most {width}"
+
+
+def _split_steps(params: Params, family: Family | None) -> str | None:
+    frames, span = params.preprocess.frames, 1 if family is None else family.vision.temporal_patch_size
+    if family is None or frames % span == 0:
+        return None
+    more = frames + span - frames % span
+    return f"preprocess.frames: must be a multiple of {span} ({family.title} joins {span} frames into one step); found {frames}, use {more}"

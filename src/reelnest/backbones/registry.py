@@ -1,0 +1,96 @@
+"""The model families by name: those of `families/`, and what else was registered."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from reelnest.backbones.families import own_families
+from reelnest.backbones.family import Family
+from reelnest.errors import ModelError
+from reelnest.settings import Model
+
+TINY = "tiny"
+"""The model that `model.name_or_path` names where none is published: built for the training."""
+TINY_TYPE = "qwen2_5_vl"
+"""The family that it is of."""
+
+_registered: list[Family] = []
+
+
+def register(family: Family) -> None:
+    """Makes a family known in this process, before those that are known already."""
+    _registered.insert(0, family)
+
+
+def unregister(family: Family) -> None:
+    """Takes back `register`."""
+    _registered.remove(family)
+
+
+def known_families() -> list[Family]:
+    """All families, in the order in which they are asked whether a checkpoint is theirs."""
+    return [*_registered, *own_families()]
+
+
+def family_of(settings: Model) -> Family:
+    """The family of `model.name_or_path`: from the name where it is published, from config.json else, which may be on the Hub.
+
+    Raises ModelError where there is no config.json, or one of a family that is not known here.
+    """
+    return _by_name(settings.name_or_path) or family_at(settings.name_or_path, settings.revision)
+
+
+def local_family_of(settings: Model) -> Family | None:
+    """As `family_of`, but None where the Hub would have to be asked, or the folder has no config.json that can be read."""
+    if known := _by_name(settings.name_or_path):
+        return known
+    try:
+        return family_in(Path(settings.name_or_path))
+    except ModelError:
+        return None
+
+
+def family_at(base: str | Path, revision: str | None) -> Family:
+    """The family of a folder in Hugging Face format or of a Hub name, as its config.json says. Raises ModelError."""
+    if Path(base).is_dir():
+        return family_in(Path(base))
+    from transformers import PreTrainedConfig  # takes seconds to import
+
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(str(base), revision=revision)
+    except OSError as error:
+        raise ModelError(f"The model of '{base}' at revision {revision} cannot be opened: {error}") from error
+    return family_of_config(config, f"{base} at revision {revision}")
+
+
+def family_in(folder: Path) -> Family:
+    """The family of the model in a folder. Raises ModelError, with the known families where it is of none."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelError(
+            f"{folder}: no config.json, so this is no model in Hugging Face format. Point model.name_or_path at a folder that has one."
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: not readable as a JSON object: {error}. Copy the model again.") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path}: not a JSON object. Copy the model again.")
+    return family_of_config(config, str(path))
+
+
+def family_of_config(config: Mapping[str, object], where: str) -> Family:
+    """The family that claims the contents of a config.json. Raises ModelError with the known ones where none does."""
+    for family in known_families():
+        if family.claims(config):
+            return family
+    known = ", ".join(f"'{family.model_type}' ({family.title})" for family in known_families())
+    raise ModelError(f"{where}: model_type is {config.get('model_type')!r}; known model types: {known}.")
+
+
+def _by_name(name: str) -> Family | None:
+    if name == TINY:
+        return next(family for family in known_families() if family.model_type == TINY_TYPE)
+    if Path(name).is_dir():
+        return None
+    return next((family for family in known_families() if family.hidden_size_of(name) is not None), None)
