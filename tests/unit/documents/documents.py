@@ -37,6 +37,16 @@ def commands() -> list[Command]:
     return list(found)
 
 
+def named_paths() -> list[tuple[str, str]]:
+    """Documents, and the files and folders of this repository that their sentences name."""
+    path = re.compile(r"(?:benchmarks|configs|docker|docs|flows|src|tasks|tests)/[\w./-]*")
+    found = {}
+    for document in DOCUMENTS:
+        text = FENCED.sub("", document.read_text(encoding="utf-8"))
+        found |= {(document.name, name): None for name in INLINE.findall(text) if path.fullmatch(name)}
+    return list(found)
+
+
 def _commands_of(document: Path) -> Iterator[Command]:
     text = document.read_text(encoding="utf-8")
     for block in _blocks(text):

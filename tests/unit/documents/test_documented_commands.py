@@ -18,7 +18,7 @@ from typer.testing import CliRunner as TyperRunner
 
 from reelnest.cli import cli
 from tasks.services.channels import CHANNELS
-from tests.unit.documents.documents import OF_THE_SHELL, ROOT, Command, commands
+from tests.unit.documents.documents import OF_THE_SHELL, ROOT, Command, commands, named_paths
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker/compose.yaml").read_text(encoding="utf-8"))
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -198,3 +198,8 @@ def test_a_command_that_does_not_exist_is_noticed(text: str) -> None:
     command = Command("text", tuple(text.split()), is_typed=True)
     with pytest.raises((AssertionError, DvcParserError, ImportError)):
         RESOLVE[command.words[0]](command)
+
+
+@pytest.mark.parametrize(("document", "path"), named_paths())
+def test_a_file_that_a_document_names_is_there(document: str, path: str) -> None:
+    assert (ROOT / path).exists() or Path(path).is_relative_to("docker/secrets")  # which docker/make-secrets makes
