@@ -16,7 +16,6 @@ from accelerate import PartialState
 
 from reelnest.atomic_files import whole_file, write_json, write_lines
 from reelnest.encoder.saved import load
-from reelnest.errors import TrainingError
 from reelnest.evaluation.behaviour_embedding import embed_tests
 from reelnest.evaluation.choice import Choice, smallest
 from reelnest.evaluation.configurations import Measured, configurations, measure
@@ -24,13 +23,14 @@ from reelnest.evaluation.evaluation import Evaluation, Retrieved
 from reelnest.evaluation.metrics import headline_names
 from reelnest.evaluation.slices import query_slices, slices
 from reelnest.evaluation.split_evaluation import embed_split
+from reelnest.launch.process_count import check_process_count
 from reelnest.records.behaviour_tests import BEHAVIOUR_FILE, stored_behaviour
 from reelnest.registry.candidate import Candidate
 from reelnest.registry.connection import connect
 from reelnest.registry.promotion.evaluation_log import QUERY_METRICS_FILE, log_evaluation
 from reelnest.report.evaluation_page import write_evaluation_page
 from reelnest.report.gallery import choose_gallery, confused_videos
-from reelnest.settings import Evaluate, Params, Storage, launch_processes, launch_uses_cpu, load_params
+from reelnest.settings import Evaluate, Params, Storage, launch_uses_cpu, load_params
 from reelnest.stages.evaluation_inputs import SPLIT, check_extra_dims, check_test_pairs
 from reelnest.stages.evaluation_report import (
     FLOATS,
@@ -102,12 +102,7 @@ def run(workspace: Workspace, params: Params) -> None:
 def join_processes(workspace: Workspace, params: Params) -> PartialState:
     """The processes that accelerate started. Raises TrainingError where they are not as many as `launch.config` says."""
     state = PartialState(cpu=launch_uses_cpu(params, workspace.params) or not torch.cuda.is_available())
-    expected = launch_processes(params, workspace.params)
-    if state.num_processes != expected:
-        raise TrainingError(
-            f"evaluation: {state.num_processes} processes work together here, but launch.config '{params.launch.config}' says {expected}."
-            " Start it with `reelnest evaluate`, or set launch.config to a file whose num_processes is right."
-        )
+    check_process_count(state.num_processes, "evaluate", params, workspace.params)
     return state
 
 

@@ -24,14 +24,15 @@ from reelnest.backbones.tiny import build_tiny
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.encoder import load_encoder
 from reelnest.encoder.saved import save_model
-from reelnest.errors import Interrupted, TrainingError
+from reelnest.errors import Interrupted
 from reelnest.evaluation.evaluation import Evaluation
 from reelnest.evaluation.split_evaluation import evaluate_split
+from reelnest.launch.process_count import check_process_count
 from reelnest.registry.connection import without_credentials
 from reelnest.registry.lineage.lineage import origin_tags
 from reelnest.registry.sweeps import parent_tags
 from reelnest.registry.tracking import open_trackers
-from reelnest.settings import Params, launch_processes, launch_uses_cpu, load_params, tracking_uri
+from reelnest.settings import Params, launch_uses_cpu, load_params, tracking_uri
 from reelnest.stages.training_inputs import check_precision
 from reelnest.stages.workspace import Workspace
 from reelnest.store.prepared import Pairs, Prepared, fields_text
@@ -197,13 +198,7 @@ def _accelerator(workspace: Workspace, params: Params) -> Accelerator:
         mixed_precision=params.train.mixed_precision,
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
-    expected = launch_processes(params, workspace.params)
-    if accelerator.num_processes != expected:
-        # accelerate may start one process where more were asked for, or several that know nothing of each other, and say nothing.
-        raise TrainingError(
-            f"training: {accelerator.num_processes} processes work together here, but launch.config '{params.launch.config}' says"
-            f" {expected}. Start training with `reelnest train`, or set launch.config to a file whose num_processes is right."
-        )
+    check_process_count(accelerator.num_processes, "train", params, workspace.params)
     if not accelerator.is_main_process:
         logging.getLogger("reelnest").setLevel(logging.WARNING)
     return accelerator
