@@ -1,15 +1,14 @@
 """The command line, `reelnest …`: it parses and prints. `reelnest.stages` and `reelnest.commands` do the work."""
 
-import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from reelnest.backbones.compatibility import load_compatible_params
-from reelnest.errors import ReelnestError, RunError
+from reelnest.cli_data import data, in_checkout
+from reelnest.errors import ReelnestError
 from reelnest.launch.command import launch, prepare_process
 from reelnest.settings import Params
 from reelnest.stages.workspace import Workspace
@@ -21,9 +20,6 @@ cli = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-)
-data = typer.Typer(
-    help="Adds to the data, shows what changed between versions, and pushes it.", no_args_is_help=True, rich_markup_mode=None
 )
 cli.add_typer(data, name="data")
 LAUNCHER_OPTIONS = {"ignore_unknown_options": True, "allow_extra_args": True}
@@ -42,64 +38,6 @@ def app() -> None:
 def _settings() -> tuple[Workspace, Params]:
     workspace = Workspace()
     return workspace, load_compatible_params(workspace.params)
-
-
-def _in_checkout(module: str, arguments: Sequence[str]) -> None:
-    """Runs a module of the checkout (not of the library) in the current folder, and exits with its status."""
-    if not Path(*module.split(".")).with_suffix(".py").is_file():
-        raise RunError(f"{Path.cwd()}: there is no {module.split('.')[0]}/ here. Run it in a checkout of the project.")
-    done = subprocess.run([sys.executable, "-m", module, *arguments], check=False)
-    # A process that a signal ended has a negative status; a shell shows 128 + the signal.
-    raise SystemExit(done.returncode if done.returncode >= 0 else 128 - done.returncode)
-
-
-@data.command("add")
-def data_add(
-    sources: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Folders in this project's format, or .jsonl files. Without one, data/ is recorded as you edited it."),
-    ] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="A record of the source replaces one in data/ that differs from it.")] = False,
-    commit: Annotated[bool, typer.Option("--commit", help="Commits data.dvc with the counts in the message.")] = False,
-) -> None:
-    """Adds records and videos to data/. They are merged, validated and recorded by DVC; if one step fails, nothing changes."""
-    options = [*(["--replace"] if replace else []), *(["--commit"] if commit else [])]
-    _in_checkout("tasks.workspaces.data_versions", ["add", *options, "--", *map(str, sources or [])])
-
-
-@data.command("import")
-def data_import(
-    layout: Annotated[str, typer.Argument(help="The layout of the source, such as `earlier`; an unknown name lists all of them.")],
-    source: Annotated[Path, typer.Argument(help="A file or folder in that layout.")],
-    destination: Annotated[Path, typer.Argument(help="A new folder for the result, which `reelnest data add` merges into data/.")],
-) -> None:
-    """Converts data in another layout into videos.jsonl, pairs.jsonl and the video files. Rows that cannot be used are listed."""
-    from reelnest.records.importers.importing import SKIPPED_FILE, import_data
-
-    imported = import_data(layout, source, destination)
-    print(f"{destination}: {imported.videos:,} videos, {imported.pairs:,} pairs")
-    if imported.skipped:
-        reasons = ", ".join(f"{reason} {count:,}" for reason, count in imported.reasons.most_common())
-        print(f"{len(imported.skipped):,} rows were left out, see {destination / SKIPPED_FILE} ({reasons}):")
-        for row in imported.skipped[:5]:
-            print(f"  {row.origin.file}, row {row.origin.row}: {row.reason}: {row.detail}")
-
-
-@data.command("diff")
-def data_diff(
-    before: Annotated[str, typer.Argument(help="A branch, a tag or a commit.")],
-    after: Annotated[str | None, typer.Argument(help="Another one. The default is the data.dvc of this checkout.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Prints JSON with every id and pair.")] = False,
-) -> None:
-    """Shows which videos and pairs were added, removed or changed between two versions, and how text lengths and durations changed."""
-    revisions = [before, *([after] if after else [])]
-    _in_checkout("tasks.workspaces.data_versions", ["diff", *(["--json"] if as_json else []), "--", *revisions])
-
-
-@data.command("push")
-def data_push(branch: Annotated[bool, typer.Option("--branch", help="Also pushes the git branch.")] = False) -> None:
-    """Pushes the data and the run cache to DVC's remote, and emits the event that starts the deployment on new data."""
-    _in_checkout("tasks.workspaces.data_versions", ["push", *(["--branch"] if branch else [])])
 
 
 @cli.command()
@@ -215,7 +153,7 @@ def runs() -> None:
 @cli.command(context_settings=LAUNCHER_OPTIONS, add_help_option=False)
 def deploy(context: typer.Context) -> None:
     """Registers this checkout with a Prefect server: work pool, deployments, automations and notifications (--help lists the channels)."""
-    _in_checkout("tasks.services.deploy", context.args)
+    in_checkout("tasks.services.deploy", context.args)
 
 
 @cli.command()
@@ -226,7 +164,7 @@ def drift(
     ] = False,
 ) -> None:
     """Compares data with what the champion was trained on, and measures the champion on it. Writes reports/drift.json and .html."""
-    _in_checkout("tasks.drift", ["--revision", revision, *(["--quality-alone"] if quality_alone else [])])
+    in_checkout("tasks.drift", ["--revision", revision, *(["--quality-alone"] if quality_alone else [])])
 
 
 @cli.command()
@@ -305,7 +243,8 @@ def search(
     workspace, params = _settings()
     from reelnest.commands import search as stage
 
-    print(stage.run(workspace, params, words, index, model=model, dim=dim, funnel=funnel, k=count, as_json=as_json))
+    query = stage.Query(words, count, dim, funnel)
+    print(stage.run(workspace, params, index, query, model=model, as_json=as_json))
 
 
 @cli.command()
@@ -327,7 +266,7 @@ def serve(
     def ready(address: str) -> None:
         print(f"{address} (Ctrl-C ends it)", flush=True)
 
-    stage.run(workspace, params, index, model=model, host=host, port=port, allow_hosts=allow_host, ready=ready)
+    stage.run(workspace, params, index, stage.Address(host, port, tuple(allow_host)), model=model, ready=ready)
 
 
 @cli.command()

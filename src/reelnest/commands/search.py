@@ -1,7 +1,7 @@
 """One search over an index, from the command line."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from reelnest.commands.columns import in_columns
@@ -13,22 +13,22 @@ from reelnest.stages.workspace import Workspace
 LONGEST_CELL = 60
 
 
-def run(
-    workspace: Workspace,
-    params: Params,
-    words: str,
-    index: Path,
-    *,
-    model: str | None = None,
-    dim: int | None = None,
-    funnel: bool = False,
-    k: int = 10,
-    as_json: bool = False,
-) -> str:
+@dataclass(frozen=True)
+class Query:
+    """What is searched for, and how."""
+
+    words: str
+    k: int = 10
+    dim: int | None = None
+    """None: the full width; with `funnel` the smallest dim."""
+    funnel: bool = False
+
+
+def run(workspace: Workspace, params: Params, index: Path, query: Query, *, model: str | None = None, as_json: bool = False) -> str:
     """The results as a table, or as JSON. Raises QueryError, DataError and ModelError with what to do."""
     (searcher,) = open_searchers(workspace, params, [index], model)
     try:
-        results = searcher.words(words, k, dim=dim, funnel=funnel)
+        results = searcher.words(query.words, query.k, dim=query.dim, funnel=query.funnel)
     finally:
         searcher.model.close()
     if as_json:

@@ -3,6 +3,7 @@
 import logging
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
@@ -22,30 +23,40 @@ ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 (compared with, not bound to)
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Address:
+    """Where the server listens."""
+
+    host: str
+    port: int
+    """0: a free one."""
+    allow_hosts: tuple[str, ...] = ()
+    """Further names by which browsers may ask for it."""
+
+
 def run(
     workspace: Workspace,
     params: Params,
     indexes: Sequence[Path],
+    address: Address,
     *,
     model: str | None = None,
-    host: str,
-    port: int,
-    allow_hosts: Sequence[str] = (),
     ready: Callable[[str], None],
 ) -> None:
     """Serves until SIGINT or SIGTERM. `ready` is told the address once the server listens; port 0 takes a free one.
 
     Raises DataError and ModelError for an index that cannot be opened, ConfigError where the address cannot be had.
     """
+    host = address.host
     searchers = named(open_searchers(workspace, params, indexes, model))
     megabytes = min(UPLOAD_MEGABYTES, params.validation.max_video_megabytes)
-    hosts = [*LOCAL_HOSTS, *allow_hosts, *([] if host in ANY_ADDRESS else [host])]
+    hosts = [*LOCAL_HOSTS, *address.allow_hosts, *([] if host in ANY_ADDRESS else [host])]
     app = create_app(searchers, hosts, megabytes)
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host, port), family=family)
+        listening = socket.create_server((host, address.port), family=family)
     except OSError as error:
-        raise ConfigError(f"Port {port} of {host} cannot be used ({error.strerror}). Choose another with --port or --host.") from error
+        raise ConfigError(f"Port {address.port} of {host} cannot be used ({error.strerror}). Choose another --port or --host.") from error
     config = uvicorn.Config(
         app,
         http="h11",

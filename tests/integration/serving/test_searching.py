@@ -93,7 +93,7 @@ def test_indexes_of_one_model_share_it_and_move_with_it(copy: Served) -> None:
     assert one.model is again.model
     assert one.model is not two.model
     moved = Path(shutil.move(copy.root, copy.root.with_name("moved")))
-    assert "clip/01" in stage.run(copy.workspace, PARAMS, "a red circle", moved / "one", k=21)
+    assert "clip/01" in stage.run(copy.workspace, PARAMS, moved / "one", stage.Query("a red circle", k=21))
 
 
 def test_the_command_prints_a_table_or_json(served: Served) -> None:
@@ -104,5 +104,5 @@ def test_the_command_prints_a_table_or_json(served: Served) -> None:
     assert [line.split()[0] for line in shown[1:4]] == ["1", "2", "3"]
     assert "21 videos, a shortlist with 17 dims, re-ranked with 128" in shown[-1]
     assert "not trained for 17 dims" in shown[-1]
-    found = json.loads(stage.run(served.workspace, PARAMS, "a red circle", served.root / "one", k=3, as_json=True))
+    found = json.loads(stage.run(served.workspace, PARAMS, served.root / "one", stage.Query("a red circle", k=3), as_json=True))
     assert [hit["rank"] for hit in found["hits"]] == [1, 2, 3]
