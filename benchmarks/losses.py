@@ -22,14 +22,16 @@ def _vectors(pairs: int, device: str = "cpu") -> tuple[Any, Any]:
 def _nested(pairs: int) -> Callable[[], Any]:
     import torch
 
-    from reelnest.settings import Loss
-    from reelnest.training.losses.losses import nested_losses
+    from reelnest.settings import NestedInfoNceSettings
+    from reelnest.training.losses.gather import GatheredBatch
+    from reelnest.training.losses.nested_infonce import nested_losses
 
     queries, targets = _vectors(pairs)
 
     def step() -> None:
         queries.grad = targets.grad = None
-        nested_losses(queries, targets, slice(0, pairs), None, DIMS, torch.tensor([TEMPERATURE]), settings=Loss()).sum().backward()
+        batch = GatheredBatch(queries, targets, slice(0, pairs))
+        nested_losses(batch, DIMS, torch.tensor([TEMPERATURE]), NestedInfoNceSettings()).sum().backward()
 
     return step
 

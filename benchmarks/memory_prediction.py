@@ -67,7 +67,7 @@ def random_training(params: Any, accelerator: Any) -> tuple[Any, Callable[[], An
     """The loop around a model with random weights, and what makes a step's batches for it."""
     from reelnest.backbones.architecture import backbone_config
     from reelnest.encoder.unfilled import unfilled_encoder
-    from reelnest.training.losses.contrastive_model import ContrastiveModel
+    from reelnest.training.contrastive_model import ContrastiveModel
     from reelnest.training.memory_prediction.step_memory import stand_in_training
     from reelnest.training.memory_prediction.step_shapes import stand_in_batcher, step_of
 
@@ -78,7 +78,7 @@ def random_training(params: Any, accelerator: Any) -> tuple[Any, Callable[[], An
     if params.train.gradient_checkpointing:
         encoder.enable_gradient_checkpointing()
     batcher = stand_in_batcher(params, config, _sizes(params))
-    model = ContrastiveModel(encoder, params.loss, len(params.model.dims))
+    model = ContrastiveModel(encoder, params.loss, params.model.dims)
     return stand_in_training(params, accelerator, model, batcher), lambda: step_of(params, batcher)
 
 
@@ -92,7 +92,7 @@ def measured(case: str) -> float:
     def steps(params: Any) -> None:
         training, batches = random_training(params, Accelerator(cpu=True, mixed_precision=params.train.mixed_precision))
         for _ in range(2):
-            training.step(0, batches())
+            training.take_step(0, batches())
 
     params = _params(case)
     small = params.model.tiny.model_copy(update={"hidden_size": 64, "heads": 2, "vision_hidden_size": 32, "vision_heads": 2})

@@ -48,12 +48,12 @@ def measured(case: str) -> float:
 
     # What the libraries take for themselves when they are first used is not the step's.
     training, batches = prepare(chosen["train"] | {"batch_size": 2})
-    training.step(0, batches())
+    training.take_step(0, batches())
     if whole:
         before = kilobytes("VmRSS")
         forget_peak()
         training, batches = prepare(chosen["train"])
-        training.step(0, batches())
+        training.take_step(0, batches())
         return kilobytes("VmHWM") - before
     training, batches = prepare(chosen["train"])
     made = batches()

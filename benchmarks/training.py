@@ -151,7 +151,7 @@ def _bare_loop() -> Callable[[], Figures]:
         relevant = torch.arange(order.batch_size)
         started = time.perf_counter()
         for batch in batches:
-            vectors = torch.cat([encoder(part) for part in batch.inputs])[batch.order]
+            vectors = torch.cat([encoder(part) for part in batch.inputs])[batch.inverse]
             loss = torch.zeros(())
             for dim in DIMS:
                 queries, targets = F.normalize(vectors[:, :dim], dim=1).chunk(2)

@@ -46,6 +46,8 @@ CHANGES_NO_WEIGHTS = {
     "reelnest.encoder.saved": "how a trained model is written and opened",
     "reelnest.encoder.saved_settings": "how a trained model is opened",
     "reelnest.profiling": "measures the steps",
+    "reelnest.training.checkpoint.timer": "says when a checkpoint is due",
+    "reelnest.training.figures": "names what the trackers get",
     "reelnest.training.host_memory": "gives freed memory back",
     "reelnest.training.progress": "shows how far a training is",
     "reelnest.training.tracker": "records what a step gave",

@@ -17,7 +17,7 @@ from reelnest.settings.loading import (
     load_params,
     setting_errors,
 )
-from reelnest.settings.loss import Loss, Mining
+from reelnest.settings.loss import LossSettings, Mining, NestedInfoNceSettings, register_loss_settings
 from reelnest.settings.model import Lora, Model, Tiny
 from reelnest.settings.params import Params
 from reelnest.settings.register import BehaviourPassed, Drift, Register
@@ -37,10 +37,11 @@ __all__ = [
     "Funnel",
     "Launch",
     "Lora",
-    "Loss",
+    "LossSettings",
     "MetricName",
     "Mining",
     "Model",
+    "NestedInfoNceSettings",
     "Params",
     "Positive",
     "Preprocess",
@@ -58,6 +59,7 @@ __all__ = [
     "launch_shards",
     "launch_uses_cpu",
     "load_params",
+    "register_loss_settings",
     "setting_errors",
     "tracking_uri",
     "wandb_mode",

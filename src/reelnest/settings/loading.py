@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from reelnest.errors import ConfigError
+from reelnest.settings.loss import LossSettings, loss_settings_class
 from reelnest.settings.params import Params
 from reelnest.yaml_files import YAMLError, load_yaml
 
@@ -30,7 +31,7 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     try:
         params = Params.model_validate(contents)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{path}: {line}" for line in _explain(error.errors(include_url=False)))) from None
+        raise ConfigError("\n".join(f"{path}: {line}" for line in _explain(error.errors(include_url=False), contents))) from None
     _check_processes(params, path)
     return params
 
@@ -45,7 +46,8 @@ def setting_errors(contents: Mapping[str, Any], key: str) -> list[str]:
         Params.model_validate(contents)
     except ValidationError as error:
         details = error.errors(include_url=False)
-        return _explain([detail for detail in details if detail["loc"][: len(path)] == path and detail["type"] != "extra_forbidden"])
+        chosen = [detail for detail in details if detail["loc"][: len(path)] == path and detail["type"] != "extra_forbidden"]
+        return _explain(chosen, contents)
     return []
 
 
@@ -82,14 +84,14 @@ def _check_processes(params: Params, path: Path) -> None:
         )
 
 
-def _explain(errors: Sequence[ErrorDetails]) -> list[str]:
+def _explain(errors: Sequence[ErrorDetails], contents: Mapping[str, Any]) -> list[str]:
     lines = []
     for detail in errors:
         # pydantic adds the names of union members to the path; only keys of the file help the reader.
         keys = [str(part) for part in detail["loc"] if not _is_union_tag(part)]
         where = ".".join(keys)
         if detail["type"] == "extra_forbidden":
-            known = _known_keys(keys[:-1])
+            known = _known_keys(keys[:-1], contents)
             near = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
             advice = f"did you mean {'.'.join([*keys[:-1], near[0]])}?" if near else f"known here: {', '.join(known)}."
             lines.append(f"{where}: unknown setting; {advice}")
@@ -105,11 +107,13 @@ def _is_union_tag(part: Any) -> bool:
     return isinstance(part, str) and ("[" in part or "(" in part or part in ("int", "float", "str", "tuple"))
 
 
-def _known_keys(path: list[str]) -> list[str]:
+def _known_keys(path: list[str], contents: Mapping[str, Any]) -> list[str]:
     section: type[BaseModel] = Params
     for key in path:
         for name, field in section.model_fields.items():
             if key in (name, field.alias):
                 kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
                 section = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
+                if section is LossSettings:
+                    section = loss_settings_class(contents[key])
     return [field.alias or name for name, field in section.model_fields.items()]

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from reelnest.settings.data import Data, Preprocess, Validate
 from reelnest.settings.evaluate import Evaluate
-from reelnest.settings.loss import Loss, Mining
+from reelnest.settings.loss import LossSection, Mining, NestedInfoNceSettings
 from reelnest.settings.model import Model
 from reelnest.settings.register import Drift, Register
 from reelnest.settings.runs import Launch, Runs, Tracking
@@ -22,7 +22,7 @@ class Params(Section):
     preprocess: Preprocess = Preprocess()
     model: Model = Model()
     train: Train = Train()
-    loss: Loss = Loss()
+    loss: LossSection = NestedInfoNceSettings()
     mining: Mining = Mining()
     evaluate: Evaluate = Evaluate()
     registration: Register = Field(Register(), alias="register")

@@ -45,6 +45,8 @@ class Train(Section):
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Evaluate and save a moving average of the weights that keeps so much of itself each step (0.99, 0.999); null for the weights."""
     keep_checkpoints: Positive = 2
+    checkpoint_every_minutes: Annotated[float, Field(gt=0)] | None = 30.0
+    """Save a checkpoint when the last one is so old, at the end of a step; null: only at evaluations, and when training is stopped."""
     trackers: tuple[Literal["mlflow", "tensorboard", "wandb"], ...] = Field(("mlflow", "tensorboard"), strict=False)
     log_every_steps: Positive = 10
     profile_steps: Annotated[tuple[Positive, Positive], Field(strict=False)] | None = None

@@ -4,11 +4,10 @@ Usage, as `reelnest train` does it: `accelerate launch --config_file configs/acc
 reelnest.stages.train`
 """
 
-import hashlib
-import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,10 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 
-from reelnest.atomic_files import whole_folder, write_json
-from reelnest.backbones.registry import TINY, family_of
-from reelnest.backbones.tiny import build_tiny
+from reelnest.atomic_files import write_json
+from reelnest.backbones.registry import family_of
 from reelnest.encoder.batches import Batcher
-from reelnest.encoder.encoder import load_encoder
+from reelnest.encoder.encoder import Encoder, load_encoder
 from reelnest.encoder.saved import save_model
 from reelnest.errors import Interrupted
 from reelnest.evaluation.evaluation import Evaluation
@@ -35,20 +33,35 @@ from reelnest.registry.tracking import open_trackers
 from reelnest.settings import Params, launch_uses_cpu, load_params, tracking_uri
 from reelnest.stages.training_inputs import check_precision
 from reelnest.stages.workspace import Workspace
-from reelnest.store.prepared import Pairs, Prepared, fields_text
+from reelnest.store.prepared import Pairs, Prepared
+from reelnest.training.base_model import base_model
 from reelnest.training.batches.negatives import ExtraNegatives
 from reelnest.training.batches.pair_batches import PairBatcher
 from reelnest.training.batches.sampler import BatchOrder, negative_anchors
 from reelnest.training.checkpoint.checkpoints import Checkpoints, data_digest, training_key
+from reelnest.training.contrastive_model import ContrastiveModel
 from reelnest.training.distributed import shard_layers
 from reelnest.training.frozen import FROZEN_FOLDER, keep_frozen
 from reelnest.training.host_memory import keep_freed_memory
-from reelnest.training.loop import Outcome, Training
-from reelnest.training.losses.contrastive_model import ContrastiveModel
-from reelnest.training.progress import Progress
+from reelnest.training.loop import Outcome, Training, TrainingData
 from reelnest.training.tracker import Trackers
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """What a training begins with, before there is a model."""
+
+    workspace: Workspace
+    params: Params
+    accelerator: Accelerator
+    prepared: Prepared
+    pairs: Pairs
+    """Those that are trained on."""
+    order: BatchOrder
+    checkpoints: Checkpoints
+    trackers: Trackers
 
 
 def run(workspace: Workspace, params: Params) -> None:
@@ -75,7 +88,7 @@ def run(workspace: Workspace, params: Params) -> None:
         trackers = open_trackers(params, workspace.work, key, checkpoints.read_runs(), _tags(workspace, accelerator))
         checkpoints.write_runs(trackers.runs)
     try:
-        _train(workspace, params, accelerator, prepared, pairs, order, checkpoints, trackers)
+        _train(_Setup(workspace, params, accelerator, prepared, pairs, order, checkpoints, trackers))
     except BaseException as error:
         trackers.close("KILLED" if isinstance(error, Interrupted | KeyboardInterrupt) else "FAILED")
         raise
@@ -90,17 +103,9 @@ def main(_arguments: Sequence[str]) -> None:
     PartialState().destroy_process_group()
 
 
-def _train(
-    workspace: Workspace,
-    params: Params,
-    accelerator: Accelerator,
-    prepared: Prepared,
-    pairs: Pairs,
-    order: BatchOrder,
-    checkpoints: Checkpoints,
-    trackers: Trackers,
-) -> None:
-    base = _base(workspace, params, prepared, pairs, accelerator)
+def _train(setup: _Setup) -> None:
+    workspace, params, accelerator = setup.workspace, setup.params, setup.accelerator
+    base = base_model(params, setup.prepared, setup.pairs, accelerator, workspace.work)
     # The same on all processes: they must begin with the same new weights (adapters, projection).
     torch.manual_seed(params.train.seed)
     encoder, tokenizer = load_encoder(params.model, base, training=True)
@@ -108,83 +113,60 @@ def _train(
         encoder.enable_gradient_checkpointing()
     if params.train.compile:
         encoder.to(accelerator.device).compile_layers()
-    model = ContrastiveModel(encoder, params.loss, len(params.model.dims))
+    model = ContrastiveModel(encoder, params.loss, params.model.dims)
     parameters = {
         "total": sum(parameter.numel() for parameter in model.parameters()),
         "trainable": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
     }
+    data = _data(setup, encoder, tokenizer)
+    training = Training(params, accelerator, model, data, setup.checkpoints, setup.trackers)
+    _log_start(setup, parameters, has_validation=data.evaluate is not None)
+    outcome = training.run(workspace.work / "progress.json" if accelerator.is_main_process else None)
+    if accelerator.is_main_process:
+        _save_candidate(setup, base)
+        _report(setup, parameters, outcome)
+        for path in (workspace.reports / "training.json", workspace.reports / "training.csv"):
+            setup.trackers.log_artifact(path, "reports")
+        setup.trackers.log_artifact(setup.checkpoints.best, "checkpoints")
+        setup.checkpoints.finish()
+        log.info(
+            "training: %d steps of %d pairs in %.0f s, %.1f pairs a second; best after step %d: %s",
+            outcome.history.rows[-1].step,
+            setup.order.batch_size,
+            outcome.seconds,
+            outcome.pairs_per_second,
+            outcome.best.step,
+            workspace.candidate,
+        )
+
+
+def _data(setup: _Setup, encoder: Encoder, tokenizer: Any) -> TrainingData:
+    """The batches of the training split with their extra negatives, and the evaluation of the validation split."""
+    params, accelerator, pairs = setup.params, setup.accelerator, setup.pairs
     batcher = Batcher(tokenizer, params.model, encoder.family)
-    prepared = keep_frozen(
-        prepared, data_digest(workspace.prepared), encoder, tokenizer, params, accelerator, workspace.work / FROZEN_FOLDER
-    )
+    digest, cache = data_digest(setup.workspace.prepared), setup.workspace.work / FROZEN_FOLDER
+    prepared = keep_frozen(setup.prepared, digest, encoder, tokenizer, params, accelerator, cache)
 
     def evaluate() -> Evaluation:
         return evaluate_split(
             prepared, "validation", encoder, batcher, params.model.dims, params.evaluate.batch_size, params.evaluate.depth
         )
 
-    def make_progress(done_steps: int) -> Progress:
-        return Progress(
-            workspace.work / "progress.json" if accelerator.is_main_process else None,
-            epochs=params.train.epochs,
-            steps=training.total_steps,
-            pairs=params.train.epochs * order.batches * order.batch_size,
-            done_pairs=training.pairs_in(done_steps),
-        )
-
     negatives = None
     if params.mining.negatives_per_pair:
-        negatives = ExtraNegatives(
-            prepared,
-            pairs,
-            encoder,
-            batcher,
-            params.mining,
-            steps_per_epoch=order.steps_per_epoch(params.train.accumulation_steps),
-            seed=params.train.seed,
-            dim=params.model.dims[-1],
-            roles_differ=params.model.query_instruction != params.model.target_instruction,
-        )
-    has_validation = len(prepared.pairs("validation")) > 0
+        steps_per_epoch = setup.order.steps_per_epoch(params.train.accumulation_steps)
+        negatives = ExtraNegatives(prepared, pairs, encoder, batcher, params, steps_per_epoch)
     pair_batcher = PairBatcher(
         prepared,
         pairs,
         batcher,
         accelerator.process_index,
         accelerator.num_processes,
-        micro_batch_size=params.train.micro_batch_size,
         negatives=negatives,
-        same_side=params.loss.same_side_negatives,
+        intra_modal=params.loss.needs_intra_modal_relations,
     )
-    training = Training(
-        params,
-        accelerator,
-        model,
-        pair_batcher,
-        order,
-        checkpoints,
-        trackers,
-        evaluate if has_validation else None,
-        negatives,
-    )
-    _tell(params, order, pairs, parameters, accelerator, has_validation=has_validation)
-    outcome = training.run(make_progress)
-    if accelerator.is_main_process:
-        _save_candidate(workspace, params, base, checkpoints, trackers)
-        _report(workspace, params, order, pairs, parameters, accelerator, outcome)
-        for path in (workspace.reports / "training.json", workspace.reports / "training.csv"):
-            trackers.log_artifact(path, "reports")
-        trackers.log_artifact(checkpoints.best, "checkpoints")
-        checkpoints.finish()
-        log.info(
-            "training: %d steps of %d pairs in %.0f s, %.1f pairs a second; best after step %d: %s",
-            outcome.history.rows[-1].step,
-            order.batch_size,
-            outcome.seconds,
-            outcome.pairs_per_second,
-            outcome.best.step,
-            workspace.candidate,
-        )
+    has_validation = len(prepared.pairs("validation")) > 0
+    return TrainingData(pair_batcher, setup.order, evaluate if has_validation else None, negatives)
 
 
 def _accelerator(workspace: Workspace, params: Params) -> Accelerator:
@@ -214,31 +196,8 @@ def _tags(workspace: Workspace, accelerator: Accelerator) -> dict[str, str]:
     }
 
 
-def _base(workspace: Workspace, params: Params, prepared: Prepared, pairs: Pairs, accelerator: Accelerator) -> str | Path:
-    """Where the weights come from: for `tiny`, a folder under `work/` that the main process builds while the others wait."""
-    if params.model.name_or_path != TINY:
-        return params.model.name_or_path
-    texts = sorted(set(_texts(prepared, pairs)) | {params.model.query_instruction, params.model.target_instruction})
-    parts = [params.model.tiny.model_dump(mode="json"), params.train.seed, version("reelnest"), version("transformers"), texts]
-    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-    folder = workspace.work / f"tiny-{key}"
-    with accelerator.main_process_first():
-        if not folder.is_dir():
-            with whole_folder(folder) as aside:
-                build_tiny(aside, texts, params.model.tiny, params.train.seed)
-    return folder
-
-
-def _texts(prepared: Prepared, pairs: Pairs) -> Iterator[str]:
-    """What the training split's texts and videos say in words. A tokenizer trained on more would have seen the test split."""
-    for index in np.unique(np.concatenate([pairs.queries, pairs.targets])):
-        item = prepared.item(int(index))
-        yield item.key if item.kind == "text" else fields_text(item.fields)
-
-
-def _tell(
-    params: Params, order: BatchOrder, pairs: Pairs, parameters: dict[str, int], accelerator: Accelerator, *, has_validation: bool
-) -> None:
+def _log_start(setup: _Setup, parameters: dict[str, int], *, has_validation: bool) -> None:
+    params, order, pairs, accelerator = setup.params, setup.order, setup.pairs, setup.accelerator
     log.info(
         "training: %d pairs in batches of %d, %d epochs of %d batches, %d processes on %s, %d of %d parameters",
         len(pairs),
@@ -261,36 +220,27 @@ def _tell(
         log.warning("training: there is no validation split, so the last weights are taken for the best, and train.patience ends nothing")
 
 
-def _save_candidate(workspace: Workspace, params: Params, base: str | Path, checkpoints: Checkpoints, trackers: Trackers) -> None:
-    """Puts the best weights into a fresh copy of the base: one way for whole, sharded and resumed models, and for a finished training."""
+def _save_candidate(setup: _Setup, base: str | Path) -> None:
+    """Puts the best weights into a new copy of the base: one way for unsharded, sharded and resumed models, and for a finished training."""
+    params, runs = setup.params, setup.trackers.runs
     encoder, tokenizer = load_encoder(params.model, base, training=True)
-    model = ContrastiveModel(encoder, params.loss, len(params.model.dims))
-    checkpoints.load_best_into(model)
-    save_model(workspace.candidate, encoder, tokenizer, params.model, params.preprocess, params.data.text_fields)
-    found: dict[str, Any] = {"experiment": None, "run_id": None, "tracking_uri": None}
-    if "mlflow" in trackers.runs:
-        found = {
-            "experiment": params.tracking.experiment,
-            "run_id": trackers.runs["mlflow"],
-            "tracking_uri": without_credentials(tracking_uri(params)),
-        }
-    write_json(workspace.candidate / "run.json", found)
+    setup.checkpoints.load_best_into(ContrastiveModel(encoder, params.loss, params.model.dims))
+    candidate = setup.workspace.candidate
+    save_model(candidate, encoder, tokenizer, params.model, params.preprocess, params.data.text_fields)
+    run: dict[str, str | None] = {"experiment": None, "run_id": None, "tracking_uri": None}
+    if "mlflow" in runs:
+        uri = without_credentials(tracking_uri(params))
+        run = {"experiment": params.tracking.experiment, "run_id": runs["mlflow"], "tracking_uri": uri}
+    write_json(candidate / "run.json", run)
 
 
-def _report(
-    workspace: Workspace,
-    params: Params,
-    order: BatchOrder,
-    pairs: Pairs,
-    parameters: dict[str, int],
-    accelerator: Accelerator,
-    outcome: Outcome,
-) -> None:
+def _report(setup: _Setup, parameters: dict[str, int], outcome: Outcome) -> None:
+    params, reports = setup.params, setup.workspace.reports
     last = outcome.history.rows[-1]
     report = {
-        "pairs": len(pairs),
-        "batch_size": order.batch_size,
-        "processes": accelerator.num_processes,
+        "pairs": len(setup.pairs),
+        "batch_size": setup.order.batch_size,
+        "processes": setup.accelerator.num_processes,
         "epochs": params.train.epochs,
         "steps": last.step,
         "seed": params.train.seed,
@@ -305,7 +255,7 @@ def _report(
             "value": outcome.best.value,
         },
         "stopped_early": last.epoch < params.train.epochs,
-        "validation": [{"epoch": found.epoch, "step": found.step, "metrics": found.metrics} for found in outcome.validations],
+        "validation": [asdict(validation) for validation in outcome.validations],
         "speed": {
             "pairs_per_second": round(outcome.pairs_per_second, 1),
             "seconds": round(outcome.seconds, 1),
@@ -313,5 +263,5 @@ def _report(
             "breakdown": outcome.breakdown.report() if outcome.breakdown is not None else None,
         },
     }
-    write_json(workspace.reports / "training.json", report)
-    outcome.history.write_csv(workspace.reports / "training.csv")
+    write_json(reports / "training.json", report)
+    outcome.history.write_csv(reports / "training.csv")

@@ -1,5 +1,6 @@
 """Training.
 
-In: an encoder, `prepared/`, the settings and a tracker. Out: the trained weights, their checkpoints and the loss of each step. Here are
-the loop and what one step does; losses, batches, checkpoints and the memory prediction have packages of their own. Open `loop.py` first.
+In: an encoder, `prepared/`, the settings and a tracker. Out: the trained weights, their checkpoints and the loss of each step. Open
+`loop.py` first, then `step.py` (an optimizer step) and `gradients/step_gradients.py` (batch, vectors, losses, gradients). Losses, batches,
+gradients, checkpoints and the memory prediction have packages of their own; `snapshot.py` writes a training into a checkpoint.
 """

@@ -3,7 +3,7 @@
 import signal
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.distributed as dist
@@ -77,19 +77,13 @@ def all_agree(holds: bool) -> bool:
 
 
 class StopRequest:
-    """Turns SIGTERM into a stop that all processes make after the same step.
-
-    A launcher tells its processes one after the other, so they may see the signal in different steps; one that stops alone leaves the
-    others waiting in a collective for ever. Each step therefore starts a tiny reduction over gloo and reads the one that the step before
-    started: nobody waits, and all learn of a request in the same step, at most one later.
-    """
+    """Notes SIGTERM instead of ending at once, while the block lasts."""
 
     def __init__(self) -> None:
-        self._requested = False
+        self.is_made = False
+        self.is_followed = False
+        """Whether this process stops now; set by the training, once all processes agree."""
         self._previous: Any = None
-        self._stopping = False
-        self._group = dist.new_group(backend="gloo") if world()[1] > 1 else None
-        self._pending: tuple[Any, Tensor] | None = None
 
     def __enter__(self) -> Self:
         try:
@@ -100,22 +94,43 @@ class StopRequest:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._previous is not None and not self._stopping:
+        if self._previous is not None and not self.is_followed:
             # While a process stops, it closes its trackers: another SIGTERM, as torch sends when one rank ends, must not end it.
             signal.signal(signal.SIGTERM, self._previous)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        self._requested = True
+        self.is_made = True
 
-    def agreed(self) -> bool:
-        """Whether all processes stop after this step. Every process calls it once a step."""
+
+class Decision(NamedTuple):
+    """What all processes do after the same step."""
+
+    stop: bool
+    checkpoint: bool
+
+
+class StepVotes:
+    """Turns what one process wants into what all processes do after the same step.
+
+    A launcher signals its processes one after the other, and their clocks differ, so they may want a thing in different steps; one that
+    stops, or saves, alone leaves the others waiting in a collective for ever. Each step therefore starts a tiny reduction over gloo and
+    reads the one that the step before started: nobody waits, and all learn of a wish in the same step, at most one later.
+    """
+
+    def __init__(self) -> None:
+        self._group = dist.new_group(backend="gloo") if world()[1] > 1 else None
+        self._pending: tuple[Any, Tensor] | None = None
+
+    def decide(self, *, stop: bool, checkpoint: bool) -> Decision:
+        """What is done after this step, given what this process wants. Every process calls it once a step."""
         if self._group is None:
-            self._stopping = self._requested
-            return self._stopping
+            return Decision(stop, checkpoint)
+        decision = Decision(stop=False, checkpoint=False)
         if self._pending is not None:
-            work, flag = self._pending
+            work, votes = self._pending
             work.wait()
-            self._stopping = bool(flag.item())
-        flag = torch.tensor([int(self._requested)], dtype=torch.int32)
-        self._pending = (dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group, async_op=True), flag)
-        return self._stopping
+            decision = Decision(*votes.bool().tolist())
+        # What happens now is not asked for once more.
+        votes = torch.tensor([stop, checkpoint and not decision.checkpoint], dtype=torch.int32)
+        self._pending = (dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self._group, async_op=True), votes)
+        return decision

@@ -35,6 +35,7 @@ SETTINGS: dict[str, Any] = {
     "accumulation_steps": 2,
     "ema_decay": 0.9,
     "patience": 7,
+    "checkpoint_every_minutes": 0.005,
 }
 LONGEST_SECONDS = 120.0
 OUTPUTS = ("reports/training.csv", "models/candidate/model.safetensors")

@@ -10,19 +10,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from reelnest.settings import Loss
+from reelnest.settings import NestedInfoNceSettings
 from reelnest.training.distributed import gather_with_gradient, world
-from reelnest.training.losses.losses import nested_losses
+from reelnest.training.losses.gather import GatheredBatch
+from reelnest.training.losses.nested_infonce import nested_losses
 
 DIMS = (4, 6, 16)
 PAIRS, EXTRAS = 10, 4
 CASES = {
-    "alone": Loss(),
-    "all": Loss(same_side_negatives=True, false_negative_margin=0.1, graded_relevance=True),
+    "alone": NestedInfoNceSettings(),
+    "all": NestedInfoNceSettings(intra_modal_negatives=True, false_negative_margin=0.1, graded_relevance=True),
 }
 
 
-def figures(settings: Loss) -> dict[str, Tensor]:
+def figures(settings: NestedInfoNceSettings) -> dict[str, Tensor]:
     """Losses, and the gradients of their mean over processes, as DDP would make it; of a process's own vectors, of its share of them."""
     rank, processes = world()
     numbers = torch.Generator().manual_seed(0)
@@ -37,19 +38,17 @@ def figures(settings: Loss) -> dict[str, Tensor]:
     own = [part.unflatten(0, (processes, -1))[rank].requires_grad_() for part in (queries, targets, extras)]
     temperature = torch.tensor([0.1], requires_grad=True)
     everyones = [gather_with_gradient(part).flatten(0, 1) for part in own]
-    losses = nested_losses(
+    batch = GatheredBatch(
         own[0],
         torch.cat([everyones[1], everyones[2]]),
         rows,
         related[rows],
-        DIMS,
-        temperature,
-        settings=settings,
-        relevance=relevance[rows],
-        all_queries=everyones[0],
-        related_queries=related_queries[rows],
-        related_targets=related_targets[rows],
+        relevance[rows],
+        everyones[0],
+        related_queries[rows],
+        related_targets[rows],
     )
+    losses = nested_losses(batch, DIMS, temperature, settings)
     (losses * torch.tensor([1.0, 2.0, 3.0])).sum().backward()  # type: ignore[no-untyped-call]
     found = {"losses": losses.detach()}
     for name, tensor in zip(("queries", "targets", "extras", "temperature"), [*own, temperature], strict=True):

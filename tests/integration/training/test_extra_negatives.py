@@ -13,11 +13,10 @@ from reelnest.backbones.tiny import build_tiny
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.encoder import load_encoder
 from reelnest.errors import Interrupted
-from reelnest.settings import Mining, Model, Tiny
+from reelnest.settings import Mining, Model, Params, Tiny
 from reelnest.store.prepared import Prepared
-from reelnest.training import loop
 from reelnest.training.batches.negatives import ExtraNegatives
-from reelnest.training.distributed import StopRequest
+from reelnest.training.distributed import Decision, StepVotes
 from tests.integration.training.training_workspace import TINY, rows, run, write_workspace
 
 # 6 steps an epoch: renewed before the first step, mined at steps 6, 8 and 16.
@@ -55,16 +54,10 @@ def test_batches_without_repeats_are_asked_for_in_the_settings(unbroken: Path, p
 def test_a_training_stopped_between_two_minings_goes_on_as_if_nothing_had_happened(
     stop_after: int, unbroken: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class StopThere(StopRequest):
-        steps = 0
-
-        def agreed(self) -> bool:
-            self.steps += 1
-            return self.steps == stop_after
-
     root = workspace(tmp_path / "checkout", prepared, MINING, no_duplicates=True)
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "StopRequest", StopThere)
+        steps = iter(range(1, 100))
+        patched.setattr(StepVotes, "decide", lambda *_, **__: Decision(stop=next(steps) == stop_after, checkpoint=False))
         with pytest.raises(Interrupted, match=f"after step {stop_after} of"):
             run(root)
     run(root)
@@ -81,9 +74,9 @@ def test_queries_are_embedded_as_queries_where_the_roles_read_differently(prepar
     encoder, tokenizer = load_encoder(model, tmp_path / "base", training=True)
     opened = Prepared.open(prepared)
     pairs = opened.pairs("train")
-    settings = Mining(negatives_per_pair=1, ranks=(1, 1))
+    params = Params(model=model, mining=Mining(negatives_per_pair=1, ranks=(1, 1)))
     batcher = Batcher(tokenizer, model, FAMILY)
-    negatives = ExtraNegatives(opened, pairs, encoder, batcher, settings, steps_per_epoch=6, seed=0, dim=32, roles_differ=True)
+    negatives = ExtraNegatives(opened, pairs, encoder, batcher, params, steps_per_epoch=6)
     negatives.renew(0)
     items = np.unique(np.concatenate([pairs.queries, pairs.targets]))
     encoder.eval()

@@ -12,7 +12,7 @@ import torch
 from reelnest.encoder.batches import Batch
 from reelnest.encoder.encoder import Encoder
 from reelnest.errors import ConfigError, Interrupted, TrainingError
-from reelnest.training.distributed import StopRequest
+from reelnest.training.distributed import Decision, StepVotes
 from tests.integration.training.training_workspace import rows, run, write_workspace
 
 # Dropout, so that random numbers matter; AdamW, since Muon makes much of rounding.
@@ -75,8 +75,8 @@ def test_a_resumed_training_goes_on_in_the_smaller_micro_batches(prepared: Path,
     unbroken = losses(write_workspace(tmp_path / "unbroken", prepared, model=MODEL, **ADAPTIVE))
     root = write_workspace(tmp_path / "stopped", prepared, model=MODEL, **ADAPTIVE)
     with monkeypatch.context() as changed:
-        calls: list[None] = []
-        changed.setattr(StopRequest, "agreed", lambda _self: calls.append(None) or len(calls) == 3)  # type: ignore[func-returns-value]
+        steps = iter(range(1, 100))
+        changed.setattr(StepVotes, "decide", lambda *_, **__: Decision(stop=next(steps) == 3, checkpoint=False))
         with pytest.raises(Interrupted):
             losses(root)
     # Enough memory now: it must not go back to the settings' size, or the losses would differ in their last bits.

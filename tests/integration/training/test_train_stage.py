@@ -61,14 +61,14 @@ def test_another_seed_gives_other_losses(trained: Path, prepared: Path, tmp_path
 
 
 def test_the_settings_of_the_loss_are_those_that_train(trained: Path, prepared: Path, tmp_path: Path) -> None:
-    others: dict[str, Any] = {"same_side_negatives": True, "false_negative_margin": 0.0, "temperature": 0.1}
+    others: dict[str, Any] = {"intra_modal_negatives": True, "false_negative_margin": 0.0, "temperature": 0.1}
     root = write_workspace(tmp_path / "checkout", prepared, loss={"dim_weights": "learnt", "learn_temperature": True, **others}, epochs=2)
     run(root)
     assert rows(root)[0]["loss_8"] != rows(trained)[0]["loss_8"]
     assert float(rows(root)[0]["temperature"]) == pytest.approx(0.1)
     assert rows(root)[-1]["temperature"] != rows(root)[0]["temperature"]
     [weights] = root.glob("work/checkpoints/*/best.safetensors")
-    assert float(load_file(weights)["log_variances"].abs().min()) > 0
+    assert float(load_file(weights)["objective.dim_weights.log_variances"].abs().min()) > 0
 
 
 def test_a_finished_training_gives_its_model_again_without_a_step(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +76,7 @@ def test_a_finished_training_gives_its_model_again_without_a_step(trained: Path,
     shutil.copytree(trained, root, symlinks=True)
     for output in ("models", "reports"):
         shutil.rmtree(root / output)
-    monkeypatch.setattr(loop.Training, "step", None)
+    monkeypatch.setattr(loop.Training, "take_step", None)
     run(root)
     assert rows(root) == rows(trained)
     assert training_report(root) == training_report(trained)

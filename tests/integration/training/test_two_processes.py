@@ -101,7 +101,7 @@ def check_gradients(two: dict[str, Tensor], one: dict[str, Tensor]) -> None:
 
 
 def test_the_temperature_is_trained(of_two: Path) -> None:
-    assert float(load(of_two, "all_trained")["gradient log_scale"].abs()) > 0
+    assert float(load(of_two, "all_trained")["gradient objective.loss.log_scale"].abs()) > 0
 
 
 def test_a_sharded_model_gives_what_a_whole_one_does_and_resumes(of_two: Path, prepared: Path, base: Path) -> None:
@@ -150,6 +150,13 @@ def test_a_sharded_training_keeps_its_parts_apart_and_goes_on_to_the_last_bit(of
     whole = 4 * sum(tensor.numel() * 4 for tensor in load_file(base / "model.safetensors").values())
     for part in folder.glob("*.part-*"):
         assert 0.4 * whole < part.stat().st_size < 0.7 * whole
+
+
+def test_processes_save_and_stop_after_the_same_step_whoever_wants_it(of_two: Path) -> None:
+    one, two = (torch.load(of_two / f"decisions-{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert one == two
+    assert [step for step, (_, checkpoint) in enumerate(one, 1) if checkpoint] == [4]
+    assert [step for step, (stop, _) in enumerate(one, 1) if stop] == [8, 9, 10]
 
 
 def test_a_killed_process_ends_the_whole_training_and_leaves_no_outputs(killed: int) -> None:

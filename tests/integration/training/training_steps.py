@@ -41,12 +41,11 @@ from reelnest.training.checkpoint.checkpoints import (
     optimizer_state,
     trainable_state,
 )
-from reelnest.training.distributed import mean_over_processes
+from reelnest.training.contrastive_model import ContrastiveModel
+from reelnest.training.distributed import Decision, StepVotes, mean_over_processes
 from reelnest.training.frozen import keep_frozen
-from reelnest.training.gradient_cache import GradientCache
-from reelnest.training.loop import Training, whole_root
-from reelnest.training.losses.contrastive_model import ContrastiveModel, contrastive_losses
-from reelnest.training.losses.losses import LossScales, weighted
+from reelnest.training.gradients.gradient_cache import GradientCache, ModelCalls
+from reelnest.training.loop import Training, TrainingData, unsharded
 from reelnest.training.tracker import Trackers
 from tests.integration.training.training_workspace import TINY
 
@@ -63,7 +62,7 @@ def settings(case: str) -> Params:
         loss["dim_weights"] = "learnt"
     if case == "mean_pooled_projection":
         model |= {"pooling": "mean", "projection": 48, "freeze": "backbone"}
-        loss |= {"dim_weights": "random", "same_side_negatives": True, "false_negative_margin": 0.2, "graded_relevance": True}
+        loss |= {"dim_weights": "random", "intra_modal_negatives": True, "false_negative_margin": 0.2, "graded_relevance": True}
     if case in ("accumulated", "cached"):
         train["accumulation_steps"] = 3
     if case == "cached":
@@ -90,7 +89,7 @@ def model_of(params: Params, base: Path) -> tuple[ContrastiveModel, Any]:
     for name, parameter in encoder.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
-    return ContrastiveModel(encoder, params.loss, len(params.model.dims)), tokenizer
+    return ContrastiveModel(encoder, params.loss, params.model.dims), tokenizer
 
 
 def little_memory() -> Callable[[torch.nn.Module, tuple[Batch]], None]:
@@ -117,7 +116,6 @@ def figures(case: str, prepared_folder: Path, base: Path) -> dict[str, Tensor]:
     prepared = Prepared.open(prepared_folder)
     pairs = prepared.pairs("train")
     model, tokenizer = model_of(params, base)
-    same_side = params.loss.same_side_negatives
     rank, processes = accelerator.process_index, accelerator.num_processes
     batcher = PairBatcher(
         prepared,
@@ -125,19 +123,18 @@ def figures(case: str, prepared_folder: Path, base: Path) -> dict[str, Tensor]:
         Batcher(tokenizer, params.model, FAMILY),
         rank,
         processes,
-        micro_batch_size=params.train.micro_batch_size if processes > 1 else None,
         negatives=(lambda row: np.array([3 * row, 5 * row + 1]) % len(prepared)) if case in ("lora", "cached") else None,
-        same_side=same_side,
+        intra_modal=params.loss.needs_intra_modal_relations,
     )
-    training = Training(
-        params, accelerator, model, batcher, BatchOrder(len(pairs), 12, 5), Checkpoints(Path("unused"), "key"), Trackers(), None
-    )
+    data = TrainingData(batcher, BatchOrder(len(pairs), 12, 5))
+    training = Training(params, accelerator, model, data, Checkpoints(Path("unused"), "key"), Trackers())
+    training.state.micro_batch_size = params.train.micro_batch_size if processes > 1 else None
     if case == "adaptive" and rank == 1:
         model.encoder.register_forward_pre_hook(little_memory())
-    loss, losses, _ = training.gradients([batcher(rows) for rows in batches(case, prepared, pairs)], 0)
+    losses = training.step.gradients([batcher(rows) for rows in batches(case, prepared, pairs)], training.state)
     if case == "adaptive":
-        assert batcher.micro_batch_size == (1 if processes > 1 else None)
-    found = {"loss": mean_over_processes(loss), "losses": mean_over_processes(losses)}
+        assert training.state.micro_batch_size == (1 if processes > 1 else None)
+    found = {"loss": mean_over_processes(losses.total), "losses": mean_over_processes(losses.by_dim)}
     for name, parameter in training.model.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None, name
@@ -167,23 +164,23 @@ def sharded_training(prepared_folder: Path, base: Path, folder: Path) -> dict[st
         shard(model)
         accelerator = Accelerator(cpu=True)
         accelerator.prepare_model = lambda model, **_: model  # type: ignore[method-assign]  # accelerate itself shards on GPUs alone
-        batcher = PairBatcher(prepared, pairs, Batcher(tokenizer, params.model, FAMILY), dist.get_rank(), 2, micro_batch_size=4)
-        order = BatchOrder(len(pairs), 12, 5)
-        return Training(params, accelerator, model, batcher, order, Checkpoints(folder, "sharded"), Trackers(), None)
+        batcher = PairBatcher(prepared, pairs, Batcher(tokenizer, params.model, FAMILY), dist.get_rank(), 2)
+        data = TrainingData(batcher, BatchOrder(len(pairs), 12, 5))
+        return Training(params, accelerator, model, data, Checkpoints(folder, "sharded"), Trackers())
 
     def losses(training: Training, steps: slice) -> Tensor:
         for batch in rows[steps]:
-            training.step(0, [training._batcher(batch)])
+            training.take_step(0, training._make_step(batch[None]))
         return torch.tensor([row.losses for row in training._history.flush()])
 
     unbroken = training()
     first = losses(unbroken, slice(0, 1))
-    unbroken._save()
-    average = unbroken._ema.state()["averages"]["encoder.backbone.language_model.norm.weight"]  # type: ignore[union-attr]
+    unbroken._snapshots.save(unbroken.state)
+    average = unbroken.step.ema.state()["averages"]["encoder.backbone.language_model.norm.weight"]  # type: ignore[union-attr]
     rest = losses(unbroken, slice(1, 3))
     resumed = training()
-    resumed._resume()
-    again = resumed._ema.state()["averages"]["encoder.backbone.language_model.norm.weight"]  # type: ignore[union-attr]
+    resumed.resume()
+    again = resumed.step.ema.state()["averages"]["encoder.backbone.language_model.norm.weight"]  # type: ignore[union-attr]
     return {"first": first, "rest": rest, "resumed": losses(resumed, slice(1, 3)), "average": average, "average again": again}
 
 
@@ -200,27 +197,25 @@ def sharded_figures(prepared_folder: Path, base: Path) -> dict[str, Tensor]:
 
     model, tokenizer, optimizer = sharded_model()
     batcher = Batcher(tokenizer, params.model, FAMILY)
-    make = PairBatcher(prepared, pairs, batcher, dist.get_rank(), 2, micro_batch_size=2)
-    batch = make(batches("all_trained", prepared, pairs)[0])
+    make = PairBatcher(prepared, pairs, batcher, dist.get_rank(), 2)
+    batch = make(batches("all_trained", prepared, pairs)[0], 2)
 
     def step(model: ContrastiveModel, optimizer: torch.optim.Optimizer) -> Tensor:
-        seen = []
-
-        def loss(vectors: Tensor, scales: LossScales) -> Tensor:
-            seen.append(contrastive_losses(vectors[batch.order], scales.temperature, batch, params.model.dims, params.loss))
-            return weighted(seen[0], params.loss.dim_weights)
-
         optimizer.zero_grad()
-        GradientCache(model, torch.device("cpu"))(batch.inputs, loss, synchronise=True)
+        passes = GradientCache(ModelCalls(model, torch.device("cpu")))
+        embedded = passes.embed(batch.inputs, synchronise=True)
+        losses = model.losses(embedded.vectors[batch.inverse], embedded.learnt, batch, (0,))
+        losses.total.backward()  # type: ignore[no-untyped-call]
+        passes.backward(batch.inputs, embedded, synchronise=True)
         optimizer.step()
-        return mean_over_processes(seen[0])
+        return mean_over_processes(losses.by_dim)
 
     first = step(model, optimizer)
     gradients = {name: parameter.grad.full_tensor() for name, parameter in model.named_parameters() if isinstance(parameter.grad, DTensor)}
     weights, state = trainable_state(model), copy.deepcopy(optimizer_state(model, optimizer))
     ema = Ema(model, 0.5)
     found = {"losses": first, **{f"weight {name}": value for name, value in weights.items()}}
-    with whole_root(model):
+    with unsharded(model):
         evaluation = evaluate_split(prepared, "validation", model.encoder, batcher, params.model.dims, 4, 100)
     found["mrr"] = torch.tensor(evaluation.value("mrr"))
     found["second losses"] = step(model, optimizer)
@@ -258,17 +253,9 @@ def mined_figures(prepared_folder: Path, base: Path) -> dict[str, Tensor]:
     prepared = Prepared.open(prepared_folder)
     pairs = prepared.pairs("train")
     model, tokenizer = model_of(params, base)
-    negatives = ExtraNegatives(
-        prepared,
-        pairs,
-        model.encoder,
-        Batcher(tokenizer, params.model, FAMILY),
-        Mining(negatives_per_pair=2, ranks=(1, 3), batch_size=8),
-        steps_per_epoch=1,
-        seed=0,
-        dim=params.model.dims[-1],
-        roles_differ=False,
-    )
+    params = params.model_copy(update={"mining": Mining(negatives_per_pair=2, ranks=(1, 3), batch_size=8)})
+    batcher = Batcher(tokenizer, params.model, FAMILY)
+    negatives = ExtraNegatives(prepared, pairs, model.encoder, batcher, params, steps_per_epoch=1)
     figures = negatives.renew(0)
     table = torch.from_numpy(np.stack([negatives(row) for row in range(len(pairs))]))
     return {"table": table, **{name: torch.tensor(value) for name, value in figures.items()}}
@@ -292,6 +279,17 @@ def searched(block_scores: int = 60) -> dict[str, Tensor]:
     return {f"{dim} {name}": getattr(ranking, name) for dim, ranking in found.items() for name in ("indices", "scores")}
 
 
+def decisions() -> list[Decision]:
+    """Of ten steps: the first process wants a checkpoint from the third on until it is written, the second one to stop in the seventh."""
+    votes, found = StepVotes(), list[Decision]()
+    rank, due = dist.get_rank(), False
+    for step in range(1, 11):
+        due = due or step == 3
+        found.append(votes.decide(stop=rank == 1 and step >= 7, checkpoint=rank == 0 and due))
+        due = due and not found[-1].checkpoint
+    return found
+
+
 def main(prepared: Path, base: Path, output: Path, *checkouts: Path) -> None:
     """Writes `<case>.pt` for each case, `frozen/`, what sharded models give, and what each process mined and found; trains in checkouts."""
     for case in CASES:
@@ -308,6 +306,7 @@ def main(prepared: Path, base: Path, output: Path, *checkouts: Path) -> None:
     torch.save(searched(), output / f"searched-{dist.get_rank()}.pt")
     found = mined_figures(prepared, base)
     torch.save(found, output / f"mined-{dist.get_rank()}.pt")
+    torch.save([tuple(decision) for decision in decisions()], output / f"decisions-{dist.get_rank()}.pt")
     for checkout in checkouts:
         train.run(Workspace(checkout), load_params(checkout / "params.yaml"))
     dist.barrier()

@@ -1,8 +1,8 @@
-"""Hard negatives: what the present model takes for an answer to a query, and is none.
+"""Hard negatives: what the present model ranks high for a query, and is not relevant.
 
-Random batches hold few of these, and what never stands in a batch is never told apart. So, before training and again as it goes on, all
-queries of the training split search all of its items of their target's kind, and a few of the wrong answers that came near the top are
-encoded beside the batch. Source: Xiong et al. 2020 (ANCE), https://arxiv.org/abs/2007.00808.
+Random batches hold few of these, and a model does not learn to separate what never shares a batch. So, before training and again as it
+goes on, all queries of the training split search all of its items of their target's kind, and a few of the irrelevant items near the top
+are encoded beside the batch. Source: Xiong et al. 2020 (ANCE), https://arxiv.org/abs/2007.00808.
 """
 
 import logging
@@ -30,87 +30,115 @@ NONE = -1
 
 
 @dataclass(frozen=True)
+class ItemVectors:
+    """Vectors of all queries and targets of the pairs. Lengths do not matter."""
+
+    items: Indices
+    """(items,) item indices, rising."""
+    queries: Tensor
+    """(items, width), of the items as queries; rows of items that are none are not read."""
+    targets: Tensor
+    """(items, width), of the items as targets; the same tensor as `queries` where the roles read alike."""
+    device: torch.device
+    """Where scores are computed."""
+
+
+@dataclass(frozen=True)
 class Mined:
-    """What a search for negatives found."""
+    """The negatives that a search gave."""
 
     items: Indices  # (pairs, negatives_per_pair) item indices, NONE where there are fewer
     margin: float
-    """Mean over the negatives of how far their score lies below that of the pair's own answer. Below 0, the model takes them for better."""
+    """Mean over the negatives of how far their score is below that of the pair's own target. Below 0, the model ranks them higher."""
 
 
 def mine(
     prepared: Prepared,
     pairs: Pairs,
-    items: Indices,
-    queries: Tensor,
-    targets: Tensor,
+    vectors: ItemVectors,
     settings: Mining,
     *,
-    barred: tuple[Indices, ...] | None = None,
+    excluded: tuple[Indices, ...] | None = None,
     seed: int,
     step: int,
-    device: torch.device,
 ) -> Mined:
     """Draws each pair's negatives from its query's window of ranks.
 
-    Known answers of the query (in any split) and the query itself are never drawn, nor is what scores above
-    `settings.max_share_of_positive` of the pair's own answer: it may be an answer that nobody marked. Ranks are counted among what is left.
+    Known relevant items of the query (in any split) and the query itself are never drawn, nor is what scores above
+    `settings.relative_margin` of the pair's own target: it may be relevant, and nobody marked it. Ranks are counted among what is left.
     That filter is TopK-PercPos of NV-Retriever (Moreira et al. 2024, https://arxiv.org/abs/2407.15831).
 
-    The ranks of a process group take blocks of pairs in turn and tell each other what they found. Blocks and draws do not depend on how
-    many ranks there are. Every rank has to call this with equal arguments.
+    The ranks of a process group take blocks of pairs in turn and exchange their results. Blocks and draws do not depend on how many ranks
+    there are. Every rank has to call this with equal arguments.
 
     Args:
-        prepared: tells kinds and known answers.
+        prepared: says of which kind an item is, and what is relevant.
         pairs: each gets its own negatives, of its target's kind.
-        items: (items,) item indices, rising, of all queries and targets of `pairs`.
-        queries: (items, width) vectors of the items as queries; rows of items that are none are not read. Lengths do not matter.
-        targets: (items, width) vectors of the items as targets; the same tensor as `queries` where the roles read alike.
+        vectors: of all items of `pairs`.
         settings: the window, the filter, and how many.
-        barred: for each pair, further items that must not be drawn.
+        excluded: for each pair, further items that must not be drawn.
         seed: of the draws, together with `step`.
         step: the optimizer step before which this happens.
-        device: where scores are computed.
 
     Raises TrainingError for vectors that hold NaN or infinity.
     """
-    if not (torch.isfinite(queries).all() and torch.isfinite(targets).all()):
-        raise TrainingError(
-            f"mining: after step {step} the model gives vectors that hold NaN or infinity, so nothing can be ranked. Training has diverged:"
-            " look at the loss in reports/training.csv; a lower train.learning_rate helps."
-        )
+    _check_finite(vectors, step)
     started = time.perf_counter()
     rank, ranks = world()
     first_video = len(prepared) - len(prepared.store)
     blocks = _blocks(pairs, first_video)
-    texts = int(np.searchsorted(items, first_video))
-    # One more than the item, and 0 for none, so that the sum over ranks is what the one rank that looked has found.
-    found = torch.zeros(len(pairs), settings.negatives_per_pair, dtype=torch.int64)
+    # One more than the item, and 0 for none, so that the sum over ranks is what the one rank that looked has drawn.
+    mined = torch.zeros(len(pairs), settings.negatives_per_pair, dtype=torch.int64)
     margin = torch.zeros(2, dtype=torch.float64)  # summed, and of how many negatives
     with tqdm(total=len(pairs), desc="mine", unit="pair", disable=True if rank else None) as bar:
         for number in range(rank, len(blocks), ranks):
             rows = blocks[number]
-            corpus = slice(texts, len(items)) if pairs.targets[rows[0]] >= first_video else slice(0, texts)
-            own = [np.append(prepared.related(query), query) for query in pairs.queries[rows].tolist()]
-            if barred is not None:
-                own = [np.concatenate([known, barred[row]]) for known, row in zip(own, rows.tolist(), strict=True)]
-            asked = F.normalize(queries[_rows_of(items, pairs.queries[rows])].to(device, torch.float32), dim=-1)  # (rows, width)
-            answers = F.normalize(targets[_rows_of(items, pairs.targets[rows])].to(device, torch.float32), dim=-1)
-            positives = (asked * answers).sum(1)
-            scores, columns = nearest(asked, positives, targets[corpus], _cells(items[corpus], own), settings)
-            drawn = _draw(scores, settings.negatives_per_pair, np.random.default_rng([seed, step, number]))  # (rows, up to as many)
-            is_there = np.isfinite(np.take_along_axis(scores, drawn, axis=1))
-            ids = np.where(is_there, items[corpus][np.take_along_axis(columns, drawn, axis=1)] + 1, 0)
-            found[torch.from_numpy(rows), : ids.shape[1]] = torch.from_numpy(ids)
-            margins = positives.cpu().numpy()[:, None] - np.take_along_axis(scores, drawn, axis=1)
-            margin += torch.tensor([float(margins[is_there].sum()), float(is_there.sum())], dtype=torch.float64)
+            never = [np.append(prepared.related(query), query) for query in pairs.queries[rows].tolist()]
+            if excluded is not None:
+                never = [np.concatenate([items, excluded[row]]) for items, row in zip(never, rows.tolist(), strict=True)]
+            window = _search_block(pairs, rows, vectors, never, settings, first_video)
+            items, margins = _draw(window, settings.negatives_per_pair, np.random.default_rng([seed, step, number]))
+            mined[torch.from_numpy(rows), : items.shape[1]] = torch.from_numpy(items + 1)
+            margin += torch.tensor([float(margins.sum()), float(len(margins))], dtype=torch.float64)
             bar.update(min(len(rows) * ranks, len(pairs) - bar.n))
-    _sum_over_ranks(found, margin, device)
+    _sum_over_ranks(mined, margin, vectors.device)
     seconds = time.perf_counter() - started
     if rank == 0:
         rate = len(pairs) / max(seconds, 1e-9)
         log.info("mine: %d negatives for %d pairs in %.1f s, %.0f pairs a second", int(margin[1]), len(pairs), seconds, rate)
-    return Mined(found.numpy() - 1, float(margin[0] / margin[1].clamp_min(1)))
+    return Mined(mined.numpy() - 1, float(margin[0] / margin[1].clamp_min(1)))
+
+
+@dataclass(frozen=True)
+class _Window:
+    """The ranks of some queries' searches from which negatives are drawn."""
+
+    items: Indices
+    """(rows, up to the window's width) item indices, best first."""
+    scores: np.ndarray
+    """Of the same shape, -inf where there is no item."""
+    positives: np.ndarray
+    """(rows,) the score of each pair's own target."""
+
+
+def _search_block(pairs: Pairs, rows: Indices, vectors: ItemVectors, never: list[Indices], settings: Mining, first_video: int) -> _Window:
+    """Searches for the queries of `rows`, whose targets are of one kind. `never` holds, for each of them, what it must not draw."""
+    items, device = vectors.items, vectors.device
+    texts = int(np.searchsorted(items, first_video))
+    corpus = slice(texts, len(items)) if pairs.targets[rows[0]] >= first_video else slice(0, texts)
+    queries = F.normalize(vectors.queries[_rows_of(items, pairs.queries[rows])].to(device, torch.float32), dim=-1)  # (rows, width)
+    targets = F.normalize(vectors.targets[_rows_of(items, pairs.targets[rows])].to(device, torch.float32), dim=-1)
+    positives = (queries * targets).sum(1)
+    scores, columns = nearest(queries, positives, vectors.targets[corpus], _cells(items[corpus], never), settings)
+    return _Window(items[corpus][columns], scores, positives.cpu().numpy())
+
+
+def _check_finite(vectors: ItemVectors, step: int) -> None:
+    if not (torch.isfinite(vectors.queries).all() and torch.isfinite(vectors.targets).all()):
+        raise TrainingError(
+            f"mining: after step {step} the model gives vectors that hold NaN or infinity, so nothing can be ranked. Training has diverged:"
+            " look at the loss in reports/training.csv; a lower train.learning_rate helps."
+        )
 
 
 def nearest(
@@ -123,7 +151,7 @@ def nearest(
         positives: (rows,) the cosine of each query with its own answer.
         corpus: (items, width), of any length and on any device.
         never: rows and columns, (cells,) int64 each, of what is left out.
-        settings: ranks and max_share_of_positive.
+        settings: ranks and relative_margin.
 
     Returns:
         Scores (rows, up to the window's width), best first, -inf where fewer are left, and columns of the corpus of the same shape.
@@ -131,9 +159,9 @@ def nearest(
     begin, end = settings.ranks
     rows, columns = (cells.to(queries.device) for cells in never)
     ceiling = torch.full_like(positives, torch.inf)
-    if settings.max_share_of_positive is not None:
+    if settings.relative_margin is not None:
         # The share of a positive score; of a negative one what lies as far below it, since a share of that would lie above.
-        ceiling = positives - (1 - settings.max_share_of_positive) * positives.abs()
+        ceiling = positives - (1 - settings.relative_margin) * positives.abs()
     best = queries.new_empty(len(queries), 0)
     where = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
     for start in range(0, len(corpus), BLOCK_ITEMS):
@@ -162,27 +190,31 @@ def _rows_of(items: Indices, chosen: Indices) -> Tensor:
     return torch.from_numpy(np.searchsorted(items, chosen))
 
 
-def _cells(corpus: Indices, barred: list[Indices]) -> tuple[Tensor, Tensor]:
-    """Rows and columns of the items that are barred for each row, without those that are not in the corpus."""
-    rows = np.repeat(np.arange(len(barred)), [len(found) for found in barred])
-    items = np.concatenate(barred)
+def _cells(corpus: Indices, excluded: list[Indices]) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the items that are excluded for each row, without those that are not in the corpus."""
+    rows = np.repeat(np.arange(len(excluded)), [len(items) for items in excluded])
+    items = np.concatenate(excluded)
     columns = np.searchsorted(corpus, items)
     inside = columns < len(corpus)
     inside[inside] = corpus[columns[inside]] == items[inside]
     return torch.from_numpy(rows[inside]), torch.from_numpy(columns[inside])
 
 
-def _draw(scores: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
-    """(rows, up to count) different places of each row's window, at random; those whose score is -inf only where no others are left."""
-    keys = np.where(np.isfinite(scores), random.random(scores.shape), np.inf)
-    return np.argsort(keys, axis=1, kind="stable")[:, :count]
+def _draw(window: _Window, count: int, random: np.random.Generator) -> tuple[Indices, np.ndarray]:
+    """Up to `count` different items of each row's window, at random, NONE where there are fewer; and how far each is below the positive."""
+    keys = np.where(np.isfinite(window.scores), random.random(window.scores.shape), np.inf)
+    drawn = np.argsort(keys, axis=1, kind="stable")[:, :count]  # (rows, up to count)
+    scores = np.take_along_axis(window.scores, drawn, axis=1)
+    is_there = np.isfinite(scores)
+    items = np.where(is_there, np.take_along_axis(window.items, drawn, axis=1), NONE)
+    return items, (window.positives[:, None] - scores)[is_there]
 
 
-def _sum_over_ranks(found: Tensor, margin: Tensor, device: torch.device) -> None:
+def _sum_over_ranks(mined: Tensor, margin: Tensor, device: torch.device) -> None:
     if world()[1] == 1:
         return
     staging = device if dist.get_backend() == "nccl" else torch.device("cpu")
-    for values in (found, margin):
+    for values in (mined, margin):
         moved = values.to(staging)
         dist.all_reduce(moved)
         values.copy_(moved)

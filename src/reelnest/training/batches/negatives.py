@@ -4,15 +4,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.embedding import embed
 from reelnest.encoder.encoder import Encoder
 from reelnest.evaluation.split_evaluation import ItemEntries
-from reelnest.settings import Mining
+from reelnest.settings import Params
 from reelnest.store.prepared import Indices, Pairs, Prepared
-from reelnest.training.batches.mining import NONE, mine
+from reelnest.training.batches.mining import NONE, ItemVectors, mine
 
 
 class ExtraNegatives:
@@ -22,20 +21,9 @@ class ExtraNegatives:
     row alone, so all processes know all negatives of a batch, and the thread that makes batches ahead may ask at any time.
     """
 
-    def __init__(
-        self,
-        prepared: Prepared,
-        pairs: Pairs,
-        encoder: Encoder,
-        batcher: Batcher,
-        settings: Mining,
-        *,
-        steps_per_epoch: int,
-        seed: int,
-        dim: int,
-        roles_differ: bool,
-    ) -> None:
-        """Items are searched at `dim`. `roles_differ`: an item reads otherwise as query than as target."""
+    def __init__(self, prepared: Prepared, pairs: Pairs, encoder: Encoder, batcher: Batcher, params: Params, steps_per_epoch: int) -> None:
+        """Items are searched at the last of `params.model.dims`."""
+        settings = params.mining
         self._prepared = prepared
         self._pairs = pairs
         self._encoder = encoder
@@ -43,17 +31,18 @@ class ExtraNegatives:
         self._settings = settings
         self._every = settings.every_steps or steps_per_epoch
         self._first_mined = settings.start_epoch * steps_per_epoch
-        self._seed = seed
-        self._dim = dim
-        self._roles_differ = roles_differ
+        self._seed = params.train.seed
+        self._dim = params.model.dims[-1]
+        # Otherwise an item reads alike as query and as target, and is encoded once.
+        self._roles_differ = params.model.query_instruction != params.model.target_instruction
         self._items: Indices = np.unique(np.concatenate([pairs.queries, pairs.targets]))
         self._table: Indices = np.empty((len(pairs), 0), dtype=np.int64)
         self._renewed_at = NONE
 
     def __call__(self, row: int) -> Indices:
         """The pair's extra negatives, for now."""
-        found = self._table[row]
-        return found[found != NONE]
+        items: Indices = self._table[row]
+        return items[items != NONE]
 
     def steps_until_renewal(self, step: int) -> int:
         """Steps from `step` on that still use the present table; 0 where it is due now."""
@@ -74,19 +63,7 @@ class ExtraNegatives:
                 table[row, : len(chosen)] = chosen
         figures: dict[str, float] = {}
         if self._settings.mines and step >= self._first_mined:
-            queries, targets = self._embedded()
-            mined = mine(
-                self._prepared,
-                self._pairs,
-                self._items,
-                queries,
-                targets,
-                self._settings,
-                barred=listed,
-                seed=self._seed,
-                step=step,
-                device=self._encoder.device,
-            )
+            mined = mine(self._prepared, self._pairs, self._embedded(), self._settings, excluded=listed, seed=self._seed, step=step)
             # What is listed stays; what is mined takes the places that are left.
             joined = np.concatenate([table, mined.items], axis=1)
             table = np.take_along_axis(joined, np.argsort(joined == NONE, axis=1, kind="stable"), axis=1)[:, :wanted]
@@ -104,21 +81,21 @@ class ExtraNegatives:
         self._table, self._renewed_at = state["table"].numpy(), state["renewed_at"]
 
     def _wrong(self, row: int) -> Indices:
-        """The pair's listed negatives, without those that another pair names as an answer."""
+        """The pair's listed negatives, without those that another pair says are relevant."""
         negatives, query = self._pairs.negatives[row], int(self._pairs.queries[row])
         if len(negatives) == 0:
             return negatives
         return negatives[~np.isin(negatives, np.append(self._prepared.related(query), query))]
 
-    def _embedded(self) -> tuple[Tensor, Tensor]:
-        """Vectors of all items as queries and as targets, each (items, dim). Items that read alike in both roles are encoded once."""
+    def _embedded(self) -> ItemVectors:
+        """Vectors of all items as queries and as targets. Items that read alike in both roles are encoded once."""
         nothing = np.empty(0, dtype=np.int64)
-        asked = np.unique(self._pairs.queries) if self._roles_differ else nothing
-        entries = ItemEntries(self._prepared, asked, self._items)
+        queried = np.unique(self._pairs.queries) if self._roles_differ else nothing
+        entries = ItemEntries(self._prepared, queried, self._items)
         vectors = embed(self._encoder, self._batcher, entries, self._settings.batch_size, "embed for mining")[:, : self._dim]
-        targets = vectors[len(asked) :]
-        if not self._roles_differ:
-            return targets, targets
-        queries = torch.zeros_like(targets)
-        queries[torch.from_numpy(np.searchsorted(self._items, asked))] = vectors[: len(asked)]
-        return queries, targets
+        targets = vectors[len(queried) :]
+        queries = targets
+        if self._roles_differ:
+            queries = torch.zeros_like(targets)
+            queries[torch.from_numpy(np.searchsorted(self._items, queried))] = vectors[: len(queried)]
+        return ItemVectors(self._items, queries, targets, self._encoder.device)

@@ -30,17 +30,18 @@ class PairBatch:
     inputs: Sequence[Batch]
     """The share's queries, its targets and its extra negatives, each item once, in micro-batches of like kinds and lengths, as many in
     each process."""
-    order: Tensor
-    """int64: the micro-batches' vectors, one after the other, indexed with it, are those of the queries, the targets and the extra
-    negatives, with an item of several pairs as often as it stands there."""
+    inverse: Tensor
+    """int64, the inverse of the permutation that makes micro-batches: their vectors, one after the other, indexed with it, are those of the
+    queries, the targets and the extra negatives. An item of several pairs occurs as often as they name it."""
     share: int
     """Pairs of this process."""
     related: Tensor
-    """bool (share, columns): the column is no negative of the query, since it is a known answer or the same item, or mere padding."""
+    """bool (share, columns): the column is no negative of the query, since it is known to be relevant, the same item, or padding."""
     relevance: Tensor
     """float32 (share,): the grade of each pair."""
     related_queries: Tensor | None
-    """bool (share, pairs): the query at the column is the same as the row's, or they have an answer in common. Where it was asked for."""
+    """bool (share, pairs): the query at the column is the same as the row's, or the same target is relevant to both. None unless the loss
+    needs it."""
     related_targets: Tensor | None
     """bool (share, pairs): the same for targets."""
     rows: np.ndarray
@@ -69,38 +70,35 @@ class PairBatcher:
         rank: int,
         processes: int,
         *,
-        micro_batch_size: int | None = None,
         negatives: Negatives | None = None,
-        same_side: bool = False,
+        intra_modal: bool = False,
     ) -> None:
-        """`micro_batch_size` is in pairs; None: all at once. `same_side` asks for who is related among queries and among targets."""
+        """`intra_modal`: batches also say which queries, and which targets, are related to each other."""
         self._prepared = prepared
         self._pairs = pairs
         self._batcher = batcher
         self._rank = rank
         self._processes = processes
         self._negatives = negatives
-        self._same_side = same_side
-        self.micro_batch_size = micro_batch_size
+        self._intra_modal = intra_modal
 
-    def __call__(self, rows: np.ndarray) -> PairBatch:
-        """`rows` are the whole batch's, of which this process encodes its contiguous slice."""
+    def __call__(self, rows: np.ndarray, micro_batch_size: int | None = None) -> PairBatch:
+        """`rows` are the whole batch's, of which this process encodes its contiguous slice: so many pairs at once; None for all."""
         extras = np.empty(0, dtype=np.int64)
         if self._negatives is not None:
             extras = np.setdiff1d(np.concatenate([self._negatives(int(row)) for row in rows]), self._pairs.targets[rows])
-        return self._make(rows, extras.astype(np.int64))
+        return self._make(rows, extras.astype(np.int64), micro_batch_size)
 
-    def again(self, batch: PairBatch) -> PairBatch:
-        """The same batch in micro-batches of the present size."""
-        fits = len(batch.inputs) == self._micro_batches(batch.share, len(batch.extras))
-        return batch if fits else self._make(batch.rows, batch.extras)
+    def resized(self, batch: PairBatch, micro_batch_size: int | None) -> PairBatch:
+        """The same batch in micro-batches of this size."""
+        fits = len(batch.inputs) == self._micro_batches(batch.share, len(batch.extras), micro_batch_size)
+        return batch if fits else self._make(batch.rows, batch.extras, micro_batch_size)
 
-    def _micro_batches(self, share: int, extras: int) -> int:
+    def _micro_batches(self, share: int, extras: int, size: int | None) -> int:
         """How many, from numbers that all processes know: a sharded model has to run equally often in each of them."""
-        size = self.micro_batch_size
         return 1 if size is None else -(-(2 * share + -(-extras // self._processes)) // (2 * size))
 
-    def _make(self, rows: np.ndarray, extras: np.ndarray) -> PairBatch:
+    def _make(self, rows: np.ndarray, extras: np.ndarray, micro_batch_size: int | None) -> PairBatch:
         queries, targets = self._pairs.queries[rows], self._pairs.targets[rows]
         share = len(rows) // self._processes
         mine = slice(self._rank * share, (self._rank + 1) * share)
@@ -111,22 +109,22 @@ class PairBatcher:
         own_extras = dealt[self._rank][dealt[self._rank] != PADDING]
         roles: list[tuple[Role, np.ndarray]] = [("query", queries[mine]), ("target", targets[mine]), ("target", own_extras)]
         wanted = [(int(item), role) for role, items in roles for item in items]
-        count = self._micro_batches(share, len(extras))
+        count = self._micro_batches(share, len(extras), micro_batch_size)
         # An item of several pairs is encoded once, unless there would be fewer entries than micro-batches.
         places = {entry: place for place, entry in enumerate(dict.fromkeys(wanted))}
         chosen = list(places) if len(places) >= count else wanted
-        inputs, order = self._batcher.micro_batches([self._prepared.entry(item, role) for item, role in chosen], count)
+        inputs, inverse = self._batcher.micro_batches([self._prepared.entry(item, role) for item, role in chosen], count)
         if len(chosen) < len(wanted):
-            order = order[[places[entry] for entry in wanted]]
+            inverse = inverse[[places[entry] for entry in wanted]]
         related = self._related(queries[mine], columns) | (columns == PADDING)
         return PairBatch(
             inputs,
-            order,
+            inverse,
             share,
             torch.from_numpy(related),
             torch.from_numpy(self._pairs.relevance[rows[mine]].astype(np.float32)),
-            torch.from_numpy(self._in_common(queries[mine], queries)) if self._same_side else None,
-            torch.from_numpy(self._in_common(targets[mine], targets)) if self._same_side else None,
+            torch.from_numpy(self._in_common(queries[mine], queries)) if self._intra_modal else None,
+            torch.from_numpy(self._in_common(targets[mine], targets)) if self._intra_modal else None,
             rows,
             extras,
         )

@@ -6,7 +6,7 @@
 - `best.safetensors`: the trainable weights of the best evaluation so far;
 - `runs.json`: the trackers' runs, which a resumed training continues.
 
-Nothing is kept of random generators: what a step draws is a function of the seed, the step and the rank (`batch_gradients.seed_step`).
+Nothing is kept of random generators: what a step draws is a function of the seed, the step and the rank (`step_gradients.seed_step`).
 """
 
 import hashlib
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers")
 # Settings of these do not change which weights come out.
-UNSEEN_TRAIN_SETTINGS = {"trackers", "log_every_steps", "keep_checkpoints", "profile_steps"}
+UNSEEN_TRAIN_SETTINGS = {"trackers", "log_every_steps", "keep_checkpoints", "checkpoint_every_minutes", "profile_steps"}
 
 
 def training_key(params: Params, prepared: Path) -> str:

@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,6 +33,20 @@ class StepRow:
     temperature: float
 
 
+class StepFigures(NamedTuple):
+    """What is recorded of a step, still on the device: this process's share. Means over processes are the whole's."""
+
+    loss: Tensor
+    """()"""
+    losses: Tensor
+    """(dims,)"""
+    temperature: Tensor
+    """(1,)"""
+    learning_rate: float
+    gradient_norm: Tensor
+    """(), before clipping."""
+
+
 class History:
     """The rows of all steps so far.
 
@@ -50,12 +64,11 @@ class History:
         """Of `reports/training.csv`."""
         return ["epoch", "step", "loss", *(f"loss_{dim}" for dim in self.dims), "learning_rate", "gradient_norm", "temperature"]
 
-    def add(
-        self, epoch: int, step: int, loss: Tensor, losses: Tensor, learning_rate: float, gradient_norm: Tensor, temperature: Tensor
-    ) -> None:
-        """Keeps a step's figures where they are. Shapes: (), (dims,), (), (1,)."""
-        parts = [loss.detach().reshape(1), losses.detach(), gradient_norm.detach().reshape(1), temperature.reshape(1)]
-        self._waiting.append((epoch, step, learning_rate, torch.cat([part.float().to(loss.device) for part in parts])))
+    def add(self, epoch: int, step: int, figures: StepFigures) -> None:
+        """Keeps a step's figures where they are."""
+        device = figures.loss.device
+        tensors = [figures.loss.reshape(1), figures.losses, figures.gradient_norm.reshape(1), figures.temperature.reshape(1)]
+        self._waiting.append((epoch, step, figures.learning_rate, torch.cat([tensor.detach().float().to(device) for tensor in tensors])))
 
     def flush(self) -> list[StepRow]:
         """The rows since the last flush. All processes call it after the same step.

@@ -34,8 +34,8 @@ from reelnest.settings import Params
 from reelnest.training.batches.pair_batches import PairBatcher
 from reelnest.training.batches.sampler import BatchOrder
 from reelnest.training.checkpoint.checkpoints import Checkpoints
-from reelnest.training.loop import Training
-from reelnest.training.losses.contrastive_model import ContrastiveModel
+from reelnest.training.contrastive_model import ContrastiveModel
+from reelnest.training.loop import Training, TrainingData
 from reelnest.training.memory_prediction.step_shapes import MadeAnew, Sizes, of_each_tensor, stand_in_batcher, step_of
 from reelnest.training.tracker import Trackers
 
@@ -72,7 +72,7 @@ def predict_step(params: Params, config: PreTrainedConfig, sizes: Sizes, *, proc
     encoder = unfilled_encoder(params.model, config)
     if params.train.gradient_checkpointing:
         encoder.enable_gradient_checkpointing()
-    model = ContrastiveModel(encoder, params.loss, len(params.model.dims))
+    model = ContrastiveModel(encoder, params.loss, params.model.dims)
     fake, count = FakeTensorMode(allow_non_fake_inputs=True), _Count()
     with ExitStack() as stack:
         # Fake tensors cannot be moved, and are where they should be.
@@ -111,7 +111,7 @@ def predict_step(params: Params, config: PreTrainedConfig, sizes: Sizes, *, proc
         batches = of_each_tensor(batches, as_input)
         count.begin()
         with watched(model, lambda phase: count.enter(_PART_OF.get(phase, "loss"))):
-            training.step(0, batches)
+            training.take_step(0, batches)
         return StepMemory({part: count.at_peak[part] for part in MEMORY_PARTS})
 
 
@@ -138,7 +138,7 @@ def _of_depth(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
 def stand_in_training(params: Params, accelerator: Accelerator, model: ContrastiveModel, batcher: PairBatcher) -> Training:
     """The loop's object for `model`, of which nothing but steps can be asked."""
     order = BatchOrder(params.train.batch_size, params.train.batch_size, params.train.seed)
-    return Training(params, accelerator, model, batcher, order, Checkpoints(Path("unused"), "unused"), Trackers(), None)
+    return Training(params, accelerator, model, TrainingData(batcher, order), Checkpoints(Path("unused"), "unused"), Trackers())
 
 
 class _Count(TorchDispatchMode):
@@ -226,8 +226,8 @@ def _fill_optimizer(training: Training, trainable: list[nn.Parameter]) -> None:
     """Its state comes with its first step; what is foretold is a later one."""
     for parameter in trainable:
         parameter.grad = torch.empty_like(parameter)
-    training.optimizer.step()
-    training.optimizer.zero_grad()
+    training.step.optimizer.step()
+    training.step.optimizer.zero_grad()
 
 
 def _run_each_shape_once(encoder: Encoder) -> None:

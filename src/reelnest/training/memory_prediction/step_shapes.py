@@ -58,14 +58,13 @@ def stand_in_batcher(params: Params, config: PreTrainedConfig, sizes: Sizes, *, 
         Batcher(_Tokenizer(family.special_tokens), params.model, family),
         0,
         processes,
-        micro_batch_size=params.train.micro_batch_size,
-        same_side=params.loss.same_side_negatives,
+        intra_modal=params.loss.needs_intra_modal_relations,
     )
 
 
 def step_of(params: Params, batcher: PairBatcher) -> list[PairBatch]:
     """The batches of one optimizer step."""
-    return [batcher(np.arange(params.train.batch_size)) for _ in range(params.train.accumulation_steps)]
+    return [batcher(np.arange(params.train.batch_size), params.train.micro_batch_size) for _ in range(params.train.accumulation_steps)]
 
 
 class _Tokenizer:

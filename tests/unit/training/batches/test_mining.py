@@ -12,7 +12,7 @@ from reelnest.errors import TrainingError
 from reelnest.settings import Mining
 from reelnest.store.prepared import ITEMS_SCHEMA, PAIRS_SCHEMA, Pairs, Prepared
 from reelnest.training.batches import mining
-from reelnest.training.batches.mining import NONE, mine
+from reelnest.training.batches.mining import NONE, ItemVectors, mine
 
 TEXTS, VIDEOS, WIDTH = 30, 25, 6
 
@@ -45,12 +45,12 @@ def items_of(pairs: Pairs) -> np.ndarray:
 def mined(prepared: Prepared, settings: Mining, *, queries: Tensor | None = None, step: int = 3, **more: Any) -> np.ndarray:
     pairs = prepared.pairs("train")
     items = items_of(pairs)
-    asked = vectors(0, len(items)) if queries is None else queries
-    found = mine(prepared, pairs, items, asked, vectors(1, len(items)), settings, seed=0, step=step, device=torch.device("cpu"), **more)
-    return found.items
+    query_vectors = vectors(0, len(items)) if queries is None else queries
+    item_vectors = ItemVectors(items, query_vectors, vectors(1, len(items)), torch.device("cpu"))
+    return mine(prepared, pairs, item_vectors, settings, seed=0, step=step, **more).items
 
 
-def window(prepared: Prepared, row: int, settings: Mining, barred: tuple[int, ...] = ()) -> list[int]:
+def window(prepared: Prepared, row: int, settings: Mining, excluded: tuple[int, ...] = ()) -> list[int]:
     """What a pair's negatives may be drawn from, by sorting all candidates."""
     pairs = prepared.pairs("train")
     items = items_of(pairs).tolist()
@@ -58,13 +58,13 @@ def window(prepared: Prepared, row: int, settings: Mining, barred: tuple[int, ..
     query, target = int(pairs.queries[row]), int(pairs.targets[row])
     cosine = {item: float(asked[items.index(query)] @ answers[items.index(item)]) for item in items}
     ceiling = np.inf
-    if settings.max_share_of_positive is not None:
-        ceiling = cosine[target] - (1 - settings.max_share_of_positive) * abs(cosine[target])
+    if settings.relative_margin is not None:
+        ceiling = cosine[target] - (1 - settings.relative_margin) * abs(cosine[target])
     allowed = [
         item
         for item in items
         if (item < TEXTS) == (target < TEXTS)
-        and item not in (query, *barred)
+        and item not in (query, *excluded)
         and item not in prepared.related(query)
         and cosine[item] <= ceiling
     ]
@@ -79,7 +79,7 @@ def test_negatives_come_from_the_window_of_ranks_that_a_plain_search_finds(
 ) -> None:
     monkeypatch.setattr(mining, "BLOCK_ROWS", 7)
     monkeypatch.setattr(mining, "BLOCK_ITEMS", 5)
-    settings = Mining(negatives_per_pair=3, ranks=ranks, max_share_of_positive=share)
+    settings = Mining(negatives_per_pair=3, ranks=ranks, relative_margin=share)
     found = mined(prepared, settings)
     assert found.shape == (len(prepared.pairs("train")), 3)
     short = 0
@@ -105,12 +105,12 @@ def test_another_step_draws_others_and_the_same_step_the_same(prepared: Prepared
     assert not np.array_equal(mined(prepared, settings), mined(prepared, settings, step=4))
 
 
-def test_barred_items_are_passed_over(prepared: Prepared) -> None:
+def test_excluded_items_are_not_drawn(prepared: Prepared) -> None:
     settings = Mining(negatives_per_pair=1, ranks=(1, 1))
     nearest = mined(prepared, settings)
-    again = mined(prepared, settings, barred=tuple(nearest))
+    again = mined(prepared, settings, excluded=tuple(nearest))
     for row, [negative] in enumerate(again.tolist()):
-        assert [negative] == window(prepared, row, settings, barred=tuple(nearest[row].tolist()))
+        assert [negative] == window(prepared, row, settings, excluded=tuple(nearest[row].tolist()))
 
 
 def test_an_answer_of_another_split_is_never_a_negative() -> None:
@@ -120,7 +120,8 @@ def test_an_answer_of_another_split_is_never_a_negative() -> None:
     targets = torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.5, 1.0], [1.0, 0.0], [1.0, 0.1]])
     pairs = prepared.pairs("train")
     settings = Mining(negatives_per_pair=2, ranks=(1, 2))
-    found = mine(prepared, pairs, np.arange(5), queries, targets, settings, seed=0, step=0, device=torch.device("cpu"))
+    item_vectors = ItemVectors(np.arange(5), queries, targets, torch.device("cpu"))
+    found = mine(prepared, pairs, item_vectors, settings, seed=0, step=0)
     assert found.items.tolist()[0] == [4, NONE]
     assert found.items.tolist()[1:] == [[2, NONE]] * 2
     # 0.447 - 0.995 for the first pair; text 1 scores its answers 0 and 0.0995 and video 2 0.894.

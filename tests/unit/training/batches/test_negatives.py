@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from reelnest.settings import Mining
+from reelnest.settings import Params
 from reelnest.store.prepared import ITEMS_SCHEMA, PAIRS_SCHEMA, Prepared
 from reelnest.training.batches.negatives import ExtraNegatives
 
@@ -21,11 +21,8 @@ def negatives_of(rows: list[tuple[int, int, list[int]]], **settings: Any) -> Ext
         prepared.pairs("train"),
         cast("Any", None),
         cast("Any", None),
-        Mining.model_validate({"listed": "only", "negatives_per_pair": 2, **settings}),
+        Params.model_validate({"mining": {"listed": "only", "negatives_per_pair": 2, **settings}}),
         steps_per_epoch=5,
-        seed=0,
-        dim=4,
-        roles_differ=False,
     )
 
 

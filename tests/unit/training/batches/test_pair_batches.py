@@ -43,7 +43,7 @@ class Entries:
         return [[named[place] for place in part] for part in np.array_split(places, count)], torch.from_numpy(np.argsort(places))
 
 
-def share(rank: int, processes: int, micro_batch_size: int | None = None, *, same_side: bool = False) -> PairBatch:
+def share(rank: int, processes: int, micro_batch_size: int | None = None, *, intra_modal: bool = False) -> PairBatch:
     sides = np.array(PAIRS)
     grades = np.arange(len(PAIRS), dtype=np.float32)
     pairs = Pairs(sides[:, 0], sides[:, 1], grades, tuple(np.array(NEGATIVES[row], dtype=np.int64) for row in range(len(PAIRS))))
@@ -53,17 +53,16 @@ def share(rank: int, processes: int, micro_batch_size: int | None = None, *, sam
         cast("Batcher", Entries()),
         rank,
         processes,
-        micro_batch_size=micro_batch_size,
         negatives=lambda row: pairs.negatives[row],
-        same_side=same_side,
+        intra_modal=intra_modal,
     )
-    return make(np.arange(len(PAIRS)))
+    return make(np.arange(len(PAIRS)), micro_batch_size)
 
 
 def entries_of(batch: PairBatch) -> list[tuple[Role, int]]:
     """Roles and items in the order of the vectors that the loss gets."""
     rows = [named for part in cast("list[list[tuple[Role, int]]]", batch.inputs) for named in part]
-    return [rows[place] for place in batch.order]
+    return [rows[place] for place in batch.inverse]
 
 
 def known(query: int, target: int) -> bool:
@@ -92,12 +91,12 @@ def test_columns_are_all_targets_and_then_each_extra_negative_once(processes: in
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_items_of_one_side_are_related_where_they_are_the_same_or_share_an_answer(processes: int) -> None:
+def test_items_of_one_side_are_related_where_they_are_the_same_or_share_a_relevant_item(processes: int) -> None:
     def alike(one: int, other: int) -> bool:
         return known(one, other) or any(known(one, item) and known(other, item) for item in range(ITEMS))
 
     for rank in range(processes):
-        batch = share(rank, processes, same_side=True)
+        batch = share(rank, processes, intra_modal=True)
         mine = PAIRS[rank * batch.share : (rank + 1) * batch.share]
         assert batch.related_queries is not None
         assert batch.related_targets is not None
@@ -125,9 +124,8 @@ def test_a_batch_made_again_in_other_micro_batches_is_the_same_batch() -> None:
         negatives=lambda _row: np.array([next(drawn)]),  # other ones at each call, as after a mining in between
     )
     batch = make(np.arange(len(PAIRS)))
-    assert make.again(batch) is batch
-    make.micro_batch_size = 2
-    again = make.again(batch)
+    assert make.resized(batch, None) is batch
+    again = make.resized(batch, 2)
     assert len(again.inputs) > 1
     assert entries_of(again) == entries_of(batch)
     assert torch.equal(again.related, batch.related)

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from reelnest.errors import TrainingError
-from reelnest.training.checkpoint.history import History
+from reelnest.training.checkpoint.history import History, StepFigures
 
 
 def add(history: History, step: int, loss: float) -> None:
-    history.add(1, step, torch.tensor(loss), torch.tensor([loss + 1, loss - 1]), 0.1, torch.tensor(2.0), torch.tensor([0.05]))
+    losses = torch.tensor([loss + 1, loss - 1])
+    history.add(1, step, StepFigures(torch.tensor(loss), losses, torch.tensor([0.05]), 0.1, torch.tensor(2.0)))
 
 
 def test_figures_survive_a_checkpoint_and_the_csv_to_the_last_bit(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from reelnest.settings import Loss
+from reelnest.settings import NestedInfoNceSettings
 
 
 def plain_losses(
@@ -15,7 +15,7 @@ def plain_losses(
     related: Tensor,
     dims: Sequence[int],
     temperature: Tensor,
-    settings: Loss,
+    settings: NestedInfoNceSettings,
     relevance: Tensor | None = None,
     related_queries: Tensor | None = None,
     related_targets: Tensor | None = None,
@@ -31,7 +31,7 @@ def plain_losses(
         positives = cosines.diagonal()
         forth = [(cosines, related & ~own)]
         back = [(cosines[:, :pairs].T, (related & ~own)[:, :pairs].T)]
-        if settings.same_side_negatives:
+        if settings.intra_modal_negatives:
             assert related_queries is not None
             assert related_targets is not None
             forth.append((q @ q.T, related_queries | itself))

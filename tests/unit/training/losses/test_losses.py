@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from reelnest.settings import Loss
-from reelnest.training.losses.losses import nested_losses, weighted
+from reelnest.settings import NestedInfoNceSettings
+from reelnest.training.losses.dim_weights import DimWeights
+from reelnest.training.losses.gather import GatheredBatch
+from reelnest.training.losses.nested_infonce import nested_losses
 
 DIMS = (2, 5, 8)
 TEMPERATURE = torch.tensor([0.1], dtype=torch.float64)
@@ -36,11 +38,10 @@ def mean(values: list[float]) -> float:
 
 
 def losses(queries: Tensor, targets: Tensor, related: Tensor | None = None, **others: Any) -> list[float]:
-    settings = Loss(**{name: others.pop(name) for name in list(others) if name in Loss.model_fields})
-    found: list[float] = nested_losses(
-        queries, targets, slice(0, len(queries)), related, DIMS, TEMPERATURE, settings=settings, **others
-    ).tolist()
-    return found
+    settings = NestedInfoNceSettings(**{name: others.pop(name) for name in list(others) if name in NestedInfoNceSettings.model_fields})
+    batch = GatheredBatch(queries, targets, slice(0, len(queries)), related, **others)
+    by_dim: list[float] = nested_losses(batch, DIMS, TEMPERATURE, settings).tolist()
+    return by_dim
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_each_dim_equals_the_written_out_formula(vectors: tuple[Tensor, Tensor])
     assert losses(queries, targets, related) == pytest.approx(expected, rel=1e-12)
 
 
-def test_negatives_of_the_same_side_are_others_than_the_row_itself(vectors: tuple[Tensor, Tensor]) -> None:
+def test_intra_modal_negatives_are_others_than_the_row_itself(vectors: tuple[Tensor, Tensor]) -> None:
     queries, targets = vectors[0], vectors[1][:3]
     related = torch.zeros(3, 3, dtype=torch.bool)
     related[1, 2] = True
@@ -69,7 +70,7 @@ def test_negatives_of_the_same_side_are_others_than_the_row_itself(vectors: tupl
         forth = by_hand(queries, torch.cat([targets, queries]), {(0, 3), (1, 4), (2, 5), (1, 5)}, dim)
         back = by_hand(targets, torch.cat([queries, targets]), {(0, 3), (1, 4), (2, 5)}, dim)
         expected.append((mean(forth) + mean(back)) / 2)
-    assert losses(queries, targets, same_side_negatives=True, related_queries=related) == pytest.approx(expected, rel=1e-12)
+    assert losses(queries, targets, intra_modal_negatives=True, related_queries=related) == pytest.approx(expected, rel=1e-12)
 
 
 def test_what_is_more_alike_than_the_answer_is_no_negative(vectors: tuple[Tensor, Tensor]) -> None:
@@ -100,28 +101,30 @@ def test_a_pair_counts_as_much_as_its_grade(vectors: tuple[Tensor, Tensor]) -> N
 
 def test_given_weights_are_relative() -> None:
     found = torch.tensor([1.0, 3.0])
-    assert weighted(found, "equal") == 2.0
-    assert weighted(found, (3, 1)) == weighted(found, (6, 2)) == 1.5
-    assert weighted(found, (0, 1)) == 3.0
+    assert DimWeights("equal", 2)(found) == 2.0
+    assert DimWeights((3, 1), 2)(found) == DimWeights((6, 2), 2)(found) == 1.5
+    assert DimWeights((0, 1), 2)(found) == 3.0
 
 
 def test_random_weights_count_the_last_dim_always_and_each_other_one_half_of_the_time() -> None:
     found = torch.eye(4, dtype=torch.float64)
-    drawn = [torch.stack([weighted(row, "random", seed=(0, step)) for row in found]) for step in range(400)]
+    weights_of = DimWeights("random", 4)
+    drawn = [torch.stack([weights_of(row, seed=(0, step)) for row in found]) for step in range(400)]
     assert all(float(weights[-1]) > 0 and float(weights.sum()) == pytest.approx(1) for weights in drawn)
     shares = torch.stack([(weights > 0).double() for weights in drawn]).mean(0)
     assert shares[:3].tolist() == pytest.approx([0.5] * 3, abs=0.08)
-    assert torch.equal(drawn[7], torch.stack([weighted(row, "random", seed=(0, 7)) for row in found]))
+    assert torch.equal(drawn[7], torch.stack([weights_of(row, seed=(0, 7)) for row in found]))
 
 
 def test_learnt_weights_settle_where_each_dim_says_as_much() -> None:
     found = torch.tensor([0.5, 2.0, 4.0])
-    log_variances = torch.zeros(3, requires_grad=True)
-    assert weighted(found, "learnt", log_variances=log_variances) == found.mean()
-    descent = torch.optim.SGD([log_variances], lr=1.0)
+    weights_of = DimWeights("learnt", 3)
+    assert weights_of(found) == found.mean()
+    assert weights_of.learnt() == [1.0, 1.0, 1.0]
+    descent = torch.optim.SGD(weights_of.parameters(), lr=1.0)
     for _ in range(200):
         descent.zero_grad()
-        weighted(found, "learnt", log_variances=log_variances).backward()  # type: ignore[no-untyped-call]
+        weights_of(found).backward()
         descent.step()
     # The variance that makes the sum least is twice the loss.
-    assert torch.exp(log_variances).tolist() == pytest.approx([1.0, 4.0, 8.0], rel=1e-3)
+    assert torch.exp(weights_of.log_variances).tolist() == pytest.approx([1.0, 4.0, 8.0], rel=1e-3)

@@ -8,20 +8,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from reelnest.settings import Loss
-from reelnest.training.losses import prefix_logsumexp as nested_loss
-from reelnest.training.losses.losses import nested_losses
+from reelnest.settings import NestedInfoNceSettings
+from reelnest.training.losses import prefix_logsumexp
+from reelnest.training.losses.gather import GatheredBatch
+from reelnest.training.losses.nested_infonce import nested_losses
 from reelnest.training.losses.prefix_logsumexp import Pairing, nested_log_sums
 from tests.unit.training.losses.plain_loss import plain_losses
 
 DIMS = (3, 5, 11, 20)
 OPTIONS: dict[str, dict[str, Any]] = {
     "alone": {},
-    "same_side": {"same_side_negatives": True},
+    "intra_modal": {"intra_modal_negatives": True},
     "margin": {"false_negative_margin": 0.1},
     "no_margin": {"false_negative_margin": 0.0},
     "graded": {"graded_relevance": True},
-    "all": {"same_side_negatives": True, "false_negative_margin": 0.05, "graded_relevance": True},
+    "all": {"intra_modal_negatives": True, "false_negative_margin": 0.05, "graded_relevance": True},
 }
 EXACT = 1e-10
 
@@ -43,8 +44,9 @@ def inputs(pairs: int = 11, extras: int = 5, dtype: torch.dtype = torch.float64)
     }
 
 
-def nested(found: dict[str, Tensor], settings: Loss, dims: tuple[int, ...] = DIMS) -> Tensor:
-    return nested_losses(**found, rows=slice(0, len(found["queries"])), dims=dims, settings=settings)  # type: ignore[arg-type]
+def nested(found: dict[str, Tensor], settings: NestedInfoNceSettings, dims: tuple[int, ...] = DIMS) -> Tensor:
+    batch = {name: tensor for name, tensor in found.items() if name != "temperature"}
+    return nested_losses(GatheredBatch(**batch, rows=slice(0, len(found["queries"]))), dims, found["temperature"], settings)
 
 
 def gradients(losses: Tensor, found: dict[str, Tensor]) -> list[Tensor]:
@@ -56,9 +58,9 @@ def gradients(losses: Tensor, found: dict[str, Tensor]) -> list[Tensor]:
 @pytest.mark.parametrize("chunk", [1 << 19, 1], ids=["one_chunk", "many_chunks"])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_values_and_gradients_are_the_plain_loops(options: dict[str, Any], chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(nested_loss.BUFFER_NUMBERS, "cpu", chunk)
-    monkeypatch.setattr(nested_loss, "LEAST_CHUNK", 4)
-    found, settings = inputs(), Loss(**options)
+    monkeypatch.setitem(prefix_logsumexp.BUFFER_NUMBERS, "cpu", chunk)
+    monkeypatch.setattr(prefix_logsumexp, "LEAST_CHUNK", 4)
+    found, settings = inputs(), NestedInfoNceSettings(**options)
     ours, plain = nested(found, settings), plain_losses(**found, dims=DIMS, settings=settings)
     torch.testing.assert_close(ours, plain, rtol=0, atol=EXACT)
     for mine, expected in zip(gradients(ours, found), gradients(plain, found), strict=True):
@@ -70,14 +72,16 @@ def test_gradients_are_those_of_finite_differences(options: dict[str, Any]) -> N
     found = inputs(pairs=5, extras=2)
 
     def losses(queries: Tensor, targets: Tensor, temperature: Tensor) -> Tensor:
-        return nested(found | {"queries": queries, "targets": targets, "temperature": temperature}, Loss(**options), (2, 5, 20))
+        return nested(
+            found | {"queries": queries, "targets": targets, "temperature": temperature}, NestedInfoNceSettings(**options), (2, 5, 20)
+        )
 
     assert torch.autograd.gradcheck(losses, (found["queries"], found["targets"], found["temperature"]))
 
 
-@pytest.mark.parametrize("option", ["same_side", "margin", "graded"])
+@pytest.mark.parametrize("option", ["intra_modal", "margin", "graded"])
 def test_each_option_changes_the_losses(option: str) -> None:
-    assert not torch.allclose(nested(inputs(), Loss(**OPTIONS[option])), nested(inputs(), Loss()))
+    assert not torch.allclose(nested(inputs(), NestedInfoNceSettings(**OPTIONS[option])), nested(inputs(), NestedInfoNceSettings()))
 
 
 def test_single_precision_is_near_and_small_temperatures_do_not_overflow() -> None:
@@ -88,7 +92,7 @@ def test_single_precision_is_near_and_small_temperatures_do_not_overflow() -> No
         found["targets"][6] = found["queries"][2]
         found["temperature"].fill_(0.01)
     single = {name: value.detach().float().requires_grad_() if value.is_floating_point() else value for name, value in found.items()}
-    ours, plain = nested(single, Loss()), plain_losses(**found, dims=DIMS, settings=Loss())
+    ours, plain = nested(single, NestedInfoNceSettings()), plain_losses(**found, dims=DIMS, settings=NestedInfoNceSettings())
     torch.testing.assert_close(ours.double(), plain, rtol=1e-5, atol=0)
     for mine, expected in zip(gradients(ours, single), gradients(plain, found), strict=True):
         torch.testing.assert_close(mine.double(), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
@@ -100,7 +104,7 @@ def test_vectors_of_zeros_have_the_plain_loops_gradients() -> None:
         found["queries"][1] = 0  # no prefix has a length
         found["targets"][2, :5] = 0  # two have none
         # So short a divisor makes gradients of 1e12, of which the last digits differ.
-    ours, plain = nested(found, Loss()), plain_losses(**found, dims=DIMS, settings=Loss())
+    ours, plain = nested(found, NestedInfoNceSettings()), plain_losses(**found, dims=DIMS, settings=NestedInfoNceSettings())
     torch.testing.assert_close(ours, plain, rtol=0, atol=EXACT)
     for mine, expected in zip(gradients(ours, found), gradients(plain, found), strict=True):
         torch.testing.assert_close(mine, expected, rtol=1e-10, atol=EXACT)
@@ -108,7 +112,7 @@ def test_vectors_of_zeros_have_the_plain_loops_gradients() -> None:
 
 def test_a_single_pair_without_any_negative_costs_nothing() -> None:
     found = inputs(pairs=1, extras=0)
-    losses = nested(found, Loss(same_side_negatives=True))
+    losses = nested(found, NestedInfoNceSettings(intra_modal_negatives=True))
     torch.testing.assert_close(losses, torch.zeros_like(losses), rtol=0, atol=1e-12)
     for gradient in gradients(losses, found):
         torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-12)
@@ -135,8 +139,8 @@ def test_no_matrix_of_all_similarities_is_kept_or_made() -> None:
 def test_the_loss_is_that_of_single_precision_under_autocast() -> None:
     found = {name: value.detach().float() if value.is_floating_point() else value for name, value in inputs().items()}
     with torch.autocast("cpu", torch.bfloat16):
-        under = nested(found, Loss())
-    assert torch.equal(under, nested(found, Loss()))
+        under = nested(found, NestedInfoNceSettings())
+    assert torch.equal(under, nested(found, NestedInfoNceSettings()))
 
 
 REFERENCE = Path(__file__).parents[3] / "golden" / "sentence_transformers_losses.json"
@@ -148,7 +152,7 @@ def test_losses_and_gradients_are_those_of_sentence_transformers(case: dict[str,
     queries = torch.tensor(case["queries"], dtype=torch.float64, requires_grad=True)
     targets = torch.tensor(case["targets"], dtype=torch.float64, requires_grad=True)
     temperature = torch.tensor([1 / case["scale"]], dtype=torch.float64)
-    losses = nested_losses(queries, targets, slice(0, len(queries)), None, case["dims"], temperature, settings=Loss())
+    losses = nested_losses(GatheredBatch(queries, targets, slice(0, len(queries))), case["dims"], temperature, NestedInfoNceSettings())
     loss = (losses * torch.tensor(case["weights"], dtype=torch.float64)).sum()
     loss.backward()  # type: ignore[no-untyped-call]
     assert loss.item() == pytest.approx(case["value"], rel=EXACT)

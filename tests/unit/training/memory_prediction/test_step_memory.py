@@ -17,7 +17,7 @@ from reelnest.backbones.architecture import backbone_config
 from reelnest.backbones.families.qwen2_5_vl import VISION
 from reelnest.encoder.unfilled import PackedLinear, unfilled_encoder
 from reelnest.settings import Params
-from reelnest.training.losses.contrastive_model import ContrastiveModel
+from reelnest.training.contrastive_model import ContrastiveModel
 from reelnest.training.memory_prediction.step_memory import StepMemory, estimate_step, predict_step, stand_in_training
 from reelnest.training.memory_prediction.step_shapes import Sizes, largest_grid, stand_in_batcher, step_of
 
@@ -54,11 +54,11 @@ def allocated(params: Params, trace: Path) -> int:
             tensor.data.normal_(std=0.02)
         if params.train.gradient_checkpointing:
             encoder.enable_gradient_checkpointing()
-        model = ContrastiveModel(encoder, params.loss, len(params.model.dims))
+        model = ContrastiveModel(encoder, params.loss, params.model.dims)
         batcher = stand_in_batcher(params, config, SIZES)
         training = stand_in_training(params, Accelerator(cpu=True, mixed_precision=params.train.mixed_precision), model, batcher)
         for _ in range(2):
-            training.step(0, step_of(params, batcher))
+            training.take_step(0, step_of(params, batcher))
     profiler.export_chrome_trace(str(trace))
     events = [event for event in json.loads(trace.read_text())["traceEvents"] if event.get("name") == "[memory]"]
     level = peak = 0

@@ -1,5 +1,6 @@
 """Cached gradients against those of one graph over the whole batch."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from reelnest.backbones.families.qwen2_5_vl import FAMILY
-from reelnest.encoder.batches import Batcher, MicroBatches
+from reelnest.encoder.batches import Batch, Batcher, MicroBatches
 from reelnest.encoder.encoder import load_encoder
-from reelnest.settings import Loss, Model
+from reelnest.settings import Model, NestedInfoNceSettings
 from reelnest.store.entries import Entry
-from reelnest.training.gradient_cache import GradientCache
-from reelnest.training.losses.contrastive_model import ContrastiveModel
+from reelnest.training.contrastive_model import ContrastiveModel
+from reelnest.training.gradients.gradient_cache import GradientCache, ModelCalls, OneGraph, Passes
 from tests.support.model_inputs import random_video
 
 CPU = torch.device("cpu")
@@ -32,17 +33,23 @@ def model_of(base: Path, **settings: Any) -> tuple[ContrastiveModel, Batcher]:
     for name, parameter in encoder.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.1)
-    return ContrastiveModel(encoder, Loss(learn_temperature=True), len(chosen.dims)), Batcher(tokenizer, chosen, FAMILY)
+    return ContrastiveModel(encoder, NestedInfoNceSettings(learn_temperature=True), chosen.dims), Batcher(tokenizer, chosen, FAMILY)
 
 
-def loss_of(order: Tensor) -> Any:
-    """A loss in which each vector's gradient hangs on all vectors, and the temperature takes part."""
+def loss_of(vectors: Tensor, learnt: dict[str, Tensor], order: Tensor) -> Tensor:
+    """A loss in which each vector's gradient depends on all vectors, and the temperature takes part."""
+    unit = nn.functional.normalize(vectors[order], dim=1)
+    return ((unit @ unit.T) * torch.exp(learnt["loss.log_scale"])).logsumexp(1).mean()
 
-    def loss(vectors: Tensor, scales: Any) -> Tensor:
-        unit = nn.functional.normalize(vectors[order], dim=1)
-        return ((unit @ unit.T) / scales.temperature).logsumexp(1).mean()
 
-    return loss
+def run(calls: ModelCalls, inputs: Sequence[Batch], order: Tensor, *, synchronise: bool = True) -> Tensor:
+    """Adds the gradients of `loss_of` to the parameters, in the way that training takes for so many micro-batches."""
+    passes: Passes = OneGraph(calls) if len(inputs) == 1 else GradientCache(calls)
+    embedded = passes.embed(inputs, synchronise=synchronise)
+    loss = loss_of(embedded.vectors, embedded.learnt, order)
+    loss.backward()  # type: ignore[no-untyped-call]
+    passes.backward(inputs, embedded, synchronise=synchronise)
+    return loss.detach()
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:
@@ -62,16 +69,14 @@ def assert_alike(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("count", [2, 3, 7])
 def test_gradients_equal_those_of_the_whole_batch(tiny_base: Path, count: int) -> None:
     model, batcher = model_of(tiny_base)
-    vectors, scales = model(batcher(entries()))
-    whole = loss_of(torch.arange(10))(vectors, scales)
-    whole.backward()
+    whole = loss_of(*model(batcher(entries())), torch.arange(10))
+    whole.backward()  # type: ignore[no-untyped-call]
     expected = gradients(model)
     inputs, order = batcher.micro_batches(entries(), count)
-    loss = GradientCache(model, CPU)(inputs, loss_of(order), synchronise=True)
-    assert not loss.requires_grad
+    loss = run(ModelCalls(model, CPU), inputs, order)
     torch.testing.assert_close(loss, whole.detach(), rtol=1e-6, atol=0)
     found = gradients(model)
-    assert found["log_scale"].abs() > 0
+    assert found["objective.loss.log_scale"].abs() > 0
     assert_alike(found, expected)
 
 
@@ -85,37 +90,36 @@ def test_dropout_drops_the_same_in_both_passes(tiny_base: Path, checkpointing: b
     # One graph over the same micro-batches, with the same random numbers.
     torch.manual_seed(7)
     outputs = [model(batch) for batch in inputs]
-    loss_of(order)(torch.cat([vectors for vectors, _ in outputs]), outputs[-1][1]).backward()
+    loss_of(torch.cat([vectors for vectors, _ in outputs]), outputs[-1][1], order).backward()  # type: ignore[no-untyped-call]
     expected = gradients(model)
 
     seen: list[Tensor] = []
     model.encoder.register_forward_hook(lambda _module, _inputs, vectors: seen.append(vectors.detach()))
     torch.manual_seed(7)
-    GradientCache(model, CPU)(inputs, loss_of(order), synchronise=True)
+    run(ModelCalls(model, CPU), inputs, order)
     for index in range(len(inputs)):
         assert torch.equal(seen[index], seen[len(inputs) + index])
         assert torch.equal(seen[index], outputs[index][0].detach())
     assert_alike(gradients(model), expected)
 
 
-def test_a_batch_of_one_part_is_embedded_once_and_others_twice(tiny_base: Path) -> None:
+def test_a_batch_of_one_micro_batch_is_embedded_once_and_others_twice(tiny_base: Path) -> None:
     model, batcher = model_of(tiny_base)
     calls: list[bool] = []
     model.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
     for count, expected in ((1, [True]), (3, [False] * 3 + [True] * 3)):
         inputs, order = batcher.micro_batches(entries(), count)
         calls.clear()
-        GradientCache(model, CPU)(inputs, loss_of(order), synchronise=True)
+        run(ModelCalls(model, CPU), inputs, order)
         assert calls == expected
 
 
 def test_a_scaler_scales_what_goes_backward_through_the_model(tiny_base: Path) -> None:
     model, batcher = model_of(tiny_base)
     inputs, order = batcher.micro_batches(entries(), 3)
-    GradientCache(model, CPU)(inputs, loss_of(order), synchronise=True)
+    run(ModelCalls(model, CPU), inputs, order)
     plain = gradients(model)
-    scaled = GradientCache(model, CPU, backward=lambda loss: (loss * 1024).backward())
-    scaled(inputs, loss_of(order), synchronise=True)
+    run(ModelCalls(model, CPU, backward=lambda loss: (loss * 1024).backward()), inputs, order)  # type: ignore[no-untyped-call]
     found = gradients(model)
     for name, value in plain.items():
         assert torch.equal(found[name], value * 1024), name
@@ -140,7 +144,7 @@ def test_processes_are_told_to_sum_gradients_once_and_at_the_end(tiny_base: Path
         loss.backward()
 
     inputs, order = batcher.micro_batches(entries(), count)
-    GradientCache(model, CPU, backward=backward, unsynced=Unsynced)(inputs, loss_of(order), synchronise=synchronise)
+    run(ModelCalls(model, CPU, backward=backward, unsynced=Unsynced), inputs, order, synchronise=synchronise)
     assert synced == [False] * (count - expected) + [True] * expected
 
 

@@ -1,0 +1,38 @@
+"""Where a training's first weights come from."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from accelerate import Accelerator
+
+from reelnest.atomic_files import whole_folder
+from reelnest.backbones.registry import TINY
+from reelnest.backbones.tiny import build_tiny
+from reelnest.settings import Params
+from reelnest.store.prepared import Pairs, Prepared, fields_text
+
+
+def base_model(params: Params, prepared: Prepared, pairs: Pairs, accelerator: Accelerator, work: Path) -> str | Path:
+    """The name or folder of the base: for `tiny`, a folder in `work` that the main process builds while the others wait."""
+    if params.model.name_or_path != TINY:
+        return params.model.name_or_path
+    texts = sorted(set(_texts(prepared, pairs)) | {params.model.query_instruction, params.model.target_instruction})
+    parts = [params.model.tiny.model_dump(mode="json"), params.train.seed, version("reelnest"), version("transformers"), texts]
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    folder = work / f"tiny-{key}"
+    with accelerator.main_process_first():
+        if not folder.is_dir():
+            with whole_folder(folder) as aside:
+                build_tiny(aside, texts, params.model.tiny, params.train.seed)
+    return folder
+
+
+def _texts(prepared: Prepared, pairs: Pairs) -> Iterator[str]:
+    """The words of the training split's texts and videos. A tokenizer trained on more would have seen the test split."""
+    for index in np.unique(np.concatenate([pairs.queries, pairs.targets])):
+        item = prepared.item(int(index))
+        yield item.key if item.kind == "text" else fields_text(item.fields)

@@ -1,0 +1,40 @@
+"""What, besides weights and optimizer, a resumed training needs to know."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+from reelnest.training.checkpoint.best import Best
+
+
+@dataclass
+class Validation:
+    """One evaluation of the validation split."""
+
+    epoch: int
+    step: int
+    metrics: dict[str, dict[str, float]]
+    """By dim, then by name, over the queries of all pair kinds."""
+
+
+@dataclass
+class TrainState:
+    """How far a training is. The one owner of the micro-batch size."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    best: Best = field(default_factory=Best)
+    validations: list[Validation] = field(default_factory=list)
+    seconds: float = 0.0
+    """Of steps and evaluations, over all sittings."""
+    micro_batch_size: int | None = None
+    """Pairs that each process embeds at once; None for all. `train.adaptive_batch_size` may make it smaller than the setting."""
+
+    def saved(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def loaded(cls, saved: dict[str, Any]) -> Self:
+        """What `saved` gave."""
+        validations = [Validation(**validation) for validation in saved["validations"]]
+        return cls(**(saved | {"best": Best(**saved["best"]), "validations": validations}))

@@ -1,0 +1,55 @@
+"""One optimizer step, and all that it changes."""
+
+import math
+
+from accelerate import Accelerator
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from reelnest.encoder.ema import Ema
+from reelnest.profiling.phases import phase
+from reelnest.settings import Params
+from reelnest.training.batches.pair_batches import PairBatch, PairBatcher
+from reelnest.training.checkpoint.history import StepFigures
+from reelnest.training.checkpoint.train_state import TrainState
+from reelnest.training.contrastive_model import ContrastiveModel
+from reelnest.training.gradients.step_gradients import StepGradients
+from reelnest.training.optimizer import build_optimizer, build_scheduler
+
+
+class TrainingStep:
+    """Model, optimizer, learning rate and average of the weights: what a step changes, and how."""
+
+    def __init__(self, params: Params, accelerator: Accelerator, model: ContrastiveModel, batcher: PairBatcher, total_steps: int) -> None:
+        """`total_steps` is for the learning rate's schedule."""
+        self._train = params.train
+        self.accelerator = accelerator
+        optimizer = build_optimizer(model, self._train)
+        self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
+        self.model: ContrastiveModel = accelerator.unwrap_model(self.wrapped)  # sharded under FSDP2, otherwise `model` itself
+        self.scheduler = build_scheduler(self.optimizer.optimizer, self._train, total_steps)
+        self.ema = None if self._train.ema_decay is None else Ema(self.model, self._train.ema_decay)
+        self.gradients = StepGradients(params, accelerator, self.wrapped, batcher)
+
+    def __call__(self, batches: list[PairBatch], state: TrainState) -> StepFigures:
+        """Takes the step that follows `state`, and counts it there."""
+        with phase("loss"):
+            losses = self.gradients(batches, state)
+        with phase("optimizer"):
+            norm = self._clipped_norm()
+            learning_rate = float(self.scheduler.get_last_lr()[0])
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.model.objective.limit_parameters()
+            if not self.accelerator.optimizer_step_was_skipped:  # fp16's scaler leaves a step out when gradients overflow
+                self.scheduler.step()
+                if self.ema is not None:
+                    self.ema.update()
+        state.step += 1
+        return StepFigures(losses.total, losses.by_dim, losses.temperature, learning_rate, norm)
+
+    def _clipped_norm(self) -> Tensor:
+        """Clips the gradients, and gives their norm before that."""
+        trainable = [parameter for parameter in self.wrapped.parameters() if parameter.requires_grad]
+        norm: Tensor = self.accelerator.clip_grad_norm_(trainable, self._train.max_gradient_norm or math.inf)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm

@@ -1,0 +1,97 @@
+"""Checkpoints between evaluations (`train.checkpoint_every_minutes`), by a clock that the test moves on by a minute a step."""
+
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reelnest.training import loop
+from reelnest.training.checkpoint.timer import CheckpointTimer
+from reelnest.training.checkpoint.train_state import TrainState
+from reelnest.training.step import TrainingStep
+from tests.integration.training.training_workspace import rows, run, training_report, write_workspace
+
+# 6 steps an epoch, an evaluation every second epoch: after steps 12 and 18.
+SETTINGS: dict[str, Any] = {"epochs": 3, "evaluate_every_epochs": 2, "keep_checkpoints": 99}
+EVERYTHING: dict[str, Any] = {
+    "model": {"lora": {"r": 4, "dropout": 0.2}},
+    "loss": {"learn_temperature": True, "dim_weights": "random"},
+    "mining": {"negatives_per_pair": 1, "every_steps": 4},
+    "micro_batch_size": 2,
+    "ema_decay": 0.9,
+}
+
+
+class Killed(BaseException):
+    """Ends a training as a crash would."""
+
+
+@pytest.fixture
+def _a_minute_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time is the number of optimizer steps that were taken in this process."""
+    taken = [0]
+    step = TrainingStep.__call__
+
+    def counted(self: TrainingStep, batches: Any, state: TrainState) -> Any:
+        taken[0] += 1
+        return step(self, batches, state)
+
+    monkeypatch.setattr(TrainingStep, "__call__", counted)
+    monkeypatch.setattr(loop, "CheckpointTimer", partial(CheckpointTimer, clock=lambda: 60.0 * taken[0]))
+
+
+def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the process end before it takes this step."""
+    numbers, take = count(1), TrainingStep.__call__
+
+    def killed(self: TrainingStep, batches: Any, state: TrainState) -> Any:
+        if next(numbers) == step:
+            raise Killed
+        return take(self, batches, state)
+
+    monkeypatch.setattr(TrainingStep, "__call__", killed)
+
+
+def saved_steps(root: Path) -> list[int]:
+    return sorted(int(path.stem.removeprefix("step-")) for path in root.glob("work/checkpoints/*/step-*.pt"))
+
+
+@pytest.mark.usefixtures("_a_minute_a_step")
+@pytest.mark.parametrize(
+    ("minutes", "expected"),
+    [
+        (None, [12, 18]),
+        (100, [12, 18]),
+        (5, [5, 10, 12, 17, 18]),
+        (6, [6, 12, 18]),  # the end of an epoch that no evaluation follows
+        (0.5, list(range(1, 19))),
+    ],
+)
+def test_checkpoints_are_written_as_often_as_the_setting_says(
+    minutes: float | None, expected: list[int], prepared: Path, tmp_path: Path
+) -> None:
+    root = write_workspace(tmp_path / "checkout", prepared, checkpoint_every_minutes=minutes, **SETTINGS)
+    run(root)
+    assert saved_steps(root) == expected
+
+
+@pytest.mark.parametrize("more", [{}, EVERYTHING], ids=["plain", "everything"])
+def test_a_training_killed_after_a_checkpoint_within_an_epoch_goes_on_to_the_last_bit(
+    more: dict[str, Any], prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    unbroken = write_workspace(tmp_path / "unbroken", prepared, checkpoint_every_minutes=None, **SETTINGS, **more)
+    run(unbroken)
+    root = write_workspace(tmp_path / "killed", prepared, checkpoint_every_minutes=4, **SETTINGS, **more)
+    with monkeypatch.context() as patched:
+        request.getfixturevalue("_a_minute_a_step")
+        kill_at(11, patched)
+        with pytest.raises(Killed):
+            run(root)
+    assert saved_steps(root) == [4, 8]
+    run(root)
+    assert rows(root) == rows(unbroken)
+    assert training_report(root) == training_report(unbroken)
+    weights, expected = (path / "models" / "candidate" / "model.safetensors" for path in (root, unbroken))
+    assert weights.read_bytes() == expected.read_bytes()
