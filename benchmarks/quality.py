@@ -22,6 +22,8 @@ from typing import Any
 import yaml
 
 from benchmarks.side_by_side import ROOT
+from reelnest.artifacts.evaluation_report import EvaluationReport
+from reelnest.artifacts.training_report import TrainingReport
 
 SWITCHES: dict[str, dict[str, Any]] = {
     "none": {},
@@ -81,10 +83,9 @@ def _train(folder: Path, prepared: Path, switch: str, seed: int) -> dict[str, An
     (root / "params.yaml").write_text(yaml.safe_dump(params))
     for stage in ("train", "evaluate"):
         _reelnest(root, stage)
-    evaluation = json.loads((root / "reports" / "evaluation.json").read_text())
-    training = json.loads((root / "reports" / "training.json").read_text())
+    evaluation, training = EvaluationReport.read(root / "reports"), TrainingReport.read(root / "reports")
     shutil.rmtree(root)
-    return _figures(evaluation) | {"seconds": training["speed"]["seconds"]}
+    return _figures(evaluation) | {"seconds": training.speed.seconds}
 
 
 def _reelnest(root: Path, stage: str) -> None:
@@ -95,13 +96,12 @@ def _reelnest(root: Path, stage: str) -> None:
             raise SystemExit(f"`reelnest {stage}` failed; its log is {log}")
 
 
-def _figures(evaluation: dict[str, Any]) -> dict[str, Any]:
+def _figures(evaluation: EvaluationReport) -> dict[str, Any]:
     """Recall@10 over all queries by dim, Recall@1 at the last, and the share of listed opposites that text→video leaves behind, by dim."""
-    results = {result["dim"]: result["metrics"] for result in evaluation["results"] if result["pair_kind"] == "all"}
-    outranked = {result["dim"]: result["value"] for result in evaluation["negatives_outranked"] if result["pair_kind"] == "text_to_video"}
+    outranked = {one.dim: one.value for one in evaluation.negatives_outranked if one.pair_kind == "text_to_video"}
     return {
-        "recall@10": {str(dim): metrics["recall@10"] for dim, metrics in results.items()},
-        "recall@1": results[max(results)]["recall@1"],
+        "recall@10": {str(dim): result.metrics["recall@10"] for dim, result in evaluation.by_dim.items()},
+        "recall@1": evaluation.by_dim[evaluation.width].metrics["recall@1"],
         "outranked": {str(dim): value for dim, value in outranked.items()},
     }
 

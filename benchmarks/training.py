@@ -5,7 +5,6 @@ four nested dims, optimizer and, where it is said, LoRA, in one process with two
 (in the project's data format), or the sample in data/. Neither side counts imports. What the other side does: peers/training.py.
 """
 
-import json
 import shutil
 import tempfile
 import time
@@ -16,6 +15,7 @@ from typing import Any
 from benchmarks.peers import training as peers
 from benchmarks.peers.training import BATCH_SIZE, DIMS, FRAMES, LEARNING_RATE, PIXELS, WEIGHT_DECAY, Kind, clips, tiny_folder
 from benchmarks.side_by_side import ROOT, Benchmark, Figures
+from reelnest.artifacts.training_report import TrainingReport
 
 LOOP_EPOCHS = 4
 """Of the loops: about a minute each, since this machine's speed differs by a tenth from one minute to the next."""
@@ -92,10 +92,10 @@ def _whole(kind: Kind, epochs: int, counted_epochs: int | None = None) -> Callab
             prepared = time.perf_counter()
             train.run(workspace, params)
             trained = time.perf_counter()
-            report = json.loads((workspace.reports / "training.json").read_text())
+            report = TrainingReport.read(workspace.reports)
             shutil.rmtree(workspace.root)
             times = (counted_epochs or epochs) / epochs
-            pairs = report["steps"] * report["batch_size"] * times
+            pairs = report.steps * report.batch_size * times
             return {"pairs/s": pairs / (prepared - started + (trained - prepared) * times)}
 
         return run
@@ -111,9 +111,9 @@ def _our_loop() -> Callable[[], Figures]:
 
     def run() -> Figures:
         train.run(workspace, params)
-        report = json.loads((workspace.reports / "training.json").read_text())
+        report = TrainingReport.read(workspace.reports)
         shutil.rmtree(workspace.root)
-        return {"pairs/s": report["speed"]["pairs_per_second"]}
+        return {"pairs/s": report.speed.pairs_per_second}
 
     return run
 

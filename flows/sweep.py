@@ -110,7 +110,8 @@ def _run(space: SearchSpace, plan: Plan, wanted: int, at_once: int) -> State[Any
         if offered.kind != "completed":
             return Failed(message=f"The best one's registration {offered.kind}: {offered.why} Started again, the sweep offers it again.")
         status = "FINISHED"
-        registered = f"version {offered.registration.get('version')}, {offered.registration.get('decision')}"
+        registration = offered.registration
+        registered = f"version {registration.version}, {registration.decision}" if registration else "not registered"
         return Completed(
             message=f"best of {len(trials.found)}: trial {best.number}, {plan.metric} {best.value:.4g} on the validation split with"
             f" {json.dumps(best.settings)}; {registered}"

@@ -18,7 +18,7 @@ HOUR = 3600
 SECONDS_BETWEEN_LOOKS = 5
 
 
-class Approval(RunInput):
+class ApprovalForm(RunInput):
     """What Prefect's page asks for where a person resumes the flow."""
 
     approve: bool
@@ -30,7 +30,7 @@ def ask(workspace: Workspace) -> list[str]:
     """Waits, inside of a flow, for a person's answer, and gives it as options of `reelnest register`. No answer in time is a refusal."""
     hours = load_params(workspace.params).registration.approval_hours
     get_run_logger().info("waiting up to %g hours for a person's approval: resume this flow run in Prefect", hours)
-    asked = Approval.with_initial_data(description=pages.registration_page(workspace))
+    asked = ApprovalForm.with_initial_data(description=pages.registration_page(workspace))
     try:
         answer = pause_flow_run(wait_for_input=asked, timeout=max(1, round(hours * HOUR)), poll_interval=SECONDS_BETWEEN_LOOKS)
     except FlowPauseTimeout:

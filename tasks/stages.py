@@ -19,6 +19,8 @@ from prefect.settings import PREFECT_UI_URL
 from prefect.states import Completed, Failed
 from prefect.tasks import Task
 
+from reelnest.artifacts.validation_report import ValidationReport
+from reelnest.errors import ArtifactError
 from reelnest.stages.workspace import Workspace
 from tasks.pages import artifacts as pages
 from tasks.process import dvc
@@ -40,7 +42,7 @@ Pages = Mapping[str, Callable[[Workspace], str]]
 """What makes each page, by the artifact's key."""
 VALIDATION_PAGES: Pages = {"validate": pages.validation_page, "quarantine": pages.quarantine_page, "data-docs": pages.data_docs_page}
 REGISTRATION_PAGES: Pages = {"register": pages.registration_page, "lineage": pages.lineage_page}
-UNTOLD = (OSError, ValueError, KeyError, TypeError, httpx.HTTPError, PrefectException)
+UNTOLD = (OSError, ValueError, KeyError, TypeError, ArtifactError, httpx.HTTPError, PrefectException)
 """What keeps a page or an event from being made, and is no reason for a stage to fail."""
 
 
@@ -93,7 +95,7 @@ def validate(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State
     """Shows its pages also where the data cannot be used: that is when they are needed."""
     state = _run("validate", changed, before, VALIDATION_PAGES)
     workspace = Workspace()
-    if state.is_failed() and (workspace.reports / "validation.json").is_file():
+    if state.is_failed() and (workspace.reports / ValidationReport.FILE).is_file():
         shown = show("validate", VALIDATION_PAGES, workspace)
         tell(lambda: telling.refused(workspace, str(state.message), shown.get("quarantine")))
     return state

@@ -98,11 +98,11 @@ def register(
     if approved is not None and refused is not None:
         raise typer.BadParameter("give --approved or --refused, not both")
     workspace, params = _settings()
-    from reelnest.registry.promotion.decision import Answer
+    from reelnest.registry.promotion.verdict import Approval
     from reelnest.stages import register as stage
 
     words = refused if approved is None else approved
-    stage.run(workspace, params, None if words is None else Answer(refused is None, words))
+    stage.run(workspace, params, None if words is None else Approval(refused is None, words))
 
 
 @cli.command()

@@ -43,6 +43,7 @@ RUNS_A_MODEL = {
 }
 """Left out of preprocessing: parts of the families that only compute, so that a change there decodes no video again."""
 CHANGES_NO_WEIGHTS = {
+    "reelnest.artifacts": "names the fields of a report",
     "reelnest.encoder.saved": "how a trained model is written and opened",
     "reelnest.encoder.saved_settings": "how a trained model is opened",
     "reelnest.profiling": "measures the steps",
@@ -53,7 +54,12 @@ CHANGES_NO_WEIGHTS = {
     "reelnest.training.tracker": "records what a step gave",
 }
 """Left out of the numerics of a training."""
-DRAWS_FIGURES = {"reelnest.report": "draws the figures of an evaluation and makes none"}
+DRAWS_FIGURES = {
+    "reelnest.report": "draws the metrics of an evaluation and makes none",
+    "reelnest.artifacts": "names the fields of a report",
+    "reelnest.stages.evaluation_entries": "fills the fields of a report",
+    "reelnest.stages.evaluation_files": "writes the metrics into files",
+}
 
 
 @dataclass(frozen=True, eq=False)

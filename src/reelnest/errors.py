@@ -39,6 +39,10 @@ class TrainingError(ReelnestError):
     """Training cannot go on: a wrong number of processes, a loss that is no number, a worker that died."""
 
 
+class ArtifactError(ReelnestError):
+    """A report in `reports/` is missing, broken or of another version."""
+
+
 class RegistryError(ReelnestError):
     """MLflow cannot be used or does not hold what was asked for."""
 

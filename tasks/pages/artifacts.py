@@ -4,21 +4,25 @@ import csv
 import itertools
 import json
 import shlex
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import httpx
 
+from reelnest.artifacts.candidate_run import CandidateRun
+from reelnest.artifacts.evaluation_report import ALL, Difference, EvaluationReport, RecommendedConfiguration, Result
+from reelnest.artifacts.preprocessing_report import PreprocessingReport
+from reelnest.artifacts.registration_report import WAITS, RegistrationReport
+from reelnest.artifacts.training_report import TrainingReport
+from reelnest.artifacts.validation_report import ValidationReport
 from reelnest.evaluation.metrics import metric_names
+from reelnest.report.wording import configuration_name
 from reelnest.stages.workspace import Workspace
 from tasks.pages.markdown import code, escape, page, table
 from tasks.process.runner import setting
 
 CURVE_ROWS = 20
 QUARANTINE_ROWS = 50
-WAITS = "waits for approval"
-"""A decision in `reports/registration.json` (`reelnest.registry.promotion.decision`, which would take seconds to import)."""
 MLFLOW_SECONDS = 5.0
 MLFLOW_PAGES = "REELNEST_MLFLOW_UI_URL"
 """For MLflow what PREFECT_UI_URL is for Prefect."""
@@ -26,22 +30,24 @@ MLFLOW_PAGES = "REELNEST_MLFLOW_UI_URL"
 
 def validation_page(workspace: Workspace) -> str:
     """Counts, what was quarantined and why, and the expectations that do not hold."""
-    report = read(workspace.reports / "validation.json")
-    quarantined = report["quarantined"]
-    reasons = [(file, reason, n) for file, found in quarantined["by_reason"].items() for reason, n in sorted(found.items())]
-    splits = report["pairs"]["by_split_and_kind"]
-    failed = [found for found in report["expectations"] if not found["success"]]
+    report = ValidationReport.read(workspace.reports)
+    quarantined, splits = report.quarantined, report.pairs.by_split_and_kind
+    reasons = [(file, reason, n) for file, by_reason in quarantined.by_reason.items() for reason, n in sorted(by_reason.items())]
+    failed = [outcome for outcome in report.expectations if not outcome.success]
     return page(
-        "# Data: " + ("good" if report["passed"] else "cannot be used"),
-        table(["", "lines", "good"], [(name, report[name]["lines"], report[name]["good"]) for name in ("videos", "pairs")]),
+        "# Data: " + ("good" if report.passed else "cannot be used"),
+        table(
+            ["", "lines", "good"],
+            [(name, counts.lines, counts.good) for name, counts in (("videos", report.videos), ("pairs", report.pairs))],
+        ),
         table(["split", "kind", "pairs"], [(split, kind, n) for split, kinds in splits.items() for kind, n in kinds.items()]),
         "## Quarantined",
-        f"{quarantined['records']} records, {quarantined['fraction']:.2%} ({quarantined['allowed_fraction']:.2%} are allowed).",
+        f"{quarantined.records} records, {quarantined.fraction:.2%} ({quarantined.allowed_fraction:.2%} are allowed).",
         table(["file", "reason", "records"], reasons),
         "## Expectations that do not hold" if failed else "",
         table(
             ["suite", "expectation", "severity", "found"],
-            [(found["suite"], found["description"], found["severity"], found["observed"]) for found in failed],
+            [(outcome.suite, outcome.description, outcome.severity, outcome.observed) for outcome in failed],
         ),
         "Each bad line: `reports/quarantine.jsonl`. Data Docs: `reports/data_docs/index.html`.",
     )
@@ -64,11 +70,10 @@ def quarantine_page(workspace: Workspace) -> str:
 
 def data_docs_page(workspace: Workspace) -> str:
     """What Great Expectations' own pages say in full: every expectation, and what was found."""
-    report = read(workspace.reports / "validation.json")
+    report = ValidationReport.read(workspace.reports)
     marks = {True: "holds", False: "does not hold"}
     rows = [
-        (found["suite"], found["description"], found["severity"], marks[found["success"]], found["observed"])
-        for found in report["expectations"]
+        (outcome.suite, outcome.description, outcome.severity, marks[outcome.success], outcome.observed) for outcome in report.expectations
     ]
     return page(
         "# Expectations of the data",
@@ -79,7 +84,7 @@ def data_docs_page(workspace: Workspace) -> str:
 
 def preprocessing_page(workspace: Workspace) -> str:
     """What was decoded, and what was taken over from an earlier run."""
-    return page("# Prepared data", table(["", ""], _facts(read(workspace.reports / "preprocessing.json"))))
+    return page("# Prepared data", table(["", ""], _facts(PreprocessingReport.read(workspace.reports).model_dump(mode="json"))))
 
 
 def training_page(workspace: Workspace) -> str:
@@ -91,7 +96,7 @@ def training_page(workspace: Workspace) -> str:
     header = list(rows[0]) if rows else []
     return page(
         "# Training",
-        table(["", ""], _facts(read(workspace.reports / "training.json"))),
+        table(["", ""], _facts(TrainingReport.read(workspace.reports).model_dump(mode="json"))),
         "## Curve",
         table(header, [[_number(row[name]) for name in header] for row in shown]),
         "Every step: `reports/training.csv`.",
@@ -100,43 +105,32 @@ def training_page(workspace: Workspace) -> str:
 
 def evaluation_page(workspace: Workspace) -> str:
     """Quality at each dim, for each kind of pair and for all."""
-    report = read(workspace.reports / "evaluation.json")
-    results: dict[str, list[Mapping[str, Any]]] = {}
-    for result in report["results"]:
-        results.setdefault(result["pair_kind"], []).append(result)
+    report = EvaluationReport.read(workspace.reports)
+    results: dict[str, list[Result]] = {}
+    for result in report.results:
+        results.setdefault(result.pair_kind, []).append(result)
+    metrics = metric_names()
     parts = [
         page(
             f"## {escape(kind.replace('_', ' '))}",
             table(
-                ["dim", "storage", "bytes", *metric_names()],
-                [
-                    (
-                        found["dim"],
-                        found["storage"],
-                        found["bytes_per_vector"],
-                        *(found["metrics"].get(metric) for metric in metric_names()),
-                    )
-                    for found in of_kind
-                ],
+                ["dim", "storage", "bytes", *metrics],
+                [(one.dim, one.storage, one.bytes_per_vector, *map(one.metrics.get, metrics)) for one in of_kind],
             ),
         )
-        for kind, of_kind in sorted(results.items(), key=lambda item: item[0] != "all")
+        for kind, of_kind in sorted(results.items(), key=lambda item: item[0] != ALL)
     ]
-    outranked = [
-        (found["pair_kind"].replace("_", " "), found["dim"], found["value"], found["queries"]) for found in report["negatives_outranked"]
-    ]
-    behaviour = report.get("behaviour", {"passed_by_kind": {}})
+    outranked = [(one.pair_kind.replace("_", " "), one.dim, one.value, one.queries) for one in report.negatives_outranked]
+    behaviour = report.behaviour
     shares = [
-        (kind, dim, share, behaviour["by_kind"][kind])
-        for dim, found in behaviour["passed_by_kind"].items()
-        for kind, share in found.items()
+        (kind, dim, share, behaviour.by_kind[kind]) for dim in behaviour.dims for kind, share in behaviour.passed_by_kind[str(dim)].items()
     ]
     return page(
-        f"# Retrieval on the {escape(report['split'])} split",
-        *_choice(report.get("choice")),
+        f"# Retrieval on the {escape(report.split)} split",
+        _recommended(report.choice),
         *_comparisons(report),
         *parts,
-        "## Right answers that outrank every listed negative" if outranked else "",
+        "## Relevant item ranked above the listed negatives" if outranked else "",
         table(["pairs", "dim", "share", "queries"], outranked),
         "## Behaviour tests that pass" if shares else "",
         table(["kind", "dim", "share", "tests"], shares),
@@ -144,50 +138,51 @@ def evaluation_page(workspace: Workspace) -> str:
     )
 
 
-def _choice(choice: Mapping[str, Any] | None) -> Iterator[str]:
-    if choice is not None:
-        chosen, best = (escape(choice.get(f"{which}name", choice[f"{which}dim"])) for which in ("", "best_"))
-        metric, value, best_value = escape(choice["metric"]), escape(choice["value"]), escape(choice["best_value"])
-        yield f"**{chosen}** is enough: {metric} {value}, against {best_value} with {best}; {choice['bytes_per_vector']:,} bytes a vector."
+def _recommended(choice: RecommendedConfiguration) -> str:
+    metric, value, best = escape(choice.metric), escape(choice.value), escape(choice.best_value)
+    return (
+        f"Recommended: **{escape(configuration_name(choice.name))}**. {metric} {value} (best: {best} with"
+        f" {escape(configuration_name(choice.best_name))}); {choice.bytes_per_vector:,} bytes a vector."
+    )
 
 
-def _comparisons(report: Mapping[str, Any]) -> Iterator[str]:
-    """This model minus the champion's and the previous run's figures, as far as there was something to compare with."""
-    for compared in report.get("compared_with", ()):
-        yield f"## {escape(compared['metric'])} minus the {escape(compared['what'])}'s"
-        yield table(
-            ["dim", "difference", "from", "to"], [[one[key] for key in ("dim", "value", "low", "high")] for one in compared["differences"]]
-        )
-    for one in report.get("not_compared", ()):
-        yield f"Not compared with the {escape(one['what'])}: {escape(one['reason'])}."
+def _comparisons(report: EvaluationReport) -> Iterator[str]:
+    """This model minus the champion and the previous run, as far as there was something to compare with."""
+    for compared in report.compared_with:
+        yield f"## {escape(compared.metric)} minus the {escape(compared.what)}'s"
+        yield _differences(compared.differences)
+    for missing in report.not_compared:
+        yield f"Not compared with the {escape(missing.what)}: {escape(missing.reason)}."
+
+
+def _differences(differences: Sequence[Difference]) -> str:
+    return table(["dim", "difference", "from", "to"], [(one.dim, one.value, one.low, one.high) for one in differences])
 
 
 def registration_page(workspace: Workspace) -> str:
     """The registry's version, why it is or is not the champion, and each condition for it."""
-    report = read(workspace.reports / "registration.json")
+    report = RegistrationReport.read(workspace.reports)
     marks = {True: "yes", False: "no", None: "open"}
-    conditions = [(found["name"], marks[found["passed"]], found["why"]) for found in report.get("conditions", ())]
+    conditions = [(condition.name, marks[condition.passed], condition.why) for condition in report.conditions]
     return page(
         "# Registration",
-        table(["", ""], _facts({key: value for key, value in report.items() if key != "lineage"})),
+        f"{escape(report.decision)}: {escape(report.reason)}",
+        table(["", ""], _facts(report.model_dump(mode="json", exclude={"decision", "reason", "lineage"}))),
         "## Conditions" if conditions else "",
         table(["condition", "holds", "why"], conditions),
-        "## Challenger minus champion" if report.get("differences") else "",
-        table(
-            ["dim", "difference", "from", "to"],
-            [[one[key] for key in ("dim", "value", "low", "high")] for one in report.get("differences", ())],
-        ),
+        "## Challenger minus champion" if report.differences else "",
+        _differences(report.differences),
     )
 
 
 def lineage_page(workspace: Workspace) -> str:
     """Where the registered version comes from, and the commands that say more and make it again."""
-    report = read(workspace.reports / "registration.json")
-    version = shlex.quote(f"models:/{report['name']}/{report['version']}")
-    lineage = report.get("lineage")
+    report = RegistrationReport.read(workspace.reports)
+    version = shlex.quote(f"models:/{report.name}/{report.version}")
+    lineage = report.lineage
     return page(
         "# Lineage",
-        table(["", ""], _facts(lineage))
+        table(["", ""], _facts(lineage.model_dump(mode="json")))
         if lineage
         else "The version was registered without its lineage, or its files are gone from MLflow.",
         "All of it, and the commands that make it again (in a new folder):",
@@ -227,16 +222,15 @@ def drift_page(report: Mapping[str, Any]) -> str:
 
 def is_registered(workspace: Workspace) -> bool:
     """Whether the last registration was of the model that was evaluated last."""
-    registration, evaluation = workspace.reports / "registration.json", workspace.reports / "evaluation.json"
-    if not (registration.is_file() and evaluation.is_file()):
-        return False
-    return bool(read(registration)["model_hash"] == read(evaluation)["model"]["hash"])
+    registration = RegistrationReport.read_if_there(workspace.reports)
+    evaluation = EvaluationReport.read_if_there(workspace.reports)
+    return registration is not None and evaluation is not None and registration.model_hash == evaluation.model.hash
 
 
 def waits_for_approval(workspace: Workspace) -> bool:
     """Whether the model that was registered last fulfils all but a person's approval."""
-    registration = workspace.reports / "registration.json"
-    return registration.is_file() and read(registration).get("decision") == WAITS
+    registration = RegistrationReport.read_if_there(workspace.reports)
+    return registration is not None and registration.decision == WAITS
 
 
 def run_link(workspace: Workspace) -> str | None:
@@ -270,23 +264,16 @@ def drift_link(report: Mapping[str, Any]) -> str | None:
 
 def _mlflow_run(workspace: Workspace) -> tuple[str, str]:
     """The server that holds the candidate's run, and the run's id; empty where no server does."""
-    path = workspace.candidate / "run.json"
-    run = read(path) if path.is_file() else {}
-    address = str(run.get("tracking_uri", ""))
-    if not address.startswith(("http://", "https://")) or not run.get("run_id"):
+    run = CandidateRun.read(workspace.candidate)
+    address = run.tracking_uri or ""
+    if not address.startswith(("http://", "https://")) or not run.run_id:
         return "", ""
-    return address.rstrip("/"), str(run["run_id"])
+    return address.rstrip("/"), run.run_id
 
 
 def _pages_of(server: str) -> str:
     """What a person's browser calls the server, where that is not what the worker calls it."""
     return (setting(MLFLOW_PAGES) or server).rstrip("/")
-
-
-def read(path: Path) -> dict[str, Any]:
-    """A report."""
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
 
 
 def _facts(found: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, object]]:

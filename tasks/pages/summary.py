@@ -1,9 +1,7 @@
 """The last words of a run, for the person at the terminal: what was made, how good it is, where to look."""
 
-import json
-from pathlib import Path
-from typing import Any
-
+from reelnest.artifacts.evaluation_report import ALL, EvaluationReport
+from reelnest.artifacts.registration_report import RegistrationReport
 from reelnest.evaluation.metrics import charted_names
 from reelnest.stages.workspace import Workspace
 
@@ -14,37 +12,32 @@ def summary(workspace: Workspace) -> str:
 
 
 def _quality(workspace: Workspace) -> str:
-    report = _read(workspace.reports / "evaluation.json")
+    report = EvaluationReport.read_if_there(workspace.reports)
     if report is None:
         return ""
-    lines = []
-    for kind in ("text_to_video", "all"):
-        results = [found for found in report["results"] if found["pair_kind"] == kind and found["storage"] == "float32"]
+    lines, metrics = [], charted_names()
+    for kind in ("text_to_video", ALL):
+        results = [result for result in report.results if result.pair_kind == kind]
         if not results:
             continue
-        queries, corpus = results[-1]["queries"], results[-1].get("corpus")
-        among = f" among {corpus}" if kind != "all" and corpus else ""
+        among = f" among {results[-1].corpus}" if kind != ALL else ""
         lines += [
-            f"Retrieval, {kind.replace('_', ' ')} ({queries} queries{among}, {report['split']} split):",
-            "      dim" + "".join(f"{metric:>11}" for metric in charted_names()) + "   bytes a vector",
+            f"Retrieval, {kind.replace('_', ' ')} ({results[-1].queries} queries{among}, {report.split} split):",
+            "      dim" + "".join(f"{metric:>11}" for metric in metrics) + "   bytes a vector",
             *(
-                f"{found['dim']:>9}"
-                + "".join(f"{found['metrics'][metric]:>11.3f}" for metric in charted_names())
-                + f"{found['bytes_per_vector']:>17}"
-                for found in results
+                f"{result.dim:>9}" + "".join(f"{result.metrics[metric]:>11.3f}" for metric in metrics) + f"{result.bytes_per_vector:>17}"
+                for result in results
             ),
         ]
     return "\n".join(lines)
 
 
 def _registered(workspace: Workspace) -> str:
-    found = _read(workspace.reports / "registration.json")
-    if found is None:
+    report = RegistrationReport.read_if_there(workspace.reports)
+    if report is None:
         return ""
-    aliases = " and ".join(found.get("aliases") or []) or "no alias"
-    decision, reason = found.get("decision"), found.get("reason")
-    why = f"\n{decision}: {reason}." if decision and reason else ""
-    return f"Registered in MLflow: {found.get('name')}, version {found.get('version')} ({aliases}).{why}"
+    aliases = " and ".join(report.aliases) or "no alias"
+    return f"Registered in MLflow: {report.name}, version {report.version} ({aliases}).\n{report.decision}: {report.reason}."
 
 
 def _where(workspace: Workspace) -> str:
@@ -58,10 +51,3 @@ def _where(workspace: Workspace) -> str:
     there.append(("make up", "opens Prefect and MLflow here: runs, curves, the registry, the schedule"))
     width = max(len(place) for place, _ in there)
     return "\n".join(["Where to look:", *(f"  {place:<{width}}  {what}" for place, what in there)])
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found

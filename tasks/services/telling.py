@@ -9,6 +9,8 @@ from typing import Any
 from prefect.events import emit_event
 from prefect.variables import Variable
 
+from reelnest.artifacts.registration_report import RegistrationReport
+from reelnest.artifacts.validation_report import ValidationReport
 from reelnest.stages.workspace import Workspace
 from tasks.pages import artifacts as pages
 
@@ -26,11 +28,11 @@ def champion(workspace: Workspace) -> None:
 
     It is remembered after it was told: cut off in between, it is told twice, and not never.
     """
-    report = pages.read(workspace.reports / "registration.json")
-    told = f"{report['name']} {report['version']} {report.get('run_id', '')}"
-    if "champion" not in report["aliases"] or told == Variable.get(CHAMPION_TOLD):
+    report = RegistrationReport.read(workspace.reports)
+    told = f"{report.name} {report.version} {report.run_id}"
+    if "champion" not in report.aliases or told == Variable.get(CHAMPION_TOLD):
         return
-    payload = {key: report.get(key) for key in ("name", "version", "reason", "metric", "value")}
+    payload = report.model_dump(include={"name", "version", "reason", "metric", "value"})
     links = {"evaluation": pages.evaluation_link(workspace), "training": pages.run_link(workspace)}
     emit_event(CHAMPION_CHANGED, resource={"prefect.resource.id": CHAMPION}, payload=payload | links)
     Variable.set(CHAMPION_TOLD, told, overwrite=True)
@@ -50,15 +52,15 @@ def drifted(report: Mapping[str, Any]) -> None:
 
 def refused(workspace: Workspace, why: str, page: str | None) -> None:
     """Tells that validation refused the data. `page` is the address of what it found, where it has one."""
-    report = pages.read(workspace.reports / "validation.json")
-    bad = report["quarantined"]
-    counts = [(n, f"{file}: {reason}") for file, found in bad["by_reason"].items() for reason, n in found.items()]
+    report = ValidationReport.read(workspace.reports)
+    by_reason = report.quarantined.by_reason
+    counts = [(n, f"{file}: {reason}") for file, reasons in by_reason.items() for reason, n in reasons.items()]
     payload: dict[str, Any] = {
         "why": why,
         "page": page,
-        "quarantined": bad["records"],
-        "reasons": [f"{n} {reason}" for n, reason in sorted(counts, key=lambda found: -found[0])[:REASONS]],
+        "quarantined": report.quarantined.records,
+        "reasons": [f"{n} {reason}" for n, reason in sorted(counts, key=lambda count: -count[0])[:REASONS]],
     }
-    for table in ("videos", "pairs"):
-        payload |= {table: report[table]["lines"], f"{table}_good": report[table]["good"]}
+    for name, table in (("videos", report.videos), ("pairs", report.pairs)):
+        payload |= {name: table.lines, f"{name}_good": table.good}
     emit_event(DATA_REFUSED, resource={"prefect.resource.id": DATA}, payload=payload)

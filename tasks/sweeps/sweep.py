@@ -8,13 +8,14 @@ again.
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import httpx
 from optuna.trial import TrialState
 
+from reelnest.artifacts.registration_report import RegistrationReport
 from reelnest.errors import RunError
 from tasks.sweeps.search_space import SearchSpace, Tried
 from tasks.sweeps.trials import Trial, Trials
@@ -38,7 +39,7 @@ class Ended:
     why: str = ""
     value: float | None = None
     mlflow_run: str | None = None
-    registration: Mapping[str, Any] = field(default_factory=dict)
+    registration: RegistrationReport | None = None
 
 
 class Runs(Protocol):

@@ -84,7 +84,7 @@ class TrialRuns:
     def ended(self, run: str) -> Ended | None:
         """None while it waits or runs.
 
-        Its value is the metric on the validation split. By the test split the registry's gate judges: chosen by that, the best would look
+        Its value is the metric on the validation split. The registry's gate looks at the test split: chosen by that, the best would look
         better than it is.
         """
         try:

@@ -104,7 +104,7 @@ def carry_out(found: Plan, checkout: Path) -> None:
 def runs_to_remove(runs: list[Run], versions: list[Registered], keep: int) -> list[Run]:
     """Of runs, the newest first, those that are neither among the first `keep` nor behind a version that stays."""
     staying = {found.version for found in versions if found.stays}
-    return [run for run in runs[keep:] if run.registration.get("version") not in staying]
+    return [run for run in runs[keep:] if run.registration is None or run.registration.version not in staying]
 
 
 def stale_checkpoints(checkout: Path, days: int) -> list[Path]:
@@ -119,7 +119,7 @@ def stale_checkpoints(checkout: Path, days: int) -> list[Path]:
 
 
 def _versions(runs: list[Run], name: str) -> set[int]:
-    return {int(run.registration["version"]) for run in runs if run.registration.get("name") == name}
+    return {run.registration.version for run in runs if run.registration is not None and run.registration.name == name}
 
 
 def _collect_mlflow(params: Params, checkout: Path, run_ids: list[str]) -> None:

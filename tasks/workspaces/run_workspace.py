@@ -23,7 +23,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from reelnest.atomic_files import write_json
+from reelnest.artifacts.candidate_run import CandidateRun
+from reelnest.artifacts.registration_report import RegistrationReport
+from reelnest.artifacts.training_report import TrainingReport
 from reelnest.commands.runs import RECORD, Run, kept_runs, latest_registration
 from reelnest.errors import RunError
 from reelnest.git import git
@@ -71,14 +73,15 @@ class RunWorkspace:
         A ref is created, never moved: where the name is taken, the run gets another, `<id>-2` and so on.
         """
         reports = Workspace(self.folder).reports
+        training = TrainingReport.read_if_there(reports)
         run = replace(
             self.run,
             ended=_now(),
             done=done,
-            metrics=_read(reports / "metrics.json"),
-            validation=_validation(_read(reports / "training.json")),
-            registration=_read(reports / "registration.json") if registered else {},
-            mlflow_run=_read(Workspace(self.folder).candidate / "run.json").get("run_id"),
+            metrics=_metrics(reports / "metrics.json"),
+            validation={} if training is None else training.best_metrics,
+            registration=RegistrationReport.read_if_there(reports) if registered else None,
+            mlflow_run=CandidateRun.read(Workspace(self.folder).candidate).run_id,
         )
         for number in itertools.count(1):
             named = self._committed(run if number == 1 else replace(run, id=f"{run.id}-{number}"))
@@ -143,7 +146,7 @@ def run_workspace(checkout: Path, flow_run: str, name: str, revision: str, setti
             previous = latest_registration(same) or latest_registration(runs)
             if previous is not None:
                 # So that a model which is registered already is known to be, without asking MLflow.
-                write_json(Workspace(folder).reports / "registration.json", previous)
+                previous.write(Workspace(folder).reports)
             data = git(folder, "rev-parse", "HEAD:data.dvc").strip()
             run = Run(own_id, name, revision, base, dict(settings), _now(), "", "", data, flow_run=flow_run)
             with environment(_environment(checkout, folder)), contextlib.chdir(folder):
@@ -313,17 +316,10 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _metrics(path: Path) -> dict[str, dict[str, float]]:
+    """The headline of an evaluation, by metric and dim; empty where there is none."""
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        metrics: dict[str, dict[str, float]] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    return found
-
-
-def _validation(training: dict[str, Any]) -> dict[str, float]:
-    """The validation split's metrics of the weights that training chose, at the dim at which it chose them."""
-    for found in training.get("validation", ()):
-        if found["step"] == training["best"]["step"]:
-            return dict(found["metrics"][str(training["best"]["dim"])])
-    return {}
+    return metrics

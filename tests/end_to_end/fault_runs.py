@@ -185,7 +185,7 @@ class Series:
         report.violations += [f"{stage} had finished and ran again" for stage in finished & did.keys() if did[stage] == "ran"]
         if (following.metrics, following.validation) != (reference.metrics, reference.validation):
             report.violations.append("the next run's metrics differ from those of a run without fault")
-        if following.registration["model_hash"] != reference.registration["model_hash"]:
+        if following.registration.model_hash != reference.registration.model_hash:
             report.violations.append("the next run's weights differ from those of a run without fault")
         report.violations += [f"{folder.name} is left in {RUNS}" for folder in (self.project / RUNS).glob("*/")]
         trees = command(["git", "worktree", "list", "--porcelain"], self.project).count("worktree ")
@@ -199,7 +199,7 @@ class Series:
     def check_models(self) -> list[str]:
         """Loads each version that the runs registered."""
         violations = []
-        for version in sorted({run.registration["version"] for run in kept_runs(self.project)}):
+        for version in sorted({run.registration.version for run in kept_runs(self.project)}):
             done = subprocess.run(
                 [sys.executable, "-c", LOAD, f"models:/reelnest/{version}"],
                 env=os.environ | self.services.client,

@@ -84,7 +84,7 @@ def test_two_overlapping_runs_share_what_is_the_same_and_give_what_they_give_alo
     ran = executed(runs)
     assert [ran[stage] for stage in STAGES] == [1, 1, 1, 2]
     assert [run.metrics for run in runs] == [alone[json.dumps(PLAIN)]] * 2
-    assert {run.registration["version"] for run in runs} == {1}
+    assert {run.registration.version for run in runs} == {1}
 
 
 def test_an_unchanged_run_afterwards_trains_nothing(api: SyncPrefectClient, project: Path) -> None:
@@ -106,7 +106,7 @@ def test_four_overlapping_runs_share_what_is_the_same_and_give_what_they_give_al
     assert [ran[stage] for stage in STAGES] == [0, 0, 2, 4]
     assert [run.metrics for run in runs] == [alone[json.dumps(settings)] for settings in (HOTTER, SLOWER, SLOWER, HOTTER)]
     # One version for each of the models, whoever registered it.
-    hotter, slower, slower_too, hotter_too = (run.registration["version"] for run in runs)
+    hotter, slower, slower_too, hotter_too = (run.registration.version for run in runs)
     assert len({hotter, slower, 1}) == 3
     assert (hotter_too, slower_too) == (hotter, slower)
     assert not list((project / "work" / "runs").iterdir())

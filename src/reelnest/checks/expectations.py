@@ -6,10 +6,9 @@ and of what is *used*, after the quarantine, where it is critical: the quarantin
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import great_expectations as gx
 import pandas as pd
@@ -19,12 +18,11 @@ from great_expectations.data_context import EphemeralDataContext
 from great_expectations.data_context.types.base import DataContextConfig, InMemoryStoreBackendDefaults, ProgressBarsConfig
 from great_expectations.expectations.expectation import Expectation
 
+from reelnest.artifacts.validation_report import ExpectationOutcome, Severity
 from reelnest.checks.custom_expectations import ExpectColumnPairToHaveOneBForEachA, ExpectColumnValuesToBeBalanced
 from reelnest.checks.tables import GOOD, PAIR_COLUMNS, VIDEO_COLUMNS
 from reelnest.records.formats import SPLITS, pair_kind
 from reelnest.settings import Validate
-
-Severity = Literal["critical", "warning"]
 
 SITE = "data_docs"
 RESULT_FORMAT = {"result_format": "SUMMARY", "partial_unexpected_count": 20, "unexpected_index_column_names": ["line"]}
@@ -37,28 +35,6 @@ SMALLEST_SHARE = 0.01
 """Of the pairs, that each kind of pair which is there should have."""
 
 PAIR_KINDS = [pair_kind("text", "video"), pair_kind("video", "text"), pair_kind("text", "text"), pair_kind("video", "video")]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of one expectation."""
-
-    suite: str
-    expectation: str
-    description: str
-    severity: Severity
-    success: bool
-    observed: Any
-    """The observed value, or how many rows of how many were unexpected."""
-    lines: tuple[int, ...]
-    """The first lines of the file that hold something unexpected."""
-
-    @property
-    def summary(self) -> str:
-        """How a failed expectation failed, in one line."""
-        if isinstance(self.observed, dict) and "unexpected" in self.observed:
-            return f"{self.observed['unexpected']:,} of {self.observed['rows']:,} rows fail: {self.description}"
-        return f"the check '{self.description}' fails, with {self.observed}"
 
 
 def video_checks(name: str, settings: Validate, severity: Severity) -> ExpectationSuite:
@@ -166,7 +142,7 @@ def pair_advice(name: str) -> ExpectationSuite:
     )
 
 
-def check(suites: Mapping[str, tuple[pd.DataFrame, ExpectationSuite]], docs: Path) -> list[Outcome]:
+def check(suites: Mapping[str, tuple[pd.DataFrame, ExpectationSuite]], docs: Path) -> list[ExpectationOutcome]:
     """Runs each suite, here by its name, on its table and builds Data Docs in the folder `docs`. Touches no other file and no network."""
     context = _context(docs)
     source = context.data_sources.add_pandas("data")
@@ -206,7 +182,7 @@ def _context(docs: Path) -> EphemeralDataContext:
     return gx.get_context(mode="ephemeral", project_config=config)
 
 
-def _outcome(suite: str, found: Any) -> Outcome:
+def _outcome(suite: str, found: Any) -> ExpectationOutcome:
     config, result = found.expectation_config, found.result
     if found.exception_info and found.exception_info.get("raised_exception"):
         observed: Any = found.exception_info["exception_message"]
@@ -218,4 +194,12 @@ def _outcome(suite: str, found: Any) -> Outcome:
         observed = result.get("observed_value")
     rows = result.get("partial_unexpected_index_list") or []
     lines = tuple(sorted({int(row["line"]) for row in rows}))
-    return Outcome(suite, config.type, config.description, config.severity.value, bool(found.success), observed, lines)
+    return ExpectationOutcome(
+        suite=suite,
+        expectation=config.type,
+        description=config.description,
+        severity=config.severity.value,
+        success=bool(found.success),
+        observed=observed,
+        lines=lines,
+    )

@@ -25,19 +25,18 @@ from reelnest.drift.measures import Shift, counts_shift, fall, histogram, judge,
 from reelnest.drift.page import write_drift_page
 from reelnest.encoder.saved import SavedModel, load
 from reelnest.errors import ReelnestError, RegistryError, VideoError
+from reelnest.evaluation.by_query import QUERY_METRICS_FILE, data_hash
 from reelnest.evaluation.retrieval_sets import retrieval_sets
 from reelnest.evaluation.significance import bootstrap_intervals
 from reelnest.launch.command import prepare_process
 from reelnest.records.changes import Contents, pair_texts, read_contents, summarise, video_texts
 from reelnest.records.formats import TEXT_FIELDS, Video, pair_kind, video_files
 from reelnest.registry.drift_log import ChampionsRun, Figures
-from reelnest.registry.promotion.evaluation_log import QUERY_METRICS_FILE
 from reelnest.registry.versions.fetched_model import fetch_model
-from reelnest.registry.versions.versions import CannotMeasureError
+from reelnest.registry.versions.measuring import CannotMeasureError
 from reelnest.settings import Params, load_params
 from reelnest.stages.evaluation_code import evaluation_code_hash
 from reelnest.stages.evaluation_inputs import SPLIT
-from reelnest.stages.evaluation_report import data_hash
 from reelnest.stages.measure import measure_model
 from reelnest.stages.workspace import Workspace
 from reelnest.store.entries import Entry

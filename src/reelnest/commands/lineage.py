@@ -1,7 +1,7 @@
 """Where a version comes from, told to a person by `reelnest lineage`."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -125,7 +125,7 @@ def _recorded(lineage: Lineage) -> Iterator[tuple[str, str]]:
         sample = f", the sample of seed {data.sample_seed}" if data.sample_seed is not None else ""
         yield "data", f"{data.hash}{size}{sample}"
     yield "validation", _validation(lineage)
-    yield "evaluation", f"queries and answers {lineage.evaluation_data[:12]}"
+    yield "evaluation", f"queries and relevant items {lineage.evaluation_data[:12]}"
     yield "dvc.lock", "kept" if lineage.dvc_lock else "none: the stages were not run by DVC, so what they were run with is not known"
     if lineage.stale:
         yield (
@@ -142,16 +142,14 @@ def _recorded(lineage: Lineage) -> Iterator[tuple[str, str]]:
 
 
 def _validation(lineage: Lineage) -> str:
-    validation = lineage.validation
-    if validation is None:
+    data = lineage.validation
+    if data is None:
         return "none"
-    counts = [
-        f"{validation[table]['good']} of {validation[table]['lines']} {table} good" for table in ("videos", "pairs") if table in validation
-    ]
-    return ", ".join(["passed" if validation["passed"] else "NOT passed", *counts])
+    counts = [f"{table.good} of {table.lines} {name} good" for name, table in (("videos", data.videos), ("pairs", data.pairs))]
+    return ", ".join(["passed" if data.passed else "NOT passed", *counts])
 
 
-def _some(names: list[str]) -> str:
+def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 

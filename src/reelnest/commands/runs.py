@@ -6,12 +6,13 @@ shows it, and `git gc` keeps it for as long as the ref stands.
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from reelnest.artifacts.registration_report import RegistrationReport
 from reelnest.atomic_files import write_json
-from reelnest.errors import RunError
+from reelnest.errors import ArtifactError, RunError
 from reelnest.git import git
 
 REFS = "refs/reelnest/runs/"
@@ -36,12 +37,12 @@ class Run:
     """What each stage did: ran, restored or unchanged."""
     data: str
     """git's hash of `data.dvc`, which names the data."""
-    metrics: dict[str, Any] = field(default_factory=dict)
-    """`reports/metrics.json`."""
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    """`reports/metrics.json`: by metric and dim."""
     validation: dict[str, float] = field(default_factory=dict)
-    """The validation split's, of the weights that training chose."""
-    registration: dict[str, Any] = field(default_factory=dict)
-    """`reports/registration.json`; empty where the run did not register."""
+    """The validation split's metrics, of the weights that training chose."""
+    registration: RegistrationReport | None = None
+    """None where the run did not register."""
     mlflow_run: str | None = None
     flow_run: str = ""
     """The whole id of the flow run; `id` is made from it. Empty in records of versions that gave several runs the same `id`."""
@@ -55,7 +56,8 @@ class Run:
 
     def write(self, folder: Path) -> None:
         """Writes the record into the folder that is about to be committed."""
-        record = asdict(self)
+        registration = None if self.registration is None else self.registration.content()
+        record = {**asdict(replace(self, registration=None)), "registration": registration}
         del record["commit"]
         write_json(folder / RECORD, record)
 
@@ -79,9 +81,9 @@ def kept_runs(folder: Path) -> list[Run]:
     return sorted(runs, key=lambda run: (run.ended, run.id), reverse=True)
 
 
-def latest_registration(runs: list[Run]) -> dict[str, Any] | None:
-    """What the newest run that registered a model wrote of it."""
-    return next((run.registration for run in runs if run.registration), None)
+def latest_registration(runs: list[Run]) -> RegistrationReport | None:
+    """The report of the newest run that registered a model."""
+    return next((run.registration for run in runs if run.registration is not None), None)
 
 
 def table(runs: list[Run]) -> str:
@@ -99,8 +101,11 @@ def table(runs: list[Run]) -> str:
 
 def _run(ref: str, commit: str, content: str) -> Run:
     try:
-        return Run(**json.loads(content), commit=commit)
-    except (ValueError, TypeError) as error:
+        record = json.loads(content)
+        if record["registration"] is not None:
+            record["registration"] = RegistrationReport.from_content(record["registration"], Path(RECORD))
+        return Run(**record, commit=commit)
+    except (ValueError, TypeError, KeyError, ArtifactError) as error:
         raise RunError(f"{ref}: its {RECORD} is none of this version of reelnest: {error}. Remove it: git update-ref -d {ref}") from error
 
 
@@ -133,6 +138,4 @@ def _done(run: Run) -> str:
 
 def _version(run: Run) -> str:
     registration = run.registration
-    if not registration:
-        return "-"
-    return f"{registration.get('version')} ({', '.join(registration.get('aliases') or []) or registration.get('decision', '')})"
+    return f"{registration.version} ({', '.join(registration.aliases) or registration.decision})" if registration else "-"

@@ -48,7 +48,7 @@ class Behaviour:
     failures: tuple[Failure, ...]
 
 
-def judge_behaviour(embedded: EmbeddedTests, dims: Sequence[int]) -> Behaviour:
+def score_behaviour(embedded: EmbeddedTests, dims: Sequence[int]) -> Behaviour:
     """Runs each test at each dim.
 
     A rank is that among the whole corpus; of equal scores the lower row stands first, as in every other search here. A right video that

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from reelnest.artifacts.training_report import StepBreakdown
 from reelnest.profiling.phases import PHASES, Phase, waiting, watched
 
 log = logging.getLogger(__name__)
@@ -31,15 +32,15 @@ class Breakdown:
     seconds: dict[Phase, float]
     """Of one step, the mean over the profiled ones."""
 
-    def report(self) -> dict[str, object]:
+    def report(self) -> StepBreakdown:
         """For `reports/training.json`."""
         total = sum(self.seconds.values())
-        return {
-            "steps": [self.first, self.last],
-            "seconds_per_step": round(total, 6),
-            "seconds": {name: round(self.seconds[name], 6) for name in PHASES},
-            "share": {name: round(self.seconds[name] / max(total, 1e-12), 4) for name in PHASES},
-        }
+        return StepBreakdown(
+            steps=(self.first, self.last),
+            seconds_per_step=round(total, 6),
+            seconds={name: round(self.seconds[name], 6) for name in PHASES},
+            share={name: round(self.seconds[name] / max(total, 1e-12), 4) for name in PHASES},
+        )
 
 
 class StepProfiler:

@@ -1,6 +1,5 @@
 """The trained model as the registry knows it: its content hash, and the MLflow run that it belongs to."""
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,8 @@ from pathlib import Path
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from reelnest.encoder.manifest import ABOUT_THE_MODEL, RUN_FILE
+from reelnest.artifacts.candidate_run import CandidateRun
+from reelnest.encoder.manifest import ABOUT_THE_MODEL
 from reelnest.errors import RegistryError
 from reelnest.records.content_hash import folder_hash
 
@@ -29,17 +29,10 @@ class Candidate:
 
     @classmethod
     def of(cls, folder: Path) -> "Candidate":
-        """Reads and hashes the folder. Raises RegistryError where there is no model."""
+        """Reads and hashes the folder. Raises RegistryError where there is no model, ArtifactError for a broken `run.json`."""
         if not folder.is_dir():
             raise RegistryError(f"{folder}: there is no model. Run `reelnest train` first.")
-        run_id = None
-        file = folder / RUN_FILE
-        if file.is_file():
-            try:
-                run_id = json.loads(file.read_text(encoding="utf-8")).get("run_id")
-            except (ValueError, AttributeError) as error:
-                raise RegistryError(f"{file}: expected a JSON object with a run_id: {error}. Run `reelnest train` again.") from error
-        return cls(folder, folder_hash(folder, without=ABOUT_THE_MODEL), run_id)
+        return cls(folder, folder_hash(folder, without=ABOUT_THE_MODEL), CandidateRun.read(folder).run_id)
 
 
 def candidate_run(candidate: Candidate, experiment_id: str) -> str:

@@ -16,9 +16,10 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from reelnest.errors import NothingTracked, RegistryError
+from reelnest.evaluation.by_query import CODE, QUERY_METRICS_FILE
 from reelnest.registry.connection import connect_to_read, without_credentials
 from reelnest.registry.promotion.aliases import champion_of, version_of
-from reelnest.registry.promotion.evaluation_log import CODE, DATA_HASH_TAG, QUERY_METRICS_FILE, gate_folder, stored_query_metrics
+from reelnest.registry.promotion.evaluation_log import DATA_HASH_TAG, gate_folder, stored_query_metrics
 from reelnest.settings import Params
 
 DRIFT_TAG = "reelnest.drift"

@@ -1,14 +1,19 @@
 """How the page names and writes what the reports hold."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from reelnest.artifacts.evaluation_report import ALL, ConfigurationResult, Measured
 from reelnest.evaluation.metrics import METRICS, metric_names
 
-ALL = "all"
 KINDS = ("text_to_video", "video_to_text", "text_to_text", "video_to_video", ALL)
 """Order of the pair kinds on the page; a kind's place gives its colour and its mark."""
 FUNNEL = "funnel"
+SEGMENTS = {
+    "direction: as written": "direction: query → target",
+    "direction: turned round": "direction: target → query",
+    "right answers": "relevant items",
+}
+"""Beginnings of query segments, as the reports name them, and what the page calls them."""
 SERIES = ("float32", "int8", "binary", "binary_int8", FUNNEL, "float16")
 """Of configurations: storage types, and funnels, which may use any of these; a place gives a colour and a mark."""
 
@@ -44,10 +49,10 @@ def metric_name(name: str) -> str:
     return METRICS[name].title if name in METRICS else name
 
 
-def metrics_of(results: Sequence[Mapping[str, Any]]) -> list[str]:
+def metrics_of(results: Sequence[Measured]) -> list[str]:
     """The metrics that were measured: the table's in its order, then others."""
-    found = {name for result in results for name in result["metrics"]}
-    return [*(name for name in metric_names() if name in found), *sorted(found.difference(METRICS))]
+    names = {name for result in results for name in result.metrics}
+    return [*(name for name in metric_names() if name in names), *sorted(names.difference(METRICS))]
 
 
 def kind_style(kind: str) -> int:
@@ -60,14 +65,29 @@ def kind_name(kind: str) -> str:
     return "all" if kind == ALL else kind.replace("_to_", "→")
 
 
-def series_of(configuration: Mapping[str, Any]) -> str:
+def series_of(configuration: ConfigurationResult) -> str:
     """The storage type, or FUNNEL: what gives a configuration its colour and mark."""
-    return FUNNEL if configuration["funnel"] else str(configuration["storage"])
+    return FUNNEL if configuration.funnel else configuration.storage
 
 
 def series_style(series: str) -> int:
     """Number of a storage type's colour and mark, from 0."""
     return SERIES.index(series) if series in SERIES else len(SERIES)
+
+
+def configuration_name(name: str) -> str:
+    """`64 int8` as "64 dims, int8"; a funnel names its dims itself."""
+    first, *rest = name.split(" ")
+    dims, storage = (f"{first} dims", rest) if first.isdecimal() else (" ".join([first, *rest[:1]]), rest[1:])
+    return ", ".join([dims, *storage])
+
+
+def segment(name: str) -> str:
+    """A query segment, such as `query words: 2-3`, as text."""
+    for beginning, called in SEGMENTS.items():
+        if name.startswith(beginning):
+            return called + name.removeprefix(beginning)
+    return words(name)
 
 
 def words(name: str) -> str:

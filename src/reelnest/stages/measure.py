@@ -1,4 +1,4 @@
-"""Evaluation of a champion on the present test split, for the gate: its figures by query, and nothing else.
+"""Evaluation of a champion on the present test split, for the gate: its metrics by query, and nothing else.
 
 Usage, as `reelnest register` does it: `accelerate launch … -m reelnest.launch.rank reelnest.stages.measure MODEL PREPARED OUT
 DATA_HASH`
@@ -7,25 +7,24 @@ DATA_HASH`
 import json
 import logging
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from reelnest.artifacts.evaluation_report import EvaluationReport
 from reelnest.atomic_files import whole_file
 from reelnest.backbones.registry import family_of
 from reelnest.encoder.saved import load
 from reelnest.encoder.saved_settings import SETTINGS_FILE, frame_settings
 from reelnest.errors import DataError, RegistryError
+from reelnest.evaluation.by_query import QUERY_METRICS_FILE, data_hash, metrics_by_query
 from reelnest.evaluation.split_evaluation import embed_split
 from reelnest.launch.command import launch_command
-from reelnest.registry.promotion.evaluation_log import QUERY_METRICS_FILE
-from reelnest.registry.versions.versions import CannotMeasureError, ModelVersion, saved_model_of
+from reelnest.registry.versions.measuring import CannotMeasureError, ModelVersion, saved_model_of
 from reelnest.settings import Params, load_params
 from reelnest.stages import preprocess
 from reelnest.stages.evaluate import join_processes
 from reelnest.stages.evaluation_code import evaluation_code_hash
 from reelnest.stages.evaluation_inputs import SPLIT
-from reelnest.stages.evaluation_report import data_hash, query_metrics
 from reelnest.stages.workspace import Workspace
 from reelnest.store.prepared import Prepared
 
@@ -34,16 +33,16 @@ LAST_LINES = 20
 log = logging.getLogger(__name__)
 
 
-def measure(workspace: Workspace, params: Params, evaluation: Mapping[str, Any], version: ModelVersion, folder: Path) -> None:
+def measure(workspace: Workspace, params: Params, evaluation: EvaluationReport, version: ModelVersion, folder: Path) -> None:
     """Writes the figures by query of a registered model into `folder`, by processes as an evaluation has them.
 
     A model that reads videos otherwise than `prepared/` holds them gets them prepared as it reads them, which decodes all of them.
     `evaluation` is the challenger's (`reports/evaluation.json`). Raises RegistryError where it was made by other code than is here, and
     CannotMeasureError where the model's files are gone or the evaluation fails.
     """
-    if evaluation["code"]["hash"] != evaluation_code_hash(params.evaluate.depth):
+    if evaluation.code.hash != evaluation_code_hash(params.evaluate.depth):
         raise RegistryError("reports/evaluation.json: made by other code, or with another evaluate.depth. Run `reelnest evaluate` again.")
-    measure_model(workspace, params, saved_model_of(version, folder), evaluation["data"]["hash"], folder / QUERY_METRICS_FILE)
+    measure_model(workspace, params, saved_model_of(version, folder), evaluation.data.hash, folder / QUERY_METRICS_FILE)
 
 
 def measure_model(workspace: Workspace, params: Params, model: Path, expected_data: str, out: Path) -> None:
@@ -77,7 +76,7 @@ def run(workspace: Workspace, params: Params, model_folder: Path, prepared_folde
     evaluation = split.evaluate(model.dims, params.evaluate.depth)  # the processes share the search
     if state.is_main_process:
         with whole_file(out) as aside:
-            query_metrics(evaluation, prepared, evaluation_code_hash(params.evaluate.depth)).to_parquet(aside, index=False)
+            metrics_by_query(evaluation, prepared, evaluation_code_hash(params.evaluate.depth)).to_parquet(aside, index=False)
     state.destroy_process_group()
 
 

@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
+from reelnest.artifacts.preprocessing_report import Dropped, PreprocessingReport
 from reelnest.atomic_files import whole_folder, write_json
 from reelnest.backbones.compatibility import check_frames
 from reelnest.backbones.registry import family_of
@@ -48,11 +48,11 @@ def run(workspace: Workspace, params: Params) -> None:
     """Raises DataError where validation has not run, too many videos fail after all, or nothing is left."""
     family = family_of(params.model)
     check_frames(params, family)
-    write_json(workspace.reports / "preprocessing.json", prepare(workspace, params, family.vision))
+    prepare(workspace, params, family.vision).write(workspace.reports)
 
 
-def prepare(workspace: Workspace, params: Params, vision: VisionSpec) -> dict[str, Any]:
-    """Writes `prepared/` with frames cut by `vision`, and gives what `reports/preprocessing.json` holds. Raises DataError as `run` does."""
+def prepare(workspace: Workspace, params: Params, vision: VisionSpec) -> PreprocessingReport:
+    """Writes `prepared/` with frames cut by `vision`, and returns the report of it. Raises DataError as `run` does."""
     started = time.monotonic()
     videos, pairs = _read(workspace)
     settings = FrameSettings(params.preprocess, vision)
@@ -76,15 +76,13 @@ def prepare(workspace: Workspace, params: Params, vision: VisionSpec) -> dict[st
         write_tables(folder, fields, kept, splits, {video.video_id: tuple(video.tags.items()) for video in used_videos})
     cache.keep_only(used)
 
-    report = {
-        **_describe(Prepared.open(workspace.prepared), kept, splits),
-        "dropped": {
-            "videos": len(dropped),
-            "by_reason": dict(Counter(error.reason for error in dropped.values())),
-            "details": {video_id: str(error) for video_id, error in dropped.items()},
-            "pairs": len(pairs) - len(kept),
-        },
-    }
+    left_out = Dropped(
+        videos=len(dropped),
+        by_reason=dict(Counter(error.reason for error in dropped.values())),
+        details={video_id: str(error) for video_id, error in dropped.items()},
+        pairs=len(pairs) - len(kept),
+    )
+    report = _report(Prepared.open(workspace.prepared), kept, splits, left_out)
     seconds = time.monotonic() - started
     write_json(
         workspace.work / "preprocessing.json",
@@ -193,13 +191,14 @@ def _remove_leftovers(prepared: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _describe(prepared: Prepared, pairs: Sequence[Pair], splits: Sequence[str]) -> dict[str, Any]:
+def _report(prepared: Prepared, pairs: Sequence[Pair], splits: Sequence[str], dropped: Dropped) -> PreprocessingReport:
     grids = Counter("x".join(str(size) for size in grid) for grid in prepared.store.grids.tolist())
-    return {
-        "items": len(prepared),
-        "texts": len(prepared) - len(prepared.store),
-        "videos": len(prepared.store),
-        "pairs": count_pairs(pairs, splits),
-        "megabytes": round(prepared.store.bytes / 1e6, 3),
-        "videos_by_grid": dict(grids),
-    }
+    return PreprocessingReport(
+        items=len(prepared),
+        texts=len(prepared) - len(prepared.store),
+        videos=len(prepared.store),
+        pairs=count_pairs(pairs, splits),
+        megabytes=round(prepared.store.bytes / 1e6, 3),
+        videos_by_grid=dict(grids),
+        dropped=dropped,
+    )

@@ -4,112 +4,94 @@ Not a DVC stage: its effects are outside. Calling it again for the same candidat
 """
 
 import functools
-import json
 import logging
-from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from reelnest.atomic_files import write_json
+from reelnest.artifacts.evaluation_report import EvaluationReport
+from reelnest.artifacts.registration_report import WAITS, RegistrationReport
+from reelnest.artifacts.validation_report import ValidationReport
 from reelnest.errors import RegistryError
-from reelnest.evaluation.evaluation import ALL
+from reelnest.evaluation.by_query import QUERY_METRICS_FILE
 from reelnest.registry.candidate import Candidate
-from reelnest.registry.promotion.decision import WAITS, Answer, Evidence
-from reelnest.registry.promotion.evaluation_log import QUERY_METRICS_FILE
-from reelnest.registry.versions.versions import ModelVersion, register_candidate
+from reelnest.registry.promotion.decision import Evidence, differences_table
+from reelnest.registry.promotion.verdict import Approval
+from reelnest.registry.versions.versions import ModelVersion, Registration, Submission, register_candidate
 from reelnest.settings import Params
-from reelnest.stages.documents import documented, told_lineage
+from reelnest.stages.documents import documented, origins_of
 from reelnest.stages.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
 
-def run(workspace: Workspace, params: Params, answer: Answer | None = None) -> None:
-    """Registers `models/candidate/` with the figures of `reports/evaluation.json`, and writes `reports/registration.json`.
+def run(workspace: Workspace, params: Params, approval: Approval | None = None) -> None:
+    """Registers `models/candidate/` with the metrics of `reports/evaluation.json`, and writes `reports/registration.json`.
 
-    `answer` is a person's to a model that waited for it (`register.approval`).
-    Raises RegistryError where the candidate is missing or not the model that was evaluated, and if MLflow cannot be reached or refuses.
+    `approval` is a person's word on a model that waited for it (`register.approval`).
+    Raises ArtifactError where a report is missing or broken, RegistryError where the candidate is missing or not the model that was
+    evaluated, and if MLflow cannot be reached or refuses.
     """
     candidate = Candidate.of(workspace.candidate)
-    evaluation = _evaluation(workspace.reports / "evaluation.json", candidate)
-    metrics = _metrics_at_full_width(evaluation)
+    evaluation = _evaluation(workspace.reports, candidate)
+    metrics = evaluation.by_dim[evaluation.width].metrics
     queries = workspace.reports / QUERY_METRICS_FILE
     if not queries.is_file():
         raise RegistryError(f"{queries}: no such file. Run `reelnest evaluate` first: the champion is compared query by query.")
+    validation = ValidationReport.read_if_there(workspace.reports)
     evidence = Evidence(
         queries=queries,
-        data_hash=evaluation["data"]["hash"],
-        code_hash=evaluation["code"]["hash"],
-        validation_passed=_validation_passed(workspace.reports / "validation.json"),
-        behaviour=evaluation["behaviour"],
+        data_hash=evaluation.data.hash,
+        code_hash=evaluation.code.hash,
+        validation_passed=None if validation is None else validation.passed,
+        behaviour=evaluation.behaviour,
     )
     measure = functools.partial(_measure, workspace, params, evaluation)
     with documented(workspace, params, candidate, evaluation) as (lineage, documents):
-        tags = {"reelnest.width": str(evaluation["width"]), **lineage.tags}
-        found = register_candidate(params, candidate, metrics, evidence, tags, measure, answer, documents)
-    write_json(
-        workspace.reports / "registration.json",
-        {
-            "name": found.name,
-            "version": found.version,
-            "aliases": list(found.aliases),
-            "decision": found.decision,
-            "reason": found.reason,
-            "conditions": [asdict(one) for one in found.conditions],
-            "differences": [asdict(one) for one in found.differences],
-            "metric": params.registration.metric,
-            "value": metrics[params.registration.metric],
-            "run_id": found.run_id,
-            "model_hash": candidate.hash,
-            "lineage": told_lineage(params, found.version),
-        },
-    )
-    if found.decision == WAITS:
-        log.info(
-            "%s version %d waits for a person's approval: in Prefect, where the flow asks, or `reelnest promote %d`",
-            *(found.name, found.version, found.version),
-        )
-    elif found.is_new:
-        log.info("registered %s version %d (%s): %s", found.name, found.version, found.decision, found.reason)
-    else:
-        log.info("nothing to do: this model is %s version %d already (%s)", found.name, found.version, found.decision)
+        tags = {"reelnest.width": str(evaluation.width), **lineage.tags}
+        registration = register_candidate(params, Submission(candidate, metrics, evidence, tags, documents), measure, approval)
+    RegistrationReport(
+        name=registration.name,
+        version=registration.version,
+        aliases=registration.aliases,
+        decision=registration.decision,
+        reason=registration.reason,
+        conditions=registration.conditions,
+        differences=registration.differences,
+        metric=params.registration.metric,
+        value=metrics[params.registration.metric],
+        run_id=registration.run_id,
+        model_hash=candidate.hash,
+        lineage=origins_of(params, registration.version),
+    ).write(workspace.reports)
+    _log(registration, params.registration.metric)
 
 
-def _measure(workspace: Workspace, params: Params, evaluation: Mapping[str, Any], version: ModelVersion, folder: Path) -> None:
+def _measure(workspace: Workspace, params: Params, evaluation: EvaluationReport, version: ModelVersion, folder: Path) -> None:
     from reelnest.stages.measure import measure  # torch takes seconds to import, and most registrations need none of it
 
     measure(workspace, params, evaluation, version, folder)
 
 
-def _validation_passed(path: Path) -> bool | None:
-    try:
-        return bool(json.loads(path.read_text(encoding="utf-8"))["passed"])
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise RegistryError(f"{path}: not a report that this version wrote: {error!r}. Run `reelnest validate` again.") from error
-
-
-def _evaluation(path: Path, candidate: Candidate) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        evaluated, *_ = found["model"]["hash"], found["code"]["hash"], found["behaviour"]["hash"]
-    except FileNotFoundError:
-        raise RegistryError(f"{path}: no such file. Run `reelnest evaluate` first: a version carries its figures.") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise RegistryError(f"{path}: not an evaluation that this version wrote: {error!r}. Run `reelnest evaluate` again.") from error
-    if evaluated != candidate.hash:
+def _evaluation(reports: Path, candidate: Candidate) -> EvaluationReport:
+    evaluation = EvaluationReport.read(reports)
+    if evaluation.model.hash != candidate.hash:
         raise RegistryError(
-            f"{path}: measures another model ({evaluated[:12]}) than {candidate.folder} holds ({candidate.hash[:12]})."
-            " Run `reelnest evaluate`."
+            f"{reports / EvaluationReport.FILE}: measures another model ({evaluation.model.hash[:12]}) than {candidate.folder} holds"
+            f" ({candidate.hash[:12]}). Run `reelnest evaluate`."
         )
-    return found
+    return evaluation
 
 
-def _metrics_at_full_width(evaluation: dict[str, Any]) -> dict[str, float]:
-    for result in evaluation["results"]:
-        if result["pair_kind"] == ALL and result["dim"] == evaluation["width"]:
-            metrics: dict[str, float] = result["metrics"]
-            return metrics
-    raise RegistryError("reports/evaluation.json: no figures over all queries at the full width. Run `reelnest evaluate` again.")
+def _log(registration: Registration, metric: str) -> None:
+    """The verdict in a line, then a table by dim."""
+    name, version = registration.name, registration.version
+    if registration.decision == WAITS:
+        log.info(
+            "%s version %d waits for a person's approval: in Prefect, where the flow asks, or `reelnest promote %d`", name, version, version
+        )
+    elif registration.is_new:
+        log.info("registered %s version %d (%s): %s", name, version, registration.decision, registration.reason)
+    else:
+        log.info("nothing to do: this model is %s version %d already (%s)", name, version, registration.decision)
+        return
+    for line in differences_table(metric, registration.differences):
+        log.info("%s", line)

@@ -10,14 +10,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
+from transformers import PreTrainedTokenizerBase
 
-from reelnest.atomic_files import write_json
+from reelnest.artifacts.candidate_run import CandidateRun
+from reelnest.artifacts.training_report import BestEvaluation, Parameters, Speed, TrainingReport, ValidationMetrics
 from reelnest.backbones.registry import family_of
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.encoder import Encoder, load_encoder
@@ -114,10 +115,10 @@ def _train(setup: _Setup) -> None:
     if params.train.compile:
         encoder.to(accelerator.device).compile_layers()
     model = ContrastiveModel(encoder, params.loss, params.model.dims)
-    parameters = {
-        "total": sum(parameter.numel() for parameter in model.parameters()),
-        "trainable": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-    }
+    parameters = Parameters(
+        total=sum(parameter.numel() for parameter in model.parameters()),
+        trainable=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+    )
     data = _data(setup, encoder, tokenizer)
     training = Training(params, accelerator, model, data, setup.checkpoints, setup.trackers)
     _log_start(setup, parameters, has_validation=data.evaluate is not None)
@@ -140,7 +141,7 @@ def _train(setup: _Setup) -> None:
         )
 
 
-def _data(setup: _Setup, encoder: Encoder, tokenizer: Any) -> TrainingData:
+def _data(setup: _Setup, encoder: Encoder, tokenizer: PreTrainedTokenizerBase) -> TrainingData:
     """The batches of the training split with their extra negatives, and the evaluation of the validation split."""
     params, accelerator, pairs = setup.params, setup.accelerator, setup.pairs
     batcher = Batcher(tokenizer, params.model, encoder.family)
@@ -196,7 +197,7 @@ def _tags(workspace: Workspace, accelerator: Accelerator) -> dict[str, str]:
     }
 
 
-def _log_start(setup: _Setup, parameters: dict[str, int], *, has_validation: bool) -> None:
+def _log_start(setup: _Setup, parameters: Parameters, *, has_validation: bool) -> None:
     params, order, pairs, accelerator = setup.params, setup.order, setup.pairs, setup.accelerator
     log.info(
         "training: %d pairs in batches of %d, %d epochs of %d batches, %d processes on %s, %d of %d parameters",
@@ -206,8 +207,8 @@ def _log_start(setup: _Setup, parameters: dict[str, int], *, has_validation: boo
         order.batches,
         accelerator.num_processes,
         accelerator.device,
-        parameters["trainable"],
-        parameters["total"],
+        parameters.trainable,
+        parameters.total,
     )
     if order.batch_size < params.train.batch_size:
         wanted = params.train.batch_size
@@ -227,41 +228,41 @@ def _save_candidate(setup: _Setup, base: str | Path) -> None:
     setup.checkpoints.load_best_into(ContrastiveModel(encoder, params.loss, params.model.dims))
     candidate = setup.workspace.candidate
     save_model(candidate, encoder, tokenizer, params.model, params.preprocess, params.data.text_fields)
-    run: dict[str, str | None] = {"experiment": None, "run_id": None, "tracking_uri": None}
+    run = CandidateRun()
     if "mlflow" in runs:
         uri = without_credentials(tracking_uri(params))
-        run = {"experiment": params.tracking.experiment, "run_id": runs["mlflow"], "tracking_uri": uri}
-    write_json(candidate / "run.json", run)
+        run = CandidateRun(experiment=params.tracking.experiment, run_id=runs["mlflow"], tracking_uri=uri)
+    run.write(candidate)
 
 
-def _report(setup: _Setup, parameters: dict[str, int], outcome: Outcome) -> None:
+def _report(setup: _Setup, parameters: Parameters, outcome: Outcome) -> None:
     params, reports = setup.params, setup.workspace.reports
     last = outcome.history.rows[-1]
-    report = {
-        "pairs": len(setup.pairs),
-        "batch_size": setup.order.batch_size,
-        "processes": setup.accelerator.num_processes,
-        "epochs": params.train.epochs,
-        "steps": last.step,
-        "seed": params.train.seed,
-        "parameters": parameters,
-        "loss": last.loss,
-        "loss_by_dim": {str(dim): loss for dim, loss in zip(outcome.history.dims, last.losses, strict=True)},
-        "temperature": last.temperature,
-        "best": {
-            "step": outcome.best.step,
-            "metric": params.train.best_metric,
-            "dim": params.train.best_dim or params.model.dims[-1],
-            "value": outcome.best.value,
-        },
-        "stopped_early": last.epoch < params.train.epochs,
-        "validation": [asdict(validation) for validation in outcome.validations],
-        "speed": {
-            "pairs_per_second": round(outcome.pairs_per_second, 1),
-            "seconds": round(outcome.seconds, 1),
-            "while_stepping": {name: round(value, 6) for name, value in outcome.rates.items()},
-            "breakdown": outcome.breakdown.report() if outcome.breakdown is not None else None,
-        },
-    }
-    write_json(reports / "training.json", report)
+    report = TrainingReport(
+        pairs=len(setup.pairs),
+        batch_size=setup.order.batch_size,
+        processes=setup.accelerator.num_processes,
+        epochs=params.train.epochs,
+        steps=last.step,
+        seed=params.train.seed,
+        parameters=parameters,
+        loss=last.loss,
+        loss_by_dim={str(dim): loss for dim, loss in zip(outcome.history.dims, last.losses, strict=True)},
+        temperature=last.temperature,
+        best=BestEvaluation(
+            step=outcome.best.step,
+            metric=params.train.best_metric,
+            dim=params.train.best_dim or params.model.dims[-1],
+            value=outcome.best.value,
+        ),
+        stopped_early=last.epoch < params.train.epochs,
+        validation=tuple(ValidationMetrics(**asdict(validation)) for validation in outcome.validations),
+        speed=Speed(
+            pairs_per_second=round(outcome.pairs_per_second, 1),
+            seconds=round(outcome.seconds, 1),
+            while_stepping={name: round(value, 6) for name, value in outcome.rates.items()},
+            breakdown=outcome.breakdown.report() if outcome.breakdown is not None else None,
+        ),
+    )
+    report.write(reports)
     outcome.history.write_csv(reports / "training.csv")

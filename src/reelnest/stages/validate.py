@@ -8,11 +8,18 @@ fails.
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
 
-from reelnest.atomic_files import whole_folder, write_json
-from reelnest.checks.expectations import Outcome, check, pair_advice, pair_checks, video_advice, video_checks
+from reelnest.artifacts.validation_report import (
+    BehaviourCounts,
+    ExpectationOutcome,
+    LostQueries,
+    PairCounts,
+    Quarantined,
+    ValidationReport,
+    VideoCounts,
+)
+from reelnest.atomic_files import whole_folder
+from reelnest.checks.expectations import check, pair_advice, pair_checks, video_advice, video_checks
 from reelnest.checks.tables import Looked, pair_table, side_name, video_table
 from reelnest.errors import DataError
 from reelnest.records.behaviour_tests import BEHAVIOUR_FILE, KINDS, BehaviourTest, read_behaviour, write_behaviour
@@ -68,28 +75,28 @@ def run(workspace: Workspace, params: Params) -> None:
             docs,
         )
     fault = _fault(bad, sum(lines.values()), settings.max_quarantined_fraction, kept, splits, outcomes)
-    report = {
-        "passed": fault is None,
-        "videos": {
-            "lines": lines[VIDEOS_FILE],
-            "good": len(good_videos),
-            "frames": sum(found.info.frames for found in inspected.values()),
-            "seconds": round(sum(found.info.seconds for found in inspected.values()), 3),
-            "megabytes": round(sum(found.bytes for found in inspected.values()) / 2**20, 3),
-        },
-        "pairs": {"lines": lines[PAIRS_FILE], "good": len(kept), "by_split_and_kind": count_pairs(kept, splits)},
-        "quarantined": {
-            "records": len(bad),
-            "fraction": round(_fraction(len(bad), sum(lines.values())), 6),
-            "allowed_fraction": settings.max_quarantined_fraction,
-            "by_reason": count_by_reason(bad),
-        },
-        "behaviour": _behaviour(tests, len(bad_tests), kept, splits),
-        "queries_without_target": _lost_queries(pairs, kept, unusable),
-        "expectations": [asdict(outcome) for outcome in outcomes],
-    }
-    write_json(workspace.reports / "validation.json", report)
-    _log(report, outcomes)
+    report = ValidationReport(
+        passed=fault is None,
+        videos=VideoCounts(
+            lines=lines[VIDEOS_FILE],
+            good=len(good_videos),
+            frames=sum(video.info.frames for video in inspected.values()),
+            seconds=round(sum(video.info.seconds for video in inspected.values()), 3),
+            megabytes=round(sum(video.bytes for video in inspected.values()) / 2**20, 3),
+        ),
+        pairs=PairCounts(lines=lines[PAIRS_FILE], good=len(kept), by_split_and_kind=count_pairs(kept, splits)),
+        quarantined=Quarantined(
+            records=len(bad),
+            fraction=round(_fraction(len(bad), sum(lines.values())), 6),
+            allowed_fraction=settings.max_quarantined_fraction,
+            by_reason=count_by_reason(bad),
+        ),
+        behaviour=_behaviour(tests, len(bad_tests), kept, splits),
+        queries_without_target=_lost_queries(pairs, kept, unusable),
+        expectations=tuple(outcomes),
+    )
+    report.write(workspace.reports)
+    _log(report)
     if fault is not None:
         raise DataError(fault)
 
@@ -98,16 +105,16 @@ def _fraction(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
 
 
-def _lost_queries(pairs: Sequence[Pair], kept: Sequence[Pair], bad: Sequence[BadRecord]) -> dict[str, Any]:
+def _lost_queries(pairs: Sequence[Pair], kept: Sequence[Pair], bad: Sequence[BadRecord]) -> LostQueries:
     """The queries that the quarantine left without any target, and what took their pairs."""
     lost = queries_without_target(pairs, kept)
     reasons = {record.line: record.reason for record in bad}
     taken = set(lost)
     by_reason = Counter(reasons[pair.line] for pair in pairs if pair.query in taken)
-    return {"count": len(lost), "pairs_by_reason": dict(by_reason), "queries": sorted(map(side_name, lost))[:NAMED]}
+    return LostQueries(count=len(lost), pairs_by_reason=dict(by_reason), queries=tuple(sorted(map(side_name, lost))[:NAMED]))
 
 
-def _behaviour(tests: Sequence[BehaviourTest], bad: int, pairs: Sequence[Pair], splits: Sequence[str]) -> dict[str, Any]:
+def _behaviour(tests: Sequence[BehaviourTest], bad: int, pairs: Sequence[Pair], splits: Sequence[str]) -> BehaviourCounts:
     """The behaviour tests by kind, and how many of them ask or name what training reads: to pass these says less."""
     trained = {side for pair, split in zip(pairs, splits, strict=True) if split == "train" for side in (pair.query, pair.target)}
     known = [
@@ -117,11 +124,16 @@ def _behaviour(tests: Sequence[BehaviourTest], bad: int, pairs: Sequence[Pair], 
         or any(Side("video", video) in trained for video in (*test.video, *test.above))
     ]
     by_kind = {kind: sum(test.kind == kind for test in tests) for kind in KINDS}
-    return {"lines": len(tests) + bad, "good": len(tests), "by_kind": by_kind, "of_training": len(known)}
+    return BehaviourCounts(lines=len(tests) + bad, good=len(tests), by_kind=dict(by_kind), of_training=len(known))
 
 
 def _fault(
-    bad: Sequence[BadRecord], records: int, allowed: float, kept: Sequence[Pair], splits: Sequence[str], outcomes: Sequence[Outcome]
+    bad: Sequence[BadRecord],
+    records: int,
+    allowed: float,
+    kept: Sequence[Pair],
+    splits: Sequence[str],
+    outcomes: Sequence[ExpectationOutcome],
 ) -> str | None:
     """Why the data cannot be used; None where it can."""
     where = "Each is in reports/quarantine.jsonl with its line and what to do; reports/data_docs/index.html shows the whole."
@@ -150,24 +162,24 @@ def _listed(reasons: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
 
 
-def _log(report: dict[str, Any], outcomes: Sequence[Outcome]) -> None:
-    videos, pairs, lost = report["videos"], report["pairs"], report["queries_without_target"]
+def _log(report: ValidationReport) -> None:
+    videos, pairs, lost, outcomes = report.videos, report.pairs, report.queries_without_target, report.expectations
     log.info(
         "%d of %d videos and %d of %d pairs are good; %d expectations hold, %d do not",
-        *(videos["good"], videos["lines"], pairs["good"], pairs["lines"]),
+        *(videos.good, videos.lines, pairs.good, pairs.lines),
         *(sum(outcome.success for outcome in outcomes), sum(not outcome.success for outcome in outcomes)),
     )
-    tests = report["behaviour"]
-    if tests["lines"]:
-        log.info("%d of %d behaviour tests are good", tests["good"], tests["lines"])
+    tests = report.behaviour
+    if tests.lines:
+        log.info("%d of %d behaviour tests are good", tests.good, tests.lines)
     else:
         log.info("no behaviour tests: there is no data/%s, or nothing in it", BEHAVIOUR_FILE)
-    if tests["of_training"]:
-        log.warning("%d behaviour tests ask or name what training reads: passing them says less", tests["of_training"])
-    for file, reasons in report["quarantined"]["by_reason"].items():
+    if tests.of_training:
+        log.warning("%d behaviour tests ask or name what training reads: passing them says less", tests.of_training)
+    for file, reasons in report.quarantined.by_reason.items():
         log.warning("quarantined from %s: %s", file, _listed(reasons))
-    if lost["count"]:
-        log.warning("%d queries have no target left; see queries_without_target in reports/validation.json", lost["count"])
+    if lost.count:
+        log.warning("%d queries have no target left; see queries_without_target in reports/validation.json", lost.count)
     for outcome in outcomes:
         # What the checks found bad is in the quarantine's counts above.
         if not outcome.success and not outcome.suite.endswith("_found"):

@@ -5,8 +5,9 @@ import pytest
 from great_expectations.core import ExpectationSuite
 from great_expectations.expectations.expectation import Expectation
 
+from reelnest.artifacts.validation_report import ExpectationOutcome
 from reelnest.checks.custom_expectations import ExpectColumnPairToHaveOneBForEachA, ExpectColumnValuesToBeBalanced
-from reelnest.checks.expectations import Outcome, check, pair_advice, pair_checks, video_advice, video_checks
+from reelnest.checks.expectations import check, pair_advice, pair_checks, video_advice, video_checks
 from reelnest.checks.tables import Looked, pair_table, video_table
 from reelnest.records.formats import BadRecord, Pair, Side, Video
 from reelnest.settings import Validate
@@ -14,7 +15,7 @@ from reelnest.video.decoder import VideoInfo
 from reelnest.video.inspection import Inspected
 
 
-def outcome_of(expectation: Expectation, table: pd.DataFrame, docs: Path) -> Outcome:
+def outcome_of(expectation: Expectation, table: pd.DataFrame, docs: Path) -> ExpectationOutcome:
     suite = ExpectationSuite("suite", expectations=[expectation])
     (outcome,) = check({"table": (table.assign(line=range(1, len(table) + 1)), suite)}, docs)
     return outcome

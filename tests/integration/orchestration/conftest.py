@@ -15,6 +15,7 @@ quieten()
 
 ROOT = Path(__file__).parents[3]
 STAND_IN = Path(__file__).with_name("stand_in_stage.py")
+REPORTS = ROOT / "tests" / "support" / "reports.py"
 DVC_YAML = """
 stages:
   validate:
@@ -56,6 +57,7 @@ def template_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for option in ("core.analytics", "core.autostage", "core.check_update"):
         subprocess.run([sys.executable, "-m", "dvc", "config", option, "false"], cwd=folder, check=True)
     shutil.copy(STAND_IN, folder)
+    shutil.copy(REPORTS, folder / "valid_reports.py")
     (folder / "dvc.yaml").write_text(DVC_YAML)
     (folder / "params.yaml").write_text("validate: {x: 1}\npreprocess: {x: 1}\ntrain: {x: 1}\nevaluate: {x: 1}\n")
     (folder / "data").mkdir()

@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+import valid_reports as reports  # the project fixture copies it here
+
 BEHAVIOUR, DIED = Path("behaviour.txt"), Path("work/died")
 
 
@@ -25,21 +27,16 @@ def validate(*, passed: bool = True) -> None:
     bad = {"file": "videos.jsonl", "line": 4, "reason": "truncated", "detail": "<script>alert(1)</script> | [x](http://evil.example)"}
     write("reports/quarantine.jsonl", f"{json.dumps(bad)}\n")
     write("reports/data_docs/index.html", "<html></html>")
-    write(
-        "reports/validation.json",
-        {
-            "passed": passed,
-            "videos": {"lines": 4, "good": 3},
-            "pairs": {"lines": len(pairs), "good": len(pairs), "by_split_and_kind": {"train": {"text_to_video": len(pairs)}}},
-            "quarantined": {"records": 1, "fraction": 0.1, "allowed_fraction": 0.2, "by_reason": {"<b>videos</b>|": {"<!channel>": 1}}},
-            "expectations": [{"suite": "pairs", "success": False, "severity": "warning", "description": "x | `y`", "observed": "<script>"}],
-        },
-    )
+    counts = {"lines": len(pairs), "good": len(pairs), "by_split_and_kind": {"train": {"text_to_video": len(pairs)}}}
+    quarantined = {"records": 1, "fraction": 0.1, "allowed_fraction": 0.2, "by_reason": {"<b>videos</b>|": {"<!channel>": 1}}}
+    expectation = reports.expectation(suite="pairs", description="x | `y`", observed="<script>")
+    content = reports.validation(passed=passed, pairs=counts, quarantined=quarantined, expectations=[expectation])
+    write("reports/validation.json", content)
 
 
 def preprocess() -> None:
     write("prepared/pairs.txt", Path("data/pairs.jsonl").read_text(encoding="utf-8"))
-    write("reports/preprocessing.json", {"videos": {"decoded": 3, "taken over": 0}})
+    write("reports/preprocessing.json", reports.preprocessing())
 
 
 def train() -> None:
@@ -49,33 +46,20 @@ def train() -> None:
     params = Path("params.yaml").read_text(encoding="utf-8")
     write("models/candidate/weights.txt", params + Path("prepared/pairs.txt").read_text(encoding="utf-8"))
     write("models/candidate/run.json", {"run_id": "r1", "tracking_uri": "http://mlflow.example/", "experiment": "e"})
-    write("reports/training.json", {"epochs": 1})
+    write("reports/training.json", reports.training(epochs=1))
     write("reports/training.csv", "epoch,step,loss\n" + "".join(f"1,{step},{1 / step}\n" for step in range(1, 101)))
 
 
 def evaluate() -> None:
-    metrics = dict.fromkeys(("recall@1", "recall@5", "recall@10", "mrr", "ndcg@10", "map", "median_rank"), 0.5)
-    result = {"pair_kind": "all", "dim": 16, "storage": "float32", "metrics": metrics, "queries": 2, "corpus": 3, "bytes_per_vector": 64}
-    write(
-        "reports/evaluation.json",
-        {
-            "split": "test",
-            "dims": [16],
-            "width": 16,
-            "results": [result],
-            "negatives_outranked": [],
-            "behaviour": {"by_kind": {"direction": 4}, "passed_by_kind": {"16": {"direction": 0.75}}},
-            "model": {"hash": "m1"},
-        },
-    )
+    behaviour = reports.behaviour(passed_by_kind={"16": {"direction": 0.75}})
+    write("reports/evaluation.json", reports.evaluation(behaviour=behaviour))
 
 
 def register() -> None:
     flow_run = {"id": os.environ.get("REELNEST_FLOW_RUN_ID"), "url": os.environ.get("REELNEST_FLOW_RUN_URL")}
-    found = {"name": "reelnest", "version": 1, "aliases": ["champion"], "model_hash": "m1", "run_id": "r1"}
-    found |= {"decision": "promoted", "reason": "nowhere worse", "metric": "recall@10", "value": 0.5}
-    differences = [{"dim": 16, "value": 0.03, "low": 0.01, "high": 0.05}]
-    write("reports/registration.json", {**found, "differences": differences, "lineage": {"flow_run": flow_run}})
+    origins = reports.origins(flow_run=flow_run if flow_run["id"] else None)
+    content = reports.registration(aliases=["champion"], reason="better at dim 16", lineage=origins)
+    write("reports/registration.json", content)
 
 
 def main() -> int:

@@ -155,7 +155,7 @@ def test_a_new_champion_is_told_once(project: Path) -> None:
     assert outcomes(third)["register"] == "ran"
     told = eventually(telling.CHAMPION_CHANGED, flow_run=str(first.state_details.flow_run_id))
     assert told["version"] == 1
-    assert told["reason"] == "nowhere worse"
+    assert told["reason"] == "better at dim 16"
     assert told["training"] == "http://mlflow.example/#/runs/r1"
     for state in (again, third):
         assert not events(telling.CHAMPION_CHANGED, flow_run=str(state.state_details.flow_run_id))

@@ -8,17 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from reelnest.artifacts.registration_report import RegistrationReport
 from reelnest.commands.runs import Run, kept_runs
 from reelnest.registry.versions.retention import Registered
 from tasks.process import dvc_cache
 from tasks.workspaces.retention import runs_to_remove, stale_checkpoints
 from tasks.workspaces.run_workspace import run_workspace
+from tests.support import reports
 
 RUN = Run("r0", "name", "HEAD", "b", {}, "s", "e", "done", "d")
 
 
 def a_run(number: int, version: int | None = None) -> Run:
-    return replace(RUN, id=f"r{number}", registration={} if version is None else {"version": version})
+    registration = None if version is None else RegistrationReport.from_content(reports.registration(version=version), Path())
+    return replace(RUN, id=f"r{number}", registration=registration)
 
 
 def test_the_newest_runs_stay_and_those_behind_a_champion_or_an_alias() -> None:

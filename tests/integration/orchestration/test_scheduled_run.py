@@ -95,7 +95,8 @@ def test_runs_move_nothing_and_leave_nothing_but_their_refs(overlap: Overlap) ->
     assert len(git("worktree", "list", folder=overlap.folder).splitlines()) == 1
     shown = table(kept_runs(overlap.folder))
     for run in overlap.runs.values():
-        assert run.registration["version"] == 1
+        assert run.registration is not None
+        assert run.registration.version == 1
         assert run.mlflow_run == "r1"
         assert run.id in shown
         assert run.base in git("log", "--format=%H", run.ref, folder=overlap.folder).split()

@@ -21,6 +21,7 @@ from reelnest.store.frame_store_writing import FrameCache, write_store
 from reelnest.store.prepared import STORE_FOLDER, write_tables
 from reelnest.video.frames import Frames
 from reelnest.video.patches import to_patches
+from tests.support import reports
 
 ROOT = Path(__file__).parents[3]
 COLOURS = ("red", "green", "blue", "yellow", "purple", "white", "grey", "orange")
@@ -101,7 +102,7 @@ def write_workspace(root: Path, store_uri: str) -> Params:
     params = load_params(root / "params.yaml")
     write_prepared(root / "prepared", root / "scratch")
     write_candidate(root / "models" / "candidate", params, root / "base")
-    write_json(root / "reports" / "validation.json", {"passed": True})
+    write_json(root / "reports" / "validation.json", reports.validation())
     write_behaviour(root / "reports" / BEHAVIOUR_FILE, BEHAVIOUR)
     return params
 

@@ -14,7 +14,7 @@ from reelnest.commands import registry
 from reelnest.errors import RegistryError
 from reelnest.registry.promotion import deciding
 from reelnest.registry.promotion.aliases import promote, rollback
-from reelnest.registry.promotion.decision import Evidence, decide
+from reelnest.registry.promotion.decision import Evidence, decide_version
 from reelnest.registry.versions import versions
 from reelnest.registry.versions.versions import Registration
 from tests.integration.registry.candidate_workspace import Project
@@ -65,7 +65,7 @@ def test_of_two_equal_challengers_at_the_same_moment_one_wins(project: Project, 
     registered_with(project, 1, 0.5)
     # Made, but not decided.
     with monkeypatch.context() as patch:
-        patch.setattr(versions, "decide", lambda *_: (_ for _ in ()).throw(RegistryError("stopped")))
+        patch.setattr(versions, "decide_version", lambda *_: (_ for _ in ()).throw(RegistryError("stopped")))
         for number in (2, 3):
             with pytest.raises(RegistryError, match="stopped"):
                 registered_with(project, number, 0.6)
@@ -73,7 +73,7 @@ def test_of_two_equal_challengers_at_the_same_moment_one_wins(project: Project, 
     made = [client.get_model_version("reelnest", number) for number in ("2", "3")]
     queries = queries_file(project.reports, 0.6)
     evidence = Evidence(queries, "data", "code", True, None)
-    threads = [threading.Thread(target=decide, args=(version, evidence, project.params.registration, None, {})) for version in made]
+    threads = [threading.Thread(target=decide_version, args=(version, evidence, project.params.registration, None, {})) for version in made]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -120,7 +120,7 @@ def test_the_table_shows_who_is_champion_and_why(project: Project) -> None:
     head, second, first = registry.table(project.params).splitlines()
     assert head.split()[:4] == ["version", "aliases", "recall@10", "data"]
     assert second.split()[:3] == ["2", "challenger", "0.4000"]
-    assert "not shown to be as good" in second
+    assert "may be worse than the champion" in second
     assert first.split()[:3] == ["1", "champion", "0.5000"]
     assert "there was no champion: the first one" in first
     assert registry.promote(project.params, "2") == "models:/reelnest@champion is version 2 now."

@@ -1,24 +1,23 @@
 """A new evaluation against the champion and the previous run, in a real MLflow store."""
 
-import json
 from pathlib import Path
 
 import mlflow
 import pandas as pd
 import pytest
 
+from reelnest.artifacts.evaluation_report import ComparedWith, EvaluationReport, NotComparedWith
 from reelnest.registry.candidate import Candidate
-from reelnest.registry.promotion.comparison import Compared, NotCompared, compare
+from reelnest.registry.promotion.comparison import compare
 from reelnest.registry.promotion.evaluation_log import log_evaluation
 from reelnest.settings import Params, Tracking, Train
 from tests.integration.registry.candidate_workspace import Project
 
-Found = dict[str, Compared | NotCompared]
+Found = dict[str, ComparedWith | NotComparedWith]
 
 
 def data_hash(reports: Path) -> str:
-    found: str = json.loads((reports / "evaluation.json").read_text())["data"]["hash"]
-    return found
+    return EvaluationReport.read(reports).data.hash
 
 
 def against(
@@ -34,14 +33,14 @@ def against(
 
 def reason(found: Found, what: str) -> str:
     one = found[what]
-    assert isinstance(one, NotCompared)
+    assert isinstance(one, NotComparedWith)
     return one.reason
 
 
 def test_the_champion_is_compared_query_by_query_at_each_dim(registered: Project) -> None:
     found = against(registered.params, registered.reports, change=0.25)
     champion = found["champion"]
-    assert isinstance(champion, Compared)
+    assert isinstance(champion, ComparedWith)
     assert (champion.version, champion.metric) == (1, "recall@10")
     assert [one.dim for one in champion.differences] == [8, 32]
     for one in champion.differences:  # each query's difference is the same, however much the queries differ
@@ -51,7 +50,7 @@ def test_the_champion_is_compared_query_by_query_at_each_dim(registered: Project
 
 def test_what_is_not_comparable_becomes_a_reason(registered: Project) -> None:
     params, reports = registered.params, registered.reports
-    itself = json.loads((reports / "evaluation.json").read_text())["model"]["hash"]
+    itself = EvaluationReport.read(reports).model.hash
     assert reason(against(params, reports, itself), "champion") == "this model is the champion (version 1)"
     other = against(params, reports, data="0" * 64)
     assert reason(other, "champion") == "version 1 was evaluated on other test data"
@@ -66,19 +65,20 @@ def test_the_previous_run_is_the_youngest_other_one_on_this_data(project: Projec
         "champion": "there is none yet",
         "previous run": "there is none yet",
     }
-    report = json.loads((reports / "evaluation.json").read_text())
+    report = EvaluationReport.read(reports)
     queries = reports / "queries.parquet"
     table = pd.read_parquet(queries)
     for model, value, data in (("first", 0.0, data_hash(reports)), ("second", 0.5, data_hash(reports)), ("third", 1.0, "other data")):
         table.assign(**{"recall@10": value}).to_parquet(queries)
-        log_evaluation(params, Candidate(Path(), model, None), {**report, "data": {"hash": data}}, [queries])
+        of_data = report.model_copy(update={"data": report.data.model_copy(update={"hash": data})})
+        log_evaluation(params, Candidate(Path(), model, None), of_data, [queries])
     table.assign(**{"recall@10": 0.6}).to_parquet(queries)
     previous = against(params, reports)["previous run"]
-    assert isinstance(previous, Compared)
+    assert isinstance(previous, ComparedWith)
     assert [round(one.value, 6) for one in previous.differences] == [0.1, 0.1]
     assert mlflow.get_run(previous.run_id).data.tags["reelnest.model_hash"] == "second"
     own = against(params, reports, "second")["previous run"]  # evaluated again, it is not its own past
-    assert isinstance(own, Compared)
+    assert isinstance(own, ComparedWith)
     assert [round(one.value, 6) for one in own.differences] == [0.6, 0.6]
 
 

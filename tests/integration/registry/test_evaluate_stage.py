@@ -19,6 +19,7 @@ from reelnest.encoder.embedding import embed
 from reelnest.encoder.saved import load
 from reelnest.errors import ConfigError, DataError, ModelError, RegistryError
 from reelnest.evaluation import split_evaluation as retrieval
+from reelnest.evaluation.by_query import data_hash
 from reelnest.evaluation.retrieval_sets import retrieval_sets
 from reelnest.evaluation.split_evaluation import embed_split
 from reelnest.launch.command import launch_command
@@ -26,7 +27,6 @@ from reelnest.records.behaviour_tests import BEHAVIOUR_FILE
 from reelnest.settings import Funnel, Params, Tracking, Train
 from reelnest.stages import evaluate, evaluation_inputs
 from reelnest.stages.evaluation_code import evaluation_code_hash
-from reelnest.stages.evaluation_report import data_hash
 from reelnest.store.entries import Role
 from reelnest.store.prepared import Prepared
 from tests.integration.registry.candidate_workspace import Project

@@ -17,6 +17,7 @@ from reelnest.registry.candidate import Candidate
 from reelnest.registry.lineage.dvc_lock import dvc_hash
 from reelnest.stages import register
 from tests.integration.registry.candidate_workspace import Project, workspace_of
+from tests.support import reports
 
 DATA_HASH = "0123456789abcdef0123456789abcdef.dir"
 
@@ -33,9 +34,10 @@ def known(evaluated_folder: Path, empty_store: Path, tmp_path_factory: pytest.Te
     (root / "src" / "loss.py").write_text("one")
     deps = [{"path": "src/loss.py", "md5": dvc_hash(root / "src" / "loss.py")}, {"path": "data", "md5": DATA_HASH}]
     (root / "dvc.lock").write_text(yaml.safe_dump({"stages": {"train": {"deps": deps}}}))
-    (root / "reports" / "validation.json").write_text(
-        json.dumps({"passed": True, "videos": {"good": 15, "lines": 16}, "pairs": {"good": 40, "lines": 40}, "quarantined": {"records": 1}})
-    )
+    videos, pairs = {"good": 15, "lines": 16}, {"good": 40, "lines": 40}
+    validation = reports.validation()
+    validation |= {"videos": validation["videos"] | videos, "pairs": validation["pairs"] | pairs}
+    (root / "reports" / "validation.json").write_text(json.dumps(validation))
     for command in (["init", "-q"], ["add", "."], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "first"]):
         subprocess.run(["git", *command], cwd=root, check=True)
     with (root / "params.yaml").open("a") as file:

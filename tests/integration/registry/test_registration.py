@@ -18,14 +18,18 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
 
-from reelnest.errors import RegistryError
+from reelnest.artifacts.evaluation_report import EvaluationReport
+from reelnest.errors import ArtifactError, RegistryError
+from reelnest.evaluation.by_query import CODE
 from reelnest.registry.candidate import MODEL_HASH_TAG, Candidate
 from reelnest.registry.promotion import deciding
 from reelnest.registry.promotion.aliases import rollback
-from reelnest.registry.promotion.decision import Answer, Evidence
-from reelnest.registry.promotion.evaluation_log import CODE
+from reelnest.registry.promotion.decision import Evidence
+from reelnest.registry.promotion.verdict import Approval
 from reelnest.registry.versions import versions
-from reelnest.registry.versions.versions import CannotMeasureError, Registration, pinned_requirements, register_candidate
+from reelnest.registry.versions.logged_model import pinned_requirements
+from reelnest.registry.versions.measuring import CannotMeasureError
+from reelnest.registry.versions.versions import Registration, Submission, register_candidate
 from reelnest.settings import Params
 from reelnest.stages import register
 from reelnest.stages.measure import measure
@@ -91,7 +95,7 @@ def test_two_runs_that_register_the_same_model_at_once_make_one_version(project:
         return look(name, candidate)
 
     monkeypatch.setattr(versions, "_version_of", register_while_the_other_logs)
-    monkeypatch.setattr(versions, "_logged_model", lambda *_: None)  # each logs its own
+    monkeypatch.setattr(versions, "logged_model", lambda *_: None)  # each logs its own
     register.run(project.workspace, project.params)
     assert version_numbers() == ["1"]
     report = json.loads((project.reports / "registration.json").read_text())
@@ -130,13 +134,13 @@ def registered_as(
     *,
     validation_passed: bool | None = True,
     measure: Callable[[ModelVersion, Path], None] = unneeded,
-    answer: Answer | None = None,
+    approval: Approval | None = None,
     params: Params | None = None,
 ) -> Registration:
     """Registers a model whose figures are around `value`."""
     queries = queries_file(project.reports, value, code)
     evidence = Evidence(queries, data, code, validation_passed, None)
-    return register_candidate(params or project.params, candidate, recall(value), evidence, {}, measure, answer)
+    return register_candidate(params or project.params, Submission(candidate, recall(value), evidence, {}), measure, approval)
 
 
 def test_a_model_becomes_champion_only_where_it_is_better_on_the_same_data(project: Project) -> None:
@@ -150,15 +154,20 @@ def test_a_model_becomes_champion_only_where_it_is_better_on_the_same_data(proje
     assert (first.decision, first.is_new) == ("promoted", True)
     worse = registered_with(2, 0.4, "data")
     assert (worse.decision, worse.aliases) == ("not promoted", ("challenger",))
-    assert "against the champion (version 1): not shown to be as good at dim 8, 32" in worse.reason
+    assert "against the champion (version 1): may be worse than the champion by more than 0.01 at dim 8, 32" in worse.reason
     equal = registered_with(3, 0.5, "data")
-    assert (equal.decision, "nowhere shown to be better" in equal.reason) == ("not promoted", True)
+    assert (equal.decision, "not shown to be better at any dim" in equal.reason) == ("not promoted", True)
     better = registered_with(5, 0.6, "data")
     assert (better.decision, better.aliases) == ("promoted", ("challenger", "champion"))
-    assert "nowhere worse by 0.01, better at dim 8, 32. recall@10 minus the champion's by dim, 200 queries: 8: +0.1000" in better.reason
-    described = str(mlflow.MlflowClient().get_model_version("reelnest", str(better.version)).description)
-    assert described.startswith("**promoted**: against the champion (version 1): nowhere worse by 0.01, better at dim 8, 32.")
-    assert [line.split(":")[0] for line in described.splitlines()[2:]] == [f"- {condition.name}" for condition in better.conditions]
+    verdict = "against the champion (version 1): not worse than the champion by more than 0.01 at any dim, better at dim 8, 32"
+    assert better.reason == verdict
+    first_line, _, *conditions, empty, head, _, at_8, _ = str(
+        mlflow.MlflowClient().get_model_version("reelnest", str(better.version)).description
+    ).splitlines()
+    assert first_line == f"**promoted**: {verdict}"
+    assert [line.split(":")[0] for line in conditions] == [f"- {condition.name}" for condition in better.conditions]
+    assert (empty, head) == ("", "| dim | recall@10 minus the champion's | interval |")
+    assert at_8.startswith("| 8 | +0.1000 | ")
     assert [(one.dim, round(one.value, 6)) for one in better.differences] == [(8, 0.1), (32, 0.1)]
     assert registered_with(5, 0.6, "data").differences == better.differences
     assert aliases() == {"champion": "4", "challenger": "4"}
@@ -184,7 +193,7 @@ def test_a_champion_whose_figures_are_not_known_is_measured_again_once(project: 
     # By what it was registered with, each challenger would be better.
     other_data = challenged_by(2, "other data", "code")
     assert (other_data.decision, measured) == ("not promoted", ["1"])
-    assert "8: -0.1000" in other_data.reason
+    assert [round(one.value, 6) for one in other_data.differences] == [-0.1, -0.1]
     assert other_data.conditions[0].why == "the champion was measured again on this data"
     assert (challenged_by(3, "other data", "code").decision, measured) == ("not promoted", ["1"])
     other_code = challenged_by(4, "data", "other code")
@@ -199,13 +208,14 @@ def test_the_champion_is_evaluated_again_as_an_evaluation_does(project: Project,
     register.run(project.workspace, project.params)
     champion = mlflow.MlflowClient().get_model_version("reelnest", "1")
     shutil.rmtree(project.workspace.candidate)  # its files come from the registry
-    evaluation = json.loads((project.reports / "evaluation.json").read_text())
+    evaluation = EvaluationReport.read(project.reports)
     measure(project.workspace, project.params, evaluation, champion, tmp_path)
     found, before = (pd.read_parquet(folder / "queries.parquet") for folder in (tmp_path, project.reports))
     pd.testing.assert_frame_equal(found, before)
     assert found.attrs == before.attrs
+    other = evaluation.model_copy(update={"code": evaluation.code.model_copy(update={"hash": "other"})})
     with pytest.raises(RegistryError, match=r"other code.*Run `reelnest evaluate`"):
-        measure(project.workspace, project.params, {"code": {"hash": "other"}}, champion, tmp_path)
+        measure(project.workspace, project.params, other, champion, tmp_path)
 
 
 def test_a_champion_whose_files_are_gone_or_whose_evaluation_fails_is_left_to_a_person(project: Project) -> None:
@@ -218,7 +228,7 @@ def test_a_champion_whose_files_are_gone_or_whose_evaluation_fails_is_left_to_a_
     assert (failed.decision, "out of memory" in failed.reason) == ("not promoted", True)
     model_id = mlflow.MlflowClient().get_model_version("reelnest", "1").source.removeprefix("models:/")
     shutil.rmtree(local_file_uri_to_path(mlflow.get_logged_model(model_id).artifact_location))
-    evaluation = json.loads((project.reports / "evaluation.json").read_text())
+    evaluation = EvaluationReport.read(project.reports)
     found = registered_as(
         project,
         another_model(project.workspace.candidate, 2),
@@ -250,13 +260,13 @@ def test_a_model_waits_for_approval_and_is_compared_anew_when_it_comes(project: 
     assert (waiting.decision, waiting.aliases) == ("waits for approval", ("challenger",))
     assert registered_as(project, two, 0.6, params=asked).is_new is False
     assert registered_as(project, three, 0.8).decision == "promoted", "meanwhile"
-    late = registered_as(project, two, 0.6, params=asked, answer=Answer(True, "Anna"))
+    late = registered_as(project, two, 0.6, params=asked, approval=Approval(True, "Anna"))
     assert (late.decision, "against the champion (version 3)" in late.reason) == ("not promoted", True)
     four = another_model(project.workspace.candidate, 4)
     assert registered_as(project, four, 0.9, params=asked).decision == "waits for approval"
-    refused = registered_as(project, four, 0.9, params=asked, answer=Answer(False, "Anna: too slow"))
+    refused = registered_as(project, four, 0.9, params=asked, approval=Approval(False, "Anna: too slow"))
     assert (refused.decision, "not approved: Anna: too slow" in refused.reason) == ("not promoted", True)
-    assert registered_as(project, four, 0.9, params=asked, answer=Answer(True, "Bo")).decision == "not promoted", "it is decided"
+    assert registered_as(project, four, 0.9, params=asked, approval=Approval(True, "Bo")).decision == "not promoted", "it is decided"
 
 
 @pytest.mark.parametrize("stopped_at", ["create_model_version", "set_registered_model_alias", "set_model_version_tag"])
@@ -329,7 +339,7 @@ def test_what_mlflow_refuses_is_told_with_what_to_do(project: Project, monkeypat
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise MlflowException("the disk is full")
 
-    monkeypatch.setattr(versions, "_log_model", refuse)
+    monkeypatch.setattr(versions, "log_model", refuse)
     with pytest.raises(RegistryError, match=r"the disk is full.*Run `reelnest register` again"):
         register.run(project.workspace, project.params)
 
@@ -340,13 +350,13 @@ def test_a_model_that_was_not_the_one_evaluated_is_refused(project: Project) -> 
         register.run(project.workspace, project.params)
 
 
-@pytest.mark.parametrize(("content", "says"), [(None, "no such file"), ("{}", "not an evaluation"), ("{", "not an evaluation")])
+@pytest.mark.parametrize(("content", "says"), [(None, "no such file"), ("{}", "its schema_version is missing"), ("{", "it is no JSON")])
 def test_a_missing_or_broken_evaluation_is_refused(project: Project, content: str | None, says: str) -> None:
     file = project.reports / "evaluation.json"
     file.unlink()
     if content is not None:
         file.write_text(content)
-    with pytest.raises(RegistryError, match=says):
+    with pytest.raises(ArtifactError, match=f"{says}.*reelnest evaluate"):
         register.run(project.workspace, project.params)
 
 

@@ -13,11 +13,11 @@ from distributed import LocalCluster
 
 from reelnest.encoder.saved import FORMAT, FORMAT_VERSION
 from reelnest.errors import DataError
+from reelnest.evaluation.by_query import data_hash
 from reelnest.evaluation.retrieval_sets import retrieval_sets
 from reelnest.records.formats import BadRecord, write_quarantine
 from reelnest.settings import Data, Model, Params, Preprocess, Validate
 from reelnest.stages import preprocess
-from reelnest.stages.evaluation_report import data_hash
 from reelnest.stages.measure import prepared_for
 from reelnest.stages.workspace import Workspace
 from reelnest.store.frame_store_writing import FrameCache

@@ -2,21 +2,27 @@
 
 import functools
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from mlflow.entities.model_registry import ModelVersion, ModelVersionTag
 
+from reelnest.artifacts.evaluation_report import BehaviourResults
+from reelnest.artifacts.registration_report import ConditionResult
 from reelnest.evaluation import significance
-from reelnest.registry.promotion.decision import CODE_TAG, Answer, Evidence, Verdict, judge
-from reelnest.registry.promotion.evaluation_log import DATA_HASH_TAG
+from reelnest.registry.promotion import gate
+from reelnest.registry.promotion.gate import Challenge, Champion
+from reelnest.registry.promotion.model_comparison import compare_models
+from reelnest.registry.promotion.verdict import Approval, Verdict, decide
 from reelnest.settings import BehaviourPassed, Register
+from tests.support import reports
 
 QUERIES = 400
-BEHAVIOUR = {"tests": 60, "passed_by_kind": {"16": {"direction": 0.7, "minimum": 1.0}, "128": {"direction": 0.75, "minimum": 1.0}}}
+SHARES = {"128": {"direction": 0.75, "minimum": 1.0}, "16": {"direction": 0.7, "minimum": 1.0}}
+BEHAVIOUR = BehaviourResults.model_validate(reports.behaviour(tests=60, passed_by_kind=SHARES))
+CHAMPION = Champion("7", same_data=True, same_code=True)
+OWN: Mapping[str, Any] = {"validation_passed": True, "behaviour": BEHAVIOUR}
 BETTER = {16: 0.05, 64: 0.05, 128: 0.05}
 
 
@@ -38,28 +44,19 @@ def drawn(seed: int, gains: Mapping[int, float], noise: float = 0.1) -> tuple[pd
     return figures({dim: values + gains[dim] for dim, values in sides[0].items()}), figures(sides[1])
 
 
-def evidence(**changes: Any) -> Evidence:
-    found = {"data_hash": "data", "code_hash": "code", "validation_passed": True, "behaviour": BEHAVIOUR}
-    return Evidence(queries=Path("queries.parquet"), **{**found, **changes})
-
-
-def champion(**tags: str) -> ModelVersion:
-    found = {DATA_HASH_TAG: "data", CODE_TAG: "code", **tags}
-    return ModelVersion("reelnest", "7", 0, tags=[ModelVersionTag(key, value) for key, value in found.items()])
-
-
 def decided(
     challenger: pd.DataFrame,
     theirs: pd.DataFrame | None,
     margin: float = 0.02,
     *,
-    of: Evidence | None = None,
     settings: Mapping[str, Any] | None = None,
-    answer: Answer | None = None,
-    before: ModelVersion | None = None,
+    approval: Approval | None = None,
+    champion: Champion = CHAMPION,
+    **own: Any,
 ) -> Verdict:
     register = Register(**{"metric": "mrr", "margin": margin, "confidence": 0.95, **(settings or {})})
-    return judge(of or evidence(), challenger, register, before or champion(), theirs, answer, {"7": "its files are gone"})
+    compared = None if theirs is None else compare_models(challenger, theirs, register.metric, register.margin, register.confidence)
+    return decide(Challenge(register, champion=champion, comparison=compared, **{**OWN, **own}), approval)
 
 
 def verdict(seed: int, gains: Mapping[int, float], margin: float = 0.02, **rest: Any) -> Verdict:
@@ -71,11 +68,11 @@ def verdict(seed: int, gains: Mapping[int, float], margin: float = 0.02, **rest:
     [
         (BETTER, "promoted", "better at dim 16, 64, 128"),
         ({16: 0.0, 64: 0.05, 128: 0.0}, "promoted", "better at dim 64"),
-        ({16: -0.06, 64: 0.05, 128: 0.05}, "not promoted", "not shown to be as good at dim 16 (by 0.02)"),
-        ({16: -0.06, 64: -0.06, 128: -0.06}, "not promoted", "not shown to be as good at dim 16, 64, 128"),
+        ({16: -0.06, 64: 0.05, 128: 0.05}, "not promoted", "may be worse than the champion by more than 0.02 at dim 16"),
+        ({16: -0.06, 64: -0.06, 128: -0.06}, "not promoted", "may be worse than the champion by more than 0.02 at dim 16, 64, 128"),
     ],
 )
-def test_planted_models_are_judged_by_each_dim(gains: dict[int, float], decision: str, why: str) -> None:
+def test_planted_models_are_compared_at_each_dim(gains: dict[int, float], decision: str, why: str) -> None:
     found = verdict(1, gains)
     assert found.decision == decision
     assert found.reason.startswith("against the champion (version 7): ")
@@ -88,7 +85,7 @@ def test_planted_models_are_judged_by_each_dim(gains: dict[int, float], decision
 def test_the_same_model_again_is_not_better() -> None:
     theirs = drawn(0, {16: 0.0, 128: 0.0})[1]
     found = decided(theirs, theirs, margin=0.0)
-    assert (found.decision, "nowhere shown to be better" in found.reason) == ("not promoted", True)
+    assert (found.decision, "not shown to be better at any dim" in found.reason) == ("not promoted", True)
 
 
 def test_of_equal_models_few_are_promoted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,33 +123,34 @@ def test_a_dim_that_the_champion_serves_cannot_be_dropped_and_one_more_does_not_
     [
         ({"validation_passed": False}, {}, "the validation of the data failed"),
         ({"validation_passed": None}, {}, "run `reelnest validate`"),
-        ({}, {"behaviour_passed": BehaviourPassed(direction=0.72)}, "direction 0.70 at dim 16 (0.72 is asked for)"),
+        ({}, {"behaviour_passed": BehaviourPassed(direction=0.72)}, "direction 0.70 at dim 16 (0.72 is required)"),
         # The first condition that does not hold is the reason.
         ({"validation_passed": False}, {"behaviour_passed": BehaviourPassed(direction=0.9)}, "the validation of the data failed"),
     ],
 )
 def test_a_better_model_whose_own_run_speaks_against_it_is_not_promoted(changes: Any, settings: Any, why: str) -> None:
-    found = verdict(1, BETTER, of=evidence(**changes), settings=settings)
+    found = verdict(1, BETTER, settings=settings, **changes)
     assert (found.decision, why in found.reason) == ("not promoted", True), found.reason
-    first = judge(evidence(**changes), pd.DataFrame(), Register(**settings), None, None, None, {})
+    first = decide(Challenge(Register(**settings), champion=None, comparison=None, **{**OWN, **changes}), None)
     assert (first.decision, why in first.reason) == ("not promoted", True), "nor where there is no champion yet"
 
 
 def test_without_behaviour_tests_there_is_nothing_to_pass() -> None:
-    assert verdict(1, BETTER, of=evidence(behaviour={"tests": 0})).decision == "promoted"
+    assert verdict(1, BETTER, behaviour=BehaviourResults.model_validate(reports.behaviour(tests=0))).decision == "promoted"
 
 
 def test_all_conditions_are_told_in_their_order() -> None:
     found = verdict(1, BETTER)
-    names = ["same data", "same code", "validation", "behaviour", "nowhere worse", "somewhere better"]
+    names = ["same data", "same code", "validation", "behaviour", "not worse", "better"]
     assert [condition.name for condition in found.conditions] == names
     assert all(condition.passed for condition in found.conditions)
-    again = verdict(1, BETTER, before=champion(**{DATA_HASH_TAG: "other", CODE_TAG: "other"}))
+    again = verdict(1, BETTER, champion=Champion("7", same_data=False, same_code=False))
     assert (again.decision, again.conditions[0].why) == ("promoted", "the champion was measured again on this data")
 
 
 def test_a_champion_that_cannot_be_measured_is_left_to_a_person() -> None:
-    found = decided(drawn(1, BETTER)[0], None)
+    gone = Champion("7", same_data=True, same_code=True, unmeasured="its files are gone")
+    found = decided(drawn(1, BETTER)[0], None, champion=gone)
     assert (found.decision, "not comparable: its files are gone" in found.reason) == ("not promoted", True)
 
 
@@ -160,7 +158,21 @@ def test_a_person_has_the_last_word_where_the_settings_ask_for_it() -> None:
     asked = {"approval": "prefect"}
     assert verdict(1, BETTER, settings=asked).decision == "waits for approval"
     assert verdict(1, {16: -0.1, 64: 0.1, 128: 0.1}, settings=asked).decision == "not promoted", "and is not asked in vain"
-    granted = verdict(1, BETTER, settings=asked, answer=Answer(True, "Anna: looks right"))
+    granted = verdict(1, BETTER, settings=asked, approval=Approval(True, "Anna: looks right"))
     assert (granted.decision, "approved: Anna: looks right" in granted.reason) == ("promoted", True)
-    refused = verdict(1, BETTER, settings=asked, answer=Answer(False, "nobody answered within 24 hours"))
+    refused = verdict(1, BETTER, settings=asked, approval=Approval(False, "nobody answered within 24 hours"))
     assert (refused.decision, "not approved: nobody answered" in refused.reason) == ("not promoted", True)
+
+
+def test_a_condition_that_is_added_to_the_list_is_checked_and_can_be_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "CONDITIONS", list(gate.CONDITIONS))
+
+    @gate.condition
+    def enough_tests(challenge: Challenge) -> ConditionResult:
+        tests = challenge.behaviour.tests if challenge.behaviour else 0
+        return ConditionResult(name="enough tests", passed=tests >= 100, why=f"{tests} behaviour tests, 100 are required")
+
+    refused = verdict(1, BETTER)
+    assert (refused.decision, refused.conditions[-1].name) == ("not promoted", "enough tests")
+    assert refused.reason == "against the champion (version 7): 60 behaviour tests, 100 are required"
+    assert verdict(1, BETTER, behaviour=BEHAVIOUR.model_copy(update={"tests": 100})).decision == "promoted"

@@ -7,55 +7,49 @@ import pytest
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
+from reelnest.artifacts.evaluation_report import EvaluationReport
+from reelnest.artifacts.lineage import Commit, DataVersion, Environment, ValidatedData
+from reelnest.artifacts.training_report import TrainingReport
 from reelnest.backbones.families.qwen2_5_vl import FAMILY
-from reelnest.registry.lineage.environment import Environment
-from reelnest.registry.lineage.lineage import Commit, DataVersion, Lineage
+from reelnest.registry.lineage.lineage import Lineage
 from reelnest.registry.lineage.model_card import model_card
 from reelnest.settings import Params
+from tests.support import reports
 
-ENVIRONMENT = Environment(python="3.11.9", platform="Linux", packages=3, lock_hash=None, differing=[])
+ENVIRONMENT = Environment(python="3.11.9", platform="Linux", packages=3, lock_hash=None, differing=())
 LINEAGE = Lineage(
     model_hash="m" * 64,
     commit=Commit(hash="c" * 40, clean=False, changes_kept=True, repository="/r", published=False, folder=""),
     data=DataVersion(hash="d1.dir", files=9, bytes=4_200_000, sample_seed=0, remote=None, cache="/c"),
     dvc_lock=True,
     stale=[],
-    validation={"passed": True, "videos": {"good": 4, "lines": 5}, "pairs": {"good": 7, "lines": 7}, "quarantined": 1},
+    validation=ValidatedData.model_validate(reports.origins()["validation"]),
     evaluation_data="e" * 64,
     flow_run=None,
     environment=ENVIRONMENT,
 )
-TRAINING = {
-    "pairs": 7,
-    "batch_size": 4,
-    "epochs": 2,
-    "steps": 3,
-    "seed": 0,
-    "best": {"step": 2, "metric": "ndcg@10", "dim": 32, "value": 0.5},
-    "parameters": {"total": 1_300_000, "trainable": 1_200_000},
-}
+TRAINING = TrainingReport.from_content(
+    reports.training(best={"step": 2, "metric": "ndcg@10", "dim": 32, "value": 0.5}), Path("training.json")
+)
 
 
-def evaluation() -> dict[str, Any]:
+def evaluation() -> EvaluationReport:
     metrics = {"recall@1": 0.5, "recall@10": 0.75, "ndcg@10": 0.625}
     results = [
-        {
-            "pair_kind": kind,
-            "dim": dim,
-            "metrics": {name: value - 1 / dim for name, value in metrics.items()},
-            "intervals": {name: [value - 0.1, value + 0.1] for name, value in metrics.items()},
-            "queries": 200,
-            "corpus": 90,
-            "bytes_per_vector": 4 * dim,
-        }
+        reports.result(
+            pair_kind=kind,
+            dim=dim,
+            metrics={name: value - 1 / dim for name, value in metrics.items()},
+            intervals={name: [value - 0.1, value + 0.1] for name, value in metrics.items()},
+            bytes_per_vector=4 * dim,
+        )
         for kind in ("text_to_video", "all")
         for dim in (8, 32)
     ]
-    choice = {"dim": 8, "metric": "recall@10", "margin": 0.01, "bytes_per_vector": 32}
-    return {
-        "split": "test", "dims": [8, 32], "width": 32, "queries": 200, "corpus": 90, "confidence": 0.95, "choice": choice,
-        "results": results, "data": {"hash": "e" * 64},
-    }  # fmt: skip
+    data = {"hash": "e" * 64, "pair_kinds": {}}
+    choice = reports.choice(dim=8, bytes_per_vector=32)
+    content = reports.evaluation(dims=[8, 32], width=32, queries=200, corpus=90, choice=choice, results=results, data=data)
+    return EvaluationReport.from_content(content, Path("evaluation.json"))
 
 
 def settings(**changed: Any) -> dict[str, Any]:
@@ -67,15 +61,14 @@ def settings(**changed: Any) -> dict[str, Any]:
     }
 
 
-def card(lineage: Lineage = LINEAGE, training: dict[str, Any] | None = TRAINING, **changed: Any) -> ModelCard:
+def card(lineage: Lineage = LINEAGE, training: TrainingReport | None = TRAINING, **changed: Any) -> ModelCard:
     return ModelCard(model_card("team-search", FAMILY, settings(**changed), evaluation(), training, lineage))
 
 
 def test_every_figure_at_every_dim_is_an_evaluation_result_that_the_hub_s_own_reader_finds() -> None:
     found = card()
     name, results = model_index_to_eval_results(found.data.to_dict()["model-index"])
-    everything = [result for result in evaluation()["results"] if result["pair_kind"] == "all"]
-    expected = {(f"dim_{result['dim']}", metric): value for result in everything for metric, value in result["metrics"].items()}
+    expected = {(f"dim_{dim}", metric): value for dim, result in evaluation().by_dim.items() for metric, value in result.metrics.items()}
     assert {(result.dataset_type, result.metric_name): result.metric_value for result in results} == expected
     assert name == "team-search"
     assert (found.data.license, found.data.library_name, found.data.pipeline_tag) == (
@@ -103,7 +96,9 @@ def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
     assert "Which version of the data it was is not recorded." in text
     assert "git commit" not in text
     assert "Trained on" not in text
-    short = card(LINEAGE.model_copy(update={"validation": {"passed": False, "quarantined": None}})).text
+    assert LINEAGE.validation is not None
+    failed = LINEAGE.validation.model_copy(update={"passed": False})
+    short = card(LINEAGE.model_copy(update={"validation": failed})).text
     assert "The data did not pass validation." in short
 
 

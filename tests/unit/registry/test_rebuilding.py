@@ -2,8 +2,8 @@
 
 import shlex
 
-from reelnest.registry.lineage.environment import Environment
-from reelnest.registry.lineage.lineage import Commit, DataVersion, Lineage
+from reelnest.artifacts.lineage import Commit, DataVersion, Environment
+from reelnest.registry.lineage.lineage import Lineage
 from reelnest.registry.lineage.rebuilding import rebuild_commands
 
 HOSTILE = "x'; touch taken; $(touch taken) `touch taken` #"

@@ -1,12 +1,22 @@
-"""What `reports/evaluation.json` holds, made up, and searches to show."""
+"""What `reports/evaluation.json` holds, made up, and examples to show."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from reelnest.artifacts.evaluation_report import EvaluationReport
 from reelnest.report.gallery import ConfusedVideo, GalleryAnswer, GalleryQuery, Shown
+from tests.support import reports
+
+NO_TESTS = reports.behaviour(tests=0, by_kind={}, passed={}, passed_by_kind={}, failed=0, failures=[])
 
 KINDS = ("text_to_video", "video_to_text", "all")
+
+
+def report(content: dict[str, Any]) -> EvaluationReport:
+    """The report with such content."""
+    return EvaluationReport.from_content(content, Path("evaluation.json"))
 
 
 def evaluation(kinds: tuple[str, ...] = KINDS, dims: tuple[int, ...] = (16, 32, 64)) -> dict[str, Any]:
@@ -27,39 +37,21 @@ def evaluation(kinds: tuple[str, ...] = KINDS, dims: tuple[int, ...] = (16, 32, 
         for dim in dims
     ]
     outranked = [{"pair_kind": "text_to_video", "dim": dim, "value": 0.5 + dim / 200, "queries": 30} for dim in dims if kinds]
-    return {
-        "split": "test",
-        "dims": list(dims),
-        "width": dims[-1],
-        "queries": 80,
-        "corpus": 40,
-        "confidence": 0.95,
-        "index_videos": 1_000_000,
-        "choice": {
-            "name": str(dims[0]),
-            "dim": dims[0],
-            "storage": "float32",
-            "funnel": None,
-            "metric": "recall@10",
-            "margin": 0.01,
-            "value": 0.916,
-            "best_name": str(dims[-1]),
-            "best_dim": dims[-1],
-            "best_value": 0.92,
-            "low": -0.008,
-            "bytes_per_vector": 64,
-        },
-        "results": results,
-        "configurations": [configuration(str(dim), dim, "float32", 0.9 + dim / 1000, 4 * dim) for dim in dims],
-        "untrained_dims": [],
-        "negatives_outranked": outranked,
-        "slices": [],
-        "compared_with": [],
-        "not_compared": [],
-        "behaviour": {"tests": 0},
-        "model": {"hash": "c0ffee" * 10, "base": "tiny", "embedding_width": 64},
-        "data": {"hash": "da7a" * 16},
-    }
+    return reports.evaluation(
+        dims=list(dims),
+        width=dims[-1],
+        queries=80,
+        corpus=40,
+        choice=reports.choice(
+            name=str(dims[0]), dim=dims[0], value=0.916, best_name=str(dims[-1]), best_dim=dims[-1], best_value=0.92, low=-0.008
+        ),
+        results=results,
+        configurations=[configuration(str(dim), dim, "float32", 0.9 + dim / 1000, 4 * dim) for dim in dims],
+        negatives_outranked=outranked,
+        behaviour=NO_TESTS,
+        model={"hash": "c0ffee" * 10, "base": "tiny", "embedding_width": 64},
+        data={"hash": "da7a" * 16, "pair_kinds": {}},
+    )
 
 
 def metrics(recall: float, first: float) -> dict[str, float]:
@@ -69,7 +61,7 @@ def metrics(recall: float, first: float) -> dict[str, float]:
 
 def full_evaluation() -> dict[str, Any]:
     """With everything that the page has a section for."""
-    report = evaluation()
+    content = evaluation()
     configurations = [
         configuration("16", 16, "float32", 0.916, 64),
         configuration("32", 32, "float32", 0.932, 128),
@@ -81,9 +73,9 @@ def full_evaluation() -> dict[str, Any]:
         configuration("funnel 16→64", 64, "float32", 0.96, 256, [16, 64]),
     ]
     choice = {"name": "64 int8", "dim": 64, "storage": "int8", "value": 0.961, "best_value": 0.964, "bytes_per_vector": 68}
-    return report | {
+    return content | {
         "configurations": configurations,
-        "choice": report["choice"] | choice,
+        "choice": content["choice"] | choice,
         "slices": [
             slice_entry("pair kind", "text_to_video", dim, value, queries) for dim, value, queries in ((16, 0.9, 50), (64, 0.95, 50))
         ]
@@ -103,14 +95,13 @@ def full_evaluation() -> dict[str, Any]:
             }
         ],
         "not_compared": [{"what": "previous run", "reason": "it was evaluated on other queries"}],
-        "behaviour": {
-            "tests": 12,
-            "by_kind": {"direction": 4, "minimum": 8},
-            "passed": {"64": 1.0, "16": 0.75},
-            "passed_by_kind": {"64": {"direction": 1.0, "minimum": 1.0}, "16": {"direction": 0.25, "minimum": 1.0}},
-            "failed": 3,
-            "failures": [{"line": 7, "kind": "direction", "query": "a star moving left", "dims": [16], "found": "clip-2 stands above"}],
-        },
+        "behaviour": reports.behaviour(
+            tests=12,
+            by_kind={"direction": 4, "minimum": 8},
+            passed={"64": 1.0, "16": 0.75},
+            passed_by_kind={"64": {"direction": 1.0, "minimum": 1.0}, "16": {"direction": 0.25, "minimum": 1.0}},
+            failed=3,
+        ),
     }
 
 
@@ -121,6 +112,7 @@ def configuration(name: str, dim: int, storage: str, recall: float, size: int, f
         "dim": dim,
         "storage": storage,
         "funnel": funnel,
+        "shortlists": [],
         "metrics": metrics(recall, recall - 0.4),
         "intervals": {"recall@10": [recall - 0.02, recall + 0.02]},
         "bytes_per_vector": size,

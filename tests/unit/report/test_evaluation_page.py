@@ -12,7 +12,17 @@ import pytest
 from reelnest.report.evaluation_page import write_evaluation_page
 from reelnest.report.gallery import GalleryQuery
 from reelnest.report.template import STYLE
-from tests.unit.report.evaluations import configuration, confused, evaluation, full_evaluation, query, video_query
+from tests.unit.report.evaluations import (
+    NO_TESTS,
+    configuration,
+    confused,
+    evaluation,
+    full_evaluation,
+    query,
+    report,
+    slice_entry,
+    video_query,
+)
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\" ' {{ 7 * 7 }}"
 
@@ -39,7 +49,7 @@ class Page(HTMLParser):
 
 def written(tmp_path: Path, *gallery: GalleryQuery, **what: Any) -> Page:
     path = tmp_path / "evaluation.html"
-    write_evaluation_page(path, evaluation(**what), gallery)
+    write_evaluation_page(path, report(evaluation(**what)), gallery)
     return Page(path)
 
 
@@ -66,14 +76,14 @@ def test_the_policy_allows_this_style_and_this_script_alone(tmp_path: Path) -> N
 
 
 def test_hostile_texts_are_shown_and_are_no_tags(tmp_path: Path) -> None:
-    report = full_evaluation()
-    report["model"]["base"] = report["not_compared"][0]["reason"] = HOSTILE
-    report["behaviour"]["failures"][0]["found"] = HOSTILE
-    for entry in report["slices"]:
+    content = full_evaluation()
+    content["model"]["base"] = content["not_compared"][0]["reason"] = HOSTILE
+    content["behaviour"]["failures"][0]["found"] = HOSTILE
+    for entry in content["slices"]:
         entry["slice"] = "caption" if entry["slice"] == "pair kind" else entry["slice"]
         entry["value"] = HOSTILE if entry["slice"] == "caption" else entry["value"]
     path = tmp_path / "evaluation.html"
-    write_evaluation_page(path, report, [query(HOSTILE, fields=(("title", HOSTILE),), slices=(HOSTILE,))])
+    write_evaluation_page(path, report(content), [query(HOSTILE, fields=(("title", HOSTILE),), slices=(HOSTILE,))])
     page = Page(path)
     assert len(page.all("script")) == 1
     assert all((attributes["src"] or "").startswith("data:") for attributes in page.all("img"))
@@ -92,38 +102,40 @@ def test_every_figure_of_the_evaluation_stands_in_the_table(tmp_path: Path) -> N
 
 
 def test_the_headline_is_the_choice_with_its_evidence_and_its_figures(tmp_path: Path) -> None:
-    write_evaluation_page(tmp_path / "evaluation.html", full_evaluation())
+    write_evaluation_page(tmp_path / "evaluation.html", report(full_evaluation()))
     page = Page(tmp_path / "evaluation.html")
-    assert "<h1>64 dims as int8 are enough</h1>" in page.source
+    assert "<h1>Recommended: 64 dims, int8</h1>" in page.source
     assert (
-        "Recall@10 over all queries is 0.961 with 64 dims as int8, against 0.964 with the best, 64 dims: the difference, −0.003, is above"
-        " −0.008 with 95\u00a0% confidence, so less than the 0.01 that is allowed."
+        "Recall@10 0.961 (best: 0.964 with 64 dims). The difference, −0.003, is above −0.008 with 95\u00a0% confidence; a loss of less than"
+        " 0.01 is accepted."
     ) in page.text
     tiles = re.findall(r'<dt>([^<]*)</dt><dd class="number">([^<]*)</dd><dd class="note">([^<]*)<', page.source)
-    assert tiles[:5] == [
-        ("Recall@10", "0.961", "with 64 dims as int8, all queries, 0.941 to 0.981"),
-        ("Recall@1", "0.561", "with 64 dims as int8, all queries"),
+    assert tiles == [
+        ("Recall@10", "0.961", "with 64 dims, int8, all queries, 0.941 to 0.981"),
+        ("Recall@1", "0.561", "with 64 dims, int8, all queries"),
         ("A vector", "68 B", "3.76 times smaller than 64 float32; 68 MB for a million videos"),
         ("Searches a second", "29,412", "on the machine of this evaluation, without encoding"),
         ("Against the champion", "−0.020", "Recall@10 at 64 dims minus version 3&#39;s, −0.035 to −0.004"),
+        ("Above listed negatives", "82\u00a0%", "of 30 queries have a relevant item above all of their listed negatives"),
     ]
 
 
 @pytest.mark.parametrize(
-    ("name", "best", "title"),
+    ("name", "best", "title", "evidence"),
     [
-        ("64", "64", "64 dims are needed"),
-        ("16", "64", "16 dims are enough"),
-        ("funnel 16→64", "64", "funnel 16→64 is enough"),
-        ("funnel 16→64 int8", "64", "funnel 16→64 as int8 is enough"),
+        ("64", "64", "64 dims", "with 64 dims, the best. Smaller configurations lose, or may lose, more than 0.01."),
+        ("16", "64", "16 dims", "(best: 0.920 with 64 dims)."),
+        ("funnel 16→64", "64", "funnel 16→64", "(best: 0.920 with 64 dims)."),
+        ("funnel 16→64 int8", "64", "funnel 16→64, int8", "(best: 0.920 with 64 dims)."),
     ],
 )
-def test_the_title_says_the_configuration_in_words(tmp_path: Path, name: str, best: str, title: str) -> None:
-    report = evaluation()
-    report["choice"] |= {"name": name, "best_name": best}
-    report["configurations"].append(configuration(name, 64, "float32", 0.96, 256))
-    write_evaluation_page(tmp_path / "evaluation.html", report)
-    assert f"<h1>{title}</h1>" in (tmp_path / "evaluation.html").read_text()
+def test_the_title_names_the_recommended_configuration(tmp_path: Path, name: str, best: str, title: str, evidence: str) -> None:
+    content = evaluation()
+    content["choice"] |= {"name": name, "best_name": best}
+    content["configurations"].append(configuration(name, 64, "float32", 0.96, 256))
+    write_evaluation_page(tmp_path / "evaluation.html", report(content))
+    assert f"<h1>Recommended: {title}</h1>" in (tmp_path / "evaluation.html").read_text()
+    assert evidence in (tmp_path / "evaluation.html").read_text()
 
 
 def test_each_chart_has_a_named_line_for_each_pair_kind(tmp_path: Path) -> None:
@@ -136,7 +148,7 @@ def test_each_chart_has_a_named_line_for_each_pair_kind(tmp_path: Path) -> None:
         "nDCG@10",
         "Recall@10 against size",
         "Recall@10 against speed",
-        "Named wrong answers outranked",
+        "Relevant item above the listed negatives",
     ]
     for chart in charts[:4]:
         assert chart.count("<polyline") == 2
@@ -149,7 +161,7 @@ def test_intervals_are_bands_and_stand_beside_the_headline(tmp_path: Path) -> No
     charts = {re.findall(r"<figcaption>(.*?)<", chart)[0]: chart for chart in re.findall(r"<figure.*?</figure>", page.source, re.DOTALL)}
     assert charts["Recall@10"].count("<polygon") == 2
     assert "<polygon" not in charts["MRR"]
-    assert "Bands: where 95\u00a0% of such figures would lie" in page.source
+    assert "Bands: 95\u00a0% confidence intervals." in page.source
 
 
 def row(page: Page, start: str) -> str:
@@ -159,27 +171,27 @@ def row(page: Page, start: str) -> str:
 
 
 def full_page(tmp_path: Path, *gallery: GalleryQuery) -> Page:
-    write_evaluation_page(tmp_path / "evaluation.html", full_evaluation(), gallery, [confused()])
+    write_evaluation_page(tmp_path / "evaluation.html", report(full_evaluation()), gallery, [confused()])
     return Page(tmp_path / "evaluation.html")
 
 
 def test_each_configuration_is_a_row_and_a_mark_and_the_choice_is_marked_in_both(tmp_path: Path) -> None:
     page = full_page(tmp_path)
-    assert row(page, "64 int8") == "64 int8 chosen 68 68 MB 29,412 0.561 0.961 0.941 to 0.981 0.700"
+    assert row(page, "64 int8") == "64 int8 recommended 68 68 MB 29,412 0.561 0.961 0.941 to 0.981 0.700"
     assert row(page, "64 best").startswith("64 best 256 256 MB")
     for chart in re.findall(r'<figure class="chart scatter">.*?</figure>', page.source, re.DOTALL):
         assert re.findall(r"<title>(.*?):", chart) == [
             "16", "32", "64", "16 int8", "32 int8", "64 int8", "64 binary", "funnel 16→64",
         ] or "against speed" in chart  # fmt: skip
         assert chart.count('class="whisker"') == 8
-        assert chart.count("chosen: 64 int8") == 1
+        assert chart.count("recommended: 64 int8") == 1
 
 
 def test_a_difference_is_called_better_or_worse_only_where_its_interval_says_so(tmp_path: Path) -> None:
     page = full_page(tmp_path)
     assert "Against the champion, version 3" in page.text
     assert row(page, "16 +0.030") == "16 +0.030 better +0.010 to +0.050"
-    assert row(page, "32 +0.005") == "32 +0.005 not told apart −0.010 to +0.020"
+    assert row(page, "32 +0.005") == "32 +0.005 no difference shown −0.010 to +0.020"
     assert row(page, "64 −0.020") == "64 −0.020 worse −0.035 to −0.004"
     assert "No comparison with the previous run: it was evaluated on other queries." in page.text
 
@@ -195,20 +207,29 @@ def test_behaviour_tests_are_summed_up_by_kind_and_failures_listed(tmp_path: Pat
     assert row(page, "direction") == "direction 4 25 % 100 %"
     assert row(page, "all 12") == "all 12 75 % 100 %"
     words = " ".join(page.text.split())
-    assert "direction, “a star moving left”, at 16 dims: clip-2 stands above and 2 more, in evaluation.json." in words
-    none = {**full_evaluation(), "behaviour": {"tests": 0}}
-    write_evaluation_page(tmp_path / "evaluation.html", none)
+    assert "direction, “a star moving left”, at 16 dims: clip-2 is above and 2 more, in evaluation.json." in words
+    write_evaluation_page(tmp_path / "evaluation.html", report({**full_evaluation(), "behaviour": NO_TESTS}))
     assert "Behaviour tests" not in Page(tmp_path / "evaluation.html").text
+
+
+def test_segments_are_called_what_a_search_lead_calls_them(tmp_path: Path) -> None:
+    content = full_evaluation()
+    content["slices"] = [slice_entry("direction", "turned round", 16, 0.9, 50), slice_entry("right answers", "2-3", 16, 0.9, 50)]
+    write_evaluation_page(tmp_path / "evaluation.html", report(content), [query(slices=("direction: as written",))])
+    page = Page(tmp_path / "evaluation.html")
+    assert row(page, "direction: target → query 50")
+    assert row(page, "relevant items: 2-3 50")
+    assert page.source.count("direction: query → target") == 2  # the example's segment, and its option
 
 
 def test_a_search_shows_what_was_wanted_and_its_place_at_each_dim(tmp_path: Path) -> None:
     page = written(tmp_path, query(rank=3), query("another", rank=700), video_query())
     words = " ".join(page.text.split())
     assert page.source.count("✓ wanted") == 3
-    assert page.source.count("✓ right") == 2
-    assert "right answer at 3 · text→video · among the hardest · place by dim: 16: 6, 32: 4, 64: 3" in words
-    assert "right answer at 700" in words
-    assert "found first · video→text · by chance" in words
+    assert page.source.count("✓ relevant") == 2
+    assert "relevant item at rank 3 · text→video · among the hardest · rank by dim: 16: 6, 32: 4, 64: 3" in words
+    assert "relevant item at rank 700" in words
+    assert "relevant item at rank 1 · video→text · drawn at random" in words
     alternatives = [attributes["alt"] for attributes in page.all("img")]
     assert alternatives[:2] == ["2 frames of right", "2 frames of clip-1"]
     assert len(alternatives) == 9
@@ -222,7 +243,7 @@ def test_confused_videos_stand_beside_what_was_wanted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", [{"kinds": ()}, {"dims": (64,)}, {"kinds": ("video_to_video",)}, {"kinds": ("sound_to_video", "all")}])
 def test_less_or_other_than_usual_still_gives_a_page(tmp_path: Path, what: dict[str, Any]) -> None:
-    title = "64 dims are needed" if "dims" in what else "16 dims are enough"
+    title = "Recommended: 64 dims" if "dims" in what else "Recommended: 16 dims"
     assert title in written(tmp_path, **what).text
 
 
@@ -232,8 +253,10 @@ def test_the_same_evaluation_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_a_page_that_cannot_be_made_leaves_the_one_before(tmp_path: Path) -> None:
     before = written(tmp_path).source
-    with pytest.raises(KeyError):
-        write_evaluation_page(tmp_path / "evaluation.html", {}, [])
+    nameless = evaluation()
+    nameless["choice"]["name"] = "no configuration"
+    with pytest.raises(StopIteration):
+        write_evaluation_page(tmp_path / "evaluation.html", report(nameless))
     assert (tmp_path / "evaluation.html").read_text(encoding="utf-8") == before
     assert [path.name for path in tmp_path.iterdir()] == ["evaluation.html"]
 

@@ -7,7 +7,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 
 from reelnest.report.evaluation_page import write_evaluation_page
-from tests.unit.report.evaluations import confused, full_evaluation, query, video_query
+from tests.unit.report.evaluations import confused, full_evaluation, query, report, video_query
 
 HOSTILE = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\"> https://example.com/"
 PHONE, DESK = {"width": 400, "height": 800}, {"width": 1400, "height": 900}
@@ -16,8 +16,8 @@ PHONE, DESK = {"width": 400, "height": 800}, {"width": 1400, "height": 900}
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A page with all sections, one text of which is hostile and one without a place to break."""
-    report = full_evaluation()
-    report["model"]["base"] = "org/" + "very-long-name" * 8
+    content = full_evaluation()
+    content["model"]["base"] = "org/" + "very-long-name" * 8
     long_name = (("title", HOSTILE), ("caption", "word" * 60))
     gallery = [
         query(HOSTILE, 3, long_name, ("query words: 2-3",)),
@@ -26,7 +26,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
         video_query(),
     ]
     path = tmp_path_factory.mktemp("page") / "evaluation.html"
-    write_evaluation_page(path, report, gallery, [confused()])
+    write_evaluation_page(path, report(content), gallery, [confused()])
     return path.as_uri()
 
 
@@ -56,7 +56,7 @@ def seen(browser: Any, address: str) -> Iterator[Seen]:
 
 def test_nothing_is_asked_of_the_network_and_no_text_becomes_a_script(seen: Seen, address: str) -> None:
     assert [url for url in seen.requests if not url.startswith("data:")] == [address]
-    assert seen.page.title() == "Evaluation: 64 dims as int8 are enough"
+    assert seen.page.title() == "Evaluation. Recommended: 64 dims, int8"
     assert seen.complaints == []
 
 
@@ -77,13 +77,13 @@ def test_axe_finds_nothing_serious_and_nothing_is_wider_than_the_screen(
 def test_filters_leave_the_searches_that_fit(seen: Seen) -> None:
     page, status = seen.page, seen.page.locator("form output")
     assert seen.shown() == ["<script>document.title", "a", "a", "clip-7"]
-    page.get_by_label("First answer").select_option("only misses")
+    page.get_by_label("First result").select_option("only misses")
     assert seen.shown() == ["<script>document.title", "a"]
     assert status.inner_text() == "2 of 4 shown"
     page.get_by_role("searchbox", name="Words").fill("STAR red")
     assert status.inner_text() == "1 of 4 shown"
     page.get_by_role("searchbox", name="Words").fill("")
-    page.get_by_label("First answer").select_option("right or wrong")
+    page.get_by_label("First result").select_option("relevant or not")
     page.get_by_label("Pairs").select_option("video→text")
     assert seen.shown() == ["clip-7"]
     page.get_by_label("Pairs").select_option("all kinds")
@@ -96,7 +96,7 @@ def test_a_table_is_sorted_from_the_keyboard(seen: Seen) -> None:
     heading = table.get_by_role("columnheader", name="Searches a second")
 
     def names() -> list[str]:
-        return [name.split("chosen")[0].split("best")[0].strip() for name in table.locator("tbody th").all_inner_texts()]
+        return [name.split("recommended")[0].split("best")[0].strip() for name in table.locator("tbody th").all_inner_texts()]
 
     before = names()
     heading.get_by_role("button").focus()

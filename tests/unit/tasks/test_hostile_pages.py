@@ -4,13 +4,13 @@ import json
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 from markdown_it import MarkdownIt
 
 from reelnest.stages.workspace import Workspace
 from tasks.pages import artifacts as pages
+from tests.support import reports
 
 HOSTILE = [
     "<script>taken()</script><img src=x onerror=taken()>",
@@ -18,38 +18,34 @@ HOSTILE = [
     "a | b\n\n# heading\n\n```\n<iframe src=//x></iframe>\n```\n\n    code\n* item\n---\n**bold** `<b>` [x]: http://x &lt;u&gt; \\",
 ]
 OWN = {"h1", "h2", "p", "table", "thead", "tbody", "tr", "th", "td", "strong", "code", "pre"}
-METRICS = dict.fromkeys(("recall@1", "recall@5", "recall@10", "mrr", "ndcg@10", "map", "median_rank"), 0.5)
 
 
-def reports(text: str) -> dict[str, Any]:
-    """A report a page, with the text wherever one is told, and as names."""
-    difference = {"dim": 16, "value": 0.03, "low": 0.01, "high": 0.05}
+def contents(text: str) -> dict[str, reports.Content]:
+    """A report a page, with the text wherever one may be."""
+    quarantined = {"records": 6, "fraction": 0.1, "allowed_fraction": 0.05, "by_reason": {text: {text: 6}}}
+    pairs = {"lines": 9, "good": 6, "by_split_and_kind": {text: {text: 1}}}
+    expectation = reports.expectation(suite=text, description=text, observed={text: text})
+    named = {"name": text, "storage": text, "metric": text, "best_name": text}
+    origins = reports.origins(flow_run={"id": text, "url": text})
+    origins["environment"]["differing"] = [text]
     return {
-        "validation.json": {
-            "passed": False,
-            "videos": {"lines": 4, "good": 3},
-            "pairs": {"lines": 9, "good": 6, "by_split_and_kind": {text: {text: 1}}},
-            "quarantined": {"records": 6, "fraction": 0.1, "allowed_fraction": 0.05, "by_reason": {text: {text: 6}}},
-            "expectations": [dict.fromkeys(("suite", "description", "severity", "observed"), text) | {"success": False}],
-        },
+        "validation.json": reports.validation(quarantined=quarantined, pairs=pairs, expectations=[expectation]),
         "quarantine.jsonl": dict.fromkeys(("file", "line", "reason", "detail"), text),
-        "preprocessing.json": {"videos": 3, text: text, "sizes": {text: [text, text]}},
-        "training.json": {"steps": 3, text: text},
-        "evaluation.json": {
-            "split": text,
-            "results": [{"pair_kind": text, "dim": 16, "storage": text, "metrics": METRICS, "bytes_per_vector": 64}],
-            "negatives_outranked": [{"pair_kind": text, "dim": 16, "value": 0.5, "queries": 3}],
-            "choice": dict.fromkeys(("name", "metric", "best_name", "value", "best_value"), text)
-            | {"bytes_per_vector": 64, "dim": 16, "best_dim": 64},
-            "compared_with": [{"what": text, "metric": text, "differences": [difference]}],
-            "not_compared": [{"what": text, "reason": text}],
-            "behaviour": {"by_kind": {text: 3}, "passed_by_kind": {text: {text: 0.5}}},
-        },
-        "registration.json": {
-            "name": text, "version": text, "decision": text, "reason": text, "differences": [difference],
-            "conditions": [{"name": text, "passed": None, "why": text}], "lineage": {"repository": text, text: {text: text}},
-        },
-    }  # fmt: skip
+        "preprocessing.json": reports.preprocessing(videos_by_grid={text: 3}, pairs={text: {text: 1}}),
+        "training.json": reports.training(loss_by_dim={text: 0.5}, best={"step": 1, "metric": text, "dim": 16, "value": None}),
+        "evaluation.json": reports.evaluation(
+            split=text,
+            results=[reports.result(pair_kind=text, storage=text)],
+            negatives_outranked=[{"pair_kind": text, "dim": 16, "value": 0.5, "queries": 3}],
+            choice=reports.choice(**named),
+            compared_with=[{"what": text, "version": 1, "run_id": text, "metric": text, "differences": [reports.difference()]}],
+            not_compared=[{"what": text, "reason": text}],
+            behaviour=reports.behaviour(by_kind={text: 3}, passed_by_kind={"16": {text: 0.5}}),
+        ),
+        "registration.json": reports.registration(
+            name=text, decision=text, reason=text, metric=text, conditions=[{"name": text, "passed": None, "why": text}], lineage=origins
+        ),
+    }
 
 
 class Found(HTMLParser):
@@ -81,7 +77,7 @@ class Found(HTMLParser):
 )
 def test_no_text_becomes_markup(make_page: Callable[[Workspace], str], text: str, tmp_path: Path) -> None:
     (tmp_path / "reports").mkdir()
-    for name, report in reports(text).items():
+    for name, report in contents(text).items():
         (tmp_path / "reports" / name).write_text(json.dumps(report))
     cell = '"' + text.replace('"', '""') + '"'
     (tmp_path / "reports" / "training.csv").write_text(f"step,{cell}\n1,{cell}\n")

@@ -3,18 +3,16 @@
 import json
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from reelnest.checks.expectations import Outcome
+from reelnest.errors import ArtifactError
 from reelnest.stages.workspace import Workspace
 from tasks.pages.artifacts import data_docs_page, evaluation_link, evaluation_page, lineage_page, quarantine_page, run_link, validation_page
-
-METRICS = dict.fromkeys(("recall@1", "recall@5", "recall@10", "mrr", "ndcg@10", "map", "median_rank"), 0.5)
+from tests.support import reports
 
 
 class Mlflow(BaseHTTPRequestHandler):
@@ -28,6 +26,11 @@ class Mlflow(BaseHTTPRequestHandler):
 
     def log_message(self, *args: Any) -> None:
         pass
+
+
+def write(folder: Path, name: str, content: reports.Content) -> None:
+    (folder / "reports").mkdir()
+    (folder / "reports" / name).write_text(json.dumps(content))
 
 
 @pytest.fixture(scope="module")
@@ -67,17 +70,8 @@ def test_links_lead_to_where_people_see_mlflow(tmp_path: Path, server: str, monk
 
 
 def test_the_pages_of_validation_read_what_great_expectations_found(tmp_path: Path) -> None:
-    outcome = Outcome("pairs_used", "expect_x", "no <b>text</b> is empty", "critical", False, "3 of 9", (1, 2))
-    report = {
-        "passed": False,
-        "videos": {"lines": 4, "good": 3},
-        "pairs": {"lines": 9, "good": 6, "by_split_and_kind": {}},
-        "quarantined": {"records": 60, "fraction": 0.1, "allowed_fraction": 0.05, "by_reason": {}},
-        "expectations": [asdict(outcome)],
-    }
-    reports = tmp_path / "reports"
-    reports.mkdir()
-    (reports / "validation.json").write_text(json.dumps(report))
+    outcome = reports.expectation(description="no <b>text</b> is empty", severity="critical", observed="3 of 9")
+    write(tmp_path, "validation.json", reports.validation(passed=False, expectations=[outcome]))
     for make_page in (validation_page, data_docs_page):
         shown = make_page(Workspace(tmp_path))
         assert r"| pairs\_used | no &lt;b&gt;text&lt;/b&gt; is empty | critical |" in shown
@@ -98,9 +92,7 @@ def test_the_first_bad_records_are_shown_with_what_is_wrong(records: int, rows: 
 
 
 def test_a_models_name_cannot_leave_the_commands_of_its_lineage(tmp_path: Path) -> None:
-    (tmp_path / "reports").mkdir()
-    registered = {"name": "x\n\n<script>'; rm -r y", "version": 2, "lineage": None}
-    (tmp_path / "reports" / "registration.json").write_text(json.dumps(registered))
+    write(tmp_path, "registration.json", reports.registration(name="x\n\n<script>'; rm -r y", version=2))
     shown = lineage_page(Workspace(tmp_path))
     assert "registered without its lineage" in shown
     assert all(line.startswith("    ") for line in shown.splitlines() if "script" in line)
@@ -108,23 +100,23 @@ def test_a_models_name_cannot_leave_the_commands_of_its_lineage(tmp_path: Path) 
 
 
 def test_the_choice_and_the_differences_stand_above_the_figures(tmp_path: Path) -> None:
-    result = {"pair_kind": "all", "dim": 16, "storage": "float32", "metrics": METRICS, "bytes_per_vector": 64}
-    difference = {"dim": 16, "value": 0.03, "low": 0.01, "high": 0.05}
-    report = {
-        "split": "test",
-        "results": [result],
-        "negatives_outranked": [],
-        "choice": {
-            "name": "64 int8", "dim": 64, "metric": "recall@10", "value": 0.961, "best_name": "64", "best_dim": 64, "best_value": 0.964,
-            "bytes_per_vector": 68,
-        },
-        "compared_with": [{"what": "champion", "metric": "recall@10", "differences": [difference]}],
-        "not_compared": [{"what": "previous run", "reason": "there is none yet"}],
-    }  # fmt: skip
-    (tmp_path / "reports").mkdir()
-    (tmp_path / "reports" / "evaluation.json").write_text(json.dumps(report))
+    content = reports.evaluation(
+        configurations=[reports.configuration(name="64 int8")],
+        choice=reports.choice(name="64 int8", dim=64, value=0.961, best_name="64", best_dim=64, best_value=0.964, bytes_per_vector=68),
+        compared_with=[
+            {"what": "champion", "version": 1, "run_id": "r", "metric": "recall@10", "differences": [reports.difference()]},
+        ],
+        not_compared=[{"what": "previous run", "reason": "there is none yet"}],
+    )
+    write(tmp_path, "evaluation.json", content)
     shown = evaluation_page(Workspace(tmp_path))
-    assert "**64 int8** is enough: recall@10 0.961, against 0.964 with 64; 68 bytes a vector." in shown
+    assert "Recommended: **64 dims, int8**. recall@10 0.961 (best: 0.964 with 64 dims); 68 bytes a vector." in shown
     assert "| 16 | 0.03 | 0.01 | 0.05 |" in shown
     assert "Not compared with the previous run: there is none yet." in shown
-    assert shown.index("is enough") < shown.index("| dim | storage |")
+    assert shown.index("Recommended") < shown.index("| dim | storage |")
+
+
+def test_a_report_of_another_version_is_no_page_but_an_error_that_says_what_to_run(tmp_path: Path) -> None:
+    write(tmp_path, "evaluation.json", reports.evaluation(schema_version=0))
+    with pytest.raises(ArtifactError, match=r"schema_version is 0.*Run `reelnest evaluate` again"):
+        evaluation_page(Workspace(tmp_path))

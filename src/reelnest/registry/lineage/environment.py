@@ -7,22 +7,10 @@ from collections.abc import Iterable
 from importlib.metadata import distributions
 from pathlib import Path
 
-from pydantic import BaseModel
+from reelnest.artifacts.lineage import Environment
 
 LOCK_FILE = "requirements.lock"
 OURS = "reelnest"
-
-
-class Environment(BaseModel):
-    """As a registered version remembers it."""
-
-    python: str
-    platform: str
-    packages: int
-    lock_hash: str | None
-    """SHA-256 of `requirements.lock`; None where there is none."""
-    differing: list[str]
-    """Packages that are not installed in the version that `requirements.lock` names."""
 
 
 def installed() -> list[str]:
@@ -42,11 +30,11 @@ def environment(root: Path, packages: Iterable[str]) -> Environment:
         platform=platform.platform(),
         packages=len(present),
         lock_hash=hashlib.sha256(text.encode()).hexdigest() if text else None,
-        differing=[
+        differing=tuple(
             f"{name} {present.get(_name(name), 'missing')}, locked {version}"
             for name, version in wanted.items()
             if present.get(_name(name)) != version
-        ],
+        ),
     )
 
 

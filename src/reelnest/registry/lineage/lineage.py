@@ -7,7 +7,6 @@ clean. What versions are searched by stands in their tags too.
 
 import logging
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,15 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from pydantic import BaseModel, ValidationError
 
+from reelnest.artifacts.evaluation_report import EvaluationReport
+from reelnest.artifacts.lineage import Commit, DataVersion, Environment, FlowRun, Origins, ValidatedData
+from reelnest.artifacts.validation_report import ValidationReport
 from reelnest.errors import RegistryError
 from reelnest.registry.candidate import MODEL_HASH_TAG
 from reelnest.registry.connection import connect_to_read
 from reelnest.registry.lineage.checkout import read_checkout
 from reelnest.registry.lineage.dvc_lock import DATA_FILE, LOCK_FILE, cache_folder, read_yaml, remote_name, stale_inputs
-from reelnest.registry.lineage.environment import Environment, environment, installed
+from reelnest.registry.lineage.environment import environment, installed
 from reelnest.registry.promotion.aliases import version_of
 from reelnest.settings import Params, flow_run
 
@@ -30,7 +32,7 @@ LINEAGE_FOLDER = "lineage"
 LINEAGE_FILE = "lineage.json"
 CHANGES_FILE = "changes.diff"
 REQUIREMENTS_FILE = "requirements.txt"
-KEPT_REPORTS = ("validation.json", "evaluation.json")
+KEPT_REPORTS = (ValidationReport.FILE, EvaluationReport.FILE)
 MOST_CHANGES = 20_000_000
 """Bytes of a difference to the commit. A larger one holds somebody's data or weights, not code."""
 
@@ -43,42 +45,6 @@ SHORTEST_PREFIX = 6
 log = logging.getLogger(__name__)
 
 
-class Commit(BaseModel):
-    """The git checkout in which a model was made."""
-
-    hash: str
-    clean: bool
-    changes_kept: bool
-    """Whether `changes.diff` has what was not committed (or nothing was)."""
-    repository: str
-    """What to clone."""
-    published: bool
-    """Whether `repository` is the checkout's `origin`, and not the machine's own."""
-    folder: str
-    """The project's, in the repository."""
-
-
-class DataVersion(BaseModel):
-    """What `data.dvc` says, and where the bytes are to be had."""
-
-    hash: str
-    files: int | None
-    bytes: int | None
-    sample_seed: int | None
-    """Where the data is the sample."""
-    remote: str | None
-    """DVC's, where one is set."""
-    cache: str
-    """This machine's copy."""
-
-
-class FlowRun(BaseModel):
-    """A Prefect flow run."""
-
-    id: str
-    url: str | None
-
-
 class Lineage(BaseModel):
     """What a registration knows of where its model comes from. None: there was no such thing."""
 
@@ -88,12 +54,16 @@ class Lineage(BaseModel):
     dvc_lock: bool
     stale: list[str]
     """Code and settings that had changed since the stages ran, by `dvc.lock`: what is kept is then not what the model was made from."""
-    validation: dict[str, Any] | None
-    """Whether the data passed, and the counts."""
+    validation: ValidatedData | None
     evaluation_data: str
-    """The hash of the queries and answers."""
+    """The hash of the queries and of what is relevant to them."""
     flow_run: FlowRun | None
     environment: Environment
+
+    @property
+    def origins(self) -> Origins:
+        """The part that fits on a page."""
+        return Origins(commit=self.commit, data=self.data, flow_run=self.flow_run, validation=self.validation, environment=self.environment)
 
     @property
     def tags(self) -> dict[str, str]:
@@ -126,8 +96,8 @@ def keep_lineage(
     root: Path,
     folder: Path,
     model_hash: str,
-    evaluation: Mapping[str, Any],
-    validation: Mapping[str, Any] | None,
+    evaluation: EvaluationReport,
+    validation: ValidationReport | None,
     sample_seed: int | None,
 ) -> Lineage:
     """Writes the lineage of the model that was made in the project at `root` to `folder`, an empty one, and returns it."""
@@ -159,8 +129,8 @@ def keep_lineage(
         data=_data(root, sample_seed),
         dvc_lock=lock is not None,
         stale=stale_inputs(lock, root) if lock else [],
-        validation=_validation(validation),
-        evaluation_data=evaluation["data"]["hash"],
+        validation=None if validation is None else ValidatedData.of(validation),
+        evaluation_data=evaluation.data.hash,
         flow_run=FlowRun(id=flow[0], url=flow[1]) if flow else None,
         environment=environment(root, packages),
     )
@@ -245,13 +215,6 @@ def _data(root: Path, sample_seed: int | None) -> DataVersion | None:
         )
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise RegistryError(f"{root / DATA_FILE}: expected what `dvc add data` writes ({error!r} is missing). Run it again.") from error
-
-
-def _validation(report: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if report is None:
-        return None
-    kept = {table: {key: report[table][key] for key in ("good", "lines")} for table in ("videos", "pairs") if table in report}
-    return {"passed": report.get("passed"), **kept, "quarantined": report.get("quarantined", {}).get("records")}
 
 
 def _run(run_id: str | None) -> Any | None:

@@ -12,11 +12,12 @@ import yaml  # whose errors huggingface_hub raises
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
+from reelnest.artifacts.evaluation_report import ALL, EvaluationReport
+from reelnest.artifacts.training_report import TrainingReport
 from reelnest.backbones.family import Family, License
 from reelnest.backbones.registry import TINY
 from reelnest.evaluation.metrics import headline_names, logged_name
 from reelnest.registry.lineage.lineage import Lineage
-from reelnest.registry.promotion.evaluation_log import ALL
 
 TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 TASK = ("information-retrieval", "Information Retrieval")  # as sentence-transformers' cards have it
@@ -29,8 +30,8 @@ def model_card(
     name: str,
     family: Family,
     settings: Mapping[str, Any],
-    evaluation: Mapping[str, Any],
-    training: Mapping[str, Any] | None,
+    evaluation: EvaluationReport,
+    training: TrainingReport | None,
     lineage: Lineage,
 ) -> str:
     """The card's text.
@@ -39,13 +40,12 @@ def model_card(
         name: of the registered model.
         family: of the saved model.
         settings: the saved model's `reelnest.json`.
-        evaluation: `reports/evaluation.json`.
-        training: `reports/training.json`; None where it is missing.
+        evaluation: of the same model.
+        training: of the same model; None where its report is missing.
         lineage: of the same model.
     """
     model = settings["model"]
-    everything = {found["dim"]: found for found in evaluation["results"] if found["pair_kind"] == ALL}
-    kinds = [found for found in evaluation["results"] if found["pair_kind"] != ALL and found["dim"] == evaluation["width"]]
+    kinds = [result for result in evaluation.results if result.pair_kind != ALL and result.dim == evaluation.width]
     text = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False).from_string(  # noqa: S701 (Markdown)
         TEMPLATE.read_text(encoding="utf-8")
     )
@@ -56,18 +56,16 @@ def model_card(
         preprocess=settings["preprocess"],
         text_fields=settings["text_fields"],
         evaluation=evaluation,
-        results=[everything[dim] for dim in sorted(everything)],
+        results=list(evaluation.by_dim.values()),
         kinds=kinds,
         metrics=headline_names(),
         training=training,
         lineage=lineage,
     )
-    return f"---\n{_head(name, family, model, evaluation, everything).to_yaml()}\n---\n\n{body}"
+    return f"---\n{_head(name, family, model, evaluation).to_yaml()}\n---\n\n{body}"
 
 
-def _head(
-    name: str, family: Family, model: Mapping[str, Any], evaluation: Mapping[str, Any], everything: Mapping[int, Mapping[str, Any]]
-) -> ModelCardData:
+def _head(name: str, family: Family, model: Mapping[str, Any], evaluation: EvaluationReport) -> ModelCardData:
     base = str(model["name_or_path"])
     on_the_hub = bool(model["revision"])
     license = _license(base, family)
@@ -87,16 +85,16 @@ def _head(
             EvalResult(
                 task_type=TASK[0],
                 task_name=TASK[1],
-                dataset_name=f"{evaluation['split']} split, dim {dim}",
+                dataset_name=f"{evaluation.split} split, dim {dim}",
                 dataset_type=f"dim_{dim}",
-                dataset_split=evaluation["split"],
-                dataset_revision=evaluation["data"]["hash"],
+                dataset_split=evaluation.split,
+                dataset_revision=evaluation.data.hash,
                 metric_type=logged_name(metric),
                 metric_name=metric,
                 metric_value=float(value),
             )
-            for dim, found in sorted(everything.items())
-            for metric, value in found["metrics"].items()
+            for dim, result in evaluation.by_dim.items()
+            for metric, value in result.metrics.items()
         ],
     )
 

@@ -1,12 +1,11 @@
 """How a registered version is made again, and whether what was made is the same."""
 
-import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from reelnest.artifacts.evaluation_report import EvaluationReport
 from reelnest.registry.candidate import Candidate
 from reelnest.registry.connection import without_credentials
 from reelnest.registry.lineage.dvc_lock import DATA_FILE, LOCK_FILE, differing_inputs, read_yaml
@@ -106,35 +105,30 @@ def _model(root: Path, model_hash: str) -> Compared:
 
 
 def _metrics(root: Path, kept: Path) -> Compared:
-    before, after = (_read(folder / "evaluation.json") for folder in (kept, root / "reports"))
+    before, after = (EvaluationReport.read_if_there(folder) for folder in (kept, root / "reports"))
     if before is None or after is None:
         missing = "with the version" if before is None else "in reports/; run `dvc repro`"
         return Compared("metrics", False, f"cannot be compared: there is no evaluation.json {missing}")
-    if before["data"]["hash"] != after["data"]["hash"]:
-        return Compared("metrics", False, "cannot be compared: they were measured on other queries or answers")
-    one, other = _figures(before), _figures(after)
-    if one.keys() != other.keys():
+    if before.data.hash != after.data.hash:
+        return Compared("metrics", False, "cannot be compared: they were measured on other queries or relevant items")
+    there, here = _figures(before), _figures(after)
+    if there.keys() != here.keys():
         return Compared("metrics", False, "other dims, pair kinds or metrics were measured")
-    apart = {key: abs(one[key] - other[key]) for key in one}
+    apart = {key: abs(there[key] - here[key]) for key in there}
     most = max(apart, key=lambda key: apart[key])
     if apart[most] <= TOLERANCE:
-        return Compared("metrics", True, f"all {len(one)} figures (largest difference {apart[most]:g})")
+        return Compared("metrics", True, f"all {len(there)} figures (largest difference {apart[most]:g})")
     differ = sum(value > TOLERANCE for value in apart.values())
-    detail = f"{differ} of {len(one)} figures; most: {' '.join(most)}, {other[most]:.4f} here, {one[most]:.4f} there"
+    detail = f"{differ} of {len(there)} figures; most: {' '.join(most)}, {here[most]:.4f} here, {there[most]:.4f} there"
     return Compared("metrics", False, detail)
 
 
-def _figures(evaluation: Mapping[str, Any]) -> dict[tuple[str, ...], float]:
+def _figures(evaluation: EvaluationReport) -> dict[tuple[str, ...], float]:
     """Every metric that ranks give, by what it was measured for. Speeds are left out: they differ between two runs of one model."""
-    found: dict[tuple[str, ...], float] = {}
-    for result in evaluation["results"]:
-        key = (result["pair_kind"], f"dim {result['dim']}", result["storage"])
-        found |= {(*key, metric): value for metric, value in result["metrics"].items()}
-    for result in evaluation.get("configurations", []):
-        found |= {("configuration", result["name"], metric): value for metric, value in result["metrics"].items()}
-    return found
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    return found
+    figures: dict[tuple[str, ...], float] = {}
+    for result in evaluation.results:
+        key = (result.pair_kind, f"dim {result.dim}", result.storage)
+        figures |= {(*key, metric): value for metric, value in result.metrics.items()}
+    for configuration in evaluation.configurations:
+        figures |= {("configuration", configuration.name, metric): value for metric, value in configuration.metrics.items()}
+    return figures

@@ -1,6 +1,6 @@
-"""A new evaluation beside what came before it: the champion, and the last run on the same data, query by query.
+"""A new evaluation beside earlier ones: the champion's, and the last run's on the same data, query by query.
 
-MLflow changes without us, so what is found here is true of the moment at which it was asked. It decides nothing: the gate compares anew.
+MLflow changes without us, so this is true of the moment at which it was asked. It decides nothing: the gate compares again.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,81 +10,56 @@ import mlflow
 import pandas as pd
 from mlflow.exceptions import MlflowException
 
+from reelnest.artifacts.evaluation_report import ComparedWith, Difference, NotComparedWith
 from reelnest.errors import RegistryError
+from reelnest.evaluation.by_query import CODE, KEY, QUERY_METRICS_FILE
 from reelnest.evaluation.significance import bootstrap_intervals
 from reelnest.registry.candidate import MODEL_HASH_TAG, Candidate
 from reelnest.registry.connection import connect
 from reelnest.registry.promotion.aliases import champion_of
-from reelnest.registry.promotion.evaluation_log import (
-    ARTIFACT_FOLDER,
-    CODE,
-    DATA_HASH_TAG,
-    QUERY_METRICS_FILE,
-    gate_folder,
-    stored_query_metrics,
-)
-from reelnest.registry.promotion.gate import KEY, Difference
+from reelnest.registry.promotion.evaluation_log import ARTIFACT_FOLDER, DATA_HASH_TAG, gate_folder, stored_query_metrics
 from reelnest.settings import Params
 
 CHAMPION, PREVIOUS = "champion", "previous run"
 
 
 @dataclass(frozen=True)
-class Compared:
-    """This evaluation minus an earlier one."""
-
-    what: str
-    """CHAMPION or PREVIOUS."""
-    version: int | None
-    run_id: str
-    metric: str
-    differences: tuple[Difference, ...]
-    """At the dims that both have, with the two-sided interval at `evaluate.confidence`."""
-
-
-@dataclass(frozen=True)
-class NotCompared:
-    """What there was nothing to compare with, and why."""
-
-    what: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class _Earlier:
     run_id: str
     version: int | None
-    figures: pd.DataFrame
+    by_query: pd.DataFrame
 
 
 class _Absent(Exception):  # noqa: N818 (says why there is nothing to compare with; no error)
     pass
 
 
-def compare(params: Params, candidate: Candidate, queries: pd.DataFrame, data_hash: str) -> list[Compared | NotCompared]:
-    """The candidate's figures by query (`reports/queries.parquet`) against the champion's and the previous run's.
+def compare(params: Params, candidate: Candidate, queries: pd.DataFrame, data_hash: str) -> list[ComparedWith | NotComparedWith]:
+    """The candidate's metrics by query (`reports/queries.parquet`) against the champion's and the previous run's.
 
-    What is not there, was evaluated on other data, or cannot be read becomes a reason and never an error: an evaluation needs no past.
+    They are compared at the dims that both have, with the two-sided interval at `evaluate.confidence`. What is not there, was evaluated on
+    other data, or cannot be read becomes a reason and never an error: an evaluation needs no past.
     """
     if "mlflow" not in params.train.trackers:
         reason = "train.trackers in params.yaml names no mlflow, which would know it"
-        return [NotCompared(what, reason) for what in (CHAMPION, PREVIOUS)]
+        return [NotComparedWith(what=what, reason=reason) for what in (CHAMPION, PREVIOUS)]
     finders: Mapping[str, Callable[[Params, Candidate, str], _Earlier]] = {CHAMPION: _champion, PREVIOUS: _previous_run}
     metric, confidence = params.evaluate.choice_metric, params.evaluate.confidence
-    found: list[Compared | NotCompared] = []
+    compared: list[ComparedWith | NotComparedWith] = []
     for what, find in finders.items():
         try:
             earlier = find(params, candidate, data_hash)
-            if any(isinstance(other, Compared) and other.run_id == earlier.run_id for other in found):
+            if any(isinstance(before, ComparedWith) and before.run_id == earlier.run_id for before in compared):
                 raise _Absent("it is the champion's run")
-            differences = _differences(queries, earlier.figures, metric, confidence)
-            found.append(Compared(what, earlier.version, earlier.run_id, metric, differences))
+            differences = _differences(queries, earlier.by_query, metric, confidence)
+            compared.append(ComparedWith(what=what, version=earlier.version, run_id=earlier.run_id, metric=metric, differences=differences))
         except _Absent as absent:
-            found.append(NotCompared(what, str(absent)))
+            compared.append(NotComparedWith(what=what, reason=str(absent)))
         # requests' errors are OSErrors, pyarrow's ValueErrors
         except (RegistryError, MlflowException, OSError, ValueError, KeyError) as error:
-            found.append(NotCompared(what, f"its figures cannot be read from MLflow ({type(error).__name__}: {error})"))
-    return found
+            reason = f"its metrics cannot be read from MLflow ({type(error).__name__}: {error})"
+            compared.append(NotComparedWith(what=what, reason=reason))
+    return compared
 
 
 def _differences(ours: pd.DataFrame, theirs: pd.DataFrame, metric: str, confidence: float) -> tuple[Difference, ...]:
@@ -99,7 +74,7 @@ def _differences(ours: pd.DataFrame, theirs: pd.DataFrame, metric: str, confiden
         raise _Absent("it has no dim in common with this model")
     by_dim = {dim: (new[dim] - old[dim]).to_numpy() for dim in dims}
     ends = bootstrap_intervals(by_dim, confidence=confidence)
-    return tuple(Difference(dim, float(by_dim[dim].mean()), *ends[dim]) for dim in dims)
+    return tuple(Difference(dim=dim, value=float(by_dim[dim].mean()), low=ends[dim][0], high=ends[dim][1]) for dim in dims)
 
 
 def _champion(params: Params, candidate: Candidate, data_hash: str) -> _Earlier:
@@ -113,7 +88,7 @@ def _champion(params: Params, candidate: Candidate, data_hash: str) -> _Earlier:
     figures = stored_query_metrics(champion.run_id, f"{gate_folder(data_hash)}/{QUERY_METRICS_FILE}")
     if figures is None:
         on_others = champion.tags.get(DATA_HASH_TAG) != data_hash
-        raise _Absent(f"{version} was evaluated on other test data" if on_others else f"the run of {version} does not hold its figures")
+        raise _Absent(f"{version} was evaluated on other test data" if on_others else f"the run of {version} does not hold its metrics")
     return _Earlier(str(champion.run_id), int(champion.version), figures)
 
 
@@ -130,4 +105,4 @@ def _previous_run(params: Params, candidate: Candidate, data_hash: str) -> _Earl
             figures = stored_query_metrics(run.info.run_id, f"{ARTIFACT_FOLDER}/{QUERY_METRICS_FILE}")
             if figures is not None:
                 return _Earlier(run.info.run_id, None, figures)
-    raise _Absent("earlier runs were evaluated on other test data, or no longer hold their figures")
+    raise _Absent("earlier runs were evaluated on other test data, or no longer hold their metrics")

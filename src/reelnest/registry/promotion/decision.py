@@ -1,39 +1,33 @@
-"""Whether a version becomes champion: the conditions in their order, and what is written down of them.
+"""A version of the registry is decided: what the gate looks at is read from MLflow, and the verdict is written there.
 
 A champion that was measured on other data, or by other code, is measured again before anything is compared. That takes longer than other
-processes should wait, so `decide` gives it back to its caller, who does so and asks again.
+processes should wait, so `decide_version` returns it to its caller, who measures it and calls again.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
 
+from reelnest.artifacts.evaluation_report import BehaviourResults, Difference
+from reelnest.artifacts.registration_report import PROMOTED
+from reelnest.evaluation.by_query import CODE
 from reelnest.registry.promotion.aliases import CHALLENGER, DECISION_TAG, REASON_TAG, champion_of, set_champion
 from reelnest.registry.promotion.deciding import deciding
-from reelnest.registry.promotion.evaluation_log import CODE, DATA_HASH_TAG, gate_folder, stored_query_metrics
-from reelnest.registry.promotion.gate import (
-    NOWHERE_WORSE,
-    SOMEWHERE_BETTER,
-    Comparison,
-    Condition,
-    Difference,
-    behaviour_condition,
-    compare_models,
-    validation_condition,
-)
+from reelnest.registry.promotion.evaluation_log import DATA_HASH_TAG, gate_folder, stored_query_metrics
+from reelnest.registry.promotion.gate import Challenge, Champion
+from reelnest.registry.promotion.model_comparison import compare_models
+from reelnest.registry.promotion.verdict import Approval, Verdict, decide
 from reelnest.settings import Register
 
-PROMOTED, NOT_PROMOTED, WAITS = "promoted", "not promoted", "waits for approval"
 CONDITIONS_TAG = "reelnest.conditions"
 DIFFERENCES_TAG = "reelnest.differences"
 CODE_TAG = "reelnest.evaluation_code"
-SAME_DATA, SAME_CODE, APPROVAL = "same data", "same code", "approval"
+MARKS: Mapping[bool | None, str] = {True: "yes", False: "no", None: "open"}
 
 
 @dataclass(frozen=True)
@@ -46,34 +40,15 @@ class Evidence:
     code_hash: str
     validation_passed: bool | None
     """None where there is no report."""
-    behaviour: Mapping[str, Any] | None
-    """Of `reports/evaluation.json`."""
+    behaviour: BehaviourResults | None
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a person said to a challenger that fulfils all else; a refusal also where nobody said anything in time."""
-
-    granted: bool
-    words: str
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What is decided, and why."""
-
-    decision: str
-    conditions: tuple[Condition, ...]
-    reason: str
-    differences: tuple[Difference, ...] = ()
-
-
-def decide(
-    version: ModelVersion, evidence: Evidence, settings: Register, answer: Answer | None, unmeasured: Mapping[str, str]
+def decide_version(
+    version: ModelVersion, evidence: Evidence, settings: Register, approval: Approval | None, unmeasured: Mapping[str, str]
 ) -> ModelVersion | None:
     """Sets the aliases, then the tags that say why. Repeating it changes nothing.
 
-    Gives the champion, and decides nothing, where its figures on this data by this code are not known. `unmeasured` has the reasons why
+    Returns the champion, and decides nothing, where its metrics on this data by this code are not known. `unmeasured` has the reasons why
     they cannot be, by version: then it is decided without them.
     """
     client = mlflow.MlflowClient()
@@ -85,16 +60,11 @@ def decide(
             # Of one that was cut off here everything else is written; one that is measured again stays what it is.
             client.set_model_version_tag(version.name, version.version, DECISION_TAG, PROMOTED)
             return None
-        theirs = None
-        if champion is not None:
-            theirs = stored_query_metrics(champion.run_id, f"{gate_folder(evidence.data_hash)}/{evidence.queries.name}")
-            if theirs is not None and theirs.attrs.get(CODE) != evidence.code_hash:
-                theirs = None
-            if theirs is None and champion.version not in unmeasured:
-                return champion
-        ours = pd.read_parquet(evidence.queries)
-        verdict = judge(evidence, ours, settings, champion, theirs, answer, unmeasured)
-        _write(version, verdict)
+        theirs = None if champion is None else _metrics_of(champion, evidence)
+        if champion is not None and theirs is None and champion.version not in unmeasured:
+            return champion
+        verdict = decide(_challenge(evidence, settings, champion, theirs, unmeasured), approval)
+        _write(version, verdict, settings.metric)
         if verdict.decision == PROMOTED:
             set_champion(version, champion, verdict.reason)
             return None
@@ -103,68 +73,42 @@ def decide(
     return None
 
 
-def judge(
-    evidence: Evidence,
-    ours: pd.DataFrame,
-    settings: Register,
-    champion: ModelVersion | None,
-    theirs: pd.DataFrame | None,
-    answer: Answer | None,
-    unmeasured: Mapping[str, str],
-) -> Verdict:
-    """Whether every condition holds; the first that does not is the reason.
-
-    `ours` and `theirs` are the figures by query of the challenger and, where they are known, of the champion.
-    """
-    own = (
-        validation_condition(evidence.validation_passed),
-        behaviour_condition(evidence.behaviour, settings.behaviour_passed.model_dump()),
-    )
-    if champion is None:
-        against, compared = "there was no champion", Comparison(())
-        conditions: tuple[Condition, ...] = own
-    else:
-        against = f"against the champion (version {champion.version})"
-        if theirs is None:
-            compared = Comparison(())
-            conditions = (Condition(SAME_DATA, False, f"not comparable: {unmeasured[champion.version]}"), *own)
-        else:
-            compared = compare_models(ours, theirs, settings.metric, settings.margin, settings.confidence)
-            conditions = (*_comparable(champion, evidence), *own, *compared.conditions)
-    failed = next((condition for condition in conditions if not condition.passed), None)
-    if failed is None and (answer is not None or settings.approval != "none"):
-        conditions = (*conditions, _approval(answer))
-        failed = None if conditions[-1].passed else conditions[-1]
-    decision = PROMOTED if failed is None else WAITS if failed.passed is None else NOT_PROMOTED
-    if failed is not None:
-        why = failed.why
-    else:
-        told = (NOWHERE_WORSE, SOMEWHERE_BETTER, APPROVAL)
-        why = ", ".join(condition.why for condition in conditions if condition.name in told) or "the first one"
-    reason = f"{against}: {why}" + (f". {compared.figures}" if compared.figures else "")
-    return Verdict(decision, conditions, reason, compared.differences)
+def differences_table(metric: str, differences: Sequence[Difference]) -> list[str]:
+    """The differences to the champion as lines of Markdown; none where there are none."""
+    if not differences:
+        return []
+    rows = [f"| {one.dim} | {one.value:+.4f} | {one.low:+.4f} to {one.high:+.4f} |" for one in differences]
+    return [f"| dim | {metric} minus the champion's | interval |", "| ---: | ---: | --- |", *rows]
 
 
-def _comparable(champion: ModelVersion, evidence: Evidence) -> tuple[Condition, Condition]:
-    """Both hold, since the figures are known; they say whether the champion had to be measured again for it."""
-    same_data = champion.tags.get(DATA_HASH_TAG) == evidence.data_hash
-    same_code = champion.tags.get(CODE_TAG) == evidence.code_hash
-    return (
-        Condition(SAME_DATA, True, "measured on the same data" if same_data else "the champion was measured again on this data"),
-        Condition(SAME_CODE, True, "by the same code" if same_code or not same_data else "the champion was measured again by this code"),
-    )
+def _metrics_of(champion: ModelVersion, evidence: Evidence) -> pd.DataFrame | None:
+    """The champion's metrics by query on this data by this code; None where they are not known."""
+    table = stored_query_metrics(champion.run_id, f"{gate_folder(evidence.data_hash)}/{evidence.queries.name}")
+    return table if table is not None and table.attrs.get(CODE) == evidence.code_hash else None
 
 
-def _approval(answer: Answer | None) -> Condition:
-    if answer is None:
-        return Condition(APPROVAL, None, "a person has to approve it")
-    return Condition(APPROVAL, answer.granted, f"{'approved' if answer.granted else 'not approved'}: {answer.words}")
+def _challenge(
+    evidence: Evidence, settings: Register, champion: ModelVersion | None, theirs: pd.DataFrame | None, unmeasured: Mapping[str, str]
+) -> Challenge:
+    comparison = None
+    if theirs is not None:
+        ours = pd.read_parquet(evidence.queries)
+        comparison = compare_models(ours, theirs, settings.metric, settings.margin, settings.confidence)
+    before = None
+    if champion is not None:
+        before = Champion(
+            version=str(champion.version),
+            same_data=champion.tags.get(DATA_HASH_TAG) == evidence.data_hash,
+            same_code=champion.tags.get(CODE_TAG) == evidence.code_hash,
+            unmeasured=unmeasured[champion.version] if theirs is None else "",
+        )
+    return Challenge(settings, evidence.validation_passed, evidence.behaviour, before, comparison)
 
 
-def _write(version: ModelVersion, verdict: Verdict) -> None:
+def _write(version: ModelVersion, verdict: Verdict, metric: str) -> None:
     client = mlflow.MlflowClient()
-    for tag, found in ((CONDITIONS_TAG, verdict.conditions), (DIFFERENCES_TAG, verdict.differences)):
-        client.set_model_version_tag(version.name, version.version, tag, json.dumps([asdict(one) for one in found]))
-    marks = {True: "yes", False: "no", None: "open"}
-    lines = [f"- {condition.name}: {marks[condition.passed]}; {condition.why}" for condition in verdict.conditions]
-    client.update_model_version(version.name, version.version, "\n".join([f"**{verdict.decision}**: {verdict.reason}", "", *lines]))
+    for tag, parts in ((CONDITIONS_TAG, verdict.conditions), (DIFFERENCES_TAG, verdict.differences)):
+        client.set_model_version_tag(version.name, version.version, tag, json.dumps([part.model_dump() for part in parts]))
+    conditions = [f"- {condition.name}: {MARKS[condition.passed]}; {condition.why}" for condition in verdict.conditions]
+    text = [f"**{verdict.decision}**: {verdict.reason}", "", *conditions, "", *differences_table(metric, verdict.differences)]
+    client.update_model_version(version.name, version.version, "\n".join(text).rstrip())

@@ -1,10 +1,9 @@
-"""The evaluation, in the candidate's MLflow run: figures to chart by dim, and the pages."""
+"""The evaluation, in the candidate's MLflow run: metrics to chart by dim, and the pages."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import mlflow
 import pandas as pd
@@ -12,52 +11,46 @@ import pyarrow as pa
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
+from reelnest.artifacts.evaluation_report import ALL, FLOATS, EvaluationReport
 from reelnest.evaluation.metrics import logged_name
 from reelnest.registry.candidate import Candidate, candidate_run
 from reelnest.registry.connection import connect, error_type
 from reelnest.settings import Params
 
-ALL, FLOATS = "all", "float32"
 METRICS_IN_A_REQUEST = 900  # MLflow takes at most 1000
 ARTIFACT_FOLDER = "evaluation"
-QUERY_METRICS_FILE = "queries.parquet"
-"""In `reports/`: each query's figures at each dim."""
-CODE = "code"
-"""Among the attributes of that table (pandas' `attrs`, which Parquet keeps): the hash of the code that made it."""
 DATA_HASH_TAG = "reelnest.evaluation_data_hash"
-"""Of a run and of a version: the data that it was evaluated on. Figures of other data are not compared."""
+"""Of a run and of a version: the data that it was evaluated on. Metrics on other data are not compared."""
 
 
-def evaluation_metrics(evaluation: Mapping[str, Any], timestamp: int) -> list[Metric]:
-    """What `reports/evaluation.json` holds, as MLflow metrics.
+def evaluation_metrics(evaluation: EvaluationReport, timestamp: int) -> list[Metric]:
+    """The evaluation as MLflow metrics.
 
     `test/text_to_video/recall_at_10` has the dim as its step, so that MLflow charts quality by dim. `test/recall_at_10` is the one figure
     for tables of runs: all queries, at the full width. Storage types and funnels have charts of their own, such as
     `test/all/int8/recall_at_10` and `test/all/funnel 16-128/recall_at_10`, with the same steps.
     """
-    split, width = evaluation["split"], max(evaluation["dims"])
-    found = []
-    for result in evaluation["results"]:
-        for metric, value in result["metrics"].items():
-            found.append(Metric(f"{split}/{result['pair_kind']}/{logged_name(metric)}", value, timestamp, result["dim"]))
-            if result["pair_kind"] == ALL and result["dim"] == width:
-                found.append(Metric(f"{split}/{logged_name(metric)}", value, timestamp, 0))
-    for one in evaluation["configurations"]:
-        funnel = [f"funnel {'-'.join(map(str, one['funnel']))}"] if one["funnel"] else []
-        chart = " ".join([*funnel, *([one["storage"]] if one["storage"] != FLOATS else [])])
+    split, points = evaluation.split, []
+    for result in evaluation.results:
+        for metric, value in result.metrics.items():
+            points.append(Metric(f"{split}/{result.pair_kind}/{logged_name(metric)}", value, timestamp, result.dim))
+            if result.pair_kind == ALL and result.dim == evaluation.width:
+                points.append(Metric(f"{split}/{logged_name(metric)}", value, timestamp, 0))
+    for configuration in evaluation.configurations:
+        funnel = [f"funnel {'-'.join(map(str, configuration.funnel))}"] if configuration.funnel else []
+        chart = " ".join([*funnel, *([configuration.storage] if configuration.storage != FLOATS else [])])
         if chart:  # plain floats are above
-            for metric, value in one["metrics"].items():
-                found.append(Metric(f"{split}/{ALL}/{chart}/{logged_name(metric)}", value, timestamp, one["dim"]))
-    for outranked in evaluation["negatives_outranked"]:
-        name = f"{split}/{outranked['pair_kind']}/negatives_outranked"
-        found.append(Metric(name, outranked["value"], timestamp, outranked["dim"]))
-    for dim, shares in evaluation["behaviour"]["passed_by_kind"].items():
-        found += [Metric(f"{split}/behaviour/{kind}", share, timestamp, int(dim)) for kind, share in shares.items()]
-    return found
+            for metric, value in configuration.metrics.items():
+                points.append(Metric(f"{split}/{ALL}/{chart}/{logged_name(metric)}", value, timestamp, configuration.dim))
+    for outranked in evaluation.negatives_outranked:
+        points.append(Metric(f"{split}/{outranked.pair_kind}/negatives_outranked", outranked.value, timestamp, outranked.dim))
+    for dim, shares in evaluation.behaviour.passed_by_kind.items():
+        points += [Metric(f"{split}/behaviour/{kind}", share, timestamp, int(dim)) for kind, share in shares.items()]
+    return points
 
 
-def log_evaluation(params: Params, candidate: Candidate, evaluation: Mapping[str, Any], files: Sequence[Path]) -> str:
-    """Adds figures and files to the candidate's run, and returns the run's id. Raises RegistryError if MLflow does not take them."""
+def log_evaluation(params: Params, candidate: Candidate, evaluation: EvaluationReport, files: Sequence[Path]) -> str:
+    """Adds metrics and files to the candidate's run, and returns the run's id. Raises RegistryError if MLflow does not take them."""
     experiment_id = connect(params)
     client = mlflow.MlflowClient()
     try:
@@ -68,19 +61,19 @@ def log_evaluation(params: Params, candidate: Candidate, evaluation: Mapping[str
         for file in files:
             client.log_artifact(run_id, str(file), ARTIFACT_FOLDER)
         # Last: the runs that a later evaluation finds by it are whole.
-        client.set_tag(run_id, DATA_HASH_TAG, evaluation["data"]["hash"])
+        client.set_tag(run_id, DATA_HASH_TAG, evaluation.data.hash)
     except (MlflowException, OSError) as error:  # requests' errors are OSErrors
         raise error_type(error)(f"MLflow does not take the evaluation: {error}. The files in reports/ are whole.") from error
     return run_id
 
 
 def gate_folder(data_hash: str) -> str:
-    """Where a version's run holds its figures by query for the gate: evaluated again on other data, it keeps both."""
+    """Where a version's run holds its metrics by query for the gate: evaluated again on other data, it keeps both."""
     return f"gate/{data_hash[:16]}"
 
 
 def stored_query_metrics(run_id: str | None, path: str) -> pd.DataFrame | None:
-    """A run's figures by query; None where the run, or the file, is gone, or an upload was cut off.
+    """A run's metrics by query; None where the run, or the file, is gone, or an upload was cut off.
 
     Raises MlflowException where MLflow cannot be reached.
     """

@@ -1,120 +1,141 @@
-"""What a challenger has to fulfil to become champion, first of all beside the champion: what both found for the same queries, at each dim.
+"""What a challenger has to fulfil to become champion: a list of conditions. To add one, write a function here and mark it `@condition`.
 
-The two models' figures of one query depend on each other (a hard query is hard for both), so their differences are resampled, not the
-figures: Sakai 2006, https://doi.org/10.1145/1148170.1148261. No MLflow here: what is compared is read elsewhere.
+No MLflow here: what the conditions look at is read elsewhere (`decision.py`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
-import pandas as pd
+from reelnest.artifacts.evaluation_report import BehaviourResults
+from reelnest.artifacts.registration_report import ConditionResult
+from reelnest.registry.promotion.model_comparison import ModelComparison
+from reelnest.settings import Register
 
-from reelnest.evaluation.significance import bootstrap_intervals
-
-KEY = ["pair_kind", "query"]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Challenger minus champion at one dim, and its interval at the gate's confidence."""
-
-    dim: int
-    value: float
-    low: float
-    high: float
+NOT_WORSE, BETTER = "not worse", "better"
+"""The conditions that say how the challenger compares with the champion."""
 
 
 @dataclass(frozen=True)
-class Condition:
-    """One of the things that a challenger has to fulfil."""
+class Champion:
+    """The version that the challenger would replace."""
 
-    name: str
-    passed: bool | None
-    """None: not looked at, since one before it does not hold."""
-    why: str
+    version: str
+    same_data: bool
+    """Whether it was registered with metrics on this data; False: it was measured again for this comparison, if it could be."""
+    same_code: bool
+    """Whether they were made by this code; False as above."""
+    unmeasured: str = ""
+    """Why its metrics on this data by this code are not known; empty where they are."""
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Whether a challenger is as good everywhere and better somewhere."""
+class Challenge:
+    """All that the conditions look at."""
 
-    conditions: tuple[Condition, ...]
-    differences: tuple[Difference, ...] = ()
-    figures: str = ""
-    """The differences in words."""
+    settings: Register
+    validation_passed: bool | None
+    """None where there is no report."""
+    behaviour: BehaviourResults | None
+    champion: Champion | None
+    comparison: ModelComparison | None
+    """None where there is no champion, or its metrics are not known."""
 
 
-VALIDATION, BEHAVIOUR, NOWHERE_WORSE, SOMEWHERE_BETTER = "validation", "behaviour", "nowhere worse", "somewhere better"
+Condition: TypeAlias = Callable[[Challenge], ConditionResult | None]
+"""Whether a challenger fulfils it, and why; None where it does not apply."""
+
+CONDITIONS: list[Condition] = []
+"""In the order in which they are shown. The first that does not hold is the reason of the decision."""
 
 
-def compare_models(challenger: pd.DataFrame, champion: pd.DataFrame, metric: str, margin: float, confidence: float) -> Comparison:
-    """Looks for a challenger that is nowhere worse by more than `margin`, and somewhere better, at the dims that the champion serves.
+def condition(function: Condition) -> Condition:
+    """Adds a condition to the gate."""
+    CONDITIONS.append(function)
+    return function
 
-    Both are shown by one-sided bootstrap intervals over queries: of the difference at each dim, the lower end lies above -`margin`, and at
-    one dim, at a confidence that allows for looking at all of them (Bonferroni), above 0. So of equal challengers 1 - `confidence` are
-    promoted at most.
 
-    Args:
-        challenger: a row for each pair kind, query and dim, with a column for each metric (`reports/queries.parquet`).
-        champion: the same of the champion, on the same queries.
-        metric: a mean over queries; higher is better.
-        margin: in the metric's unit.
-        confidence: such as 0.95.
-    """
-    ours, theirs = (table.pivot(index=KEY, columns="dim", values=metric).sort_index() for table in (challenger, champion))
-    if not ours.index.equals(theirs.index):
-        return Comparison((Condition(NOWHERE_WORSE, False, "not comparable: the champion was evaluated on other queries"),))
-    missing = sorted(set(theirs.columns) - set(ours.columns))
-    if missing:
-        dropped = f"the champion serves dim {', '.join(map(str, missing))}, which this model was not trained for"
-        return Comparison((Condition(NOWHERE_WORSE, False, dropped),))
-    dims = sorted(map(int, theirs.columns))
-    by_dim = {dim: (ours[dim] - theirs[dim]).to_numpy() for dim in dims}
-    risk = 1 - confidence
-    ends = bootstrap_intervals(by_dim, confidence=1 - 2 * risk)
-    strict = bootstrap_intervals(by_dim, confidence=1 - 2 * risk / len(dims))
-    found = tuple(Difference(dim, float(by_dim[dim].mean()), *ends[dim]) for dim in dims)
-    worse = [one for one in found if one.low < -margin]
-    better = [one for one in found if strict[one.dim][0] > 0]
-    as_good = f"nowhere worse by {margin:g}" if not worse else f"not shown to be as good at dim {_named(worse)} (by {margin:g})"
-    gain = f"better at dim {_named(better)}" if better else "nowhere shown to be better"
-    by_dim_shown = "; ".join(f"{one.dim}: {one.value:+.4f} ({one.low:+.4f} to {one.high:+.4f})" for one in found)
-    return Comparison(
-        (Condition(NOWHERE_WORSE, not worse, as_good), Condition(SOMEWHERE_BETTER, bool(better), gain)),
-        found,
-        f"{metric} minus the champion's by dim, {len(ours)} queries: {by_dim_shown}",
+def check(challenge: Challenge) -> list[ConditionResult]:
+    """The result of each condition that applies, in their order."""
+    results = (function(challenge) for function in CONDITIONS)
+    return [result for result in results if result is not None]
+
+
+@condition
+def same_data(challenge: Challenge) -> ConditionResult | None:
+    """The champion's metrics on the challenger's data have to be known. A person decides where they cannot be."""
+    champion = challenge.champion
+    if champion is None:
+        return None
+    if champion.unmeasured:
+        return ConditionResult(name="same data", passed=False, why=f"not comparable: {champion.unmeasured}")
+    why = "measured on the same data" if champion.same_data else "the champion was measured again on this data"
+    return ConditionResult(name="same data", passed=True, why=why)
+
+
+@condition
+def same_code(challenge: Challenge) -> ConditionResult | None:
+    """Metrics are known by this code where they are known at all: this records whether the champion had to be measured again."""
+    champion = challenge.champion
+    if champion is None or champion.unmeasured:
+        return None
+    same = champion.same_code or not champion.same_data
+    return ConditionResult(
+        name="same code", passed=True, why="by the same code" if same else "the champion was measured again by this code"
     )
 
 
-def behaviour_condition(found: Mapping[str, Any] | None, asked: Mapping[str, float]) -> Condition:
-    """Whether the tests of each kind passed at each dim.
+@condition
+def validation(challenge: Challenge) -> ConditionResult:
+    """The data was found good."""
+    passed = challenge.validation_passed
+    if passed is None:
+        why = "no reports/validation.json says that the data is good: run `reelnest validate`"
+    else:
+        why = "the data was found good" if passed else "the validation of the data failed (reports/validation.json)"
+    return ConditionResult(name="validation", passed=bool(passed), why=why)
 
-    Args:
-        found: `behaviour` of `reports/evaluation.json`; None in one without.
-        asked: by kind, the share that has to pass.
-    """
-    if found is None or not found["tests"]:
-        return Condition(BEHAVIOUR, True, "there are no behaviour tests (data/behaviour.jsonl)")
+
+@condition
+def behaviour(challenge: Challenge) -> ConditionResult:
+    """At each dim, enough of the behaviour tests of each kind pass (`register.behaviour_passed`)."""
+    results, required = challenge.behaviour, challenge.settings.behaviour_passed.model_dump()
+    if results is None or not results.tests:
+        return ConditionResult(name="behaviour", passed=True, why="there are no behaviour tests (data/behaviour.jsonl)")
     short = [
-        f"{kind} {share:.2f} at dim {dim} ({asked[kind]:g} is asked for)"
-        for dim, shares in found["passed_by_kind"].items()
-        for kind, share in shares.items()
-        if share < asked[kind]
+        f"{kind} {share:.2f} at dim {dim} ({required[kind]:g} is required)"
+        for dim in results.dims
+        for kind, share in results.passed_by_kind[str(dim)].items()
+        if share < required[kind]
     ]
     if short:
-        return Condition(BEHAVIOUR, False, f"of the behaviour tests too few pass: {', '.join(short)}")
-    return Condition(BEHAVIOUR, True, f"of {found['tests']} behaviour tests enough of each kind pass at each dim")
+        return ConditionResult(name="behaviour", passed=False, why=f"too few behaviour tests pass: {', '.join(short)}")
+    return ConditionResult(name="behaviour", passed=True, why=f"enough of {results.tests} behaviour tests pass, of each kind at each dim")
 
 
-def validation_condition(passed: bool | None) -> Condition:
-    """Whether the data was found good; None where no report says so."""
-    if passed is None:
-        return Condition(VALIDATION, False, "no reports/validation.json says that the data is good: run `reelnest validate`")
-    return Condition(
-        VALIDATION, passed, "the data was found good" if passed else "the validation of the data failed (reports/validation.json)"
-    )
+@condition
+def not_worse(challenge: Challenge) -> ConditionResult | None:
+    """The challenger is shown not to be worse than the champion by more than the margin, at any dim that the champion serves."""
+    comparison, margin = challenge.comparison, challenge.settings.margin
+    if comparison is None:
+        return None
+    if comparison.problem:
+        return ConditionResult(name=NOT_WORSE, passed=False, why=comparison.problem)
+    if comparison.worse:
+        why = f"may be worse than the champion by more than {margin:g} at dim {_listed(comparison.worse)}"
+        return ConditionResult(name=NOT_WORSE, passed=False, why=why)
+    return ConditionResult(name=NOT_WORSE, passed=True, why=f"not worse than the champion by more than {margin:g} at any dim")
 
 
-def _named(differences: list[Difference]) -> str:
-    return ", ".join(str(one.dim) for one in differences)
+@condition
+def better(challenge: Challenge) -> ConditionResult | None:
+    """The challenger is shown to be better than the champion at one dim or more."""
+    comparison = challenge.comparison
+    if comparison is None or comparison.problem:
+        return None
+    why = f"better at dim {_listed(comparison.better)}" if comparison.better else "not shown to be better at any dim"
+    return ConditionResult(name=BETTER, passed=bool(comparison.better), why=why)
+
+
+def _listed(dims: tuple[int, ...]) -> str:
+    return ", ".join(map(str, dims))

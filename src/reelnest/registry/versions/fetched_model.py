@@ -12,7 +12,7 @@ from reelnest.errors import RegistryError
 from reelnest.registry.candidate import MODEL_HASH_TAG, Candidate
 from reelnest.registry.connection import connect_to_read
 from reelnest.registry.promotion.aliases import version_of
-from reelnest.registry.versions.versions import CannotMeasureError, saved_model_of
+from reelnest.registry.versions.measuring import CannotMeasureError, saved_model_of
 from reelnest.settings import Params
 
 REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from reelnest.evaluation.behaviour import Behaviour, EmbeddedTests, judge_behaviour
+from reelnest.evaluation.behaviour import Behaviour, EmbeddedTests, score_behaviour
 from reelnest.records.behaviour_tests import BehaviourTest, Kind
 
 VIDEOS = {"left": 0, "right": 1, "up": 2, "also left": 3}
@@ -20,7 +20,7 @@ def a_test(kind: Kind, query: str, **rest: object) -> BehaviourTest:
 def judged(*tests: BehaviourTest) -> Behaviour:
     rows = {text: row for row, text in enumerate(TEXTS)}
     embedded = EmbeddedTests(tests, rows, torch.tensor(list(TEXTS.values())), VIDEOS, CORPUS)
-    return judge_behaviour(embedded, [2, 3])
+    return score_behaviour(embedded, [2, 3])
 
 
 def test_a_synonym_keeps_the_ranking_and_another_word_does_not() -> None:
@@ -54,7 +54,7 @@ def test_the_obvious_query_finds_the_obvious_video_at_the_dims_that_can_tell() -
 def test_a_model_that_sees_no_difference_passes_no_test_of_direction() -> None:
     rows = {"left": 0}
     test = a_test("direction", "left", video=("left",), above=("right",))
-    found = judge_behaviour(EmbeddedTests([test], rows, torch.ones(1, 3), VIDEOS, torch.ones(4, 3)), [3])
+    found = score_behaviour(EmbeddedTests([test], rows, torch.ones(1, 3), VIDEOS, torch.ones(4, 3)), [3])
     assert found.passed == {3: {"direction": 0.0}}
 
 

@@ -1,0 +1,122 @@
+"""The candidate as a logged model of MLflow: its files, how it is served, and what a server has to install."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import mlflow
+import numpy as np
+from mlflow.entities import LoggedModelStatus
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+from mlflow.types.schema import AnyType
+
+import reelnest
+from reelnest.encoder.manifest import CARD_FILE
+from reelnest.records.formats import TEXT_FIELDS
+from reelnest.registry.candidate import MODEL_HASH_TAG, Candidate
+from reelnest.settings import Params
+
+SERVED_MODEL = Path(__file__).with_name("served_model.py")
+LOGGED_MODEL_NAME = "model"
+# What a server needs to load and answer; the rest of our dependencies train and orchestrate.
+SERVING_REQUIREMENTS = (
+    "accelerate", "decord2", "mlflow", "numpy", "pandas", "peft", "pillow", "pyarrow", "pydantic", "PyYAML", "safetensors",
+    "tokenizers", "torch", "tqdm", "transformers",
+)  # fmt: skip
+MOST_ROWS = 256
+MOST_MEGABYTES = 64
+"""Of a video in a request, which stands in memory as text and as bytes; `validate.max_video_megabytes` where that is less."""
+
+
+@dataclass(frozen=True)
+class Documents:
+    """What is kept with a version beside the model itself."""
+
+    lineage: Path
+    """A folder: `artifacts/lineage/`."""
+    card: str
+    """The model card: `README.md` in the version's copy of the model. The candidate itself is DVC's, and stays as training left it."""
+
+
+def logged_model(candidate: Candidate, experiment_id: str) -> str | None:
+    """The id of the candidate's logged model, if an earlier call logged all of it."""
+    models = mlflow.MlflowClient().search_logged_models([experiment_id], f"tags.`{MODEL_HASH_TAG}` = '{candidate.hash}'")
+    ready = [model.model_id for model in models if model.status == LoggedModelStatus.READY]
+    return ready[0] if ready else None
+
+
+def log_model(params: Params, candidate: Candidate, run_id: str, documents: Documents | None) -> str:
+    """Logs the candidate into its run, and returns the logged model's id."""
+    limits = params.validation
+    config = {
+        "rows": MOST_ROWS,
+        "text_characters": limits.max_text_characters,
+        "video_megabytes": min(MOST_MEGABYTES, limits.max_video_megabytes),
+        "video_frames": limits.max_video_frames,
+        "video_seconds": limits.max_video_seconds,
+        "video_timeout_seconds": limits.decode_timeout_seconds,
+    }
+    with mlflow.start_run(run_id=run_id), _documented(candidate.folder, documents) as artifacts:
+        info = mlflow.pyfunc.log_model(
+            name=LOGGED_MODEL_NAME,
+            python_model=str(SERVED_MODEL),
+            artifacts=artifacts,
+            code_paths=[str(Path(reelnest.__file__).parent)],
+            pip_requirements=pinned_requirements(),
+            signature=signature(),
+            input_example=([{"text": "a red circle moves to the left"}], {"dim": params.model.dims[0], "role": "query"}),
+            model_config=config,
+            tags={MODEL_HASH_TAG: candidate.hash},
+        )
+    return str(info.model_id)
+
+
+@contextmanager
+def _documented(model: Path, documents: Documents | None) -> Iterator[dict[str, str]]:
+    """What MLflow copies into the version's files, by the name that the served model knows it by."""
+    if documents is None:
+        yield {"model": str(model)}
+        return
+    with TemporaryDirectory(prefix=".reelnest-", dir=documents.lineage.parent) as scratch:
+        # Links, where the file system has them: weights may have gigabytes, and MLflow copies them anyway.
+        folder = shutil.copytree(model, Path(scratch) / model.name, copy_function=_link)
+        card = folder / CARD_FILE
+        card.unlink(missing_ok=True)  # a link: writing into it would change the candidate
+        card.write_text(documents.card, encoding="utf-8")
+        yield {"model": str(folder), documents.lineage.name: str(documents.lineage)}
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def signature() -> ModelSignature:
+    """Optional columns, so that a request holds texts, videos or both."""
+    # `video` is of any type and not binary: MLflow can't decode a binary column in which some rows are empty.
+    columns: list[ColSpec | TensorSpec] = [ColSpec(AnyType(), "video", required=False)]
+    columns += [ColSpec(DataType.string, name, required=False) for name in TEXT_FIELDS]
+    return ModelSignature(
+        inputs=Schema(columns),
+        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, -1))]),
+        params=ParamSchema(
+            [
+                ParamSpec("dim", DataType.long, 0),
+                ParamSpec("role", DataType.string, "query"),
+                ParamSpec("storage", DataType.string, "float32"),
+            ]
+        ),
+    )
+
+
+def pinned_requirements() -> list[str]:
+    """The installed versions. A local suffix (`2.13.0+cpu`) is cut off: no index that pip asks by itself knows it."""
+    return [f"{name}=={installed_version(name).partition('+')[0]}" for name in SERVING_REQUIREMENTS]
