@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from reelnest.settings.section import Fraction, Positive, Section
+from reelnest.settings.section import Fraction, FrameSampling, Positive, Section
 
 
 class Data(Section):
@@ -37,7 +37,7 @@ class Validate(Section):
 class Preprocess(Section):
     """Which frames of a video are kept, and at what size."""
 
-    sampling: Literal["uniform", "fps"] = "uniform"
+    sampling: FrameSampling = "uniform"
     frames: Annotated[int, Field(ge=2, le=768)] = 4
     """`uniform`: so many, evenly spread over the video. `fps`: at most so many."""
     fps: Annotated[float, Field(gt=0)] = 2.0

@@ -16,6 +16,9 @@ MetricName = Annotated[str, AfterValidator(NameIn("reelnest.evaluation.metrics",
 ComparableMetric = Annotated[str, AfterValidator(NameIn("reelnest.evaluation.metrics", "comparable_names", "metric"))]
 """A row by which two models, or two configurations, can be compared query by query."""
 
+FrameSampling = Annotated[str, AfterValidator(NameIn("reelnest.video.sampling", "sampler_names", "frame sampler"))]
+"""How the frames of a video are chosen."""
+
 Storage = Annotated[str, AfterValidator(NameIn("reelnest.search.storage_types", "storage_names", "storage type"))]
 """How an index stores a vector. `binary` are the signs alone; `binary_int8` both, the shortlist ordered by the int8 codes."""
 

@@ -45,6 +45,7 @@ from reelnest.store.frame_store import (
     shard_name,
 )
 from reelnest.video.frames import Frames, FrameSettings
+from reelnest.video.sampling import FRAME_SAMPLERS
 from reelnest.video.vision_spec import VisionSpec
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,9 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def video_key(files: Sequence[Path], settings: FrameSettings) -> str:
     """Names the result of decoding: a digest of the bytes, a hyphen, and one of the settings and libraries that decode and resize."""
-    wanted = {"sampling", "frames", "min_pixels", "max_pixels"} | ({"fps"} if settings.sampling.sampling == "fps" else set())
+    wanted = {"sampling", "frames", "min_pixels", "max_pixels"}
+    if FRAME_SAMPLERS[settings.sampling.sampling].reads_fps:
+        wanted.add("fps")
     facts = {"settings": settings.sampling.model_dump(include=wanted), "vision": asdict(settings.vision), **_decoder_versions()}
     content = hashlib.blake2b(str(len(files)).encode(), digest_size=20)
     for file in files:

@@ -138,13 +138,12 @@ def _inspect(video: _Video) -> dict[str, Any]:
 
 def _frames(video: _Video, settings: dict[str, Any], vision: VisionSpec) -> tuple[dict[str, Any], memoryview]:
     span = vision.temporal_patch_size
-    count = sampling.frame_count(
-        len(video.starts), video.seconds, sampling=settings["sampling"], frames=settings["frames"], fps=settings["fps"], span=span
-    )
+    clip = sampling.Clip(video.starts, video.seconds, span)
+    indices = sampling.FRAME_SAMPLERS[settings["sampling"]].choose(clip, settings["frames"], settings["fps"])
     kept: list[Pixels] = []
     height = width = 0
     last, pixels = -1, None
-    for index in sampling.frame_indices(video.starts, count):
+    for index in indices:
         if index != last or pixels is None:
             image = video.frame(int(index))
             if not kept:
@@ -155,7 +154,7 @@ def _frames(video: _Video, settings: dict[str, Any], vision: VisionSpec) -> tupl
         kept.append(pixels)
         last = int(index)
     rows, grid = to_patches(np.stack(kept), vision)
-    header = {"grid_thw": grid.tolist(), "seconds_per_grid": sampling.seconds_per_grid(count, video.seconds, span)}
+    header = {"grid_thw": grid.tolist(), "seconds_per_grid": sampling.seconds_per_grid(len(indices), video.seconds, span)}
     return header, np.ascontiguousarray(rows).data.cast("B")
 
 

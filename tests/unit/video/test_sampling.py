@@ -1,9 +1,19 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from reelnest.video.sampling import frame_count, frame_indices, seconds_per_grid
+from reelnest.backbones.families.qwen2_5_vl import VISION
+from reelnest.settings import Preprocess
+from reelnest.store.frame_store_writing import video_key
+from reelnest.video.frames import FrameSettings
+from reelnest.video.sampling import FRAME_SAMPLERS, Clip, FrameSampler, frame_indices, seconds_per_grid
+
+
+def chosen(sampling: str, total: int, seconds: float, frames: int, fps: float = 2.0) -> list[int]:
+    clip = Clip(np.arange(total) * seconds / total, seconds, 2)
+    return FRAME_SAMPLERS[sampling].choose(clip, frames, fps).tolist()
 
 
 def qwen_count(total: int, video_fps: float, fps: float, most: int) -> int:
@@ -20,7 +30,7 @@ def qwen_count(total: int, video_fps: float, fps: float, most: int) -> int:
 @pytest.mark.parametrize("fps", [0.5, 1.0, 2.0, 4.0])
 def test_frames_at_a_rate_are_as_many_as_qwens(total: int, video_fps: float, fps: float) -> None:
     for most in (2, 8, 768):
-        ours = frame_count(total, total / video_fps, sampling="fps", frames=most, fps=fps, span=2)
+        ours = len(chosen("fps", total, total / video_fps, most, fps))
         assert ours == qwen_count(total, video_fps, fps, most)
 
 
@@ -49,23 +59,38 @@ def test_where_the_rate_varies_frames_are_evenly_spread_in_time() -> None:
 def test_the_count_is_even_and_within_what_there_is(sampling: str) -> None:
     for total in range(1, 40):
         for frames in (2, 8, 16):
-            count = frame_count(total, total / 10, sampling=sampling, frames=frames, fps=3.0, span=2)
+            count = len(chosen(sampling, total, total / 10, frames, 3.0))
             assert count % 2 == 0
             assert 2 <= count <= max(2, min(frames, total))
 
 
 def test_uniform_takes_as_many_as_asked_whatever_the_length() -> None:
-    assert frame_count(1000, 3600.0, sampling="uniform", frames=8, fps=2.0, span=2) == 8
+    assert len(chosen("uniform", 1000, 3600.0, 8)) == 8
 
 
 def test_rounded_durations_do_not_cost_a_frame() -> None:
-    assert frame_count(90, 2.9999999, sampling="fps", frames=64, fps=2.0, span=2) == 6
+    assert len(chosen("fps", 90, 2.9999999, 64)) == 6
 
 
 def test_the_one_frame_of_a_video_is_repeated() -> None:
-    count = frame_count(1, 0.04, sampling="uniform", frames=8, fps=2.0, span=2)
-    assert frame_indices(np.array([0.0]), count).tolist() == [0, 0]
+    assert chosen("uniform", 1, 0.04, 8) == [0, 0]
 
 
 def test_seconds_per_grid_is_two_over_the_sampled_rate() -> None:
     assert seconds_per_grid(8, 4.0, 2) == pytest.approx(2 / (8 / 4.0))
+
+
+def test_a_new_sampler_is_one_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    first = FrameSampler(lambda clip, frames, _: np.arange(min(frames, len(clip.starts) - len(clip.starts) % clip.span)), reads_fps=False)
+    monkeypatch.setitem(FRAME_SAMPLERS, "first", first)
+    assert chosen("first", 24, 1.0, 6) == [0, 1, 2, 3, 4, 5]
+    (tmp_path / "video").write_bytes(b"video")
+
+    def key(**settings: object) -> str:
+        return video_key([tmp_path / "video"], FrameSettings(Preprocess.model_validate(settings), VISION))
+
+    assert key(sampling="first") != key(sampling="uniform")
+    assert key(sampling="first", fps=1.0) == key(sampling="first")
+    assert key(sampling="fps", fps=1.0) != key(sampling="fps")
+    with pytest.raises(ValueError, match="there is no frame sampler 'last' to choose here; known here: uniform, fps, first"):
+        key(sampling="last")
