@@ -69,8 +69,8 @@ def _retrieval_set(
     corpus = np.unique(np.concatenate([*right, *wrong.values()]))
     ignored = {}
     for query in qrels:
-        judged = [*qrels[query], *wrong.get(query, ())]
-        others = np.setdiff1d(np.append(prepared.related(query), query), judged)
+        labelled = [*qrels[query], *wrong.get(query, ())]
+        others = np.setdiff1d(np.append(prepared.related(query), query), labelled)
         others = others[np.isin(others, corpus)]
         if len(others):
             ignored[query] = others

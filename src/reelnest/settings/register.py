@@ -20,7 +20,7 @@ class Register(Section):
 
     name: str = "reelnest"
     metric: ComparableMetric = "recall@10"
-    """The metric by which a challenger becomes champion: nowhere worse, at the dims that the champion serves, and somewhere better."""
+    """The metric by which a challenger becomes champion: not worse at any dim that the champion serves, and better at one of them."""
     margin: Annotated[float, Field(ge=0)] = 0.01
     """In the metric's unit: by less than this, worse is as good."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95

@@ -17,14 +17,14 @@ def a_test(kind: Kind, query: str, **rest: object) -> BehaviourTest:
     return BehaviourTest(kind, query, **found)  # type: ignore[arg-type]
 
 
-def judged(*tests: BehaviourTest) -> Behaviour:
+def scored(*tests: BehaviourTest) -> Behaviour:
     rows = {text: row for row, text in enumerate(TEXTS)}
     embedded = EmbeddedTests(tests, rows, torch.tensor(list(TEXTS.values())), VIDEOS, CORPUS)
     return score_behaviour(embedded, [2, 3])
 
 
 def test_a_synonym_keeps_the_ranking_and_another_word_does_not() -> None:
-    found = judged(a_test("invariance", "left", same_as="leftward"), a_test("invariance", "left", same_as="right", line=7))
+    found = scored(a_test("invariance", "left", same_as="leftward"), a_test("invariance", "left", same_as="right", line=7))
     assert found.tests == {"invariance": 2}
     assert found.passed == {2: {"invariance": 0.5}, 3: {"invariance": 0.5}}
     assert [(one.line, one.dims) for one in found.failures] == [(7, (2, 3))]
@@ -32,7 +32,7 @@ def test_a_synonym_keeps_the_ranking_and_another_word_does_not() -> None:
 
 
 def test_the_right_video_stands_above_its_opposite() -> None:
-    found = judged(
+    found = scored(
         a_test("direction", "left", video=("left",), above=("right",)),
         a_test("direction", "right", video=("left",), above=("right",), line=2),
         # Of several the best one counts: the worst of the right ones may stand below.
@@ -44,7 +44,7 @@ def test_the_right_video_stands_above_its_opposite() -> None:
 
 
 def test_the_obvious_query_finds_the_obvious_video_at_the_dims_that_can_tell() -> None:
-    found = judged(a_test("minimum", "up", video=("up",), top=1), a_test("minimum", "left", video=("right", "also left")))
+    found = scored(a_test("minimum", "up", video=("up",), top=1), a_test("minimum", "left", video=("right", "also left")))
     assert found.passed == {2: {"minimum": 0.5}, 3: {"minimum": 1.0}}
     ((failure,)) = found.failures
     assert (failure.query, failure.dims) == ("up", (2,))
@@ -60,5 +60,5 @@ def test_a_model_that_sees_no_difference_passes_no_test_of_direction() -> None:
 
 @pytest.mark.parametrize("shared", [2, 5])
 def test_a_corpus_smaller_than_what_is_looked_at_is_shared_whole(shared: int) -> None:
-    found = judged(a_test("invariance", "left", same_as="right", top=10, shared=shared))
+    found = scored(a_test("invariance", "left", same_as="right", top=10, shared=shared))
     assert found.failures == ()
