@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from reelnest import cli
+from reelnest.backbones.families.qwen2_5_vl import VISION
 from reelnest.encoder.saved_settings import FORMAT, FORMAT_VERSION
 from reelnest.records.formats import Pair, Side
 from reelnest.store.frame_store_writing import FrameCache, write_store
@@ -27,7 +28,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "configs").symlink_to(ROOT / "configs")
     pairs = [Pair(Side("text", f"query {n}"), Side("text", f"document {n}"), 1.0, None, (), n) for n in range(16)]
     write_tables(root / "prepared", {}, pairs, ["train"] * 12 + ["test"] * 4)
-    write_store(root / "prepared" / STORE_FOLDER, [], FrameCache(root / "work" / "frames"), 1.0)
+    write_store(root / "prepared" / STORE_FOLDER, [], FrameCache(root / "work" / "frames"), 1.0, VISION)
     (root / "models" / "candidate").mkdir(parents=True)
     stored = {"format": FORMAT, "format_version": FORMAT_VERSION, "model": {"dims": [8, 32]}}
     (root / "models" / "candidate" / "reelnest.json").write_text(json.dumps(stored))
