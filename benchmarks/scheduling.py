@@ -36,7 +36,7 @@ def _setup() -> None:
             raise RuntimeError(f"the first run did not complete: {run.state}")
     # In another place the first project's deployments would be the wrong ones: each copy's services deploy its own.
     shutil.copytree(FOLDER / "none", FOLDER / "many", symlinks=True)
-    _add_kept_runs(FOLDER / "many" / "project")
+    _add_saved_runs(FOLDER / "many" / "project")
     with running_services(FOLDER / "many" / "project") as api:
         deployment = api.read_deployment_by_name(DEPLOYMENT)
         for number in range(PAST_RUNS):
@@ -52,7 +52,7 @@ def _completed(number: int) -> Any:
     return Completed(message="nothing new", timestamp=DateTime.now("UTC") - timedelta(hours=number))
 
 
-def _add_kept_runs(project: Path) -> None:
+def _add_saved_runs(project: Path) -> None:
     """Refs as PAST_RUNS runs would have left them: each a commit with a record of its own, and all else as the one that was made has it."""
 
     def git(*arguments: str, text: str | None = None) -> str:

@@ -29,5 +29,5 @@ def look_for_data(revision: Revision = "HEAD") -> State[Any]:
         return Failed(message=str(error))
     if payload is None:
         return Completed(message="no new data")
-    data_arrival.tell(payload)
+    data_arrival.notify(payload)
     return Completed(message=f"new data at {payload['commit'][:12]}")

@@ -18,12 +18,12 @@ from prefect.states import Completed, Failed
 from flows.scheduled import Revision
 from reelnest.errors import ReelnestError
 from reelnest.stages.workspace import Workspace
-from tasks import drift as drifting
 from tasks import stages
 from tasks.pages import artifacts as pages
 from tasks.process import dvc
 from tasks.process.runner import CommandError
-from tasks.services import telling
+from tasks.services import notifications
+from tasks.workspaces import drift_run
 
 
 @flow(
@@ -41,11 +41,11 @@ def drift(revision: Revision = "HEAD", quality_alone: bool = False) -> State[Any
     """
     logger = get_run_logger()
     try:
-        measured = drifting.measure(Path.cwd(), revision, str(flow_run.get_name()), quality_alone=quality_alone, on_line=logger.info)
+        measured = drift_run.measure(Path.cwd(), revision, str(flow_run.get_name()), quality_alone=quality_alone, on_line=logger.info)
     except (ReelnestError, CommandError, dvc.StageError) as error:
         return Failed(message=str(error))
     if measured.report is not None:
         report = measured.report
         stages.show("drift", {"drift": lambda _: pages.drift_page(report)}, Workspace())
-        stages.tell(lambda: telling.drifted(report))
+        stages.notify(lambda: notifications.data_drifted(report))
     return Completed(message=measured.message)

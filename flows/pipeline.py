@@ -15,9 +15,10 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from reelnest.stages.workspace import Workspace
-from tasks import approval, stages
+from tasks import stages
 from tasks.pages import artifacts as pages
 from tasks.pages.summary import summary
+from tasks.services import approval
 from tasks.services.prefect_server import prefect_api
 
 
@@ -26,11 +27,11 @@ from tasks.services.prefect_server import prefect_api
     description="Validates the data, prepares it, trains, evaluates and registers the model. Runs only what DVC finds stale.",
     persist_result=False,
 )
-def train_pipeline(offer: bool = True) -> State[Any]:
+def train_pipeline(register_model: bool = True) -> State[Any]:
     """Ends in the state of the first stage that did not succeed, or Completed with what each stage did.
 
     Args:
-        offer: Off: ends after the evaluation, and the model is offered to nobody.
+        register_model: Off evaluates only.
     """
     looked = stages.look_for_changes(return_state=True)
     if not looked.is_completed():
@@ -43,7 +44,7 @@ def train_pipeline(offer: bool = True) -> State[Any]:
         if not state.is_completed():
             return _ended(state)
         outcomes[stage.name] = state.result()
-    if not offer:
+    if not register_model:
         return _completed(outcomes)
     state = stages.register(tuple(outcomes.values()), wait_for=[state], return_state=True)
     if not state.is_completed():

@@ -1,4 +1,4 @@
-"""Tries settings and offers the best: each trial is a run of the deployment `by-hand`, and only the best one's model is registered.
+"""Tries settings and registers the best: each trial is a run of the deployment `by-hand`, and only the best one's model is registered.
 
 `prefect.yaml` holds the deployment; docs/runs.md says how to start one.
 """
@@ -31,7 +31,7 @@ from tasks.sweeps.sweep_pages import SweepPages
 from tasks.sweeps.trial_runs import TrialRuns
 from tasks.sweeps.trials import Trials
 from tasks.workspaces.params_text import ParamsText
-from tasks.workspaces.run_workspace import commit_of, params_at
+from tasks.workspaces.revisions import commit_of, params_at
 
 SWEEPS = Path("work/sweeps")
 
@@ -65,7 +65,9 @@ class Plan:
 
 
 @flow(
-    name="reelnest-sweep", description="Tries settings, each in a run of its own, and offers the best as challenger.", persist_result=False
+    name="reelnest-sweep",
+    description="Tries settings, each in a run of its own, and registers the best.",
+    persist_result=False,
 )
 def sweep(space: Space, revision: Revision = "HEAD", trials: Count = 10, at_once: Count = 2, seed: Seed = 0) -> State[Any]:
     """Completed with the best settings; Failed where a setting cannot be tried, or no trial was completed.
@@ -105,12 +107,12 @@ def _run(space: SearchSpace, plan: Plan, wanted: int, at_once: int) -> State[Any
         best = trials.best()
         if best is None:
             return Failed(message=f"None of {len(trials.found)} trials was completed. The last one: {trials.found[-1].why}")
-        logger.info("the best: trial %d, %s %.4g with %s; it is offered now", best.number, plan.metric, best.value, best.settings)
-        offered = runs.offer(best, logger.warning)
-        if offered.kind != "completed":
-            return Failed(message=f"The best one's registration {offered.kind}: {offered.why} Started again, the sweep offers it again.")
+        logger.info("the best: trial %d, %s %.4g with %s; it is registered now", best.number, plan.metric, best.value, best.settings)
+        ended = runs.register(best, logger.warning)
+        if ended.kind != "completed":
+            return Failed(message=f"The best one's registration {ended.kind}: {ended.why} Started again, the sweep registers it again.")
         status = "FINISHED"
-        registration = offered.registration
+        registration = ended.registration
         registered = f"version {registration.version}, {registration.decision}" if registration else "not registered"
         return Completed(
             message=f"best of {len(trials.found)}: trial {best.number}, {plan.metric} {best.value:.4g} on the validation split with"

@@ -1,12 +1,11 @@
 """One Prefect task a stage. A task runs its DVC stage and shows what it made; whether there is anything to do, DVC decides.
 
-A stage that fails ends its task in state Failed with the stage's own words, and no traceback of ours around them. It is tried again where
-it was interrupted (a killed worker; training then goes on from its last checkpoint) or MLflow did not answer, never where data or settings
-are at fault.
+A stage that fails ends its task in state Failed with the stage's own error message, and no traceback of ours around it. It is tried
+again where it was interrupted (a killed worker; training then goes on from its last checkpoint) or MLflow did not answer, never where data
+or settings are at fault.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import httpx
@@ -27,7 +26,7 @@ from tasks.process import dvc
 from tasks.process.locks import waiting_lock
 from tasks.process.progress import LiveProgress
 from tasks.process.runner import CommandError
-from tasks.services import telling
+from tasks.services import notifications
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -42,8 +41,8 @@ Pages = Mapping[str, Callable[[Workspace], str]]
 """What makes each page, by the artifact's key."""
 VALIDATION_PAGES: Pages = {"validate": pages.validation_page, "quarantine": pages.quarantine_page, "data-docs": pages.data_docs_page}
 REGISTRATION_PAGES: Pages = {"register": pages.registration_page, "lineage": pages.lineage_page}
-UNTOLD = (OSError, ValueError, KeyError, TypeError, ArtifactError, httpx.HTTPError, PrefectException)
-"""What keeps a page or an event from being made, and is no reason for a stage to fail."""
+NOT_PUBLISHED = (OSError, ValueError, KeyError, TypeError, ArtifactError, httpx.HTTPError, PrefectException)
+"""Errors that keep a page or a notification from being published, and are no reason for a stage to fail."""
 
 
 def was_interrupted(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
@@ -97,7 +96,7 @@ def validate(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State
     workspace = Workspace()
     if state.is_failed() and (workspace.reports / ValidationReport.FILE).is_file():
         shown = show("validate", VALIDATION_PAGES, workspace)
-        tell(lambda: telling.refused(workspace, str(state.message), shown.get("quarantine")))
+        notify(lambda: notifications.data_refused(workspace, str(state.message), shown.get("quarantine")))
     return state
 
 
@@ -161,7 +160,7 @@ def register(before: Sequence[dvc.Outcome], answer: Sequence[str] = ()) -> State
     logger = get_run_logger()
     workspace = Workspace()
     if not answer and "ran" not in before and pages.is_registered(workspace):
-        tell(lambda: telling.champion(workspace))  # where an earlier try was cut off before it did
+        notify(lambda: notifications.new_champion(workspace))  # where an earlier try was cut off before it did
         return Completed(name="Unchanged", message="this model is registered already", data="unchanged")
     lock = waiting_lock(
         workspace.work / "locks" / "register.lock",
@@ -173,7 +172,7 @@ def register(before: Sequence[dvc.Outcome], answer: Sequence[str] = ()) -> State
     except dvc.StageError as error:
         return Failed(message=str(error), data=error)
     show("register", REGISTRATION_PAGES, workspace)
-    tell(lambda: telling.champion(workspace))
+    notify(lambda: notifications.new_champion(workspace))
     return Completed(data="ran")
 
 
@@ -191,7 +190,7 @@ def _run(
         return Completed(name="Unchanged", message="inputs, settings and outputs are those of the last run", data="unchanged")
     try:
         with waiting_lock(
-            stage_lock(stage, workspace), lambda: logger.info("another run makes the same at this moment; its outputs will be taken")
+            dvc.stage_lock(stage, workspace), lambda: logger.info("another run makes the same at this moment; its outputs will be taken")
         ):
             outcome = dvc.reproduce(stage, workspace.root, on_line=logger.info, on_tick=on_tick)
     except dvc.StageError as error:
@@ -204,15 +203,6 @@ def _run(
     return Completed(data=outcome)
 
 
-def stage_lock(stage: str, workspace: Workspace) -> Path:
-    """Held while a stage runs, so that no two runs make the same outputs at once: the second takes the first one's from the cache.
-
-    All preprocessing shares one lock, since it shares `work/frames/`, from which each run removes what it does not want.
-    """
-    key = "" if stage == "preprocess" else f"-{dvc.stage_key(stage, workspace.root)}"
-    return workspace.work / "locks" / f"{stage}{key}.lock"
-
-
 def show(stage: str, made: Pages, workspace: Workspace) -> dict[str, str]:
     """Makes the stage's pages artifacts, and gives their addresses, where they have one, by key.
 
@@ -222,7 +212,7 @@ def show(stage: str, made: Pages, workspace: Workspace) -> dict[str, str]:
     for key, make_page in made.items():
         try:
             artifact = create_markdown_artifact(key=key, markdown=make_page(workspace), description=f"What {stage} found.")
-        except UNTOLD as error:
+        except NOT_PUBLISHED as error:
             get_run_logger().warning("the page '%s' of %s was not made: %s: %s", key, stage, type(error).__name__, error)
         else:
             if PREFECT_UI_URL.value():
@@ -230,9 +220,9 @@ def show(stage: str, made: Pages, workspace: Workspace) -> dict[str, str]:
     return addresses
 
 
-def tell(event: Callable[[], None]) -> None:
-    """Emits an event. One that cannot be is logged: what it would tell of has happened all the same."""
+def notify(emit: Callable[[], None]) -> None:
+    """Emits an event. A failure is logged: what the event is about has happened all the same."""
     try:
-        event()
-    except UNTOLD as error:
-        get_run_logger().warning("nobody was told: %s: %s", type(error).__name__, error)
+        emit()
+    except NOT_PUBLISHED as error:
+        get_run_logger().warning("nobody was notified: %s: %s", type(error).__name__, error)

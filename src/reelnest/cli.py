@@ -137,12 +137,12 @@ def rollback() -> None:
 @cli.command()
 def runs() -> None:
     """Lists the saved runs of deployments: revision, settings, what ran, and the registered version."""
-    from reelnest.commands import runs as kept
     from reelnest.commands.overwritten_runs import overwritten_runs
+    from reelnest.commands.runs import saved_runs, table
 
     root = Workspace().root
-    saved = kept.kept_runs(root)
-    print(kept.table(saved))
+    saved = saved_runs(root)
+    print(table(saved))
     lost = overwritten_runs(root, saved)
     if lost:
         print("\nVersion 0.1 let several runs write these refs. Only the last run is saved:")
@@ -164,7 +164,7 @@ def drift(
     ] = False,
 ) -> None:
     """Compares data with what the champion was trained on, and measures the champion on it. Writes reports/drift.json and .html."""
-    in_checkout("tasks.drift", ["--revision", revision, *(["--quality-alone"] if quality_alone else [])])
+    in_checkout("tasks.workspaces.drift_run", ["--revision", revision, *(["--quality-alone"] if quality_alone else [])])
 
 
 @cli.command()

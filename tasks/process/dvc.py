@@ -12,6 +12,7 @@ from typing import Any, Literal
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_UI_URL
 
+from reelnest.stages.workspace import Workspace
 from tasks.process.grace import grace_seconds
 from tasks.process.runner import TAIL_LINES, CommandError, is_signal, output_of, run
 
@@ -149,6 +150,15 @@ def stage_key(stage: str, folder: Path) -> str:
         parts = {"cmd": loaded.cmd, "deps": [[str(dep.def_path), dep.hash_info.value] for dep in loaded.deps]}
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def stage_lock(stage: str, workspace: Workspace) -> Path:
+    """Held while a stage runs, so that no two runs make the same outputs at once: the second takes the first one's from the cache.
+
+    All preprocessing shares one lock, since it shares `work/frames/`, from which each run removes what it does not want.
+    """
+    key = "" if stage == "preprocess" else f"-{stage_key(stage, workspace.root)}"
+    return workspace.work / "locks" / f"{stage}{key}.lock"
 
 
 def due(stage: str, changed: Mapping[str, Any], before: Collection[Outcome]) -> bool:

@@ -5,7 +5,7 @@ Usage (the runner's, not a person's): `python guard.py MARK GRACE_SECONDS COMMAN
 The guard ends everything that carries the mark in its environment as soon as one of these happens:
 
 1. the command ends, whatever it left running;
-2. the guard is told to stop (SIGTERM, SIGINT);
+2. the guard gets SIGTERM or SIGINT;
 3. the other end of its standard input is closed. The runner holds that end and never writes: when its process dies, however it dies,
    the kernel closes it. (`PR_SET_PDEATHSIG` would not do: it fires when the *thread* that started the child ends.)
 
@@ -32,7 +32,7 @@ KILL_SECONDS = 10.0
 
 def marked_processes(mark: str) -> list[psutil.Process]:
     """Running processes, other than this one, that carry `mark`. Zombies and other users' processes have no readable environment."""
-    found = []
+    marked = []
     for process in psutil.process_iter():
         if process.pid == os.getpid():
             continue
@@ -41,8 +41,8 @@ def marked_processes(mark: str) -> list[psutil.Process]:
         except (psutil.Error, OSError):
             continue
         if mark in marks.split(":"):
-            found.append(process)
-    return found
+            marked.append(process)
+    return marked
 
 
 def end_marked(mark: str, grace_seconds: float) -> list[psutil.Process]:

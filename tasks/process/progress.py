@@ -21,18 +21,18 @@ class LiveProgress:
         self._artifact: UUID | None = None
 
     def __call__(self) -> None:
-        """Looks at the file, and tells Prefect where it changed. Never fails a training: a server that does not answer is logged."""
+        """Looks at the file, and updates the artifact where it changed. Never fails a training: a server that does not answer is logged."""
         text = _text(self._path)
         if text is None or text == self._shown:
             return
         self._shown = text
         try:
-            found = json.loads(text)
-            percent = 100.0 * found["step"] / max(1, found["steps"])
+            progress = json.loads(text)
+            percent = 100.0 * progress["step"] / max(1, progress["steps"])
             if self._artifact is None:
-                self._artifact = cast("UUID", create_progress_artifact(percent, key=KEY, description=_description(found)))
+                self._artifact = cast("UUID", create_progress_artifact(percent, key=KEY, description=_description(progress)))
             else:
-                update_progress_artifact(self._artifact, percent, description=_description(found))
+                update_progress_artifact(self._artifact, percent, description=_description(progress))
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
             get_run_logger().warning("progress was not shown: %s: %s", type(error).__name__, error)
 
@@ -44,8 +44,8 @@ def _text(path: Path) -> str | None:
         return None
 
 
-def _description(found: dict[str, Any]) -> str:
-    loss = "" if found.get("loss") is None else f", loss {float(found['loss']):.4f}"
-    speed = float(found.get("pairs_per_second") or 0)
-    where = f"Epoch {int(found['epoch'])} of {int(found['epochs'])}, step {int(found['step'])} of {int(found['steps'])}"
+def _description(progress: dict[str, Any]) -> str:
+    loss = "" if progress.get("loss") is None else f", loss {float(progress['loss']):.4f}"
+    speed = float(progress.get("pairs_per_second") or 0)
+    where = f"Epoch {int(progress['epoch'])} of {int(progress['epochs'])}, step {int(progress['step'])} of {int(progress['steps'])}"
     return f"{where}{loss}, {speed:.0f} pairs/s"

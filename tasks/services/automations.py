@@ -1,4 +1,4 @@
-"""Prefect's automations: runs that died are marked as crashed, and people are told what they want to know.
+"""Prefect's automations: runs that died are marked as crashed, and people are notified.
 
 Only runs that carry the deployments' tag `reelnest` are meant; a server may have others.
 """
@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.schemas.automations import Automation
 from prefect.exceptions import ObjectNotFound
 
-from tasks.services.telling import CHAMPION, CHAMPION_CHANGED, CHAMPION_DRIFTED, DATA, DATA_REFUSED
+from tasks.services.notifications import CHAMPION, CHAMPION_CHANGED, CHAMPION_DRIFTED, DATA, DATA_REFUSED
 
 TAGGED = {"prefect.resource.id": "prefect.tag.reelnest", "prefect.resource.role": "tag"}
 RUNS = "prefect.flow-run.*"
@@ -29,9 +29,9 @@ START = timedelta(minutes=30)
 """Until a run that a worker took begins: a cluster may have to fetch an image of gigabytes first."""
 
 DIED, NEVER_BEGAN = "reelnest: a run that died is crashed", "reelnest: a run that never began is crashed"
-FAILED, NEW_CHAMPION, REFUSED = "reelnest: tell of a failed run", "reelnest: tell of a new champion", "reelnest: tell of refused data"
-DRIFTED = "reelnest: tell of drifted data"
-TOLD = (FAILED, NEW_CHAMPION, REFUSED, DRIFTED)
+FAILED, NEW_CHAMPION, REFUSED = "reelnest: notify of a failed run", "reelnest: notify of a new champion", "reelnest: notify of refused data"
+DRIFTED = "reelnest: notify of drifted data"
+NOTIFICATIONS = (FAILED, NEW_CHAMPION, REFUSED, DRIFTED)
 
 
 def _plain(expression: str) -> str:
@@ -41,7 +41,7 @@ def _plain(expression: str) -> str:
 
 RUN = "Its run, with log and pages: {{ flow_run | ui_url }}"
 FAILED_SUBJECT = f"{_plain('flow.name')}: {_plain('flow_run.name')} {_plain('flow_run.state.name')}"
-FAILED_BODY = f"""{_plain("flow_run.state.message or 'no reason was told'")}
+FAILED_BODY = f"""{_plain("flow_run.state.message or 'no reason was given'")}
 
 {RUN}
 When what it says is mended, start it again: prefect deployment run '{_plain("flow.name")}/{_plain("deployment.name")}'
@@ -109,9 +109,9 @@ def keep(wanted: Iterable[AutomationCore]) -> None:
     """Makes each automation, or brings the one of its name up to date. One that somebody switched off stays off."""
     with get_client(sync_client=True) as client:
         for automation in wanted:
-            found = _named(client, automation.name)
-            if found:
-                client.update_automation(found[0].id, automation.model_copy(update={"enabled": found[0].enabled}))
+            present = _named(client, automation.name)
+            if present:
+                client.update_automation(present[0].id, automation.model_copy(update={"enabled": present[0].enabled}))
             else:
                 client.create_automation(automation)
             # Two commands at the same moment may both have made one: both keep the same.
@@ -127,7 +127,7 @@ def remove(names: Iterable[str]) -> None:
 
 def _named(client: SyncPrefectClient, name: str) -> list[Automation]:
     # Every command is to see them in the same order.
-    return sorted(client.read_automations_by_name(name), key=lambda found: str(found.id))
+    return sorted(client.read_automations_by_name(name), key=lambda automation: str(automation.id))
 
 
 def _delete(client: SyncPrefectClient, automations: Iterable[Automation]) -> None:

@@ -45,10 +45,10 @@ def webhook(address: str) -> Block:
 
 def email(address: str) -> Block:
     """Through SendGrid, Prefect's only way to send e-mail without a further package."""
-    found = EMAIL_FORM.fullmatch(address)
-    assert found is not None  # noqa: S101 -- for the type checker: `address_from` has matched it
-    receivers = found["to"].strip("/").split("/")
-    return SendgridEmail(api_key=SecretStr(found["key"]), sender_email=found["sender"], to_emails=receivers)
+    parts = EMAIL_FORM.fullmatch(address)
+    assert parts is not None  # noqa: S101 -- for the type checker: `address_from` has matched it
+    receivers = parts["to"].strip("/").split("/")
+    return SendgridEmail(api_key=SecretStr(parts["key"]), sender_email=parts["sender"], to_emails=receivers)
 
 
 @dataclass(frozen=True)
@@ -94,13 +94,13 @@ def keep(channel: Channel, address: str) -> None:
     channel.make(address).save(BLOCK, overwrite=True)
 
 
-def kept_blocks() -> dict[str, UUID]:
+def known_blocks() -> dict[str, UUID]:
     """The channels that Prefect knows, by name, with the ids of their blocks."""
-    found = {}
+    blocks = {}
     with get_client(sync_client=True) as client:
         for channel in CHANNELS:
             try:
-                found[channel.name] = client.read_block_document_by_name(BLOCK, channel.block_type, include_secrets=False).id
+                blocks[channel.name] = client.read_block_document_by_name(BLOCK, channel.block_type, include_secrets=False).id
             except ObjectNotFound:
                 continue
-    return found
+    return blocks

@@ -1,4 +1,4 @@
-"""Makes a Prefect server know this checkout: the work pool, the deployments of `prefect.yaml`, the automations, and whom to tell.
+"""Makes a Prefect server know this checkout: the work pool, the deployments of `prefect.yaml`, the automations, and whom to notify.
 
 Usage: `python -m tasks.services.deploy` or `reelnest deploy`. Running it again brings all of it up to date. The channels' addresses are
 read from environment variables or files (`tasks/services/channels.py`), and kept in Prefect: a later run without them leaves them as they
@@ -32,9 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = "on what runs run, where the work pool is still to be made (process): docs/runs.md, 'Other work pools'"
     parser.add_argument("--pool", choices=work_pools.TYPES, help=text)
     for channel in channels.CHANNELS:
-        text = (
-            f"environment variable or file that holds {channel.expected}: tells there of failures, new champions, refused and drifted data"
-        )
+        text = f"environment variable or file that holds {channel.expected}: notified of failures, champions, refused and drifted data"
         parser.add_argument(f"--{channel.name}", metavar="VARIABLE|FILE", help=text)
     asked = vars(parser.parse_args(arguments))
     pool = asked.pop("pool")
@@ -52,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def deploy(checkout: Path, pool: str | None, sources: dict[str, str]) -> None:
     """`pool` is the type that the work pool is to be of. `sources` names, by channel, where its address is.
 
-    Everything that can be wrong with them is told before anything is changed.
+    Everything that can be wrong with them is reported before anything is changed.
     """
     if not get_current_settings().api.url:
         raise DeployError("PREFECT_API_URL is not set: start a server with `make up`, which deploys by itself, or name yours.")
@@ -62,24 +60,24 @@ def deploy(checkout: Path, pool: str | None, sources: dict[str, str]) -> None:
         (channel, channels.address_from(channel, sources[channel.name])) for channel in channels.CHANNELS if channel.name in sources
     ]
 
-    _tell(work_pools.keep(pool, checkout))
+    _print(work_pools.keep(pool, checkout))
     output_of([*PREFECT, "deploy", "--all"], folder=checkout)
-    _tell("deployments: those of prefect.yaml")
+    _print("deployments: those of prefect.yaml")
     automations.keep(automations.on_death())
-    _tell("runs that died: marked as crashed")
+    _print("runs that died: marked as crashed")
 
     for channel, address in addresses:
         channels.keep(channel, address)
-    blocks = channels.kept_blocks()
+    blocks = channels.known_blocks()
     if blocks:
         automations.keep(automations.on_news(blocks))
-        _tell(f"failures, new champions, refused and drifted data are told by: {', '.join(blocks)}")
+        _print(f"notifications of failures, new champions, refused and drifted data go to: {', '.join(blocks)}")
     else:
-        automations.remove(automations.TOLD)
-        _tell("nobody is told of failures, new champions, refused and drifted data: name a channel with --slack, --webhook or --email")
+        automations.remove(automations.NOTIFICATIONS)
+        _print("nobody is notified of failures, new champions, refused and drifted data: name a channel with --slack, --webhook or --email")
 
 
-def _tell(text: str) -> None:
+def _print(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 

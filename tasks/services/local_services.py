@@ -107,8 +107,8 @@ def _wait_until_ready(services: dict[str, Command], ready: Callable[[], bool]) -
         ended = _ended(services)
         if ended or time.monotonic() > deadline:
             last += _new_lines(services)
-            found = f"{ended} ended" if ended else f"The servers did not answer within {START_TIMEOUT_SECONDS:g} s"
-            raise ServicesError("\n".join([*last, f"{found}; all are stopped."]))
+            cause = f"{ended} ended" if ended else f"The servers did not answer within {START_TIMEOUT_SECONDS:g} s"
+            raise ServicesError("\n".join([*last, f"{cause}; all are stopped."]))
 
 
 def _show(services: dict[str, Command]) -> None:

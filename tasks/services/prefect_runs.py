@@ -20,7 +20,7 @@ PAGE = 200
 
 def ended_before(moment: datetime) -> list[UUID]:
     """Our flows' runs that ended before then."""
-    found: list[UUID] = []
+    ended: list[UUID] = []
     with get_client(sync_client=True) as client:
         while True:
             page = client.read_flow_runs(
@@ -30,11 +30,11 @@ def ended_before(moment: datetime) -> list[UUID]:
                     state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(TERMINAL_STATES))),
                 ),
                 limit=PAGE,
-                offset=len(found),
+                offset=len(ended),
             )
-            found += [run.id for run in page]
+            ended += [run.id for run in page]
             if len(page) < PAGE:
-                return found
+                return ended
 
 
 def delete(runs: list[UUID]) -> None:

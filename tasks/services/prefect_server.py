@@ -41,9 +41,9 @@ def server_environment(folder: Path) -> dict[str, str]:
 
 def free_port() -> int:
     """A port that nothing uses at the moment."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def is_answering(url: str) -> bool:

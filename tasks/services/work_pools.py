@@ -33,13 +33,13 @@ def keep(asked: str | None, checkout: Path) -> str:
             client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type=made, base_job_template=job_template(made, checkout)))
             return f"work pool '{WORK_POOL}': made, of type {made}"
         except ObjectAlreadyExists:
-            found = client.read_work_pool(WORK_POOL).type
-    if asked not in (None, found):
+            present = client.read_work_pool(WORK_POOL).type
+    if asked not in (None, present):
         raise WorkPoolError(
-            f"The work pool '{WORK_POOL}' is of type {found}, not {asked}, and was left as it is. To change it, stop its workers, run"
+            f"The work pool '{WORK_POOL}' is of type {present}, not {asked}, and was left as it is. To change it, stop its workers, run"
             f" `prefect work-pool delete {WORK_POOL}` and deploy again."
         )
-    return f"work pool '{WORK_POOL}': is there, of type {found}, and stays as it is"
+    return f"work pool '{WORK_POOL}': is there, of type {present}, and stays as it is"
 
 
 def job_template(kind: str, checkout: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The runs of a sweep's trials: runs of a deployment, as the Run button makes them.
 
-Each works in a worktree of its own (`tasks.workspaces.run_workspace`), and its figures are read from what is kept of it. The sweep itself
+Each works in a worktree of its own (`tasks.workspaces.run_workspace`), and its figures are read from what it saved. The sweep itself
 trains nothing: it waits in its own slot while its trials need others. So it starts only where there is more than one, and ends with an
 error where its trials still wait while nothing else in the work pool runs.
 """
@@ -20,7 +20,7 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling
 
-from reelnest.commands.runs import Run, kept_runs
+from reelnest.commands.runs import Run, saved_runs
 from reelnest.errors import RunError
 from tasks.sweeps.sweep import Ended, until
 from tasks.sweeps.trials import Trial
@@ -61,12 +61,12 @@ class TrialRuns:
             f"sweep-{self._key[:8]}-trial-{trial.number}",
             trial.settings,
             f"{self._key}-{trial.number}-{trial.attempt}",
-            offer=False,
+            register_model=False,
         )
 
-    def offer(self, trial: Trial, on_trouble: Callable[[str], None]) -> Ended:
+    def register(self, trial: Trial, on_trouble: Callable[[str], None]) -> Ended:
         """Has a run with the trial's settings register its model, and waits for it. What the trial made is taken from DVC's cache."""
-        run = self._start(f"sweep-{self._key[:8]}-best", trial.settings, f"{self._key}-best-{self._own}", offer=True)
+        run = self._start(f"sweep-{self._key[:8]}-best", trial.settings, f"{self._key}-best-{self._own}", register_model=True)
 
         def look() -> Ended | None:
             ended = self.ended(run)
@@ -96,15 +96,15 @@ class TrialRuns:
             return None
         if state.type != StateType.COMPLETED:
             return Ended(KINDS[state.type], state.message or state.name or "")  # type: ignore[arg-type]
-        kept = self._kept(run)
-        if kept is None:
-            return Ended("died", "what it made is not kept any more")
-        if self._metric not in kept.validation:
+        saved = self._saved(run)
+        if saved is None:
+            return Ended("died", "what it made is no longer saved")
+        if self._metric not in saved.validation:
             return Ended("failed", f"no {self._metric} on a validation split: a sweep needs one (data.validation_fraction)")
-        return Ended("completed", value=kept.validation[self._metric], mlflow_run=kept.mlflow_run, registration=kept.registration)
+        return Ended("completed", value=saved.validation[self._metric], mlflow_run=saved.mlflow_run, registration=saved.registration)
 
-    def _kept(self, run: str) -> Run | None:
-        return next((kept for kept in kept_runs(self._checkout) if kept.flow_run == run), None)
+    def _saved(self, run: str) -> Run | None:
+        return next((saved for saved in saved_runs(self._checkout) if saved.flow_run == run), None)
 
     def cancel(self, run: str) -> None:
         """Asks for the run's end; its worker sees to it."""
@@ -134,12 +134,17 @@ class TrialRuns:
                 work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[self._pool])),
             )
 
-    def _start(self, name: str, settings: dict[str, Any], idempotency_key: str, *, offer: bool) -> str:
+    def _start(self, name: str, settings: dict[str, Any], idempotency_key: str, *, register_model: bool) -> str:
         run = cast(
             "FlowRun",
             run_deployment(
                 DEPLOYMENT,
-                parameters={"revision": self._commit, "settings": settings, "offer": offer, "parent_run": self._parent_run},
+                parameters={
+                    "revision": self._commit,
+                    "settings": settings,
+                    "register_model": register_model,
+                    "parent_run": self._parent_run,
+                },
                 flow_run_name=name,
                 tags=["sweep"],
                 idempotency_key=idempotency_key,

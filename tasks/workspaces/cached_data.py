@@ -18,7 +18,7 @@ from reelnest.records.changes import Contents, read_contents
 from reelnest.records.formats import PAIRS_FILE, VIDEOS_FILE
 from reelnest.settings import Params
 from reelnest.yaml_files import load_yaml
-from tasks.workspaces.run_workspace import commit_of
+from tasks.workspaces.revisions import commit_of
 
 RECORDS = (VIDEOS_FILE, PAIRS_FILE)
 
@@ -39,7 +39,7 @@ class CachedData:
         from dvc_data.hashfile.hash_info import HashInfo
 
         self._repo, self._name = repo, name
-        (listing,) = self._bring([HashInfo("md5", data_hash(text, name))])
+        (listing,) = self._fetch([HashInfo("md5", data_hash(text, name))])
         self.oids = {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_text(encoding="utf-8"))}
 
     def put(self, names: Iterable[str], folder: Path) -> None:
@@ -47,7 +47,7 @@ class CachedData:
         from dvc_data.hashfile.hash_info import HashInfo
 
         there = [name for name in dict.fromkeys(names) if name in self.oids]
-        files = self._bring([HashInfo("md5", self.oids[name]) for name in there])
+        files = self._fetch([HashInfo("md5", self.oids[name]) for name in there])
         for name, file in zip(there, files, strict=True):
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -56,21 +56,21 @@ class CachedData:
             except OSError:
                 shutil.copyfile(file, target)
 
-    def _bring(self, objects: Collection[Any]) -> list[Path]:
-        """Where the cache has these objects, fetched first where it lacks them."""
+    def _fetch(self, objects: Collection[Any]) -> list[Path]:
+        """Returns the files of objects in the cache; what it lacks is fetched from the remote first."""
         from dvc.exceptions import DvcException
         from dvc_data.hashfile.transfer import transfer
 
         cache = self._repo.cache.local
-        missing = [found for found in objects if not cache.exists(found.value)]
+        missing = [hash_info for hash_info in objects if not cache.exists(hash_info.value)]
         if missing:
             try:
                 transfer(self._repo.cloud.get_remote_odb(), cache, missing, shallow=True)
             except (DvcException, OSError) as error:
                 raise self._not_here(error) from error
-        if any(not cache.exists(found.value) for found in missing):
+        if any(not cache.exists(hash_info.value) for hash_info in missing):
             raise self._not_here("the remote does not hold it")
-        return [Path(cache.oid_to_path(found.value)) for found in objects]
+        return [Path(cache.oid_to_path(hash_info.value)) for hash_info in objects]
 
     def _not_here(self, why: object) -> RunError:
         return RunError(

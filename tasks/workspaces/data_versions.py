@@ -1,4 +1,4 @@
-"""Versions of the data: add to it, see what changed between two of them, hand it to the remote and tell the deployments.
+"""Versions of the data: add to it, see what changed between two of them, push it and notify the deployments.
 
 Usage: `reelnest data add|diff|push`, which runs `python -m tasks.workspaces.data_versions` in the checkout. DVC keeps the bytes;
 `data.dvc`, in git, names a version. The merging and comparing know neither: `reelnest.records.merging`, `reelnest.records.changes`.
@@ -30,7 +30,7 @@ from tasks.process.dvc import DVC
 from tasks.process.locks import lock_or_none
 from tasks.process.runner import CommandError, output_of, quieten
 from tasks.workspaces.cached_data import Version, dvc_file, version
-from tasks.workspaces.run_workspace import git_remote
+from tasks.workspaces.revisions import git_remote
 
 LOCK = Path("work/locks/data.lock")
 ADDING = "adding"
@@ -40,7 +40,7 @@ MOST_DURATIONS = 500
 
 
 def add(root: Path, params: Params, sources: list[Path], *, replacing: bool, committing: bool) -> str:
-    """Merges the sources into `data/`, checks the result, puts it in place and records it. Returns what to tell.
+    """Merges the sources into `data/`, checks the result, puts it in place and records it. Returns what to print.
 
     Raises DataError for conflicts and for data that fails its checks, RunError and CommandError for git and DVC; `data/` and `data.dvc`
     are then what they were.
@@ -82,8 +82,8 @@ def diff(root: Path, params: Params, before: str, after: str | None) -> tuple[Ch
     versions = [version(root, params, text, name) for text, name in zip(texts, (before, after or "data.dvc"), strict=True)]
     lengths = _durations(root, params, versions)
     seconds = {
-        side: [lengths[oids] for oids in one.contents.hashes.values() if oids in lengths]
-        for side, one in zip(("before", "after"), versions, strict=True)
+        side: [lengths[oids] for oids in data.contents.hashes.values() if oids in lengths]
+        for side, data in zip(("before", "after"), versions, strict=True)
     }
     return compare(versions[0].contents, versions[1].contents), seconds
 
@@ -97,15 +97,15 @@ def push(root: Path, *, branch: bool) -> str:
     if not _is_committed(root):
         raise RunError("data.dvc is not committed as it stands, and a run works on commits. Commit it: reelnest data add --commit")
     dvc_cache.push(root)
-    told = ["Pushed to DVC's remote."]
+    done = ["Pushed to DVC's remote."]
     if branch:
         remote = git_remote(root)
         name = git(root, "branch", "--show-current").strip()
         if remote is None or not name:
             raise RunError("The data is pushed; no branch is: expected a remote `origin` (or one remote only), and a branch checked out.")
         output_of(["git", "push", "--quiet", remote, name], folder=root)
-        told.append(f"Pushed {name} to {remote}.")
-    return " ".join([*told, _tell(root)])
+        done.append(f"Pushed {name} to {remote}.")
+    return " ".join([*done, _notify(root)])
 
 
 def _version_at_head(root: Path, params: Params) -> Contents:
@@ -127,7 +127,7 @@ def _check_present(workspace: Workspace) -> None:
             raise RunError(f"There is no data/, but {left[0].name}/, which may be it: look into it, and rename or remove it.")
         if (workspace.root / "data.dvc").is_file():
             raise RunError(
-                "There is no data/, but a data.dvc: bring what it names first, with `dvc checkout data.dvc` or `dvc pull data.dvc`."
+                "There is no data/, but a data.dvc: get what it names first, with `dvc checkout data.dvc` or `dvc pull data.dvc`."
             )
         workspace.data.mkdir()
     for folder in left:
@@ -169,8 +169,8 @@ def _durations(root: Path, params: Params, versions: list[Version]) -> dict[tupl
     from dvc.repo import Repo
 
     wanted: dict[tuple[str, ...], Video] = {}
-    for one in versions:
-        of_files = {one.contents.hashes[video_id]: video for video_id, video in one.contents.videos.items() if video.path is not None}
+    for data in versions:
+        of_files = {data.contents.hashes[video_id]: video for video_id, video in data.contents.videos.items() if video.path is not None}
         wanted.update((oids, of_files[oids]) for oids in sorted(of_files)[:MOST_DURATIONS])
     with Repo(str(root)) as repo:
         cache = repo.cache.local
@@ -179,12 +179,12 @@ def _durations(root: Path, params: Params, versions: list[Version]) -> dict[tupl
         def look(decoder: Decoder, oids: tuple[str, ...]) -> VideoInfo:
             return decoder.inspect([Path(cache.oid_to_path(oid)) for oid in oids])
 
-        found = list(in_parallel(there, look, Limits.of(params.validation)))
-    return {oids: info.seconds for oids, info in found if not isinstance(info, VideoError)}
+        looked_at = list(in_parallel(there, look, Limits.of(params.validation)))
+    return {oids: info.seconds for oids, info in looked_at if not isinstance(info, VideoError)}
 
 
-def _tell(root: Path) -> str:
-    """Emits the event where Prefect's server answers, and says what came of it."""
+def _notify(root: Path) -> str:
+    """Emits the event if Prefect's server answers. Returns what to print of it."""
     from prefect.exceptions import PrefectException
     from prefect.settings import get_current_settings
 
@@ -194,18 +194,18 @@ def _tell(root: Path) -> str:
     later = "the deployment reelnest-look-for-data finds the data at its next look"
     address = get_current_settings().api.url
     if not address:
-        return f"No Prefect server is named (PREFECT_API_URL), so nobody was told: {later}."
+        return f"No Prefect server is named (PREFECT_API_URL), so no event was sent: {later}."
     if not is_answering(f"{address}/health"):
-        return f"Prefect's server at {address} does not answer, so nobody was told: {later}."
+        return f"Prefect's server at {address} does not answer, so no event was sent: {later}."
     try:
         payload = data_arrival.arrived(root, "HEAD")
         if payload is None:
-            return "Nothing was told: a run was made from this data, or it was told before."
-        data_arrival.tell(payload)
+            return "No event was sent: a run was made from this data, or its event was sent before."
+        data_arrival.notify(payload)
         send_what_waits()
     except (httpx.HTTPError, PrefectException) as error:
         return f"Prefect's server at {address} did not take the event ({error}): {later}."
-    return f"Told Prefect: {data_arrival.EVENT}, at {payload['commit'][:12]}."
+    return f"Sent the event {data_arrival.EVENT}, at {payload['commit'][:12]}."
 
 
 def main() -> int:
@@ -232,8 +232,8 @@ def main() -> int:
         elif asked.command == "push":
             text = push(root, branch=asked.branch)
         else:
-            found, seconds = diff(root, params, asked.before, asked.after)
-            text = json.dumps(as_json(found, seconds), indent=2, ensure_ascii=True) if asked.json else as_text(found, seconds)
+            changes, seconds = diff(root, params, asked.before, asked.after)
+            text = json.dumps(as_json(changes, seconds), indent=2, ensure_ascii=True) if asked.json else as_text(changes, seconds)
     except ReelnestError as error:
         sys.stderr.write(f"reelnest: error: {error}\n")
         return error.exit_status

@@ -58,9 +58,9 @@ class ParamsText:
 
 
 def _keys(section: Mapping[str, Any], above: str = "") -> list[str]:
-    found = []
+    keys = []
     for name, value in section.items():
-        found.append(f"{above}{name}")
+        keys.append(f"{above}{name}")
         if isinstance(value, dict):
-            found += _keys(value, f"{above}{name}.")
-    return found
+            keys += _keys(value, f"{above}{name}.")
+    return keys

@@ -1,4 +1,4 @@
-"""What is kept of past runs, and removing the rest: refs, worktrees, checkpoints, DVC's cache, MLflow's runs, Prefect's.
+"""Retention: which past runs stay, and removing the rest: refs, worktrees, checkpoints, DVC's cache, MLflow's runs, Prefect's.
 
 A run stays where it is among the newest, or where a version that was registered from it has an alias, was champion or is what a rollback
 would take back. What stays keeps its lineage: its commit holds its settings, its code and the data's name, and DVC keeps what they name.
@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
-from reelnest.commands.runs import Run, kept_runs
+from reelnest.commands.runs import Run, saved_runs
 from reelnest.errors import RunError
 from reelnest.git import git
 from reelnest.registry.versions.retention import Registered, registered, remove
@@ -23,7 +23,8 @@ from tasks.process.locks import waiting_lock
 from tasks.process.runner import output_of, python_module
 from tasks.services import prefect_runs
 from tasks.workspaces import pushing
-from tasks.workspaces.run_workspace import GATE, leftovers, remove_leftovers, working
+from tasks.workspaces.run_folders import orphaned_workspaces, remove_orphaned_workspaces, working
+from tasks.workspaces.run_workspace import GATE
 
 DAY_SECONDS = 86400.0
 
@@ -46,17 +47,17 @@ class Plan:
         """One line a kind."""
         lines = [
             ("run refs", ", ".join(run.id for run in self.refs)),
-            ("worktrees of runs that are no more", ", ".join(folder.name for folder in self.worktrees)),
+            ("orphaned worktrees", ", ".join(folder.name for folder in self.worktrees)),
             ("checkpoints of trainings that nobody resumed", ", ".join(folder.name for folder in self.checkpoints)),
             ("registry versions", ", ".join(map(str, self.versions))),
             ("MLflow runs", ", ".join(self.mlflow_runs)),
             ("Prefect flow runs", str(len(self.flow_runs) or "")),
             ("files of DVC's cache", str(self.cache_files or "")),
         ]
-        told = [f"{what}: {which or 'none'}" for what, which in lines]
+        text = [f"{what}: {which or 'none'}" for what, which in lines]
         if self.working:
-            told[-1] = f"files of DVC's cache: left alone, since runs are at work ({', '.join(self.working)})"
-        return "\n".join(told)
+            text[-1] = f"files of DVC's cache: left alone, since runs are at work ({', '.join(self.working)})"
+        return "\n".join(text)
 
 
 def plan(checkout: Path, keep: int, days: int) -> Plan:
@@ -65,16 +66,16 @@ def plan(checkout: Path, keep: int, days: int) -> Plan:
     Raises RunError or RegistryError where it cannot be known which runs are needed: then nothing goes.
     """
     params = load_params(checkout / "params.yaml")
-    runs, versions = kept_runs(checkout), registered(params)
+    runs, versions = saved_runs(checkout), registered(params)
     refs = runs_to_remove(runs, versions, keep)
     staying = [run for run in runs if run not in refs]
-    needed = {run.mlflow_run for run in staying} | {found.run_id for found in versions if found.stays}
+    needed = {run.mlflow_run for run in staying} | {version.run_id for version in versions if version.stays}
     at_work, name = working(checkout), params.registration.name
     return Plan(
         refs=refs,
-        worktrees=leftovers(checkout),
+        worktrees=orphaned_workspaces(checkout),
         checkpoints=stale_checkpoints(checkout, days),
-        versions=sorted(_versions(refs, name) & {found.version for found in versions if not found.stays} - _versions(staying, name)),
+        versions=sorted(_versions(refs, name) & {version.version for version in versions if not version.stays} - _versions(staying, name)),
         mlflow_runs=sorted({run.mlflow_run for run in refs if run.mlflow_run} - needed),
         flow_runs=prefect_runs.ended_before(datetime.now(UTC) - timedelta(days=days)),
         cache_files=0 if at_work else dvc_cache.collect_garbage(checkout, [run.commit for run in staying], dry=True),
@@ -82,28 +83,28 @@ def plan(checkout: Path, keep: int, days: int) -> Plan:
     )
 
 
-def carry_out(found: Plan, checkout: Path) -> None:
+def carry_out(plan: Plan, checkout: Path) -> None:
     """Removes what the plan names. Cut off, or done again, it does what is left: what names a thing goes after the thing it names."""
     params = load_params(checkout / "params.yaml")
-    remove_leftovers(checkout)
-    for folder in found.checkpoints:
+    remove_orphaned_workspaces(checkout)
+    for folder in plan.checkpoints:
         shutil.rmtree(folder, ignore_errors=True)
-    remove(params, found.versions, found.mlflow_runs)
-    _collect_mlflow(params, checkout, found.mlflow_runs)
-    prefect_runs.delete(found.flow_runs)
-    for run in found.refs:
+    remove(params, plan.versions, plan.mlflow_runs)
+    _collect_mlflow(params, checkout, plan.mlflow_runs)
+    prefect_runs.delete(plan.flow_runs)
+    for run in plan.refs:
         if params.runs.push:
             with suppress(RunError):  # it may never have been pushed; a remote that is away keeps a ref too many
                 git(checkout, "push", "--quiet", params.runs.push, f":{run.ref}")
         pushing.delete_refs(checkout, run)
     with waiting_lock(checkout / GATE, lambda: None):
         if not working(checkout):
-            dvc_cache.collect_garbage(checkout, [run.commit for run in kept_runs(checkout)], dry=False)
+            dvc_cache.collect_garbage(checkout, [run.commit for run in saved_runs(checkout)], dry=False)
 
 
 def runs_to_remove(runs: list[Run], versions: list[Registered], keep: int) -> list[Run]:
     """Of runs, the newest first, those that are neither among the first `keep` nor behind a version that stays."""
-    staying = {found.version for found in versions if found.stays}
+    staying = {version.version for version in versions if version.stays}
     return [run for run in runs[keep:] if run.registration is None or run.registration.version not in staying]
 
 

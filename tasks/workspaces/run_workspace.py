@@ -5,16 +5,13 @@
 2. It shares with the checkout what is safe to share: DVC's cache, from which `data/` and finished stages come as links or copies, and the
    folders of `work/` in which files are named by what they hold. So a run that was killed is started again without its worktree, and its
    training goes on from its checkpoint.
-3. A completed run is kept as a commit under its own ref (`reelnest.commands.runs`). Nobody's branch, index or HEAD moves.
-4. The worktree is removed. A run that was killed leaves it to the next one, which sees by the lock that nobody works there.
+3. A completed run is saved as a commit under its own ref (`reelnest.commands.runs`). Nobody's branch, index or HEAD moves.
+4. The worktree is removed. A run that was killed leaves its own to the next run (`run_folders.py`).
 """
 
 import contextlib
-import hashlib
 import itertools
 import json
-import re
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -26,7 +23,7 @@ from pydantic import ValidationError
 from reelnest.artifacts.candidate_run import CandidateRun
 from reelnest.artifacts.registration_report import RegistrationReport
 from reelnest.artifacts.training_report import TrainingReport
-from reelnest.commands.runs import RECORD, Run, kept_runs, latest_registration
+from reelnest.commands.runs import RECORD, Run, latest_registration, saved_runs
 from reelnest.errors import RunError
 from reelnest.git import git
 from reelnest.settings import Runs
@@ -36,19 +33,16 @@ from tasks.process import dvc_cache
 from tasks.process.locks import lock_or_none, waiting_lock
 from tasks.process.runner import CommandError, environment, setting
 from tasks.workspaces import pushing
-from tasks.workspaces.params_text import ParamsText
+from tasks.workspaces.revisions import check_checkout, commit_of, params_at
+from tasks.workspaces.run_folders import RUNS, lock_file, remove, remove_orphaned_workspaces, run_id
 
-RUNS = Path("work/runs")
 GATE = Path("work/locks/gate.lock")
 """Held while a run starts, and while DVC's cache is cleaned: nothing is removed that a run has put there and nothing names yet."""
 LOOK_SECONDS = 3.0
 SHARED = ("checkpoints", "frames", "tensorboard", "locks", "errors")
 """Folders of `work/`. The others (progress, a frozen tower's outputs, which remove each other's) are each worktree's own."""
-KEPT = ("params.yaml", "dvc.yaml", "dvc.lock", "data.dvc", RECORD)
+SAVED = ("params.yaml", "dvc.yaml", "dvc.lock", "data.dvc", RECORD)
 SQLITE = "sqlite:///"
-ID_DIGITS = 12
-COMMIT = re.compile(r"[0-9a-f]{40}")
-"""As an event names it that another machine's `reelnest data push` emitted."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +61,7 @@ class RunWorkspace:
                 " stages that had finished come back from DVC's cache, and a training goes on from its checkpoint."
             )
 
-    def keep(self, done: str, *, registered: bool = True) -> Run:
+    def save(self, done: str, *, registered: bool = True) -> Run:
         """Makes the run's commit and its ref. (Where it did not register, `reports/registration.json` is an earlier run's.)
 
         A ref is created, never moved: where the name is taken, the run gets another, `<id>-2` and so on.
@@ -103,13 +97,13 @@ class RunWorkspace:
     def push(self) -> list[str]:
         """Pushes this run and those that could not be pushed before, where the settings ask for it. Returns their ids.
 
-        Raises RunError or CommandError where a remote is away or refuses. The run is kept here all the same.
+        Raises RunError or CommandError where a remote is away or refuses. The run is saved here all the same.
         """
         return pushing.push(self.folder, _runs_section(self.folder))
 
     def _committed(self, run: Run) -> Run:
         run.write(self.folder)
-        git(self.folder, "add", "--force", "--", *(name for name in KEPT if (self.folder / name).is_file()))
+        git(self.folder, "add", "--force", "--", *(name for name in SAVED if (self.folder / name).is_file()))
         tree = git(self.folder, "write-tree").strip()
         message = f"Run {run.name}: {run.done}\n\nAt {run.base}, {json.dumps(run.settings)}."
         return replace(run, commit=git(self.folder, "commit-tree", tree, "-p", "HEAD", "-m", message).strip())
@@ -125,10 +119,10 @@ def run_workspace(checkout: Path, flow_run: str, name: str, revision: str, setti
     Raises RunError where there is no such revision, setting or remote, the data cannot be had, or the run runs already.
     """
     checkout, own_id = checkout.resolve(), run_id(flow_run)
-    _check_checkout(checkout)
-    remove_leftovers(checkout)
-    # Another run may be looking whether this one is left over, or removing what it left: that takes a moment.
-    with lock_or_none(_lock_file(checkout, own_id), LOOK_SECONDS) as lock:
+    check_checkout(checkout)
+    remove_orphaned_workspaces(checkout)
+    # Another run may be looking at this folder's lock, or removing the folder: that takes a moment.
+    with lock_or_none(lock_file(checkout, own_id), LOOK_SECONDS) as lock:
         if lock is None:
             raise RunError(f"The run {own_id} works in {checkout / RUNS / own_id} already.")
         folder = checkout / RUNS / own_id
@@ -140,9 +134,9 @@ def run_workspace(checkout: Path, flow_run: str, name: str, revision: str, setti
             _set(folder, settings, base)
             pushing.check_remotes(folder, _runs_section(folder))
             _share(checkout, folder)
-            runs = kept_runs(checkout)
+            runs = saved_runs(checkout)
             same = [run for run in runs if (run.base, run.settings) == (base, dict(settings))]
-            _bring(folder, revision, like=same[0] if same else None)
+            _check_out_data(folder, revision, like=same[0] if same else None)
             previous = latest_registration(same) or latest_registration(runs)
             if previous is not None:
                 # So that a model which is registered already is known to be, without asking MLflow.
@@ -152,75 +146,7 @@ def run_workspace(checkout: Path, flow_run: str, name: str, revision: str, setti
             with environment(_environment(checkout, folder)), contextlib.chdir(folder):
                 yield RunWorkspace(checkout, folder, run)
         finally:
-            _remove(checkout, folder)
-
-
-def run_id(flow_run: str) -> str:
-    """A run's id, from its flow run's: short enough to type.
-
-    A digest of the whole id. Prefect makes ids by time (UUIDv7): the first twelve digits of all runs that its scheduler makes in one
-    millisecond are the same.
-    """
-    return hashlib.sha256(flow_run.encode()).hexdigest()[:ID_DIGITS]
-
-
-def remove_leftovers(checkout: Path) -> list[str]:
-    """Removes the worktrees of runs that are no more, and never a running one's. Returns the runs' ids."""
-    removed = []
-    for folder in leftovers(checkout):
-        with lock_or_none(_lock_file(checkout, folder.name)) as lock:
-            if lock is not None and folder.is_dir():
-                _remove(checkout, folder)
-                removed.append(folder.name)
-    return removed
-
-
-def leftovers(checkout: Path) -> list[Path]:
-    """Worktrees whose run is no more."""
-    return [folder for folder in sorted((checkout / RUNS).glob("*/")) if not _is_locked(_lock_file(checkout, folder.name))]
-
-
-def working(checkout: Path) -> list[str]:
-    """The runs that are at work."""
-    return [folder.name for folder in sorted((checkout / RUNS).glob("*/")) if _is_locked(_lock_file(checkout, folder.name))]
-
-
-def _is_locked(path: Path) -> bool:
-    with lock_or_none(path) as lock:
-        return lock is None
-
-
-def git_remote(checkout: Path) -> str | None:
-    """Where commits are fetched from, and data versions are pushed: `origin`, or else the only remote there is."""
-    remotes = git(checkout, "remote").split()
-    return "origin" if "origin" in remotes else remotes[0] if len(remotes) == 1 else None
-
-
-def _check_checkout(checkout: Path) -> None:
-    top = Path(git(checkout, "rev-parse", "--show-toplevel").strip())
-    if top.resolve() != checkout:
-        raise RunError(
-            f"{checkout} is a folder of the repository {top}. A deployment works in the repository's own folder: deploy it from there."
-        )
-
-
-def commit_of(checkout: Path, revision: str) -> str:
-    """The commit that a revision stands for; a remote's branch, and a commit that is not here yet, are fetched first."""
-    remotes = git(checkout, "remote").split()
-    remote, _, branch = revision.partition("/")
-    if branch and remote in remotes:
-        git(checkout, "fetch", "--quiet", remote)
-    name = ("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
-    try:
-        if COMMIT.fullmatch(revision) and remotes:
-            with contextlib.suppress(RunError):
-                return git(checkout, *name).strip()
-            git(checkout, "fetch", "--quiet", str(git_remote(checkout) or remotes[0]))
-        return git(checkout, *name).strip()
-    except RunError:
-        raise RunError(
-            f"revision: {checkout} knows no commit '{revision}'. Expected a branch, a tag or a commit; a remote's branch as origin/main."
-        ) from None
+            remove(checkout, folder)
 
 
 def _set(folder: Path, settings: Mapping[str, Any], base: str) -> None:
@@ -233,11 +159,6 @@ def _set(folder: Path, settings: Mapping[str, Any], base: str) -> None:
     (folder / "params.yaml").write_text(params.text(), encoding="utf-8")
     changed = " ".join(f"{key}={json.dumps(value)}" for key, value in settings.items())
     git(folder, "commit", "--quiet", "--allow-empty", "--message", f"Settings of a run: {changed}", "--", "params.yaml")
-
-
-def params_at(folder: Path, commit: str) -> ParamsText:
-    """The settings that a commit holds. Raises RunError where it holds none."""
-    return ParamsText(git(folder, "show", f"{commit}:params.yaml"), commit)
 
 
 def _share(checkout: Path, folder: Path) -> None:
@@ -255,10 +176,10 @@ def _check_names_data(folder: Path, revision: str) -> None:
         )
 
 
-def _bring(folder: Path, revision: str, like: Run | None) -> None:
-    """Puts `data/` in place, and what a run like this one left: a run with nothing to do then finds that it has nothing to do.
+def _check_out_data(folder: Path, revision: str, like: Run | None) -> None:
+    """Puts `data/` in place, and the outputs of `like`, an earlier run at the same commit with the same settings, if they are in the cache.
 
-    DVC judges what was left as it judges everything; what cannot be brought back is made again.
+    DVC then finds nothing stale in a run that has nothing to do. What the cache lacks is made again.
     """
     try:
         if like is not None:
@@ -276,11 +197,11 @@ def _bring(folder: Path, revision: str, like: Run | None) -> None:
 
 def _environment(checkout: Path, folder: Path) -> dict[str, str]:
     """For the stages: the worktree's code, not the checkout's, and the checkout's MLflow store, not one in the worktree."""
-    found = {"PYTHONPATH": str(folder / "src")}
+    variables = {"PYTHONPATH": str(folder / "src")}
     address = _tracking_uri(folder)
     if setting("MLFLOW_TRACKING_URI") is None and address.startswith(SQLITE):
-        found["MLFLOW_TRACKING_URI"] = f"{SQLITE}{checkout / address.removeprefix(SQLITE)}"
-    return found
+        variables["MLFLOW_TRACKING_URI"] = f"{SQLITE}{checkout / address.removeprefix(SQLITE)}"
+    return variables
 
 
 def _tracking_uri(folder: Path) -> str:
@@ -298,18 +219,6 @@ def _section(folder: Path, name: str) -> dict[str, Any]:
     """One section of a run's settings; the others may be another version's."""
     params = load_yaml((folder / "params.yaml").read_text(encoding="utf-8"))
     return params.get(name) or {}
-
-
-def _remove(checkout: Path, folder: Path) -> None:
-    # The folder first: git refuses a worktree that a kill left half made, but forgets one that is gone. Links are not followed.
-    shutil.rmtree(folder, ignore_errors=True)
-    with contextlib.suppress(RunError):  # git may not know it
-        git(checkout, "worktree", "remove", "--force", "--force", str(folder))
-    _lock_file(checkout, folder.name).unlink(missing_ok=True)
-
-
-def _lock_file(checkout: Path, run_id: str) -> Path:
-    return checkout / RUNS / f"{run_id}.lock"
 
 
 def _now() -> str:

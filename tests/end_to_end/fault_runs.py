@@ -36,11 +36,11 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from reelnest.commands.runs import Run, kept_runs
+from reelnest.commands.runs import Run, saved_runs
 from reelnest.git import git
 from tasks.process.locks import lock_or_none
 from tasks.services import automations
-from tasks.workspaces.run_workspace import RUNS
+from tasks.workspaces.run_folders import RUNS
 from tests.end_to_end.faults import FAULTS, Scene
 from tests.end_to_end.supervised_services import Services, supervised_services, wait_until
 from tests.support.running_services import ended
@@ -94,7 +94,7 @@ class Series:
         (found,) = ended(self.api, [self.start(settings)])
         assert found.state is not None
         assert found.state.is_completed(), f"{found.state_name}: {found.state.message}"
-        return next(run for run in kept_runs(self.project) if run.flow_run == str(found.id))
+        return next(run for run in saved_runs(self.project) if run.flow_run == str(found.id))
 
     def reference(self, settings: Settings) -> Run:
         """The first run with these settings, to which nothing happened."""
@@ -112,7 +112,7 @@ class Series:
         for record in (self.project / ".dvc/cache/runs").glob("*/*/*"):
             if yaml.safe_load(record.read_text(encoding="utf-8"))["cmd"] == f"reelnest {stage}":
                 shutil.rmtree(record.parent)
-        for kept in kept_runs(self.project):
+        for kept in saved_runs(self.project):
             if kept.settings == settings:
                 git(self.project, "update-ref", "-d", kept.ref)
         store = {"preprocess": "frames", "train": "checkpoints"}.get(stage)
@@ -199,7 +199,7 @@ class Series:
     def check_models(self) -> list[str]:
         """Loads each version that the runs registered."""
         violations = []
-        for version in sorted({run.registration.version for run in kept_runs(self.project)}):
+        for version in sorted({run.registration.version for run in saved_runs(self.project)}):
             done = subprocess.run(
                 [sys.executable, "-c", LOAD, f"models:/reelnest/{version}"],
                 env=os.environ | self.services.client,

@@ -17,7 +17,7 @@ from prefect.states import Cancelling
 
 from tasks.process.runner import GUARD, output_of
 from tasks.services.prefect_server import PREFECT
-from tasks.workspaces.run_workspace import RUNS, run_id
+from tasks.workspaces.run_folders import RUNS, run_id
 from tests.end_to_end.supervised_services import Services, wait_until
 
 AWAY_SECONDS = 30

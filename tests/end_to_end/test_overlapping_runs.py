@@ -11,7 +11,7 @@ import pytest
 import yaml
 from prefect.client.orchestration import SyncPrefectClient
 
-from reelnest.commands.runs import Run, kept_runs
+from reelnest.commands.runs import Run, saved_runs
 from tests.support.running_services import ended, running_services, start
 from tests.support.small_project import make_quick_project, run
 
@@ -62,12 +62,12 @@ def api(project: Path, alone: dict[str, Any]) -> Iterator[SyncPrefectClient]:
 
 def runs_at_once(api: SyncPrefectClient, project: Path, asked: list[tuple[str, Settings]]) -> list[Run]:
     """What is kept of runs of these deployments with these settings, in this order; each has to be completed."""
-    before = {run.id for run in kept_runs(project)}
+    before = {run.id for run in saved_runs(project)}
     runs = ended(api, [start(api, deployment, settings=settings) for deployment, settings in asked])
     assert [run.state_name for run in runs] == ["Completed"] * len(asked), [run.state and run.state.message for run in runs]
     starts, ends = [run.start_time for run in runs], [run.end_time for run in runs]
     assert max(start for start in starts if start) < min(end for end in ends if end)  # they did overlap
-    kept = {run.flow_run: run for run in kept_runs(project) if run.id not in before}
+    kept = {run.flow_run: run for run in saved_runs(project) if run.id not in before}
     assert len(kept) == len(asked)
     return [kept[str(run.id)] for run in runs]
 

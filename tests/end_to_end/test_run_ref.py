@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from reelnest.commands.runs import Run, kept_runs
+from reelnest.commands.runs import Run, saved_runs
 from tests.support.running_services import ended, running_services, start
 from tests.support.small_project import make_quick_project, run
 
@@ -31,7 +31,7 @@ def kept(remotes: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
         (made,) = ended(api, [start(api, "reelnest-train/by-hand", settings={"train.learning_rate": 0.004, "runs.push": "origin"})])
     assert made.state is not None
     assert made.state.is_completed(), made.state.message
-    (found,) = kept_runs(project)
+    (found,) = saved_runs(project)
     return found
 
 

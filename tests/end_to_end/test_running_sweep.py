@@ -14,7 +14,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, Fl
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
 
-from reelnest.commands.runs import kept_runs
+from reelnest.commands.runs import saved_runs
 from reelnest.registry.sweeps import BEST_TAG, SWEEP_TAG
 from tests.support.running_services import RUN_SECONDS, ended, running_services, start
 from tests.support.small_project import make_quick_project
@@ -52,7 +52,7 @@ def test_trials_are_runs_of_their_own_and_the_best_alone_is_registered(sweep: Fl
     assert sweep.state.is_completed(), sweep.state.message
     assert "best of 3: trial " in str(sweep.state.message)
     assert "; version 1, " in str(sweep.state.message)
-    kept = kept_runs(project)
+    kept = saved_runs(project)
     assert len(kept) == 4
     (best,) = [run for run in kept if run.registration]
     trials = [run for run in kept if not run.registration]
@@ -71,7 +71,7 @@ def test_mlflow_has_the_trials_below_the_sweep_and_the_best_is_marked(sweep: Flo
     trainings = client.search_runs(experiments, f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.info.run_id}'")
     assert len(trainings) == 3
     (marked,) = [run for run in trainings if run.data.tags.get(BEST_TAG) == parent.info.run_id]
-    (best,) = [run for run in kept_runs(project) if run.registration]
+    (best,) = [run for run in saved_runs(project) if run.registration]
     assert marked.info.run_id == best.mlflow_run
 
 
@@ -88,7 +88,7 @@ def test_a_sweep_started_again_trains_nothing_and_registers_nothing_new(sweep: F
     assert again.state is not None
     assert "; version 1, " in str(again.state.message)
     assert len(trial_runs(api)) == before + 1
-    assert " ran" not in kept_runs(project)[0].done
+    assert " ran" not in saved_runs(project)[0].done
 
 
 def test_a_key_that_is_not_there_is_refused_before_anything_starts(sweep: FlowRun, api: SyncPrefectClient) -> None:

@@ -19,7 +19,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.schedules import CronSchedule
 
-from reelnest.commands.runs import Run, kept_runs
+from reelnest.commands.runs import Run, saved_runs
 from tests.support.running_services import ended, running_services, start
 from tests.support.small_project import COMMIT, make_quick_project, run
 
@@ -80,7 +80,7 @@ def scheduled(api: SyncPrefectClient, project: Path) -> list[FlowRun]:
 
 @pytest.fixture(scope="module")
 def kept(scheduled: list[FlowRun], project: Path) -> list[Run]:
-    by_flow_run = {one.flow_run: one for one in kept_runs(project)}
+    by_flow_run = {one.flow_run: one for one in saved_runs(project)}
     return [by_flow_run[str(one.id)] for one in scheduled]
 
 

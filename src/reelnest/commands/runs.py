@@ -1,4 +1,4 @@
-"""The runs that are kept: each a commit under `refs/reelnest/runs/<id>`, read with git alone.
+"""The runs that are saved: each a commit under `refs/reelnest/runs/<id>`, read with git alone.
 
 The commit stands on the revision that the run worked at. It holds the run's `params.yaml`, its `dvc.lock` (which names every output by its
 bytes) and `run.json`, this module's record. Checked out, `dvc repro` finds nothing to do. No branch points to it, so nobody's history
@@ -62,7 +62,7 @@ class Run:
         write_json(folder / RECORD, record)
 
 
-def kept_runs(folder: Path) -> list[Run]:
+def saved_runs(folder: Path) -> list[Run]:
     """All runs of the repository that `folder` belongs to, the newest first. Three git commands, however many there are.
 
     Raises RunError outside of a git repository, and where a ref holds no record.

@@ -68,7 +68,7 @@ def prepare(workspace: Workspace, params: Params, vision: VisionSpec) -> Preproc
     _check_enough(videos, dropped, kept, params)
     splits = assign_splits(kept, params.data.validation_fraction, params.data.test_fraction)
     cache.forget_all_but(set(good.values()))
-    _remove_leftovers(workspace.prepared)
+    _remove_unfinished(workspace.prepared)
     with whole_folder(workspace.prepared) as folder:
         used = write_store(folder / STORE_FOLDER, list(good.items()), cache, params.preprocess.shard_megabytes, vision)
         used_videos = [video for video in videos if video.video_id in good]
@@ -185,7 +185,7 @@ def _sides(pair: Pair) -> tuple[Side, ...]:
     return (pair.query, pair.target, *pair.negatives)
 
 
-def _remove_leftovers(prepared: Path) -> None:
+def _remove_unfinished(prepared: Path) -> None:
     """Folders of runs that were killed while they wrote: their links keep the space of old shards."""
     for folder in prepared.parent.glob(f".{prepared.name}.*"):
         shutil.rmtree(folder, ignore_errors=True)

@@ -16,7 +16,8 @@ from prefect.client.schemas.objects import StateType
 
 from flows.pipeline import train_pipeline
 from reelnest.settings import Params, Register
-from tasks import approval, stages
+from tasks import stages
+from tasks.services import approval
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

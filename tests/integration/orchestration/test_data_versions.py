@@ -189,9 +189,9 @@ def test_a_clone_compares_versions_with_what_the_remote_has_and_fetches_no_video
     subprocess.run(["git", "remote", "add", "origin", str(tmp_path / "origin")], cwd=checkout, check=True)
     told = data_versions.push(checkout, branch=True)
     commit = git(checkout, "rev-parse", "HEAD").strip()
-    assert f"Told Prefect: {data_arrival.EVENT}, at {commit[:12]}" in told
-    assert Variable.get(data_arrival.TOLD) == git(checkout, "rev-parse", "HEAD:data.dvc").strip()
-    assert "Nothing was told" in data_versions.push(checkout, branch=False)
+    assert f"Sent the event {data_arrival.EVENT}, at {commit[:12]}" in told
+    assert Variable.get(data_arrival.NOTIFIED) == git(checkout, "rev-parse", "HEAD:data.dvc").strip()
+    assert "No event was sent" in data_versions.push(checkout, branch=False)
 
     clone = checkout.with_name("clone")
     subprocess.run(["git", "clone", "--quiet", str(tmp_path / "origin"), str(clone)], check=True)
@@ -210,7 +210,7 @@ def test_without_a_server_the_push_says_who_finds_the_data(checkout: Path) -> No
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-        assert "does not answer, so nobody was told: the deployment reelnest-look-for-data" in data_versions.push(checkout, branch=False)
+        assert "does not answer, so no event was sent: the deployment reelnest-look-for-data" in data_versions.push(checkout, branch=False)
     (checkout / ".dvc" / "config").write_text("[core]\n    analytics = false\n")
     with pytest.raises(RunError, match="no DVC remote to push to"):
         data_versions.push(checkout, branch=False)

@@ -10,7 +10,7 @@ import pytest
 from prefect.client.orchestration import get_client
 
 from tasks.services import automations, channels
-from tasks.services.automations import DIED, NEVER_BEGAN, TOLD
+from tasks.services.automations import DIED, NEVER_BEGAN, NOTIFICATIONS
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 REELNEST = str(Path(sys.executable).with_name("reelnest"))
@@ -20,7 +20,7 @@ ADDRESS = "http://127.0.0.1:9/hook?token=s3cr3t"
 @pytest.fixture(autouse=True)
 def _nothing_stays() -> Iterator[None]:
     yield
-    automations.remove((DIED, NEVER_BEGAN, *TOLD))
+    automations.remove((DIED, NEVER_BEGAN, *NOTIFICATIONS))
 
 
 def deploy(checkout: Path, environment: dict[str, str], *options: str) -> str:
@@ -35,11 +35,11 @@ def ours() -> Counter[str]:
 
 
 def test_deployed_twice_all_is_there_once_and_the_address_is_shown_nowhere(deployable: Path, child_environment: dict[str, str]) -> None:
-    assert "nobody is told" in deploy(deployable, child_environment)
+    assert "nobody is notified" in deploy(deployable, child_environment)
     assert ours() == {DIED: 1, NEVER_BEGAN: 1}
     shown = deploy(deployable, child_environment | {"HOOK": ADDRESS}, "--webhook", "HOOK")
-    assert "told by: webhook" in shown
-    assert ours() == dict.fromkeys((DIED, NEVER_BEGAN, *TOLD), 1)
+    assert "go to: webhook" in shown
+    assert ours() == dict.fromkeys((DIED, NEVER_BEGAN, *NOTIFICATIONS), 1)
     with get_client(sync_client=True) as client:
         assert client.read_work_pool("reelnest").type == "process"
         assert client.read_deployment_by_name("reelnest-train/nightly").job_variables["env"] == {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}

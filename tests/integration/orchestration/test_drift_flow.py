@@ -10,10 +10,10 @@ from prefect.variables import Variable
 
 from flows.drift import drift
 from reelnest.errors import RunError
-from tasks import drift as drifting
-from tasks.drift import Measured
 from tasks.pages import artifacts as pages
-from tasks.services import telling
+from tasks.services import notifications
+from tasks.workspaces import drift_run
+from tasks.workspaces.drift_run import Measured
 from tests.support.drift_reports import drift_report
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "repository")
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server", "repository")
 @pytest.fixture
 def events(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    monkeypatch.setattr(telling, "emit_event", lambda name, resource, payload: found.append({"event": name, **resource, **payload}))
+    monkeypatch.setattr(notifications, "emit_event", lambda name, resource, payload: found.append({"event": name, **resource, **payload}))
     return found
 
 
@@ -32,7 +32,7 @@ def find(monkeypatch: pytest.MonkeyPatch, measured: Measured | RunError) -> None
             raise measured
         return measured
 
-    monkeypatch.setattr(drifting, "measure", measure)
+    monkeypatch.setattr(drift_run, "measure", measure)
 
 
 def page_of_the_last_run() -> str:
@@ -65,7 +65,7 @@ def test_drift_is_told_once_for_each_champion_and_version_of_the_data(
     find(monkeypatch, Measured("No drift was shown", report | {"drifted": [], "data": "0000.dir"}))
     assert drift(return_state=True).message == "No drift was shown"
     assert len(events) == 3
-    Variable.unset(telling.DRIFT_TOLD)
+    Variable.unset(notifications.DRIFT_NOTIFIED)
 
 
 def test_nothing_to_do_is_completed_and_missing_data_failed_with_what_to_do(

@@ -20,7 +20,7 @@ from flows.pipeline import train_pipeline
 from tasks import stages
 from tasks.pages.markdown import escape
 from tasks.process.locks import waiting_lock
-from tasks.services import telling
+from tasks.services import notifications
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 ALL = ("validate", "preprocess", "train", "evaluate", "register")
@@ -148,17 +148,17 @@ def eventually(name: str, *, flow_run: str) -> Any:
 
 
 def test_a_new_champion_is_told_once(project: Path) -> None:
-    Variable.unset(telling.CHAMPION_TOLD)
+    Variable.unset(notifications.CHAMPION_NOTIFIED)
     first, again = run_flow(), run_flow()
     (project / "reports" / "registration.json").unlink()  # as in the next run's own workspace: the model is registered again
     third = run_flow()
     assert outcomes(third)["register"] == "ran"
-    told = eventually(telling.CHAMPION_CHANGED, flow_run=str(first.state_details.flow_run_id))
+    told = eventually(notifications.CHAMPION_CHANGED, flow_run=str(first.state_details.flow_run_id))
     assert told["version"] == 1
     assert told["reason"] == "better at dim 16"
     assert told["training"] == "http://mlflow.example/#/runs/r1"
     for state in (again, third):
-        assert not events(telling.CHAMPION_CHANGED, flow_run=str(state.state_details.flow_run_id))
+        assert not events(notifications.CHAMPION_CHANGED, flow_run=str(state.state_details.flow_run_id))
 
 
 def test_refused_data_is_told_with_its_counts_and_its_pages_are_there(project: Path) -> None:
@@ -166,7 +166,7 @@ def test_refused_data_is_told_with_its_counts_and_its_pages_are_there(project: P
     state = run_flow()
     assert state.is_failed()
     assert set(artifacts(state)) == {"validate", "quarantine", "data-docs"}
-    told = eventually(telling.DATA_REFUSED, flow_run=str(state.state_details.flow_run_id))
+    told = eventually(notifications.DATA_REFUSED, flow_run=str(state.state_details.flow_run_id))
     assert (told["videos"], told["videos_good"], told["quarantined"]) == (4, 3, 1)
     assert told["why"].startswith("Stage validate failed.")
 

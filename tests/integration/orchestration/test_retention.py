@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from reelnest.artifacts.registration_report import RegistrationReport
-from reelnest.commands.runs import Run, kept_runs
+from reelnest.commands.runs import Run, saved_runs
 from reelnest.registry.versions.retention import Registered
 from tasks.process import dvc_cache
 from tasks.workspaces.retention import runs_to_remove, stale_checkpoints
@@ -43,7 +43,7 @@ def test_only_trainings_that_nobody_resumed_lose_their_checkpoints(tmp_path: Pat
     assert [folder.name for folder in stale_checkpoints(tmp_path, days=30)] == ["cut-off"]
 
 
-def test_the_cache_keeps_what_branches_the_workspace_and_kept_runs_name(repository: Path) -> None:
+def test_the_cache_keeps_what_branches_the_workspace_and_saved_runs_name(repository: Path) -> None:
     kept = []
     for text in ("first", "second"):
         with run_workspace(repository, text, text, "HEAD", {}) as workspace:
@@ -52,8 +52,8 @@ def test_the_cache_keeps_what_branches_the_workspace_and_kept_runs_name(reposito
             # One stage's output is enough: `dvc commit` records it as if the stage had run.
             (workspace.folder / "dvc.yaml").write_text("stages: {p: {cmd: 'true', outs: [prepared]}}\n")
             subprocess.run(["dvc", "commit", "--quiet", "--force"], cwd=workspace.folder, check=True)
-            kept.append(workspace.keep("p ran"))
-    assert {run.flow_run for run in kept_runs(repository)} == {"first", "second"}
+            kept.append(workspace.save("p ran"))
+    assert {run.flow_run for run in saved_runs(repository)} == {"first", "second"}
     assert dvc_cache.collect_garbage(repository, [run.commit for run in kept], dry=True) == 0
     assert dvc_cache.collect_garbage(repository, [kept[1].commit], dry=False) == 2  # the folder and its file
     with run_workspace(repository, "again", "again", kept[1].commit, {}) as workspace:
@@ -69,13 +69,13 @@ def test_data_is_told_once_and_not_when_a_run_was_made_from_it(repository: Path)
     found = data_arrival.arrived(repository, "HEAD")
     assert found is not None
     assert found["commit"] == kept_commit(repository)
-    data_arrival.tell(found)
+    data_arrival.notify(found)
     assert data_arrival.arrived(repository, "HEAD") is None
     (repository / "data.dvc").write_text((repository / "data.dvc").read_text() + "desc: newer\n")
     subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qam", "Newer"], check=True)
     assert data_arrival.arrived(repository, "HEAD") is not None
     with run_workspace(repository, "trained", "trained", "HEAD", {}) as workspace:
-        workspace.keep("validate ran")
+        workspace.save("validate ran")
     assert data_arrival.arrived(repository, "HEAD") is None
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from reelnest.errors import RunError
 from tasks.process.runner import setting
-from tasks.workspaces.run_workspace import RUNS, remove_leftovers, run_id, run_workspace
+from tasks.workspaces.run_folders import RUNS, remove_orphaned_workspaces, run_id
+from tasks.workspaces.run_workspace import run_workspace
 
 HOLD = """
 import sys, time
@@ -70,7 +71,7 @@ def test_a_killed_runs_worktree_is_removed_and_a_running_ones_is_not(repository:
     with subprocess.Popen([sys.executable, "-c", HOLD], env=child_environment, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
         assert run.stdout.readline() == "ready\n"
-        assert remove_leftovers(repository) == []
+        assert remove_orphaned_workspaces(repository) == []
         with pytest.raises(RunError, match=r"works in .* already"), run_workspace(repository, "held", "held", "HEAD", {}):
             pass
         folder = repository / RUNS / run_id("held")
@@ -78,6 +79,6 @@ def test_a_killed_runs_worktree_is_removed_and_a_running_ones_is_not(repository:
         run.send_signal(signal.SIGKILL)
         run.wait(20)
     (folder / ".git").unlink()  # as half made
-    assert remove_leftovers(repository) == [run_id("held")]
+    assert remove_orphaned_workspaces(repository) == [run_id("held")]
     assert not list((repository / RUNS).iterdir())
     enter(repository)

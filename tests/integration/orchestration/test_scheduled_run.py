@@ -11,7 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from flows.scheduled import scheduled_pipeline
-from reelnest.commands.runs import Run, kept_runs, table
+from reelnest.commands.runs import Run, saved_runs, table
 from tasks import stages
 
 REGISTER = (sys.executable, "stand_in_stage.py", "register")
@@ -79,7 +79,7 @@ def overlap(template_repository: Path, tmp_path_factory: pytest.TempPathFactory,
     for process in started:
         _, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors[-3000:]
-    return Overlap(folder, before, log.read_text().split(), {run.settings["train.x"]: run for run in kept_runs(folder)})
+    return Overlap(folder, before, log.read_text().split(), {run.settings["train.x"]: run for run in saved_runs(folder)})
 
 
 def test_two_runs_at_once_complete_and_make_what_is_the_same_once(overlap: Overlap) -> None:
@@ -93,7 +93,7 @@ def test_runs_move_nothing_and_leave_nothing_but_their_refs(overlap: Overlap) ->
     assert standing(overlap.folder) == overlap.before
     assert not list((overlap.folder / "work" / "runs").iterdir())
     assert len(git("worktree", "list", folder=overlap.folder).splitlines()) == 1
-    shown = table(kept_runs(overlap.folder))
+    shown = table(saved_runs(overlap.folder))
     for run in overlap.runs.values():
         assert run.registration is not None
         assert run.registration.version == 1
@@ -119,7 +119,7 @@ def test_a_run_of_what_ran_before_finds_nothing_to_do(overlap: Overlap, monkeypa
     monkeypatch.setattr(stages, "REGISTER", REGISTER)
     state = scheduled_pipeline(settings={"train.x": 3}, return_state=True)
     assert state.message == ", ".join(f"{stage} unchanged" for stage in (*stages.STAGES, "register"))
-    newest, *others = kept_runs(overlap.folder)
+    newest, *others = saved_runs(overlap.folder)
     assert len(others) == 2
     assert newest.metrics == overlap.runs[3].metrics
 

@@ -22,9 +22,9 @@ from reelnest.settings import Params, load_params
 from reelnest.stages import measure as measuring
 from reelnest.stages import register
 from reelnest.stages.workspace import Workspace
-from tasks import drift
-from tasks.drift import Measured
 from tasks.process import dvc
+from tasks.workspaces import drift_run
+from tasks.workspaces.drift_run import Measured
 from tests.integration.registry.candidate_workspace import workspace_of
 
 ROOT = Path(__file__).parents[3]
@@ -91,7 +91,7 @@ def in_this_process() -> Any:
     def run_stage(name: str, argv: list[str], folder: Path, **how: Any) -> None:
         if name != "drift":
             return in_a_process(name, argv, folder, **how)
-        number, data, *before = argv[len(drift.STAGE) :]
+        number, data, *before = argv[len(drift_run.STAGE) :]
         return stage.run(Workspace(folder), load_params(folder / "params.yaml"), number, data, Path(before[1]) if before else None)
 
     def measure_model(workspace: Workspace, params: Params, model: Path, expected: str, out: Path) -> None:
@@ -99,7 +99,7 @@ def in_this_process() -> Any:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.setattr(drift.dvc, "run_stage", run_stage)
+        patch.setattr(drift_run.dvc, "run_stage", run_stage)
         patch.setattr(stage, "measure_model", measure_model)
         yield
 
@@ -129,12 +129,12 @@ def checkout(evaluated_folder: Path, empty_store: Path, tmp_path_factory: pytest
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         (folder / "kept").mkdir()
-        measured = drift.measure(folder, "HEAD", "a run", quality_alone=False, on_line=lambda _: None, keep=folder / "kept")
+        measured = drift_run.measure(folder, "HEAD", "a run", quality_alone=False, on_line=lambda _: None, keep=folder / "kept")
     return Checkout(folder, measured)
 
 
 def measure(checkout: Checkout, revision: str = "HEAD", *, quality_alone: bool = False) -> Measured:
-    return drift.measure(checkout.folder, revision, "again", quality_alone=quality_alone, on_line=lambda _: None)
+    return drift_run.measure(checkout.folder, revision, "again", quality_alone=quality_alone, on_line=lambda _: None)
 
 
 @pytest.fixture(autouse=True)
@@ -151,7 +151,7 @@ def test_what_changed_is_named_and_the_champion_is_measured_on_it(checkout: Chec
     assert (by_name["seconds of videos"]["before"], by_name["seconds of videos"]["after"]) == (25, 25)  # drift.sample
     assert (by_name["length of video texts"]["before"], by_name["length of video texts"]["after"]) == (30, 40)
     assert checkout.measured.message == report["headline"]
-    assert "embeddings of texts" in drift.as_text(report)
+    assert "embeddings of texts" in drift_run.as_text(report)
     quality = report["quality"]
     assert quality["queries"]["after"] == 20 + 20 + 20 + 20  # each test pair both ways round
     assert [one["dim"] for one in quality["dims"]] == [8, 32]
@@ -177,7 +177,7 @@ def test_report_page_and_figures_are_kept_and_the_worktree_is_not(checkout: Chec
 
 
 def test_the_champions_own_data_is_nothing_to_do(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drift, "run_workspace", None)
+    monkeypatch.setattr(drift_run, "run_workspace", None)
     assert measure(checkout, "HEAD~1") == Measured("Nothing to do: version 1, the champion, was trained on the data of HEAD~1.")
 
 
@@ -217,7 +217,7 @@ def test_the_command_measures_in_processes_of_its_own_and_says_where_the_page_is
     checkout: Checkout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tasks.drift"],
+        [sys.executable, "-m", "tasks.workspaces.drift_run"],
         env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
         capture_output=True,
         text=True,

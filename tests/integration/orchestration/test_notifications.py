@@ -24,11 +24,11 @@ from prefect.states import Pending
 
 from flows.drift import drift
 from flows.pipeline import train_pipeline
-from tasks import drift as drifting
 from tasks import stages
 from tasks.process.runner import Command
 from tasks.services import automations
 from tasks.services.prefect_server import PREFECT, free_port, is_answering, server_command, server_environment
+from tasks.workspaces import drift_run
 from tests.support.drift_reports import drift_report
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -164,7 +164,7 @@ def test_refused_and_drifted_data_a_failed_run_and_a_new_champion_are_told_with_
     monkeypatch.setattr(stages, "REGISTER", (sys.executable, "stand_in_stage.py", "register"))
     (project / "behaviour.txt").write_text("validate bad-data\n")
     report = drift_report()
-    monkeypatch.setattr(drifting, "measure", lambda *_, **__: drifting.Measured(report["headline"], report))
+    monkeypatch.setattr(drift_run, "measure", lambda *_, **__: drift_run.Measured(report["headline"], report))
     with tags("reelnest"):
         drifted = drift(return_state=True)
         bad = train_pipeline(return_state=True)

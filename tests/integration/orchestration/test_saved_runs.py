@@ -13,13 +13,14 @@ import pytest
 from mlflow import MlflowClient
 
 from reelnest.commands.overwritten_runs import overwritten_runs
-from reelnest.commands.runs import Run, kept_runs
+from reelnest.commands.runs import Run, saved_runs
 from reelnest.errors import RunError
 from reelnest.registry.connection import connect
 from reelnest.registry.lineage.lineage import FLOW_RUN_TAG
 from reelnest.settings import load_params, tracking_uri
 from tasks.process import dvc
-from tasks.workspaces.run_workspace import run_id, run_workspace
+from tasks.workspaces.run_folders import run_id
+from tasks.workspaces.run_workspace import run_workspace
 
 IDENTITY = ("-c", "user.name=t", "-c", "user.email=t@t")
 MILLISECOND = 0x01A21D40586D
@@ -45,7 +46,7 @@ def keep(repository: Path, flow_run: str, *, push: bool = False, **settings: Any
         # One stage's output is enough: `dvc commit` records it as if the stage had run.
         (own.folder / "dvc.yaml").write_text("stages: {p: {cmd: 'true', outs: [prepared]}}\n")
         subprocess.run(["dvc", "commit", "--quiet", "--force"], cwd=own.folder, check=True)
-        run = own.keep("p ran")
+        run = own.save("p ran")
         if push:
             own.push()
         return run
@@ -59,7 +60,7 @@ def test_sixty_runs_of_one_millisecond_have_sixty_ids() -> None:
 
 def test_runs_of_one_millisecond_are_kept_beside_each_other(repository: Path) -> None:
     first, second = keep(repository, uuid7()), keep(repository, uuid7())
-    assert [run.flow_run for run in kept_runs(repository)] == [second.flow_run, first.flow_run]
+    assert [run.flow_run for run in saved_runs(repository)] == [second.flow_run, first.flow_run]
     for run in (first, second):
         assert json.loads(git(repository, "show", f"{run.ref}:run.json"))["flow_run"] == run.flow_run
 
@@ -69,7 +70,7 @@ def test_a_ref_that_exists_is_not_moved(repository: Path) -> None:
     first, again, third = (keep(repository, flow_run) for _ in range(3))
     assert [run.id for run in (first, again, third)] == [first.id, f"{first.id}-2", f"{first.id}-3"]
     assert git(repository, "rev-parse", first.ref) == first.commit
-    assert {run.commit for run in kept_runs(repository)} == {first.commit, again.commit, third.commit}
+    assert {run.commit for run in saved_runs(repository)} == {first.commit, again.commit, third.commit}
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -79,10 +80,10 @@ def test_a_run_whose_name_another_one_has_fails_and_keeps_its_results(repository
 
     other = keep(repository, "another-flow-run")
     monkeypatch.setattr(workspaces, "run_id", lambda _: other.id)
-    state = scheduled_pipeline(offer=False, return_state=True)
+    state = scheduled_pipeline(register_model=False, return_state=True)
     assert state.is_failed()
     assert state.message == (
-        f"{other.ref} exists and is not this run's: it was left as it is. This run's results are kept as {other.ref}-2."
+        f"{other.ref} exists and is not this run's: it was left as it is. This run's results are saved as {other.ref}-2."
     )
     assert git(repository, "rev-parse", other.ref) == other.commit
     assert "weights.txt" not in git(repository, "show", f"{other.ref}:dvc.lock")
@@ -140,7 +141,7 @@ def test_after_a_night_without_network_the_next_run_pushes_both(repository: Path
     remotes.dvc.unlink()  # all that r1 had pushed there is gone as well
     away.rename(remotes.git)
     keep(repository, "r3", push=True, runs_push="origin")
-    runs = kept_runs(repository)
+    runs = saved_runs(repository)
     assert remotes.refs == {run.ref for run in runs}
     for run in runs:
         assert_has_nothing_to_do(run, remotes, tmp_path / f"clone-{run.flow_run}")
@@ -156,7 +157,7 @@ def test_a_ref_that_the_remote_refuses_keeps_no_other_from_being_pushed(reposito
     for _ in range(2):
         with pytest.raises(RunError, match=r"non-fast-forward|rejected"):
             keep(repository, "r1", push=True, runs_push="origin")
-    run = kept_runs(repository)[0]
+    run = saved_runs(repository)[0]
     assert run.ref in remotes.refs
 
 
@@ -189,7 +190,7 @@ def test_runs_that_an_earlier_version_overwrote_are_named(repository: Path) -> N
     for flow_run in flow_runs:
         record = keep(repository, flow_run)
         commits.append(as_version_0_1(repository, record, name))
-    (last,) = kept_runs(repository)
+    (last,) = saved_runs(repository)
     assert last.commit == commits[-1]
     params = load_params()
     MlflowClient(tracking_uri(params)).create_run(connect(params), tags={FLOW_RUN_TAG: flow_runs[1]})
@@ -201,7 +202,7 @@ def test_runs_that_an_earlier_version_overwrote_are_named(repository: Path) -> N
     for number in (0, 1):
         (command,) = [one.text.partition("commit: ")[2] for one in found if commits[number] in one.text]
         subprocess.run(command.split(), cwd=repository, check=True)
-    assert {run.commit for run in kept_runs(repository)} == set(commits)
+    assert {run.commit for run in saved_runs(repository)} == set(commits)
 
 
 def as_version_0_1(repository: Path, run: Run, name: str) -> str:

@@ -1,7 +1,8 @@
-"""How far a revision's data is from what the champion was trained on, and what the champion finds in it.
+"""How far a revision's data is from what the champion was trained on, and how good the champion is on it.
 
-Usage: `reelnest drift`, which runs `python -m tasks.drift` in the checkout, or the deployment `reelnest-drift/champion`. Measured is in a
-run's own worktree at the revision (`reelnest.commands.drift`); what the champion was trained on, its lineage says, and DVC's cache has it.
+Usage: `reelnest drift`, which runs `python -m tasks.workspaces.drift_run` in the checkout, or the deployment `reelnest-drift/champion`. It
+measures in a run's own worktree at the revision (`reelnest.commands.drift`). The champion's lineage names the data that it was trained on,
+and DVC's cache holds it.
 """
 
 import argparse
@@ -25,16 +26,14 @@ from reelnest.stages.workspace import Workspace
 from tasks.process import dvc
 from tasks.process.locks import waiting_lock
 from tasks.process.runner import CommandError, quieten
-from tasks.stages import stage_lock
 from tasks.workspaces.cached_data import RECORDS, CachedData, data_hash, dvc_file
-from tasks.workspaces.run_workspace import commit_of, params_at, run_workspace
+from tasks.workspaces.revisions import commit_of, params_at
+from tasks.workspaces.run_workspace import run_workspace
 
 STAGE = (sys.executable, "-m", "reelnest.commands.drift")
 FILES = ("drift.json", "drift.html")
 BEFORE = Path("work/drift")
 """In the run's worktree: what the champion was trained on, as far as it is looked at."""
-
-Told = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,9 @@ class _Champion:
         return data_hash(self.dvc_file, f"version {self.version}, the champion,")
 
 
-def measure(checkout: Path, revision: str, name: str, *, quality_alone: bool, on_line: Told, keep: Path | None = None) -> Measured:
+def measure(
+    checkout: Path, revision: str, name: str, *, quality_alone: bool, on_line: Callable[[str], None], keep: Path | None = None
+) -> Measured:
     """Measures in a worktree at `revision`, unless the champion was trained on the same data. `keep` is a folder for the files.
 
     Raises ReelnestError, CommandError or dvc.StageError: data that is not to be had or does not pass its checks, an MLflow that is away.
@@ -74,7 +75,7 @@ def measure(checkout: Path, revision: str, name: str, *, quality_alone: bool, on
         here = Workspace(workspace.folder)
         before = [] if quality_alone else ["--before", str(_lay_out(checkout, champion, here))]
         for stage in ("validate", "preprocess"):
-            with waiting_lock(stage_lock(stage, here), lambda: on_line("another run makes the same at this moment")):
+            with waiting_lock(dvc.stage_lock(stage, here), lambda: on_line("another run makes the same at this moment")):
                 dvc.reproduce(stage, here.root, on_line=on_line)
         dvc.run_stage("drift", [*STAGE, champion.version, after, *before], here.root, on_line=on_line)
         workspace.check()
@@ -90,18 +91,18 @@ def measure(checkout: Path, revision: str, name: str, *, quality_alone: bool, on
 def as_text(report: Mapping[str, Any]) -> str:
     """For a terminal."""
     rows: list[Sequence[object]] = [("measure", "", "effect", "margin", "p")]
-    for one in report["measures"]:
-        verdict = "drifted" if one["drifted"] else "not shown"
-        rows.append((one["measure"], verdict, f"{one['effect']:.3f}", f"{one['margin']:g}", f"{one['adjusted']:.3g}"))
+    for measure in report["measures"]:
+        verdict = "drifted" if measure["drifted"] else "not shown"
+        rows.append((measure["measure"], verdict, f"{measure['effect']:.3f}", f"{measure['margin']:g}", f"{measure['adjusted']:.3g}"))
     champion = report["champion"]
-    missing = [f"Not measured: {measure} ({why})." for measure, why in report["not_measured"].items()]
+    missing = [f"Not measured: {name} ({why})." for name, why in report["not_measured"].items()]
     return "\n".join([f"{report['headline']} (against {champion['name']} version {champion['version']})", "", table(rows), *missing])
 
 
 def _params(checkout: Path, commit: str) -> Params:
     """Those sections that say which registry is asked; the others may be another version's."""
-    found = params_at(checkout, commit)
-    return Params.model_validate({name: found.params[name] for name in ("register", "tracking") if name in found.params})
+    params = params_at(checkout, commit).params
+    return Params.model_validate({name: params[name] for name in ("register", "tracking") if name in params})
 
 
 def _champion(params: Params) -> _Champion | None:
@@ -110,17 +111,17 @@ def _champion(params: Params) -> _Champion | None:
     from reelnest.registry.lineage.dvc_lock import DATA_FILE
     from reelnest.registry.lineage.lineage import find_origin
 
-    found = champion(params)
-    if found is None:
+    version = champion(params)
+    if version is None:
         return None
     with TemporaryDirectory(prefix="reelnest-") as folder:
-        file = find_origin(params, str(found.version), Path(folder)).folder / DATA_FILE
+        file = find_origin(params, str(version.version), Path(folder)).folder / DATA_FILE
         if not file.is_file():
             raise RunError(
-                f"Version {found.version}, the champion, was registered without its lineage, or without a data.dvc: it is not known which"
+                f"Version {version.version}, the champion, was registered without its lineage, or without a data.dvc: it is not known which"
                 " data it was trained on. Commit data.dvc, and train again."
             )
-        return _Champion(str(found.version), file.read_text(encoding="utf-8"))
+        return _Champion(str(version.version), file.read_text(encoding="utf-8"))
 
 
 def _lay_out(checkout: Path, champion: _Champion, workspace: Workspace) -> Path:

@@ -1,4 +1,4 @@
-"""Events about what people want to hear: a new champion, data that was refused or has drifted.
+"""Events that people are notified of: a new champion, data that was refused or has drifted.
 
 `tasks/services/automations.py` makes messages of them.
 """
@@ -16,42 +16,44 @@ from tasks.pages import artifacts as pages
 
 CHAMPION, CHAMPION_CHANGED, CHAMPION_DRIFTED = "reelnest.champion", "reelnest.champion.changed", "reelnest.champion.drifted"
 DATA, DATA_REFUSED = "reelnest.data", "reelnest.data.refused"
-CHAMPION_TOLD = "reelnest_champion_told"
-"""Prefect's variable: the champion that was told last. A model that is registered again is no news."""
-DRIFT_TOLD = "reelnest_drift_told"
-"""The champion and the data of which it was told last that they drifted apart."""
+CHAMPION_NOTIFIED = "reelnest_champion_notified"
+"""Prefect's variable: the champion of the last notification. A model that is registered again is no news."""
+DRIFT_NOTIFIED = "reelnest_drift_notified"
+"""Prefect's variable: the champion and the data of the last notification that they drifted apart."""
 REASONS = 5
 
 
-def champion(workspace: Workspace) -> None:
-    """Tells of the version that was registered here, where it is champion and nobody was told yet.
+def new_champion(workspace: Workspace) -> None:
+    """Emits the event for the version that was registered here, if it is champion and had none yet.
 
-    It is remembered after it was told: cut off in between, it is told twice, and not never.
+    The variable is set after the event: if this is cut off in between, there are two notifications, and never none.
     """
     report = RegistrationReport.read(workspace.reports)
-    told = f"{report.name} {report.version} {report.run_id}"
-    if "champion" not in report.aliases or told == Variable.get(CHAMPION_TOLD):
+    notified = f"{report.name} {report.version} {report.run_id}"
+    if "champion" not in report.aliases or notified == Variable.get(CHAMPION_NOTIFIED):
         return
     payload = report.model_dump(include={"name", "version", "reason", "metric", "value"})
     links = {"evaluation": pages.evaluation_link(workspace), "training": pages.run_link(workspace)}
     emit_event(CHAMPION_CHANGED, resource={"prefect.resource.id": CHAMPION}, payload=payload | links)
-    Variable.set(CHAMPION_TOLD, told, overwrite=True)
+    Variable.set(CHAMPION_NOTIFIED, notified, overwrite=True)
 
 
-def drifted(report: Mapping[str, Any]) -> None:
-    """Tells that the data has left what the champion was trained on, once for each champion and version of the data."""
+def data_drifted(report: Mapping[str, Any]) -> None:
+    """Emits the event that the data is no longer what the champion was trained on, once for each champion and version of the data."""
     champion = report["champion"]
-    told = f"{champion['name']} {champion['version']} {report['data']}"
-    if not report["drifted"] or told == Variable.get(DRIFT_TOLD):
+    notified = f"{champion['name']} {champion['version']} {report['data']}"
+    if not report["drifted"] or notified == Variable.get(DRIFT_NOTIFIED):
         return
-    measures = [f"{one['measure']}: {one['effect']:.3f} ({one['statistic']})" for one in report["measures"] if one["drifted"]]
+    measures = [
+        f"{measure['measure']}: {measure['effect']:.3f} ({measure['statistic']})" for measure in report["measures"] if measure["drifted"]
+    ]
     payload = {**champion, "data": report["data"], "headline": report["headline"], "measures": measures, "page": pages.drift_link(report)}
     emit_event(CHAMPION_DRIFTED, resource={"prefect.resource.id": CHAMPION}, payload=payload)
-    Variable.set(DRIFT_TOLD, told, overwrite=True)
+    Variable.set(DRIFT_NOTIFIED, notified, overwrite=True)
 
 
-def refused(workspace: Workspace, why: str, page: str | None) -> None:
-    """Tells that validation refused the data. `page` is the address of what it found, where it has one."""
+def data_refused(workspace: Workspace, why: str, page: str | None) -> None:
+    """Emits the event that validation refused the data. `page` is the address of the page with the bad records, if there is one."""
     report = ValidationReport.read(workspace.reports)
     by_reason = report.quarantined.by_reason
     counts = [(n, f"{file}: {reason}") for file, reasons in by_reason.items() for reason, n in reasons.items()]
