@@ -30,6 +30,7 @@ check: install
 	ruff format --check .
 	mypy
 	lint-imports
+	pytest -q -p no:cacheprovider tests/unit/test_structure.py
 
 # The files of code that each stage depends on, from what it imports.
 dvc.yaml: install

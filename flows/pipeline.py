@@ -39,7 +39,7 @@ def train_pipeline(register_model: bool = True) -> State[Any]:
     changed = looked.result()
     outcomes: dict[str, Any] = {}
     state: State[Any] = looked
-    for stage in (stages.validate, stages.preprocess, stages.train, stages.evaluate):
+    for stage in stages.DVC_STAGES:
         state = stage(changed, tuple(outcomes.values()), wait_for=[state], return_state=True)
         if not state.is_completed():
             return _ended(state)

@@ -34,7 +34,6 @@ R = TypeVar("R")
 HOUR = 3600.0
 RETRY_DELAYS = [5, 15, 30]
 """Seconds before each further try of a stage that needs MLflow: enough for a server that starts anew."""
-STAGES = ("validate", "preprocess", "train", "evaluate")
 REGISTER = ("reelnest", "register")
 
 Pages = Mapping[str, Callable[[Workspace], str]]
@@ -79,7 +78,7 @@ def look_for_changes() -> State[Any]:
             dvc.reproduce("data.dvc", workspace.root, on_line=logger.info)
     except (CommandError, dvc.StageError) as error:
         return Failed(message=str(error), data=error)
-    stale = [stage for stage in STAGES if stage in changed]
+    stale = [stage.name for stage in DVC_STAGES if stage.name in changed]
     return Completed(message=f"stale: {', '.join(stale)}" if stale else "nothing is stale", data=changed)
 
 
@@ -143,6 +142,10 @@ def evaluate(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State
     if link is not None:
         create_link_artifact(key="evaluation-page", link=link, link_text="The evaluation's page in MLflow: what to ship, and why")
     return state
+
+
+DVC_STAGES = (validate, preprocess, train, evaluate)
+"""The tasks of the stages of `dvc.yaml`, in the order in which they run."""
 
 
 @_task(

@@ -8,6 +8,7 @@ import yaml
 from reelnest.code_closure import code_files, stage_code
 from reelnest.commands.dvc_yaml import with_code_deps
 from reelnest.settings import Params
+from tasks import stages
 
 ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
@@ -25,6 +26,10 @@ def test_each_stage_is_written_anew_with_its_comments_and_other_files_kept() -> 
         assert [name for name in entry["deps"] if name.startswith("src/")] == [
             f"src/reelnest/{name}" for name in code_files(stage_code(stage))
         ]
+
+
+def test_a_flow_runs_each_stage_in_its_order() -> None:
+    assert [task.name for task in stages.DVC_STAGES] == list(STAGES)
 
 
 def test_stages_depend_on_settings_that_exist_and_never_on_where_runs_are_recorded() -> None:
