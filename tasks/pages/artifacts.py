@@ -49,7 +49,7 @@ def validation_page(workspace: Workspace) -> str:
             ["suite", "expectation", "severity", "found"],
             [(outcome.suite, outcome.description, outcome.severity, outcome.observed) for outcome in failed],
         ),
-        "Each bad line: `reports/quarantine.jsonl`. Data Docs: `reports/data_docs/index.html`.",
+        "Each bad line: `reports/quarantine.jsonl`. As a page, with examples: `reports/data_docs/index.html`.",
     )
 
 
@@ -69,7 +69,7 @@ def quarantine_page(workspace: Workspace) -> str:
 
 
 def data_docs_page(workspace: Workspace) -> str:
-    """What Great Expectations' own pages say in full: every expectation, and what was found."""
+    """Every expectation, and what was found."""
     report = ValidationReport.read(workspace.reports)
     marks = {True: "holds", False: "does not hold"}
     rows = [

@@ -8,11 +8,9 @@ from typing import Any, ClassVar
 import pandas as pd
 from great_expectations.core.metric_domain_types import MetricDomainTypes
 from great_expectations.execution_engine import ExecutionEngine, PandasExecutionEngine
-from great_expectations.expectations.expectation import ColumnAggregateExpectation, ColumnPairMapExpectation, render_suite_parameter_string
+from great_expectations.expectations.expectation import ColumnAggregateExpectation, ColumnPairMapExpectation
 from great_expectations.expectations.metrics import ColumnAggregateMetricProvider, column_aggregate_value
 from great_expectations.expectations.metrics.map_metric_provider import ColumnPairMapMetricProvider, column_pair_condition_partial
-from great_expectations.render import LegacyRendererType, RenderedStringTemplateContent
-from great_expectations.render.renderer.renderer import renderer
 
 
 class _OneValueForEach(ColumnPairMapMetricProvider):
@@ -34,12 +32,6 @@ class ExpectColumnPairToHaveOneBForEachA(ColumnPairMapExpectation):
     ignore_row_if: str = "either_value_is_missing"
     success_keys: ClassVar[tuple[str, ...]] = ("column_A", "column_B", "ignore_row_if", "mostly")
     args_keys: ClassVar[tuple[str, ...]] = ("column_A", "column_B")
-
-    @classmethod
-    @renderer(renderer_type=LegacyRendererType.PRESCRIPTIVE)
-    @render_suite_parameter_string
-    def _prescriptive_renderer(cls, configuration: Any = None, runtime_configuration: dict[str, Any] | None = None, **_: Any) -> list[Any]:
-        return _sentence("each value of $column_A must stand with one value of $column_B alone.", configuration, runtime_configuration)
 
 
 class _SmallestShare(ColumnAggregateMetricProvider):
@@ -70,17 +62,3 @@ class ExpectColumnValuesToBeBalanced(ColumnAggregateExpectation):
     ) -> dict[str, Any]:
         share = metrics["column.smallest_share"]
         return {"success": share >= self.min_share, "result": {"observed_value": round(share, 4)}}
-
-    @classmethod
-    @renderer(renderer_type=LegacyRendererType.PRESCRIPTIVE)
-    @render_suite_parameter_string
-    def _prescriptive_renderer(cls, configuration: Any = None, runtime_configuration: dict[str, Any] | None = None, **_: Any) -> list[Any]:
-        return _sentence("the rarest value of $column must have at least $min_share of the rows.", configuration, runtime_configuration)
-
-
-def _sentence(template: str, configuration: Any, runtime_configuration: dict[str, Any] | None) -> list[Any]:
-    """What Data Docs say of an expectation."""
-    params = dict(configuration.kwargs) if configuration is not None else {}
-    styling = (runtime_configuration or {}).get("styling")
-    content = {"template": template, "params": params, "styling": styling}
-    return [RenderedStringTemplateContent(content_block_type="string_template", string_template=content)]

@@ -1,4 +1,4 @@
-"""What the data is expected to be, as Great Expectations suites, and their Data Docs.
+"""What the data is expected to be, as Great Expectations suites.
 
 Checks must hold. They are made twice: of what was *found*, where one that fails is a warning, and its page shows what was quarantined;
 and of what is *used*, after the quarantine, where it is critical: the quarantine has missed something, or nothing is left.
@@ -6,9 +6,6 @@ and of what is *used*, after the quarantine, where it is critical: the quarantin
 """
 
 from collections.abc import Mapping, Sequence
-from html import escape
-from pathlib import Path
-from typing import Any
 
 import great_expectations as gx
 import pandas as pd
@@ -18,13 +15,13 @@ from great_expectations.data_context import EphemeralDataContext
 from great_expectations.data_context.types.base import DataContextConfig, InMemoryStoreBackendDefaults, ProgressBarsConfig
 from great_expectations.expectations.expectation import Expectation
 
-from reelnest.artifacts.validation_report import ExpectationOutcome, Severity
+from reelnest.artifacts.validation_report import Severity
 from reelnest.checks.custom_expectations import ExpectColumnPairToHaveOneBForEachA, ExpectColumnValuesToBeBalanced
+from reelnest.checks.findings import Finding, finding_of
 from reelnest.checks.tables import GOOD, PAIR_COLUMNS, VIDEO_COLUMNS
 from reelnest.records.formats import SPLITS, pair_kind
 from reelnest.settings import Validate
 
-SITE = "data_docs"
 RESULT_FORMAT = {"result_format": "SUMMARY", "partial_unexpected_count": 20, "unexpected_index_column_names": ["line"]}
 """How much of what is unexpected is kept: the first values, and their lines."""
 
@@ -142,64 +139,26 @@ def pair_advice(name: str) -> ExpectationSuite:
     )
 
 
-def check(suites: Mapping[str, tuple[pd.DataFrame, ExpectationSuite]], docs: Path) -> list[ExpectationOutcome]:
-    """Runs each suite, here by its name, on its table and builds Data Docs in the folder `docs`. Touches no other file and no network."""
-    context = _context(docs)
+def check(suites: Mapping[str, tuple[pd.DataFrame, ExpectationSuite]]) -> list[Finding]:
+    """Runs each suite, here by its name, on its table. Touches no file and no network."""
+    context = _context()
     source = context.data_sources.add_pandas("data")
-    run_id = gx.RunIdentifier(run_name="validate")
-    outcomes = []
+    findings = []
     for name, (table, suite) in suites.items():
         batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all lines")
         suite = context.suites.add(suite)
         definition = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=suite))
-        result = definition.run(batch_parameters={"dataframe": _escaped(table)}, result_format=RESULT_FORMAT, run_id=run_id)
-        outcomes += [_outcome(name, found) for found in result.results]
-    context.build_data_docs(site_names=[SITE])
-    return sorted(outcomes, key=lambda outcome: (outcome.suite, outcome.description))
+        result = definition.run(batch_parameters={"dataframe": table}, result_format=RESULT_FORMAT)
+        findings += [finding_of(name, table, found) for found in result.results]
+    return sorted(findings, key=lambda finding: (finding.outcome.suite, finding.outcome.description))
 
 
-def _escaped(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with its texts as HTML. Great Expectations puts values into its pages as they are, and a query may hold a script."""
-    texts = [column for column in table.columns if pd.api.types.is_string_dtype(table[column])]
-    return table.assign(**{column: table[column].map(escape, na_action="ignore") for column in texts})
-
-
-def _context(docs: Path) -> EphemeralDataContext:
+def _context() -> EphemeralDataContext:
     config = DataContextConfig(
         store_backend_defaults=InMemoryStoreBackendDefaults(init_temp_docs_sites=False),
         progress_bars=ProgressBarsConfig(globally=False),
         analytics_enabled=False,
-        data_docs_sites={
-            SITE: {
-                "class_name": "SiteBuilder",
-                "show_how_to_buttons": False,
-                "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs.resolve())},
-                "site_index_builder": {"class_name": "DefaultSiteIndexBuilder", "show_cta_footer": False},
-            }
-        },
+        data_docs_sites={},  # Great Expectations' own pages load scripts from the network; ours are in report/validation_page.py
     )
     # Suites can only be made while a context is the process's current one, and get_context makes it so.
     return gx.get_context(mode="ephemeral", project_config=config)
-
-
-def _outcome(suite: str, found: Any) -> ExpectationOutcome:
-    config, result = found.expectation_config, found.result
-    if found.exception_info and found.exception_info.get("raised_exception"):
-        observed: Any = found.exception_info["exception_message"]
-    elif "unexpected_count" in result:
-        observed = {"rows": result["element_count"], "unexpected": result["unexpected_count"]}
-    elif "missing_count" in result:
-        observed = {"missing": list(result.get("partial_missing_list", []))}
-    else:
-        observed = result.get("observed_value")
-    rows = result.get("partial_unexpected_index_list") or []
-    lines = tuple(sorted({int(row["line"]) for row in rows}))
-    return ExpectationOutcome(
-        suite=suite,
-        expectation=config.type,
-        description=config.description,
-        severity=config.severity.value,
-        success=bool(found.success),
-        observed=observed,
-        lines=lines,
-    )

@@ -1,7 +1,7 @@
 """Validation: which records are good enough to train on, and is the data as a whole.
 
 Reads `data/`; writes `reports/quarantine.jsonl` (the records that later stages leave out), `reports/behaviour.jsonl` (the behaviour tests
-that can be used), `reports/validation.json` and `reports/data_docs/` (Great Expectations' pages). All are written, whole, before the stage
+that can be used), `reports/validation.json` and `reports/data_docs/` (the same as a page). All are written, whole, before the stage
 fails.
 """
 
@@ -26,6 +26,7 @@ from reelnest.records.behaviour_tests import BEHAVIOUR_FILE, KINDS, BehaviourTes
 from reelnest.records.formats import PAIRS_FILE, VIDEOS_FILE, BadRecord, Pair, Side, known_ids, read_pairs, read_videos, write_quarantine
 from reelnest.records.quarantine import count_by_reason, quarantine_pairs, queries_without_target
 from reelnest.records.splits import assign_splits, connected_components, count_pairs
+from reelnest.report.validation_page import write_validation_page
 from reelnest.settings import Params
 from reelnest.stages.workspace import Workspace
 from reelnest.video.decoder import Limits
@@ -62,18 +63,17 @@ def run(workspace: Workspace, params: Params) -> None:
     write_quarantine(workspace.reports / "quarantine.jsonl", bad)
     write_behaviour(workspace.reports / BEHAVIOUR_FILE, tests)
     videos_used, pairs_used = video_table(good_videos, looked, kept), pair_table(kept, splits)
-    with whole_folder(workspace.reports / "data_docs") as docs:
-        outcomes = check(
-            {
-                "videos_found": (video_table(videos, looked, pairs, bad_videos), video_checks("videos_found", settings, "warning")),
-                "videos_used": (videos_used, video_checks("videos_used", settings, "critical")),
-                "videos_advice": (videos_used, video_advice("videos_advice", settings)),
-                "pairs_found": (pair_table(pairs, found_splits, bad_pairs), pair_checks("pairs_found", settings, "warning")),
-                "pairs_used": (pairs_used, pair_checks("pairs_used", settings, "critical")),
-                "pairs_advice": (pairs_used, pair_advice("pairs_advice")),
-            },
-            docs,
-        )
+    findings = check(
+        {
+            "videos_found": (video_table(videos, looked, pairs, bad_videos), video_checks("videos_found", settings, "warning")),
+            "videos_used": (videos_used, video_checks("videos_used", settings, "critical")),
+            "videos_advice": (videos_used, video_advice("videos_advice", settings)),
+            "pairs_found": (pair_table(pairs, found_splits, bad_pairs), pair_checks("pairs_found", settings, "warning")),
+            "pairs_used": (pairs_used, pair_checks("pairs_used", settings, "critical")),
+            "pairs_advice": (pairs_used, pair_advice("pairs_advice")),
+        }
+    )
+    outcomes = [finding.outcome for finding in findings]
     fault = _fault(bad, sum(lines.values()), settings.max_quarantined_fraction, kept, splits, outcomes)
     report = ValidationReport(
         passed=fault is None,
@@ -96,6 +96,8 @@ def run(workspace: Workspace, params: Params) -> None:
         expectations=tuple(outcomes),
     )
     report.write(workspace.reports)
+    with whole_folder(workspace.reports / "data_docs") as folder:
+        write_validation_page(folder / "index.html", report, findings, bad, fault)
     _log(report)
     if fault is not None:
         raise DataError(fault)

@@ -17,6 +17,7 @@ import requests
 from axe_playwright_python.sync_playwright import Axe
 
 from tests.integration.serving.served_corpus import HOSTILE, Served
+from tests.support.offline_pages import SCREENS, opened_offline
 
 SERIOUS = ("serious", "critical")
 
@@ -197,6 +198,14 @@ def test_the_page_searches_two_sides_and_is_accessible(server: str, browser: Any
     assert page.input_value("#q") == "red circle"
     assert faults == []
     page.close()
+
+
+@pytest.mark.parametrize(("scheme", "width"), SCREENS)
+def test_the_page_works_without_a_network(server: str, browser: Any, scheme: str, width: int) -> None:
+    with opened_offline(browser, f"{server}?{query(q='red circle')}", scheme, width) as opened:
+        opened.page.wait_for_selector(".answers li:nth-child(12)")
+        assert opened.page.evaluate("document.documentElement.scrollWidth") == width
+        assert opened.faults() == []
 
 
 def test_titles_are_text_and_clips_play(server: str, browser: Any) -> None:

@@ -1,0 +1,122 @@
+"""`reports/data_docs/index.html`: what was checked in the data, what did not hold, and on which lines.
+
+Great Expectations makes the checks. Its own pages load scripts and fonts from the network; this one is a single file.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from reelnest.artifacts.validation_report import ValidationReport
+from reelnest.checks.findings import Finding
+from reelnest.records.formats import PAIRS_FILE, VIDEOS_FILE, BadRecord
+from reelnest.report import wording
+from reelnest.report.template import STYLE, source, write_page
+
+TEMPLATE, STYLES = Path(__file__).with_name("validation_page.html.j2"), (STYLE, Path(__file__).with_name("validation_page.css"))
+SHOWN_EXAMPLES = 8
+"""Of each check; `validation.json` names more lines."""
+SHOWN_RECORDS = 20
+"""Of those that were left out; `quarantine.jsonl` has all."""
+
+FOUND, USED, ADVICE = "found", "used", "advice"
+FAILED, WARNING, HOLDS = "fails", "warning", "holds"
+
+
+@dataclass(frozen=True)
+class Check:
+    """A row of the page."""
+
+    finding: Finding
+    file: str
+    verdict: str
+    """One of FAILED, WARNING, HOLDS."""
+    observed: str
+
+    @property
+    def sentence(self) -> str:
+        """The expectation in words, as a sentence begins."""
+        text = self.finding.outcome.description
+        return text[:1].upper() + text[1:]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The checks of one suite."""
+
+    title: str
+    about: str
+    checks: tuple[Check, ...]
+
+
+def write_validation_page(
+    path: Path, report: ValidationReport, findings: Sequence[Finding], bad: Sequence[BadRecord], fault: str | None
+) -> None:
+    """Writes the page, whole or not at all.
+
+    Args:
+        path: Where the page goes.
+        report: What `reports/validation.json` holds.
+        findings: What came of each expectation.
+        bad: The records that are left out.
+        fault: Why the data cannot be used; None where it can.
+    """
+    groups = _groups(findings)
+    checks = [check for group in groups for check in group.checks]
+    splits = report.pairs.by_split_and_kind
+    write_page(
+        path,
+        TEMPLATE,
+        {"kind": wording.kind_name, "percent": wording.percent},
+        report=report,
+        fault=fault,
+        groups=groups,
+        checks=checks,
+        unmet=sorted((check for check in checks if check.verdict != HOLDS), key=lambda check: check.verdict != FAILED),
+        bad=bad[:SHOWN_RECORDS],
+        more_bad=max(0, len(bad) - SHOWN_RECORDS),
+        shown_examples=SHOWN_EXAMPLES,
+        kinds=sorted({kind for counts in splits.values() for kind in counts}, key=wording.kind_style),
+        style=source(*STYLES),
+    )
+
+
+def _groups(findings: Sequence[Finding]) -> list[Group]:
+    """In the order in which a reader asks: is what is used good, is anything odd, and what was wrong with the files."""
+    groups = []
+    for step in (USED, ADVICE, FOUND):
+        for what, file in (("videos", VIDEOS_FILE), ("pairs", PAIRS_FILE)):
+            checks = tuple(_check(finding, file) for finding in findings if finding.outcome.suite == f"{what}_{step}")
+            title, about = _HEADS[step]
+            groups.append(Group(title.format(what), about.format(file), checks))
+    return [group for group in groups if group.checks]
+
+
+_HEADS = {
+    USED: ("The {} that are used", "Lines of {} without those that were left out. A check that fails here stops the workflow."),
+    ADVICE: ("Unusual among the {}", "Lines of {} that are used and may be right. Have a look at them."),
+    FOUND: ("All {}, as they were found", "Every line of {}. What fails here was left out, and the rest is used."),
+}
+
+
+def _check(finding: Finding, file: str) -> Check:
+    outcome = finding.outcome
+    verdict = HOLDS if outcome.success else FAILED if outcome.severity == "critical" else WARNING
+    return Check(finding, file, verdict, _observed(outcome.observed))
+
+
+def _observed(observed: JsonValue) -> str:
+    """What was found, in words."""
+    if isinstance(observed, Mapping) and "rows" in observed:
+        rows, unexpected = observed["rows"], observed["unexpected"]
+        return f"{unexpected:,} of {rows:,} lines fail" if unexpected else f"{rows:,} lines"
+    if isinstance(observed, Mapping):
+        missing = observed["missing"]
+        return f"missing: {', '.join(map(str, missing))}" if isinstance(missing, list) and missing else "none is missing"
+    if isinstance(observed, float):
+        return f"{wording.percent(observed)} of the lines"
+    if isinstance(observed, list | tuple):
+        return f"{len(observed)} columns"
+    return "" if observed is None else str(observed)
