@@ -61,6 +61,9 @@ DRAWS_FIGURES = {
     "reelnest.stages.evaluation_files": "writes the metrics into files",
 }
 
+DRAWS_CHECKS = {"reelnest.report": "draws the page of the checks; to validate large data again for it would take hours"}
+"""Left out of the validation."""
+
 
 @dataclass(frozen=True, eq=False)
 class Code:
@@ -77,14 +80,13 @@ FROZEN_FEATURES = Code("reelnest.training.frozen", LEFT_OUT | READ_BEFORE)
 """What decides the rows that a frozen part of the model gives."""
 FIGURES = Code("reelnest.stages.evaluate", LEFT_OUT | READ_BEFORE | DRAWS_FIGURES)
 """What decides the figures of an evaluation."""
-_READ_PREPARED = ("train", "evaluate")
+_LEFT_OUT_OF_STAGE = {"validate": DRAWS_CHECKS, "preprocess": RUNS_A_MODEL, "train": READ_BEFORE, "evaluate": READ_BEFORE}
 
 
 @functools.cache
 def stage_code(stage: str) -> Code:
     """What DVC runs a stage again for."""
-    left_out = READ_BEFORE if stage in _READ_PREPARED else RUNS_A_MODEL if stage == "preprocess" else {}
-    return Code(f"reelnest.stages.{stage}", LEFT_OUT | left_out)
+    return Code(f"reelnest.stages.{stage}", LEFT_OUT | _LEFT_OUT_OF_STAGE.get(stage, {}))
 
 
 @functools.cache

@@ -75,11 +75,11 @@ def _examples(table: pd.DataFrame, columns: tuple[str, ...], found: Any) -> tupl
         {} if named is None else {int(line): str(name) for line, name in zip(table["line"], table[named], strict=True) if not pd.isna(name)}
     )
     rows = sorted(((int(row["line"]), row) for row in _rows(found)), key=lambda pair: pair[0])
-    telling = [column for column in columns if any(_says_more(str(row[column]), names.get(line, "")) for line, row in rows)]
+    telling = [column for column in columns if any(_has_detail(str(row[column]), names.get(line, "")) for line, row in rows)]
     return tuple(Example(line, names.get(line, ""), ", ".join(str(row[column]) for column in telling)) for line, row in rows)
 
 
-def _says_more(value: str, name: str) -> bool:
+def _has_detail(value: str, name: str) -> bool:
     return value not in name and value not in ("True", "False")
 
 
