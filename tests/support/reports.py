@@ -10,7 +10,7 @@ def validation(**changes: Any) -> Content:
     return {
         "schema_version": 1,
         "passed": True,
-        "videos": {"lines": 4, "good": 3, "frames": 90, "seconds": 3.0, "megabytes": 0.1},
+        "videos": {"lines": 4, "good": 3, "frames": 90, "seconds": 3.0, "by_decoder": {"decord": 3}, "megabytes": 0.1},
         "pairs": {"lines": 9, "good": 6, "by_split_and_kind": {"train": {"text_to_video": 6}}},
         "quarantined": {"records": 4, "fraction": 0.1, "allowed_fraction": 0.2, "by_reason": {"videos.jsonl": {"truncated": 4}}},
         "behaviour": {"lines": 4, "good": 4, "by_kind": {"invariance": 0, "direction": 4, "minimum": 0}, "of_training": 0},
@@ -40,6 +40,8 @@ def preprocessing(**changes: Any) -> Content:
         "pairs": {"train": {"text_to_video": 6}},
         "megabytes": 0.5,
         "videos_by_grid": {"2x4x4": 3},
+        "videos_by_decoder": {"decord": 3},
+        "decoder_of": {},
         "dropped": {"videos": 0, "by_reason": {}, "details": {}, "pairs": 0},
     } | changes
 

@@ -75,8 +75,9 @@ def test_the_digest_is_the_same_in_another_folder(copy: Path) -> None:
 )
 def test_the_closure_holds_what_python_would_import_what_is_started_and_what_a_registry_finds(module: str, registered: list[str]) -> None:
     finder = ModuleFinder(path=[str(PACKAGE.parent)], excludes=["reelnest.code_closure"])
-    # The family is found by a package that looks through its own folder.
-    for started in (module, "reelnest.video.decoder_process", "reelnest.backbones.families.qwen2_5_vl", *registered):
+    # Found by packages that look through their own folders.
+    decoders = [f"reelnest.video.decoders.{path.stem}" for path in (PACKAGE / "video/decoders").glob("[!_]*.py")]
+    for started in (module, "reelnest.video.decoder_process", "reelnest.backbones.families.qwen2_5_vl", *decoders, *registered):
         finder.import_hook(started)
     paths = {Path(str(imported.__file__)) for name, imported in finder.modules.items() if name.startswith("reelnest.")}
     expected = {str(path.relative_to(PACKAGE)) for path in paths if path.name != "__init__.py"}

@@ -29,4 +29,7 @@ class PreprocessingReport(Artifact):
     """By split, then by kind."""
     megabytes: float
     videos_by_grid: dict[str, int]
+    videos_by_decoder: dict[str, int]
+    decoder_of: dict[str, str]
+    """By video, the decoder, where another one than the usual one read it; at most 100. The store's index has every video's."""
     dropped: Dropped

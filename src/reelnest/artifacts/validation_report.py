@@ -21,6 +21,8 @@ class VideoCounts(RecordCounts):
 
     frames: int
     seconds: float
+    by_decoder: dict[str, int]
+    """The good ones by the decoder that read them."""
     megabytes: float
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from reelnest.atomic_files import write_lines
 from reelnest.errors import DataError, VideoError
 from reelnest.records.json_lines import RecordError, check_keys, check_string, is_encodable, parse_record, read_lines, show, show_kind
-from reelnest.records.safe_paths import resolve
+from reelnest.records.safe_paths import check_regular_file, resolve
 
 Kind = Literal["text", "video"]
 
@@ -117,12 +117,14 @@ def known_ids(videos: Collection[Video], bad: Collection[BadRecord]) -> frozense
 
 
 def video_files(video: Video, folder: Path) -> list[Path]:
-    """The video's file, or its frames' files in order, resolved. Raises VideoError: `unsafe_path` or `missing`."""
+    """The video's file, or its frames' files in order, resolved.
+
+    Raises VideoError: `unsafe_path`, or what `check_regular_file` finds.
+    """
     names = [video.path] if video.path is not None else list(video.images)
     files = [resolve(name, folder) for name in names]
     for name, file in zip(names, files, strict=True):
-        if not file.is_file():
-            raise VideoError("missing", f"there is no file {show(name)} under {folder.name}/; correct the path or add the file")
+        check_regular_file(file, f"{show(name)} under {folder.name}/")
     return files
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from reelnest.settings.section import Fraction, FrameSampling, Positive, Section
+from reelnest.settings.section import DecoderName, Fraction, FrameSampling, Positive, Section
 
 
 class Data(Section):
@@ -42,6 +42,8 @@ class Preprocess(Section):
     """`uniform`: so many, evenly spread over the video. `fps`: at most so many."""
     fps: Annotated[float, Field(gt=0)] = 2.0
     """`fps`: frames a second."""
+    decoder: DecoderName = "auto"
+    """`auto`: decord where it is known to give the right frames of a file, PyAV elsewhere. Images and animated WebP are Pillow's."""
     min_pixels: Positive = 3136
     max_pixels: Positive = 3200
     """A frame's area, in pixels, after resizing (both sides become multiples of what the model family merges into one token)."""

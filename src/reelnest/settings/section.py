@@ -22,6 +22,9 @@ FrameSampling = Annotated[str, AfterValidator(NameIn("reelnest.video.sampling", 
 Storage = Annotated[str, AfterValidator(NameIn("reelnest.search.storage_types", "storage_names", "storage type"))]
 """How an index stores a vector. `binary` are the signs alone; `binary_int8` both, the shortlist ordered by the int8 codes."""
 
+DecoderName = Annotated[str, AfterValidator(NameIn("reelnest.video.decoders", "setting_names", "decoder"))]
+"""`auto`, or a decoder of videos alone."""
+
 
 class Section(BaseModel):
     """A part of `params.yaml`: frozen, strict about types and about names."""

@@ -43,6 +43,9 @@ from reelnest.video.vision_spec import VisionSpec
 
 log = logging.getLogger(__name__)
 
+NAMED = 100
+"""Videos that the report names with a decoder that is not the usual one; the store's index names every video's."""
+
 
 def run(workspace: Workspace, params: Params) -> None:
     """Raises DataError where validation has not run, too many videos fail after all, or nothing is left."""
@@ -192,13 +195,19 @@ def _remove_unfinished(prepared: Path) -> None:
 
 
 def _report(prepared: Prepared, pairs: Sequence[Pair], splits: Sequence[str], dropped: Dropped) -> PreprocessingReport:
-    grids = Counter("x".join(str(size) for size in grid) for grid in prepared.store.grids.tolist())
+    store = prepared.store
+    grids = Counter("x".join(str(size) for size in grid) for grid in store.grids.tolist())
+    by_decoder = Counter(store.decoders)
+    usual = max(by_decoder, key=lambda name: by_decoder[name], default="")
+    others = [(video, decoder) for video, decoder in zip(store.video_ids, store.decoders, strict=True) if decoder != usual]
     return PreprocessingReport(
         items=len(prepared),
-        texts=len(prepared) - len(prepared.store),
-        videos=len(prepared.store),
+        texts=len(prepared) - len(store),
+        videos=len(store),
         pairs=count_pairs(pairs, splits),
-        megabytes=round(prepared.store.bytes / 1e6, 3),
+        megabytes=round(store.bytes / 1e6, 3),
         videos_by_grid=dict(grids),
+        videos_by_decoder=dict(sorted(by_decoder.items())),
+        decoder_of=dict(others[:NAMED]),
         dropped=dropped,
     )

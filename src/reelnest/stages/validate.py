@@ -45,7 +45,7 @@ def run(workspace: Workspace, params: Params) -> None:
     pairs, bad_pairs = read_pairs(workspace.data, known_ids(videos, bad_videos))
     lines = {VIDEOS_FILE: len(videos) + len(bad_videos), PAIRS_FILE: len(pairs) + len(bad_pairs)}
 
-    inspected, undecodable = inspect_videos(videos, workspace.data, Limits.of(settings))
+    inspected, undecodable = inspect_videos(videos, workspace.data, Limits.of(settings), params.preprocess.decoder)
     looked = Looked(inspected, content_digests(videos, inspected, workspace.data))
     bad_videos += undecodable
     good_videos = [video for video in videos if video.video_id in inspected]
@@ -82,6 +82,7 @@ def run(workspace: Workspace, params: Params) -> None:
             good=len(good_videos),
             frames=sum(video.info.frames for video in inspected.values()),
             seconds=round(sum(video.info.seconds for video in inspected.values()), 3),
+            by_decoder=dict(sorted(Counter(video.info.decoder for video in inspected.values()).items())),
             megabytes=round(sum(video.bytes for video in inspected.values()) / 2**20, 3),
         ),
         pairs=PairCounts(lines=lines[PAIRS_FILE], good=len(kept), by_split_and_kind=count_pairs(kept, splits)),

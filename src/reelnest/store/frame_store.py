@@ -24,7 +24,7 @@ from reelnest.video.vision_spec import Grid, VisionSpec, differences
 __all__ = ["FrameStore", "Frames", "Shard"]
 
 INDEX_FILE = "index.arrow"
-VERSION = b"reelnest frames 2"
+VERSION = b"reelnest frames 3"
 """A store of another layout is refused, not misread."""
 LAYOUT_KEY, VISION_KEY = b"layout", b"vision"
 """Metadata of the index: VERSION, and the vision spec that all rows were cut for, as JSON."""
@@ -36,6 +36,7 @@ SHARD_SCHEMA = pa.schema(
     [
         ("video_id", pa.large_string()),
         ("key", pa.string()),  # of the video's bytes, and after a hyphen of the sampling settings
+        ("decoder", pa.string()),  # that read it
         ("grid_thw", _GRID),
         ("seconds_per_grid", pa.float64()),
         ("rows", pa.large_binary()),  # (patches, row width), row after row
@@ -45,6 +46,7 @@ INDEX_SCHEMA = pa.schema(
     [
         ("video_id", pa.large_string()),
         ("key", pa.string()),
+        ("decoder", pa.string()),
         ("grid_thw", _GRID),
         ("seconds_per_grid", pa.float64()),
         ("shard", pa.int32()),
@@ -68,6 +70,8 @@ class Member:
     seconds_per_grid: float
     bytes: int
     """Size of its rows."""
+    decoder: str = ""
+    """What read its file; empty where it was none."""
 
 
 class Shard:
@@ -86,8 +90,8 @@ class Shard:
         """The video of a batch."""
         batch = self._reader.get_batch(number)
         steps, down, across = batch["grid_thw"][0].as_py()
-        video_id, key, seconds = (batch[name][0].as_py() for name in ("video_id", "key", "seconds_per_grid"))
-        return Member(video_id, key, (steps, down, across), seconds, pc.binary_length(batch["rows"])[0].as_py())
+        video_id, key, decoder, seconds = (batch[name][0].as_py() for name in ("video_id", "key", "decoder", "seconds_per_grid"))
+        return Member(video_id, key, (steps, down, across), seconds, pc.binary_length(batch["rows"])[0].as_py(), decoder)
 
     def rows(self, number: int) -> NDArray[np.uint8]:
         """Its rows one after the other, uint8 (bytes,): a read-only view of the mapped file."""
@@ -107,6 +111,7 @@ class FrameStore:
         self._shards = index["shard"].to_numpy()
         self._batches = index["batch"].to_numpy()
         self._keys = index["key"]
+        self._decoders = index["decoder"]
         self._grids = index["grid_thw"].combine_chunks().flatten().to_numpy().reshape(-1, 3)  # (videos, 3)
         self._seconds = index["seconds_per_grid"].to_numpy()
         # Of this object alone: the mappings end with it.
@@ -153,6 +158,12 @@ class FrameStore:
         """Size of all rows."""
         return int(self._grids.prod(axis=1, dtype=np.int64).sum()) * self.vision.row_width
 
+    @property
+    def decoders(self) -> Sequence[str]:
+        """The decoder that read each video, in the order of `video_ids`."""
+        names: list[str] = self._decoders.to_pylist()
+        return names
+
     def get(self, video_id: str) -> Frames:
         """The video's frames. Raises KeyError for an unknown id."""
         return self.at(self.position(video_id))
@@ -174,7 +185,8 @@ class FrameStore:
     def at(self, position: int) -> Frames:
         """The frames of the video at this place in `video_ids`."""
         steps, down, across = self._grids[position].tolist()
-        return Frames(self.vision, (steps, down, across), float(self._seconds[position]), functools.partial(self._rows, position))
+        rows = functools.partial(self._rows, position)
+        return Frames(self.vision, (steps, down, across), float(self._seconds[position]), rows, self._decoders[position].as_py())
 
     def _rows(self, position: int) -> NDArray[np.uint8]:
         rows = self._shard(int(self._shards[position])).rows(int(self._batches[position]))

@@ -52,15 +52,18 @@ log = logging.getLogger(__name__)
 
 CUTS_PER_SHARD = 2.0
 """Ends of shards that the hash picks in as many bytes as a shard may have: shards are half full on average, seldom cut by the limit."""
+FRAME_RULE = 2
+"""Of how the frames of a time are found. A store has no frames of an older rule: under the first one, some were others than asked for."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def video_key(files: Sequence[Path], settings: FrameSettings) -> str:
     """Names the result of decoding: a digest of the bytes, a hyphen, and one of the settings and libraries that decode and resize."""
-    wanted = {"sampling", "frames", "min_pixels", "max_pixels"}
+    wanted = {"sampling", "frames", "decoder", "min_pixels", "max_pixels"}
     if FRAME_SAMPLERS[settings.sampling.sampling].reads_fps:
         wanted.add("fps")
-    facts = {"settings": settings.sampling.model_dump(include=wanted), "vision": asdict(settings.vision), **_decoder_versions()}
+    chosen = {"settings": settings.sampling.model_dump(include=wanted), "vision": asdict(settings.vision)}
+    facts = {**chosen, "rule": FRAME_RULE, **_decoder_versions()}
     content = hashlib.blake2b(str(len(files)).encode(), digest_size=20)
     for file in files:
         with file.open("rb") as opened:
@@ -72,7 +75,7 @@ def video_key(files: Sequence[Path], settings: FrameSettings) -> str:
 @functools.cache
 def _decoder_versions() -> dict[str, str]:
     # Their pixels may differ by a rounding from one version to the next, and a store must not be a mixture.
-    return {name: version(name) for name in ("decord2", "pillow")}
+    return {name: version(name) for name in ("decord2", "av", "pillow")}
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,7 @@ def spill_frames(folder: Path, key: str, frames: Frames) -> Path:
 
 def _spilled(key: str, frames: Frames) -> Member:
     """A decoded video that belongs to no store yet."""
-    return Member("", key, frames.grid_thw, frames.seconds_per_grid, frames.rows.nbytes)
+    return Member("", key, frames.grid_thw, frames.seconds_per_grid, frames.rows.nbytes, frames.decoder)
 
 
 def write_store(
@@ -206,6 +209,7 @@ def write_store(
         {
             "video_id": [member.video_id for member in members],
             "key": [member.key for member in members],
+            "decoder": [member.decoder for member in members],
             "grid_thw": [list(member.grid_thw) for member in members],
             "seconds_per_grid": [member.seconds_per_grid for member in members],
             "shard": [number for number, _ in places],
@@ -250,6 +254,7 @@ def _write_batches(out: BinaryIO, videos: Iterator[tuple[Member, NDArray[np.uint
             columns = [
                 pa.array([member.video_id], pa.large_string()),
                 pa.array([member.key], pa.string()),
+                pa.array([member.decoder], pa.string()),
                 pa.array([list(member.grid_thw)], SHARD_SCHEMA.field("grid_thw").type),
                 pa.array([member.seconds_per_grid], pa.float64()),
                 pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, data]),  # no copy

@@ -31,11 +31,13 @@ class Frames:
     seconds_per_grid: float
     read: Callable[[], NDArray[np.uint8]]
     """Gives the rows: those of a video whose tokens are kept are never asked for."""
+    decoder: str = ""
+    """Name of the decoder that read the file; empty for frames of no file."""
 
     @classmethod
-    def of(cls, rows: NDArray[np.uint8], grid_thw: Grid, seconds_per_grid: float, vision: VisionSpec) -> Self:
+    def of(cls, rows: NDArray[np.uint8], grid_thw: Grid, seconds_per_grid: float, vision: VisionSpec, decoder: str = "") -> Self:
         """The frames whose rows are these."""
-        return cls(vision, grid_thw, seconds_per_grid, lambda: rows)
+        return cls(vision, grid_thw, seconds_per_grid, lambda: rows, decoder)
 
     @property
     def tokens(self) -> int:

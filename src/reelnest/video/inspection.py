@@ -13,6 +13,7 @@ from tqdm import tqdm
 from reelnest.errors import VideoError
 from reelnest.records.formats import VIDEOS_FILE, BadRecord, Video, video_files
 from reelnest.video.decoder import Decoder, Limits, VideoInfo, in_parallel
+from reelnest.video.decoders import AUTO
 
 log = logging.getLogger(__name__)
 
@@ -27,16 +28,16 @@ class Inspected:
 
 
 def inspect_videos(
-    videos: Sequence[Video], folder: Path, limits: Limits, workers: int | None = None
+    videos: Sequence[Video], folder: Path, limits: Limits, decoder: str = AUTO, workers: int | None = None
 ) -> tuple[dict[str, Inspected], list[BadRecord]]:
-    """Opens each video and decodes frames of it, several at once, in child processes.
+    """Opens each video and decodes frames of it, several at once, in child processes. `decoder` is `preprocess.decoder`.
 
     Returns what was learnt by video_id, and a BadRecord for each video that is missing, cannot be decoded or is above the limits.
     """
 
-    def look(decoder: Decoder, video: Video) -> Inspected:
+    def look(process: Decoder, video: Video) -> Inspected:
         files = video_files(video, folder)
-        return Inspected(decoder.inspect(files), sum(file.stat().st_size for file in files))
+        return Inspected(process.inspect(files, decoder), sum(file.stat().st_size for file in files))
 
     good: dict[str, Inspected] = {}
     bad: list[BadRecord] = []

@@ -86,6 +86,7 @@ def test_good_data_passes_and_its_report_counts_it(workspace: Workspace, caplog:
     assert found["videos"]["lines"] == found["videos"]["good"] == 2
     assert found["videos"]["frames"] == 24 + 60
     assert found["videos"]["seconds"] == pytest.approx(1 + 2.5, abs=0.1)
+    assert found["videos"]["by_decoder"] == {"decord": 2}
     assert found["pairs"]["by_split_and_kind"] == {
         "train": {"text_to_video": 1, "video_to_text": 1, "all": 2},
         "test": {"text_to_video": 1, "text_to_text": 1, "all": 2},
@@ -147,7 +148,7 @@ BROKEN = {
     "random bytes": {"not_a_video"},
     "a video of no frames": {"no_frames", "not_a_video"},
     "a video of too many frames": {"too_many_frames"},
-    "a folder": {"missing"},
+    "a folder": {"not_a_file"},
     "a link out of data": {"unsafe_path"},
 }
 """Kinds of broken video, and the reasons that may be given."""

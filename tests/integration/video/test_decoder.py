@@ -143,7 +143,7 @@ def test_what_is_no_video_is_named(tmp_path: Path, limits: Limits) -> None:
     assert reason_of(limits, tmp_path / "text.mp4") == "not_a_video"
     assert reason_of(limits, tmp_path / "empty.mp4") == "empty"
     assert reason_of(limits, tmp_path / "list.mp4") == "not_a_video"
-    assert reason_of(limits, tmp_path / "pipe.mp4") == "not_a_video"
+    assert reason_of(limits, tmp_path / "pipe.mp4") == "not_a_file"
     assert reason_of(limits, tmp_path / "nothing.mp4") == "missing"
 
 

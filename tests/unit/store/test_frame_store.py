@@ -225,6 +225,7 @@ def test_the_key_changes_with_the_bytes_and_the_settings_that_matter(tmp_path: P
         key([first], Preprocess(max_pixels=12544)),
         key([first], Preprocess(min_pixels=784)),
         key([first], Preprocess(sampling="fps")),
+        key([first], Preprocess(decoder="pyav")),
         key([first], Preprocess(sampling="fps", fps=1.0)),
         key([first], Preprocess(), replace(VISION, patch_size=16)),
         key([first], Preprocess(), replace(VISION, mean=(0.5, 0.5, 0.5))),

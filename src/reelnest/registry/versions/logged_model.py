@@ -26,7 +26,7 @@ SERVED_MODEL = Path(__file__).with_name("served_model.py")
 LOGGED_MODEL_NAME = "model"
 # What a server needs to load and answer; the rest of our dependencies train and orchestrate.
 SERVING_REQUIREMENTS = (
-    "accelerate", "decord2", "mlflow", "numpy", "pandas", "peft", "pillow", "pyarrow", "pydantic", "PyYAML", "safetensors",
+    "accelerate", "av", "decord2", "mlflow", "numpy", "pandas", "peft", "pillow", "pyarrow", "pydantic", "PyYAML", "safetensors",
     "tokenizers", "torch", "tqdm", "transformers",
 )  # fmt: skip
 MOST_ROWS = 256

@@ -21,6 +21,20 @@ def is_playlist(file: BinaryIO) -> bool:
     return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(PLAYLISTS)
 
 
+def webp_durations(file: BinaryIO) -> list[int]:
+    """How long each frame of an animated WebP is shown, in milliseconds."""
+    size = os.fstat(file.fileno()).st_size
+    durations, at = [], 12  # after RIFF, its size and WEBP
+    while at + 8 <= size:
+        file.seek(at)
+        head = file.read(24)
+        if head[:4] == b"ANMF" and len(head) == 24:  # then x, y, width and height, 3 bytes each
+            durations.append(int.from_bytes(head[20:23], "little"))
+        length = int(struct.unpack("<I", head[4:8])[0])
+        at += 8 + length + length % 2
+    return durations
+
+
 def announced_size(file: BinaryIO) -> int | None:
     """Bytes that the file should have at least; None where its container does not tell (MPEG-TS, a live stream, or no video at all)."""
     file.seek(0)

@@ -1,0 +1,135 @@
+"""A running decoder process, seen from its parent: how it is started, asked and ended.
+
+Between the two go JSON lines and raw bytes, no pickle: what comes back from a process that reads untrusted files is data, checked here, and
+never code.
+"""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+LONGEST_HEADER = 1 << 20
+
+
+class DecoderChild:
+    """A running decoder process and its three pipes."""
+
+    def __init__(self, memory_bytes: int) -> None:
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "reelnest.video.decoder_process", str(os.getpid()), str(memory_bytes)],
+            # Thread pools that it has no use for would take of its address space.
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            bufsize=0,
+            cwd=Path(__file__).parents[2],  # where `reelnest` is found, also where it is not installed but came with a served model
+            process_group=0,  # so that Ctrl-C reaches the parent alone, which then ends its children in order
+        )
+        assert self.process.stdin is not None  # noqa: S101 - told to the type checker
+        assert self.process.stdout is not None  # noqa: S101
+        self._to, self._from = self.process.stdin.fileno(), self.process.stdout.fileno()
+        os.set_blocking(self._to, False)
+        os.set_blocking(self._from, False)
+        self._finalizer: weakref.finalize[Any, Any] | None = None
+
+    def ends_with(self, owner: object) -> None:
+        """Sees to it that the process ends when `owner` is collected."""
+        self._finalizer = weakref.finalize(owner, _end, self.process, self._errors)
+
+    def kill(self) -> None:
+        """Ends the process, and waits for nothing."""
+        _kill(self.process)
+
+    def end(self) -> None:
+        """Ends the process and closes its pipes."""
+        if self._finalizer is not None:
+            self._finalizer()
+
+    def exchange(self, request: dict[str, Any] | None, deadline: float) -> tuple[dict[str, Any], np.ndarray]:
+        """Sends a request (none: waits for the child's greeting), returns the answer's header and bytes. TimeoutError, EOFError."""
+        line = b"" if request is None else json.dumps(request).encode("ascii") + b"\n"
+        while line:
+            _wait(self._to, select.POLLOUT, deadline)
+            try:
+                line = line[os.write(self._to, line) :]
+            except BrokenPipeError:
+                raise EOFError(self._last_words()) from None
+        received = bytearray()
+        while b"\n" not in received:
+            received += self._read(1 << 16, deadline)
+            if len(received) > LONGEST_HEADER and b"\n" not in received[:LONGEST_HEADER]:
+                raise EOFError("an answer that is none")
+        head, _, start = received.partition(b"\n")
+        try:
+            header = json.loads(head)
+            payload = np.empty(int(header.get("bytes", 0)), dtype=np.uint8)
+        except (ValueError, AttributeError, TypeError, MemoryError) as error:
+            raise EOFError(f"an answer that is none: {error}") from None
+        payload[: len(start)] = np.frombuffer(start, dtype=np.uint8)
+        filled = len(start)
+        view = payload.data
+        while filled < len(payload):
+            _wait(self._from, select.POLLIN, deadline)
+            count = os.readv(self._from, [view[filled:]])
+            if not count:
+                raise EOFError(self._last_words())
+            filled += count
+        return header, payload
+
+    def _read(self, most: int, deadline: float) -> bytes:
+        _wait(self._from, select.POLLIN, deadline)
+        found = os.read(self._from, most)
+        if not found:
+            raise EOFError(self._last_words())
+        return found
+
+    def _last_words(self) -> str:
+        """Exit status and the last line of stderr."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=5)
+        code = self.process.returncode
+        status = "it closed its answers" if code is None else f"signal {-code}" if code < 0 else f"exit status {code}"
+        try:
+            size = self._errors.seek(0, os.SEEK_END)
+            self._errors.seek(max(0, size - 2000))
+            lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()
+        except ValueError:  # closed meanwhile
+            lines = []
+        return f"{status}: {lines[-1].strip()}" if lines else status
+
+
+def _wait(descriptor: int, event: int, deadline: float) -> None:
+    poll = select.poll()
+    poll.register(descriptor, event)
+    if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        raise TimeoutError("no answer in time")
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    if process.returncode is None:
+        # The whole group. It exists from the start on: the child is made with it.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _end(process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
+    _kill(process)
+    # A process that the kernel holds (a dead network disk) cannot be killed, and must not hold us too.
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=5)
+    for pipe in (process.stdin, process.stdout, errors):
+        if pipe is not None:
+            pipe.close()

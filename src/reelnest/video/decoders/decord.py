@@ -1,0 +1,101 @@
+"""decord, for the files of which it gives the right frames.
+
+It knows no edit lists, counts frames that are not shown and takes missing time stamps for numbers, without an error. So what the container
+says is compared with what decord says, in less than a millisecond a clip; where they differ, another decoder reads the file.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import decord
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from reelnest.video.decoders import Unsuitable
+from reelnest.video.files.opening import summary
+from reelnest.video.files.pictures import UPRIGHT, square_pixel_width
+from reelnest.video.files.source import Source
+from reelnest.video.files.track import NO_TIME, TIMED_FORMATS, Packets, Track
+from reelnest.video.limits import check_area
+
+CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mjpeg", "prores")
+START_TOLERANCE_SECONDS = 0.002
+ERRORS = (decord.DECORDError, RuntimeError, StopIteration, IndexError, AssertionError, UnicodeEncodeError)
+
+
+class DecordDecoder:
+    """Reads ordinary MP4, QuickTime, Matroska and WebM."""
+
+    name = "decord"
+    order = 1
+
+    def open(self, source: Source) -> "DecordVideo":
+        """Raises Unsuitable where its frames could be wrong, VideoError where the file is bad."""
+        objection = _objection(source.track)
+        if objection is None and source.orientation != UPRIGHT:
+            objection = "its frames are to be turned or mirrored"
+        if objection is not None:
+            raise Unsuitable(objection)
+        decord.logging.set_level(decord.logging.QUIET)
+        try:
+            reader = decord.VideoReader(source.address, ctx=decord.cpu(0), num_threads=1)
+            total = len(reader)
+            times = reader.get_frame_timestamp(range(total)).astype(np.float64)  # (frames, start and end)
+        except ERRORS as error:
+            raise Unsuitable(f"decord cannot open it ({summary(error)})") from error
+        starts, seconds = times[:, 0], round(float(times[-1, 1] - times[0, 0]), 6)  # decord's times are float32
+        expected = np.sort(source.track.packets.pts) * float(source.track.time_base)
+        if len(starts) != len(expected) or np.abs(starts - expected).max() > START_TOLERANCE_SECONDS or not seconds > 0:
+            raise Unsuitable("decord counts other frames, or other times, than the container")
+        source.limits.check_frames(source.name, total)
+        source.limits.check_seconds(source.name, seconds)
+        return DecordVideo(reader, starts, seconds, source.name)
+
+
+class DecordVideo:
+    """A video that decord has open."""
+
+    def __init__(self, reader: decord.VideoReader, starts: NDArray[np.float64], seconds: float, name: str) -> None:
+        self._reader, self._name = reader, name
+        self.starts, self.seconds = starts, seconds
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Image.Image]:
+        """One at a time: a batch of large frames would hold them all before any is made small."""
+        for index in indices:
+            try:
+                decoded = self._reader[index].asnumpy()
+            except ERRORS as error:
+                raise Unsuitable(f"decord cannot decode its frames ({summary(error)})") from error
+            height, width = decoded.shape[:2]
+            check_area(self._name, width, height)
+            # decord takes the channels to be (bytes of a padded line) / width: at widths such as 48 and 96 it shows padding as channels.
+            yield Image.fromarray(decoded.reshape(height, -1)[:, : width * 3].reshape(height, width, 3))
+
+
+def _objection(track: Track) -> str | None:
+    """Why decord's frames could be wrong; None where they are known to be right."""
+    packets = track.packets
+    checks = (
+        (not track.format.startswith(TIMED_FORMATS), f"decord is not exact in the format {track.format}"),
+        (track.codec not in CODECS, f"decord is not exact for the codec {track.codec}"),
+        (track.streams > 1, "it has several video streams"),
+        (bool(packets.is_discarded.any()), "some of its frames are hidden, as after a cut without encoding anew"),
+        (bool((packets.pts == NO_TIME).any()), "some of its time stamps are missing"),
+        (bool((packets.pts < 0).any()), "some of its time stamps are negative"),
+        (len(np.unique(packets.pts)) < len(packets), "several frames have one time stamp"),
+        (not packets.is_key[0], "it does not begin with a key frame"),
+        (_has_open_groups(packets), "frames refer to others before the last key frame, where decord starts"),
+        (square_pixel_width(track.width, track.aspect) != track.width, "its pixels are not square"),
+    )
+    return next((text for holds, text in checks if holds), None)
+
+
+def _has_open_groups(packets: Packets) -> bool:
+    """Whether some frames need what stands before the key frame that precedes them: open groups of pictures, or a gradual refresh."""
+    if not packets.is_restart[packets.is_key].all():
+        return True
+    shown_later = np.minimum.accumulate(packets.pts[::-1])[::-1]  # the earliest time from each packet to the end of the file
+    return bool((shown_later < packets.pts)[packets.is_key].any())
+
+
+DECODERS = (DecordDecoder(),)

@@ -1,0 +1,63 @@
+"""A decoded frame as one sees it: RGB, with square pixels, turned and mirrored as the file asks."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import numpy as np
+from av.sidedata.sidedata import Type
+from PIL import Image
+
+from reelnest.errors import VideoError
+from reelnest.video.limits import check_area
+
+MATRIX_NUMBERS = 9
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """One of the eight ways to lay down a picture: mirrored along its diagonal first, then left to right, then upside down."""
+
+    is_transposed: bool = False
+    is_flipped_across: bool = False
+    is_flipped_down: bool = False
+
+
+UPRIGHT = Orientation()
+
+
+def frame_orientation(frame: av.VideoFrame) -> Orientation:
+    """What the frame's display matrix asks for; upright where it has none. Angles between quarter turns go to the nearest one."""
+    # By its kind, which the library takes; its stub knows of names alone.
+    data = frame.side_data.get(Type.DISPLAYMATRIX)  # type: ignore[call-overload]
+    matrix = np.frombuffer(data, dtype=np.int32) if data is not None else ()
+    if len(matrix) != MATRIX_NUMBERS:
+        return UPRIGHT
+    a, b, c, d = (int(matrix[at]) for at in (0, 1, 3, 4))
+    if abs(a) < abs(b):
+        return Orientation(is_transposed=True, is_flipped_across=c < 0, is_flipped_down=b < 0)
+    return Orientation(is_flipped_across=a < 0, is_flipped_down=d < 0)
+
+
+def square_pixel_width(width: int, aspect: Fraction) -> int:
+    """Pixels of a line once they are square. `aspect` is a pixel's width to its height."""
+    return max(1, round(width * aspect))
+
+
+def picture(frame: av.VideoFrame, aspect: Fraction, name: str) -> Image.Image:
+    """The frame as a player shows it. Raises VideoError for one that is damaged or too large."""
+    if frame.is_corrupt:
+        raise VideoError("damaged", f"{name}: parts of its frames are missing; copy it again")
+    width = square_pixel_width(frame.width, aspect)
+    check_area(name, max(width, frame.width), frame.height)
+    image = Image.fromarray(frame.reformat(format="rgb24", threads=1).to_ndarray())
+    if width != image.width:
+        image = image.resize((width, image.height), Image.Resampling.BICUBIC)
+    orientation = frame_orientation(frame)
+    if orientation.is_transposed:
+        image = image.transpose(Image.Transpose.TRANSPOSE)
+    if orientation.is_flipped_across:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if orientation.is_flipped_down:
+        image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    return image

@@ -1,0 +1,249 @@
+"""Sampled frames against FFmpeg's at the same times: of files that players and decoders disagree about, and of generated ones."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from reelnest.backbones.families.qwen2_5_vl import VISION
+from reelnest.errors import VideoError
+from reelnest.settings import Preprocess, Validate
+from reelnest.video.decoder import Decoder, Limits
+from reelnest.video.frames import FrameSettings
+from reelnest.video.patches import from_patches
+
+DATA = Path(__file__).parents[2] / "data" / "video"
+# From FFmpeg 5.1: `ffprobe -show_entries frame=best_effort_timestamp_time`, and `ffmpeg -vsync passthrough` with the filter
+# `scale=iw*sar:ih,format=rgb24,scale=4:4:flags=area`: when frames appear, how bright they are, and the first one made small. Frames
+# without a time are left out.
+FFMPEG = json.loads((DATA / "ffmpeg.json").read_text())
+TOLERANCE = 3.0
+"""Grey levels. One frame to the next is 7 in the generated files."""
+SAME_TIME_SECONDS = 0.002
+FRAMES, STEP = 34, 7
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[Decoder]:
+    with Decoder(Limits.of(Validate(decode_timeout_seconds=30.0))) as started:
+        yield started
+
+
+@dataclass(frozen=True)
+class Reference:
+    """FFmpeg's frames: those that come later than all before them, as a player shows them."""
+
+    times: NDArray[np.float64]
+    grey: NDArray[np.float64]
+
+    def largest_error(self, greys: NDArray[np.float64]) -> float:
+        """Of frames that are evenly spread in time; two frames that are as near to a time are both right."""
+        wanted = np.linspace(self.times[0], self.times[-1], len(greys))
+        errors = []
+        for time, grey in zip(wanted, greys, strict=True):
+            distance = np.abs(self.times - time)
+            errors.append(np.abs(self.grey[distance <= distance.min() + SAME_TIME_SECONDS] - grey).min())
+        return float(max(errors))
+
+
+def reference(times: list[float], grey: list[float]) -> Reference:
+    latest = np.maximum.accumulate(times)
+    shown = np.flatnonzero(np.append(True, latest[1:] > latest[:-1]))
+    return Reference(np.array(times)[shown], np.array(grey)[shown])
+
+
+def sampled(decoder: Decoder, file: Path, frames: int = 8, name: str = "auto") -> tuple[NDArray[np.uint8], str]:
+    """The frames, (time, height, width, channel), and which decoder read them."""
+    settings = Preprocess(frames=frames, min_pixels=3136, max_pixels=50176, decoder=name)
+    found = decoder.frames([file], FrameSettings(settings, VISION))
+    return from_patches(found.rows, found.grid_thw, VISION), found.decoder
+
+
+@pytest.mark.parametrize("name", sorted(FFMPEG))
+def test_files_that_decoders_disagree_about_are_sampled_as_ffmpeg_shows_them(decoder: Decoder, name: str) -> None:
+    expected = FFMPEG[name]
+    info = decoder.inspect([DATA / name])
+    assert [info.width, info.height] == expected["size"]
+    frames, used = sampled(decoder, DATA / name, frames=min(8, len(expected["times"])))
+    assert used == info.decoder == "pyav"  # decord reads each of them wrongly, or not at all
+    greys = frames.mean(axis=(1, 2, 3))
+    assert reference(expected["times"], expected["grey"]).largest_error(greys) <= TOLERANCE
+    first = np.asarray(Image.fromarray(frames[0]).resize((4, 4), Image.Resampling.BOX))
+    np.testing.assert_allclose(first.astype(int), expected["first"], atol=8)
+
+
+def test_hidden_frames_count_neither_as_frames_nor_as_time(decoder: Decoder) -> None:
+    info = decoder.inspect([DATA / "gop_cut8to10.mp4"])
+    assert (info.frames, info.seconds) == (52, 2.2)
+    greys = sampled(decoder, DATA / "gop_cut8to10.mp4", frames=4)[0].mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(greys, [156, 167, 179, 193], atol=1)
+
+
+def test_a_sentinel_is_not_taken_for_a_duration(decoder: Decoder) -> None:
+    assert decoder.inspect([DATA / "mpg.mpg"]).seconds == pytest.approx(2.0)
+    assert decoder.inspect([DATA / "neg.mkv"]).seconds == pytest.approx(3.5, abs=0.1)
+
+
+def test_an_animated_webp_is_read_with_its_own_times(decoder: Decoder, tmp_path: Path) -> None:
+    info = decoder.inspect([DATA / "a.webp"])
+    assert (info.frames, info.seconds, info.width, info.height, info.decoder) == (10, 1.0, 160, 120, "pillow")
+    pictures = [Image.new("RGB", (56, 56), (grey,) * 3) for grey in (0, 50, 100, 150, 200)]
+    file = tmp_path / "steps.webp"
+    pictures[0].save(file, save_all=True, append_images=pictures[1:], duration=[100, 100, 100, 700, 100], lossless=True)
+    frames, _ = sampled(decoder, file, frames=4)  # at 0, 333, 667 and 1000 ms, the frames being at 0, 100, 200, 300 and 1000 ms
+    assert frames.mean(axis=(1, 2, 3)).tolist() == [0, 150, 200, 200]
+    assert decoder.inspect([file]).seconds == pytest.approx(1.1)
+
+
+def test_decord_alone_refuses_what_it_would_read_wrongly_and_says_what_to_do(decoder: Decoder) -> None:
+    with pytest.raises(VideoError, match=r"hidden, as after a cut.*ffmpeg -i gop_cut8to10\.mp4") as raised:
+        sampled(decoder, DATA / "gop_cut8to10.mp4", name="decord")
+    assert raised.value.reason == "no_decoder"
+
+
+@pytest.fixture(scope="module")
+def ffmpeg() -> str:
+    program = shutil.which("ffmpeg")
+    if program is None and "CI" not in os.environ:
+        pytest.skip("there is no ffmpeg to compare with: apt-get install ffmpeg")
+    assert program is not None
+    return program
+
+
+def run(*command: str, frames: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(command, input=frames, capture_output=True, check=True)
+
+
+def encode(ffmpeg: str, file: Path, codec: str, *options: str, rate: str = "25") -> None:
+    """Frame n is 7 n + 6 bright."""
+    frames = b"".join(np.full((48, 64, 3), STEP * number + 6, np.uint8).tobytes() for number in range(FRAMES))
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "64x48", "-r", rate, "-i", "-"]
+    run(ffmpeg, "-v", "error", *raw, "-c:v", codec, "-threads", "1", "-pix_fmt", "yuv420p", *options, str(file), frames=frames)
+
+
+def ffmpeg_reference(ffmpeg: str, file: Path) -> Reference:
+    output = ["-vsync", "passthrough", "-s", "8x8", "-pix_fmt", "rgb24", "-f", "rawvideo", "-"]
+    shown = run(ffmpeg, "-v", "info", "-i", str(file), "-map", "0:v:0", "-vf", "showinfo", *output)
+    times = [float(time) for time in re.findall(rb" pts_time:\s*([-0-9.]+)", shown.stderr)]
+    return reference(times, np.frombuffer(shown.stdout, np.uint8).reshape(len(times), -1).mean(axis=1).tolist())
+
+
+B_FRAMES = ("-bf", "3", "-g", "10", "-sc_threshold", "0")
+CODECS = {
+    "h264": ("libx264", "-bf", "0", "-g", "10"),
+    "h264-b": ("libx264", *B_FRAMES),
+    "h264-one-key": ("libx264", "-bf", "2", "-g", "250"),
+    "h264-open": ("libx264", *B_FRAMES, "-x264-params", "open-gop=1"),
+    "h264-refresh": ("libx264", "-bf", "0", "-g", "15", "-x264-params", "intra-refresh=1"),
+    "hevc": ("libx265", "-x265-params", "keyint=10:bframes=2:open-gop=0:log-level=none"),
+    "hevc-open": ("libx265", "-x265-params", "keyint=10:bframes=2:open-gop=1:log-level=none"),
+    "mpeg2": ("mpeg2video", "-bf", "2", "-g", "12", "-b:v", "2M"),
+    "mpeg4": ("mpeg4", "-bf", "2", "-g", "12"),
+    "vp8": ("libvpx", "-b:v", "500k", "-auto-alt-ref", "1", "-lag-in-frames", "16", "-g", "20"),
+    "vp9": ("libvpx-vp9", "-b:v", "500k", "-g", "10", "-cpu-used", "5"),
+    "theora": ("libtheora", "-b:v", "500k", "-g", "12"),
+    "mjpeg": ("mjpeg", "-pix_fmt", "yuvj420p"),
+    "wmv2": ("wmv2",),
+}
+WHOLE = [
+    *(("h264", container) for container in ("mp4", "mov", "mkv", "flv", "avi", "ts", "h264")),
+    *(("h264-b", container) for container in ("mp4", "mkv", "ts", "mts")),
+    *(("h264-one-key", container) for container in ("mp4", "ts")),
+    *(("h264-open", container) for container in ("mp4", "mkv", "ts")),
+    *(("h264-refresh", container) for container in ("mp4", "mkv")),
+    *(("hevc", container) for container in ("mp4", "mkv", "ts")),
+    *(("hevc-open", container) for container in ("mp4", "mkv")),
+    *(("mpeg2", container) for container in ("mpg", "vob", "ts", "mkv")),
+    *(("mpeg4", container) for container in ("mp4", "avi", "mkv")),
+    ("vp8", "webm"),
+    ("vp9", "webm"),
+    ("vp9", "mp4"),
+    ("theora", "ogv"),
+    ("mjpeg", "mov"),
+    ("mjpeg", "avi"),
+    ("wmv2", "wmv"),
+]
+
+
+def made(ffmpeg: str, folder: Path, codec: str, container: str, rate: str = "25") -> Path:
+    file = folder / f"{codec}.{container}"
+    format_options = ["-f", "mpegts"] if container == "mts" else []
+    encode(ffmpeg, file, *CODECS[codec], *format_options, rate=rate)
+    return file
+
+
+@pytest.mark.parametrize(("codec", "container"), WHOLE)
+def test_generated_files_are_sampled_as_ffmpeg_shows_them(
+    decoder: Decoder, ffmpeg: str, tmp_path: Path, codec: str, container: str
+) -> None:
+    file = made(ffmpeg, tmp_path, codec, container)
+    frames, _ = sampled(decoder, file)
+    assert ffmpeg_reference(ffmpeg, file).largest_error(frames.mean(axis=(1, 2, 3))) <= TOLERANCE
+
+
+@pytest.mark.parametrize(("codec", "container"), [("h264-b", "mp4"), ("h264-b", "mkv"), ("vp9", "webm")])
+@pytest.mark.parametrize("rate", ["10", "24000/1001"])
+def test_other_rates_are_sampled_as_ffmpeg_shows_them(
+    decoder: Decoder, ffmpeg: str, tmp_path: Path, codec: str, container: str, rate: str
+) -> None:
+    file = made(ffmpeg, tmp_path, codec, container, rate)
+    frames, used = sampled(decoder, file)
+    assert used == "decord"
+    assert ffmpeg_reference(ffmpeg, file).largest_error(frames.mean(axis=(1, 2, 3))) <= TOLERANCE
+
+
+@pytest.mark.parametrize("codec", ["h264", "h264-b", "hevc"])
+@pytest.mark.parametrize("container", ["mp4", "mov", "mkv", "ts"])
+def test_what_was_cut_without_encoding_anew_is_sampled_as_ffmpeg_shows_it(
+    decoder: Decoder, ffmpeg: str, tmp_path: Path, codec: str, container: str
+) -> None:
+    whole, cut = made(ffmpeg, tmp_path, codec, "mp4"), tmp_path / f"cut.{container}"
+    run(ffmpeg, "-v", "error", "-ss", "0.5", "-i", str(whole), "-t", "0.6", "-c", "copy", str(cut))
+    frames, _ = sampled(decoder, cut, frames=6)
+    assert ffmpeg_reference(ffmpeg, cut).largest_error(frames.mean(axis=(1, 2, 3))) <= TOLERANCE
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv", "ts"])
+def test_a_varying_rate_is_sampled_as_ffmpeg_shows_it(decoder: Decoder, ffmpeg: str, tmp_path: Path, container: str) -> None:
+    file = tmp_path / f"varying.{container}"
+    encode(ffmpeg, file, *CODECS["h264-b"], "-vf", "setpts='PTS+floor(N/8)*0.3/TB'", "-vsync", "vfr")
+    frames, _ = sampled(decoder, file)
+    assert ffmpeg_reference(ffmpeg, file).largest_error(frames.mean(axis=(1, 2, 3))) <= TOLERANCE
+
+
+def test_a_joined_transport_stream_keeps_its_rate(decoder: Decoder, ffmpeg: str, tmp_path: Path) -> None:
+    file = made(ffmpeg, tmp_path, "h264-b", "ts")
+    file.write_bytes(file.read_bytes() * 2)
+    info = decoder.inspect([file])
+    assert (info.frames, info.fps) == (2 * FRAMES, pytest.approx(25))
+    greys = sampled(decoder, file, frames=4)[0].mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(greys, [6, 6 + STEP * 22, 6 + STEP * 11, 6 + STEP * 33], atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("turn", ["90", "180", "270"])
+def test_a_turned_video_is_shown_upright(decoder: Decoder, ffmpeg: str, tmp_path: Path, turn: str) -> None:
+    plain, turned = tmp_path / "plain.mp4", tmp_path / "turned.mp4"
+    run(ffmpeg, "-v", "error", "-f", "lavfi", "-i", "testsrc=s=112x56:d=0.4:r=10", "-pix_fmt", "yuv420p", str(plain))
+    run(ffmpeg, "-v", "error", "-i", str(plain), "-c", "copy", "-metadata:s:v:0", f"rotate={turn}", str(turned))
+    upright = run(ffmpeg, "-v", "error", "-i", str(turned), "-frames:v", "1", "-pix_fmt", "rgb24", "-f", "rawvideo", "-").stdout
+    size = (112, 56) if turn == "180" else (56, 112)
+    frames, _ = sampled(decoder, turned, frames=2)
+    expected = np.asarray(Image.frombytes("RGB", size, upright).resize(frames.shape[2:0:-1], Image.Resampling.BICUBIC))
+    assert np.abs(frames[0].astype(int) - expected).mean() <= TOLERANCE
+
+
+def test_decord_and_pyav_give_the_same_rows_of_ordinary_files(decoder: Decoder, ffmpeg: str, tmp_path: Path) -> None:
+    file = tmp_path / "test.mp4"
+    run(ffmpeg, "-v", "error", "-f", "lavfi", "-i", "testsrc=s=160x120:d=2:r=24", "-pix_fmt", "yuv420p", *B_FRAMES, str(file))
+    (one, first), (other, second) = (sampled(decoder, file, name=name) for name in ("decord", "pyav"))
+    assert (first, second) == ("decord", "pyav")
+    assert np.array_equal(one, other)
