@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from dvc.repo import Repo
 from mlflow import MlflowClient
 
 from reelnest.commands.overwritten_runs import overwritten_runs
@@ -45,7 +46,8 @@ def keep(repository: Path, flow_run: str, *, push: bool = False, **settings: Any
         (own.folder / "prepared" / "x").write_text(flow_run)
         # One stage's output is enough: `dvc commit` records it as if the stage had run.
         (own.folder / "dvc.yaml").write_text("stages: {p: {cmd: 'true', outs: [prepared]}}\n")
-        subprocess.run(["dvc", "commit", "--quiet", "--force"], cwd=own.folder, check=True)
+        with Repo(str(own.folder)) as repo:
+            repo.commit(force=True)
         run = own.save("p ran")
         if push:
             own.push()
