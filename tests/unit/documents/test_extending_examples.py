@@ -82,6 +82,7 @@ def test_the_report_of_a_stage_is_written_and_read_and_refused_in_another_versio
 
 
 def test_the_importer_reads_a_folder_of_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    IMPORTERS.names()  # loads those of the package, so that the copy holds them
     monkeypatch.setattr(IMPORTERS, "_by_name", dict(IMPORTERS._by_name))
     example("An importer")
     clips = tmp_path / "clips"
