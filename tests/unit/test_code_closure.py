@@ -53,6 +53,11 @@ def test_a_page_is_drawn_again_and_changes_no_weights_and_no_figures(path: str, 
     assert changed_by(copy, path) == {"evaluate"}
 
 
+@pytest.mark.parametrize("path", ["report/data_checks/validation_page.py", "report/data_checks/validation_page.html.j2"])
+def test_the_page_of_the_data_checks_makes_nothing_stale(path: str, copy: Path) -> None:
+    assert changed_by(copy, path) == set()
+
+
 def test_how_a_model_is_saved_does_not_throw_its_training_away(copy: Path) -> None:
     assert changed_by(copy, "encoder/saved.py") == {"figures", "train", "evaluate"}
 

@@ -158,7 +158,7 @@ def _context() -> EphemeralDataContext:
         store_backend_defaults=InMemoryStoreBackendDefaults(init_temp_docs_sites=False),
         progress_bars=ProgressBarsConfig(globally=False),
         analytics_enabled=False,
-        data_docs_sites={},  # Great Expectations' own pages load scripts from the network; ours are in report/validation_page.py
+        data_docs_sites={},  # Great Expectations' own pages load scripts from the network; ours: report/data_checks/
     )
     # Suites can only be made while a context is the process's current one, and get_context makes it so.
     return gx.get_context(mode="ephemeral", project_config=config)

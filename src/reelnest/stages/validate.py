@@ -26,7 +26,7 @@ from reelnest.records.behaviour_tests import BEHAVIOUR_FILE, KINDS, BehaviourTes
 from reelnest.records.formats import PAIRS_FILE, VIDEOS_FILE, BadRecord, Pair, Side, known_ids, read_pairs, read_videos, write_quarantine
 from reelnest.records.quarantine import count_by_reason, quarantine_pairs, queries_without_target
 from reelnest.records.splits import assign_splits, connected_components, count_pairs
-from reelnest.report.validation_page import write_validation_page
+from reelnest.report.data_checks.validation_page import write_validation_page
 from reelnest.settings import Params
 from reelnest.stages.workspace import Workspace
 from reelnest.video.decoder import Limits

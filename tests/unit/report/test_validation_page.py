@@ -9,7 +9,7 @@ from axe_playwright_python.sync_playwright import Axe
 from reelnest.artifacts.validation_report import ExpectationOutcome, Severity, ValidationReport
 from reelnest.checks.findings import Example, Finding
 from reelnest.records.formats import BadRecord
-from reelnest.report.validation_page import SHOWN_EXAMPLES, SHOWN_RECORDS, write_validation_page
+from reelnest.report.data_checks.validation_page import SHOWN_EXAMPLES, SHOWN_RECORDS, write_validation_page
 from tests.support import reports
 
 HOSTILE = "<script>document.title = 'taken'</script>"
