@@ -19,6 +19,9 @@ class Ema:
     https://doi.org/10.1137/0330046), and the average is often the better model. At first the decay is (1 + step) / (10 + step), so that a
     short training is no average of what it began with.
 
+    torch's AveragedModel would copy the whole model, with all that is frozen, in the weights' own type; it does not shard, and its decay is
+    the same from the first step on.
+
     Averages are float32 whatever the weights are: a change of a thousandth is below bfloat16's resolution. Where weights are sharded, so
     are the averages, and each process keeps its own.
     """
@@ -60,16 +63,16 @@ class Ema:
         for name, average in self._averages.items():
             average.copy_(_as(state["averages"][name], average))
 
-    def own_part(self) -> dict[str, Any]:
+    def own_shard(self) -> dict[str, Any]:
         """For a sharded checkpoint: what this process keeps, on the CPU."""
         return {"steps": self._steps, "averages": {name: _local(average).to("cpu", copy=True) for name, average in self._averages.items()}}
 
     @torch.no_grad()
-    def load_own_part(self, part: Mapping[str, Any]) -> None:
-        """Takes over what `own_part` gave on this process."""
-        self._steps = int(part["steps"])
+    def load_own_shard(self, shard: Mapping[str, Any]) -> None:
+        """Takes over what `own_shard` gave on this process."""
+        self._steps = int(shard["steps"])
         for name, average in self._averages.items():
-            _local(average).copy_(part["averages"][name])
+            _local(average).copy_(shard["averages"][name])
 
     @torch.no_grad()
     def _put(self, values: list[Tensor]) -> None:

@@ -7,9 +7,12 @@ pass begins. Nothing is hooked, and a phase costs a comparison, unless somebody 
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, TypeVar, get_args
+from typing import Literal, Protocol, TypeVar, get_args
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from reelnest.encoder.encoder import Encoder
 
 Phase = Literal["data", "vision", "language", "loss", "communication", "optimizer", "other"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
@@ -47,11 +50,20 @@ def waiting(items: Iterable[T]) -> Iterator[T]:
         yield item
 
 
+class EncodingModel(Protocol):
+    """A model around an encoder."""
+
+    encoder: Encoder
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """As torch's."""
+
+
 @contextmanager
-def watched(model: nn.Module, watch: Watch) -> Iterator[None]:
-    """Calls `watch` with each phase as it begins. `model` is a ContrastiveModel, not its DDP wrapper."""
+def watched(model: EncodingModel, watch: Watch) -> Iterator[None]:
+    """Calls `watch` with each phase as it begins. `model` is the one that trains, not its DDP wrapper."""
     global _watch, _now
-    encoder: Any = model.encoder
+    encoder = model.encoder
     vision, language = encoder.vision_tower, encoder.language_model
     # What the encoder does outside the tower (embedding, pooling, projection) counts as language, and what follows it is the loss.
     handles = [*_hooks(encoder, "language", "loss"), *_hooks(vision, "vision", "language"), *_hooks(language, "language", "language")]
@@ -74,11 +86,11 @@ def _enter(name: Phase) -> None:
         _watch(name)
 
 
-def _hooks(module: nn.Module, inside: Phase, after: Phase) -> list[Any]:
-    def begin(_module: nn.Module, _inputs: Any) -> None:
+def _hooks(module: nn.Module, inside: Phase, after: Phase) -> list[RemovableHandle]:
+    def begin(_module: nn.Module, _inputs: object) -> None:
         _enter(inside)
 
-    def end(_module: nn.Module, _inputs: Any, output: Any) -> None:
+    def end(_module: nn.Module, _inputs: object, output: object) -> None:
         _enter(after)
         tensor = output if isinstance(output, Tensor) else getattr(output, "pooler_output", None)
         tensor = tensor if tensor is not None else getattr(output, "last_hidden_state", None)
@@ -88,7 +100,7 @@ def _hooks(module: nn.Module, inside: Phase, after: Phase) -> list[Any]:
     return [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
 
 
-def _hooks_at_the_end_of_backward(trainable: Sequence[Tensor]) -> list[Any]:
+def _hooks_at_the_end_of_backward(trainable: Sequence[Tensor]) -> list[RemovableHandle]:
     """Once every gradient is there, what is left of a backward pass is waiting for those of the other processes."""
     arrived = 0
 

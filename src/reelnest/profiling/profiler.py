@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from reelnest.artifacts.training_report import StepBreakdown
-from reelnest.profiling.phases import PHASES, Phase, waiting, watched
+from reelnest.profiling.phases import PHASES, EncodingModel, Phase, waiting, watched
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ class StepProfiler:
     While it runs, each change of phase waits for the GPU, so that a phase's time is its own: profiled steps are slower than others.
     """
 
-    def __init__(self, steps: tuple[int, int] | None, model: nn.Module, folder: Path, rank: int) -> None:
+    def __init__(self, steps: tuple[int, int] | None, model: EncodingModel, folder: Path, rank: int) -> None:
         self._steps = steps
         self._model = model
         self._folder = folder

@@ -21,8 +21,8 @@ def base_model(params: Params, prepared: Prepared, pairs: Pairs, accelerator: Ac
     if params.model.name_or_path != TINY:
         return params.model.name_or_path
     texts = sorted(set(_texts(prepared, pairs)) | {params.model.query_instruction, params.model.target_instruction})
-    parts = [params.model.tiny.model_dump(mode="json"), params.train.seed, version("reelnest"), version("transformers"), texts]
-    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    facts = [params.model.tiny.model_dump(mode="json"), params.train.seed, version("reelnest"), version("transformers"), texts]
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     folder = work / f"tiny-{key}"
     with accelerator.main_process_first():
         if not folder.is_dir():

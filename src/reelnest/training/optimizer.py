@@ -45,14 +45,14 @@ def orthogonal(matrix: Tensor, settings: dict[str, Any]) -> Tensor:
     `settings` has the `ns_coefficients`, `ns_steps` and `eps` of torch's Muon.
     """
     a, b, c = settings["ns_coefficients"]
-    found = matrix.to(torch.float32 if matrix.device.type == "cpu" else torch.bfloat16)
-    is_tall = found.shape[0] > found.shape[1]
-    found = found.T if is_tall else found
-    found = found / found.norm().clamp(min=settings["eps"])
+    result = matrix.to(torch.float32 if matrix.device.type == "cpu" else torch.bfloat16)
+    is_tall = result.shape[0] > result.shape[1]
+    result = result.T if is_tall else result
+    result = result / result.norm().clamp(min=settings["eps"])
     for _ in range(settings["ns_steps"]):
-        gram = found @ found.T
-        found = torch.addmm(found, torch.addmm(gram, gram, gram, beta=b, alpha=c), found, beta=a)
-    return found.T if is_tall else found
+        gram = result @ result.T
+        result = torch.addmm(result, torch.addmm(gram, gram, gram, beta=b, alpha=c), result, beta=a)
+    return result.T if is_tall else result
 
 
 class MuonWithAdamW(Optimizer):
@@ -62,22 +62,22 @@ class MuonWithAdamW(Optimizer):
     scaled to AdamW's typical size (Liu et al. 2025, https://arxiv.org/abs/2502.16982), so that one learning rate fits both.
     """
 
-    def __init__(self, matrices: list[dict[str, Any]], others: list[dict[str, Any]], learning_rate: float, *, fused: bool) -> None:
+    def __init__(self, matrices: list[dict[str, Any]], for_adamw: list[dict[str, Any]], learning_rate: float, *, fused: bool) -> None:
         """`fused` as AdamW takes it."""
-        self._parts: list[Optimizer] = []
+        self._optimizers: list[Optimizer] = []
         if matrices:
-            self._parts.append(MatrixMuon(matrices, lr=learning_rate))
-        if others:
-            self._parts.append(AdamW(others, lr=learning_rate, fused=fused))
-        super().__init__([group for part in self._parts for group in part.param_groups], defaults={})
+            self._optimizers.append(MatrixMuon(matrices, lr=learning_rate))
+        if for_adamw:
+            self._optimizers.append(AdamW(for_adamw, lr=learning_rate, fused=fused))
+        super().__init__([group for optimizer in self._optimizers for group in optimizer.param_groups], defaults={})
         self._share()
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]  # torch's overloads of it
         """One step of both."""
         if closure is not None:
             raise ValueError("MuonWithAdamW takes no closure")
-        for part in self._parts:
-            part.step()
+        for optimizer in self._optimizers:
+            optimizer.step()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's."""
@@ -85,11 +85,11 @@ class MuonWithAdamW(Optimizer):
         self._share()
 
     def _share(self) -> None:
-        """Groups and state are this object's; the parts work on them."""
+        """Groups and state are this object's; both optimizers work on them."""
         groups = iter(self.param_groups)
-        for part in self._parts:
-            part.param_groups = [next(groups) for _ in part.param_groups]
-            part.state = self.state
+        for optimizer in self._optimizers:
+            optimizer.param_groups = [next(groups) for _ in optimizer.param_groups]
+            optimizer.state = self.state
 
 
 def build_optimizer(model: nn.Module, train: Train) -> Optimizer:
@@ -108,10 +108,10 @@ def build_optimizer(model: nn.Module, train: Train) -> Optimizer:
         return AdamW(_filled(decaying, flat), lr=train.learning_rate, fused=fused)
     tables = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
     matrices = [parameter for parameter in trainable if parameter.ndim == 2 and parameter not in tables]
-    other = [parameter for parameter in trainable if parameter.ndim > 2 or parameter in tables]
+    tables_and_kernels = [parameter for parameter in trainable if parameter.ndim > 2 or parameter in tables]
     decays = {"weight_decay": train.weight_decay}
-    others = _filled({"params": other, **decays}, flat)
-    return MuonWithAdamW(_filled({"params": matrices, **decays}), others, train.learning_rate, fused=fused)
+    for_adamw = _filled({"params": tables_and_kernels, **decays}, flat)
+    return MuonWithAdamW(_filled({"params": matrices, **decays}), for_adamw, train.learning_rate, fused=fused)
 
 
 def build_scheduler(optimizer: Optimizer, train: Train, steps: int) -> LRScheduler:

@@ -4,7 +4,6 @@ import json
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -58,7 +57,7 @@ class Progress:
     def _write(self, epoch: int, step: int) -> None:
         if self._path is None:
             return
-        found: dict[str, Any] = {
+        progress: dict[str, str | int | float | None] = {
             "stage": "train",
             "epoch": epoch,
             "step": step,
@@ -70,6 +69,6 @@ class Progress:
         # Replaced in one step, but not flushed to disk: it is of no use after a crash, and a flush a second is not free.
         self._path.parent.mkdir(parents=True, exist_ok=True)
         aside = self._path.with_name(f".{self._path.name}.aside")
-        aside.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        aside.write_text(json.dumps(progress, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         aside.replace(self._path)
         self._written = time.monotonic()

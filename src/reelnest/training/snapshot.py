@@ -9,7 +9,7 @@ from reelnest.training.batches.negatives import ExtraNegatives
 from reelnest.training.checkpoint import checkpoints as saved
 from reelnest.training.checkpoint.checkpoints import Checkpoints
 from reelnest.training.checkpoint.history import History
-from reelnest.training.checkpoint.sharded_state import load_own_part, own_part
+from reelnest.training.checkpoint.sharded_state import load_own_shard, own_shard
 from reelnest.training.checkpoint.train_state import TrainState
 from reelnest.training.step import TrainingStep
 
@@ -28,9 +28,9 @@ class Snapshots:
     def save(self, state: TrainState) -> None:
         """Every process takes part, since a sharded model is spread over all of them; the main process writes what is everyone's."""
         step, accelerator = self._step, self._step.accelerator
-        weights: dict[str, Any] = {"parts": accelerator.num_processes}
+        weights: dict[str, Any] = {"shards": accelerator.num_processes}
         if isinstance(step.model, FSDPModule):
-            self._checkpoints.save_part(state.step, own_part(step.model, step.optimizer.optimizer, step.ema))
+            self._checkpoints.save_shard(state.step, own_shard(step.model, step.optimizer.optimizer, step.ema))
         else:
             weights = {
                 "weights": saved.trainable_state(step.model),
@@ -61,8 +61,8 @@ class Snapshots:
         if contents is None:
             return None
         step, scaler = self._step, self._step.accelerator.scaler
-        if "part" in contents:
-            load_own_part(step.model, step.optimizer.optimizer, step.ema, contents["part"])
+        if "shard" in contents:
+            load_own_shard(step.model, step.optimizer.optimizer, step.ema, contents["shard"])
         else:
             saved.load_trainable_state(step.model, contents["weights"])
             if step.ema is not None:

@@ -139,17 +139,17 @@ def test_two_processes_keep_what_one_would_of_a_frozen_tower(of_two: Path, prepa
     assert (one / "rows.bin").read_bytes() == (two / "rows.bin").read_bytes()
 
 
-def test_a_sharded_training_keeps_its_parts_apart_and_goes_on_to_the_last_bit(of_two: Path, base: Path) -> None:
+def test_a_sharded_training_saves_a_shard_for_each_process_and_resumes_to_the_last_bit(of_two: Path, base: Path) -> None:
     found = load(of_two, "sharded_training")
     assert torch.equal(found["resumed"], found["rest"])
     assert torch.equal(found["average again"], found["average"])
     assert not torch.equal(found["first"], found["rest"][:1])
     folder = of_two / "checkpoints" / "sharded"
-    assert sorted(path.name for path in folder.glob("step-*")) == [f"step-00000001.{end}" for end in ("part-0-of-2", "part-1-of-2", "pt")]
-    # Weights, two moments and an average of each, in float32: half of them in each part.
+    assert sorted(path.name for path in folder.glob("step-*")) == [f"step-00000001.{end}" for end in ("pt", "shard-0-of-2", "shard-1-of-2")]
+    # Weights, two moments and an average of each, in float32: half of them in each shard.
     whole = 4 * sum(tensor.numel() * 4 for tensor in load_file(base / "model.safetensors").values())
-    for part in folder.glob("*.part-*"):
-        assert 0.4 * whole < part.stat().st_size < 0.7 * whole
+    for shard in folder.glob("*.shard-*"):
+        assert 0.4 * whole < shard.stat().st_size < 0.7 * whole
 
 
 def test_processes_save_and_stop_after_the_same_step_whoever_wants_it(of_two: Path) -> None:

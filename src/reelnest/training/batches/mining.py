@@ -148,7 +148,7 @@ def nearest(
 
     Args:
         queries: (rows, width), of length 1.
-        positives: (rows,) the cosine of each query with its own answer.
+        positives: (rows,) the cosine of each query with its own target.
         corpus: (items, width), of any length and on any device.
         never: rows and columns, (cells,) int64 each, of what is left out.
         settings: ranks and relative_margin.

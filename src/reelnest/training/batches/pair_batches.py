@@ -13,10 +13,10 @@ from reelnest.store.entries import Role
 from reelnest.store.prepared import Indices, Pairs, Prepared
 
 Negatives = Callable[[int], Indices]
-"""From a pair's row number to the items that it shall be told apart from, besides the other pairs' targets."""
+"""From a pair's row number to its negatives, besides the other pairs' targets."""
 
 PADDING = -1
-"""Stands for an item where a process has one extra negative fewer than another."""
+"""In place of an item where a process has one extra negative fewer than another."""
 
 
 @dataclass
@@ -134,9 +134,9 @@ class PairBatcher:
         owners, others = self._relations(items)
         distinct, back = np.unique(columns, return_inverse=True)
         places = np.searchsorted(distinct, others).clip(max=len(distinct) - 1)
-        found = distinct[places] == others
+        is_column = distinct[places] == others
         related = np.zeros((len(items), len(distinct)), dtype=bool)
-        related[owners[found], places[found]] = True
+        related[owners[is_column], places[is_column]] = True
         return related[:, back.reshape(-1)]
 
     def _in_common(self, items: np.ndarray, columns: np.ndarray) -> np.ndarray:

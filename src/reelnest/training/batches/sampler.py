@@ -1,4 +1,4 @@
-"""Which pairs stand in which batch."""
+"""Which pairs are in which batch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,11 +23,11 @@ class BatchOrder:
     exactly what one would, and a resumed run what an unbroken one would. The pairs that do not fill a last batch wait for another epoch's
     order: batches must be equal, or their losses would not be comparable.
 
-    With `anchors` (see `negative_anchors`), pairs whose listed negatives are each other's answers stand side by side. Random batches seldom
-    hold the answer that differs in one thing only, and what never stands in a batch is never told apart; here it is one of the
+    With `anchors` (see `negative_anchors`), pairs whose listed negatives are each other's targets are neighbours. Random batches seldom
+    hold the target that differs in one thing only, and a model does not learn to separate what never shares a batch; here it is one of the
     in-batch negatives, and costs no encoding of its own.
 
-    With `items`, no item stands twice in a batch, neither as query nor as target: the second one would be masked, and the batch one
+    With `items`, no item is twice in a batch, neither as query nor as target: the second one would be masked, and the batch one
     negative short. A pair that would bring one goes to a later batch. Where that leaves a batch short, it takes pairs of this epoch again,
     and repeats an item only where no other pair is left (the loss then leaves out that item's own columns).
     """
@@ -70,7 +70,7 @@ class BatchOrder:
         return order[: self.batches * self.batch_size].reshape(self.batches, self.batch_size)
 
     def repeated_items(self, epoch: int) -> int:
-        """How often, in an epoch, an item stands in a batch that already holds it."""
+        """How often, in an epoch, an item is in a batch that already holds it."""
         if self.items is None:
             return 0
         batches = self.items[self.epoch(epoch)]  # (batches, batch_size, 2)
@@ -89,7 +89,7 @@ class BatchOrder:
 
 
 def _grouped(order: np.ndarray, anchors: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Pairs in units that stand side by side, units in random order. A group's n-th unit holds the n-th pair of each of its anchors."""
+    """Pairs in units that stay together, units in random order. A group's n-th unit holds the n-th pair of each of its anchors."""
     seen: dict[int, int] = {}
     turns = np.empty(len(order), dtype=np.int64)  # this pair is its anchor's n-th in this epoch
     for position, anchor in enumerate(anchors[order, 1].tolist()):
@@ -136,18 +136,18 @@ def _top_up(rows: list[int], others: np.ndarray, items: np.ndarray, batch_size: 
 def negative_anchors(pairs: Pairs) -> np.ndarray | None:
     """The group and the anchor of each pair, (pairs, 2) int64; None where no pair lists a negative.
 
-    Items that stand against each other as answer and listed negative are one group (with those that stand against these, and so on). A
+    A target and a listed negative of the same pair are one group (with what is grouped with either of them, and so on). A
     pair's anchor is the item through which it belongs to a group: its target, or else its query. A pair of no group is one of its own.
     """
     counts = [len(negatives) for negatives in pairs.negatives]
     if not any(counts):
         return None
-    answers, negatives = np.repeat(pairs.targets, counts), np.concatenate(pairs.negatives).astype(np.int64)
+    targets, negatives = np.repeat(pairs.targets, counts), np.concatenate(pairs.negatives).astype(np.int64)
     items = 1 + int(max(pairs.queries.max(), pairs.targets.max(), negatives.max()))
-    _, group_of = connected_components(coo_array((np.ones(len(answers)), (answers, negatives)), shape=(items, items)), directed=False)
+    _, group_of = connected_components(coo_array((np.ones(len(targets)), (targets, negatives)), shape=(items, items)), directed=False)
     grouped = np.zeros(items, dtype=bool)
-    grouped[answers] = grouped[negatives] = True
+    grouped[targets] = grouped[negatives] = True
     anchors = np.where(grouped[pairs.targets], pairs.targets, pairs.queries)
-    # Items and groups are numbered from 0 up: a negative number is nobody else's.
+    # Items and groups are numbered from 0 up: a negative number is no other pair's.
     own = -1 - np.arange(len(pairs))
     return np.stack([np.where(grouped[anchors], group_of[anchors], own), np.where(grouped[anchors], anchors, own)], axis=1)

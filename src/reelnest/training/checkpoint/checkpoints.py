@@ -1,8 +1,8 @@
-"""Checkpoints to resume from: whole or absent, and found again only by the same training.
+"""Checkpoints to resume from: written atomically, and read only by the same training.
 
 `work/checkpoints/<key>/` holds
 - `step-00000120.pt`: everything that a resumed training needs to go on to the last bit, of the last `train.keep_checkpoints` periods;
-- `step-00000120.part-0-of-4`, …: what each process of a sharded training holds; written before the file above, so that it is last;
+- `step-00000120.shard-0-of-4`, …: what each process of a sharded training holds; written before the file above, so that it is last;
 - `best.safetensors`: the trainable weights of the best evaluation so far;
 - `runs.json`: the trackers' runs, which a resumed training continues.
 
@@ -56,7 +56,7 @@ def training_key(params: Params, prepared: Path) -> str:
     training goes on where it stopped. Whether a change in that code changes a number cannot be seen from the code, so a comment there
     begins the training anew too. The old checkpoints stay, and the old code resumes from them.
     """
-    parts = {
+    facts = {
         "format": FORMAT,
         "model": params.model.model_dump(mode="json"),
         "train": params.train.model_dump(mode="json", exclude=UNSEEN_TRAIN_SETTINGS),
@@ -67,20 +67,20 @@ def training_key(params: Params, prepared: Path) -> str:
         "code": code_digest(TRAINING),
         "libraries": {name: version(name) for name in LIBRARIES},
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def data_digest(prepared: Path) -> str:
     """Of the tables and the store's index, which names each video by a digest of its content: the shards need not be read."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name in (ITEMS_FILE, PAIRS_FILE, f"{STORE_FOLDER}/{INDEX_FILE}"):
         with (prepared / name).open("rb") as file:
-            found.update(hashlib.file_digest(file, "sha256").digest())
-    return found.hexdigest()
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """The trainable parameters, whole and on the CPU. Every process calls it; only the first gets the values.
+    """The trainable parameters, unsharded and on the CPU. Every process calls it; only the first gets the values.
 
     `model` is the module itself, not its DDP wrapper; it may be sharded (FSDP2).
     """
@@ -95,15 +95,15 @@ def load_trainable_state(model: nn.Module, state: dict[str, Tensor]) -> None:
     """Puts `trainable_state` back, sharded or not. Raises TrainingError if the names are not the model's."""
     differing = sorted(set(state) ^ _trainable_names(model))
     if differing:
-        found = ", ".join(differing[:5])
+        names = ", ".join(differing[:5])
         raise TrainingError(
-            f"checkpoint: its parameters are not those of the model ({found}, …). Delete work/checkpoints/ and train again."
+            f"checkpoint: its parameters are not those of the model ({names}, …). Delete work/checkpoints/ and train again."
         )
     set_model_state_dict(model, dict(state), options=StateDictOptions(full_state_dict=True, strict=False))
 
 
 def optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    """The optimizer's state by parameter name, whole and on the CPU. Every process calls it; only the first gets the values."""
+    """The optimizer's state by parameter name, unsharded and on the CPU. Every process calls it; only the first gets the values."""
     return get_optimizer_state_dict(model, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 
 
@@ -112,8 +112,8 @@ def load_optimizer_state(model: nn.Module, optimizer: Optimizer, state: dict[str
     set_optimizer_state_dict(model, optimizer, state, options=StateDictOptions(full_state_dict=True))
 
 
-def _part_name(step: int, rank: int, processes: int) -> str:
-    return f"step-{step:08}.part-{rank}-of-{processes}"
+def _shard_name(step: int, rank: int, processes: int) -> str:
+    return f"step-{step:08}.shard-{rank}-of-{processes}"
 
 
 def _load(path: Path) -> dict[str, Any] | None:
@@ -149,33 +149,33 @@ class Checkpoints:
         for old in self._steps()[:-keep]:
             old.unlink()
         kept = {path.stem for path in self._steps()}
-        for part in self.folder.glob("step-*.part-*"):
-            if part.stem not in kept:
-                part.unlink()
+        for shard in self.folder.glob("step-*.shard-*"):
+            if shard.stem not in kept:
+                shard.unlink()
 
-    def save_part(self, step: int, part: dict[str, Any]) -> None:
+    def save_shard(self, step: int, shard: dict[str, Any]) -> None:
         """Writes what this process of a sharded training holds. Every process calls it, and `save` comes after all of them."""
         rank, processes = world()
-        with whole_file(self.folder / _part_name(step, rank, processes)) as file:
-            torch.save(part, file)
+        with whole_file(self.folder / _shard_name(step, rank, processes)) as file:
+            torch.save(shard, file)
 
     def load_last(self) -> dict[str, Any] | None:
-        """The newest state that can be read, or None. A broken file (a full disk, a copy cut short) is passed over and named in the log.
+        """The newest state that can be read, or None. A broken file (a full disk, a copy cut short) is skipped and named in the log.
 
-        Every process calls it. Of a sharded training each gets its own part too, as `part`; all take the same step, so a step of which one
-        part is broken is passed over by all. Raises TrainingError if the parts are those of another number of processes.
+        Every process calls it. Of a sharded training each gets its own shard too, as `shard`; all take the same step, so all skip a step of
+        which one shard is broken. Raises TrainingError if the shards are those of another number of processes.
         """
         rank, processes = world()
         for path in reversed(self._steps()):
             state = _load(path)
-            if state is not None and (parts := state.get("parts")) is not None:
-                if parts != processes:
+            if state is not None and (shards := state.get("shards")) is not None:
+                if shards != processes:
                     raise TrainingError(
-                        f"checkpoint: {path} was written by {parts} processes of a sharded training, and here are {processes}. Set"
+                        f"checkpoint: {path} was written by {shards} processes of a sharded training, and here are {processes}. Set"
                         " launch.config to as many as before, or delete the folder and train again."
                     )
-                state["part"] = _load(self.folder / _part_name(int(path.stem.removeprefix("step-")), rank, processes))
-            if all_agree(state is not None and (state.get("parts") is None or state["part"] is not None)):
+                state["shard"] = _load(self.folder / _shard_name(int(path.stem.removeprefix("step-")), rank, processes))
+            if all_agree(state is not None and (state.get("shards") is None or state["shard"] is not None)):
                 return state
         return None
 

@@ -1,7 +1,11 @@
-"""What one process of a sharded training (FSDP2) has to keep: its own parts of the weights, the optimizer's state and the average.
+"""What one process of a sharded training (FSDP2) has to save: its own shards of the weights, the optimizer's state and the average.
 
-Gathering them would need the memory of a whole model, three or four times over, on one process; so each writes what it holds, and reads it
-again. The same number of processes has to go on: parts of another number are other parts.
+Gathering them would need the memory of an unsharded model, three or four times over, on one process; so each writes what it holds, and
+reads it again. The same number of processes has to resume.
+
+torch.distributed.checkpoint would also serve another number of processes. But it unpickles its metadata, and so runs code that a
+checkpoint brings, and it loads into the model in place: a damaged file leaves weights of two steps. Here files are read with
+`weights_only`, and nothing is changed until all processes could read theirs; else the checkpoint before it is taken.
 """
 
 from typing import Any
@@ -15,7 +19,7 @@ from reelnest.encoder.ema import Ema
 from reelnest.errors import TrainingError
 
 
-def own_part(model: nn.Module, optimizer: Optimizer, ema: Ema | None) -> dict[str, Any]:
+def own_shard(model: nn.Module, optimizer: Optimizer, ema: Ema | None) -> dict[str, Any]:
     """This process's tensors, on the CPU, by parameter name. No process needs another for it."""
     trainable = _trainable(model)
     return {
@@ -25,31 +29,31 @@ def own_part(model: nn.Module, optimizer: Optimizer, ema: Ema | None) -> dict[st
             for name, parameter in trainable.items()
         },
         "learning_rates": [float(group["lr"]) for group in optimizer.param_groups],
-        "average": None if ema is None else ema.own_part(),
+        "average": None if ema is None else ema.own_shard(),
     }
 
 
 @torch.no_grad()
-def load_own_part(model: nn.Module, optimizer: Optimizer, ema: Ema | None, part: dict[str, Any]) -> None:
-    """Puts `own_part` back into a model that is sharded in the same way. Raises TrainingError if it is not."""
+def load_own_shard(model: nn.Module, optimizer: Optimizer, ema: Ema | None, shard: dict[str, Any]) -> None:
+    """Puts `own_shard` back into a model that is sharded in the same way. Raises TrainingError if it is not."""
     trainable = _trainable(model)
-    differing = sorted(set(part["weights"]) ^ set(trainable)) or [
-        name for name, parameter in trainable.items() if part["weights"][name].shape != _local(parameter).shape
+    differing = sorted(set(shard["weights"]) ^ set(trainable)) or [
+        name for name, parameter in trainable.items() if shard["weights"][name].shape != _local(parameter).shape
     ]
     if differing:
         raise TrainingError(
-            f"checkpoint: its parts are not those of this model on so many processes ({', '.join(differing[:5])}, …). Start as many"
+            f"checkpoint: its shards are not those of this model on so many processes ({', '.join(differing[:5])}, …). Start as many"
             " processes as before, or delete work/checkpoints/ and train again."
         )
     for name, parameter in trainable.items():
-        _local(parameter).copy_(part["weights"][name])
+        _local(parameter).copy_(shard["weights"][name])
         optimizer.state[parameter] = {
-            key: _like(value, parameter) if isinstance(value, Tensor) else value for key, value in part["optimizer"][name].items()
+            key: _like(value, parameter) if isinstance(value, Tensor) else value for key, value in shard["optimizer"][name].items()
         }
-    for group, learning_rate in zip(optimizer.param_groups, part["learning_rates"], strict=True):
+    for group, learning_rate in zip(optimizer.param_groups, shard["learning_rates"], strict=True):
         group["lr"] = learning_rate
     if ema is not None:
-        ema.load_own_part(part["average"])
+        ema.load_own_shard(shard["average"])
 
 
 def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -66,7 +70,7 @@ def _local(tensor: Tensor) -> Tensor:
 
 
 def _like(value: Tensor, parameter: Tensor) -> Tensor:
-    """The optimizer's tensors of a parameter's size are sharded as it is; a count of steps is no part of anything."""
+    """The optimizer's tensors of a parameter's size are sharded as it is; a count of steps is not sharded."""
     if not isinstance(parameter, DTensor) or value.ndim == 0:
         # torch's optimizers keep their counts on the CPU.
         return value.clone() if value.ndim == 0 else value.to(parameter.device, copy=True)

@@ -40,12 +40,12 @@ def all_or_none(device: torch.device) -> Iterator[None]:
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """What DDP does at the end of a backward pass, for passes in which it was told not to."""
+    """What DDP does at the end of a backward pass, for passes in which it was kept from it."""
     processes = world()[1]
     if processes == 1:
         return
     for parameter in parameters:
-        # Of one that played no part, DDP would have complained.
+        # DDP raises for a parameter without a gradient.
         gradient: Tensor = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         dist.all_reduce(gradient)
         parameter.grad = gradient.div_(processes)

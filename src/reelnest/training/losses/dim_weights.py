@@ -50,6 +50,6 @@ class DimWeights(nn.Module):
         if self._weights != "learnt":
             return None
         log_variances = self.log_variances
-        whole = log_variances.full_tensor() if isinstance(log_variances, DTensor) else log_variances
-        weights: list[float] = torch.exp(-whole).tolist()
+        unsharded = log_variances.full_tensor() if isinstance(log_variances, DTensor) else log_variances
+        weights: list[float] = torch.exp(-unsharded).tolist()
         return weights

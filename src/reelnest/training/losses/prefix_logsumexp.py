@@ -32,7 +32,7 @@ class Pairing(NamedTuple):
     first: int
     """The column of row 0's partner; row i's is column `first` + i."""
     partner_counts: bool
-    """Whether the partner is a right answer, which always counts, or the row itself, which never does."""
+    """Whether the partner is relevant to the row, and always counts, or the row itself, and never does."""
     paired: int = 0
     """The columns that get a log-sum-exp over rows: so many of the first ones."""
     masked: Tensor | None = None
@@ -44,7 +44,7 @@ class Pairing(NamedTuple):
 
 
 def nested_log_sums(
-    rows: Tensor, columns: Tensor, dims: Sequence[int], scale: Tensor, pairing: Pairing, chunk: int | None = None
+    rows: Tensor, columns: Tensor, dims: Sequence[int], scale: Tensor, pairing: Pairing, chunk_rows: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-sum-exps over columns and over rows of the scaled cosines of each prefix, and the partners' scaled cosines.
 
@@ -54,7 +54,7 @@ def nested_log_sums(
         dims: the prefixes' lengths, rising.
         scale: (1,) what cosines are multiplied by: the inverse of the temperature.
         pairing: which of them count.
-        chunk: rows at once; None for as many as keep a buffer at `BUFFER_NUMBERS`.
+        chunk_rows: rows at once; None for as many as keep a buffer at `BUFFER_NUMBERS`.
 
     Returns:
         (dims, rows), (dims, pairing.paired) and (dims, rows); differentiable once, with respect to `rows`, `columns` and `scale`. A sum
@@ -65,11 +65,11 @@ def nested_log_sums(
         >>> nested_log_sums(vectors, vectors, [2], torch.ones(1), Pairing(0, partner_counts=True, paired=2))[0]
         tensor([[1.3133, 1.3133]])
     """
-    if chunk is None:
-        chunk = max(LEAST_CHUNK, BUFFER_NUMBERS.get(rows.device.type, BUFFER_NUMBERS["cuda"]) // len(columns))
+    if chunk_rows is None:
+        chunk_rows = max(LEAST_CHUNK, BUFFER_NUMBERS.get(rows.device.type, BUFFER_NUMBERS["cuda"]) // len(columns))
     with torch.autocast(rows.device.type, enabled=False):
-        found: tuple[Tensor, Tensor, Tensor] = _NestedLogSums.apply(rows, columns, scale, tuple(dims), pairing, chunk)
-    return found
+        sums: tuple[Tensor, Tensor, Tensor] = _NestedLogSums.apply(rows, columns, scale, tuple(dims), pairing, chunk_rows)
+    return sums
 
 
 def partner_cosines(rows: Tensor, columns: Tensor, dims: Sequence[int]) -> Tensor:
@@ -83,61 +83,61 @@ def partner_cosines(rows: Tensor, columns: Tensor, dims: Sequence[int]) -> Tenso
 class _NestedLogSums(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, rows: Tensor, columns: Tensor, scale: Tensor, dims: tuple[int, ...], pairing: Pairing, chunk: int
+        ctx: Any, rows: Tensor, columns: Tensor, scale: Tensor, dims: tuple[int, ...], pairing: Pairing, chunk_rows: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        pass_over = _Pass(rows, columns, scale, dims, pairing, chunk)
+        pass_over = _Pass(rows, columns, scale, dims, pairing, chunk_rows)
         row_sums = rows.new_empty(len(dims), len(rows))
         partners = torch.empty_like(row_sums)
         column_sums = rows.new_full((len(dims), pairing.paired), -torch.inf)
         spare = pass_over.buffer()
-        for part in pass_over.chunks():
-            for k, logits in pass_over.logits(part):
-                partners[k, part] = pass_over.partners(logits, part)
+        for chunk in pass_over.chunks():
+            for k, logits in pass_over.logits(chunk):
+                partners[k, chunk] = pass_over.partners(logits, chunk)
                 space = spare[: len(logits)]
                 if pairing.paired:
-                    counted = pass_over.without(logits, k, part, space, by_column=True)[:, : pairing.paired]
+                    counted = pass_over.without(logits, k, chunk, space, by_column=True)[:, : pairing.paired]
                     column_sums[k] = torch.logaddexp(column_sums[k], counted.logsumexp(0))
-                row_sums[k, part] = pass_over.without(logits, k, part, space, by_column=False).logsumexp(1)
+                row_sums[k, chunk] = pass_over.without(logits, k, chunk, space, by_column=False).logsumexp(1)
         ctx.save_for_backward(rows, columns, scale, row_sums, column_sums)
-        ctx.settings = dims, pairing, chunk
+        ctx.settings = dims, pairing, chunk_rows
         return row_sums, column_sums, partners
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, row_gradient: Tensor, column_gradient: Tensor, partner_gradient: Tensor) -> tuple[Tensor | None, ...]:
         rows, columns, scale, row_sums, column_sums = ctx.saved_tensors
-        dims, pairing, chunk = ctx.settings
-        pass_over = _Pass(rows, columns, scale, dims, pairing, chunk)
+        dims, pairing, chunk_rows = ctx.settings
+        pass_over = _Pass(rows, columns, scale, dims, pairing, chunk_rows)
         to_rows, to_columns = torch.zeros_like(rows), torch.zeros_like(columns)
         # What the gradients with respect to a prefix have along the prefix itself: a cosine does not change with the length.
         along_rows, along_columns = torch.zeros_like(row_sums), rows.new_zeros(len(dims), len(columns))
-        stack = [pass_over.buffer() for _ in dims]
+        buffers = [pass_over.buffer() for _ in dims]
         spare = pass_over.buffer()
         paired = pairing.paired
-        for part in pass_over.chunks():
-            parts = [whole[: part.stop - part.start] for whole in stack]
-            space = spare[: len(parts[0])]
-            for k, logits in pass_over.logits(part):
-                gradient = parts[k]  # with respect to the logits, (chunk, columns)
-                torch.sub(logits, row_sums[k, part, None], out=gradient).exp_()
-                pass_over.mask(gradient, logits, k, part, by_column=False)
-                gradient *= row_gradient[k, part, None]
+        for chunk in pass_over.chunks():
+            gradients = [buffer[: chunk.stop - chunk.start] for buffer in buffers]
+            space = spare[: len(gradients[0])]
+            for k, logits in pass_over.logits(chunk):
+                gradient = gradients[k]  # with respect to the logits, (chunk, columns)
+                torch.sub(logits, row_sums[k, chunk, None], out=gradient).exp_()
+                pass_over.mask(gradient, logits, k, chunk, by_column=False)
+                gradient *= row_gradient[k, chunk, None]
                 if paired:
                     share = torch.sub(logits[:, :paired], column_sums[k], out=space[:, :paired]).exp_()
-                    pass_over.mask(share, logits, k, part, by_column=True)
+                    pass_over.mask(share, logits, k, chunk, by_column=True)
                     gradient[:, :paired].addcmul_(share, column_gradient[k])
-                pass_over.partners(gradient, part).add_(partner_gradient[k, part])
+                pass_over.partners(gradient, chunk).add_(partner_gradient[k, chunk])
                 weighted = torch.mul(gradient, logits, out=space)
-                along_rows[k, part] = weighted.sum(1)
+                along_rows[k, chunk] = weighted.sum(1)
                 along_columns[k] += weighted.sum(0)
                 gradient *= pass_over.column_factors[k]
-                gradient *= pass_over.row_factors[k, part, None]
+                gradient *= pass_over.row_factors[k, chunk, None]
             for k in reversed(range(len(dims))):
                 if k + 1 < len(dims):
-                    parts[k] += parts[k + 1]
+                    gradients[k] += gradients[k + 1]
                 block = pass_over.blocks[k]
-                torch.mm(parts[k], columns[:, block], out=to_rows[part, block])
-                to_columns[:, block].addmm_(parts[k].T, rows[part, block])
+                torch.mm(gradients[k], columns[:, block], out=to_rows[chunk, block])
+                to_columns[:, block].addmm_(gradients[k].T, rows[chunk, block])
         to_scale = (along_rows.sum() / scale).reshape(scale.shape)
         _take_off(to_rows, rows, along_rows, pass_over.blocks)
         _take_off(to_columns, columns, along_columns, pass_over.blocks)
@@ -147,12 +147,12 @@ class _NestedLogSums(torch.autograd.Function):
 class _Pass:
     """One walk over the chunks, the same in forward and backward."""
 
-    def __init__(self, rows: Tensor, columns: Tensor, scale: Tensor, dims: tuple[int, ...], pairing: Pairing, chunk: int) -> None:
+    def __init__(self, rows: Tensor, columns: Tensor, scale: Tensor, dims: tuple[int, ...], pairing: Pairing, chunk_rows: int) -> None:
         self._rows = rows
         self._columns = columns
         self._pairing = pairing
         self._scale = scale
-        self._chunk = min(chunk, len(rows))
+        self._chunk_rows = min(chunk_rows, len(rows))
         self.blocks = _blocks(dims)
         self.row_factors = _inverse_norms(rows, self.blocks) * scale
         self.column_factors = _inverse_norms(columns, self.blocks)
@@ -160,53 +160,53 @@ class _Pass:
         self._masked: Tensor | None = None
 
     def buffer(self) -> Tensor:
-        return self._rows.new_empty(self._chunk, len(self._columns))
+        return self._rows.new_empty(self._chunk_rows, len(self._columns))
 
     def chunks(self) -> Iterator[slice]:
-        for start in range(0, len(self._rows), self._chunk):
-            part = slice(start, min(start + self._chunk, len(self._rows)))
+        for start in range(0, len(self._rows), self._chunk_rows):
+            chunk = slice(start, min(start + self._chunk_rows, len(self._rows)))
             if self._pairing.masked is not None:
-                self._masked = self._pairing.masked[part].clone()
-                self.partners(self._masked, part).fill_(not self._pairing.partner_counts)
-            yield part
+                self._masked = self._pairing.masked[chunk].clone()
+                self.partners(self._masked, chunk).fill_(not self._pairing.partner_counts)
+            yield chunk
 
-    def logits(self, part: slice) -> Iterator[tuple[int, Tensor]]:
+    def logits(self, chunk: slice) -> Iterator[tuple[int, Tensor]]:
         """The scaled cosines of each dim, (chunk, columns), in a buffer that the next one uses again."""
-        dots, logits = self._dots[: part.stop - part.start], self._logits[: part.stop - part.start]
+        dots, logits = self._dots[: chunk.stop - chunk.start], self._logits[: chunk.stop - chunk.start]
         for k, block in enumerate(self.blocks):
-            torch.addmm(dots, self._rows[part, block], self._columns[:, block].T, beta=int(k > 0), out=dots)
+            torch.addmm(dots, self._rows[chunk, block], self._columns[:, block].T, beta=int(k > 0), out=dots)
             torch.mul(dots, self.column_factors[k], out=logits)
-            logits *= self.row_factors[k, part, None]
+            logits *= self.row_factors[k, chunk, None]
             yield k, logits
 
-    def partners(self, matrix: Tensor, part: slice) -> Tensor:
+    def partners(self, matrix: Tensor, chunk: slice) -> Tensor:
         """The partners' places of a chunk's (chunk, columns), as a view (chunk,)."""
-        return matrix.diagonal(self._pairing.first + part.start)[: len(matrix)]
+        return matrix.diagonal(self._pairing.first + chunk.start)[: len(matrix)]
 
-    def mask(self, values: Tensor, logits: Tensor, k: int, part: slice, *, by_column: bool, to: float = 0.0) -> None:
+    def mask(self, values: Tensor, logits: Tensor, k: int, chunk: slice, *, by_column: bool, to: float = 0.0) -> None:
         """Overwrites the `values`, (chunk, columns or paired), that do not count."""
         width = values.shape[1]
         limits = self._pairing.column_limits if by_column else self._pairing.row_limits
         if limits is not None:
-            bound = limits[k] * self._scale if by_column else (limits[k, part] * self._scale)[:, None]
+            bound = limits[k] * self._scale if by_column else (limits[k, chunk] * self._scale)[:, None]
             above = logits[:, :width] > bound
-            self.partners(above, part).fill_(not self._pairing.partner_counts)
+            self.partners(above, chunk).fill_(not self._pairing.partner_counts)
             if self._masked is not None:
                 above |= self._masked[:, :width]
             values.masked_fill_(above, to)
         elif self._masked is not None:
             values.masked_fill_(self._masked[:, :width], to)
         elif not self._pairing.partner_counts:
-            self.partners(values, part).fill_(to)
+            self.partners(values, chunk).fill_(to)
 
-    def without(self, logits: Tensor, k: int, part: slice, space: Tensor, *, by_column: bool) -> Tensor:
+    def without(self, logits: Tensor, k: int, chunk: slice, space: Tensor, *, by_column: bool) -> Tensor:
         """The logits, with -inf for those that do not count: in place where no one needs the others any more, else in `space`."""
         if self._pairing.column_limits is None and self._pairing.row_limits is None:
-            self.mask(logits, logits, k, part, by_column=by_column, to=-torch.inf)
+            self.mask(logits, logits, k, chunk, by_column=by_column, to=-torch.inf)
             return logits
         values = space[:, : self._pairing.paired] if by_column else space
         values.copy_(logits[:, : values.shape[1]])
-        self.mask(values, logits, k, part, by_column=by_column, to=-torch.inf)
+        self.mask(values, logits, k, chunk, by_column=by_column, to=-torch.inf)
         return values
 
 

@@ -21,7 +21,7 @@ CARDS = (8, 12, 16, 24, 40, 48, 80, 141, 192)
 
 @dataclass(frozen=True)
 class Fit:
-    """An answer to "does it fit into a card?"."""
+    """Whether a step fits into a card, with some changes to the settings."""
 
     settings: tuple[str, ...]
     """Changes to the settings that were asked for, as one would write them; none where they fit as they are."""
@@ -44,25 +44,25 @@ def fit(
 ) -> list[Fit]:
     """Whether the settings fit into a card of `gib` GiB, as they are and, where they do not, with one change after the other.
 
-    The last of the answers fits, unless none does. Changes are those that cost the least first: none of them changes what a step computes,
+    The last one fits, unless none does. Changes are those that cost the least first: none of them changes what a step computes,
     until 4-bit weights do. `predict` takes the place of `estimate_step`.
     """
-    answers = []
+    tried = []
     for settings, changed in _changes(params):
         peak = _peaks(changed, config, sizes, processes, predict)
         memory = peak(_share(changed, processes), sizes.grid[0])
         fits = memory.peak <= _budget(gib)
         largest = _largest(lambda pairs, peak=peak: peak(pairs, sizes.grid[0]).peak, _share(params, processes), _budget(gib))  # type: ignore[misc]
-        answers.append(Fit(settings, memory, fits, largest, None))
+        tried.append(Fit(settings, memory, fits, largest, None))
         if fits:
             break
-    best = answers[-1]
+    best = tried[-1]
     if best.micro_batch_size:
-        changed = list(_changes(params))[len(answers) - 1][1]
+        changed = list(_changes(params))[len(tried) - 1][1]
         peak = _peaks(changed, config, sizes, processes, predict)
         steps = _largest(lambda steps: peak(1, steps).peak, 384, _budget(gib))
-        answers[-1] = Fit(best.settings, best.memory, best.fits, best.micro_batch_size, None if steps is None else 2 * steps)
-    return answers
+        tried[-1] = Fit(best.settings, best.memory, best.fits, best.micro_batch_size, None if steps is None else 2 * steps)
+    return tried
 
 
 def smallest_card(memory: StepMemory) -> int | None:
@@ -96,7 +96,7 @@ def _peaks(
 def _changes(params: Params) -> Iterator[tuple[tuple[str, ...], Params]]:
     """The settings as they are, then with one change more each time."""
     yield (), params
-    told: list[str] = []
+    changes_so_far: list[str] = []
     wanted: list[tuple[str, bool, dict[str, dict[str, Any]]]] = [
         (
             "train.gradient_checkpointing: true",
@@ -112,9 +112,9 @@ def _changes(params: Params) -> Iterator[tuple[tuple[str, ...], Params]]:
     ]
     for text, applies, changes in wanted:
         if applies:
-            told.append(text)
+            changes_so_far.append(text)
             params = _with(params, **changes)
-            yield tuple(told), params
+            yield tuple(changes_so_far), params
 
 
 def _with(params: Params, **sections: dict[str, Any]) -> Params:
@@ -124,10 +124,10 @@ def _with(params: Params, **sections: dict[str, Any]) -> Params:
 def _largest(peak: Callable[[int], int], most: int, budget: float) -> int | None:
     """The largest count up to `most` whose peak keeps to the budget; None where 1 does not.
 
-    Memory is all but linear in both counts, so two looks tell about where the budget ends, and a line to there tells better.
+    Memory is all but linear in both counts, so two points show about where the budget ends, and a line to there shows it better.
     """
-    one = peak(1)
-    if one > budget:
+    at_one = peak(1)
+    if at_one > budget:
         return None
     if most == 1:
         return 1
@@ -135,7 +135,7 @@ def _largest(peak: Callable[[int], int], most: int, budget: float) -> int | None
     if reached > budget:
         return 1
     while True:
-        before, count = count, int(min(most, 1 + (budget - one) * (count - 1) // max(1, reached - one)))
+        before, count = count, int(min(most, 1 + (budget - at_one) * (count - 1) // max(1, reached - at_one)))
         if count == before:
             return count
         reached = peak(count)

@@ -1,4 +1,4 @@
-"""What a training step takes in memory, foretold without its weights and without a GPU.
+"""What a training step takes in memory, predicted without its weights and without a GPU.
 
 The model is built on the meta device and its tensors are fake: they have shapes and no bytes. The real training loop then takes a step on
 them, under a mode that sees each operation, adds the storage of what comes out of it and takes it away when its last user lets go. So the
@@ -93,7 +93,7 @@ def predict_step(params: Params, config: PreTrainedConfig, sizes: Sizes, *, proc
         count.part = "gradients"
         buckets = torch.empty(sum(parameter.numel() for parameter in trainable)) if processes > 1 else None
         for parameter in trainable:
-            parameter.register_post_accumulate_grad_hook(lambda found: _keep_gradient(found, buckets, count))
+            parameter.register_post_accumulate_grad_hook(lambda arrived: _keep_gradient(arrived, buckets, count))
         if len(batches) > 1 or params.train.micro_batch_size is not None:
             # From the second micro-batch on, gradients are there while activations are.
             for parameter in trainable:
@@ -104,9 +104,9 @@ def predict_step(params: Params, config: PreTrainedConfig, sizes: Sizes, *, proc
         widths = {"rows": encoder.vision.row_width, "video_tokens": encoder.family.video_width(config)}
 
         def as_input(name: str, tensor: Tensor) -> Tensor:
-            found = _fake_input(name, tensor, widths)
-            count.belongs(found, "inputs")
-            return found
+            fake_input = _fake_input(name, tensor, widths)
+            count.belongs(fake_input, "inputs")
+            return fake_input
 
         batches = of_each_tensor(batches, as_input)
         count.begin()
@@ -116,9 +116,9 @@ def predict_step(params: Params, config: PreTrainedConfig, sizes: Sizes, *, proc
 
 
 def estimate_step(params: Params, config: PreTrainedConfig, sizes: Sizes, *, processes: int = 1) -> StepMemory:
-    """What `predict_step` gives, for deep models several times faster: layers are alike, so two shallow models tell what each one adds.
+    """What `predict_step` gives, for deep models several times faster: layers are alike, so two shallow models show what each one adds.
 
-    Less than the truth where the fullest moment of a deep model is another one than that of a shallow model.
+    Less than the truth where a deep model reaches its peak at another moment of the step than a shallow model.
     """
     layers = int(config.get_text_config().num_hidden_layers)
     if layers <= MANY_LAYERS:
@@ -136,7 +136,7 @@ def _of_depth(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
 
 
 def stand_in_training(params: Params, accelerator: Accelerator, model: ContrastiveModel, batcher: PairBatcher) -> Training:
-    """The loop's object for `model`, of which nothing but steps can be asked."""
+    """The loop's object for `model`, which can take steps and nothing else."""
     order = BatchOrder(params.train.batch_size, params.train.batch_size, params.train.seed)
     return Training(params, accelerator, model, TrainingData(batcher, order), Checkpoints(Path("unused"), "unused"), Trackers())
 
@@ -179,11 +179,11 @@ class _Count(TorchDispatchMode):
             # Index work, which reads its tensors as numbers: these are real, and small.
             with unset_fake_temporarily():
                 return func(*args, **(kwargs or {}))
-        found = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(found):
+        results = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(results):
             if isinstance(leaf, Tensor):
                 self._add(leaf.untyped_storage())
-        return found
+        return results
 
     def _add(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata
@@ -223,7 +223,7 @@ def _fill(model: nn.Module) -> None:
 
 
 def _fill_optimizer(training: Training, trainable: list[nn.Parameter]) -> None:
-    """Its state comes with its first step; what is foretold is a later one."""
+    """Its state comes with its first step; what is predicted is a later one."""
     for parameter in trainable:
         parameter.grad = torch.empty_like(parameter)
     training.step.optimizer.step()
@@ -231,7 +231,7 @@ def _fill_optimizer(training: Training, trainable: list[nn.Parameter]) -> None:
 
 
 def _run_each_shape_once(encoder: Encoder) -> None:
-    """A micro-batch of the same shape as one before takes as much again, and nothing more: it is passed over."""
+    """A micro-batch of the same shape as one before takes as much again, and nothing more: it is skipped."""
     seen: set[tuple[object, ...]] = set()
     forward = encoder.forward
 

@@ -4,9 +4,9 @@ They go through the same batching as real ones; only the tokenizer and the table
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from torch import Tensor
@@ -22,6 +22,10 @@ from reelnest.store.prepared import Pairs, Prepared
 from reelnest.training.batches.pair_batches import PairBatch, PairBatcher
 from reelnest.video.frames import Frames
 from reelnest.video.vision_spec import Grid, VisionSpec
+
+T = TypeVar("T")
+Change = Callable[[str, Tensor], Tensor]
+"""From the name of a batch's field, and its tensor, to another tensor."""
 
 LONGEST_SIDES = 2.0
 """A frame's sides are taken to differ by no more than this factor; longer ones are rare and hold no more tokens."""
@@ -85,25 +89,26 @@ class _Tokenizer:
         return {"input_ids": [([len(self._numbers)] * len(text.split()))[:max_length] for text in texts]}
 
 
-def of_each_tensor(found: Any, change: Any) -> Any:
+def of_each_tensor(batch: T, change: Change) -> T:
     """A batch (dataclasses and lists of them) with `change(name, tensor)` in the place of each tensor."""
-    if isinstance(found, MadeAnew):
-        return MadeAnew(found.batches, change)
-    if isinstance(found, list):
-        return [of_each_tensor(each, change) for each in found]
-    if not is_dataclass(found) or isinstance(found, type):
-        return found
-    changed = {}
-    for field in fields(found):
-        value = getattr(found, field.name)
-        changed[field.name] = change(field.name, value) if isinstance(value, Tensor) else of_each_tensor(value, change)
-    return replace(found, **changed)
+    changed: object = batch
+    if isinstance(batch, MadeAnew):
+        changed = MadeAnew(batch.batches, change)
+    elif isinstance(batch, list):
+        changed = [of_each_tensor(item, change) for item in batch]
+    elif is_dataclass(batch) and not isinstance(batch, type):
+        values = {field.name: getattr(batch, field.name) for field in fields(batch)}
+        changed = replace(
+            batch,
+            **{name: change(name, value) if isinstance(value, Tensor) else of_each_tensor(value, change) for name, value in values.items()},
+        )
+    return cast("T", changed)
 
 
 class MadeAnew(Sequence[Batch]):
-    """Stands for micro-batches, which are made each time they are asked for: so are the changed ones of `of_each_tensor`."""
+    """In place of micro-batches, which are made each time they are asked for: so are the changed ones of `of_each_tensor`."""
 
-    def __init__(self, batches: Sequence[Batch], change: Any = lambda _name, tensor: tensor) -> None:
+    def __init__(self, batches: Sequence[Batch], change: Change = lambda _name, tensor: tensor) -> None:
         self.batches = list(batches)
         self._change = change
 
@@ -111,8 +116,7 @@ class MadeAnew(Sequence[Batch]):
         return len(self.batches)
 
     def __getitem__(self, index: int) -> Batch:  # type: ignore[override]
-        found: Batch = of_each_tensor(self.batches[index], self._change)
-        return found
+        return of_each_tensor(self.batches[index], self._change)
 
 
 class _Items:

@@ -20,7 +20,7 @@ def test_the_last_k_are_kept_and_the_newest_is_loaded(tmp_path: Path) -> None:
     assert found["step"] == 115
 
 
-def test_a_broken_checkpoint_is_passed_over_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broken_checkpoint_is_skipped_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     checkpoints = Checkpoints(tmp_path, "key")
     checkpoints.save(1, {"step": 1}, keep=3)
     checkpoints.save(2, {"step": 2, "weights": torch.zeros(1000)}, keep=3)
@@ -32,25 +32,25 @@ def test_a_broken_checkpoint_is_passed_over_and_named(tmp_path: Path, caplog: py
     assert checkpoints.load_last() == {"step": 1}
 
 
-def test_a_sharded_step_counts_only_with_its_part_and_takes_it_along_when_it_goes(tmp_path: Path) -> None:
+def test_a_sharded_step_counts_only_with_its_shard_which_is_removed_with_it(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, "key")
     for step in (1, 2, 3):
-        checkpoints.save_part(step, {"weights": torch.full((3,), float(step))})
-        checkpoints.save(step, {"step": step, "parts": 1}, keep=2)
-    names = [f"step-0000000{step}.{end}" for step in (2, 3) for end in ("part-0-of-1", "pt")]
+        checkpoints.save_shard(step, {"weights": torch.full((3,), float(step))})
+        checkpoints.save(step, {"step": step, "shards": 1}, keep=2)
+    names = [f"step-0000000{step}.{end}" for step in (2, 3) for end in ("pt", "shard-0-of-1")]
     assert sorted(path.name for path in checkpoints.folder.iterdir()) == names
     found = checkpoints.load_last()
     assert found is not None
-    assert torch.equal(found["part"]["weights"], torch.full((3,), 3.0))
-    (checkpoints.folder / "step-00000003.part-0-of-1").write_bytes(b"cut off")
+    assert torch.equal(found["shard"]["weights"], torch.full((3,), 3.0))
+    (checkpoints.folder / "step-00000003.shard-0-of-1").write_bytes(b"cut off")
     found = checkpoints.load_last()
     assert found is not None
     assert found["step"] == 2
 
 
-def test_parts_of_another_number_of_processes_are_refused(tmp_path: Path) -> None:
+def test_shards_of_another_number_of_processes_are_refused(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, "key")
-    checkpoints.save(1, {"step": 1, "parts": 4}, keep=2)
+    checkpoints.save(1, {"step": 1, "shards": 4}, keep=2)
     with pytest.raises(TrainingError, match=r"written by 4 processes of a sharded training, and here are 1\. Set launch\.config"):
         checkpoints.load_last()
 

@@ -127,7 +127,7 @@ def test_no_matrix_of_all_similarities_is_kept_or_made() -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        sums, *_ = nested_log_sums(rows, columns, (4, 16), torch.ones(1), Pairing(0, partner_counts=False, paired=500), chunk=64)
+        sums, *_ = nested_log_sums(rows, columns, (4, 16), torch.ones(1), Pairing(0, partner_counts=False, paired=500), chunk_rows=64)
     assert max(kept) <= columns.numel()
     with torch.profiler.profile(profile_memory=True) as profile:
         sums.sum().backward()  # type: ignore[no-untyped-call]
