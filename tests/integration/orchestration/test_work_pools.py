@@ -128,7 +128,7 @@ def test_a_container_is_given_what_compose_gives_the_worker(docker_pool: Path) -
     host, worker = made["host_config"], COMPOSE["services"]["worker"]
     checkout = str(docker_pool)
     assert made["image"] == worker["image"]
-    assert made["command"] == "prefect flow-run execute"
+    assert made["command"] == "python -m tasks.process.contained prefect flow-run execute"
     assert made["user"] == f"{os.getuid()}:{os.getgid()}"
     assert (host["ReadonlyRootfs"], host["CapDrop"], host["SecurityOpt"]) == (True, worker["cap_drop"], worker["security_opt"])
     assert (host["ShmSize"], host["OomScoreAdj"]) == (2 * 1024**3, worker["oom_score_adj"])
@@ -145,7 +145,7 @@ def test_a_container_is_given_what_compose_gives_the_worker(docker_pool: Path) -
     environment = made["environment"]
     defaults = {name: re.sub(r"\$\{\w+:-(.*)\}", r"\1", value) for name, value in worker["environment"].items()}
     assert {name: environment.get(name) for name in defaults} == defaults
-    assert environment["PYTHONPATH"] == f"{checkout}/src"
+    assert environment["PYTHONPATH"] == f"{checkout}/src:{checkout}"  # the library, and tasks.process.contained
 
 
 def test_a_container_that_is_stopped_ends_its_stage_and_the_run_goes_on_later(
@@ -256,7 +256,7 @@ def test_a_job_has_gpus_shared_memory_and_the_checkout_under_the_restricted_stan
     assert pod["volumes"] == [volume for volume in worker["volumes"] if volume["name"] != "cache"]
     places = {mount["name"]: mount["mountPath"] for mount in theirs["volumeMounts"] if mount["name"] != "cache"}
     assert {mount["name"]: mount["mountPath"] for mount in run["volumeMounts"]} == places | {"project": str(kubernetes_pool)}
-    for key in ("securityContext", "automountServiceAccountToken", "enableServiceLinks", "terminationGracePeriodSeconds"):
+    for key in ("securityContext", "automountServiceAccountToken", "enableServiceLinks"):
         assert pod[key] == worker[key]
     assert run["securityContext"] == theirs["securityContext"]
     environment = {variable["name"]: variable for variable in run["env"]}

@@ -30,8 +30,9 @@ def count():
     total = torch.ones(1)
     if state.num_processes > 1:
         dist.all_reduce(total)
-    print(f"rank={state.process_index} world={state.num_processes} summed={int(total)} device={state.device.type} "
-          f"threads={os.environ['OMP_NUM_THREADS']}", flush=True)
+    # One write for each line: `print` writes the line's end by itself, and another rank's line may come between.
+    sys.stdout.write(f"rank={state.process_index} world={state.num_processes} summed={int(total)} device={state.device.type} "
+                     f"threads={os.environ['OMP_NUM_THREADS']}\\n")
     state.end_training()
 
 def main(arguments):
@@ -84,7 +85,7 @@ def probe(config: str, folder: Path, **environment: str) -> tuple[int, str, str]
     return launcher.returncode, out, err
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "gave up waiting"
@@ -148,7 +149,7 @@ def test_a_rank_that_is_killed_is_named_and_its_signal_is_the_status(tmp_path: P
 def test_ranks_that_are_stopped_finish_their_step_and_save(config: str, number: signal.Signals, tmp_path: Path) -> None:
     with running(config, tmp_path, "save") as (launcher, ranks):
         launcher.send_signal(number)
-        _, err = launcher.communicate(timeout=60)
+        _, err = launcher.communicate(timeout=120)
     assert launcher.returncode == 75
     assert err == "reelnest: error: stopped after step 3\n"
     assert len(list(tmp_path.glob("saved-*"))) == len(ranks)
@@ -157,7 +158,7 @@ def test_ranks_that_are_stopped_finish_their_step_and_save(config: str, number: 
 def test_ranks_that_do_not_end_within_the_grace_are_killed(tmp_path: Path) -> None:
     with running("cpu-2", tmp_path, "ignore", grace_seconds=1) as (launcher, ranks):
         launcher.send_signal(signal.SIGTERM)
-        launcher.communicate(timeout=60)
+        launcher.communicate(timeout=120)
     assert launcher.returncode == 128 + signal.SIGKILL
     assert not any(rank.is_running() for rank in ranks)
 
