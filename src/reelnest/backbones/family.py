@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from reelnest.implementations import Implementations
 from reelnest.settings import Preprocess, Tiny
 from reelnest.video.vision_spec import Grid, VisionSpec
 
@@ -85,7 +86,7 @@ class Family(Protocol):
     """Checkpoints whose sizes are known without the Hub."""
 
     def claims(self, config: Mapping[str, object]) -> bool:
-        """Whether a checkpoint with this config.json is of the family."""
+        """Whether a checkpoint with this config.json is of this family, and of no other."""
         ...
 
     def hidden_size_of(self, name: str) -> int | None:
@@ -147,3 +148,7 @@ class Family(Protocol):
     def flops(self, model: PreTrainedModel) -> ModelFlops:
         """What a training step computes, by what of the model trains."""
         ...
+
+
+FAMILIES: Implementations[Family] = Implementations("model family", "reelnest.backbones.families")
+"""By name. Register an instance with `FAMILIES.register("name")(...)`, in a file of `families/` or before a model is opened."""

@@ -1,35 +1,22 @@
-"""The model families by name: those of `families/`, and what else was registered."""
+"""The family of a model: by its published name, or by its config.json."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from reelnest.backbones.families import own_families
-from reelnest.backbones.family import Family
+from reelnest.backbones.family import FAMILIES, Family
 from reelnest.errors import ModelError
 from reelnest.settings import Model
 
 TINY = "tiny"
 """The model that `model.name_or_path` names where none is published: built for the training."""
-TINY_TYPE = "qwen2_5_vl"
+TINY_FAMILY = "qwen2_5_vl"
 """The family that it is of."""
-
-_registered: list[Family] = []
-
-
-def register(family: Family) -> None:
-    """Makes a family known in this process, before those that are known already."""
-    _registered.insert(0, family)
-
-
-def unregister(family: Family) -> None:
-    """Takes back `register`."""
-    _registered.remove(family)
 
 
 def known_families() -> list[Family]:
-    """All families, in the order in which they are asked whether a checkpoint is theirs."""
-    return [*_registered, *own_families()]
+    """All families, by name."""
+    return [FAMILIES[name] for name in FAMILIES.names()]
 
 
 def family_of(settings: Model) -> Family:
@@ -90,7 +77,7 @@ def family_of_config(config: Mapping[str, object], where: str) -> Family:
 
 def _by_name(name: str) -> Family | None:
     if name == TINY:
-        return next(family for family in known_families() if family.model_type == TINY_TYPE)
+        return FAMILIES[TINY_FAMILY]
     if Path(name).is_dir():
         return None
     return next((family for family in known_families() if family.hidden_size_of(name) is not None), None)

@@ -13,17 +13,19 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import MODEL_MAPPING, PreTrainedModel, Qwen2Tokenizer
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
+from reelnest.backbones.family import Family
 from reelnest.backbones.registry import TINY, family_of
 from reelnest.settings import Model, Tiny
 
 
-def build_tiny(folder: Path, texts: Iterable[str], settings: Tiny, seed: int) -> None:
+def build_tiny(folder: Path, texts: Iterable[str], settings: Tiny, seed: int, family: Family | None = None) -> None:
     """Writes a Hugging Face folder: config, safetensors weights drawn from `seed`, and a tokenizer trained on `texts`.
 
+    `family` is the one of `model.name_or_path: tiny` where none is given.
     The same arguments give the same bytes. The caller's random state is left as it was.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    family = family_of(Model(name_or_path=TINY))
+    family = family or family_of(Model(name_or_path=TINY))
     tokenizer = family.tiny_tokenizer(texts, settings.vocabulary)
     config = family.tiny_config(settings, len(tokenizer), tokenizer.get_vocab().__getitem__)
     with torch.random.fork_rng(devices=[]):

@@ -33,7 +33,7 @@ base, rank, port, out = sys.argv[1], int(sys.argv[2]), *sys.argv[3:]
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
 encoder, tokenizer = load_encoder(Model(), base, training=True)
-batcher = Batcher(tokenizer, Model(), FAMILY)
+batcher = Batcher(tokenizer, Model(), encoder.family)
 results = {"whole": embed(encoder, batcher, mixed_entries(), 1, "items")}
 assert encoder.training
 for layer in [*encoder.backbone.visual.blocks, *encoder.backbone.language_model.layers]:

@@ -8,7 +8,7 @@ from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from reelnest.backbones.family import Family, License, ModelFlops, PackedTokens
+from reelnest.backbones.family import FAMILIES, License, ModelFlops, PackedTokens
 from reelnest.settings import Preprocess, Tiny
 from reelnest.video.vision_spec import Grid, VisionSpec
 
@@ -294,4 +294,4 @@ def _pairs_of_patches(grid: Grid, vision: Any) -> tuple[int, int]:
     return windows, frames
 
 
-FAMILY: Family = Qwen25VL()
+FAMILY = FAMILIES.register("qwen2_5_vl")(Qwen25VL())
