@@ -174,7 +174,7 @@ def registration(**changes: Any) -> Content:
 
 def origins(**changes: Any) -> Content:
     return {
-        "commit": {"hash": "c" * 40, "clean": True, "changes_kept": True, "repository": "/r", "published": False, "folder": ""},
+        "commit": {"hash": "c" * 40, "clean": True, "changes_saved": True, "repository": "/r", "published": False, "folder": ""},
         "data": {"hash": "d1.dir", "files": 9, "bytes": 4_200_000, "sample_seed": 0, "remote": None, "cache": "/c"},
         "flow_run": None,
         "validation": {"passed": True, "videos": {"good": 4, "lines": 5}, "pairs": {"good": 7, "lines": 7}, "quarantined": 1},

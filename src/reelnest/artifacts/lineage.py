@@ -9,7 +9,7 @@ class Commit(Part):
 
     hash: str
     clean: bool
-    changes_kept: bool
+    changes_saved: bool
     """Whether `changes.diff` has what was not committed (or nothing was)."""
     repository: str
     """What to clone."""

@@ -115,7 +115,7 @@ def _recorded(lineage: Lineage) -> Iterator[tuple[str, str]]:
     if commit is None:
         yield "commit", "none: not made in a git repository"
     else:
-        state = "clean" if commit.clean else "with changes that are kept" if commit.changes_kept else "with changes too large to keep"
+        state = "clean" if commit.clean else "with changes that are kept" if commit.changes_saved else "with changes too large to keep"
         yield "commit", f"{commit.hash}, {state}"
         yield "", f"of {commit.repository}" + ("" if commit.published else " (on that machine; `origin` had no such commit)")
     if data is None:

@@ -24,7 +24,7 @@ from reelnest.engines.folder_files import FORMAT_VERSION
 from reelnest.errors import DataError, ModelError, VideoError
 from reelnest.records.content_hash import value_hash
 from reelnest.records.formats import TEXT_FIELDS, VIDEOS_FILE, BadRecord, Video, read_videos, video_files
-from reelnest.serving.kept_vectors import KeptVectors, Vectors
+from reelnest.serving.cached_vectors import CachedVectors, Vectors
 from reelnest.store.entries import Entry
 from reelnest.store.frame_store import FrameStore
 from reelnest.store.frame_store_writing import video_key
@@ -102,7 +102,7 @@ def build_index(source: ModelSource, data: Path, engine: Engine, out: Path, work
         videos, bad = read_videos(data)
         items, unreadable = _items(videos, data, source.model)
         before = _vectors_before(engine, source, options.storage, [item.key for item in items])
-        kept = KeptVectors(place / f"{source.hash[:LONGEST_HASH]}-{options.storage}")
+        kept = CachedVectors(place / f"{source.hash[:LONGEST_HASH]}-{options.storage}")
         missing = {item.key: item for item in items if item.key not in before and item.key not in kept}
         failed = _encode(list(missing.values()), data, source.model, kept, options)
         good = sorted((item for item in items if item.key not in failed), key=lambda item: item.video.video_id)
@@ -191,7 +191,7 @@ def _encode(
     items: Sequence[_Item],
     data: Path,
     model: SavedModel,
-    kept: KeptVectors,
+    kept: CachedVectors,
     options: IndexOptions,
 ) -> dict[str, VideoError]:
     """Encodes `items` into `kept`; returns what went wrong, by key."""

@@ -104,10 +104,10 @@ def test_a_killed_run_leaves_the_index_before_it_and_the_next_one_goes_on(copy: 
     code = (
         "import sys, time; from pathlib import Path; from reelnest.settings import Evaluate, Params\n"
         "from reelnest.commands import index; from reelnest.stages.workspace import Workspace\n"
-        "from reelnest.serving.kept_vectors import KeptVectors\n"
-        "add = KeptVectors.add\n"
+        "from reelnest.serving.cached_vectors import CachedVectors\n"
+        "add = CachedVectors.add\n"
         "def slowly(self, keys, vectors): add(self, keys, vectors); time.sleep(60)\n"
-        "KeptVectors.add = slowly\n"
+        "CachedVectors.add = slowly\n"
         "root = Path(sys.argv[1]); params = Params(evaluate=Evaluate(batch_size=8))\n"
         "index.run(Workspace(root), params, str(root / 'models/two'), root / 'data', root / 'one')"
     )

@@ -19,7 +19,7 @@ from tests.support import reports
 ENVIRONMENT = Environment(python="3.11.9", platform="Linux", packages=3, lock_hash=None, differing=())
 LINEAGE = Lineage(
     model_hash="m" * 64,
-    commit=Commit(hash="c" * 40, clean=False, changes_kept=True, repository="/r", published=False, folder=""),
+    commit=Commit(hash="c" * 40, clean=False, changes_saved=True, repository="/r", published=False, folder=""),
     data=DataVersion(hash="d1.dir", files=9, bytes=4_200_000, sample_seed=0, remote=None, cache="/c"),
     dvc_lock=True,
     stale=[],

@@ -12,7 +12,7 @@ HOSTILE = "x'; touch taken; $(touch taken) `touch taken` #"
 def test_no_value_of_a_lineage_becomes_a_command() -> None:
     lineage = Lineage(
         model_hash="h",
-        commit=Commit(hash=HOSTILE, clean=False, changes_kept=True, repository=HOSTILE, published=False, folder=HOSTILE),
+        commit=Commit(hash=HOSTILE, clean=False, changes_saved=True, repository=HOSTILE, published=False, folder=HOSTILE),
         data=DataVersion(hash=HOSTILE, files=1, bytes=1, sample_seed=None, remote=None, cache=HOSTILE),
         dvc_lock=True,
         stale=[HOSTILE],

@@ -104,15 +104,15 @@ def keep_lineage(
     checkout = read_checkout(root)
     commit = None
     if checkout is not None:
-        changes_kept = len(checkout.changes) <= MOST_CHANGES
-        if checkout.changes and changes_kept:
+        changes_saved = len(checkout.changes) <= MOST_CHANGES
+        if checkout.changes and changes_saved:
             (folder / CHANGES_FILE).write_bytes(checkout.changes)
-        if not changes_kept:
+        if not changes_saved:
             log.warning("lineage: the difference to the commit has %.0f MB, too much to keep", len(checkout.changes) / 1e6)
         commit = Commit(
             hash=checkout.commit,
             clean=not checkout.changes,
-            changes_kept=changes_kept,
+            changes_saved=changes_saved,
             repository=checkout.repository,
             published=checkout.is_published,
             folder=checkout.folder,

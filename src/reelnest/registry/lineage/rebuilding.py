@@ -56,7 +56,7 @@ def rebuild_commands(lineage: Lineage, name: str, version: str, tracking_uri: st
     kept = f"work/artifacts/{LINEAGE_FOLDER}"  # MLflow keeps the path below the version
     if lineage.environment.differing:
         lines.append(f"pip install --quiet --requirement {kept}/{REQUIREMENTS_FILE}")
-    if commit is not None and not commit.clean and commit.changes_kept:
+    if commit is not None and not commit.clean and commit.changes_saved:
         lines.append(f'git -C "$(git rev-parse --show-toplevel)" apply --whitespace=nowarn "$PWD/{kept}/{CHANGES_FILE}"')
     elif commit is None or not commit.clean:
         if commit is not None:

@@ -12,7 +12,7 @@ from reelnest.atomic_files import whole_file
 Vectors = NDArray[np.floating]
 
 
-class KeptVectors:
+class CachedVectors:
     """A folder of whole files, a batch of vectors each. One process at a time may use it."""
 
     def __init__(self, folder: Path) -> None:
