@@ -25,7 +25,7 @@ BLOCK = 5000
 
 def make() -> None:
     """Trains and encodes, once for each data folder: into work/benchmarks/."""
-    from reelnest.atomic_files import whole_file, whole_folder
+    from reelnest.atomic_files import atomic_folder, atomic_write
     from reelnest.backbones.tiny import build_tiny
     from reelnest.encoder.saved import load as load_model
     from reelnest.evaluation.split_evaluation import embed_split
@@ -44,7 +44,7 @@ def make() -> None:
     pairs = prepared.pairs("train")
     texts = sorted({prepared.item(int(item)).key for item in pairs.queries if prepared.item(int(item)).kind == "text"})
     base = workspace.root / "base"
-    with whole_folder(base) as aside:
+    with atomic_folder(base) as aside:
         build_tiny(aside, texts, Tiny(hidden_size=HIDDEN, layers=2, heads=16, initializer_range=HIDDEN**-0.5), seed=0)
     settings = params.model_dump(mode="json", by_alias=True)
     settings["model"] |= {"name_or_path": str(base), "projection": WIDTH, "dims": list(DIMS)}
@@ -58,7 +58,7 @@ def make() -> None:
         "clips": split.targets.of(searched.corpus),
         "all": split.targets.vectors,
     }
-    with whole_file(_file()) as aside:
+    with atomic_write(_file()) as aside:
         torch.save(vectors, aside)
     shutil.rmtree(workspace.root)
 

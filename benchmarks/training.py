@@ -29,7 +29,7 @@ MODELS: dict[Kind, dict[str, Any]] = {
 
 def export_tiny() -> None:
     """Puts the checkpoint that all sides begin with where they look for it."""
-    from reelnest.atomic_files import whole_folder
+    from reelnest.atomic_files import atomic_folder
     from reelnest.backbones.tiny import build_tiny
     from reelnest.records.formats import known_ids, read_pairs, read_videos
     from reelnest.settings import Tiny
@@ -37,7 +37,7 @@ def export_tiny() -> None:
     videos, bad = read_videos(clips())
     pairs, _ = read_pairs(clips(), known_ids(videos, bad))
     texts = {side.value for pair in pairs if pair.split == "train" for side in (pair.query, pair.target) if side.kind == "text"}
-    with whole_folder(tiny_folder()) as aside:
+    with atomic_folder(tiny_folder()) as aside:
         build_tiny(aside, sorted(texts), Tiny(), seed=0)
 
 

@@ -25,13 +25,13 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Writes each of `lines` with a line end, as UTF-8."""
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         for line in lines:
             file.write(line.encode("utf-8") + b"\n")
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """A binary file that takes the place of `path` when the block ends without an error."""
     aside = aside_of(path)
     try:
@@ -45,7 +45,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """An empty folder beside `path` that takes its place when the block ends without an error."""
     aside = aside_of(path)
     aside.mkdir()

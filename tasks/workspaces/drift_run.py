@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
-from reelnest.atomic_files import whole_file
+from reelnest.atomic_files import atomic_write
 from reelnest.drift.measures import sampled
 from reelnest.errors import ReelnestError, RunError
 from reelnest.launch.command import prepare_process
@@ -83,7 +83,7 @@ def measure(
         if keep is not None:
             keep.mkdir(exist_ok=True)
             for file in FILES:
-                with whole_file(keep / file) as aside:
+                with atomic_write(keep / file) as aside:
                     aside.write((here.reports / file).read_bytes())
     return Measured(report["headline"], report)
 

@@ -3,13 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from reelnest.atomic_files import exchange_folders, whole_file, whole_folder, write_json, write_lines
+from reelnest.atomic_files import atomic_folder, atomic_write, exchange_folders, write_json, write_lines
 
 
 def test_a_file_keeps_what_it_held_when_writing_it_anew_fails(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     write_lines(path, ["first"])
-    with pytest.raises(ZeroDivisionError), whole_file(path) as file:
+    with pytest.raises(ZeroDivisionError), atomic_write(path) as file:
         file.writelines(b"half" for half in (1, 0) if 1 // half)
     assert path.read_text() == "first\n"
     assert list(tmp_path.iterdir()) == [path]
@@ -17,9 +17,9 @@ def test_a_file_keeps_what_it_held_when_writing_it_anew_fails(tmp_path: Path) ->
 
 def test_a_folder_keeps_what_it_held_when_writing_it_anew_fails(tmp_path: Path) -> None:
     path = tmp_path / "docs"
-    with whole_folder(path) as folder:
+    with atomic_folder(path) as folder:
         (folder / "old").write_text("old")
-    with pytest.raises(FileNotFoundError), whole_folder(path) as folder:
+    with pytest.raises(FileNotFoundError), atomic_folder(path) as folder:
         (folder / "new" / "too deep").write_text("new")
     assert [file.name for file in path.iterdir()] == ["old"]
     assert list(tmp_path.iterdir()) == [path]
@@ -27,7 +27,7 @@ def test_a_folder_keeps_what_it_held_when_writing_it_anew_fails(tmp_path: Path) 
 
 def test_a_new_folder_takes_the_place_of_the_old_one_with_all_its_files(tmp_path: Path) -> None:
     for name in ("old", "new"):
-        with whole_folder(tmp_path / "docs") as folder:
+        with atomic_folder(tmp_path / "docs") as folder:
             (folder / name).write_text(name)
     assert [file.name for file in (tmp_path / "docs").iterdir()] == ["new"]
 

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from reelnest.atomic_files import whole_folder, write_json
+from reelnest.atomic_files import atomic_folder, write_json
 from reelnest.backbones.architecture import hidden_size
 from reelnest.backbones.loading import quiet_transformers, refuse_pickles
 from reelnest.encoder.batches import Batcher
@@ -67,7 +67,7 @@ def save_model(
         # An adapter finds its base again from any working folder.
         settings = settings.model_copy(update={"name_or_path": str(Path(settings.name_or_path).resolve())})
     backbone = {name.removeprefix("backbone."): value.cpu() for name, value in state.items() if name.startswith("backbone.")}
-    with whole_folder(folder) as aside, quiet_transformers():
+    with atomic_folder(folder) as aside, quiet_transformers():
         if settings.lora is None or settings.lora.merge:
             merged = merged_state(encoder.backbone, backbone) if has_adapters(encoder.backbone) else backbone
             encoder.backbone.save_pretrained(aside, state_dict=merged, save_original_format=False)

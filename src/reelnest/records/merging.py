@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reelnest.atomic_files import whole_file
+from reelnest.atomic_files import atomic_write
 from reelnest.errors import DataError, VideoError
 from reelnest.records.behaviour_tests import BEHAVIOUR_FILE
 from reelnest.records.formats import (
@@ -76,7 +76,7 @@ class _Lines:
     def write(self, path: Path) -> None:
         """Leaves a file alone to which nothing came."""
         if self.changed or not path.exists():
-            with whole_file(path) as file:
+            with atomic_write(path) as file:
                 for line in (*self.own.values(), *self.added):
                     file.write(line.rstrip(b"\r\n") + b"\n")
 

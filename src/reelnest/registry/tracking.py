@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from torch.utils.tensorboard import SummaryWriter
 
-from reelnest.atomic_files import whole_file
+from reelnest.atomic_files import atomic_write
 from reelnest.errors import ConfigError, RegistryError
 from reelnest.registry.connection import connect, without_credentials
 from reelnest.settings import Params, wandb_mode
@@ -198,7 +198,7 @@ class TensorBoardTracker:
     def log_artifact(self, path: Path, folder: str) -> None:
         """TensorBoard shows no files but traces, which its profiler page finds beside the events."""
         if folder == PROFILE_FOLDER:
-            with whole_file(Path(self.run) / path.name) as copy:
+            with atomic_write(Path(self.run) / path.name) as copy:
                 copy.write(path.read_bytes())
 
     def close(self, status: Status) -> None:  # noqa: ARG002 (event files know no status)

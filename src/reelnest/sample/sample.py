@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from tqdm import tqdm
 
-from reelnest.atomic_files import whole_folder, write_json, write_lines
+from reelnest.atomic_files import atomic_folder, write_json, write_lines
 from reelnest.errors import DataError
 from reelnest.records.behaviour_tests import BEHAVIOUR_FILE
 from reelnest.records.content_hash import folder_hash
@@ -163,7 +163,7 @@ def write_sample(folder: Path, seed: int = 0, twins: Mapping[str, int] = TWINS) 
     if _is_there(folder, recipe):
         return _counts(folder, clips, pairs, made=False)
     started = time.monotonic()
-    with whole_folder(folder) as aside:
+    with atomic_folder(folder) as aside:
         (aside / "videos").mkdir()
         bar = tqdm(total=len(clips), desc="drawing", unit="clip", disable=None)
         with bar, ThreadPoolExecutor(2) as threads:

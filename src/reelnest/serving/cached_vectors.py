@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from reelnest.atomic_files import whole_file
+from reelnest.atomic_files import atomic_write
 
 Vectors = NDArray[np.floating]
 
@@ -41,7 +41,7 @@ class CachedVectors:
     def add(self, keys: Sequence[str], vectors: Vectors) -> None:
         """Keeps a batch, (keys, width)."""
         file = self._folder / f"{keys[0]}.npz"
-        with whole_file(file) as out:
+        with atomic_write(file) as out:
             np.savez(out, keys=np.array(keys), vectors=vectors)
         self._note(file, keys)
 

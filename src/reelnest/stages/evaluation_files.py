@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from reelnest.artifacts.evaluation_report import EvaluationReport
-from reelnest.atomic_files import whole_file, write_json, write_lines
+from reelnest.atomic_files import atomic_write, write_json, write_lines
 from reelnest.evaluation.by_query import QUERY_METRICS_FILE
 from reelnest.evaluation.configurations import Measured
 from reelnest.evaluation.evaluation import ALL, Evaluation, Retrieved
@@ -31,7 +31,7 @@ def write_tables(reports: Path, evaluation: Evaluation, measured: Sequence[Measu
     write_json(headline, _headline(evaluation))
     write_lines(run, _run_lines(evaluation.retrieved))
     write_lines(qrels, _qrels_lines(evaluation.retrieved))
-    with whole_file(queries) as aside:
+    with atomic_write(queries) as aside:
         by_query.to_parquet(aside, index=False)
     return paths
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reelnest.artifacts.evaluation_report import EvaluationReport
-from reelnest.atomic_files import whole_file
+from reelnest.atomic_files import atomic_write
 from reelnest.backbones.registry import family_of
 from reelnest.encoder.saved import load
 from reelnest.encoder.saved_settings import SETTINGS_FILE, frame_settings
@@ -75,7 +75,7 @@ def run(workspace: Workspace, params: Params, model_folder: Path, prepared_folde
         raise DataError(f"{prepared_folder}: other data than reports/evaluation.json measured. Run `reelnest evaluate` again.")
     evaluation = split.evaluate(model.dims, params.evaluate.depth)  # the processes share the search
     if state.is_main_process:
-        with whole_file(out) as aside:
+        with atomic_write(out) as aside:
             metrics_by_query(evaluation, prepared, evaluation_code_hash(params.evaluate.depth)).to_parquet(aside, index=False)
     state.destroy_process_group()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from reelnest.artifacts.preprocessing_report import Dropped, PreprocessingReport
-from reelnest.atomic_files import whole_folder, write_json
+from reelnest.atomic_files import atomic_folder, write_json
 from reelnest.backbones.compatibility import check_frames
 from reelnest.backbones.registry import family_of
 from reelnest.errors import DataError, VideoError
@@ -72,7 +72,7 @@ def prepare(workspace: Workspace, params: Params, vision: VisionSpec) -> Preproc
     splits = assign_splits(kept, params.data.validation_fraction, params.data.test_fraction)
     cache.forget_all_but(set(good.values()))
     _remove_unfinished(workspace.prepared)
-    with whole_folder(workspace.prepared) as folder:
+    with atomic_folder(workspace.prepared) as folder:
         used = write_store(folder / STORE_FOLDER, list(good.items()), cache, params.preprocess.shard_megabytes, vision)
         used_videos = [video for video in videos if video.video_id in good]
         fields = {video.video_id: _fields(video, params.data) for video in used_videos}

@@ -18,7 +18,7 @@ from reelnest.artifacts.validation_report import (
     ValidationReport,
     VideoCounts,
 )
-from reelnest.atomic_files import whole_folder
+from reelnest.atomic_files import atomic_folder
 from reelnest.checks.expectations import check, pair_advice, pair_checks, video_advice, video_checks
 from reelnest.checks.tables import Looked, pair_table, side_name, video_table
 from reelnest.errors import DataError
@@ -97,7 +97,7 @@ def run(workspace: Workspace, params: Params) -> None:
         expectations=tuple(outcomes),
     )
     report.write(workspace.reports)
-    with whole_folder(workspace.reports / "data_docs") as folder:
+    with atomic_folder(workspace.reports / "data_docs") as folder:
         write_validation_page(folder / "index.html", report, findings, bad, fault)
     _log(report)
     if fault is not None:

@@ -25,8 +25,8 @@ Rows = NDArray[np.generic]
 ROWS_FILE, COUNTS_FILE, FACTS_FILE = "rows.bin", "counts.npy", "rows.json"
 
 
-class KeptRows:
-    """Reads what `KeptRowsWriter` wrote, thing by number."""
+class CachedRows:
+    """Reads what `CachedRowsWriter` wrote, thing by number."""
 
     def __init__(self, folder: Path, vision: VisionSpec) -> None:
         """Raises OSError for a folder that is not there, DataError for rows of frames that were cut for another vision spec."""
@@ -50,7 +50,7 @@ class KeptRows:
         return self._rows[start : start + self._counts[number]]
 
 
-class KeptRowsWriter:
+class CachedRowsWriter:
     """Writes a folder of kept rows with several processes, which share its disk.
 
     The first one calls `begin`, and tells the others where it writes; each then `put`s its things; when all are done, the first one calls

@@ -30,7 +30,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from reelnest.atomic_files import whole_file
+from reelnest.atomic_files import atomic_write
 from reelnest.errors import DataError
 from reelnest.store.frame_store import (
     INDEX_FILE,
@@ -137,7 +137,7 @@ class FrameCache:
             digest.update(json.dumps([member.video_id, member.key]).encode() + b"\n")
         file = self._shards / f"{digest.hexdigest()}.arrow"
         if not file.is_file():
-            with _space_for(file), whole_file(file) as out:
+            with _space_for(file), atomic_write(file) as out:
                 _write_batches(out, ((member, self._rows(member.key)) for member in members))
         with self._lock:
             for batch, member in enumerate(members):
@@ -177,7 +177,7 @@ class FrameCache:
 def spill_frames(folder: Path, key: str, frames: Frames) -> Path:
     """Puts one decoded video, whole, into a cache's spill folder; returns the file. Raises DataError when the disk is full."""
     file = _spill_file(folder, key)
-    with _space_for(file), whole_file(file) as out:
+    with _space_for(file), atomic_write(file) as out:
         _write_batches(out, iter([(_spilled(key, frames), frames.rows)]))
     return file
 
@@ -218,7 +218,7 @@ def write_store(
         schema=INDEX_SCHEMA.with_metadata({LAYOUT_KEY: VERSION, VISION_KEY: json.dumps(asdict(vision), sort_keys=True).encode()}),
     )
     path = folder / INDEX_FILE
-    with _space_for(path), whole_file(path) as out, pa.ipc.new_file(out, index.schema) as writer:
+    with _space_for(path), atomic_write(path) as out, pa.ipc.new_file(out, index.schema) as writer:
         writer.write_table(index)
     return used
 
@@ -273,7 +273,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno in NO_SPACE:
             raise DataError(_full_disk(target, error)) from error
-        with _space_for(target), source.open("rb") as opened, whole_file(target) as out:
+        with _space_for(target), source.open("rb") as opened, atomic_write(target) as out:
             shutil.copyfileobj(opened, out, 1 << 20)
 
 

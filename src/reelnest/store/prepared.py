@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from reelnest.atomic_files import whole_file
+from reelnest.atomic_files import atomic_write
 from reelnest.errors import DataError
 from reelnest.records.formats import SPLITS, Kind, Pair
-from reelnest.store.cached_rows import KeptRows
+from reelnest.store.cached_rows import CachedRows
 from reelnest.store.entries import Entry, Role
 from reelnest.store.frame_store import FrameStore
 
@@ -94,8 +94,8 @@ class Prepared:
         self._targets: Indices = pairs["target"].to_numpy()
         self._relevance: NDArray[np.float32] = pairs["relevance"].to_numpy()
         self._negatives = pairs["negatives"]
-        self._video_tokens: KeptRows | None = None
-        self._pooled: KeptRows | None = None
+        self._video_tokens: CachedRows | None = None
+        self._pooled: CachedRows | None = None
         self._known_entry = functools.lru_cache(KNOWN_ENTRIES)(self._make_entry)
 
     @classmethod
@@ -117,7 +117,7 @@ class Prepared:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def keeping(self, *, video_tokens: KeptRows | None = None, pooled: KeptRows | None = None) -> "Prepared":
+    def keeping(self, *, video_tokens: CachedRows | None = None, pooled: CachedRows | None = None) -> "Prepared":
         """The same data, whose entries carry what frozen parts of a model made of them, as far as it was kept.
 
         `video_tokens` go by the videos' places in the store, `pooled` states by `entry_number`.
@@ -241,7 +241,7 @@ def write_tables(
         "negatives": [sorted({numbers[side.kind][side.value] for side in pair.negatives}) for pair in pairs],
     }
     for name, table in ((ITEMS_FILE, pa.table(items, schema=ITEMS_SCHEMA)), (PAIRS_FILE, pa.table(columns, schema=PAIRS_SCHEMA))):
-        with whole_file(folder / name) as out:
+        with atomic_write(folder / name) as out:
             pq.write_table(table, out, compression="zstd")
 
 

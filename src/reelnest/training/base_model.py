@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from accelerate import Accelerator
 
-from reelnest.atomic_files import whole_folder
+from reelnest.atomic_files import atomic_folder
 from reelnest.backbones.registry import TINY
 from reelnest.backbones.tiny import build_tiny
 from reelnest.settings import Params
@@ -26,7 +26,7 @@ def base_model(params: Params, prepared: Prepared, pairs: Pairs, accelerator: Ac
     folder = work / f"tiny-{key}"
     with accelerator.main_process_first():
         if not folder.is_dir():
-            with whole_folder(folder) as aside:
+            with atomic_folder(folder) as aside:
                 build_tiny(aside, texts, params.model.tiny, params.train.seed)
     return folder
 

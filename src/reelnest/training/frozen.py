@@ -31,7 +31,7 @@ from reelnest.encoder.encoder import Encoder
 from reelnest.errors import TrainingError
 from reelnest.evaluation.retrieval_sets import retrieval_sets
 from reelnest.settings import Params
-from reelnest.store.cached_rows import KeptRows, KeptRowsWriter, Rows
+from reelnest.store.cached_rows import CachedRows, CachedRowsWriter, Rows
 from reelnest.store.entries import Entry, Role
 from reelnest.store.prepared import Prepared
 from reelnest.video.vision_spec import VisionSpec
@@ -169,7 +169,7 @@ class _Entries(Sequence[Entry]):
         return self._prepared.entry(*self._prepared.item_and_role(int(self._numbers[place])))
 
 
-def _kept(job: _Job, store_digest: str, encoder: Encoder, accelerator: Accelerator, folder: Path) -> KeptRows | None:
+def _kept(job: _Job, store_digest: str, encoder: Encoder, accelerator: Accelerator, folder: Path) -> CachedRows | None:
     """The rows, made now unless they were made before; None where there is nothing to keep, or no room for it."""
     if not job.batches:
         return None
@@ -186,7 +186,7 @@ def _kept(job: _Job, store_digest: str, encoder: Encoder, accelerator: Accelerat
                 _write(job, encoder.vision, (Path(place), Path(aside)), width, dtype, accelerator)
     finally:
         encoder.train(was_training)
-    return KeptRows(Path(place), encoder.vision)
+    return CachedRows(Path(place), encoder.vision)
 
 
 def _plan(job: _Job, key: str, folder: Path) -> tuple[str, str | None, int, str] | None:
@@ -207,7 +207,7 @@ def _plan(job: _Job, key: str, folder: Path) -> tuple[str, str | None, int, str]
             free / 1e9,
         )
         return None
-    return str(place), str(KeptRowsWriter.begin(place)), example.shape[1], example.dtype.name
+    return str(place), str(CachedRowsWriter.begin(place)), example.shape[1], example.dtype.name
 
 
 def _write(job: _Job, vision: VisionSpec, folders: tuple[Path, Path], width: int, dtype: str, accelerator: Accelerator) -> None:
@@ -215,7 +215,7 @@ def _write(job: _Job, vision: VisionSpec, folders: tuple[Path, Path], width: int
     started, rank, ranks = time.perf_counter(), accelerator.process_index, accelerator.num_processes
     things = int((job.counts > 0).sum())
     try:
-        writer = KeptRowsWriter(aside, job.counts, width, dtype)
+        writer = CachedRowsWriter(aside, job.counts, width, dtype)
         with tqdm(total=things, desc=job.name, unit="item", disable=True if rank else None) as bar:
             for batch in job.batches[rank::ranks]:
                 for number, rows in zip(batch, job.make(batch), strict=True):

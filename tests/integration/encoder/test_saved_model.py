@@ -169,7 +169,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_saving_replaces_a_whole_folder_and_leaves_nothing_beside_it(tiny_base: Path, damaged: Path) -> None:
+def test_saving_replaces_the_folder_and_leaves_nothing_beside_it(tiny_base: Path, damaged: Path) -> None:
     (damaged / "of_the_run_before.txt").touch()
     settings = Model(projection=32, dims=(32,))
     save_model(damaged, *trained(tiny_base, settings), settings, PREPROCESS, None)

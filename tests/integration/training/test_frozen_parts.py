@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState
 from reelnest.encoder.encoder import Encoder
 from reelnest.errors import TrainingError
 from reelnest.stages import train
-from reelnest.store.cached_rows import KeptRowsWriter
+from reelnest.store.cached_rows import CachedRowsWriter
 from tests.integration.training.training_workspace import rows, run, training_report, write_workspace
 
 VISION: dict[str, object] = {"lora": {"r": 4, "dropout": 0.1}}
@@ -87,16 +87,16 @@ def test_a_training_killed_while_it_keeps_leaves_nothing_that_is_taken_for_whole
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = write_workspace(tmp_path / "checkout", prepared, model=VISION, epochs=1)
-    put, written = KeptRowsWriter.put, []
+    put, written = CachedRowsWriter.put, []
 
-    def full(writer: KeptRowsWriter, number: int, rows: Any) -> None:
+    def full(writer: CachedRowsWriter, number: int, rows: Any) -> None:
         written.append(number)
         if len(written) == 10:
             raise OSError(28, "No space left on device")
         put(writer, number, rows)
 
     with monkeypatch.context() as changed:
-        changed.setattr(KeptRowsWriter, "put", full)
+        changed.setattr(CachedRowsWriter, "put", full)
         with pytest.raises(TrainingError, match=r"video tokens of the frozen part cannot be written.*No space left.*Free some space"):
             run(root)
     assert all(path.name.startswith(".") for path in kept(root))

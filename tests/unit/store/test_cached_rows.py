@@ -8,7 +8,7 @@ import pytest
 
 from reelnest.backbones.families.qwen2_5_vl import VISION
 from reelnest.errors import DataError
-from reelnest.store.cached_rows import KeptRows, KeptRowsWriter, Rows
+from reelnest.store.cached_rows import CachedRows, CachedRowsWriter, Rows
 
 COUNTS = np.array([2, 0, 3, 1])
 
@@ -21,8 +21,8 @@ def rows_of(number: int, dtype: str) -> Rows:
 @pytest.mark.parametrize("dtype", ["float32", "uint16"])
 def test_two_writers_fill_one_file_in_any_order(dtype: str, tmp_path: Path) -> None:
     folder = tmp_path / "new" / "key"
-    aside = KeptRowsWriter.begin(folder)
-    writers = [KeptRowsWriter(aside, COUNTS, 4, dtype) for _ in range(2)]
+    aside = CachedRowsWriter.begin(folder)
+    writers = [CachedRowsWriter(aside, COUNTS, 4, dtype) for _ in range(2)]
     for turn, number in enumerate((3, 0, 2)):
         writers[turn % 2].put(number, rows_of(number, dtype))
     for writer in writers:
@@ -30,7 +30,7 @@ def test_two_writers_fill_one_file_in_any_order(dtype: str, tmp_path: Path) -> N
     assert not folder.exists()
     writers[0].finish(aside, folder, VISION, {"what": "a test"})
     assert [path.name for path in folder.parent.iterdir()] == ["key"]
-    kept = KeptRows(folder, VISION)
+    kept = CachedRows(folder, VISION)
     assert [number in kept for number in range(4)] == [True, False, True, True]
     for number in (0, 2, 3):
         assert kept[number].dtype == dtype
@@ -38,20 +38,20 @@ def test_two_writers_fill_one_file_in_any_order(dtype: str, tmp_path: Path) -> N
     with pytest.raises(KeyError):
         kept[1]
     with pytest.raises(DataError, match=r"another model family \(patch_size 14, not 16\)"):
-        KeptRows(folder, replace(VISION, patch_size=16))
+        CachedRows(folder, replace(VISION, patch_size=16))
 
 
 def test_what_a_killed_writer_left_is_cleared_away(tmp_path: Path) -> None:
-    left = KeptRowsWriter.begin(tmp_path / "key")
-    writer = KeptRowsWriter(left, COUNTS, 4, "float32")
+    left = CachedRowsWriter.begin(tmp_path / "key")
+    writer = CachedRowsWriter(left, COUNTS, 4, "float32")
     writer.put(0, rows_of(0, "float32"))
-    aside = KeptRowsWriter.begin(tmp_path / "key")
+    aside = CachedRowsWriter.begin(tmp_path / "key")
     assert list(tmp_path.iterdir()) == [aside]
     writer.close()
 
 
 def test_rows_of_another_shape_or_type_are_refused(tmp_path: Path) -> None:
-    writer = KeptRowsWriter(KeptRowsWriter.begin(tmp_path / "key"), COUNTS, 4, "float32")
+    writer = CachedRowsWriter(CachedRowsWriter.begin(tmp_path / "key"), COUNTS, 4, "float32")
     for wrong in (rows_of(0, "float64"), rows_of(2, "float32"), np.zeros((2, 5), dtype=np.float32)):
         with pytest.raises(ValueError, match=r"thing 0.*expected 2 rows of \(4,\)"):
             writer.put(0, wrong)

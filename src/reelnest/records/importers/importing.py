@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reelnest.atomic_files import whole_folder, write_lines
+from reelnest.atomic_files import atomic_folder, write_lines
 from reelnest.errors import DataError, VideoError
 from reelnest.records.formats import PAIRS_FILE, VIDEOS_FILE, parse_pair, parse_video, video_files
 from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, PairRow, Row, VideoRow
@@ -47,7 +47,7 @@ def import_data(importer: str, source: Path, destination: Path) -> Imported:
         raise DataError(f"{source}: there is no such file or folder.")
     if destination.exists():
         raise DataError(f"{destination}: exists already. Name a new folder; `reelnest data add` merges it into data/ afterwards.")
-    with whole_folder(destination) as folder:
+    with atomic_folder(destination) as folder:
         writing = _Writing(source, folder)
         waiting: list[PairRow] = []
         for row in read(source):

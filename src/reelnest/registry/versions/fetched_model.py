@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 
-from reelnest.atomic_files import whole_folder
+from reelnest.atomic_files import atomic_folder
 from reelnest.encoder.saved_settings import SETTINGS_FILE
 from reelnest.errors import RegistryError
 from reelnest.registry.candidate import MODEL_HASH_TAG, Candidate
@@ -43,7 +43,7 @@ def fetch_model(params: Params, reference: str, cache: Path) -> FetchedModel:
         resolved, kept = f"models:/{name}/{version.version}", cache / f"{name}-{version.version}"
         if not kept.is_dir():
             cache.mkdir(parents=True, exist_ok=True)
-            with whole_folder(kept) as aside:
+            with atomic_folder(kept) as aside:
                 saved_model_of(version, aside)
     except CannotMeasureError as error:
         raise RegistryError(f"{resolved}: {error}. Register the model anew, or use another version.") from error

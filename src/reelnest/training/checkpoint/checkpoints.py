@@ -32,7 +32,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
-from reelnest.atomic_files import whole_file, write_json
+from reelnest.atomic_files import atomic_write, write_json
 from reelnest.code_closure import TRAINING, code_digest
 from reelnest.errors import TrainingError
 from reelnest.settings import Params
@@ -144,7 +144,7 @@ class Checkpoints:
 
     def save(self, step: int, state: dict[str, Any], keep: int) -> None:
         """Writes the state after `step`, and then removes all but the last `keep`."""
-        with whole_file(self.folder / f"step-{step:08}.pt") as file:
+        with atomic_write(self.folder / f"step-{step:08}.pt") as file:
             torch.save(state, file)
         for old in self._steps()[:-keep]:
             old.unlink()
@@ -156,7 +156,7 @@ class Checkpoints:
     def save_shard(self, step: int, shard: dict[str, Any]) -> None:
         """Writes what this process of a sharded training holds. Every process calls it, and `save` comes after all of them."""
         rank, processes = world()
-        with whole_file(self.folder / _shard_name(step, rank, processes)) as file:
+        with atomic_write(self.folder / _shard_name(step, rank, processes)) as file:
             torch.save(shard, file)
 
     def load_last(self) -> dict[str, Any] | None:
@@ -182,7 +182,7 @@ class Checkpoints:
     def save_best(self, weights: dict[str, Tensor], step: int) -> None:
         """Writes the weights of the best evaluation so far."""
         contiguous = {name: value.contiguous() for name, value in weights.items()}
-        with whole_file(self.best) as file:
+        with atomic_write(self.best) as file:
             file.write(save(contiguous, metadata={"step": str(step)}))
 
     def best_weights(self) -> dict[str, Tensor]:
