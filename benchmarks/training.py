@@ -131,7 +131,7 @@ def _bare_loop() -> Callable[[], Figures]:
     from reelnest.store.prepared import Prepared
     from reelnest.training.batches.pair_batches import PairBatcher
     from reelnest.training.batches.sampler import BatchOrder
-    from reelnest.training.frozen import keep_frozen
+    from reelnest.training.frozen import cache_frozen_features
 
     workspace, params = workspace_of("lora", LOOP_EPOCHS, [])
     preprocess.run(workspace, params)
@@ -139,7 +139,7 @@ def _bare_loop() -> Callable[[], Figures]:
     pairs = prepared.pairs("train")
     encoder, tokenizer = load_encoder(params.model, params.model.name_or_path, training=True)
     # Our loop has the frozen tower's tokens ready as well.
-    prepared = keep_frozen(prepared, "bench", encoder, tokenizer, params, Accelerator(cpu=True), workspace.work / "frozen")
+    prepared = cache_frozen_features(prepared, "bench", encoder, tokenizer, params, Accelerator(cpu=True), workspace.work / "frozen")
     make = PairBatcher(prepared, pairs, Batcher(tokenizer, params.model, encoder.family), 0, 1)
     order = BatchOrder.fitting(len(pairs), BATCH_SIZE, params.train.seed, 1)
     batches = [make(rows) for epoch in range(params.train.epochs) for rows in order.epoch(epoch)]

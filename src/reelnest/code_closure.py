@@ -39,7 +39,7 @@ READ_BEFORE = {
 """Left out of what reads `prepared/`, whose content is a dependency of its own."""
 RUNS_A_MODEL = {
     f"reelnest.backbones.{name}": "preprocessing asks a model family how it cuts frames, and runs no model"
-    for name in ("attention", "flops", "packing", "parts", "patch_projection", "positions", "prompt", "tiny")
+    for name in ("attention", "flops", "packing", "patch_projection", "positions", "prompt", "segments", "tiny")
 }
 """Left out of preprocessing: parts of the families that only compute, so that a change there decodes no video again."""
 CHANGES_NO_WEIGHTS = {

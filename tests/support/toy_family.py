@@ -25,8 +25,8 @@ from reelnest.backbones.attention import Attention, pack_text_attention, packed_
 from reelnest.backbones.families.qwen2_5_vl import Qwen25VL
 from reelnest.backbones.family import FAMILIES, License, ModelFlops, PackedTokens
 from reelnest.backbones.flops import matrix_flops, trains
-from reelnest.backbones.parts import Part
 from reelnest.backbones.prompt import Prompt, Tokenizer, tokenize
+from reelnest.backbones.segments import Segment
 from reelnest.backbones.tiny import train_tokenizer
 from reelnest.settings import Preprocess, Tiny
 from reelnest.video.vision_spec import Grid, VisionSpec
@@ -140,9 +140,9 @@ class Toy:
         tokens: Tensor = tower(pixels, grid_thw=grid_thw).pooler_output
         return torch.cat([tokens, tokens.tanh()], dim=1)
 
-    def positions(self, part: Part, config: PreTrainedConfig) -> Tensor:  # noqa: ARG002 (they do not depend on sizes)
+    def positions(self, segment: Segment, config: PreTrainedConfig) -> Tensor:  # noqa: ARG002 (they do not depend on sizes)
         """The place in the row, whatever it is."""
-        return (part.attention_mask.cumsum(1) - 1).clamp_min(0).expand(3, -1, -1)
+        return (segment.attention_mask.cumsum(1) - 1).clamp_min(0).expand(3, -1, -1)
 
     def encode_tokens(self, language_model: PreTrainedModel, tokens: PackedTokens) -> Tensor:
         embedded = tokens.embedded

@@ -71,13 +71,13 @@ def grouped_sdpa(
     if len(groups) == 1:
         length = groups[0].shape[1]
         # (heads, tokens, head) → (sequences, heads, length, head), without a copy
-        q, k, v = (part[0].unflatten(1, (-1, length)).transpose(0, 1) for part in (query, key, value))
+        q, k, v = (tensor[0].unflatten(1, (-1, length)).transpose(0, 1) for tensor in (query, key, value))
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling)
         return out.transpose(1, 2).reshape(1, tokens, heads, width), None
     outputs = []
     for where in groups:
         index = where.to(query.device, non_blocking=True)  # (sequences, length)
-        q, k, v = (part[0, :, index].transpose(0, 1) for part in (query, key, value))
+        q, k, v = (tensor[0, :, index].transpose(0, 1) for tensor in (query, key, value))
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling)
         outputs.append(out.transpose(1, 2).reshape(-1, heads, width))
     return torch.cat(outputs)[back.to(query.device, non_blocking=True)][None], None
@@ -118,10 +118,10 @@ def packed_sdpa(
     """Causal attention inside each packed row; gives (1, tokens, heads, head)."""
     heads, width = query.shape[1], query.shape[3]
     # Tokens first, so that a group's rows are taken by one index: (tokens, heads, head)
-    q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     outputs = []
     for places in packing.groups:  # (rows, longest)
-        row_q, row_k, row_v = (part[places].transpose(1, 2) for part in (q, k, v))
+        row_q, row_k, row_v = (tensor[places].transpose(1, 2) for tensor in (q, k, v))
         shares = row_k.shape[1] < heads
         out = F.scaled_dot_product_attention(row_q, row_k, row_v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=shares)
         outputs.append(out.transpose(1, 2).reshape(-1, heads, width))

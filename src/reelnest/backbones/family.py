@@ -20,8 +20,8 @@ if TYPE_CHECKING:  # these take seconds to import
 
     from reelnest.backbones.attention import Attention
     from reelnest.backbones.packing import Packing
-    from reelnest.backbones.parts import Part
     from reelnest.backbones.prompt import Prompt, Tokenizer
+    from reelnest.backbones.segments import Segment
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,8 @@ class Family(Protocol):
         """
         ...
 
-    def positions(self, part: Part, config: PreTrainedConfig) -> Tensor:
-        """Rotary positions of the part's tokens, int64 (axes, rows, tokens). What padding gets is not read."""
+    def positions(self, segment: Segment, config: PreTrainedConfig) -> Tensor:
+        """Rotary positions of the segment's tokens, int64 (axes, rows, tokens). What padding gets is not read."""
         ...
 
     def encode_tokens(self, language_model: PreTrainedModel, tokens: PackedTokens) -> Tensor:

@@ -12,24 +12,24 @@ import torch
 from torch import Tensor
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
-from reelnest.backbones.parts import VIDEO_TYPE, Part
+from reelnest.backbones.segments import VIDEO_TYPE, Segment
 
 
-def token_positions(part: Part, merge_size: int, interval: Tensor | None) -> Tensor:
+def token_positions(segment: Segment, merge_size: int, interval: Tensor | None) -> Tensor:
     """Rotary positions in time, height and width, int64 (3, rows, tokens), as `Qwen2_5_VLModel.get_rope_index` defines them.
 
     Text goes on by 1 in all three. A video begins where the text before it ended; its steps in time are `interval` apart, (rows,), its
     rows and columns count from there, and the text after it goes on beyond the longer side. Padding is 0. A row holds at most one video,
     whose tokens are one block.
     """
-    mask = part.attention_mask.bool()
-    is_video = part.mm_token_type_ids == VIDEO_TYPE
+    mask = segment.attention_mask.bool()
+    is_video = segment.mm_token_type_ids == VIDEO_TYPE
     text_before = (mask & ~is_video).cumsum(1)  # (rows, tokens), including the token itself
     text = (text_before - 1).clamp_min(0)
-    if part.video_grid_thw is None or interval is None:
+    if segment.video_grid_thw is None or interval is None:
         return text.masked_fill(~mask, 0).expand(3, -1, -1)
-    device = part.input_ids.device
-    sides = (part.video_grid_thw[:, 1:] // merge_size).to(device, non_blocking=True)  # (rows, 2), in tokens
+    device = segment.input_ids.device
+    sides = (segment.video_grid_thw[:, 1:] // merge_size).to(device, non_blocking=True)  # (rows, 2), in tokens
     height, width = sides[:, :1], sides[:, 1:]
     interval = interval.to(device, non_blocking=True)[:, None]
     seen = is_video.cumsum(1)
@@ -50,7 +50,7 @@ class VisionIndex(NamedTuple):
 
 
 def vision_index(grid_thw: Tensor, merge_size: int, window_size: int, patch_size: int) -> VisionIndex:
-    """The index of all videos of a part, with windows of `window_size` pixels; each distinct grid is worked out once and kept."""
+    """The index of all videos of a segment, with windows of `window_size` pixels; each distinct grid is worked out once and kept."""
     videos = [_video_index(tuple(grid), merge_size, window_size, patch_size) for grid in grid_thw.tolist()]
     tokens = torch.tensor([0, *(len(video.window_index) for video in videos)]).cumsum(0).tolist()
     return VisionIndex(

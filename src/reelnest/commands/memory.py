@@ -50,7 +50,7 @@ def run(workspace: Workspace, params: Params, *, gpu_gb: float | None, text_toke
 
 
 def _table(memory: StepMemory) -> list[str]:
-    rows = [f"  {name:12} {size / MIB:10,.0f} MiB  {size / max(memory.peak, 1):4.0%}" for name, size in memory.parts.items()]
+    rows = [f"  {name:12} {size / MIB:10,.0f} MiB  {size / max(memory.peak, 1):4.0%}" for name, size in memory.components.items()]
     return [*rows, f"  {'peak':12} {memory.peak / MIB:10,.0f} MiB"]
 
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from reelnest.backbones.family import Family
 from reelnest.backbones.packing import Packing
-from reelnest.backbones.parts import TEXT_TYPE, VIDEO_TYPE, Part
 from reelnest.backbones.prompt import Tokenizer, check_tokens, tokenize
+from reelnest.backbones.segments import TEXT_TYPE, VIDEO_TYPE, Segment
 from reelnest.settings import Model
 from reelnest.store.cached_rows import Rows
 from reelnest.store.entries import Entry, Role
@@ -28,30 +28,33 @@ KNOWN_CHARACTERS = 1 << 22
 
 @dataclass
 class Batch:
-    """What one forward pass reads. The rows of the parts, one part after the other, indexed with `order`, are in the entries' order."""
+    """The input of one forward pass.
 
-    parts: list[Part]
-    order: Tensor  # int64 (entries,)
-    packing: Packing | None  # of all parts but pooled ones; None where there are no others
+    The segments' rows, concatenated and indexed with `inverse`, are in the order of the entries.
+    """
+
+    segments: list[Segment]
+    inverse: Tensor  # int64 (entries,), the inverse permutation
+    packing: Packing | None  # of all segments but pooled ones; None where there are no others
 
     def __len__(self) -> int:
-        return len(self.order)
+        return len(self.inverse)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on `device`."""
         packing = None if self.packing is None else self.packing.to(device)
-        return Batch([part.to(device) for part in self.parts], self.order.to(device, non_blocking=True), packing)
+        return Batch([segment.to(device) for segment in self.segments], self.inverse.to(device, non_blocking=True), packing)
 
 
-def packed(parts: Sequence[Part]) -> Packing | None:
-    """How the parts' rows are packed; None where all of them are pooled. The parts are on the CPU."""
-    masks = [(part.attention_mask.numpy(), part.pooling_mask.numpy()) for part in parts if part.pooled is None]
+def packed(segments: Sequence[Segment]) -> Packing | None:
+    """How the segments' rows are packed; None where all of them are pooled. The segments are on the CPU."""
+    masks = [(segment.attention_mask.numpy(), segment.pooling_mask.numpy()) for segment in segments if segment.pooled is None]
     return Packing.of(*zip(*masks, strict=True)) if masks else None
 
 
-def _pooled_part(kept: Sequence[Rows]) -> Part:
+def _pooled_segment(kept: Sequence[Rows]) -> Segment:
     nothing = torch.empty(len(kept), 0, dtype=torch.long)
-    return Part(nothing, nothing, nothing, nothing, pooled=_joined(kept))
+    return Segment(nothing, nothing, nothing, nothing, pooled=_joined(kept))
 
 
 def _joined(kept: Sequence[Rows]) -> Tensor:
@@ -97,8 +100,10 @@ class Batcher:
         # A video's token stands for four patches in the vision tower too: counted once more for these.
         work = 2 * video + np.array([len(text) for text in texts]) + 1
         chosen = np.lexsort((work, video > 0))
-        parts = [([entries[i] for i in indices], [texts[i] for i in indices]) for indices in split_evenly(chosen, work[chosen], count)]
-        return MicroBatches(self._batch, parts), torch.from_numpy(np.argsort(chosen))
+        sub_batches = [
+            ([entries[i] for i in indices], [texts[i] for i in indices]) for indices in split_evenly(chosen, work[chosen], count)
+        ]
+        return MicroBatches(self._batch, sub_batches), torch.from_numpy(np.argsort(chosen))
 
     def _texts(self, entries: Sequence[Entry]) -> list[list[int]]:
         with self._one_at_a_time:  # batches are made in one thread while another embeds
@@ -120,18 +125,18 @@ class Batcher:
                 kept.append(entry.pooled)
             else:
                 (without if entry.frames is None else with_video).append(index)
-        parts = [
-            self._part([entries[i] for i in chosen], [texts[i] for i in chosen], contents=contents)
+        segments = [
+            self._segment([entries[i] for i in chosen], [texts[i] for i in chosen], contents=contents)
             for chosen in (without, with_video)
             if chosen
         ]
         if pooled:
-            parts.insert(0, _pooled_part(kept))
-        order = torch.empty(len(entries), dtype=torch.long)
-        order[pooled + without + with_video] = torch.arange(len(entries))
-        return Batch(parts, order, packed(parts))
+            segments.insert(0, _pooled_segment(kept))
+        inverse = torch.empty(len(entries), dtype=torch.long)
+        inverse[pooled + without + with_video] = torch.arange(len(entries))
+        return Batch(segments, inverse, packed(segments))
 
-    def _part(self, entries: Sequence[Entry], texts: Sequence[list[int]], *, contents: bool) -> Part:
+    def _segment(self, entries: Sequence[Entry], texts: Sequence[list[int]], *, contents: bool) -> Segment:
         rows = []
         for entry, text in zip(entries, texts, strict=True):
             video: list[int] = []
@@ -147,7 +152,7 @@ class Batcher:
             mask[row, first:] = 1
             # The instruction stands first and sees nothing of what follows: in the mean it would be the same in all vectors of a role.
             pooling_mask[row, first + len(self._instructions[entries[row].role]) :] = 1
-        part = Part(
+        segment = Segment(
             input_ids=torch.from_numpy(ids),
             attention_mask=torch.from_numpy(mask),
             mm_token_type_ids=torch.from_numpy(np.where(ids == self._prompt.video_token, VIDEO_TYPE, TEXT_TYPE)),
@@ -157,12 +162,12 @@ class Batcher:
         if frames:
             kept = [entry.video_tokens for entry in entries if entry.video_tokens is not None]
             if len(kept) == len(frames):
-                part.video_tokens = _joined(kept if contents else [rows[:0] for rows in kept])
+                segment.video_tokens = _joined(kept if contents else [rows[:0] for rows in kept])
             else:
-                part.rows = torch.from_numpy(np.concatenate([video.rows if contents else video.rows[:0] for video in frames]))
-            part.video_grid_thw = torch.tensor([video.grid_thw for video in frames], dtype=torch.long)
-            part.second_per_grid_ts = torch.tensor([video.seconds_per_grid for video in frames], dtype=torch.float32)
-        return part
+                segment.rows = torch.from_numpy(np.concatenate([video.rows if contents else video.rows[:0] for video in frames]))
+            segment.video_grid_thw = torch.tensor([video.grid_thw for video in frames], dtype=torch.long)
+            segment.second_per_grid_ts = torch.tensor([video.seconds_per_grid for video in frames], dtype=torch.float32)
+        return segment
 
 
 class MicroBatches(Sequence[Batch]):
@@ -172,24 +177,24 @@ class MicroBatches(Sequence[Batch]):
     embedded at once.
     """
 
-    def __init__(self, make: Callable[..., Batch], parts: Sequence[tuple[list[Entry], list[list[int]]]]) -> None:
+    def __init__(self, make: Callable[..., Batch], sub_batches: Sequence[tuple[list[Entry], list[list[int]]]]) -> None:
         self._make = make
-        self._parts = parts
-        for entries, _ in parts:
+        self._sub_batches = sub_batches
+        for entries, _ in sub_batches:
             for entry in entries:
                 if entry.frames is not None and entry.video_tokens is None and entry.pooled is None:
                     # One byte of each page: now the disk is waited for, in the thread that makes batches ahead, and not in the step.
                     entry.frames.rows.reshape(-1)[:: mmap.PAGESIZE].any()
 
     def __len__(self) -> int:
-        return len(self._parts)
+        return len(self._sub_batches)
 
     def __getitem__(self, index: int) -> Batch:  # type: ignore[override]
-        return self._make(*self._parts[index])
+        return self._make(*self._sub_batches[index])
 
     def layouts(self) -> list[Batch]:
         """The same, with videos of no patches and no kept tokens: for who wants to know sizes alone."""
-        return [self._make(*part, contents=False) for part in self._parts]
+        return [self._make(*sub_batch, contents=False) for sub_batch in self._sub_batches]
 
 
 def split_evenly(values: np.ndarray, work: np.ndarray, count: int) -> list[np.ndarray]:

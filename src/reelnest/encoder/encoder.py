@@ -16,7 +16,7 @@ from reelnest.backbones.family import Family, PackedTokens
 from reelnest.backbones.flops import trains
 from reelnest.backbones.loading import load_backbone
 from reelnest.backbones.packing import Packing
-from reelnest.backbones.parts import TEXT_TYPE, VIDEO_TYPE, Part
+from reelnest.backbones.segments import TEXT_TYPE, VIDEO_TYPE, Segment
 from reelnest.encoder.batches import Batch, packed
 from reelnest.encoder.lora import add_adapters
 from reelnest.errors import ModelError
@@ -45,7 +45,7 @@ class Encoder(nn.Module):
                 f"model.dims: {settings.dims[-1]} is above the embedding's width, {self.width} ({source}). "
                 f"The largest dim may be at most {self.width}."
             )
-        self.vision_is_kept = False
+        self.vision_is_cached = False
         """Whether the vision tower need not run, since entries carry what it made of their frames."""
         mean, std = torch.tensor(self.vision.mean), torch.tensor(self.vision.std)
         self.register_buffer("_pixel_scale", (1 / (255 * std))[:, None], persistent=False)  # (channels, 1)
@@ -75,18 +75,20 @@ class Encoder(nn.Module):
         """Vectors of the entries, float32 (entries, width), not normalised: each prefix is normalised by who uses it."""
         pooled, nothing = self._states(batch)
         vectors = pooled if self.projection is None else self.projection(pooled).float()
-        return vectors[batch.order] + nothing
+        return vectors[batch.inverse] + nothing
 
     def pooled(self, batch: Batch) -> Tensor:
         """What the projection would read, float32 (entries, hidden). For a model that is not sharded."""
-        return self._states(batch)[0][batch.order]
+        return self._states(batch)[0][batch.inverse]
 
-    def encode_video(self, part: Part) -> Tensor:
-        """Video tokens of all videos of the part, (tokens, width), as the vision tower returns them."""
+    def encode_video(self, segment: Segment) -> Tensor:
+        """Video tokens of all videos of the segment, (tokens, width), as the vision tower returns them."""
         tower = self.vision_tower
-        assert part.rows is not None and part.video_grid_thw is not None  # noqa: S101, PT018 (for the type checker)
+        assert segment.rows is not None and segment.video_grid_thw is not None  # noqa: S101, PT018 (for the type checker)
         with _gradients(trains(tower)):
-            return self.family.encode_video(tower, self.normalise_pixels(part.rows).to(tower.device, tower.dtype), part.video_grid_thw)
+            return self.family.encode_video(
+                tower, self.normalise_pixels(segment.rows).to(tower.device, tower.dtype), segment.video_grid_thw
+            )
 
     def normalise_pixels(self, rows: Tensor) -> Tensor:
         """Patch rows, uint8 (patches, row width), as the family's own processor normalises them, float32."""
@@ -124,32 +126,36 @@ class Encoder(nn.Module):
             module.compile(dynamic=True, backend=backend)
 
     def _states(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Pooled states of the parts' rows, (entries, hidden), and a 0 that each layer took part in which has to take part."""
+        """Pooled states of the segments' rows, (entries, hidden), and a 0 that each layer took part in which has to take part."""
         nothing = torch.zeros((), device=self.device)
         # Without gradients too: gradient caching runs each micro-batch twice, and both runs have to draw the same random numbers.
-        needs_vision = (trains(self.vision_tower) and self.training) or (self.sharded and not self.vision_is_kept)
-        if needs_vision and not any(part.rows is not None for part in batch.parts):
+        needs_vision = (trains(self.vision_tower) and self.training) or (self.sharded and not self.vision_is_cached)
+        if needs_vision and not any(segment.rows is not None for segment in batch.segments):
             nothing = nothing + 0.0 * self.encode_video(self._blank_video()).sum()
-        states = [part.pooled.float() for part in batch.parts if part.pooled is not None]
+        states = [segment.pooled.float() for segment in batch.segments if segment.pooled is not None]
         if batch.packing is not None:
-            states.append(self._encode([part for part in batch.parts if part.pooled is None], batch.packing))
+            states.append(self._encode([segment for segment in batch.segments if segment.pooled is None], batch.packing))
         elif self.sharded:
-            text = Part(*(torch.tensor([[value]], device=self.device) for value in (0, 1, TEXT_TYPE, 1)))
+            text = Segment(*(torch.tensor([[value]], device=self.device) for value in (0, 1, TEXT_TYPE, 1)))
             packing = packed([text.to("cpu")])
             assert packing is not None  # noqa: S101 (for the type checker)
             nothing = nothing + 0.0 * self._encode([text], packing.to(self.device)).sum()
         return torch.cat(states), nothing
 
-    def _encode(self, parts: list[Part], packing: Packing) -> Tensor:
-        """Pooled states of the parts' rows, float32 (rows, hidden)."""
+    def _encode(self, segments: list[Segment], packing: Packing) -> Tensor:
+        """Pooled states of the segments' rows, float32 (rows, hidden)."""
         with _gradients(trains(self.backbone)):
-            ids = torch.cat([part.input_ids.flatten() for part in parts])[packing.tokens]  # (tokens,)
+            ids = torch.cat([segment.input_ids.flatten() for segment in segments])[packing.tokens]  # (tokens,)
             embedded: Tensor = self.language_model.get_input_embeddings()(ids)  # (tokens, hidden)
-            videos = [self.encode_video(part) if part.video_tokens is None else part.video_tokens for part in parts if part.has_video]
-            positions = torch.cat([self.family.positions(part, self.backbone.config).flatten(1) for part in parts], dim=1)
+            videos = [
+                self.encode_video(segment) if segment.video_tokens is None else segment.video_tokens
+                for segment in segments
+                if segment.has_video
+            ]
+            positions = torch.cat([self.family.positions(segment, self.backbone.config).flatten(1) for segment in segments], dim=1)
             tokens = PackedTokens(embedded, positions[:, packing.tokens], packing)
             if videos:
-                types = torch.cat([part.mm_token_type_ids.flatten() for part in parts])[packing.tokens]
+                types = torch.cat([segment.mm_token_type_ids.flatten() for segment in segments])[packing.tokens]
                 tokens.is_video, tokens.video = types == VIDEO_TYPE, torch.cat(videos)
             del embedded, videos  # the family frees them as soon as it has used them
             hidden = self.family.encode_tokens(self.language_model, tokens)  # (tokens, hidden)
@@ -164,11 +170,11 @@ class Encoder(nn.Module):
             means.append((hidden[places].float() * weights).sum(1) / weights.sum(1))
         return torch.cat(means)[packing.row_order]
 
-    def _blank_video(self) -> Part:
+    def _blank_video(self) -> Segment:
         """A grey square of one token."""
         merge = self.vision.merge_size
         rows = torch.full((merge**2, self.vision.row_width), 128, dtype=torch.uint8, device=self.device)
-        return Part.of_frames(rows, torch.tensor([[1, merge, merge]]))
+        return Segment.of_frames(rows, torch.tensor([[1, merge, merge]]))
 
 
 def load_encoder(settings: Model, base: str | Path, *, training: bool) -> tuple[Encoder, PreTrainedTokenizerBase]:

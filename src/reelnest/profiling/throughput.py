@@ -55,12 +55,12 @@ class WorkOf:
     def __call__(self, batch: Batch) -> Work:
         """Of a batch that lies on the CPU. Parts that are frozen and kept are not computed, and not counted."""
         work = Work()
-        for part in batch.parts:
-            lengths = part.attention_mask.sum(1)  # (rows,)
+        for segment in batch.segments:
+            lengths = segment.attention_mask.sum(1)  # (rows,)
             tokens = int(lengths.sum())
             flops = self._backbone.token * tokens + self._backbone.pair * int((lengths**2).sum()) + self._entry * len(lengths)
-            if part.rows is not None and part.video_grid_thw is not None:
-                flops += sum(self._of_video(tuple(grid)) for grid in part.video_grid_thw.tolist())
+            if segment.rows is not None and segment.video_grid_thw is not None:
+                flops += sum(self._of_video(tuple(grid)) for grid in segment.video_grid_thw.tolist())
             work += Work(tokens, flops)
         return work
 

@@ -42,7 +42,7 @@ from reelnest.training.batches.sampler import BatchOrder, negative_anchors
 from reelnest.training.checkpoint.checkpoints import Checkpoints, data_digest, training_key
 from reelnest.training.contrastive_model import ContrastiveModel
 from reelnest.training.distributed import shard_layers
-from reelnest.training.frozen import FROZEN_FOLDER, keep_frozen
+from reelnest.training.frozen import FROZEN_FOLDER, cache_frozen_features
 from reelnest.training.host_memory import keep_freed_memory
 from reelnest.training.loop import Outcome, Training, TrainingData
 from reelnest.training.tracker import Trackers
@@ -146,7 +146,7 @@ def _data(setup: _Setup, encoder: Encoder, tokenizer: PreTrainedTokenizerBase) -
     params, accelerator, pairs = setup.params, setup.accelerator, setup.pairs
     batcher = Batcher(tokenizer, params.model, encoder.family)
     digest, cache = data_digest(setup.workspace.prepared), setup.workspace.work / FROZEN_FOLDER
-    prepared = keep_frozen(setup.prepared, digest, encoder, tokenizer, params, accelerator, cache)
+    prepared = cache_frozen_features(setup.prepared, digest, encoder, tokenizer, params, accelerator, cache)
 
     def evaluate() -> Evaluation:
         return evaluate_split(

@@ -117,7 +117,7 @@ class Prepared:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def keeping(self, *, video_tokens: CachedRows | None = None, pooled: CachedRows | None = None) -> "Prepared":
+    def with_cached(self, *, video_tokens: CachedRows | None = None, pooled: CachedRows | None = None) -> "Prepared":
         """The same data, whose entries carry what frozen parts of a model made of them, as far as it was kept.
 
         `video_tokens` go by the videos' places in the store, `pooled` states by `entry_number`.

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from reelnest.backbones.parts import Part
+from reelnest.backbones.segments import Segment
 from reelnest.code_closure import FROZEN_FEATURES, code_digest
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.embedding import batches_by_length
@@ -52,7 +52,7 @@ class _Job:
 
     name: str
     module: PreTrainedModel
-    """The frozen part."""
+    """The frozen module."""
     counts: np.ndarray
     """Rows of each thing, by number; 0 for those that are not needed."""
     batches: list[list[int]]
@@ -62,7 +62,7 @@ class _Job:
     """What the rows depend on, besides the weights, the data and the code."""
 
 
-def keep_frozen(
+def cache_frozen_features(
     prepared: Prepared,
     store_digest: str,
     encoder: Encoder,
@@ -81,13 +81,13 @@ def keep_frozen(
     if _is_frozen(encoder.backbone) and not sharded:  # a backbone that needs several devices does not fit on this one
         job = _pooled_states(prepared, encoder.to(accelerator.device), tokenizer, params)
         kept = _kept(job, store_digest, encoder, accelerator, folder)
-        return prepared if kept is None else prepared.keeping(pooled=kept)
+        return prepared if kept is None else prepared.with_cached(pooled=kept)
     if _is_frozen(encoder.vision_tower):
         encoder.vision_tower.to(accelerator.device)
         job = _video_tokens(prepared, encoder, params)
         kept = _kept(job, store_digest, encoder, accelerator, folder)
-        encoder.vision_is_kept = kept is not None
-        return prepared if kept is None else prepared.keeping(video_tokens=kept)
+        encoder.vision_is_cached = kept is not None
+        return prepared if kept is None else prepared.with_cached(video_tokens=kept)
     return prepared
 
 
@@ -125,8 +125,8 @@ def _video_tokens(prepared: Prepared, encoder: Encoder, params: Params) -> _Job:
     def make(chosen: list[int]) -> Sequence[Tensor]:
         videos = [store.at(place) for place in chosen]
         rows = torch.from_numpy(np.concatenate([video.rows for video in videos]))
-        part = Part.of_frames(rows, torch.tensor([video.grid_thw for video in videos]))
-        return encoder.encode_video(part.to(encoder.device)).split(counts[chosen].tolist())
+        segment = Segment.of_frames(rows, torch.tensor([video.grid_thw for video in videos]))
+        return encoder.encode_video(segment.to(encoder.device)).split(counts[chosen].tolist())
 
     return _Job("video tokens", encoder.vision_tower, counts, batches, make, {})
 

@@ -96,8 +96,8 @@ def test_an_unmerged_adapter_is_peft_s_and_names_its_base(tiny_base: Path, tmp_p
     base = Qwen2_5_VLModel.from_pretrained(tiny_base)
     adapted = PeftModel.from_pretrained(base, str(tmp_path / "model" / "adapter"))
     assert adapted.peft_config["default"].base_model_name_or_path == str(tiny_base.resolve())
-    part = Batcher(tokenizer, settings, FAMILY)([mixed_entries()[0]]).parts[0]
-    hidden = adapted(input_ids=part.input_ids, use_cache=False).last_hidden_state[:, -1]
+    segment = Batcher(tokenizer, settings, FAMILY)([mixed_entries()[0]]).segments[0]
+    hidden = adapted(input_ids=segment.input_ids, use_cache=False).last_hidden_state[:, -1]
     assert encoder.projection is not None
     vector = torch.nn.functional.normalize(encoder.projection(hidden), dim=-1)
     torch.testing.assert_close(vector[0].detach(), expected[0], atol=1e-5, rtol=1e-4)

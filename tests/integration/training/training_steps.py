@@ -43,7 +43,7 @@ from reelnest.training.checkpoint.checkpoints import (
 )
 from reelnest.training.contrastive_model import ContrastiveModel
 from reelnest.training.distributed import Decision, StepVotes, mean_over_processes
-from reelnest.training.frozen import keep_frozen
+from reelnest.training.frozen import cache_frozen_features
 from reelnest.training.gradients.gradient_cache import GradientCache, ModelCalls
 from reelnest.training.loop import Training, TrainingData, unsharded
 from reelnest.training.tracker import Trackers
@@ -265,7 +265,7 @@ def keep(prepared_folder: Path, base: Path, folder: Path) -> None:
     """Keeps what the frozen vision tower makes, with all processes."""
     params = settings("accumulated").model_copy(update={"model": Model.model_validate({"tiny": TINY, "dims": [8, 32], "freeze": "vision"})})
     model, tokenizer = model_of(params, base)
-    keep_frozen(Prepared.open(prepared_folder), "data", model.encoder, tokenizer, params, Accelerator(cpu=True), folder)
+    cache_frozen_features(Prepared.open(prepared_folder), "data", model.encoder, tokenizer, params, Accelerator(cpu=True), folder)
 
 
 def searched(block_scores: int = 60) -> dict[str, Tensor]:

@@ -97,6 +97,6 @@ def test_a_conditional_generation_checkpoint_loads_whole(base: Path, layout: str
     encoder, tokenizer = load_encoder(Model(pooling="last"), base, training=False)
     batch = Batcher(tokenizer, Model(pooling="last"), FAMILY)(mixed_entries())
     generator.model.set_attn_implementation("sdpa")
-    part = batch.parts[0]
-    hidden = generator.model(input_ids=part.input_ids[1:], use_cache=False).last_hidden_state
+    segment = batch.segments[0]
+    hidden = generator.model(input_ids=segment.input_ids[1:], use_cache=False).last_hidden_state
     torch.testing.assert_close(encoder(batch)[2], hidden[0, -1].detach(), atol=2e-5, rtol=1e-4)

@@ -19,8 +19,8 @@ def test_packed_rows_attend_to_themselves_alone_with_fewer_key_heads_too(key_hea
     key, value = (torch.randn(1, key_heads, sum(lengths), 8, requires_grad=True) for _ in range(2))
     found, _ = packed_sdpa(nn.Module(), query, key, value, None, 0.3, packing=packing)
     rows = []
-    for q, k, v in zip(*(part[0].split(lengths, dim=1) for part in (query, key, value)), strict=True):
-        k, v = (part.repeat_interleave(4 // key_heads, dim=0) for part in (k, v))
+    for q, k, v in zip(*(tensor[0].split(lengths, dim=1) for tensor in (query, key, value)), strict=True):
+        k, v = (tensor.repeat_interleave(4 // key_heads, dim=0) for tensor in (k, v))
         scores = (q @ k.mT * 0.3).masked_fill(torch.ones(len(q[0]), len(q[0])).triu(1).bool(), -torch.inf)
         rows.append((scores.softmax(-1) @ v).transpose(0, 1))
     expected = torch.cat(rows)[None]  # (1, tokens, heads, head)

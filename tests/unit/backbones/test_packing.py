@@ -9,12 +9,12 @@ LENGTHS = [[3, 1, 7], [20, 9, 21, 8]]
 
 
 def masks(lengths: list[list[int]], skipped: int) -> list[np.ndarray]:
-    """A mask a part, padded on the left, without each row's first `skipped` tokens (but with its last)."""
+    """A mask a segment, padded on the left, without each row's first `skipped` tokens (but with its last)."""
     found = []
-    for part in lengths:
-        mask = np.zeros((len(part), max(part)), dtype=np.int64)
-        for row, length in enumerate(part):
-            mask[row, max(part) - length + min(skipped, length - 1) :] = 1
+    for segment in lengths:
+        mask = np.zeros((len(segment), max(segment)), dtype=np.int64)
+        for row, length in enumerate(segment):
+            mask[row, max(segment) - length + min(skipped, length - 1) :] = 1
         found.append(mask)
     return found
 

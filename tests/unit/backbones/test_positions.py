@@ -15,7 +15,7 @@ from tests.support.model_inputs import mixed_entries
 
 def test_token_positions_equal_transformers(tiny_base: Path) -> None:
     encoder, tokenizer = load_encoder(Model(), tiny_base, training=False)
-    text, video = Batcher(tokenizer, Model(), FAMILY)(mixed_entries()).parts
+    text, video = Batcher(tokenizer, Model(), FAMILY)(mixed_entries()).segments
     expected, _ = encoder.backbone.get_rope_index(
         video.input_ids,
         video.mm_token_type_ids,
@@ -53,7 +53,7 @@ def test_grouped_attention_equals_one_call_a_sequence() -> None:
         query, key, value = (torch.randn(1, 3, sum(lengths), 8, dtype=torch.float64, requires_grad=True) for _ in range(3))
         weights = torch.randn(1, sum(lengths), 3, 8, dtype=torch.float64)
         found, _ = grouped_sdpa(torch.nn.Module(), query, key, value, None, scaling=0.3, cu_seq_lens_q=ends)
-        pieces = zip(*(part.split(lengths, dim=2) for part in (query, key, value)), strict=True)
+        pieces = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
         expected = torch.cat([((q @ k.mT * 0.3).softmax(-1) @ v).transpose(1, 2) for q, k, v in pieces], dim=1)
         torch.testing.assert_close(found, expected)
         gradients = [torch.autograd.grad((out * weights).sum(), (query, key, value), retain_graph=True) for out in (found, expected)]

@@ -23,9 +23,11 @@ def tokenizer(tiny_base: Path) -> Any:
 def decoded_rows(batch: Any, tokenizer: Any) -> list[str]:
     """Each entry's tokens as text, padding left out, in the entries' order."""
     rows = [
-        tokenizer.decode(ids[mask.bool()]) for part in batch.parts for ids, mask in zip(part.input_ids, part.attention_mask, strict=True)
+        tokenizer.decode(ids[mask.bool()])
+        for segment in batch.segments
+        for ids, mask in zip(segment.input_ids, segment.attention_mask, strict=True)
     ]
-    return [rows[i] for i in batch.order]
+    return [rows[i] for i in batch.inverse]
 
 
 def test_an_entry_is_instruction_video_text_and_end(tokenizer: Any) -> None:
@@ -51,29 +53,29 @@ def test_what_is_remembered_of_texts_changes_no_batch(tokenizer: Any, monkeypatc
 
 def test_rows_are_padded_on_the_left_and_only_as_far_as_their_part_needs(tokenizer: Any) -> None:
     batch = Batcher(tokenizer, Model(), FAMILY)(mixed_entries())
-    for part in batch.parts:
-        assert (part.attention_mask.diff(dim=1) >= 0).all()  # padding first, then tokens to the end
-        assert part.attention_mask.all(dim=1).any()  # the longest row has none
-        assert (part.input_ids[:, -1] == tokenizer.convert_tokens_to_ids("<|endoftext|>")).all()
+    for segment in batch.segments:
+        assert (segment.attention_mask.diff(dim=1) >= 0).all()  # padding first, then tokens to the end
+        assert segment.attention_mask.all(dim=1).any()  # the longest row has none
+        assert (segment.input_ids[:, -1] == tokenizer.convert_tokens_to_ids("<|endoftext|>")).all()
 
 
 def test_videos_lie_one_after_the_other_with_their_grids(tokenizer: Any) -> None:
     entries = mixed_entries()
-    part = Batcher(tokenizer, Model(), FAMILY)(entries).parts[1]
+    segment = Batcher(tokenizer, Model(), FAMILY)(entries).segments[1]
     videos = [entry.frames for entry in entries if entry.frames is not None]
-    assert part.rows is not None
-    assert part.video_grid_thw is not None
-    assert part.second_per_grid_ts is not None
-    np.testing.assert_array_equal(part.rows.numpy(), np.concatenate([video.rows for video in videos]))
-    assert part.video_grid_thw.tolist() == [list(video.grid_thw) for video in videos]
-    assert part.second_per_grid_ts.tolist() == [0.5, 1.0, 0.25]
-    assert (part.mm_token_type_ids == 2).sum(1).tolist() == [16, 180, 12]
+    assert segment.rows is not None
+    assert segment.video_grid_thw is not None
+    assert segment.second_per_grid_ts is not None
+    np.testing.assert_array_equal(segment.rows.numpy(), np.concatenate([video.rows for video in videos]))
+    assert segment.video_grid_thw.tolist() == [list(video.grid_thw) for video in videos]
+    assert segment.second_per_grid_ts.tolist() == [0.5, 1.0, 0.25]
+    assert (segment.mm_token_type_ids == 2).sum(1).tolist() == [16, 180, 12]
 
 
 def test_special_tokens_in_somebodys_text_stay_words(tokenizer: Any) -> None:
-    part = Batcher(tokenizer, Model(), FAMILY)([Entry("query", "what is <|video_pad|>?<|endoftext|>", None)]).parts[0]
-    assert (part.mm_token_type_ids == 0).all()
-    assert (part.input_ids == tokenizer.convert_tokens_to_ids("<|endoftext|>")).sum() == 1
+    segment = Batcher(tokenizer, Model(), FAMILY)([Entry("query", "what is <|video_pad|>?<|endoftext|>", None)]).segments[0]
+    assert (segment.mm_token_type_ids == 0).all()
+    assert (segment.input_ids == tokenizer.convert_tokens_to_ids("<|endoftext|>")).sum() == 1
 
 
 def test_long_texts_are_cut_and_instructions_and_ends_are_kept(tokenizer: Any) -> None:
@@ -86,7 +88,7 @@ def test_long_texts_are_cut_and_instructions_and_ends_are_kept(tokenizer: Any) -
 def test_memory_mapped_rows_are_copied(tokenizer: Any) -> None:
     video = random_video(0)
     video.rows.setflags(write=False)
-    rows = Batcher(tokenizer, Model(), FAMILY)([Entry("target", "", video)]).parts[0].rows
+    rows = Batcher(tokenizer, Model(), FAMILY)([Entry("target", "", video)]).segments[0].rows
     assert rows is not None
     rows.zero_()
     assert video.rows.any()
@@ -115,5 +117,5 @@ def test_a_moved_batch_keeps_its_numbers(tokenizer: Any) -> None:
     batch = Batcher(tokenizer, Model(), FAMILY)(mixed_entries())
     moved = batch.to("cpu")
     assert len(moved) == 5
-    assert torch.equal(moved.order, batch.order)
-    assert torch.equal(moved.parts[1].input_ids, batch.parts[1].input_ids)
+    assert torch.equal(moved.inverse, batch.inverse)
+    assert torch.equal(moved.segments[1].input_ids, batch.segments[1].input_ids)

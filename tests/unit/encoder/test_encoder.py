@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, Qwen2_5_VLModel
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from reelnest.backbones.families.qwen2_5_vl import FAMILY, VISION
-from reelnest.backbones.parts import Part
+from reelnest.backbones.segments import Segment
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.encoder import Encoder, load_encoder
 from reelnest.errors import ModelError
@@ -28,16 +28,16 @@ def encoder_of(base: Path, settings: Model, *, training: bool = False) -> tuple[
     return encoder, Batcher(tokenizer, settings, FAMILY)
 
 
-def qwen_alone(base: Path, part: Part, encoder: Encoder) -> torch.Tensor:
+def qwen_alone(base: Path, segment: Segment, encoder: Encoder) -> torch.Tensor:
     """Hidden states of transformers' own forward, with its own attention and index work."""
     model = Qwen2_5_VLModel.from_pretrained(base, attn_implementation="sdpa")
-    inputs = {"input_ids": part.input_ids, "attention_mask": part.attention_mask, "use_cache": False}
-    if part.rows is not None:
+    inputs = {"input_ids": segment.input_ids, "attention_mask": segment.attention_mask, "use_cache": False}
+    if segment.rows is not None:
         inputs |= {
-            "mm_token_type_ids": part.mm_token_type_ids,
-            "pixel_values_videos": encoder.normalise_pixels(part.rows),
-            "video_grid_thw": part.video_grid_thw,
-            "second_per_grid_ts": part.second_per_grid_ts,
+            "mm_token_type_ids": segment.mm_token_type_ids,
+            "pixel_values_videos": encoder.normalise_pixels(segment.rows),
+            "video_grid_thw": segment.video_grid_thw,
+            "second_per_grid_ts": segment.second_per_grid_ts,
         }
     hidden: torch.Tensor = model(**inputs).last_hidden_state
     return hidden.detach()
@@ -54,10 +54,10 @@ def test_vectors_equal_qwens_own_forward(tiny_base: Path, pooling: str) -> None:
     vectors = encoder(batch)
     assert vectors.shape == (5, 128)
     assert vectors.dtype == torch.float32
-    for part, where in zip(batch.parts, ([0, 2], [1, 3, 4]), strict=True):
-        hidden = qwen_alone(tiny_base, part, encoder)
+    for segment, where in zip(batch.segments, ([0, 2], [1, 3, 4]), strict=True):
+        hidden = qwen_alone(tiny_base, segment, encoder)
         for row, index in enumerate(where):
-            kept = hidden[row][part.attention_mask[row].bool()]
+            kept = hidden[row][segment.attention_mask[row].bool()]
             instruction = len(tokenizer(instructions[entries[index].role] + "\n").input_ids)
             expected = kept[-1] if pooling == "last" else kept[instruction:].mean(0)
             torch.testing.assert_close(vectors[index], expected, atol=2e-5, rtol=1e-4)

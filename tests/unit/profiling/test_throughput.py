@@ -52,8 +52,8 @@ def test_tokens_count_without_padding() -> None:
     works = [WorkOf(encoder)(inputs) for inputs in batch.inputs]
     queries, targets = 4 * (20 + 1), 4 * (20 + 1 + 2 + VISION.tokens(SIZES.grid))
     assert sum(work.tokens for work in works) == queries + targets
-    part = batch.inputs[0].parts[0]
-    part.attention_mask[0, :7] = 0
+    segment = batch.inputs[0].segments[0]
+    segment.attention_mask[0, :7] = 0
     assert WorkOf(encoder)(batch.inputs[0]).tokens == works[0].tokens - 7
 
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:  # these take seconds to import
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from reelnest.backbones.attention import Attention
-    from reelnest.backbones.parts import Part
     from reelnest.backbones.prompt import Prompt, Tokenizer
+    from reelnest.backbones.segments import Segment
 
 VISION = VisionSpec(
     patch_size=14,
@@ -223,12 +223,12 @@ class Qwen25VL:
         tokens: Tensor = tower(pixels, grid_thw=grid_thw, **on_gpu._asdict()).pooler_output
         return tokens
 
-    def positions(self, part: Part, config: PreTrainedConfig) -> Tensor:
+    def positions(self, segment: Segment, config: PreTrainedConfig) -> Tensor:
         from reelnest.backbones.positions import token_positions
 
         vision: Any = config.vision_config
-        interval = None if part.second_per_grid_ts is None else vision.tokens_per_second * part.second_per_grid_ts
-        return token_positions(part, vision.spatial_merge_size, interval)
+        interval = None if segment.second_per_grid_ts is None else vision.tokens_per_second * segment.second_per_grid_ts
+        return token_positions(segment, vision.spatial_merge_size, interval)
 
     def encode_tokens(self, language_model: PreTrainedModel, tokens: PackedTokens) -> Tensor:
         from reelnest.backbones.attention import packed_arguments

@@ -39,14 +39,14 @@ from reelnest.training.loop import Training, TrainingData
 from reelnest.training.memory_prediction.step_shapes import MadeAnew, Sizes, of_each_tensor, stand_in_batcher, step_of
 from reelnest.training.tracker import Trackers
 
-MemoryPart = Literal["weights", "gradients", "optimizer", "activations", "vision", "loss", "inputs"]
-MEMORY_PARTS: tuple[MemoryPart, ...] = get_args(MemoryPart)
+MemoryComponent = Literal["weights", "gradients", "optimizer", "activations", "vision", "loss", "inputs"]
+MEMORY_COMPONENTS: tuple[MemoryComponent, ...] = get_args(MemoryComponent)
 """Activations are the language model's, vision's are its own; the others are what their names say."""
 
 FEW_LAYERS, MANY_LAYERS = 3, 6
 """Depths of the models by which deeper ones are estimated."""
 
-_PART_OF: dict[Phase, MemoryPart] = {"vision": "vision", "language": "activations", "optimizer": "optimizer"}
+_COMPONENT_OF: dict[Phase, MemoryComponent] = {"vision": "vision", "language": "activations", "optimizer": "optimizer"}
 _ON_THE_HOST = ("video_grid_thw", "second_per_grid_ts")  # read as numbers
 
 
@@ -54,12 +54,12 @@ _ON_THE_HOST = ("video_grid_thw", "second_per_grid_ts")  # read as numbers
 class StepMemory:
     """One process's memory at the fullest moment of a step, in bytes."""
 
-    parts: dict[MemoryPart, int]
+    components: dict[MemoryComponent, int]
 
     @property
     def peak(self) -> int:
-        """All parts together."""
-        return sum(self.parts.values())
+        """All components together."""
+        return sum(self.components.values())
 
 
 def predict_step(params: Params, config: PreTrainedConfig, sizes: Sizes, *, processes: int = 1) -> StepMemory:
@@ -88,9 +88,9 @@ def predict_step(params: Params, config: PreTrainedConfig, sizes: Sizes, *, proc
         _fill(model)
         training = stand_in_training(params, accelerator, model, batcher)
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        count.part = "optimizer"
+        count.component = "optimizer"
         _fill_optimizer(training, trainable)
-        count.part = "gradients"
+        count.component = "gradients"
         buckets = torch.empty(sum(parameter.numel() for parameter in trainable)) if processes > 1 else None
         for parameter in trainable:
             parameter.register_post_accumulate_grad_hook(lambda arrived: _keep_gradient(arrived, buckets, count))
@@ -100,7 +100,7 @@ def predict_step(params: Params, config: PreTrainedConfig, sizes: Sizes, *, proc
                 parameter.grad = torch.empty_like(parameter)
                 _keep_gradient(parameter, buckets, count)
         _run_each_shape_once(encoder)
-        count.part = "inputs"
+        count.component = "inputs"
         widths = {"rows": encoder.vision.row_width, "video_tokens": encoder.family.video_width(config)}
 
         def as_input(name: str, tensor: Tensor) -> Tensor:
@@ -110,9 +110,9 @@ def predict_step(params: Params, config: PreTrainedConfig, sizes: Sizes, *, proc
 
         batches = of_each_tensor(batches, as_input)
         count.begin()
-        with watched(model, lambda phase: count.enter(_PART_OF.get(phase, "loss"))):
+        with watched(model, lambda phase: count.enter(_COMPONENT_OF.get(phase, "loss"))):
             training.take_step(0, batches)
-        return StepMemory({part: count.at_peak[part] for part in MEMORY_PARTS})
+        return StepMemory({component: count.at_peak[component] for component in MEMORY_COMPONENTS})
 
 
 def estimate_step(params: Params, config: PreTrainedConfig, sizes: Sizes, *, processes: int = 1) -> StepMemory:
@@ -123,9 +123,11 @@ def estimate_step(params: Params, config: PreTrainedConfig, sizes: Sizes, *, pro
     layers = int(config.get_text_config().num_hidden_layers)
     if layers <= MANY_LAYERS:
         return predict_step(params, config, sizes, processes=processes)
-    few, many = (predict_step(params, _of_depth(config, depth), sizes, processes=processes).parts for depth in (FEW_LAYERS, MANY_LAYERS))
+    few, many = (
+        predict_step(params, _of_depth(config, depth), sizes, processes=processes).components for depth in (FEW_LAYERS, MANY_LAYERS)
+    )
     steps = (layers - MANY_LAYERS) / (MANY_LAYERS - FEW_LAYERS)
-    return StepMemory({part: round(many[part] + steps * (many[part] - few[part])) for part in MEMORY_PARTS})
+    return StepMemory({component: round(many[component] + steps * (many[component] - few[component])) for component in MEMORY_COMPONENTS})
 
 
 def _of_depth(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
@@ -142,33 +144,33 @@ def stand_in_training(params: Params, accelerator: Accelerator, model: Contrasti
 
 
 class _Count(TorchDispatchMode):
-    """Counts the bytes of all storages that operations make, by the part in which they were made."""
+    """Counts the bytes of all storages that operations make, by the component in which they were made."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.part: MemoryPart = "weights"
-        self.at_peak: Counter[MemoryPart] = Counter()
-        self._now: Counter[MemoryPart] = Counter()
+        self.component: MemoryComponent = "weights"
+        self.at_peak: Counter[MemoryComponent] = Counter()
+        self._now: Counter[MemoryComponent] = Counter()
         self._total = self._peak = 0
-        self._live: dict[int, tuple[int, MemoryPart]] = {}
+        self._live: dict[int, tuple[int, MemoryComponent]] = {}
 
     def begin(self) -> None:
         """The peak counts from here."""
         self._peak = 0
         self._look()
 
-    def enter(self, part: MemoryPart) -> None:
-        """What is made from here on belongs to `part`."""
-        self.part = part
+    def enter(self, component: MemoryComponent) -> None:
+        """What is made from here on belongs to `component`."""
+        self.component = component
 
-    def belongs(self, tensor: Tensor, part: MemoryPart) -> None:
+    def belongs(self, tensor: Tensor, component: MemoryComponent) -> None:
         """Says so of a tensor that was made for something else."""
         key = tensor.untyped_storage()._cdata
         if key in self._live:
             size, before = self._live[key]
-            self._live[key] = (size, part)
+            self._live[key] = (size, component)
             self._now[before] -= size
-            self._now[part] += size
+            self._now[component] += size
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs the operation and counts what comes of it."""
@@ -190,15 +192,15 @@ class _Count(TorchDispatchMode):
         if key in self._live:
             return
         size = storage.nbytes()
-        self._live[key] = (size, self.part)
-        self._now[self.part] += size
+        self._live[key] = (size, self.component)
+        self._now[self.component] += size
         self._total += size
         weakref.finalize(storage, self._free, key)
         self._look()
 
     def _free(self, key: int) -> None:
-        size, part = self._live.pop(key)
-        self._now[part] -= size
+        size, component = self._live.pop(key)
+        self._now[component] -= size
         self._total -= size
 
     def _look(self) -> None:
@@ -237,7 +239,10 @@ def _run_each_shape_once(encoder: Encoder) -> None:
 
     def once(batch: Batch) -> Tensor:
         shapes = tuple(
-            tuple(tensor.shape) for part in batch.parts for tensor in (part.input_ids, part.rows, part.pooled) if tensor is not None
+            tuple(tensor.shape)
+            for segment in batch.segments
+            for tensor in (segment.input_ids, segment.rows, segment.pooled)
+            if tensor is not None
         )
         key = (torch.is_grad_enabled(), len(batch), shapes)
         if key in seen:

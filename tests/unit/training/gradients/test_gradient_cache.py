@@ -86,7 +86,9 @@ def test_dropout_drops_the_same_in_both_passes(tiny_base: Path, checkpointing: b
     if checkpointing:
         model.encoder.enable_gradient_checkpointing()
     inputs, order = batcher.micro_batches(entries(), 4)
-    assert any(all(part.rows is None for part in batch.parts) for batch in inputs), "a stand-in has to take part in some micro-batch"
+    assert any(all(segment.rows is None for segment in batch.segments) for batch in inputs), (
+        "a stand-in has to take part in some micro-batch"
+    )
     # One graph over the same micro-batches, with the same random numbers.
     torch.manual_seed(7)
     outputs = [model(batch) for batch in inputs]
@@ -151,21 +153,21 @@ def test_processes_are_told_to_sum_gradients_once_and_at_the_end(tiny_base: Path
 def test_micro_batches_keep_like_with_like_and_hold_about_equally_many_tokens(tiny_base: Path) -> None:
     _, batcher = model_of(tiny_base)
     found, order = batcher.micro_batches(entries(40), 5)
-    tokens = [sum(int(part.attention_mask.sum()) for part in batch.parts) for batch in found]
+    tokens = [sum(int(segment.attention_mask.sum()) for segment in batch.segments) for batch in found]
     assert max(tokens) < 2 * min(tokens)
-    assert sum(len(batch.parts) for batch in found) <= 6  # at most one has both kinds
+    assert sum(len(batch.segments) for batch in found) <= 6  # at most one has both kinds
     layouts = cast("MicroBatches", found).layouts()
-    assert [[part.attention_mask.tolist() for part in batch.parts] for batch in layouts] == [
-        [part.attention_mask.tolist() for part in batch.parts] for batch in found
+    assert [[segment.attention_mask.tolist() for segment in batch.segments] for batch in layouts] == [
+        [segment.attention_mask.tolist() for segment in batch.segments] for batch in found
     ]
-    assert {len(part.rows) for batch in layouts for part in batch.parts if part.rows is not None} == {0}
+    assert {len(segment.rows) for batch in layouts for segment in batch.segments if segment.rows is not None} == {0}
     assert torch.equal(order.sort().values, torch.arange(40))
     rows = []
     for batch in found:
-        sizes = [(int(mask.sum()), part.rows is not None) for part in batch.parts for mask in part.attention_mask]
-        rows += [sizes[place] for place in batch.order]
-    alone = [batcher([entry]).parts[0] for entry in entries(40)]
-    assert [rows[place] for place in order] == [(int(part.attention_mask.sum()), part.rows is not None) for part in alone]
+        sizes = [(int(mask.sum()), segment.rows is not None) for segment in batch.segments for mask in segment.attention_mask]
+        rows += [sizes[place] for place in batch.inverse]
+    alone = [batcher([entry]).segments[0] for entry in entries(40)]
+    assert [rows[place] for place in order] == [(int(segment.attention_mask.sum()), segment.rows is not None) for segment in alone]
 
 
 def test_more_micro_batches_than_entries_are_refused(tiny_base: Path) -> None:

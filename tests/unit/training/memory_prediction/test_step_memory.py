@@ -81,7 +81,7 @@ def allocated(params: Params, trace: Path) -> int:
 def test_the_peak_is_what_a_real_step_allocates(params: Params, tmp_path: Path) -> None:
     found = predicted(params)
     # Inputs are numpy's.
-    assert found.peak - found.parts["inputs"] == pytest.approx(allocated(params, tmp_path / "trace.json"), rel=0.03)
+    assert found.peak - found.components["inputs"] == pytest.approx(allocated(params, tmp_path / "trace.json"), rel=0.03)
 
 
 def test_weights_gradients_and_optimizer_have_the_bytes_of_their_parameters() -> None:
@@ -89,20 +89,20 @@ def test_weights_gradients_and_optimizer_have_the_bytes_of_their_parameters() ->
     model = unfilled_encoder(params.model, backbone_config(params.model))
     count = sum(parameter.numel() for parameter in model.parameters())
     found = predicted(params, processes=2)
-    assert found.parts["weights"] == pytest.approx(4 * count, rel=0.01)
+    assert found.components["weights"] == pytest.approx(4 * count, rel=0.01)
     # DDP's buckets hold all gradients from the first step on.
-    assert found.parts["gradients"] == pytest.approx(4 * count, rel=0.01)
-    assert found.parts["optimizer"] == pytest.approx(8 * count, rel=0.01)
-    assert found.peak == sum(found.parts.values())
+    assert found.components["gradients"] == pytest.approx(4 * count, rel=0.01)
+    assert found.components["optimizer"] == pytest.approx(8 * count, rel=0.01)
+    assert found.peak == sum(found.components.values())
 
 
 def test_settings_that_save_memory_save_it_where_they_should() -> None:
     plain = predicted(settings())
-    assert predicted(settings(gradient_checkpointing=True)).parts["activations"] < 0.7 * plain.parts["activations"]
-    assert predicted(settings(micro_batch_size=2)).parts["activations"] < 0.4 * plain.parts["activations"]
+    assert predicted(settings(gradient_checkpointing=True)).components["activations"] < 0.7 * plain.components["activations"]
+    assert predicted(settings(micro_batch_size=2)).components["activations"] < 0.4 * plain.components["activations"]
     frozen = predicted(settings({"freeze": "vision"}))
-    assert frozen.parts["vision"] < 0.1 * plain.parts["vision"]
-    assert frozen.parts["optimizer"] < plain.parts["optimizer"]
+    assert frozen.components["vision"] < 0.1 * plain.components["vision"]
+    assert frozen.components["optimizer"] < plain.components["optimizer"]
 
 
 def test_four_bit_weights_count_for_what_they_take() -> None:
@@ -118,14 +118,14 @@ def test_four_bit_weights_count_for_what_they_take() -> None:
     weights = sum(module.in_features * module.out_features for module in packed)
     assert sum(module.weight.numel() for module in packed) == pytest.approx(weights * (4 + 8.125 / 64) / 8, rel=1e-4)  # type: ignore[operator, misc]
     found = predict_step(params.model_copy(update={"train": params.train.model_copy(update={"batch_size": 2})}), config, SIZES)
-    assert found.peak > found.parts["weights"] > 0
+    assert found.peak > found.components["weights"] > 0
 
 
 def test_a_deep_model_is_told_by_shallow_ones() -> None:
     params = settings({"tiny": {**TINY, "layers": 10}, "lora": {"r": 4}}, gradient_checkpointing=True)
     estimated = estimate_step(params, backbone_config(params.model), SIZES)
     exact = predicted(params)
-    assert estimated.parts == pytest.approx(exact.parts, rel=0.01, abs=0.002 * exact.peak)
+    assert estimated.components == pytest.approx(exact.components, rel=0.01, abs=0.002 * exact.peak)
 
 
 def test_the_largest_video_keeps_to_the_settings() -> None:

@@ -45,7 +45,7 @@ def test_a_frozen_part_runs_once_and_training_finds_what_it_would_without_keepin
     run(root)
     [folder] = kept(root)
     with monkeypatch.context() as changed:
-        changed.setattr(train, "keep_frozen", lambda found, *_: found)
+        changed.setattr(train, "cache_frozen_features", lambda found, *_: found)
         plain = write_workspace(tmp_path / "plain", prepared, model=model, mining=mining, epochs=2, optimizer="adamw")
         run(plain)
     np.testing.assert_allclose(losses(root), losses(plain), rtol=1e-4)

@@ -10,7 +10,7 @@ TEXT_TYPE, VIDEO_TYPE = 0, 2
 
 
 @dataclass
-class Part:
+class Segment:
     """Rows of one sort, padded on the left to the longest of them.
 
     Rows whose pooled states are kept have no tokens. Videos whose tokens are kept have no patches, or else no video of the part has tokens.
@@ -28,7 +28,7 @@ class Part:
     pooled: Tensor | None = None  # (rows, hidden), from a frozen backbone
 
     @classmethod
-    def of_frames(cls, rows: Tensor, video_grid_thw: Tensor) -> "Part":
+    def of_frames(cls, rows: Tensor, video_grid_thw: Tensor) -> "Segment":
         """Videos without their tokens: what the vision tower reads."""
         nothing = torch.empty(len(video_grid_thw), 0, dtype=torch.long)
         return cls(nothing, nothing, nothing, nothing, rows=rows, video_grid_thw=video_grid_thw)
@@ -38,9 +38,9 @@ class Part:
         """Whether its rows are videos that have yet to be encoded."""
         return self.video_grid_thw is not None
 
-    def to(self, device: torch.device | str) -> "Part":
+    def to(self, device: torch.device | str) -> "Segment":
         """The same part with its large tensors on `device`."""
-        return Part(
+        return Segment(
             input_ids=self.input_ids.to(device, non_blocking=True),
             attention_mask=self.attention_mask.to(device, non_blocking=True),
             mm_token_type_ids=self.mm_token_type_ids.to(device, non_blocking=True),
