@@ -1,7 +1,6 @@
-"""A running decoder process, seen from its parent: how it is started, asked and ended.
+"""The parent's side of a decoder process: starts it, sends requests, ends it.
 
-Between the two go JSON lines and raw bytes, no pickle: what comes back from a process that reads untrusted files is data, checked here, and
-never code.
+The two exchange JSON lines and raw bytes, never pickle: a process that reads untrusted files may only send data, which is checked here.
 """
 
 import contextlib
@@ -29,16 +28,16 @@ class DecoderChild:
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
         self.process = subprocess.Popen(
             [sys.executable, "-m", "reelnest.video.decoder_process", str(os.getpid()), str(memory_bytes)],
-            # Thread pools that it has no use for would take of its address space.
+            # Unused thread pools would take up its address space.
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             bufsize=0,
-            cwd=Path(__file__).parents[2],  # where `reelnest` is found, also where it is not installed but came with a served model
+            cwd=Path(__file__).parents[2],  # so that `reelnest` can be imported even if it is not installed but came with a served model
             process_group=0,  # so that Ctrl-C reaches the parent alone, which then ends its children in order
         )
-        assert self.process.stdin is not None  # noqa: S101 - told to the type checker
+        assert self.process.stdin is not None  # noqa: S101 - for the type checker
         assert self.process.stdout is not None  # noqa: S101
         self._to, self._from = self.process.stdin.fileno(), self.process.stdout.fileno()
         os.set_blocking(self._to, False)
@@ -46,11 +45,11 @@ class DecoderChild:
         self._finalizer: weakref.finalize[Any, Any] | None = None
 
     def ends_with(self, owner: object) -> None:
-        """Sees to it that the process ends when `owner` is collected."""
+        """Ends the process when `owner` is garbage-collected."""
         self._finalizer = weakref.finalize(owner, _end, self.process, self._errors)
 
     def kill(self) -> None:
-        """Ends the process, and waits for nothing."""
+        """Kills the process without waiting for it to exit."""
         _kill(self.process)
 
     def end(self) -> None:
@@ -59,25 +58,28 @@ class DecoderChild:
             self._finalizer()
 
     def exchange(self, request: dict[str, Any] | None, deadline: float) -> tuple[dict[str, Any], np.ndarray]:
-        """Sends a request (none: waits for the child's greeting), returns the answer's header and bytes. TimeoutError, EOFError."""
+        """Sends a request and returns the reply's header and bytes. A request of None waits for the child's ready message.
+
+        Raises TimeoutError, and EOFError where the child ended or its reply is invalid.
+        """
         line = b"" if request is None else json.dumps(request).encode("ascii") + b"\n"
         while line:
             _wait(self._to, select.POLLOUT, deadline)
             try:
                 line = line[os.write(self._to, line) :]
             except BrokenPipeError:
-                raise EOFError(self._last_words()) from None
+                raise EOFError(self._exit_reason()) from None
         received = bytearray()
         while b"\n" not in received:
             received += self._read(1 << 16, deadline)
             if len(received) > LONGEST_HEADER and b"\n" not in received[:LONGEST_HEADER]:
-                raise EOFError("an answer that is none")
+                raise EOFError("invalid reply: its header is too long")
         head, _, start = received.partition(b"\n")
         try:
             header = json.loads(head)
             payload = np.empty(int(header.get("bytes", 0)), dtype=np.uint8)
         except (ValueError, AttributeError, TypeError, MemoryError) as error:
-            raise EOFError(f"an answer that is none: {error}") from None
+            raise EOFError(f"invalid reply: {error}") from None
         payload[: len(start)] = np.frombuffer(start, dtype=np.uint8)
         filled = len(start)
         view = payload.data
@@ -85,28 +87,28 @@ class DecoderChild:
             _wait(self._from, select.POLLIN, deadline)
             count = os.readv(self._from, [view[filled:]])
             if not count:
-                raise EOFError(self._last_words())
+                raise EOFError(self._exit_reason())
             filled += count
         return header, payload
 
     def _read(self, most: int, deadline: float) -> bytes:
         _wait(self._from, select.POLLIN, deadline)
-        found = os.read(self._from, most)
-        if not found:
-            raise EOFError(self._last_words())
-        return found
+        received = os.read(self._from, most)
+        if not received:
+            raise EOFError(self._exit_reason())
+        return received
 
-    def _last_words(self) -> str:
+    def _exit_reason(self) -> str:
         """Exit status and the last line of stderr."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=5)
         code = self.process.returncode
-        status = "it closed its answers" if code is None else f"signal {-code}" if code < 0 else f"exit status {code}"
+        status = "it closed its output" if code is None else f"signal {-code}" if code < 0 else f"exit status {code}"
         try:
             size = self._errors.seek(0, os.SEEK_END)
             self._errors.seek(max(0, size - 2000))
             lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()
-        except ValueError:  # closed meanwhile
+        except ValueError:  # another thread has closed the file
             lines = []
         return f"{status}: {lines[-1].strip()}" if lines else status
 
@@ -115,19 +117,19 @@ def _wait(descriptor: int, event: int, deadline: float) -> None:
     poll = select.poll()
     poll.register(descriptor, event)
     if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-        raise TimeoutError("no answer in time")
+        raise TimeoutError("no reply in time")
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
     if process.returncode is None:
-        # The whole group. It exists from the start on: the child is made with it.
+        # Kills the whole process group, which Popen created with the child.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
 
 
 def _end(process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
     _kill(process)
-    # A process that the kernel holds (a dead network disk) cannot be killed, and must not hold us too.
+    # A process that is blocked in the kernel (a dead network disk) cannot be killed. Do not wait for it.
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=5)
     for pipe in (process.stdin, process.stdout, errors):

@@ -1,11 +1,10 @@
 """Decoding on a Dask cluster, for more videos than one machine decodes in time.
 
-On one machine, threads with a decoder child each (`decoder.in_parallel`) are the default: they start in a third of a second and need
-neither scheduler nor workers, which are processes of their own beside the children that decode.
+On one machine, threads with one decoder process each (`decoder.in_parallel`) are the default: they start in a third of a second and need
+no scheduler or worker processes.
 
-A cluster shares the file system: a worker reads the videos and writes what it decoded into a folder of the caller's, and only names travel.
-Dask's own messages are pickled, so the scheduler's address belongs to a network that is trusted; what the videos hold never travels in
-them.
+All machines of a cluster share the file system. Workers read the videos and write the decoded frames into the caller's folder; messages
+carry file names only. Dask pickles its messages, so use it on a trusted network only.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,12 +22,12 @@ from reelnest.video.frames import Frames, FrameSettings
 from reelnest.video.vision_spec import VisionSpec
 
 CHUNK = 16
-"""Videos to a task: enough to share the start of a decoder, few enough to spread evenly and to be repeated when a worker is lost."""
+"""Videos per task. Many share the start of one decoder; few spread evenly and are cheap to repeat when a worker is lost."""
 CONNECT_SECONDS = 30
 WORKERS_SECONDS = 60
 
 Write = Callable[[Path, str, Frames], object]
-"""Writes the frames of a key into a folder. It travels to the workers by its name, so it is a function of a module."""
+"""Writes the frames of a key into a folder. It is pickled by name, so it must be a module-level function."""
 
 
 def decode_on_cluster(
@@ -40,16 +39,16 @@ def decode_on_cluster(
     write: Write,
     adopt: Callable[[str], bool],
 ) -> Iterator[tuple[str, VideoError | None]]:
-    """Decodes `jobs`, (key, files) each, on the cluster's workers; gives each key as it is done, with its error if it has one.
+    """Decodes `jobs`, (key, files) each, on the cluster's workers. Yields each key when it is done, with its error or None.
 
-    A worker writes a video's frames into `folder` with `write`; `adopt` then takes them over here, and says whether they are there.
-    Raises DataError where the cluster cannot be reached, has no workers, or does not share this file system.
+    A worker writes a video's frames into `folder` with `write`. `adopt` then registers them here and returns whether they exist.
+    Raises DataError if the cluster cannot be reached, has no workers, or does not share this file system.
     """
     try:
         client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         advice = "Start it, or set scheduler to null."
-        raise DataError(f"preprocess.scheduler: no Dask scheduler answers at {address} ({error}). {advice}") from error
+        raise DataError(f"preprocess.scheduler: no Dask scheduler responds at {address} ({error}). {advice}") from error
     with client:
         try:
             client.wait_for_workers(1, timeout=WORKERS_SECONDS)
@@ -76,13 +75,13 @@ def decode_on_cluster(
 def _decode_chunk(
     jobs: list[tuple[str, list[str]]], *, settings: dict[str, Any], limits: dict[str, Any], spill: str, write: Write
 ) -> list[tuple[str, str | None, str]]:
-    """What runs on a worker: (key, reason, text) for each video, reason None for a good one."""
+    """Runs on a worker. Returns (key, reason, text) for each video; reason is None if it was decoded."""
     results: list[tuple[str, str | None, str]] = []
-    wanted = FrameSettings(Preprocess.model_validate(settings["sampling"]), VisionSpec.of(settings["vision"]))
+    frame_settings = FrameSettings(Preprocess.model_validate(settings["sampling"]), VisionSpec.of(settings["vision"]))
     with Decoder(Limits(**limits)) as decoder:
         for key, files in jobs:
             try:
-                write(Path(spill), key, decoder.frames([Path(file) for file in files], wanted))
+                write(Path(spill), key, decoder.frames([Path(file) for file in files], frame_settings))
                 results.append((key, None, ""))
             except VideoError as error:
                 results.append((key, error.reason, str(error)))

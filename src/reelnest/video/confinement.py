@@ -1,4 +1,4 @@
-"""What a decoder process may take of the machine, set by itself before it reads anything of others."""
+"""Resource limits that a decoder process sets for itself before it reads untrusted files."""
 
 import contextlib
 import ctypes
@@ -9,16 +9,16 @@ import sys
 
 PR_SET_PDEATHSIG = 1
 LARGEST_FILE = 1 << 20
-"""Bytes. It writes nothing but what a library prints."""
+"""Bytes. The process writes only what libraries print."""
 OPEN_FILES = 64
 SPARE_SECONDS = 10.0
-"""Processor time beyond the wall clock's limit, at which the parent ends it anyway."""
+"""Processor time beyond the wall-clock limit, at which the parent kills the process."""
 
 
 def confine(parent: int, memory_bytes: int) -> None:
-    """Ends this process with its parent, and bounds its memory, the files that it writes and the descriptors that it holds."""
+    """Makes this process end with its parent, and limits its memory, the size of files it writes and its open descriptors."""
     if sys.platform == "linux":
-        # The kernel's help for the case that somebody else (a forked child of the parent) keeps our stdin open.
+        # A forked child of the parent may hold our stdin open, so end of input is not enough to detect that the parent has exited.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(0)
@@ -29,7 +29,7 @@ def confine(parent: int, memory_bytes: int) -> None:
 
 
 def allow_processor_seconds(seconds: float) -> None:
-    """Ends this process when it has run for so long from now on, should nobody else do so."""
+    """Limits the processor time of this process from now on, in case its parent does not end it."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     _, most = resource.getrlimit(resource.RLIMIT_CPU)
     until = int(used.ru_utime + used.ru_stime + seconds + SPARE_SECONDS) + 1

@@ -1,6 +1,6 @@
-"""Decoding that cannot take this process with it: a child decodes, and is replaced when it hangs or crashes.
+"""Decodes in a child process, so that a hang or crash of a decoder costs one video. The child is replaced afterwards.
 
-The child is `decoder_process.py`; `child.py` starts it and talks to it.
+`decoder_process.py` is the child; `child.py` starts it and exchanges messages with it.
 """
 
 import logging
@@ -28,13 +28,13 @@ __all__ = ["Decoder", "Limits", "VideoInfo", "available_workers", "in_parallel"]
 log = logging.getLogger(__name__)
 
 START_SECONDS = 120.0
-"""For the child's imports, which a cold network disk can make slow. A video's own time starts after them."""
+"""Time limit for the child's imports, which are slow on a cold network disk. A video's time limit starts after them."""
 MEMORY_BYTES = 8 * 1024**3
-"""Address space of all decoder processes together, or half of the machine's memory. A video that needs more ends its own process."""
+"""Address space of all decoder processes together; at most half of the machine's memory. A video that needs more fails alone."""
 LEAST_MEMORY_BYTES = 3 * 1024**3 // 2
-"""What one gets in any case: 0.8 GB are its libraries'."""
+"""Minimum per process, of which its libraries take 0.8 GB."""
 LOOK_AHEAD = 4
-"""Results that may wait for an earlier one, for each worker."""
+"""Jobs per worker that are submitted ahead of the first unfinished one."""
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -42,7 +42,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video is, seen by decoding some of it. A list of images counts as two frames a second."""
+    """Properties of a video, measured by decoding some of its frames. A list of images counts as two frames a second."""
 
     frames: int
     seconds: float
@@ -54,13 +54,13 @@ class VideoInfo:
 
 
 class Decoder:
-    """Decodes one video at a time in a child process, which it starts when first asked and ends when closed.
+    """Decodes one video at a time in a child process, which it starts on first use and ends on `close`.
 
     Every method takes one video as a list of files: a video file, or the images of a frame folder in order. Bad videos raise VideoError
     with one of these reasons: missing, unreadable, not_a_file, empty, not_a_video, truncated, damaged, bad_shape, bad_times, no_frames,
-    too_many_frames, too_long, too_large, no_decoder, timeout, decoder_crashed. May be shared by threads, which then wait for each other.
+    too_many_frames, too_long, too_large, no_decoder, timeout, decoder_crashed. Thread-safe: calls run one after another.
 
-    `workers` decode on this machine at once: their children share the memory that is for decoding.
+    `workers` is the number of Decoders on this machine, whose child processes share MEMORY_BYTES.
     """
 
     def __init__(self, limits: Limits, workers: int = 1) -> None:
@@ -78,12 +78,12 @@ class Decoder:
 
     @property
     def pid(self) -> int | None:
-        """The child's process id; None while there is none."""
+        """The child's process id; None while no child runs."""
         child = self._child
         return child.process.pid if child is not None else None
 
     def close(self) -> None:
-        """Ends the child. A request that another thread has under way fails."""
+        """Ends the child. A request that is running in another thread fails."""
         self._closed = True
         child = self._child
         if child is not None:
@@ -92,8 +92,8 @@ class Decoder:
             self._drop()
 
     def inspect(self, files: Sequence[Path], decoder: str = AUTO) -> VideoInfo:
-        """Opens the video and decodes a few frames spread over it, the first and the last among them."""
-        header, _ = self._ask({"do": "inspect", "decoder": decoder}, files)
+        """Opens the video and decodes a few evenly spread frames, including the first and the last."""
+        header, _ = self._request({"do": "inspect", "decoder": decoder}, files)
         return VideoInfo(
             frames=int(header["frames"]),
             seconds=float(header["seconds"]),
@@ -104,21 +104,21 @@ class Decoder:
         )
 
     def frames(self, files: Sequence[Path], settings: FrameSettings) -> Frames:
-        """Samples, resizes and cuts the video as `settings` say."""
+        """Samples frames, resizes them and cuts them into patches, by `settings`."""
         sampling = settings.sampling.model_dump(include={"sampling", "frames", "fps", "min_pixels", "max_pixels"})
         request = {"do": "frames", "decoder": settings.sampling.decoder, "settings": sampling, "vision": asdict(settings.vision)}
         row_width = settings.vision.row_width
-        header, payload = self._ask(request, files)
+        header, payload = self._request(request, files)
         steps, down, across = (int(size) for size in header["grid_thw"])
         if payload.size != steps * down * across * row_width or min(steps, down, across) < 1:
-            raise VideoError("decoder_crashed", f"{files[0].name}: the decoder's answer does not fit together: {header}")
+            raise VideoError("decoder_crashed", f"{files[0].name}: the decoder sent an inconsistent reply: {header}")
         rows, seconds = payload.reshape(-1, row_width), float(header["seconds_per_grid"])
         return Frames.of(rows, (steps, down, across), seconds, settings.vision, str(header["decoder"]))
 
-    def _ask(self, request: dict[str, Any], files: Sequence[Path]) -> tuple[dict[str, Any], np.ndarray]:
+    def _request(self, request: dict[str, Any], files: Sequence[Path]) -> tuple[dict[str, Any], np.ndarray]:
         if not files:
             raise VideoError("no_frames", "a video without files")
-        # The child's working folder may differ by the time it is asked.
+        # The child's working folder may differ from ours.
         request = {**request, "files": [os.path.abspath(file) for file in files], "limits": asdict(self._limits)}  # noqa: PTH100
         with self._lock:
             while True:
@@ -134,10 +134,10 @@ class Decoder:
                     ) from None
                 except EOFError as error:
                     self._drop()
-                    # A child that was idle may be gone for reasons of its own (the thread that started it has ended, the video before
-                    # damaged its memory): only one that was started for this video speaks against the video.
+                    # An idle child may end for other reasons (the thread that started it has ended, the last video damaged its memory).
+                    # So only a child that was started for this video counts as a crash of this video.
                     if is_new or self._closed:
-                        # What it said may hold times and places, which have no business in a report: a report is the same on every machine.
+                        # Its output may contain times and addresses. It goes to the log only: reports are the same on every machine.
                         log.warning("the decoder ended while reading %s (%s)", files[0], error)
                         raise VideoError("decoder_crashed", f"{files[0].name}: the decoder crashed while reading it") from None
         if "reason" in header:
@@ -149,7 +149,7 @@ class Decoder:
             raise ValueError("this Decoder is closed")
         if self._child is None:
             self._child = child = DecoderChild(self._memory_bytes)
-            # For those who forget to close: the child must not outlive this object.
+            # Ends the child with this object, also if `close` is not called.
             child.ends_with(self)
             try:
                 child.exchange(None, time.monotonic() + START_SECONDS)
@@ -167,22 +167,22 @@ class Decoder:
 
 
 def machine_memory_bytes() -> int:
-    """Memory of this machine."""
+    """Physical memory of this machine, in bytes."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def available_workers() -> int:
-    """Processors that this process may use."""
+    """Number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_parallel(
     jobs: Sequence[J], work: Callable[[Decoder, J], R], limits: Limits, workers: int | None = None
 ) -> Iterator[tuple[J, R | VideoError]]:
-    """Calls `work` for each job in threads that have a Decoder of their own, one a processor where `workers` does not say.
+    """Calls `work` for each job in `workers` threads with one Decoder each; by default one thread per processor.
 
-    Gives (job, result) in the order of the jobs; a VideoError is a result, any other error ends it all. Only so many results are
-    computed ahead of the one that is waited for, so memory stays bounded. Close the iterator (or exhaust it) to end the children.
+    Yields (job, result) in the order of the jobs. A VideoError is a result; any other error stops all work. At most LOOK_AHEAD jobs per
+    worker are ahead of the next result, so memory stays bounded. Close the iterator (or exhaust it) to end the children.
     """
     workers = max(1, min(workers or available_workers(), len(jobs)))
     local = threading.local()

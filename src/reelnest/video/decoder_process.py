@@ -1,9 +1,9 @@
-"""The process that decodes: `python -m reelnest.video.decoder_process PARENT_PID MEMORY_BYTES`. Only `child.py` starts it and talks to it.
+"""The decoder process: `python -m reelnest.video.decoder_process PARENT_PID MEMORY_BYTES`. Only `child.py` starts it.
 
-Nobody vouches for the files, and a decoder is a million lines of C: here it may hang, crash or eat memory, and costs one video.
+The files are untrusted and decoders are large C libraries. If one hangs, crashes or runs out of memory here, it costs one video.
 
-A request is a line of JSON on stdin, an answer a line of JSON on stdout, followed by as many raw bytes as it says. The imports are kept
-few, since a process is started anew after each crash or time-out.
+A request is a line of JSON on stdin. A reply is a line of JSON on stdout, followed by the number of raw bytes in its `bytes`. Imports
+are few, because a new process starts after each crash or timeout.
 """
 
 import json
@@ -31,20 +31,20 @@ from reelnest.video.vision_spec import VisionSpec
 INSPECTED_FRAMES = 4
 
 Pixels = NDArray[np.uint8]
-Answer = tuple[dict[str, Any], bytes | memoryview]
+DecoderReply = tuple[dict[str, Any], bytes | memoryview]
 
 
 def main() -> None:
-    """Answers requests until stdin ends."""
+    """Serves requests until stdin ends."""
     confine(int(sys.argv[1]), int(sys.argv[2]))
-    # A library that prints must not garble the answers: they get a descriptor of their own, and stdout becomes stderr.
-    answers = os.fdopen(os.dup(1), "wb")
+    # Libraries print to stdout, which would corrupt the replies: so replies get a separate descriptor, and stdout goes to stderr.
+    replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    warnings.simplefilter("ignore")  # Pillow's remarks on odd image files; what matters is raised
-    all_decoders()  # their imports are no video's time
+    warnings.simplefilter("ignore")  # Pillow warns about unusual image files; real problems raise
+    all_decoders()  # imports them now, outside of any video's time limit
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests,), daemon=True).start()
-    _answer(answers, {"ready": True})
+    _send(replies, {"ready": True})
     while True:
         request = json.loads(requests.get())
         try:
@@ -53,42 +53,42 @@ def main() -> None:
             header, payload = {"reason": error.reason, "text": str(error)}, b""
         except MemoryError:
             header, payload = {"reason": "too_large", "text": f"{Path(request['files'][0]).name}: decoding it takes too much memory"}, b""
-        _answer(answers, {**header, "bytes": len(payload)}, payload)
+        _send(replies, {**header, "bytes": len(payload)}, payload)
 
 
 def _listen(requests: "queue.SimpleQueue[bytes]") -> None:
-    """Reads stdin in a thread of its own, so that a parent that is gone is noticed in the middle of a video too."""
+    """Reads stdin in a separate thread, so that the process ends with its parent even in the middle of a video."""
     for line in sys.stdin.buffer:
         requests.put(line)
     os._exit(0)
 
 
-def _answer(answers: BinaryIO, header: dict[str, Any], payload: bytes | memoryview = b"") -> None:
-    answers.write(json.dumps(header).encode("ascii") + b"\n")
-    answers.write(payload)
-    answers.flush()
+def _send(replies: BinaryIO, header: dict[str, Any], payload: bytes | memoryview = b"") -> None:
+    replies.write(json.dumps(header).encode("ascii") + b"\n")
+    replies.write(payload)
+    replies.flush()
 
 
-def _serve(request: dict[str, Any]) -> Answer:
+def _serve(request: dict[str, Any]) -> DecoderReply:
     limits = Limits(**request["limits"])
     allow_processor_seconds(limits.timeout_seconds)
-    objections: list[str] = []
+    problems: list[str] = []
     with Source([Path(name) for name in request["files"]], limits) as source:
         for decoder in chosen_decoders(request["decoder"]):
             try:
                 video = decoder.open(source)
                 header, payload = _inspect(video) if request["do"] == "inspect" else _frames(video, request)
-            except Unsuitable as objection:
-                objections.append(str(objection))
-            except ValueError as error:  # of the aspect ratio
+            except Unsuitable as problem:
+                problems.append(str(problem))
+            except ValueError as error:  # from check_aspect_ratio
                 raise VideoError("bad_shape", f"{source.name}: {error}") from error
             else:
                 return {**header, "decoder": decoder.name}, payload
-        advice = f"set preprocess.decoder to auto, or write the file anew: ffmpeg -i {source.name} out.mp4"
-        raise VideoError("no_decoder", f"{source.name}: no decoder gives the right frames: {objections[-1]}; {advice}")
+        advice = f"set preprocess.decoder to auto, or re-encode the file: ffmpeg -i {source.name} out.mp4"
+        raise VideoError("no_decoder", f"{source.name}: no selected decoder can read it correctly: {problems[-1]}; {advice}")
 
 
-def _inspect(video: OpenedVideo) -> Answer:
+def _inspect(video: OpenedVideo) -> DecoderReply:
     total = len(video.starts)
     for image in video.frames(np.unique(np.linspace(0, total - 1, INSPECTED_FRAMES).astype(int)).tolist()):
         check_aspect_ratio(image.height, image.width)
@@ -96,20 +96,20 @@ def _inspect(video: OpenedVideo) -> Answer:
     return {"frames": total, "seconds": video.seconds, "fps": total / video.seconds, "width": width, "height": height}, b""
 
 
-def _frames(video: OpenedVideo, request: dict[str, Any]) -> Answer:
+def _frames(video: OpenedVideo, request: dict[str, Any]) -> DecoderReply:
     settings, vision = request["settings"], VisionSpec.of(request["vision"])
     span = vision.temporal_patch_size
     clip = sampling.Clip(video.starts, video.seconds, span)
     indices = sampling.FRAME_SAMPLERS[settings["sampling"]].choose(clip, settings["frames"], settings["fps"])
-    wanted, repeats = np.unique(indices, return_counts=True)
-    kept: list[Pixels] = []
+    unique_indices, repeats = np.unique(indices, return_counts=True)
+    resized: list[Pixels] = []
     height = width = 0
-    # One at a time: a batch of large frames would hold them all before any is made small.
-    for image, times in zip(video.frames(wanted.tolist()), repeats.tolist(), strict=True):
-        if not kept:
+    # One at a time: a batch would hold all frames at full size.
+    for image, times in zip(video.frames(unique_indices.tolist()), repeats.tolist(), strict=True):
+        if not resized:
             height, width = smart_resize(image.height, image.width, settings["min_pixels"], settings["max_pixels"], vision.factor)
-        kept += [np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))] * times
-    rows, grid = to_patches(np.stack(kept), vision)
+        resized += [np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))] * times
+    rows, grid = to_patches(np.stack(resized), vision)
     header = {"grid_thw": grid.tolist(), "seconds_per_grid": sampling.seconds_per_grid(len(indices), video.seconds, span)}
     return header, np.ascontiguousarray(rows).data.cast("B")
 

@@ -1,4 +1,4 @@
-"""What a decoded video is, wherever it is kept, and what it was decoded for."""
+"""A decoded video, and the settings that it was decoded with."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from reelnest.video.vision_spec import Grid, VisionSpec
 
 @dataclass(frozen=True)
 class FrameSettings:
-    """How a video becomes patches: which frames are sampled and how large, and how the model family cuts them."""
+    """How a video becomes patches: which frames are sampled, their size, and how the model family cuts them."""
 
     sampling: Preprocess
     vision: VisionSpec
@@ -21,7 +21,7 @@ class FrameSettings:
 
 @dataclass(frozen=True, eq=False)
 class Frames:
-    """One video as a model family reads it: patch rows that are not yet normalised.
+    """One video as input of a model family: patch rows before normalisation.
 
     `grid_thw` counts patches in time, height and width. `seconds_per_grid` is the time between two steps of the grid.
     """
@@ -30,24 +30,24 @@ class Frames:
     grid_thw: Grid
     seconds_per_grid: float
     read: Callable[[], NDArray[np.uint8]]
-    """Gives the rows: those of a video whose tokens are kept are never asked for."""
+    """Returns the rows. Lazy, because rows are not read when the video's tokens are cached."""
     decoder: str = ""
-    """Name of the decoder that read the file; empty for frames of no file."""
+    """Name of the decoder that read the file; empty for frames that come from no file."""
 
     @classmethod
     def of(cls, rows: NDArray[np.uint8], grid_thw: Grid, seconds_per_grid: float, vision: VisionSpec, decoder: str = "") -> Self:
-        """The frames whose rows are these."""
+        """Frames with `rows` in memory."""
         return cls(vision, grid_thw, seconds_per_grid, lambda: rows, decoder)
 
     @property
     def tokens(self) -> int:
-        """Tokens that the vision tower makes of it."""
+        """Number of tokens that the vision tower returns for the video."""
         return self.vision.tokens(self.grid_thw)
 
     @property
     def rows(self) -> NDArray[np.uint8]:
-        """uint8 (patches, row width), as many as the grid's product, in the order of `patches.to_patches`.
+        """uint8 (patches, row width), one per cell of the grid, in the order of `patches.to_patches`.
 
-        A view of a memory-mapped shard where they come from the frame store, so they are read-only.
+        Read-only: rows from the frame store are a view of a memory-mapped shard.
         """
         return self.read()

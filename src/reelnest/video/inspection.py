@@ -1,4 +1,4 @@
-"""Looking into every video before anything is made from it."""
+"""Inspects every video before preprocessing: whether it can be decoded, its size and its length."""
 
 import hashlib
 import logging
@@ -24,18 +24,18 @@ class Inspected:
 
     info: VideoInfo
     bytes: int
-    """Size of its file, or of all its frames' files."""
+    """Size of its file, or of all its frame files."""
 
 
 def inspect_videos(
     videos: Sequence[Video], folder: Path, limits: Limits, decoder: str = AUTO, workers: int | None = None
 ) -> tuple[dict[str, Inspected], list[BadRecord]]:
-    """Opens each video and decodes frames of it, several at once, in child processes. `decoder` is `preprocess.decoder`.
+    """Opens each video and decodes some of its frames, in parallel child processes. `decoder` is `preprocess.decoder`.
 
-    Returns what was learnt by video_id, and a BadRecord for each video that is missing, cannot be decoded or is above the limits.
+    Returns the inspected videos by video_id, and a BadRecord for each video that is missing, cannot be decoded or exceeds the limits.
     """
 
-    def look(process: Decoder, video: Video) -> Inspected:
+    def inspect(process: Decoder, video: Video) -> Inspected:
         files = video_files(video, folder)
         return Inspected(process.inspect(files, decoder), sum(file.stat().st_size for file in files))
 
@@ -43,10 +43,10 @@ def inspect_videos(
     bad: list[BadRecord] = []
     root = folder.resolve()
     started = time.monotonic()
-    found = in_parallel(videos, look, limits, workers)
-    for video, result in tqdm(found, total=len(videos), desc="inspecting", unit="video", disable=None):
+    results = in_parallel(videos, inspect, limits, workers)
+    for video, result in tqdm(results, total=len(videos), desc="inspecting", unit="video", disable=None):
         if isinstance(result, VideoError):
-            # Named as in videos.jsonl: the report must not change with where the project lies.
+            # File names as in videos.jsonl: the report must not depend on the project's folder.
             detail = str(result).replace(f"{root}{os.sep}", "")
             bad.append(BadRecord(VIDEOS_FILE, video.line, result.reason, detail, video.video_id))
         else:
@@ -58,9 +58,9 @@ def inspect_videos(
 
 
 def content_digests(videos: Sequence[Video], inspected: dict[str, Inspected], folder: Path) -> dict[str, str]:
-    """A digest of the bytes of each video that has as many bytes as another, by video_id. Two ids with one digest are one video twice.
+    """A digest of the bytes of each video that has the same size as another, by video_id. Equal digests are duplicate videos.
 
-    Videos whose size nobody shares are not read.
+    Videos with a unique size are not read.
     """
     by_size: dict[int, list[Video]] = {}
     for video in videos:
@@ -71,9 +71,9 @@ def content_digests(videos: Sequence[Video], inspected: dict[str, Inspected], fo
 
 
 def _digest(files: Sequence[Path]) -> str:
-    # Each file's own digest goes in, so that frames cut at another place do not give the same bytes in a row.
-    whole = hashlib.sha256()
+    # A digest of the files' digests, so that the same bytes divided into other files give another digest.
+    combined = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:
-            whole.update(hashlib.file_digest(file, "sha256").digest())
-    return whole.hexdigest()
+            combined.update(hashlib.file_digest(file, "sha256").digest())
+    return combined.hexdigest()

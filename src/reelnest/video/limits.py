@@ -1,4 +1,4 @@
-"""What a video may cost, and the checks of it. The decoder process reads them too, so nothing heavy is imported here."""
+"""Limits on a video's size and length. Imports little, because the decoder process imports it."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -13,7 +13,7 @@ MAX_FRAME_PIXELS = 8192 * 8192
 
 @dataclass(frozen=True)
 class Limits:
-    """What a video may cost. Checked before anything large is read."""
+    """Limits on a video. They are checked before anything large is read."""
 
     megabytes: float
     frames: int
@@ -22,7 +22,7 @@ class Limits:
 
     @classmethod
     def of(cls, settings: "Validate") -> Self:
-        """The limits that `params.yaml` sets under `validate`."""
+        """The limits in the section `validate` of `params.yaml`."""
         return cls(
             megabytes=settings.max_video_megabytes,
             frames=settings.max_video_frames,
@@ -31,17 +31,17 @@ class Limits:
         )
 
     def check_frames(self, name: str, frames: int) -> None:
-        """Raises VideoError (`too_many_frames`) for a video of more frames than are allowed."""
+        """Raises VideoError (`too_many_frames`) for a video with more frames than the limit."""
         if frames > self.frames:
             raise VideoError("too_many_frames", f"{name}: {frames} frames; at most {self.frames} are allowed")
 
     def check_seconds(self, name: str, seconds: float) -> None:
-        """Raises VideoError (`too_long`) for a video that is longer than allowed."""
+        """Raises VideoError (`too_long`) for a video that is longer than the limit."""
         if seconds > self.seconds:
             raise VideoError("too_long", f"{name}: {seconds:.1f} s; at most {self.seconds:g} are allowed")
 
 
 def check_area(name: str, width: int, height: int) -> None:
-    """Raises VideoError (`too_large`) for frames of more pixels than any decoder here is given memory for."""
+    """Raises VideoError (`too_large`) for frames with more than MAX_FRAME_PIXELS pixels."""
     if width * height > MAX_FRAME_PIXELS:
         raise VideoError("too_large", f"{name}: frames of {width} x {height} pixels; at most {MAX_FRAME_PIXELS} pixels are allowed")

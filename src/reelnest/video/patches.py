@@ -1,10 +1,9 @@
-"""Frames to patch rows and back, in numpy alone.
+"""Converts frames to patch rows and back, with numpy only.
 
-The processors of the Qwen-VL families give float32 rows that are already normalised: four times the bytes, and for videos they need
-torchvision. Here the rows stay uint8, equal to theirs before normalisation, and the encoder normalises them on its own device.
+The processors of the Qwen-VL families return normalised float32 rows, which take four times the space, and need torchvision for videos.
+Here rows stay uint8, equal to theirs before normalisation; the encoder normalises them on its device.
 
-Source: transformers' `Qwen2VLImageProcessorPil` (https://github.com/huggingface/transformers, models/qwen2_vl), which the tests compare
-with.
+Source: transformers' `Qwen2VLImageProcessorPil` (https://github.com/huggingface/transformers, models/qwen2_vl). The tests compare the two.
 """
 
 import math
@@ -18,13 +17,13 @@ MAX_ASPECT_RATIO = 200
 
 
 def check_aspect_ratio(height: int, width: int) -> None:
-    """Raises ValueError where one side is more than 200 times the other, as the Qwen-VL processors do."""
+    """Raises ValueError if one side is more than 200 times the other, as the Qwen-VL processors do."""
     if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
         raise ValueError(f"a frame of {width} x {height} pixels is more than {MAX_ASPECT_RATIO} times as long as it is wide")
 
 
 def smart_resize(height: int, width: int, min_pixels: int, max_pixels: int, factor: int) -> tuple[int, int]:
-    """The height and width of a resized frame: multiples of `factor`, an area between the limits, the aspect ratio nearly kept.
+    """Returns a resized frame's height and width: multiples of `factor`, an area within the limits, nearly the same aspect ratio.
 
     Raises ValueError as `check_aspect_ratio` does.
     """
@@ -45,8 +44,8 @@ def smart_resize(height: int, width: int, min_pixels: int, max_pixels: int, fact
 def to_patches(frames: NDArray[np.uint8], vision: VisionSpec) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Cuts frames, uint8 (time, height, width, 3), into rows, uint8 (patches, row width), and their grid, int64 (3,).
 
-    Rows go through time, then through squares of patches that become one token, then through the patches of a square; in a row the order
-    is channel, frame, height, width. The last frame is repeated until the last patch is full. Height and width must be multiples of
+    Rows are ordered by time, then by the square of patches that becomes one token, then by the patch in the square. A row is ordered by
+    channel, frame, height, width. The last frame is repeated to fill the last patch. Height and width must be multiples of
     `vision.factor` (`smart_resize`).
     """
     time, height, width, channels = frames.shape
@@ -64,7 +63,7 @@ def to_patches(frames: NDArray[np.uint8], vision: VisionSpec) -> tuple[NDArray[n
 
 
 def from_patches(rows: NDArray[np.uint8], grid: Grid, vision: VisionSpec) -> NDArray[np.uint8]:
-    """The frames, uint8 (time, height, width, 3), of which `to_patches` made `rows` and `grid`; those that it repeated are among them."""
+    """The inverse of `to_patches`: frames, uint8 (time, height, width, 3), including repeats of the last frame."""
     steps, down, across = (int(size) for size in grid)
     patch, merge, span = vision.patch_size, vision.merge_size, vision.temporal_patch_size
     cut = rows.reshape(

@@ -1,4 +1,4 @@
-"""What of a model family decides how its frames are stored. Light: the decoder process imports it."""
+"""How a model family stores frames as patches. Imports little, because the decoder process imports it."""
 
 import math
 from collections.abc import Mapping
@@ -15,28 +15,28 @@ Grid = tuple[int, int, int]
 class VisionSpec:
     """How a model family cuts frames into patches, and how it normalises them.
 
-    Frames are resized by `patches.smart_resize`, whose bounds are on the area of a frame. A family whose own processor bounds the whole
-    video gives that processor the same bounds times the number of frames.
+    Frames are resized by `patches.smart_resize`, which limits the area of one frame. If a family's own processor limits the area of the
+    whole video, multiply these limits by the number of frames for it.
     """
 
     patch_size: int
-    """Pixels on a patch's side."""
+    """Side of a patch, in pixels."""
     merge_size: int
-    """Patches on the side of the square that the model merges into one token."""
+    """Side of the square of patches that the model merges into one token."""
     temporal_patch_size: int
-    """Frames that one patch spans."""
+    """Frames per patch."""
     mean: tuple[float, float, float]
-    """Of values between 0 and 1, by channel (red, green, blue)."""
+    """Per channel (red, green, blue), for values between 0 and 1."""
     std: tuple[float, float, float]
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Self:
-        """The spec that `dataclasses.asdict` turned into a mapping, which may have been JSON in between."""
+        """The inverse of `dataclasses.asdict`, also after a round trip through JSON."""
         return cls(**{**stored, "mean": tuple(stored["mean"]), "std": tuple(stored["std"])})
 
     @property
     def factor(self) -> int:
-        """Both sides of a resized frame are multiples of this."""
+        """Pixels per token side: both sides of a resized frame are multiples of it."""
         return self.patch_size * self.merge_size
 
     @property
@@ -45,14 +45,14 @@ class VisionSpec:
         return CHANNELS * self.temporal_patch_size * self.patch_size**2
 
     def tokens(self, grid: Grid) -> int:
-        """Tokens that the vision tower makes of a video."""
+        """Number of tokens that the vision tower returns for a video."""
         return math.prod(grid) // self.merge_size**2
 
 
-def differences(found: VisionSpec, wanted: VisionSpec) -> list[str]:
-    """What differs between two specs, as a person reads it."""
+def differences(actual: VisionSpec, expected: VisionSpec) -> list[str]:
+    """Describes each difference between two specs, for messages."""
     return [
-        f"{field.name} {getattr(found, field.name)}, not {getattr(wanted, field.name)}"
+        f"{field.name} {getattr(actual, field.name)}, not {getattr(expected, field.name)}"
         for field in fields(VisionSpec)
-        if getattr(found, field.name) != getattr(wanted, field.name)
+        if getattr(actual, field.name) != getattr(expected, field.name)
     ]

@@ -237,7 +237,7 @@ def test_a_bad_video_on_the_cluster_costs_that_video_alone(workspace: Workspace,
 def test_a_scheduler_that_does_not_answer_is_named(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reelnest.video.cluster.CONNECT_SECONDS", 1)
     nobody = Params(preprocess=SETTINGS.model_copy(update={"scheduler": "tcp://127.0.0.1:9"}))
-    with pytest.raises(DataError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
+    with pytest.raises(DataError, match=r"no Dask scheduler responds at tcp://127\.0\.0\.1:9"):
         preprocess.run(workspace, nobody)
 
 

@@ -28,7 +28,7 @@ def reason_of(limits: Limits, *files: Path) -> str:
     with Decoder(limits) as decoder, pytest.raises(VideoError) as raised:
         decoder.inspect(files)
     assert all(file.name in str(raised.value) for file in files[:1])
-    # Reports must not differ from one checkout to the next.
+    # Reports must be the same in every checkout.
     assert str(files[0].parent) not in str(raised.value)
     return raised.value.reason
 
@@ -43,11 +43,11 @@ def is_alive(pid: int) -> bool:
 def wait_until(holds: Callable[[], bool], seconds: float = 20) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.005)
 
 
-def test_inspecting_tells_length_rate_and_size(make_video: MakeVideo, limits: Limits) -> None:
+def test_inspection_returns_length_rate_and_size(make_video: MakeVideo, limits: Limits) -> None:
     with Decoder(limits) as decoder:
         info = decoder.inspect([make_video(frames=50, size=(96, 64))])
     assert (info.frames, info.width, info.height) == (50, 96, 64)
@@ -58,7 +58,7 @@ def test_inspecting_tells_length_rate_and_size(make_video: MakeVideo, limits: Li
 @pytest.mark.parametrize(
     ("name", "codec"), [("v.mp4", "libx264"), ("v.mkv", "libx264"), ("v.webm", "libvpx-vp9"), ("v.avi", "mpeg4"), ("v.mov", "libx264")]
 )
-def test_the_frames_asked_for_are_the_frames_kept(make_video: MakeVideo, limits: Limits, name: str, codec: str) -> None:
+def test_the_sampled_frames_are_the_requested_ones(make_video: MakeVideo, limits: Limits, name: str, codec: str) -> None:
     video = make_video(name, frames=61, codec=codec)
     with Decoder(limits) as decoder:
         frames = decoder.frames([video], SMALL)
@@ -75,7 +75,7 @@ def test_a_varying_frame_rate_is_sampled_by_time(make_video: MakeVideo, limits: 
     with Decoder(limits) as decoder:
         frames = decoder.frames([video], FrameSettings(Preprocess(frames=6, min_pixels=3136, max_pixels=3136), VISION))
     brightness = from_patches(frames.rows, frames.grid_thw, VISION).mean(axis=(1, 2, 3))
-    nearest = [min(range(20), key=lambda number: abs(times[number] - wanted)) for wanted in np.linspace(0, 4000, 6)]
+    nearest = [min(range(20), key=lambda number: abs(times[number] - expected)) for expected in np.linspace(0, 4000, 6)]
     np.testing.assert_allclose(brightness, [number * 10 for number in nearest], atol=6)
 
 
@@ -102,7 +102,7 @@ def test_a_folder_of_frames_is_a_video(tmp_path: Path, limits: Limits) -> None:
     assert np.array_equal(pictures[1], np.asarray(Image.open(files[-1])))
 
 
-def test_transparent_images_stand_on_white_as_with_qwen(tmp_path: Path, limits: Limits) -> None:
+def test_transparent_pixels_become_white_as_with_qwen(tmp_path: Path, limits: Limits) -> None:
     Image.new("RGBA", (56, 56), (0, 0, 0, 0)).save(tmp_path / "clear.png")
     with Decoder(limits) as decoder:
         assert (decoder.frames([tmp_path / "clear.png"], SMALL).rows == 255).all()
@@ -113,12 +113,12 @@ def test_a_cut_off_file_is_truncated_wherever_it_is_cut(make_video: MakeVideo, l
     options = {"movflags": "faststart"} if name.startswith("faststart") else {}
     codec = {"v.webm": "libvpx", "v.avi": "mpeg4"}.get(name, "libx264")
     video = make_video(name, frames=30, codec=codec, **options)
-    whole = video.read_bytes()
+    data = video.read_bytes()
     reasons = []
     with Decoder(limits) as decoder:
         assert decoder.inspect([video]).frames == 30
         for share in (0.3, 0.6, 0.9, 0.98):
-            video.write_bytes(whole[: int(len(whole) * share)])
+            video.write_bytes(data[: int(len(data) * share)])
             with pytest.raises(VideoError) as raised:
                 decoder.inspect([video])
             reasons.append(raised.value.reason)
@@ -127,15 +127,15 @@ def test_a_cut_off_file_is_truncated_wherever_it_is_cut(make_video: MakeVideo, l
 
 def test_a_file_whose_frames_are_noise_is_damaged(make_video: MakeVideo, limits: Limits) -> None:
     video = make_video(frames=60)
-    whole = bytearray(video.read_bytes())
-    start = whole.index(b"mdat") + 700
-    end = whole.rindex(b"moov") - 4
-    whole[start:end] = np.random.default_rng(0).integers(0, 256, end - start, dtype=np.uint8).tobytes()
-    video.write_bytes(whole)
+    data = bytearray(video.read_bytes())
+    start = data.index(b"mdat") + 700
+    end = data.rindex(b"moov") - 4
+    data[start:end] = np.random.default_rng(0).integers(0, 256, end - start, dtype=np.uint8).tobytes()
+    video.write_bytes(data)
     assert reason_of(limits, video) == "damaged"
 
 
-def test_what_is_no_video_is_named(tmp_path: Path, limits: Limits) -> None:
+def test_files_that_are_not_videos_are_rejected(tmp_path: Path, limits: Limits) -> None:
     (tmp_path / "text.mp4").write_text("not a video at all\n" * 100)
     (tmp_path / "empty.mp4").write_bytes(b"")
     (tmp_path / "list.mp4").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\n/etc/hostname\n")
@@ -151,8 +151,8 @@ def test_a_cut_off_image_is_truncated(tmp_path: Path, limits: Limits) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "0.jpg")
     Image.fromarray(pixels).save(tmp_path / "1.jpg")
-    whole = (tmp_path / "1.jpg").read_bytes()
-    (tmp_path / "1.jpg").write_bytes(whole[: len(whole) // 2])
+    data = (tmp_path / "1.jpg").read_bytes()
+    (tmp_path / "1.jpg").write_bytes(data[: len(data) // 2])
     with Decoder(limits) as decoder, pytest.raises(VideoError, match=r"1\.jpg") as raised:
         decoder.inspect([tmp_path / "0.jpg", tmp_path / "1.jpg"])
     assert raised.value.reason == "truncated"
@@ -199,7 +199,7 @@ def test_a_decoder_that_hangs_is_stopped_and_the_next_video_is_decoded(make_vide
         assert decoder.pid != hanging
 
 
-def test_an_idle_decoder_that_died_is_replaced_without_blame(make_video: MakeVideo, limits: Limits) -> None:
+def test_an_idle_decoder_that_died_is_replaced_and_the_video_is_decoded(make_video: MakeVideo, limits: Limits) -> None:
     video = make_video()
     with Decoder(limits) as decoder:
         decoder.inspect([video])
@@ -212,18 +212,18 @@ def test_a_video_that_crashes_the_decoder_costs_that_video_alone(make_video: Mak
     small, large = make_video("small.mp4"), make_video("large.mp4", frames=1000, size=(160, 120), key_every=10_000)
     stop = threading.Event()
 
-    def crash_those_who_read_it(decoder: Decoder) -> None:
+    def crash_the_process_that_reads_it(decoder: Decoder) -> None:
         while not stop.wait(0.001):
             try:
                 descriptors = Path(f"/proc/{decoder.pid}/fd")
                 if any(link.readlink() == large for link in descriptors.iterdir()) and decoder.pid:
                     os.kill(decoder.pid, signal.SIGSEGV)
-            except OSError:  # the process or one of its files is gone meanwhile
+            except OSError:  # the process or one of its files has gone
                 continue
 
     with Decoder(limits) as decoder:
         assert decoder.inspect([small]).frames == 24
-        assassin = threading.Thread(target=crash_those_who_read_it, args=(decoder,))
+        assassin = threading.Thread(target=crash_the_process_that_reads_it, args=(decoder,))
         assassin.start()
         try:
             with pytest.raises(VideoError) as raised:
@@ -259,18 +259,18 @@ def test_closing_ends_the_child_even_in_the_middle_of_a_request(make_video: Make
     os.kill(child, signal.SIGSTOP)
     failures: list[VideoError] = []
 
-    def ask() -> None:
+    def inspect() -> None:
         try:
             decoder.inspect([video])
         except VideoError as error:
             failures.append(error)
 
-    asking = threading.Thread(target=ask)
-    asking.start()
+    thread = threading.Thread(target=inspect)
+    thread.start()
     time.sleep(0.1)
     decoder.close()
-    asking.join(timeout=10)
-    assert not asking.is_alive()
+    thread.join(timeout=10)
+    assert not thread.is_alive()
     assert len(failures) == 1
     assert not is_alive(child)
 
@@ -284,9 +284,9 @@ def test_parallel_results_come_in_order_with_errors_in_their_place(make_video: M
     (tmp_path / "bad.mp4").write_text("no video\n")
     jobs = [make_video(f"{number}.mp4", frames=number + 2) for number in range(9)]
     jobs.insert(4, tmp_path / "bad.mp4")
-    found = list(in_parallel(jobs, lambda decoder, file: decoder.inspect([file]).frames, limits, workers=3))
-    assert [job for job, _ in found] == jobs
-    reasons = [result.reason if isinstance(result, VideoError) else result for _, result in found]
+    results = list(in_parallel(jobs, lambda decoder, file: decoder.inspect([file]).frames, limits, workers=3))
+    assert [job for job, _ in results] == jobs
+    reasons = [result.reason if isinstance(result, VideoError) else result for _, result in results]
     assert reasons == [2, 3, 4, 5, "not_a_video", 6, 7, 8, 9, 10]
 
 

@@ -1,4 +1,4 @@
-"""Sampled frames against FFmpeg's at the same times: of files that players and decoders disagree about, and of generated ones."""
+"""Compares sampled frames with FFmpeg's at the same times, for files that decoders disagree about and for generated files."""
 
 import json
 import os
@@ -23,11 +23,11 @@ from reelnest.video.patches import from_patches
 
 DATA = Path(__file__).parents[2] / "data" / "video"
 # From FFmpeg 5.1: `ffprobe -show_entries frame=best_effort_timestamp_time`, and `ffmpeg -vsync passthrough` with the filter
-# `scale=iw*sar:ih,format=rgb24,scale=4:4:flags=area`: when frames appear, how bright they are, and the first one made small. Frames
-# without a time are left out.
+# `scale=iw*sar:ih,format=rgb24,scale=4:4:flags=area`: the frames' times and brightness, and a thumbnail of the first. Frames without a time
+# are excluded.
 FFMPEG = json.loads((DATA / "ffmpeg.json").read_text())
 TOLERANCE = 3.0
-"""Grey levels. One frame to the next is 7 in the generated files."""
+"""Grey levels. In the generated files, consecutive frames differ by 7."""
 SAME_TIME_SECONDS = 0.002
 FRAMES, STEP = 34, 7
 
@@ -40,16 +40,16 @@ def decoder() -> Iterator[Decoder]:
 
 @dataclass(frozen=True)
 class Reference:
-    """FFmpeg's frames: those that come later than all before them, as a player shows them."""
+    """FFmpeg's frames, without those that are not later than all frames before them, as in a player."""
 
     times: NDArray[np.float64]
     grey: NDArray[np.float64]
 
     def largest_error(self, greys: NDArray[np.float64]) -> float:
-        """Of frames that are evenly spread in time; two frames that are as near to a time are both right."""
-        wanted = np.linspace(self.times[0], self.times[-1], len(greys))
+        """For evenly spaced frames. Where two frames are equally near to a time, either is correct."""
+        expected_times = np.linspace(self.times[0], self.times[-1], len(greys))
         errors = []
-        for time, grey in zip(wanted, greys, strict=True):
+        for time, grey in zip(expected_times, greys, strict=True):
             distance = np.abs(self.times - time)
             errors.append(np.abs(self.grey[distance <= distance.min() + SAME_TIME_SECONDS] - grey).min())
         return float(max(errors))
@@ -57,15 +57,15 @@ class Reference:
 
 def reference(times: list[float], grey: list[float]) -> Reference:
     latest = np.maximum.accumulate(times)
-    shown = np.flatnonzero(np.append(True, latest[1:] > latest[:-1]))
-    return Reference(np.array(times)[shown], np.array(grey)[shown])
+    later = np.flatnonzero(np.append(True, latest[1:] > latest[:-1]))
+    return Reference(np.array(times)[later], np.array(grey)[later])
 
 
 def sampled(decoder: Decoder, file: Path, frames: int = 8, name: str = "auto") -> tuple[NDArray[np.uint8], str]:
-    """The frames, (time, height, width, channel), and which decoder read them."""
+    """The frames, (time, height, width, channel), and the decoder that read them."""
     settings = Preprocess(frames=frames, min_pixels=3136, max_pixels=50176, decoder=name)
-    found = decoder.frames([file], FrameSettings(settings, VISION))
-    return from_patches(found.rows, found.grid_thw, VISION), found.decoder
+    decoded = decoder.frames([file], FrameSettings(settings, VISION))
+    return from_patches(decoded.rows, decoded.grid_thw, VISION), decoded.decoder
 
 
 @pytest.mark.parametrize("name", sorted(FFMPEG))
@@ -104,7 +104,7 @@ def test_an_animated_webp_is_read_with_its_own_times(decoder: Decoder, tmp_path:
     assert decoder.inspect([file]).seconds == pytest.approx(1.1)
 
 
-def test_decord_alone_refuses_what_it_would_read_wrongly_and_says_what_to_do(decoder: Decoder) -> None:
+def test_decord_alone_rejects_files_that_it_would_read_wrongly(decoder: Decoder) -> None:
     with pytest.raises(VideoError, match=r"hidden, as after a cut.*ffmpeg -i gop_cut8to10\.mp4") as raised:
         sampled(decoder, DATA / "gop_cut8to10.mp4", name="decord")
     assert raised.value.reason == "no_decoder"
@@ -124,7 +124,7 @@ def run(*command: str, frames: bytes | None = None) -> subprocess.CompletedProce
 
 
 def encode(ffmpeg: str, file: Path, codec: str, *options: str, rate: str = "25") -> None:
-    """Frame n is 7 n + 6 bright."""
+    """The brightness of frame n is 7 n + 6."""
     frames = b"".join(np.full((48, 64, 3), STEP * number + 6, np.uint8).tobytes() for number in range(FRAMES))
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "64x48", "-r", rate, "-i", "-"]
     run(ffmpeg, "-v", "error", *raw, "-c:v", codec, "-threads", "1", "-pix_fmt", "yuv420p", *options, str(file), frames=frames)
@@ -132,9 +132,9 @@ def encode(ffmpeg: str, file: Path, codec: str, *options: str, rate: str = "25")
 
 def ffmpeg_reference(ffmpeg: str, file: Path) -> Reference:
     output = ["-vsync", "passthrough", "-s", "8x8", "-pix_fmt", "rgb24", "-f", "rawvideo", "-"]
-    shown = run(ffmpeg, "-v", "info", "-i", str(file), "-map", "0:v:0", "-vf", "showinfo", *output)
-    times = [float(time) for time in re.findall(rb" pts_time:\s*([-0-9.]+)", shown.stderr)]
-    return reference(times, np.frombuffer(shown.stdout, np.uint8).reshape(len(times), -1).mean(axis=1).tolist())
+    result = run(ffmpeg, "-v", "info", "-i", str(file), "-map", "0:v:0", "-vf", "showinfo", *output)
+    times = [float(time) for time in re.findall(rb" pts_time:\s*([-0-9.]+)", result.stderr)]
+    return reference(times, np.frombuffer(result.stdout, np.uint8).reshape(len(times), -1).mean(axis=1).tolist())
 
 
 B_FRAMES = ("-bf", "3", "-g", "10", "-sc_threshold", "0")
@@ -154,7 +154,7 @@ CODECS = {
     "mjpeg": ("mjpeg", "-pix_fmt", "yuvj420p"),
     "wmv2": ("wmv2",),
 }
-WHOLE = [
+UNCUT = [
     *(("h264", container) for container in ("mp4", "mov", "mkv", "flv", "avi", "ts", "h264")),
     *(("h264-b", container) for container in ("mp4", "mkv", "ts", "mts")),
     *(("h264-one-key", container) for container in ("mp4", "ts")),
@@ -174,18 +174,18 @@ WHOLE = [
 ]
 
 
-def made(ffmpeg: str, folder: Path, codec: str, container: str, rate: str = "25") -> Path:
+def encoded_file(ffmpeg: str, folder: Path, codec: str, container: str, rate: str = "25") -> Path:
     file = folder / f"{codec}.{container}"
     format_options = ["-f", "mpegts"] if container == "mts" else []
     encode(ffmpeg, file, *CODECS[codec], *format_options, rate=rate)
     return file
 
 
-@pytest.mark.parametrize(("codec", "container"), WHOLE)
+@pytest.mark.parametrize(("codec", "container"), UNCUT)
 def test_generated_files_are_sampled_as_ffmpeg_shows_them(
     decoder: Decoder, ffmpeg: str, tmp_path: Path, codec: str, container: str
 ) -> None:
-    file = made(ffmpeg, tmp_path, codec, container)
+    file = encoded_file(ffmpeg, tmp_path, codec, container)
     frames, _ = sampled(decoder, file)
     assert ffmpeg_reference(ffmpeg, file).largest_error(frames.mean(axis=(1, 2, 3))) <= TOLERANCE
 
@@ -195,7 +195,7 @@ def test_generated_files_are_sampled_as_ffmpeg_shows_them(
 def test_other_rates_are_sampled_as_ffmpeg_shows_them(
     decoder: Decoder, ffmpeg: str, tmp_path: Path, codec: str, container: str, rate: str
 ) -> None:
-    file = made(ffmpeg, tmp_path, codec, container, rate)
+    file = encoded_file(ffmpeg, tmp_path, codec, container, rate)
     frames, used = sampled(decoder, file)
     assert used == "decord"
     assert ffmpeg_reference(ffmpeg, file).largest_error(frames.mean(axis=(1, 2, 3))) <= TOLERANCE
@@ -203,11 +203,11 @@ def test_other_rates_are_sampled_as_ffmpeg_shows_them(
 
 @pytest.mark.parametrize("codec", ["h264", "h264-b", "hevc"])
 @pytest.mark.parametrize("container", ["mp4", "mov", "mkv", "ts"])
-def test_what_was_cut_without_encoding_anew_is_sampled_as_ffmpeg_shows_it(
+def test_a_cut_without_re_encoding_is_sampled_as_ffmpeg_shows_it(
     decoder: Decoder, ffmpeg: str, tmp_path: Path, codec: str, container: str
 ) -> None:
-    whole, cut = made(ffmpeg, tmp_path, codec, "mp4"), tmp_path / f"cut.{container}"
-    run(ffmpeg, "-v", "error", "-ss", "0.5", "-i", str(whole), "-t", "0.6", "-c", "copy", str(cut))
+    source, cut = encoded_file(ffmpeg, tmp_path, codec, "mp4"), tmp_path / f"cut.{container}"
+    run(ffmpeg, "-v", "error", "-ss", "0.5", "-i", str(source), "-t", "0.6", "-c", "copy", str(cut))
     frames, _ = sampled(decoder, cut, frames=6)
     assert ffmpeg_reference(ffmpeg, cut).largest_error(frames.mean(axis=(1, 2, 3))) <= TOLERANCE
 
@@ -221,7 +221,7 @@ def test_a_varying_rate_is_sampled_as_ffmpeg_shows_it(decoder: Decoder, ffmpeg: 
 
 
 def test_a_joined_transport_stream_keeps_its_rate(decoder: Decoder, ffmpeg: str, tmp_path: Path) -> None:
-    file = made(ffmpeg, tmp_path, "h264-b", "ts")
+    file = encoded_file(ffmpeg, tmp_path, "h264-b", "ts")
     file.write_bytes(file.read_bytes() * 2)
     info = decoder.inspect([file])
     assert (info.frames, info.fps) == (2 * FRAMES, pytest.approx(25))
@@ -244,6 +244,6 @@ def test_a_turned_video_is_shown_upright(decoder: Decoder, ffmpeg: str, tmp_path
 def test_decord_and_pyav_give_the_same_rows_of_ordinary_files(decoder: Decoder, ffmpeg: str, tmp_path: Path) -> None:
     file = tmp_path / "test.mp4"
     run(ffmpeg, "-v", "error", "-f", "lavfi", "-i", "testsrc=s=160x120:d=2:r=24", "-pix_fmt", "yuv420p", *B_FRAMES, str(file))
-    (one, first), (other, second) = (sampled(decoder, file, name=name) for name in ("decord", "pyav"))
+    (decord_frames, first), (pyav_frames, second) = (sampled(decoder, file, name=name) for name in ("decord", "pyav"))
     assert (first, second) == ("decord", "pyav")
-    assert np.array_equal(one, other)
+    assert np.array_equal(decord_frames, pyav_frames)

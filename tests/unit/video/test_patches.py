@@ -65,7 +65,7 @@ def test_rows_equal_those_of_qwens_video_processor(time: int) -> None:
     np.testing.assert_allclose(normalised(rows), theirs["pixel_values_videos"].numpy(), rtol=0, atol=1e-6)
 
 
-def test_each_value_stands_where_qwens_layout_puts_it() -> None:
+def test_each_value_is_in_its_place_of_qwens_layout() -> None:
     frames = random_frames(6, 84, 56)
     rows, grid = to_patches(frames, VISION)
     steps, down, across = grid.tolist()

@@ -40,19 +40,19 @@ def test_at_a_constant_rate_the_frames_are_those_of_qwen_vl_utils(total: int, co
     for rate in (23.976, 25.0, 30.0):
         starts = (np.arange(total, dtype=np.float32) / np.float32(rate)).astype(np.float64)  # as coarse as decord's
         expected = np.rint(np.linspace(0, total - 1, count)).astype(int)
-        found = frame_indices(starts, count)
+        indices = frame_indices(starts, count)
         halves = np.isclose(np.linspace(0, total - 1, count) % 1, 0.5)  # where float32 times leave the rounding open
-        assert np.array_equal(found[~halves], expected[~halves])
-        assert (np.abs(found - expected) <= halves).all()
+        assert np.array_equal(indices[~halves], expected[~halves])
+        assert (np.abs(indices - expected) <= halves).all()
 
 
 def test_where_the_rate_varies_frames_are_evenly_spread_in_time() -> None:
     starts = np.concatenate([np.arange(10) * 0.04, 0.4 + np.arange(10) * 0.4])  # ten quick frames, ten slow ones
-    found = frame_indices(starts, 6)
+    indices = frame_indices(starts, 6)
     times = np.linspace(0, 4.0, 6)
     nearest = [int(np.argmin(np.abs(starts - time))) for time in times]
-    assert found.tolist() == nearest
-    assert (found >= 10).sum() == 5  # by number it would be three
+    assert indices.tolist() == nearest
+    assert (indices >= 10).sum() == 5  # by number it would be three
 
 
 @pytest.mark.parametrize("sampling", ["uniform", "fps"])
@@ -64,7 +64,7 @@ def test_the_count_is_even_and_within_what_there_is(sampling: str) -> None:
             assert 2 <= count <= max(2, min(frames, total))
 
 
-def test_uniform_takes_as_many_as_asked_whatever_the_length() -> None:
+def test_uniform_samples_the_requested_number_at_any_length() -> None:
     assert len(chosen("uniform", 1000, 3600.0, 8)) == 8
 
 

@@ -1,8 +1,8 @@
-"""What opens a video: one decoder a file, behind one protocol.
+"""Video decoders, one file each, behind one protocol.
 
-In: a `Source`. Out: an `OpenedVideo`, which knows when each of its frames appears and decodes those that are asked for. A decoder that
-would not give the right frames of a source says so (`Unsuitable`), and the next one is asked. To add a decoder, add a file here, named as
-`preprocess.decoder` is to call it, with its `DECODERS`.
+In: a `Source`. Out: an `OpenedVideo`, which has the start time of each frame and decodes frames by index. A decoder raises `Unsuitable`
+for a source that it would not read correctly, and the next decoder is tried. To add a decoder, add a file here with its `DECODERS`; the
+file's name is its value of `preprocess.decoder`.
 """
 
 import importlib
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
-if TYPE_CHECKING:  # the settings ask for the names in any process, the decoders are loaded in one of their own
+if TYPE_CHECKING:  # the settings import this module for the names; only the decoder process loads the decoders
     import numpy as np
     from numpy.typing import NDArray
     from PIL import Image
@@ -20,11 +20,11 @@ if TYPE_CHECKING:  # the settings ask for the names in any process, the decoders
 
 AUTO = "auto"
 IMAGES = "pillow"
-"""Reads images and animated WebP, which the decoders of videos do not, whichever of these is chosen."""
+"""The decoder of images and animated WebP, which is used with every value of `preprocess.decoder`."""
 
 
-class Unsuitable(Exception):  # noqa: N818 - not an error: another decoder is asked
-    """A decoder would give wrong frames of a source, or none. The text says why."""
+class Unsuitable(Exception):  # noqa: N818 - not an error: the next decoder is tried
+    """A decoder cannot read a source correctly. The text is the reason."""
 
 
 class OpenedVideo(Protocol):
@@ -32,48 +32,48 @@ class OpenedVideo(Protocol):
 
     @property
     def starts(self) -> "NDArray[np.float64]":
-        """When each frame appears, in seconds, rising, (frames,)."""
+        """Start time of each frame in seconds, increasing, (frames,)."""
 
     @property
     def seconds(self) -> float:
-        """From the first frame's start to the last one's end."""
+        """Time from the start of the first frame to the end of the last."""
 
     def frames(self, indices: Sequence[int]) -> "Iterator[Image.Image]":
-        """Decodes these frames, which rise, as one sees them: RGB, upright, with square pixels.
+        """Decodes the frames at `indices`, which must increase, as a player shows them: RGB, upright, with square pixels.
 
         Raises Unsuitable, or VideoError for a damaged video.
         """
 
 
 class VideoDecoder(Protocol):
-    """Opens the videos of which it is known to give the right frames."""
+    """Opens the videos that it is known to read correctly."""
 
     @property
     def name(self) -> str:
-        """What `preprocess.decoder` and the reports call it: the name of its file."""
+        """Its name in `preprocess.decoder` and in reports: the name of its file."""
 
     @property
-    def order(self) -> int:
-        """Decoders of a lower number are asked first."""
+    def priority(self) -> int:
+        """Decoders with lower numbers are tried first."""
 
     def open(self, source: "Source") -> OpenedVideo:
-        """Raises Unsuitable where it would not give the right frames, VideoError where the files are bad whoever reads them."""
+        """Raises Unsuitable if this decoder cannot read the source correctly, VideoError if no decoder could."""
 
 
 def setting_names() -> tuple[str, ...]:
-    """What `preprocess.decoder` may be."""
+    """The allowed values of `preprocess.decoder`."""
     return (AUTO, *(name for name in _file_names() if name != IMAGES))
 
 
 @cache
 def all_decoders() -> tuple[VideoDecoder, ...]:
-    """Every decoder, in the order in which they are asked."""
-    found = [decoder for name in _file_names() for decoder in importlib.import_module(f"{__name__}.{name}").DECODERS]
-    return tuple(sorted(found, key=lambda decoder: decoder.order))
+    """All decoders, in the order in which they are tried."""
+    decoders = [decoder for name in _file_names() for decoder in importlib.import_module(f"{__name__}.{name}").DECODERS]
+    return tuple(sorted(decoders, key=lambda decoder: decoder.priority))
 
 
 def chosen_decoders(setting: str) -> tuple[VideoDecoder, ...]:
-    """Those that `preprocess.decoder` lets read a video."""
+    """The decoders that the value of `preprocess.decoder` allows, in the order in which they are tried."""
     return tuple(decoder for decoder in all_decoders() if setting in (AUTO, decoder.name) or decoder.name == IMAGES)
 
 

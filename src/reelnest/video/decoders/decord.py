@@ -1,7 +1,7 @@
-"""decord, for the files of which it gives the right frames.
+"""decord, for the files that it reads correctly.
 
-It knows no edit lists, counts frames that are not shown and takes missing time stamps for numbers, without an error. So what the container
-says is compared with what decord says, in less than a millisecond a clip; where they differ, another decoder reads the file.
+decord ignores edit lists, counts frames that are not displayed and reads missing time stamps as numbers, without an error. So its frame
+times are compared with the container's, in less than a millisecond per clip. Where they differ, another decoder reads the file.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,15 +27,15 @@ class DecordDecoder:
     """Reads ordinary MP4, QuickTime, Matroska and WebM."""
 
     name = "decord"
-    order = 1
+    priority = 1
 
     def open(self, source: Source) -> "DecordVideo":
-        """Raises Unsuitable where its frames could be wrong, VideoError where the file is bad."""
-        objection = _objection(source.track)
-        if objection is None and source.orientation != UPRIGHT:
-            objection = "its frames are to be turned or mirrored"
-        if objection is not None:
-            raise Unsuitable(objection)
+        """Raises Unsuitable if decord could read wrong frames, VideoError if the file is bad."""
+        problem = _problem(source.track)
+        if problem is None and source.orientation != UPRIGHT:
+            problem = "its frames are rotated or mirrored"
+        if problem is not None:
+            raise Unsuitable(problem)
         decord.logging.set_level(decord.logging.QUIET)
         try:
             reader = decord.VideoReader(source.address, ctx=decord.cpu(0), num_threads=1)
@@ -46,21 +46,21 @@ class DecordDecoder:
         starts, seconds = times[:, 0], round(float(times[-1, 1] - times[0, 0]), 6)  # decord's times are float32
         expected = np.sort(source.track.packets.pts) * float(source.track.time_base)
         if len(starts) != len(expected) or np.abs(starts - expected).max() > START_TOLERANCE_SECONDS or not seconds > 0:
-            raise Unsuitable("decord counts other frames, or other times, than the container")
+            raise Unsuitable("decord's frame count or frame times differ from the container's")
         source.limits.check_frames(source.name, total)
         source.limits.check_seconds(source.name, seconds)
         return DecordVideo(reader, starts, seconds, source.name)
 
 
 class DecordVideo:
-    """A video that decord has open."""
+    """A video that decord has opened."""
 
     def __init__(self, reader: decord.VideoReader, starts: NDArray[np.float64], seconds: float, name: str) -> None:
         self._reader, self._name = reader, name
         self.starts, self.seconds = starts, seconds
 
     def frames(self, indices: Sequence[int]) -> Iterator[Image.Image]:
-        """One at a time: a batch of large frames would hold them all before any is made small."""
+        """Decodes frames one at a time, because a batch would hold all frames at full size."""
         for index in indices:
             try:
                 decoded = self._reader[index].asnumpy()
@@ -68,34 +68,34 @@ class DecordVideo:
                 raise Unsuitable(f"decord cannot decode its frames ({summary(error)})") from error
             height, width = decoded.shape[:2]
             check_area(self._name, width, height)
-            # decord takes the channels to be (bytes of a padded line) / width: at widths such as 48 and 96 it shows padding as channels.
+            # decord derives the channel count from the bytes of a padded line, so at widths such as 48 and 96 padding appears as channels.
             yield Image.fromarray(decoded.reshape(height, -1)[:, : width * 3].reshape(height, width, 3))
 
 
-def _objection(track: Track) -> str | None:
-    """Why decord's frames could be wrong; None where they are known to be right."""
+def _problem(track: Track) -> str | None:
+    """Why decord could read wrong frames; None if it is known to read the right ones."""
     packets = track.packets
     checks = (
         (not track.format.startswith(TIMED_FORMATS), f"decord is not exact in the format {track.format}"),
         (track.codec not in CODECS, f"decord is not exact for the codec {track.codec}"),
         (track.streams > 1, "it has several video streams"),
-        (bool(packets.is_discarded.any()), "some of its frames are hidden, as after a cut without encoding anew"),
+        (bool(packets.is_discarded.any()), "some of its frames are hidden, as after a cut without re-encoding"),
         (bool((packets.pts == NO_TIME).any()), "some of its time stamps are missing"),
         (bool((packets.pts < 0).any()), "some of its time stamps are negative"),
         (len(np.unique(packets.pts)) < len(packets), "several frames have one time stamp"),
         (not packets.is_key[0], "it does not begin with a key frame"),
-        (_has_open_groups(packets), "frames refer to others before the last key frame, where decord starts"),
+        (_has_open_groups(packets), "frames refer to frames before the last key frame, where decord starts"),
         (square_pixel_width(track.width, track.aspect) != track.width, "its pixels are not square"),
     )
     return next((text for holds, text in checks if holds), None)
 
 
 def _has_open_groups(packets: Packets) -> bool:
-    """Whether some frames need what stands before the key frame that precedes them: open groups of pictures, or a gradual refresh."""
+    """Whether some frames refer to frames before their key frame: open groups of pictures, or a gradual refresh."""
     if not packets.is_restart[packets.is_key].all():
         return True
-    shown_later = np.minimum.accumulate(packets.pts[::-1])[::-1]  # the earliest time from each packet to the end of the file
-    return bool((shown_later < packets.pts)[packets.is_key].any())
+    earliest_later = np.minimum.accumulate(packets.pts[::-1])[::-1]  # the earliest time from each packet to the end of the file
+    return bool((earliest_later < packets.pts)[packets.is_key].any())
 
 
 DECODERS = (DecordDecoder(),)

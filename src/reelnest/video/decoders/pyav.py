@@ -1,11 +1,11 @@
-"""PyAV, in two passes over the packets and never with a seek, which lands wherever a container's index says.
+"""PyAV, in two passes over the packets. It never seeks, because container indices are unreliable.
 
-`PyavByTime` finds each frame by its time stamp. The packets are read once for their times (`Source.track`), and once more to decode, for
-each wanted frame, from the key frame before it. What the decoder gives is accepted for its time stamp alone; where it gives none of that
-time, decoding starts 1, 2, 4, … key frames earlier.
+`PyavByTime` finds each frame by its time stamp. The first pass reads the packets' times (`Source.track`). The second pass decodes each
+requested frame from the key frame before it. A decoded frame is accepted only if its time stamp matches; otherwise decoding starts
+1, 2, 4, … key frames earlier.
 
-`PyavInOrder` counts frames from the beginning, where time stamps cannot tell them apart: AVI whose frames are stored in another order than
-shown, streams without a container, files that were joined of others. It decodes everything twice, to count and to take what is wanted.
+`PyavInOrder` counts frames from the beginning, for files without usable time stamps: AVI with reordered frames, raw streams, concatenated
+files. It decodes everything twice: to count the frames, and to return the requested ones.
 """
 
 from collections import deque
@@ -22,90 +22,91 @@ from reelnest.errors import VideoError
 from reelnest.video.decoders import Unsuitable
 from reelnest.video.files.opening import open_stream, summary
 from reelnest.video.files.pictures import picture
-from reelnest.video.files.presentation import seconds_per_frame, shown_packets, starts_and_seconds
+from reelnest.video.files.presentation import displayed_packets, seconds_per_frame, starts_and_seconds
 from reelnest.video.files.source import Source
 from reelnest.video.files.track import NO_TIME, Packets, Track
 
 TIMED_FRACTION = 0.9
-"""Where fewer frames come later than all before, time stamps are of no use, and frames are taken to follow at an even rate."""
+"""If fewer frames have a later time than all frames before them, time stamps are ignored and a constant frame rate is assumed."""
 
 
 class PyavByTime:
-    """Reads whatever has a time stamp for each frame."""
+    """Reads files with a time stamp for each frame."""
 
     name = "pyav"
-    order = 2
+    priority = 2
 
     def open(self, source: Source) -> "TimedVideo":
-        """Raises Unsuitable where the time stamps do not say which frame is shown when, VideoError where the file is bad."""
+        """Raises Unsuitable if the time stamps do not order the frames, VideoError if the file is bad."""
         track = source.track
-        shown = shown_packets(track.packets)
-        if shown is None or _is_made_up(track):
-            raise Unsuitable("its time stamps are missing, repeated or fall")
-        source.limits.check_frames(source.name, len(shown))
-        starts, seconds = starts_and_seconds(track, track.packets.pts[shown], int(track.packets.duration[shown[-1]]), source.name)
+        displayed = displayed_packets(track.packets)
+        if displayed is None or _has_guessed_times(track):
+            raise Unsuitable("its time stamps are missing, repeated or decreasing")
+        source.limits.check_frames(source.name, len(displayed))
+        last_duration = int(track.packets.duration[displayed[-1]])
+        starts, seconds = starts_and_seconds(track, track.packets.pts[displayed], last_duration, source.name)
         source.limits.check_seconds(source.name, seconds)
-        return TimedVideo(source, shown, starts, seconds)
+        return TimedVideo(source, displayed, starts, seconds)
 
 
 class TimedVideo:
-    """A video whose shown packets are known, in the order of their times."""
+    """A video with known displayed packets, in the order of their times."""
 
-    def __init__(self, source: Source, shown: NDArray[np.int64], starts: NDArray[np.float64], seconds: float) -> None:
-        self._source, self._shown = source, shown
+    def __init__(self, source: Source, displayed: NDArray[np.int64], starts: NDArray[np.float64], seconds: float) -> None:
+        self._source, self._displayed = source, displayed
         self.starts, self.seconds = starts, seconds
 
     def frames(self, indices: Sequence[int]) -> Iterator[Image.Image]:
-        """Raises Unsuitable where the decoder gives no frame of a wanted time, VideoError where the file is damaged."""
+        """Raises Unsuitable if the decoder returns no frame for a requested time, VideoError if the file is damaged."""
         track = self._source.track
-        wanted = {int(track.packets.pts[self._shown[index]]) for index in indices}
-        run = _Run(self._source, wanted)
+        requested = {int(track.packets.pts[self._displayed[index]]) for index in indices}
+        run = _Run(self._source, requested)
         try:
             for index in indices:
-                position = int(self._shown[index])
-                for start in _starting_points(track.packets, position):
+                packet = int(self._displayed[index])
+                for start in _starting_points(track.packets, packet):
                     if not run.covers(start):
                         run.close()
-                        run = _Run(self._source, wanted)
-                    frame = run.frame_at(int(track.packets.pts[position]), start)
+                        run = _Run(self._source, requested)
+                    frame = run.frame_at(int(track.packets.pts[packet]), start)
                     if frame is not None:
                         break
                 else:
-                    raise Unsuitable("no frame is decoded at a time that the container names")
+                    raise Unsuitable("the decoder returns no frame for one of the container's time stamps")
                 yield picture(frame, track.aspect, self._source.name)
         finally:
             run.close()
 
 
 class _Run:
-    """One pass over the packets, in which some are decoded."""
+    """One pass over the packets that decodes some of them."""
 
-    def __init__(self, source: Source, wanted: Collection[int]) -> None:
-        """Frames of other times than the `wanted` ones are decoded only where others refer to them."""
+    def __init__(self, source: Source, requested: Collection[int]) -> None:
+        """`requested` are time stamps. Other frames are decoded only if frames refer to them."""
         self._name = source.name
-        self._wanted = wanted
+        self._requested = requested
         self._opened = ExitStack()
         container, stream = self._opened.enter_context(open_stream(source.address, source.name, is_probed=source.track.is_probed))
         self._packets = (packet for packet in container.demux(stream) if packet.size)
         self._codec = stream.codec_context
         self._next = 0
-        """Position of the packet that is read next."""
+        """Index of the packet to read next."""
         self._since: int | None = None
-        """Position from which all packets were decoded; None before the first."""
+        """Index of the packet from which on all were decoded; None before the first."""
         self._decoded: deque[av.VideoFrame] = deque()
         self._last = NO_TIME
-        """Time stamp of the frame that was taken from `_decoded` last."""
+        """Time stamp of the last frame removed from `_decoded`."""
         self._is_over = False
 
     def close(self) -> None:
         self._opened.close()
 
     def covers(self, start: int) -> bool:
-        """Whether a frame can still be decoded from packet `start` on."""
+        """Whether this pass can still decode from packet `start` on."""
         return start >= self._next or (self._since is not None and self._since <= start)
 
     def frame_at(self, pts: int, start: int) -> av.VideoFrame | None:
-        """The frame of this time, decoded from packet `start` or one before it; None where the decoder passes over it."""
+        """The frame with this time stamp, decoded from packet `start` or earlier; None if the decoder skips it."""
         if start >= self._next:
             self._skip_to(start)
         while True:
@@ -115,7 +116,7 @@ class _Run:
                     self._decoded.popleft()
                     continue
                 if frame.pts < self._last:
-                    raise Unsuitable("its frames are decoded in another order than that of their time stamps")
+                    raise Unsuitable("its frames are not decoded in the order of their time stamps")
                 if frame.pts > pts:
                     return None
                 self._last = frame.pts
@@ -140,20 +141,20 @@ class _Run:
             self._next += 1
             self._is_over = packet is None
             if packet is not None and packet.is_corrupt:
-                raise VideoError("damaged", f"{self._name}: bytes are missing in it; copy it again")
+                raise VideoError("damaged", f"{self._name}: bytes are missing; copy it again")
             if packet is not None:
-                self._codec.skip_frame = "DEFAULT" if packet.pts in self._wanted else "NONREF"
+                self._codec.skip_frame = "DEFAULT" if packet.pts in self._requested else "NONREF"
             self._decoded.extend(self._codec.decode(packet))
         except av.error.EOFError:
             self._is_over = True
         except av.error.FFmpegError as error:
-            raise VideoError("damaged", f"{self._name}: its header can be read, but not its frames ({summary(error)})") from error
+            raise VideoError("damaged", f"{self._name}: its header is readable, but its frames are not ({summary(error)})") from error
 
 
-def _starting_points(packets: Packets, position: int) -> Iterator[int]:
-    """Key packets from which the packet at `position` may be decoded: the last before it in file and time, then 1, 2, 4, … earlier."""
-    keys = np.flatnonzero(packets.is_key[: position + 1])
-    keys = keys[packets.pts[keys] <= packets.pts[position]]  # a missing time is the lowest number
+def _starting_points(packets: Packets, index: int) -> Iterator[int]:
+    """Key packets from which packet `index` may be decoded: the last before it in file and time, then 1, 2, 4, … earlier."""
+    keys = np.flatnonzero(packets.is_key[: index + 1])
+    keys = keys[packets.pts[keys] <= packets.pts[index]]  # a missing time is the lowest number
     at, step = len(keys) - 1, 1
     while at > 0:
         yield int(keys[at])
@@ -163,19 +164,19 @@ def _starting_points(packets: Packets, position: int) -> Iterator[int]:
 
 
 class PyavInOrder:
-    """Reads whatever FFmpeg decodes."""
+    """Reads all files that FFmpeg decodes."""
 
     name = "pyav"
-    order = 3
+    priority = 3
 
     def open(self, source: Source) -> "CountedVideo":
-        """Raises VideoError where the file is bad."""
+        """Raises VideoError if the file is bad."""
         times: list[int] = []
         guess = TimeGuess()
         step = seconds_per_frame(source.track, source.name)
         for frame in _decode(source):
-            time = guess.next(None if _is_made_up(source.track) else frame.pts, frame.dts)
-            if time == NO_TIME and times and times[-1] > NO_TIME:  # the last ones, in AVI
+            time = guess.next(None if _has_guessed_times(source.track) else frame.pts, frame.dts)
+            if time == NO_TIME and times and times[-1] > NO_TIME:  # the last frames of an AVI
                 time = times[-1] + round(step / source.track.time_base)
             times.append(time)
             source.limits.check_frames(source.name, len(times))
@@ -194,14 +195,14 @@ class PyavInOrder:
 
 
 class CountedVideo:
-    """A video whose frames are known by their number in the order of decoding."""
+    """A video whose frames are identified by their number in decoding order."""
 
     def __init__(self, source: Source, numbers: NDArray[np.int64], starts: NDArray[np.float64], seconds: float) -> None:
         self._source, self._numbers = source, numbers
         self.starts, self.seconds = starts, seconds
 
     def frames(self, indices: Sequence[int]) -> Iterator[Image.Image]:
-        """Raises VideoError where the file is damaged."""
+        """Raises VideoError if the file is damaged."""
         decoded = _decode(self._source)
         following = 0
         for index in indices:
@@ -211,15 +212,15 @@ class CountedVideo:
             yield picture(frame, self._source.track.aspect, self._source.name)
 
 
-def _is_made_up(track: Track) -> bool:
-    """Whether the times at which frames are shown are FFmpeg's guess: AVI has none, and where these codecs are in it, it guesses wrong."""
+def _has_guessed_times(track: Track) -> bool:
+    """Whether FFmpeg guesses the presentation times, wrongly: AVI has none, and these codecs reorder frames."""
     return track.format == "avi" and track.codec in ("h264", "hevc")
 
 
 class TimeGuess:
-    """When decoded frames are shown, from time stamps of which some are missing or wrong: FFmpeg's `guess_correct_pts`.
+    """Presentation times of decoded frames when some time stamps are missing or wrong: FFmpeg's `guess_correct_pts`.
 
-    A frame has the time at which it is shown, and that of the packet from which it came; the kind that fell less often so far is taken.
+    A frame has its own time stamp (pts) and its packet's (dts). The kind that decreased less often so far is used.
     """
 
     def __init__(self) -> None:
@@ -227,7 +228,7 @@ class TimeGuess:
         self._faulty_pts = self._faulty_dts = 0
 
     def next(self, pts: int | None, dts: int | None) -> int:
-        """The next frame's time; NO_TIME where it has none."""
+        """The next frame's time; NO_TIME if it has none."""
         if dts is not None:
             self._faulty_dts += dts <= self._last_dts
             self._last_dts = dts
@@ -248,7 +249,7 @@ def _decode(source: Source) -> Iterator[av.VideoFrame]:
         try:
             yield from container.decode(stream)
         except av.error.FFmpegError as error:
-            raise VideoError("damaged", f"{source.name}: its header can be read, but not its frames ({summary(error)})") from error
+            raise VideoError("damaged", f"{source.name}: its header is readable, but its frames are not ({summary(error)})") from error
 
 
 DECODERS = (PyavByTime(), PyavInOrder())

@@ -1,7 +1,7 @@
-"""What a video file's container says of itself, before any decoder reads it.
+"""Reads the headers of video containers, before any decoder opens the file.
 
-A decoder that meets the end of a cut-off Matroska or AVI file takes it for the end of the video, without an error: half a video would
-pass for a whole one. These containers announce their size, so a cut is found by comparing.
+Decoders read a truncated Matroska or AVI file to its end without an error. The containers' headers contain their size, so truncation is
+detected by comparing it with the file's size.
 """
 
 import os
@@ -11,18 +11,18 @@ from typing import BinaryIO
 EBML = b"\x1a\x45\xdf\xa3"
 EBML_SEGMENT = b"\x18\x53\x80\x67"
 
-# Text files that name other files or addresses, which a demuxer would open in their place.
+# First bytes of text files that name other files or addresses, which a demuxer would open.
 PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"v=0")
 
 
 def is_playlist(file: BinaryIO) -> bool:
-    """Whether the file is no video but a list of others (HLS, DASH, concat, SDP)."""
+    """Whether the file is a playlist (HLS, DASH, concat, SDP)."""
     file.seek(0)
     return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(PLAYLISTS)
 
 
 def webp_durations(file: BinaryIO) -> list[int]:
-    """How long each frame of an animated WebP is shown, in milliseconds."""
+    """Duration of each frame of an animated WebP, in milliseconds."""
     size = os.fstat(file.fileno()).st_size
     durations, at = [], 12  # after RIFF, its size and WEBP
     while at + 8 <= size:
@@ -36,7 +36,7 @@ def webp_durations(file: BinaryIO) -> list[int]:
 
 
 def announced_size(file: BinaryIO) -> int | None:
-    """Bytes that the file should have at least; None where its container does not tell (MPEG-TS, a live stream, or no video at all)."""
+    """Minimum size of the file in bytes, by its header; None if the header has no size (MPEG-TS, a live stream, not a video)."""
     file.seek(0)
     head = file.read(12)
     if head[:4] == EBML:
@@ -49,7 +49,7 @@ def announced_size(file: BinaryIO) -> int | None:
 
 
 def _chunks(file: BinaryIO, *, riff: bool) -> int:
-    """Walks the top-level boxes of MP4 and QuickTime, or the RIFF chunks of AVI, up to the first that is not all there."""
+    """Walks the top-level boxes of MP4 and QuickTime, or the RIFF chunks of AVI, to the end of the last one that begins in the file."""
     size, at = os.fstat(file.fileno()).st_size, 0
     while at + 8 <= size:
         file.seek(at)
@@ -72,7 +72,7 @@ def _chunks(file: BinaryIO, *, riff: bool) -> int:
 
 
 def _matroska(file: BinaryIO) -> int | None:
-    """End of the segment, which is all that follows the short EBML header."""
+    """End of the segment, which follows the short EBML header."""
     file.seek(len(EBML))
     header = _vint(file)
     if header is None:
@@ -85,7 +85,7 @@ def _matroska(file: BinaryIO) -> int | None:
 
 
 def _vint(file: BinaryIO) -> int | None:
-    """EBML's number of variable length; None for "unknown" (all ones), which live streams write."""
+    """An EBML variable-length integer; None for "unknown" (all ones), which live streams write."""
     first = file.read(1)
     if not first or not first[0]:
         return None

@@ -1,7 +1,7 @@
-"""Opening a video file with PyAV so that nothing but that file is read.
+"""Opens a video file with PyAV so that no other file is read.
 
-FFmpeg chooses the demuxer by the file's content from the list below. Demuxers that open other files (playlists, scripts, patterns of
-images) or make a picture of any text are not on it, and no protocol but `file` is.
+FFmpeg chooses a demuxer from the list below by the file's content. The list excludes demuxers that open other files (playlists, scripts,
+image patterns) or render text. The only protocol is `file`.
 """
 
 import contextlib
@@ -20,17 +20,17 @@ Opened = tuple[av.container.InputContainer, av.video.stream.VideoStream]
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,h264,hevc,ivf,m4v,mxf,obu,dv"
 OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS, "max_pixels": str(MAX_FRAME_PIXELS)}
 UNPROBED = {"codec_whitelist": "none"}
-"""Keeps FFmpeg from decoding the first frames, which takes longer than all else of opening a file."""
+"""Prevents FFmpeg from decoding the first frames, which takes most of the time to open a file."""
 CONVERT = "convert it: ffmpeg -i IN out.mp4"
-REMUX = "write it anew: ffmpeg -i IN -c copy out.mp4"
+REMUX = "remux it: ffmpeg -i IN -c copy out.mp4"
 
 
 @contextlib.contextmanager
 def open_stream(address: str, name: str, *, is_probed: bool) -> Iterator[Opened]:
-    """Opens the file and its first video stream that is no cover picture.
+    """Opens the file and its first video stream that is not a cover picture.
 
-    `is_probed` has FFmpeg decode the first frames to learn what the header does not say: the frames' size, and times that are missing.
-    Raises VideoError (`not_a_video`, `truncated`, `too_large`) where there is no such stream, or none of a size that is allowed.
+    With `is_probed`, FFmpeg decodes the first frames to find the frame size and times that the header lacks.
+    Raises VideoError (`not_a_video`, `truncated`, `too_large`) if there is no such stream, or its frames are too large.
     """
     with _open(address, name, OPTIONS if is_probed else OPTIONS | UNPROBED) as container:
         stream = _first_stream(container, name)
@@ -44,22 +44,22 @@ def open_stream(address: str, name: str, *, is_probed: bool) -> Iterator[Opened]
 def _open(address: str, name: str, options: dict[str, str]) -> av.container.InputContainer:
     try:
         return av.open(address, options=dict(options))
-    except av.error.ArgumentError as error:  # FFmpeg's answer where it knows the format, and the list above does not have it
-        raise VideoError("not_a_video", f"{name}: of a kind that is not read as a video; {CONVERT}") from error
+    except av.error.ArgumentError as error:  # FFmpeg raises this for a known format that is not in FORMATS
+        raise VideoError("not_a_video", f"{name}: this file format is not supported; {CONVERT}") from error
     except av.error.EOFError as error:
-        raise VideoError("truncated", f"{name}: it ends in the middle of its header; copy it again") from error
+        raise VideoError("truncated", f"{name}: the file ends inside its header; copy it again") from error
     except (av.error.FFmpegError, ValueError) as error:
-        raise VideoError("not_a_video", f"{name}: no video that can be opened") from error
+        raise VideoError("not_a_video", f"{name}: not a readable video") from error
 
 
 def _first_stream(container: av.container.InputContainer, name: str) -> av.video.stream.VideoStream:
     streams = video_streams(container)
     if not streams:
-        found = "no video in it, only " + (", ".join(sorted({stream.type for stream in container.streams})) or "a header")
-        raise VideoError("not_a_video", f"{name}: {found}")
+        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "a header"
+        raise VideoError("not_a_video", f"{name}: it contains no video, only {kinds}")
     codec = streams[0].codec_context
     if codec is None:
-        raise VideoError("not_a_video", f"{name}: coded in a way for which there is no decoder here; {CONVERT}")
+        raise VideoError("not_a_video", f"{name}: there is no decoder for its codec; {CONVERT}")
     codec.thread_count = 1
     codec.thread_type = "NONE"
     codec.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
@@ -67,12 +67,12 @@ def _first_stream(container: av.container.InputContainer, name: str) -> av.video
 
 
 def video_streams(container: av.container.InputContainer) -> list[av.video.stream.VideoStream]:
-    """The video streams that are no cover picture."""
+    """The video streams that are not cover pictures."""
     return [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
 
 
 def _raise_for_size(address: str, name: str) -> NoReturn:
-    """Raises VideoError for a file whose frames have no size that FFmpeg takes: too large (its log says how large), or none at all."""
+    """Raises VideoError for a file whose frame size FFmpeg rejects as too large (the size is in its log), or cannot find."""
     level = av.logging.get_level()
     av.logging.set_level(av.logging.ERROR)
     try:
@@ -80,14 +80,14 @@ def _raise_for_size(address: str, name: str) -> NoReturn:
             pass
     finally:
         av.logging.set_level(level)
-    found = re.search(r"(\d+)x(\d+) exceeds specified max pixel", " ".join(text for _, _, text in lines))
-    if found is not None:
-        check_area(name, int(found[1]), int(found[2]))
-    raise VideoError("not_a_video", f"{name}: nothing in it says how large its frames are; its beginning may be missing")
+    size = re.search(r"(\d+)x(\d+) exceeds specified max pixel", " ".join(text for _, _, text in lines))
+    if size is not None:
+        check_area(name, int(size[1]), int(size[2]))
+    raise VideoError("not_a_video", f"{name}: it contains no frame size; its beginning may be missing")
 
 
 def summary(error: Exception) -> str:
-    """A library's message without times, places and stack, so that the same video gives the same report on every day and machine."""
+    """A library's message without times, addresses and paths, so that reports are the same on every day and machine."""
     text = error.strerror if isinstance(error, av.error.FFmpegError) else str(error)
     lines = (text or type(error).__name__).splitlines()
     return re.sub(r"\[\d+:\d+:\d+\] \S+: |0x[0-9a-f]+|/proc/self/fd/\d+", "", lines[0])[:200]

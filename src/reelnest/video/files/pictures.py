@@ -1,4 +1,4 @@
-"""A decoded frame as one sees it: RGB, with square pixels, turned and mirrored as the file asks."""
+"""Converts a decoded frame to the image that a player shows: RGB, square pixels, rotated and mirrored by its display matrix."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,7 +16,7 @@ MATRIX_NUMBERS = 9
 
 @dataclass(frozen=True)
 class Orientation:
-    """One of the eight ways to lay down a picture: mirrored along its diagonal first, then left to right, then upside down."""
+    """One of the eight orientations of an image: transposed first, then flipped left to right, then upside down."""
 
     is_transposed: bool = False
     is_flipped_across: bool = False
@@ -27,8 +27,8 @@ UPRIGHT = Orientation()
 
 
 def frame_orientation(frame: av.VideoFrame) -> Orientation:
-    """What the frame's display matrix asks for; upright where it has none. Angles between quarter turns go to the nearest one."""
-    # By its kind, which the library takes; its stub knows of names alone.
+    """The orientation in the frame's display matrix; upright if it has none. Angles are rounded to quarter turns."""
+    # PyAV accepts the type as key; its stub declares names only.
     data = frame.side_data.get(Type.DISPLAYMATRIX)  # type: ignore[call-overload]
     matrix = np.frombuffer(data, dtype=np.int32) if data is not None else ()
     if len(matrix) != MATRIX_NUMBERS:
@@ -40,14 +40,14 @@ def frame_orientation(frame: av.VideoFrame) -> Orientation:
 
 
 def square_pixel_width(width: int, aspect: Fraction) -> int:
-    """Pixels of a line once they are square. `aspect` is a pixel's width to its height."""
+    """Width of the frame in square pixels. `aspect` is a pixel's width divided by its height."""
     return max(1, round(width * aspect))
 
 
 def picture(frame: av.VideoFrame, aspect: Fraction, name: str) -> Image.Image:
-    """The frame as a player shows it. Raises VideoError for one that is damaged or too large."""
+    """The frame as a player shows it. Raises VideoError for a damaged or too large frame."""
     if frame.is_corrupt:
-        raise VideoError("damaged", f"{name}: parts of its frames are missing; copy it again")
+        raise VideoError("damaged", f"{name}: some of its frames are incomplete; copy it again")
     width = square_pixel_width(frame.width, aspect)
     check_area(name, max(width, frame.width), frame.height)
     image = Image.fromarray(frame.reformat(format="rgb24", threads=1).to_ndarray())

@@ -1,4 +1,4 @@
-"""One video's files as the decoders see them: checked, opened once, and known by their content and never by their names."""
+"""One video's files as decoders read them: checked, opened once, and identified by content instead of file name."""
 
 import os
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ class Source:
     """One video: a video file, or the images of a frame folder in order. Close it, or use it in a `with` statement."""
 
     def __init__(self, files: Sequence[Path], limits: Limits) -> None:
-        """Raises VideoError for files that are missing, unreadable, no regular files, empty, too large or cut off."""
+        """Raises VideoError for files that are missing, unreadable, not regular files, empty or too large."""
         self.files = tuple(files)
         self.limits = limits
         self.name = files[0].name
-        """What messages call the video: the same on every machine."""
+        """The video's name in messages, which is the same on every machine."""
         size = sum(self._check(file) for file in self.files)
         if size > limits.megabytes * 1e6:
             raise VideoError("too_large", f"{self.name}: {size / 1e6:.1f} MB; at most {limits.megabytes:g} are allowed")
@@ -38,28 +38,28 @@ class Source:
 
     @property
     def address(self) -> str:
-        """Where a library opens the (first) file.
+        """The path at which a library opens the (first) file.
 
-        A descriptor where the system names them, since a name can mislead a demuxer: its ending chooses one, `%d` in it makes it a
-        pattern of other files, and bytes that are no text cannot be given to it at all.
+        A file descriptor where the system supports it, because demuxers interpret file names: the suffix chooses the demuxer, `%d` makes
+        the name a pattern of other files, and names that are not valid text cannot be passed.
         """
         return f"{DESCRIPTORS}/{self._opened.fileno()}" if DESCRIPTORS.is_dir() else f"file:{self.files[0].absolute()}"
 
     @cached_property
     def track(self) -> Track:
-        """What the container says of its video, read when first asked for. Raises VideoError for what is no video, or cut off."""
+        """The container's video track, read on first use. Raises VideoError for a file that is not a video, or truncated."""
         if containers.is_playlist(self._opened):
             raise VideoError(
-                "not_a_video", f"{self.name}: a list that names other files, which are never opened; list the videos themselves"
+                "not_a_video", f"{self.name}: a playlist, and the files that it names are never opened; list the videos themselves"
             )
         announced, size = containers.announced_size(self._opened), os.fstat(self._opened.fileno()).st_size
         if announced is not None and announced > size:
-            raise VideoError("truncated", f"{self.name}: cut off: it announces {announced} bytes and has {size}; copy it again")
+            raise VideoError("truncated", f"{self.name}: truncated: expected {announced} bytes, found {size}; copy it again")
         return read_track(self.address, self.name, self.limits)
 
     @cached_property
     def orientation(self) -> Orientation:
-        """How the first frame is to be turned and mirrored. Decodes it."""
+        """Orientation of the first frame, which is decoded to find it."""
         return first_orientation(self.address, self.name, is_probed=self.track.is_probed)
 
     def _check(self, file: Path) -> int:
@@ -67,5 +67,5 @@ class Source:
         if status.st_size == 0:
             raise VideoError("empty", f"{file.name}: an empty file")
         if not os.access(file, os.R_OK):
-            raise VideoError("unreadable", f"{file.name}: this user may not read it; change its permissions")
+            raise VideoError("unreadable", f"{file.name}: no permission to read it; change its permissions")
         return status.st_size

@@ -1,4 +1,4 @@
-"""What a container says of its video: one pass over the packets, without a seek."""
+"""Reads a container's video track: one pass over the packets, without seeking."""
 
 import contextlib
 from dataclasses import dataclass
@@ -14,32 +14,32 @@ from reelnest.video.files.pictures import UPRIGHT, Orientation, frame_orientatio
 from reelnest.video.limits import Limits
 
 NO_TIME = np.iinfo(np.int64).min
-"""Stands for a time stamp that is missing."""
+"""Value of a missing time stamp."""
 TIMED_FORMATS = ("mov,", "matroska,")
-"""MP4, QuickTime, Matroska and WebM: their headers have the frames' size, and each packet its time."""
+"""MP4, QuickTime, Matroska and WebM: the header has the frame size, and each packet has its time."""
 HIDDEN_PER_SHOWN = 4
-"""Packets that are read for each frame that is allowed. A clip that was cut without encoding it anew hides those before the cut."""
+"""Packets to read per allowed frame. A clip that was cut without re-encoding contains hidden packets from before the cut."""
 VP8_SHOWN = 0x10
-"""The bit of a VP8 packet's first byte that is unset for a frame that only others refer to."""
+"""The bit of a VP8 packet's first byte that is unset for frames that are not displayed."""
 H264_LENGTH_BYTE = 4
-"""The byte of H.264's header in a container (`avcC`) whose lowest bits are the length of a NAL unit's length, less one."""
+"""Index of the byte in H.264's container header (`avcC`) whose lowest two bits are the size of a NAL unit's length field, minus one."""
 H264_SLICE, H264_IDR = 1, 5
-"""Kinds of NAL unit: a picture that may refer to others, and one from which decoding begins anew."""
+"""NAL unit types: a picture that may refer to others, and one at which decoding restarts."""
 
 
 @dataclass(frozen=True, eq=False)
 class Packets:
-    """The packets of the video in the order of the file, (packets,) each. Times count in the track's `time_base`."""
+    """The packets of the video in file order, (packets,) each. Times are in units of the track's `time_base`."""
 
     pts: NDArray[np.int64]
-    """When the packet's frame is shown; NO_TIME where the container does not say."""
+    """Presentation time of the packet's frame; NO_TIME if the container has none."""
     dts: NDArray[np.int64]
     duration: NDArray[np.int64]
     is_key: NDArray[np.bool_]
     is_restart: NDArray[np.bool_]
-    """Key frames after which nothing refers to what was before them; the container also marks others, from which pictures recover."""
+    """Key frames that no later frame refers back across. Containers also mark recovery points as key frames."""
     is_discarded: NDArray[np.bool_]
-    """Decoded, for other frames refer to it, and not shown: before or after the cut of an edit list."""
+    """Decoded because other frames refer to it, but not displayed: outside of the cut of an edit list."""
 
     def __len__(self) -> int:
         return len(self.pts)
@@ -47,7 +47,7 @@ class Packets:
 
 @dataclass(frozen=True, eq=False)
 class Track:
-    """The video of a container."""
+    """The video track of a container."""
 
     format: str
     """FFmpeg's name of the demuxer, such as `mov,mp4,m4a,3gp,3g2,mj2`."""
@@ -55,20 +55,20 @@ class Track:
     width: int
     height: int
     aspect: Fraction
-    """Width of a pixel to its height."""
+    """Width of a pixel divided by its height."""
     time_base: Fraction
-    """Seconds a unit of the time stamps."""
+    """Seconds per unit of the time stamps."""
     rate: Fraction | None
-    """Frames a second, guessed by FFmpeg."""
+    """Frames per second, guessed by FFmpeg."""
     is_probed: bool
-    """Whether the file has to be opened with its first frames decoded, for these times to be in it."""
+    """Whether FFmpeg must decode the first frames on opening (`open_stream`) to find these values."""
     streams: int
-    """Video streams that are no cover picture; this is the first of them."""
+    """Number of video streams that are not cover pictures; this is the first."""
     packets: Packets
 
 
 def read_track(address: str, name: str, limits: Limits) -> Track:
-    """Reads every packet of the video. Raises VideoError for what is no video, has no frames, or has more or larger ones than allowed."""
+    """Reads every packet of the video. Raises VideoError if it is not a video, has no frames, or has too many or too large frames."""
     with open_stream(address, name, is_probed=False) as opened:
         container, stream = opened
         if container.format.name.startswith(TIMED_FORMATS) and stream.codec_context.width and stream.codec_context.height:
@@ -100,7 +100,7 @@ def _read(opened: Opened, name: str, limits: Limits, *, is_probed: bool) -> Trac
 
 
 def _packet_rows(opened: Opened, name: str, limits: Limits) -> list[tuple[int, int, int, bool, bool, bool]]:
-    """The columns of `Packets`, a row a packet."""
+    """The columns of `Packets`, one row per packet."""
     container, stream = opened
     codec = stream.codec_context
     rows = []
@@ -123,7 +123,7 @@ def _packet_rows(opened: Opened, name: str, limits: Limits) -> list[tuple[int, i
 
 
 def _has_idr(packet: memoryview, header: bytes | None) -> bool:
-    """Whether an H.264 packet of MP4 or Matroska holds an instantaneous decoder refresh; False where it is framed in another way."""
+    """Whether an H.264 packet of MP4 or Matroska contains an instantaneous decoder refresh; False for other framings."""
     if not header or header[0] != 1 or len(header) <= H264_LENGTH_BYTE:
         return False
     length_bytes = (header[H264_LENGTH_BYTE] & 3) + 1
@@ -137,7 +137,7 @@ def _has_idr(packet: memoryview, header: bytes | None) -> bool:
 
 
 def first_orientation(address: str, name: str, *, is_probed: bool) -> Orientation:
-    """How the first key frame is to be turned and mirrored; upright where it cannot be decoded by itself."""
+    """Orientation of the first key frame; upright if it cannot be decoded by itself."""
     with open_stream(address, name, is_probed=is_probed) as (container, stream), contextlib.suppress(av.error.FFmpegError):
         packet = next((packet for packet in container.demux(stream) if packet.size and packet.is_keyframe), None)
         frames = [] if packet is None else stream.codec_context.decode(packet) or stream.codec_context.decode(None)
