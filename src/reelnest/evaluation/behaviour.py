@@ -1,4 +1,4 @@
-"""Whether a model behaves as its tests say, at each dim: from vectors alone, no matter whose."""
+"""Runs behaviour tests at each dim. They need only vectors, so any model can be tested."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,53 +13,53 @@ from reelnest.search.topk import prefix_scores, query_blocks
 
 @dataclass(frozen=True)
 class EmbeddedTests:
-    """Tests, and the vectors that they need."""
+    """Tests and the vectors that they need."""
 
     tests: Sequence[BehaviourTest]
     texts: Mapping[str, int]
-    """What is asked, each with its row of `queries`."""
+    """Text of each query → its row of `queries`."""
     queries: Tensor  # (texts, width) float32, any length
     videos: Mapping[str, int]
-    """The ids of the corpus, each with its row of `corpus`; among them all that the tests name."""
+    """Video id → its row of `corpus`. It holds every video that the tests name."""
     corpus: Tensor  # (videos, width) float32, any length
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A test that did not pass at some dims."""
+    """A test that failed at some dims."""
 
     line: int
-    """In `data/behaviour.jsonl`."""
+    """Line of `data/behaviour.jsonl`."""
     kind: Kind
     query: str
     dims: tuple[int, ...]
     found: str
-    """What was found at the last of them, and what was expected."""
+    """The result at the largest of these dims, and what was expected. The report has a field of this name."""
 
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What came of all tests."""
+    """The results of all tests."""
 
     tests: dict[Kind, int]
-    """By kind, those that there are."""
+    """Kind → number of tests."""
     passed: dict[int, dict[Kind, float]]
-    """By dim and kind, the share that passed."""
+    """Dim → kind → share that passed."""
     failures: tuple[Failure, ...]
 
 
 def score_behaviour(embedded: EmbeddedTests, dims: Sequence[int]) -> Behaviour:
     """Runs each test at each dim.
 
-    A rank is that among the whole corpus; of equal scores the lower row stands first, as in every other search here. A right video that
-    scores the same as a wrong one does not stand above it.
+    Ranks are over the whole corpus; of equal scores the lower row ranks first, as in every search of this package. A relevant video whose
+    score equals that of a wrong one does not rank above it.
     """
     tests, dims = embedded.tests, sorted(dims)
     kinds: list[Kind] = [kind for kind in KINDS if any(test.kind == kind for test in tests)]
     counts = {kind: sum(test.kind == kind for test in tests) for kind in kinds}
     failed: dict[int, Counter[Kind]] = {dim: Counter() for dim in dims}
-    faults: dict[int, dict[int, str]] = {}  # test → dim → what was found
-    for block in query_blocks(len(tests), 2 * len(embedded.videos)):  # an invariance asks twice
+    faults: dict[int, dict[int, str]] = {}  # test → dim → why it failed
+    for block in query_blocks(len(tests), 2 * len(embedded.videos)):  # an invariance test has two queries
         texts = {text: row for row, text in enumerate(dict.fromkeys(text for test in tests[block] for text in test.texts))}
         rows = [embedded.texts[text] for text in texts]
         for dim in dims:
@@ -78,10 +78,10 @@ def score_behaviour(embedded: EmbeddedTests, dims: Sequence[int]) -> Behaviour:
 
 
 def _fault(test: BehaviourTest, scores: Sequence[np.ndarray], videos: Mapping[str, int]) -> str | None:
-    """What is not as the test expects; None where it passes. `scores` are those of each of its texts, (videos,)."""
+    """Why the test fails, or None if it passes. `scores` has an array for each text of the test, (videos,)."""
     if test.kind == "invariance":
-        one, other = (np.argsort(-found, kind="stable")[: test.top] for found in scores)
-        both = len(np.intersect1d(one, other))
+        first, second = (np.argsort(-of_text, kind="stable")[: test.top] for of_text in scores)
+        both = len(np.intersect1d(first, second))
         if both < min(test.shared, len(scores[0])):
             return f"both wordings share {both} of their first {test.top} videos; expected {test.shared} or more"
     elif test.kind == "direction":

@@ -1,4 +1,4 @@
-"""The metrics of each query, as a table in which two models are compared, and the hash of the questions that both have to be asked."""
+"""The metrics of each query as a table, by which two models are compared, and a hash of the test data that both must share."""
 
 import functools
 from collections.abc import Sequence
@@ -11,18 +11,17 @@ from reelnest.records.content_hash import value_hash
 from reelnest.store.prepared import Prepared
 
 QUERY_METRICS_FILE = "queries.parquet"
-"""In `reports/`: the table."""
+"""Name of the table in `reports/`."""
 CODE = "code"
-"""Among the attributes of the table (pandas' `attrs`, which Parquet keeps): the hash of the code that made it."""
+"""Attribute of the table (pandas' `attrs`, which Parquet stores): the hash of the evaluation code."""
 KEY = ["pair_kind", "query"]
-"""The columns that name a query."""
+"""The columns that identify a query."""
 
 
 def metrics_by_query(evaluation: Evaluation, prepared: Prepared, code_hash: str, untrained: Sequence[int] = ()) -> pd.DataFrame:
-    """A row for each pair kind, query and dim: what the gate compares, and whoever asks which queries are hard.
+    """Returns a row for each pair kind, query and dim. The promotion gate compares these, and they show which queries are hard.
 
-    The gate looks at what a model serves, so dims that it was not trained for are left out. The table's attributes name the code that
-    made it.
+    Dims that the model was not trained for are left out, since they are not served. The table's attributes hold `code_hash`.
     """
     tables = [
         pd.DataFrame(
@@ -42,10 +41,10 @@ def metrics_by_query(evaluation: Evaluation, prepared: Prepared, code_hash: str,
 
 
 def data_hash(sets: Sequence[RetrievalSet], prepared: Prepared) -> str:
-    """A hash of the queries and of what is relevant to them, by texts and by video ids with the bytes of the videos.
+    """Returns a hash of the queries and their relevant items: texts, and video ids with a hash of each video's bytes.
 
-    How the videos were sampled, and text fields, are left out: how much of a video a model reads is the model's choice, and models that
-    choose otherwise can be compared on the same questions.
+    Frame sampling and text fields are not part of it. They belong to the model, so models that differ in them can be compared on the same
+    data.
     """
 
     @functools.cache

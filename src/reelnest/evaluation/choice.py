@@ -1,4 +1,4 @@
-"""The smallest vectors that are as good as the best ones: what an index can be built with."""
+"""Recommends a configuration for an index: the smallest one that loses less than the margin."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from reelnest.search.storage_types import storage_names
 
 @dataclass(frozen=True)
 class Choice:
-    """A configuration, and what it costs against the one with the highest figure."""
+    """The recommended configuration, compared with the best one."""
 
     chosen: Configuration
     metric: str
@@ -21,24 +21,27 @@ class Choice:
     best: Configuration
     best_value: float
     low: float
-    """The lower end of the difference to the best, value - best_value, at the confidence that was asked for (one-sided)."""
+    """One-sided lower confidence bound of `value - best_value`."""
 
 
 def smallest(values: Mapping[Configuration, np.ndarray], metric: str, margin: float, confidence: float) -> Choice:
-    """The configuration with the fewest bytes a vector whose figure is shown to be less than `margin` below that of the best one.
+    """Returns the configuration with the fewest bytes per vector that is less than `margin` worse than the best, with `confidence`.
 
-    All were asked the same queries, so their differences are resampled query by query. They are tried from the smallest on, and the first
-    that passes is taken; the best always does. Of equally small ones the plainest goes first: one search before a funnel, which saves time
-    and no room, and floats before codes. The confidence is that of each comparison.
+    All configurations searched the same queries, so the bootstrap resamples their differences query by query. They are tried in order of
+    size, and the first that passes is returned; the best one always passes. Of equal sizes the simplest comes first: a single search before
+    a funnel (which is faster, not smaller), and floats before quantised types. The confidence applies to each comparison by itself.
 
     Args:
-        values: of `metric`, a mean over queries (higher is better), by configuration, what each query contributes; at least one query.
-        metric: its name.
-        margin: in its unit.
-        confidence: such as 0.95.
+        values: By configuration, the metric of each query, (queries,), higher is better; at least one query.
+        metric: The name of the metric, a mean over queries.
+        margin: In the metric's unit.
+        confidence: Such as 0.95.
     """
-    order = sorted(values, key=lambda one: (one.bytes_per_vector, len(one.funnel), storage_names().index(one.storage), one.dim, one.funnel))
-    best = max(order, key=lambda one: float(values[one].mean()))  # of equal ones the first, which is the smallest
-    ends = bootstrap_intervals({one: values[one] - values[best] for one in order}, confidence=2 * confidence - 1)
-    chosen = next(one for one in order if one == best or ends[one][0] > -margin)
+    options = sorted(
+        values,
+        key=lambda option: (option.bytes_per_vector, len(option.funnel), storage_names().index(option.storage), option.dim, option.funnel),
+    )
+    best = max(options, key=lambda option: float(values[option].mean()))  # of ties the first, which is the smallest
+    ends = bootstrap_intervals({option: values[option] - values[best] for option in options}, confidence=2 * confidence - 1)
+    chosen = next(option for option in options if option == best or ends[option][0] > -margin)
     return Choice(chosen, metric, margin, float(values[chosen].mean()), best, float(values[best].mean()), ends[chosen][0])

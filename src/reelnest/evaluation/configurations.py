@@ -1,4 +1,4 @@
-"""What an index could be built as: each dim, storage type and funnel, with its quality, its size and its speed."""
+"""The configurations that an index can have (dim, storage type and funnel), and the quality, size and speed of each."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,22 +18,22 @@ from reelnest.search.topk import Ranking, prefix_topk
 from reelnest.settings import Evaluate, Storage
 
 Figures: TypeAlias = tuple[dict[str, dict[str, float]], dict[str, dict[str, tuple[float, float]]]]
-"""By pair kind, the metrics, and their intervals."""
+"""By pair kind, the metrics and their intervals."""
 Search: TypeAlias = Callable[[Tensor, int], Ranking]
 """The best k results of some queries, (queries, width)."""
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """One way to keep and to search vectors."""
+    """One way to store and search vectors."""
 
     dim: int
-    """The numbers kept of each vector; the last dim of a funnel."""
+    """How many dimensions of each vector are stored; for a funnel its last dim."""
     storage: Storage = "float32"
     funnel: tuple[int, ...] = ()
-    """Rising dims; empty for one search at `dim`."""
+    """Rising dims; empty for a single search at `dim`."""
     shortlists: tuple[int, ...] = ()
-    """Of the funnel, or of binary search."""
+    """Shortlist lengths of the funnel, or of binary search."""
 
     @property
     def name(self) -> str:
@@ -43,40 +43,40 @@ class Configuration:
 
     @property
     def dims(self) -> tuple[int, ...]:
-        """Every dim that is searched at."""
+        """Every dim that is compared."""
         return self.funnel or (self.dim,)
 
     @property
     def bytes_per_vector(self) -> int:
-        """A funnel's shorter prefixes are the beginning of what is kept, and take nothing."""
+        """Bytes of a stored vector. The shorter prefixes of a funnel are part of it and take no extra space."""
         return bytes_per_vector(self.dim, self.storage)
 
     def index_bytes(self, videos: int) -> int:
-        """Of so many videos."""
+        """Bytes of an index of `videos` videos."""
         return index_bytes(videos, self.dim, self.storage)
 
     @property
     def is_exact(self) -> bool:
-        """Whether all of the corpus is compared with over all of the dim; a longer list can then be asked for at no cost."""
+        """Whether every vector is compared at the full `dim`; a longer result list then costs nothing."""
         return not self.funnel and not _holds_signs(self.storage)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A configuration and what came of it."""
+    """A configuration and its measurements."""
 
     configuration: Configuration
     metrics: dict[str, dict[str, float]]
-    """By pair kind, `all` last. Those that need the best ranks are known of exact float32 search alone."""
+    """By pair kind, `all` last. Metrics that need the best ranks exist only for exact float32 search."""
     intervals: dict[str, dict[str, tuple[float, float]]]
     by_query: tuple[QueryMetrics, ...] = field(repr=False)
     queries_per_second: float
-    """Of all queries' top TIMED_K, on this machine, up to TIMED_QUERIES at once, without encoding."""
+    """Searches a second for the top TIMED_K on this machine, up to TIMED_QUERIES at once, without encoding."""
 
 
 def configurations(dims: Sequence[int], settings: Evaluate) -> list[Configuration]:
-    """Those that the settings name, for vectors that are evaluated at `dims`, rising. Raises ConfigError for a funnel beyond these."""
-    found = [
+    """Returns the configurations that the settings name, for rising `dims`. Raises ConfigError for a funnel that ends above them."""
+    listed = [
         Configuration(dim, storage, shortlists=(settings.shortlist,) if _holds_signs(storage) else ())
         for storage in dict.fromkeys(settings.storage)
         for dim in dims
@@ -87,83 +87,92 @@ def configurations(dims: Sequence[int], settings: Evaluate) -> list[Configuratio
     for funnel, shortlists in schedules:
         if funnel[-1] > dims[-1]:
             raise ConfigError(
-                f"params.yaml: evaluate.funnels: dim {funnel[-1]} is above {dims[-1]}, the full width of this model's vectors. "
-                "End the funnel there."
+                f"params.yaml: evaluate.funnels: a funnel ends at dim {funnel[-1]}, but this model's vectors have {dims[-1]} dimensions. "
+                f"End it at {dims[-1]} or below."
             )
         by_cosine = [storage for storage in dict.fromkeys(settings.storage) if not _holds_signs(storage)]
-        found += [Configuration(funnel[-1], storage, funnel, shortlists) for storage in by_cosine]
-    return list(dict.fromkeys(found))
+        listed += [Configuration(funnel[-1], storage, funnel, shortlists) for storage in by_cosine]
+    return list(dict.fromkeys(listed))
 
 
 def measure(
-    wanted: Sequence[Configuration], evaluation: Evaluation, queries: Vectors, targets: Vectors, depth: int, confidence: float
+    candidates: Sequence[Configuration], evaluation: Evaluation, queries: Vectors, targets: Vectors, depth: int, confidence: float
 ) -> list[Measured]:
-    """What each configuration finds of the sets that were evaluated, and how fast.
+    """Measures the quality and speed of each configuration on the retrieval sets of `evaluation`.
 
-    Storage types are calibrated on the corpus of each set. Those that are searched exactly go through it once for all dims. What is
-    float32 and exact was found already. `evaluation` was made from `queries` and `targets`, with `depth`.
+    Storage types are calibrated on the corpus of each set. Exact search scans the corpus once for all dims; the results of exact float32
+    search come from `evaluation`, which must have been made from the same `queries`, `targets` and `depth`.
     """
-    found: dict[Configuration, list[QueryMetrics]] = {one: [] for one in wanted}
-    seconds = dict.fromkeys(wanted, 0.0)
+    measured: dict[Configuration, list[QueryMetrics]] = {candidate: [] for candidate in candidates}
+    seconds = dict.fromkeys(candidates, 0.0)
     for retrieved in evaluation.retrieved:
         searched = retrieved.searched
         qrels = Qrels(searched)
-        asked, corpus = queries.of(searched.queries), targets.of(searched.corpus)
-        storages = {one.storage for one in wanted}
+        query_vectors, corpus = queries.of(searched.queries), targets.of(searched.corpus)
+        storages = {candidate.storage for candidate in candidates}
         codes = {codes for storage in storages if (codes := STORAGE_TYPES[storage].codes) is not None}
-        kept = {storage: stored(corpus, storage) for storage in storages | codes if not _holds_signs(storage)}
-        rankings = _exact_rankings(wanted, asked, kept, depth + qrels.most_ignored)
-        for one in wanted:
-            search = _search(one, corpus, kept)
-            seconds[one] += len(asked) / queries_per_second(search, asked)
-            if one in rankings or not one.is_exact:
-                ranking = rankings[one] if one in rankings else search(asked, depth + qrels.most_ignored)
+        corpora = {storage: stored(corpus, storage) for storage in storages | codes if not _holds_signs(storage)}
+        rankings = _exact_rankings(candidates, query_vectors, corpora, depth + qrels.most_ignored)
+        for candidate in candidates:
+            search = _search(candidate, corpus, corpora)
+            seconds[candidate] += len(query_vectors) / queries_per_second(search, query_vectors)
+            if candidate in rankings or not candidate.is_exact:
+                ranking = rankings[candidate] if candidate in rankings else search(query_vectors, depth + qrels.most_ignored)
                 values = query_metrics(ScoredQueries(qrels.label(ranking, depth).hits, qrels.relevance))
-                found[one].append(QueryMetrics(searched, one.dim, values))
+                measured[candidate].append(QueryMetrics(searched, candidate.dim, values))
             else:
-                found[one] += [by_query for by_query in evaluation.by_query if by_query.searched is searched and by_query.dim == one.dim]
-    figures = _figures(found, evaluation, confidence)
+                measured[candidate] += [
+                    by_query for by_query in evaluation.by_query if by_query.searched is searched and by_query.dim == candidate.dim
+                ]
+    figures = _figures(measured, evaluation, confidence)
     total = sum(len(retrieved.searched.queries) for retrieved in evaluation.retrieved)
-    return [Measured(one, *figures[one], tuple(found[one]), total / max(seconds[one], 1e-9)) for one in wanted]
+    return [
+        Measured(candidate, *figures[candidate], tuple(measured[candidate]), total / max(seconds[candidate], 1e-9))
+        for candidate in candidates
+    ]
 
 
 def _holds_signs(storage: Storage) -> bool:
     return STORAGE_TYPES[storage].store is None
 
 
-def _exact_rankings(wanted: Sequence[Configuration], queries: Tensor, kept: dict[Storage, Corpus], k: int) -> dict[Configuration, Ranking]:
-    """Of the exact configurations but float32, in one pass for each storage type."""
+def _exact_rankings(
+    candidates: Sequence[Configuration], queries: Tensor, corpora: dict[Storage, Corpus], k: int
+) -> dict[Configuration, Ranking]:
+    """Rankings of the exact configurations other than float32, in one pass for each storage type."""
     rankings: dict[Configuration, Ranking] = {}
-    for storage, corpus in kept.items():
-        exact = {one.dim: one for one in wanted if one.is_exact and one.storage == storage != "float32"}
+    for storage, corpus in corpora.items():
+        exact = {candidate.dim: candidate for candidate in candidates if candidate.is_exact and candidate.storage == storage != "float32"}
         if exact:
             rankings |= {exact[dim]: ranking for dim, ranking in prefix_topk(queries, corpus, list(exact), k).items()}
     return rankings
 
 
-def _search(configuration: Configuration, corpus: Tensor, kept: dict[Storage, Corpus]) -> Search:
-    """The search of one configuration in a corpus that is kept as an index would keep it."""
+def _search(configuration: Configuration, corpus: Tensor, corpora: dict[Storage, Corpus]) -> Search:
+    """Returns the search function of a configuration, over a corpus stored as an index would store it."""
     dim, shortlists = configuration.dim, configuration.shortlists
     if _holds_signs(configuration.storage):
         beside = STORAGE_TYPES[configuration.storage].codes
-        codes = None if beside is None else kept[beside]
+        codes = None if beside is None else corpora[beside]
         signs = BinaryVectors(corpus, dim, codes if isinstance(codes, Int8Vectors) else None)
         return lambda queries, k: signs.topk(queries, shortlists[0], k)
-    vectors = prefix(kept[configuration.storage], dim).contiguous()
+    vectors = prefix(corpora[configuration.storage], dim).contiguous()
     if configuration.funnel:
         return lambda queries, k: funnel_topk(queries[:, :dim], vectors, configuration.funnel, shortlists, k)
     return lambda queries, k: prefix_topk(queries[:, :dim], vectors, [dim], k)[dim]
 
 
-def _figures(found: dict[Configuration, list[QueryMetrics]], evaluation: Evaluation, confidence: float) -> dict[Configuration, Figures]:
-    figures: dict[Configuration, Figures] = {one: ({}, {}) for one in found}
-    for one, (metrics, intervals) in figures.items():
+def _figures(measured: dict[Configuration, list[QueryMetrics]], evaluation: Evaluation, confidence: float) -> dict[Configuration, Figures]:
+    figures: dict[Configuration, Figures] = {candidate: ({}, {}) for candidate in measured}
+    for candidate, (metrics, intervals) in figures.items():
         for result in evaluation.results:
-            if one.is_exact and one.storage == "float32" and result.dim == one.dim:
+            if candidate.is_exact and candidate.storage == "float32" and result.dim == candidate.dim:
                 metrics[result.pair_kind], intervals[result.pair_kind] = result.metrics, result.intervals
-    new = {one: of_one for one, of_one in found.items() if not figures[one][0]}
+    new = {candidate: of_candidate for candidate, of_candidate in measured.items() if not figures[candidate][0]}
     for kind in dict.fromkeys(result.pair_kind for result in evaluation.results):
-        of_kind = {one: [each for each in of_one if kind in (ALL, each.searched.pair_kind)] for one, of_one in new.items()}
-        for one, (of_metrics, of_intervals) in summaries(of_kind, confidence).items() if new else ():
-            figures[one][0][kind], figures[one][1][kind] = of_metrics, of_intervals
+        of_kind = {
+            candidate: [each for each in of_candidate if kind in (ALL, each.searched.pair_kind)] for candidate, of_candidate in new.items()
+        }
+        for candidate, (of_metrics, of_intervals) in summaries(of_kind, confidence).items() if new else ():
+            figures[candidate][0][kind], figures[candidate][1][kind] = of_metrics, of_intervals
     return figures

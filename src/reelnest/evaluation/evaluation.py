@@ -19,9 +19,9 @@ from reelnest.search.topk import SMALLEST_NORM, prefix_scores, prefix_topk, quer
 Key = TypeVar("Key", bound=Hashable)
 
 TIMED_QUERIES, TIMED_K = 256, 10
-"""At most so many queries are searched once more, each dim by itself, for the speed; so many results of each."""
+"""For the speed, each dim searches again with at most TIMED_QUERIES queries, for TIMED_K results each."""
 ALL = "all"
-"""The pair kind that stands for the mean (of a median: the median) over the queries of all kinds."""
+"""The pair kind of metrics over the queries of all kinds."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Vectors:
         """(len(items), width). Raises KeyError for an item that was not encoded."""
         rows = np.searchsorted(self.items, items)
         if len(items) and (len(self.items) == 0 or (self.items[np.minimum(rows, len(self.items) - 1)] != items).any()):
-            raise KeyError("items without a vector were asked for")
+            raise KeyError("some of the items have no vector")
         return self.vectors[torch.from_numpy(rows)]
 
 
@@ -49,14 +49,14 @@ class Result:
     corpus: int
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
-    """By metric, the lower and upper end (see `significance`); empty where no confidence was asked for."""
+    """By metric, the lower and upper end (see `significance`); empty if no confidence was given."""
     queries_per_second: float | None
-    """Of the top TIMED_K at this dim alone, up to TIMED_QUERIES at once, on this machine, without encoding. None where not timed."""
+    """Searches a second for the top TIMED_K at this dim, up to TIMED_QUERIES at once, without encoding; None if not timed."""
 
 
 @dataclass(frozen=True)
 class Outranked:
-    """How often a query's best relevant item scores above every item that the data lists as a negative of it."""
+    """Share of queries whose best relevant item scores above all of their listed negatives."""
 
     pair_kind: str
     dim: int
@@ -66,7 +66,7 @@ class Outranked:
 
 @dataclass(frozen=True)
 class Retrieved:
-    """What each query of a set retrieved at the full width: item indices and cosines, best first, without what is ignored for it."""
+    """The results of each query at the full width: item indices and cosines, best first, without ignored items."""
 
     searched: RetrievalSet
     items: tuple[np.ndarray, ...]
@@ -75,13 +75,13 @@ class Retrieved:
 
 @dataclass(frozen=True)
 class QueryMetrics:
-    """What each query of a set contributes to the metrics of one dim."""
+    """The metrics of each query of a set at one dim."""
 
     searched: RetrievalSet
     dim: int
     values: dict[str, np.ndarray]
     """By metric, (queries,)."""
-    best_ranks: np.ndarray | None = None  # (queries,), of the first relevant item; None where it is not known below the depth
+    best_ranks: np.ndarray | None = None  # (queries,), of the first relevant item; None if unknown below the depth
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Evaluation:
     retrieved: tuple[Retrieved, ...]
 
     def value(self, metric: str, pair_kind: str = ALL, dim: int | None = None) -> float | None:
-        """One metric, at the full width unless a dim is given; None where the split has no such queries."""
+        """One metric, at the full width unless `dim` is set; None if the split has no queries of that kind."""
         dim = self.dims[-1] if dim is None else dim
         for result in self.results:
             if result.pair_kind == pair_kind and result.dim == dim:
@@ -115,10 +115,10 @@ def evaluate_vectors(
 ) -> Evaluation:
     """Searches each set's corpus with each of its queries, at all dims in one pass.
 
-    `depth` results are kept for each query: MAP and MRR count a relevant item below it as not found, as TREC does. The best ranks are exact
-    at any depth; of equal scores the lower item comes first. With `confidence`, such as 0.95, each metric has its interval over queries;
-    with `timed`, each dim is searched once more for its speed.
-    Ranks share the search; every one of them has to call this, with equal arguments, and gets all.
+    Each query gets `depth` results: MAP and MRR count a relevant item below that as not retrieved, as TREC does. The best ranks are exact
+    at any depth; of equal scores the lower item comes first. With `confidence`, such as 0.95, each metric has an interval over queries;
+    with `timed`, each dim is searched again to measure its speed.
+    The processes of a distributed run share the search; each must call this with equal arguments, and each gets all results.
 
     Raises ModelError for vectors that hold NaN or infinity, DataError for a query without a relevant item.
     """
@@ -158,12 +158,12 @@ def _retrieved(searched: RetrievalSet, labelled: LabelledResults) -> Retrieved:
 
 
 def _speed(queries: Tensor, corpus: Tensor, dim: int) -> float:
-    kept = corpus[:, :dim].contiguous()  # as an index of this dim holds them
-    return queries_per_second(lambda asked, k: prefix_topk(asked[:, :dim], kept, [dim], k), queries)
+    prefixes = corpus[:, :dim].contiguous()  # as an index of this dim stores them
+    return queries_per_second(lambda batch, k: prefix_topk(batch[:, :dim], prefixes, [dim], k), queries)
 
 
 def _best_ranks(searched: RetrievalSet, labelled: LabelledResults, queries: Tensor, corpus: Tensor, dim: int) -> np.ndarray:
-    """The rank of each query's best relevant item, (queries,), also of one that is below the depth."""
+    """The rank of each query's best relevant item, (queries,), including ranks below the depth."""
     ranks = np.zeros(len(searched.queries))
     first = np.unique(labelled.hits.query, return_index=True)[1]
     ranks[labelled.hits.query[first]] = labelled.hits.rank[first]
@@ -174,7 +174,7 @@ def _best_ranks(searched: RetrievalSet, labelled: LabelledResults, queries: Tens
 
 
 def queries_per_second(search: Callable[[Tensor, int], object], queries: Tensor) -> float:
-    """Of `search(queries, k)`, by what the first TIMED_QUERIES take it for TIMED_K results each."""
+    """The speed of `search(queries, k)` on the first TIMED_QUERIES queries, for TIMED_K results each."""
     timed = queries[:TIMED_QUERIES]
     start = time.perf_counter()
     search(timed, TIMED_K)
@@ -182,7 +182,7 @@ def queries_per_second(search: Callable[[Tensor, int], object], queries: Tensor)
 
 
 def _ranks_below(searched: RetrievalSet, positions: list[int], queries: Tensor, corpus: Tensor, dim: int) -> list[int]:
-    """Rank of the best relevant item of queries that did not find any within the depth, by counting what scores above it."""
+    """The rank of the best relevant item for queries without one within the depth: the number of items that score above it, plus 1."""
     ranks = []
     for block in query_blocks(len(positions), len(corpus)):
         scores = prefix_scores(queries[positions[block]], corpus, dim).cpu().numpy()
@@ -210,16 +210,18 @@ def _share_outranked(searched: RetrievalSet, queries: Tensor, corpus: Tensor, di
 
 
 def summaries(
-    found: Mapping[Key, Sequence[QueryMetrics]], confidence: float | None
+    measured: Mapping[Key, Sequence[QueryMetrics]], confidence: float | None
 ) -> dict[Key, tuple[dict[str, float], dict[str, tuple[float, float]]]]:
-    """The metrics, and their intervals, of what each key's sets found; all keys were asked the same queries in the same order."""
+    """The metrics of each key and their intervals. All keys must have the same queries in the same order."""
     values = {
-        (key, name): np.concatenate([one.values[name] for one in of_key]) for key, of_key in found.items() for name in of_key[0].values
+        (key, name): np.concatenate([of_set.values[name] for of_set in of_key])
+        for key, of_key in measured.items()
+        for name in of_key[0].values
     }
     medians = [column for column in values if METRICS[column[1]].reduce == "median"]
     intervals = {} if confidence is None else bootstrap_intervals(values, confidence, medians=medians)
     figures = {}
-    for key, of_key in found.items():
+    for key, of_key in measured.items():
         names = list(of_key[0].values)
         ends = {name: intervals[key, name] for name in names} if intervals else {}
         figures[key] = summarise({name: values[key, name] for name in names}), ends
@@ -233,14 +235,16 @@ def _results(
     speeds: Mapping[tuple[str, int], float],
     confidence: float | None,
 ) -> list[Result]:
-    """Over the queries of all `sets`, at each dim."""
+    """The metrics over the queries of all `sets`, at each dim."""
     kinds = {searched.pair_kind: len(searched.queries) for searched in sets}
-    dims = sorted({found.dim for found in by_query})
-    found = summaries({dim: [one for one in by_query if one.dim == dim and one.searched.pair_kind in kinds] for dim in dims}, confidence)
+    dims = sorted({entry.dim for entry in by_query})
+    summarised = summaries(
+        {dim: [entry for entry in by_query if entry.dim == dim and entry.searched.pair_kind in kinds] for dim in dims}, confidence
+    )
     queries = sum(kinds.values())
     corpus = len(np.unique(np.concatenate([searched.corpus for searched in sets])))
     results = []
-    for dim, (metrics, intervals) in found.items():
-        speed = queries / sum(asked / speeds[kind, dim] for kind, asked in kinds.items()) if speeds else None
+    for dim, (metrics, intervals) in summarised.items():
+        speed = queries / sum(count / speeds[kind, dim] for kind, count in kinds.items()) if speeds else None
         results.append(Result(pair_kind, dim, queries, corpus, metrics, intervals, speed))
     return results

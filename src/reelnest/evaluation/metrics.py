@@ -1,8 +1,8 @@
-"""The table of retrieval metrics. To add a metric, add a row to it: settings, reports, pages, plots, gate and MLflow read this table.
+"""The table of retrieval metrics. To add a metric, add a row: settings, reports, pages, plots, the gate and MLflow read this table.
 
-A metric gives a number for each query. They are computed here and not through pytrec_eval because trec_eval knows only whole grades, orders
-equal scores by its own rule, and wants every result as a dictionary entry; only the ranks of the relevant items matter. The tests compare
-the rows with pytrec_eval.
+A metric gives a number for each query. pytrec_eval does not compute them because trec_eval accepts only integer grades, breaks ties by its
+own rule, and needs every result as a dictionary entry, whereas only the ranks of the relevant items matter. The tests compare each metric
+with pytrec_eval.
 """
 
 import re
@@ -21,26 +21,26 @@ REDUCE: Mapping[str, Callable[[Floats], np.float64]] = {"mean": np.mean, "median
 
 @dataclass(frozen=True)
 class Hits:
-    """The relevant items that were found within the depth that is kept, by query and then by rank."""
+    """The relevant items among the first `depth` results, sorted by query and then by rank."""
 
-    query: NDArray[np.int64]  # (hits,), the query's position, rising
+    query: NDArray[np.int64]  # (hits,), index of the query, rising
     rank: NDArray[np.int64]  # (hits,), from 1
     grade: Floats  # (hits,), above 0
 
     @cached_property
     def number(self) -> NDArray[np.int64]:
-        """Which of its query's hits each one is, from 1: (hits,)."""
-        first = np.searchsorted(self.query, self.query)  # the place of the query's first hit
+        """The number of each hit among those of its query, from 1: (hits,)."""
+        first = np.searchsorted(self.query, self.query)  # index of the query's first hit
         return np.arange(len(self.query)) - first + 1
 
 
 @dataclass(frozen=True)
 class Relevance:
-    """What there is to be found for each query."""
+    """How many items are relevant to each query, and their grades."""
 
-    counts: NDArray[np.int64]  # (queries,), relevant items of each, at least 1
+    counts: NDArray[np.int64]  # (queries,), number of relevant items, at least 1
     grades: Sequence[Sequence[float]]
-    """Of the relevant items of each query, in any order."""
+    """Grades of each query's relevant items, in any order."""
     _ideal: dict[int, Floats] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -58,15 +58,15 @@ class Relevance:
 
 @dataclass(frozen=True)
 class ScoredQueries:
-    """What was found for some queries: all that a metric is computed from."""
+    """The hits of some queries, and their relevant items: the input of every metric."""
 
     hits: Hits
     relevance: Relevance
     best_ranks: Floats | None = None
-    """The rank of each query's first relevant item, also of one below the depth: (queries,). None where no search says so."""
+    """The rank of each query's first relevant item, including ranks below the depth: (queries,). None if the search did not compute it."""
 
     def total(self, values: NDArray[np.number]) -> Floats:
-        """The sum of one value a hit over each query's hits, (queries,)."""
+        """Sums `values`, (hits,), over the hits of each query: (queries,)."""
         return np.bincount(self.hits.query, values, minlength=len(self.relevance.counts)).astype(np.float64)
 
 
@@ -75,51 +75,51 @@ class Metric:
     """A row of the table."""
 
     name: str
-    """As params.yaml and the reports write it: small letters, digits and _, and where it has a cut-off, @ and a number."""
+    """The name in params.yaml and the reports: lower-case letters, digits and _, with @ and a number for a cut-off."""
     title: str
-    """As papers write it, for pages."""
+    """The name on pages, as papers write it."""
     per_query: Callable[[ScoredQueries], Floats]
-    """Gives a number for each query, (queries,)."""
+    """Returns a number for each query, (queries,)."""
     reduce: Literal["mean", "median"] = "mean"
-    """What the number over all queries is."""
+    """How the numbers of all queries become one."""
     lower_is_better: bool = False
-    shown: Literal["headline", "chart", "table"] = "table"
-    """table: in the tables of all metrics; chart: also drawn, and in slices and a run's summary; headline: also in `metrics.json`, the
-    model card and other short tables."""
+    display: Literal["headline", "chart", "table"] = "table"
+    """table: only in tables of all metrics; chart: also in charts, slices and a run's summary; headline: also in `metrics.json`, the model
+    card and other short tables."""
     needs_best_ranks: bool = False
-    """Whether it reads `best_ranks`: it is then known of exact float32 search alone."""
+    """Whether it reads `best_ranks`, which only exact float32 search computes."""
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a name that a CSV file or a tracker would not take."""
+        """Raises ValueError for a name that a CSV file or a tracker would not accept."""
         if not NAME.fullmatch(self.name):
             raise ValueError(f"metric '{self.name}': expected a name such as recall@10 or median_rank")
 
     @property
     def is_comparable(self) -> bool:
-        """Whether models and configurations can be compared by it: a mean, higher is better, known of every configuration."""
+        """Whether models and configurations can be compared by it: a mean, higher is better, available for every configuration."""
         return self.reduce == "mean" and not self.lower_is_better and not self.needs_best_ranks
 
 
 METRICS: dict[str, Metric] = {}
-"""By name, in the order in which they are shown."""
+"""By name, in display order."""
 
 
 def register(metric: Metric) -> Metric:
-    """Adds a row to the table. Raises ValueError where there is a metric of that name."""
+    """Adds a row to the table. Raises ValueError if a metric of that name exists."""
     if metric.name in METRICS:
-        raise ValueError(f"metric '{metric.name}': there is one of that name already")
+        raise ValueError(f"metric '{metric.name}': a metric of that name is already registered")
     METRICS[metric.name] = metric
     return metric
 
 
 def recall_at(k: int) -> Callable[[ScoredQueries], Floats]:
     """The share of all relevant items that are in the first k: trec_eval's recall_k."""
-    return lambda found: found.total((found.hits.rank <= k) * 1.0) / found.relevance.counts
+    return lambda scored: scored.total((scored.hits.rank <= k) * 1.0) / scored.relevance.counts
 
 
-def reciprocal_rank(found: ScoredQueries) -> Floats:
+def reciprocal_rank(scored: ScoredQueries) -> Floats:
     """1 / rank of the first relevant item."""
-    return found.total((found.hits.number == 1) / found.hits.rank.astype(np.float64))
+    return scored.total((scored.hits.number == 1) / scored.hits.rank.astype(np.float64))
 
 
 def ndcg_at(k: int) -> Callable[[ScoredQueries], Floats]:
@@ -128,36 +128,36 @@ def ndcg_at(k: int) -> Callable[[ScoredQueries], Floats]:
     Järvelin and Kekäläinen 2002, https://doi.org/10.1145/582415.582418.
     """
 
-    def ndcg(found: ScoredQueries) -> Floats:
-        gains = found.hits.grade * (found.hits.rank <= k) / np.log2(found.hits.rank + 1.0)
-        return found.total(gains) / found.relevance.ideal_dcg(k)
+    def ndcg(scored: ScoredQueries) -> Floats:
+        gains = scored.hits.grade * (scored.hits.rank <= k) / np.log2(scored.hits.rank + 1.0)
+        return scored.total(gains) / scored.relevance.ideal_dcg(k)
 
     return ndcg
 
 
-def average_precision(found: ScoredQueries) -> Floats:
-    """The mean precision at each relevant item, 0 for those not found."""
-    return found.total(found.hits.number / found.hits.rank) / found.relevance.counts
+def average_precision(scored: ScoredQueries) -> Floats:
+    """The mean precision at each relevant item, 0 for those not retrieved."""
+    return scored.total(scored.hits.number / scored.hits.rank) / scored.relevance.counts
 
 
-def best_rank(found: ScoredQueries) -> Floats:
-    """The rank of the first relevant item. Raises ValueError where it is not known."""
-    if found.best_ranks is None:
-        raise ValueError("the ranks below the depth were not asked for")
-    return found.best_ranks
+def best_rank(scored: ScoredQueries) -> Floats:
+    """The rank of the first relevant item. Raises ValueError if the search did not compute it."""
+    if scored.best_ranks is None:
+        raise ValueError("this metric needs the ranks below the depth, which were not computed")
+    return scored.best_ranks
 
 
-register(Metric("recall@1", "Recall@1", recall_at(1), shown="headline"))
+register(Metric("recall@1", "Recall@1", recall_at(1), display="headline"))
 register(Metric("recall@5", "Recall@5", recall_at(5)))
-register(Metric("recall@10", "Recall@10", recall_at(10), shown="headline"))
-register(Metric("mrr", "MRR", reciprocal_rank, shown="chart"))
-register(Metric("ndcg@10", "nDCG@10", ndcg_at(10), shown="headline"))
+register(Metric("recall@10", "Recall@10", recall_at(10), display="headline"))
+register(Metric("mrr", "MRR", reciprocal_rank, display="chart"))
+register(Metric("ndcg@10", "nDCG@10", ndcg_at(10), display="headline"))
 register(Metric("map", "MAP", average_precision))
 register(Metric("median_rank", "Median rank", best_rank, reduce="median", lower_is_better=True, needs_best_ranks=True))
 
 
 def metric_names() -> tuple[str, ...]:
-    """All metrics, in their order."""
+    """All metrics, in display order."""
     return tuple(METRICS)
 
 
@@ -167,26 +167,26 @@ def comparable_names() -> tuple[str, ...]:
 
 
 def headline_names() -> tuple[str, ...]:
-    """The few metrics for a short table."""
-    return tuple(name for name, metric in METRICS.items() if metric.shown == "headline")
+    """The metrics of short tables."""
+    return tuple(name for name, metric in METRICS.items() if metric.display == "headline")
 
 
 def charted_names() -> tuple[str, ...]:
-    """The metrics that are drawn, and those of slices; the headline's are among them."""
-    return tuple(name for name, metric in METRICS.items() if metric.shown != "table")
+    """The metrics of charts and slices, including the headline metrics."""
+    return tuple(name for name, metric in METRICS.items() if metric.display != "table")
 
 
 def logged_name(name: str) -> str:
-    """`recall@10` as `recall_at_10`: MLflow's names allow no @."""
+    """`recall_at_10` for `recall@10`, since MLflow's names allow no @."""
     return name.replace("@", "_at_")
 
 
-def query_metrics(found: ScoredQueries) -> dict[str, Floats]:
-    """Each metric of each query, (queries,) by name; without those that need the best ranks where these are not known."""
-    known = (metric for metric in METRICS.values() if found.best_ranks is not None or not metric.needs_best_ranks)
-    return {metric.name: metric.per_query(found) for metric in known}
+def query_metrics(scored: ScoredQueries) -> dict[str, Floats]:
+    """By metric, the value of each query, (queries,). Metrics that need the best ranks are left out if these are unknown."""
+    known = (metric for metric in METRICS.values() if scored.best_ranks is not None or not metric.needs_best_ranks)
+    return {metric.name: metric.per_query(scored) for metric in known}
 
 
 def summarise(values: Mapping[str, Floats]) -> dict[str, float]:
-    """One number for each metric from its values for each query, (queries,), in the table's order."""
+    """One number for each metric from its values by query, (queries,), in the table's order."""
     return {name: float(REDUCE[metric.reduce](values[name])) for name, metric in METRICS.items() if name in values}

@@ -1,4 +1,4 @@
-"""Which of the items that a search found are relevant."""
+"""Looks up which results of a search are relevant."""
 
 from dataclasses import dataclass
 
@@ -15,11 +15,11 @@ IGNORED = -1.0
 
 @dataclass(frozen=True)
 class LabelledResults:
-    """The results of each query that count for it, best first."""
+    """The results of each query without ignored items, best first."""
 
     rows: NDArray[np.int64]  # (queries, at most the depth), rows of the corpus
     scores: NDArray[np.float32]  # the same shape
-    lengths: NDArray[np.int64]  # (queries,), how many of a row's entries count: what is ignored is behind them
+    lengths: NDArray[np.int64]  # (queries,), how many entries of a row count; ignored items come after them
     hits: Hits
 
 
@@ -34,7 +34,7 @@ class Qrels:
         if without:
             raise DataError(
                 f"{searched.pair_kind}: {len(without)} of {len(queries)} queries have no relevant item (the first is item {without[0]}), "
-                "so no metric can be given for them. Leave such queries out, or add their targets to data/pairs.jsonl."
+                "so they have no metrics. Remove these queries, or add their targets to data/pairs.jsonl."
             )
         self.relevance = Relevance.of([list(searched.qrels[query].values()) for query in queries])
         places = np.repeat(np.arange(len(queries)), self.relevance.counts)
@@ -44,32 +44,32 @@ class Qrels:
         if len(missing):
             raise DataError(
                 f"{searched.pair_kind}: {len(missing)} relevant items are not in the corpus (the first is item {missing[0]}), "
-                "so no search can find them. A corpus has to hold all relevant items of its queries."
+                "so no search can find them. Add them: a corpus must hold all relevant items of its queries."
             )
         ignored = [searched.ignored.get(query, searched.corpus[:0]) for query in queries]
         lengths = [len(of_query) for of_query in ignored]
         self.most_ignored = max(lengths, default=0)
-        """So many more results have to be asked for."""
+        """How many more results each query needs, so that enough are left without the ignored items."""
         self._places = np.concatenate([places, np.repeat(np.arange(len(queries)), lengths)])
         self._rows = np.searchsorted(searched.corpus, np.concatenate([items, *ignored]))
         self._grades = np.concatenate([grades, np.full(sum(lengths), IGNORED)])
-        order = np.argsort(self._places, kind="stable")
-        self._places, self._rows, self._grades = self._places[order], self._rows[order], self._grades[order]
+        by_query = np.argsort(self._places, kind="stable")
+        self._places, self._rows, self._grades = self._places[by_query], self._rows[by_query], self._grades[by_query]
 
     def label(self, ranking: Ranking, depth: int) -> LabelledResults:
-        """The first `depth` results of each query that count for it."""
+        """Labels the first `depth` results of each query that are not ignored."""
         rows, scores = ranking.indices.cpu().numpy(), ranking.scores.cpu().numpy()
         grades = self._grades_of(rows)
         lengths = np.full(len(rows), min(rows.shape[1], depth))
         if self.most_ignored:
-            order = np.argsort(grades < 0, axis=1, kind="stable")
-            rows, scores, grades = (np.take_along_axis(array, order, axis=1) for array in (rows, scores, grades))
+            counted_first = np.argsort(grades < 0, axis=1, kind="stable")
+            rows, scores, grades = (np.take_along_axis(array, counted_first, axis=1) for array in (rows, scores, grades))
             lengths = np.minimum((grades >= 0).sum(axis=1), depth)
         query, place = np.nonzero(grades[:, :depth] > 0)
         return LabelledResults(rows[:, :depth], scores[:, :depth], lengths, Hits(query, place + 1, grades[query, place]))
 
     def _grades_of(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The grade of each result, 0 for one that is not relevant and IGNORED for one that does not count."""
+        """The grade of each result: 0 if it is not relevant, IGNORED if it does not count."""
         grades = np.empty(rows.shape)
         blocks = query_blocks(len(rows), self._corpus)
         table = np.zeros((max((block.stop - block.start for block in blocks), default=0), self._corpus))

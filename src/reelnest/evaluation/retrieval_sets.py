@@ -1,4 +1,4 @@
-"""What an evaluation searches: for each pair kind its queries, its corpus, and which answers are right."""
+"""What an evaluation searches: for each pair kind the queries, the corpus and the relevant items."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -20,11 +20,11 @@ class RetrievalSet:
     queries: np.ndarray  # (queries,) int64, rising
     corpus: np.ndarray  # (corpus,) int64, rising
     qrels: dict[int, dict[int, float]]
-    """query → right answer → grade, above 0."""
+    """query → relevant item → grade, above 0."""
     negatives: dict[int, np.ndarray] = field(default_factory=dict)
-    """query → answers that the data names as wrong."""
+    """query → its listed negatives."""
     ignored: dict[int, np.ndarray] = field(default_factory=dict)
-    """query → parts of the corpus that count neither as right nor as wrong: itself, and items paired with it in another split."""
+    """query → items of the corpus that do not count for it: itself, and items paired with it in another split."""
 
     @property
     def target_kind(self) -> str:
@@ -33,10 +33,10 @@ class RetrievalSet:
 
 
 def retrieval_sets(prepared: "Prepared", split: str) -> list[RetrievalSet]:
-    """The retrieval sets of a split, in the order of PAIR_KINDS; kinds without pairs are left out.
+    """Returns the retrieval sets of a split, in the order of PAIR_KINDS; kinds without pairs are left out.
 
-    Each pair is asked both ways round: a stored text→video pair is also a video→text pair, with the same grade. The corpus of a kind is
-    every item that is a right answer, or named as a negative, to one of its queries. Where pairs repeat, the highest grade holds.
+    Each pair is searched in both directions: a text→video pair is also a video→text pair of the same grade. The corpus of a kind holds
+    every item that is relevant to one of its queries or a listed negative of one. Of repeated pairs the highest grade counts.
     """
     qrels: dict[str, dict[int, dict[int, float]]] = {kind: defaultdict(dict) for kind in PAIR_KINDS}
     negatives: dict[str, dict[int, set[int]]] = {kind: defaultdict(set) for kind in PAIR_KINDS}
@@ -54,15 +54,15 @@ def retrieval_sets(prepared: "Prepared", split: str) -> list[RetrievalSet]:
             if a != b:
                 grades = qrels[f"{kind_of(a)}_to_{kind_of(b)}"][a]
                 grades[b] = max(grade, grades.get(b, 0.0))
-        for other in wrong.tolist():
-            negatives[f"{kind_of(query)}_to_{kind_of(other)}"][query].add(other)
+        for negative in wrong.tolist():
+            negatives[f"{kind_of(query)}_to_{kind_of(negative)}"][query].add(negative)
     return [_retrieval_set(prepared, kind, qrels[kind], negatives[kind]) for kind in PAIR_KINDS if qrels[kind]]
 
 
 def _retrieval_set(
     prepared: "Prepared", pair_kind: str, qrels: dict[int, dict[int, float]], negatives: dict[int, set[int]]
 ) -> RetrievalSet:
-    # A negative of a query that has no right answer of this kind has nothing to be compared with.
+    # Negatives of a query without a relevant item of this kind have nothing to be compared with.
     wrong = {query: np.array(sorted(items - {query, *qrels[query]})) for query, items in sorted(negatives.items()) if query in qrels}
     wrong = {query: items for query, items in wrong.items() if len(items)}
     right = (np.fromiter(grades, dtype=np.int64) for grades in qrels.values())

@@ -1,4 +1,4 @@
-"""Figures of parts of the queries: which kinds of searches a model is good at, and which it is not."""
+"""Metrics of query segments (slices): which kinds of searches a model is good or bad at."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
     from reelnest.store.prepared import Prepared
 
 SMALL = 30
-"""With fewer queries a slice's figure says little, however narrow its interval: it is marked."""
+"""Slices with fewer queries are marked, since their metrics are unreliable even where the interval is narrow."""
 
 WORDS = (1, 2, 4, 8, 16)
 RELEVANT_COUNTS = (1, 2, 4, 10)
 SECONDS = (0, 5, 15, 60, 300)
-"""Where each part begins; it ends where the next one begins."""
+"""The start of each bin; a bin ends where the next one starts."""
 FIELD_VALUES = 20
-"""Of a field's values the most frequent ones are told apart; the rest is OTHER."""
+"""How many of a field's values, the most frequent ones, have their own slice; the others share OTHER."""
 OTHER, SEVERAL = "other", "several"
 VALUE_LENGTH = 60
 
 Value = tuple[int, str]
-"""A slice's value with its place among the others."""
+"""A slice's value, after its sort key."""
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Some of the queries, at one dim."""
+    """The metrics of some of the queries at one dim."""
 
     name: str
     value: str
@@ -51,29 +51,29 @@ class Slice:
 def slices(
     evaluation: Evaluation, prepared: "Prepared", split: str, dims: Sequence[int], fields: Sequence[str], confidence: float
 ) -> list[Slice]:
-    """Each slice's figures, exact float32 search, at each of `dims` that were evaluated.
+    """Returns the metrics of each slice at each of `dims`, by exact float32 search. `dims` must have been evaluated.
 
-    Queries are divided by pair kind; by direction (asked as the pair is written, or turned round); by words of a text query; by the number
-    of right answers; by the length of the video that is asked with, or else of those that are right (their mean); and by the values of the
-    video's `fields`, which are text fields or tags. A query that has no such property is in none of its slices.
+    Queries are divided by pair kind; by direction (query → target as in the data, or target → query); by words of a text query; by the
+    number of relevant items; by the length of the query video, or else the mean length of the relevant videos; and by the values of the
+    video's `fields`, which are text fields or tags. A query without a property is in none of that property's slices.
     """
     sets = [retrieved.searched for retrieved in evaluation.retrieved]
     names = charted_names()
     medians = [metric for metric in names if METRICS[metric].reduce == "median"]
-    found = []
+    results = []
     for name, labels in _labels(sets, prepared, split, fields).items():
         for value in sorted({label for label in labels if label is not None}):
             chosen = np.array([label == value for label in labels])
             for dim in dims:
-                of_dim = [one.values for one in evaluation.by_query if one.dim == dim]
-                part = {metric: np.concatenate([values[metric] for values in of_dim])[chosen] for metric in names}
-                intervals = bootstrap_intervals(part, confidence, medians=medians)
-                found.append(Slice(name, value[1], dim, int(chosen.sum()), summarise(part), intervals))
-    return found
+                of_dim = [entry.values for entry in evaluation.by_query if entry.dim == dim]
+                subset = {metric: np.concatenate([values[metric] for values in of_dim])[chosen] for metric in names}
+                intervals = bootstrap_intervals(subset, confidence, medians=medians)
+                results.append(Slice(name, value[1], dim, int(chosen.sum()), summarise(subset), intervals))
+    return results
 
 
 def query_slices(evaluation: Evaluation, prepared: "Prepared", split: str, fields: Sequence[str]) -> dict[str, list[tuple[str, ...]]]:
-    """By pair kind, the slices of each query in the order of its set, such as `query words: 2-3`: to find a query's like."""
+    """By pair kind, the names of each query's slices, such as `query words: 2-3`, in the order of the set's queries."""
     sets = [retrieved.searched for retrieved in evaluation.retrieved]
     labels = _labels(sets, prepared, split, fields)
     named = [
@@ -85,32 +85,32 @@ def query_slices(evaluation: Evaluation, prepared: "Prepared", split: str, field
 
 
 def _labels(sets: Sequence[RetrievalSet], prepared: "Prepared", split: str, fields: Sequence[str]) -> dict[str, list[Value | None]]:
-    """By slice, the value of each query of all sets, one set after the other; None for one that has none."""
+    """By slice, the value of each query of all sets, one set after the other; None for a query without one."""
     pairs = prepared.pairs(split)
     written = set(zip(pairs.queries.tolist(), pairs.targets.tolist(), strict=True))
-    found: dict[str, list[Value | None]] = {
+    labels: dict[str, list[Value | None]] = {
         name: [] for name in ("pair kind", "direction", "query words", "right answers", "video seconds")
     }
     texts: dict[str, list[str | None]] = {name: [] for name in fields}
     for place, searched in enumerate(sets):
         for query in searched.queries.tolist():
             item, right = prepared.item(query), searched.qrels[query]
-            as_written = any((query, answer) in written for answer in right)
-            found["pair kind"].append((place, searched.pair_kind))
-            found["direction"].append((0, "as written") if as_written else (1, "turned round"))
-            found["query words"].append(_part(len(item.key.split()), WORDS) if item.kind == "text" else None)
-            found["right answers"].append(_part(len(right), RELEVANT_COUNTS))
+            as_written = any((query, target) in written for target in right)
+            labels["pair kind"].append((place, searched.pair_kind))
+            labels["direction"].append((0, "as written") if as_written else (1, "turned round"))
+            labels["query words"].append(_bin(len(item.key.split()), WORDS) if item.kind == "text" else None)
+            labels["right answers"].append(_bin(len(right), RELEVANT_COUNTS))
             videos = [query] if item.kind == "video" else list(right) if searched.target_kind == "video" else []
             seconds = [prepared.seconds(video) for video in videos]
-            found["video seconds"].append(_part(float(np.mean(seconds)), SECONDS, " s") if seconds else None)
+            labels["video seconds"].append(_bin(float(np.mean(seconds)), SECONDS, " s") if seconds else None)
             for name in fields:
                 values = {dict(item.fields + item.tags).get(name) for item in map(prepared.item, videos)} - {None}
                 texts[name].append(None if not values else values.pop() if len(values) == 1 else SEVERAL)
-    return found | {name: _frequent(values) for name, values in texts.items()}
+    return labels | {name: _frequent(values) for name, values in texts.items()}
 
 
-def _part(number: float, starts: Sequence[int], unit: str = "") -> Value:
-    """The part that a number falls into: `2-3` of whole numbers, `5-15 s` of others, without the end."""
+def _bin(number: float, starts: Sequence[int], unit: str = "") -> Value:
+    """The bin of a number: `2-3` for integers, `5-15 s` (end excluded) for others."""
     place = int(np.searchsorted(starts, number, side="right")) - 1
     start = starts[max(place, 0)]
     if place == len(starts) - 1:
@@ -120,8 +120,8 @@ def _part(number: float, starts: Sequence[int], unit: str = "") -> Value:
 
 
 def _frequent(values: Sequence[str | None]) -> list[Value | None]:
-    """The most frequent ones, cut to VALUE_LENGTH, and OTHER."""
-    shown = [None if value is None else value[:VALUE_LENGTH] for value in values]
-    counts = Counter(value for value in shown if value is not None)
-    places = {value: place for place, (value, _) in enumerate(sorted(counts.items(), key=lambda one: (-one[1], one[0]))[:FIELD_VALUES])}
-    return [None if value is None else (places[value], value) if value in places else (FIELD_VALUES, OTHER) for value in shown]
+    """The most frequent values, cut to VALUE_LENGTH characters; OTHER for the rest."""
+    shortened = [None if value is None else value[:VALUE_LENGTH] for value in values]
+    counts = Counter(value for value in shortened if value is not None)
+    places = {value: place for place, (value, _) in enumerate(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:FIELD_VALUES])}
+    return [None if value is None else (places[value], value) if value in places else (FIELD_VALUES, OTHER) for value in shortened]

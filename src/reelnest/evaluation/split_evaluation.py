@@ -1,4 +1,4 @@
-"""Retrieval quality of an encoder on a split: what training watches and what the evaluation reports."""
+"""Retrieval quality of an encoder on a split, for validation during training and for the evaluation stage."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from reelnest.evaluation.retrieval_sets import RetrievalSet, retrieval_sets
 from reelnest.store.entries import Entry, Role
 from reelnest.store.prepared import Prepared
 
-SHOWN = 100
+LONGEST_QUOTE = 100
 """Characters of a text in an error."""
 
 
@@ -34,9 +34,9 @@ class EmbeddedSplit:
 
 
 def embed_split(prepared: Prepared, split: str, encoder: Encoder, batcher: Batcher, batch_size: int) -> EmbeddedSplit:
-    """Encodes each item of a split once in each role that it plays. The work is shared by all ranks, and each gets all vectors.
+    """Encodes each item of a split once per role (query, target). The ranks share the work, and each gets all vectors.
 
-    Every rank must call this. Raises ModelError, which names the item, for vectors that hold NaN or infinity.
+    Every rank must call this. Raises ModelError, which names the item, for vectors with NaN or infinity.
     """
     sets = retrieval_sets(prepared, split)
     queries = _union([searched.queries for searched in sets])
@@ -53,15 +53,15 @@ def embed_split(prepared: Prepared, split: str, encoder: Encoder, batcher: Batch
 def evaluate_split(
     prepared: Prepared, split: str, encoder: Encoder, batcher: Batcher, dims: Sequence[int], batch_size: int, depth: int
 ) -> Evaluation:
-    """Embeds a split and searches it at each dim; every rank must call this, and each returns the same.
+    """Encodes a split and searches it at each dim. Every rank must call this, and each returns the same.
 
-    A split without pairs gives an Evaluation whose `value` is None. Raises ModelError for vectors that hold NaN or infinity.
+    For a split without pairs, `value` of the Evaluation returns None. Raises ModelError for vectors with NaN or infinity.
     """
     return embed_split(prepared, split, encoder, batcher, batch_size).evaluate(dims, depth)
 
 
 class ItemEntries(Sequence[Entry]):
-    """Queries, then targets, read from the frame store only when asked for."""
+    """Queries, then targets, read from the frame store on access."""
 
     def __init__(self, prepared: Prepared, queries: np.ndarray, targets: np.ndarray) -> None:
         self._prepared = prepared
@@ -75,9 +75,9 @@ class ItemEntries(Sequence[Entry]):
         return self._prepared.entry(*self._item_and_role(position))
 
     def named(self, position: int) -> str:
-        """The item for an error's text, such as `query "a red ball"`."""
+        """The item as an error message names it, such as `query "a red ball"`."""
         index, role = self._item_and_role(position)
-        return f'{role} "{self._prepared.item(index).key[:SHOWN]}"'
+        return f'{role} "{self._prepared.item(index).key[:LONGEST_QUOTE]}"'
 
     def _item_and_role(self, position: int) -> tuple[int, Role]:
         if not 0 <= position < len(self):
@@ -91,9 +91,8 @@ def _check_numbers(vectors: Tensor, entries: ItemEntries) -> None:
     bad = (~torch.isfinite(vectors).all(dim=1)).nonzero().squeeze(1).tolist()
     if bad:
         raise ModelError(
-            f"{len(bad)} of {len(vectors)} vectors hold NaN or infinity, the first that of {entries.named(bad[0])}, so nothing can be "
-            "ranked. Training has diverged, or the weights are damaged: look at the loss in reports/training.csv; a lower "
-            "train.learning_rate helps."
+            f"{len(bad)} of {len(vectors)} vectors contain NaN or infinity; the first is that of {entries.named(bad[0])}. Training has "
+            "diverged, or the weights are damaged. Check the loss in reports/training.csv, and try a lower train.learning_rate."
         )
 
 

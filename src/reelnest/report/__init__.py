@@ -1,4 +1,4 @@
-"""Pages that people look at, and their charts.
+"""HTML pages and their charts.
 
-In: figures as the stages write them. Out: one HTML file each, which needs no network. Open `evaluation_page.py` first.
+In: the reports of the stages. Out: one HTML file per page, which needs no network. Open `evaluation_page.py` first.
 """

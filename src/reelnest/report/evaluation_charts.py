@@ -10,7 +10,7 @@ from reelnest.report.charts.scatter_chart import Point, ScatterChart, scatter_ch
 
 
 def quality_charts(results: Sequence[Result]) -> list[LineChart]:
-    """A chart for each metric that is drawn and was measured: its value by dim, a line for each pair kind."""
+    """Returns a chart for each charted metric that was measured: its value by dim, a line for each pair kind."""
     charts = []
     for metric in charted_names():
         values: dict[str, dict[int, float]] = {}
@@ -26,7 +26,7 @@ def quality_charts(results: Sequence[Result]) -> list[LineChart]:
 
 
 def negatives_chart(outranked: Sequence[NegativesOutranked]) -> LineChart | None:
-    """How often the relevant item ranks above the listed negatives, by dim; None where no query has any."""
+    """How often the relevant item ranks above the listed negatives, by dim; None if no query lists negatives."""
     values: dict[str, dict[int, float]] = {}
     for entry in sorted(outranked, key=lambda entry: wording.kind_style(entry.pair_kind)):
         values.setdefault(entry.pair_kind, {})[entry.dim] = entry.value
@@ -34,18 +34,24 @@ def negatives_chart(outranked: Sequence[NegativesOutranked]) -> LineChart | None
 
 
 def scatter_charts(configurations: Sequence[ConfigurationResult], series: Sequence[str], metric: str) -> list[ScatterChart]:
-    """A metric of each configuration against its size, and against its speed."""
+    """Returns two charts of a metric of each configuration: against its size and against its speed."""
     name = wording.metric_name(metric)
-    sizes = {one.name: float(one.bytes_per_vector) for one in configurations}
-    speeds = {one.name: one.queries_per_second for one in configurations}
+    sizes = {configuration.name: float(configuration.bytes_per_vector) for configuration in configurations}
+    speeds = {configuration.name: configuration.queries_per_second for configuration in configurations}
     charts = []
     for title, cost, costs in ((f"{name} against size", "bytes a vector", sizes), (f"{name} against speed", "searches a second", speeds)):
-        points: dict[str, list[Point]] = {one: [] for one in series}
-        for one in configurations:
-            if costs[one.name] > 0:
-                point = Point(one.name, costs[one.name], one.metrics[metric], one.intervals.get(metric))
-                points[wording.series_of(one)].append(point)
-        joined = [one for one in series if one != wording.FUNNEL]
+        points: dict[str, list[Point]] = {series_name: [] for series_name in series}
+        for configuration in configurations:
+            if costs[configuration.name] > 0:
+                point = Point(
+                    configuration.name, costs[configuration.name], configuration.metrics[metric], configuration.intervals.get(metric)
+                )
+                points[wording.series_of(configuration)].append(point)
+        joined = [series_name for series_name in series if series_name != wording.FUNNEL]
         if any(points.values()):
-            charts.append(scatter_chart(title, cost, {one: of_series for one, of_series in points.items() if of_series}, joined=joined))
+            charts.append(
+                scatter_chart(
+                    title, cost, {series_name: of_series for series_name, of_series in points.items() if of_series}, joined=joined
+                )
+            )
     return charts

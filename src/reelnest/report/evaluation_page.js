@@ -1,5 +1,5 @@
 "use strict";
-// The page says all without this: it only sorts tables, and hides the searches that are not asked for.
+// The page is complete without this script, which only sorts tables and filters the examples.
 
 for (const table of document.querySelectorAll("table.sortable")) {
   const columns = [...table.tHead.rows[0].cells];
@@ -11,7 +11,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     column.append(button);
     button.addEventListener("click", () => {
       const falls = column.getAttribute("aria-sort") === "ascending";
-      columns.forEach((other) => other.removeAttribute("aria-sort"));
+      columns.forEach((each) => each.removeAttribute("aria-sort"));
       column.setAttribute("aria-sort", falls ? "descending" : "ascending");
       const rows = [...table.tBodies[0].rows].map((row) => {
         const cell = row.cells[place];
@@ -19,7 +19,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
       });
       rows.sort((a, b) => (Number.isNaN(a.number - b.number) ? a.text.localeCompare(b.text, undefined, { numeric: true }) : a.number - b.number));
       if (falls) rows.reverse();
-      table.tBodies[0].append(...rows.map((one) => one.row));
+      table.tBodies[0].append(...rows.map((sorted) => sorted.row));
     });
   });
 }
@@ -33,21 +33,21 @@ if (form) {
   }));
   const show = () => {
     const { words, kind, slice, found } = form.elements;
-    const wanted = words.value.toLowerCase().split(/\s+/).filter(Boolean);
-    let shown = 0;
+    const terms = words.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let visible = 0;
     for (const { element, text, slices } of queries) {
       const fits =
-        wanted.every((word) => text.includes(word)) &&
+        terms.every((word) => text.includes(word)) &&
         (!kind.value || element.dataset.kind === kind.value) &&
         (!slice?.value || slices.includes(slice.value)) &&
         (!found.value || element.dataset.found === found.value);
       element.hidden = !fits;
-      shown += fits;
+      visible += fits;
     }
-    form.querySelector("output").textContent = `${shown} of ${queries.length} shown`;
+    form.querySelector("output").textContent = `${visible} of ${queries.length} shown`;
   };
   form.addEventListener("input", show);
   form.addEventListener("submit", (event) => event.preventDefault());
   form.hidden = false;
-  show(); // a browser that goes back to the page fills the fields in again
+  show(); // the browser restores the fields when a reader goes back to the page
 }

@@ -1,6 +1,6 @@
-"""`reports/evaluation.html`: what a model finds and what each size of it costs, for people to look at.
+"""`reports/evaluation.html`: retrieval quality, size and speed, for people to look at.
 
-Without its script the page still shows all.
+The page shows everything even without its script.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ SECTIONS = (
     ("queries", "Examples", "gallery"),
     ("confused", "Confused videos", "confused"),
 )
-"""Anchor, name and what is shown of each section, in the page's order. A section that shows nothing is left out."""
+"""Anchor, name and content of each section, in the page's order. An empty section is left out."""
 
 
 def write_evaluation_page(
@@ -49,18 +49,21 @@ def write_evaluation_page(
     """Writes the page in one step.
 
     Args:
-        path: where the page goes.
-        evaluation: what it shows.
-        gallery: queries to show with their best results.
-        confused: videos that rank first where another was wanted.
+        path: Where the page goes.
+        evaluation: The report of the evaluation.
+        gallery: Example queries with their best results.
+        confused: Videos that rank first for queries to which they are not relevant.
     """
     results = sorted(evaluation.results, key=lambda result: (wording.kind_style(result.pair_kind), result.dim))
-    configurations = sorted(evaluation.configurations, key=lambda one: (one.bytes_per_vector, bool(one.funnel), one.name))
-    series = sorted({wording.series_of(one) for one in configurations}, key=wording.series_style)
+    configurations = sorted(
+        evaluation.configurations,
+        key=lambda configuration: (configuration.bytes_per_vector, bool(configuration.funnel), configuration.name),
+    )
+    series = sorted({wording.series_of(configuration) for configuration in configurations}, key=wording.series_style)
     measured = wording.metrics_of(configurations)
     comparisons = tables.comparisons(evaluation)
     slice_dims, slices = tables.slice_rows(evaluation)
-    shown = {
+    content = {
         "results": results,
         "kinds": list(dict.fromkeys(result.pair_kind for result in results)),
         "metrics": wording.metrics_of(results),
@@ -86,10 +89,10 @@ def write_evaluation_page(
         headline=headline(evaluation),
         choice=evaluation.choice,
         confidence=wording.percent(evaluation.confidence),
-        sections=[(anchor, name) for anchor, name, key in SECTIONS if shown[key]],
+        sections=[(anchor, name) for anchor, name, key in SECTIONS if content[key]],
         gallery_kinds=list(dict.fromkeys(query.pair_kind for query in gallery)),
         gallery_slices=list(dict.fromkeys(name for query in gallery for name in query.slices)),
         style=source(STYLE),
         script=source(SCRIPT),
-        **shown,
+        **content,
     )

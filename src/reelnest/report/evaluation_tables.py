@@ -6,7 +6,7 @@ from reelnest.artifacts.evaluation_report import ALL, BehaviourFailure, Behaviou
 from reelnest.report.charts.interval_bars import Bar, interval_bars
 
 SHOWN_FAILURES = 20
-"""Behaviour tests that did not pass; `evaluation.json` has more."""
+"""Failed behaviour tests on the page; `evaluation.json` has more."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class SliceRow:
     is_small: bool
     bar_dim: int
     bar: Bar
-    """Of the smallest dim, where slices differ most."""
+    """At the smallest dim, where slices differ most."""
     by_dim: tuple[SliceValue, ...]
 
 
 @dataclass(frozen=True)
 class BehaviourRow:
-    """The tests of one kind, or all of them, and the share that passes at each dim."""
+    """The tests of one kind, or all tests, and the share that passes at each dim."""
 
     kind: str
     tests: int
@@ -76,24 +76,27 @@ class BehaviourTable:
 
 
 def comparisons(evaluation: EvaluationReport) -> list[Comparison]:
-    """A table for each earlier model that this one was compared with."""
-    found = []
+    """Returns a table for each earlier model that this one was compared with."""
+    tables = []
     for compared in evaluation.compared_with:
         differences = compared.differences
-        bars = interval_bars([(one.value, one.low, one.high) for one in differences], around_zero=True)
-        rows = tuple(DifferenceRow(one.dim, one.value, one.low, one.high, bar) for one, bar in zip(differences, bars, strict=True))
+        bars = interval_bars([(difference.value, difference.low, difference.high) for difference in differences], around_zero=True)
+        rows = tuple(
+            DifferenceRow(difference.dim, difference.value, difference.low, difference.high, bar)
+            for difference, bar in zip(differences, bars, strict=True)
+        )
         which = f"version {compared.version}" if compared.version is not None else compared.run_id
-        found.append(Comparison(f"Against the {compared.what}, {which}", compared.metric, rows))
-    return found
+        tables.append(Comparison(f"Against the {compared.what}, {which}", compared.metric, rows))
+    return tables
 
 
 def slice_rows(evaluation: EvaluationReport) -> tuple[list[int], list[SliceRow]]:
-    """The dims, and a row for each slice's value with the metric of the choice at each of them."""
+    """Returns the dims, and a row for each slice with the metric of the recommendation at each dim."""
     metric = evaluation.choice.metric
     by_name: dict[str, dict[int, SliceResult]] = {}
-    for part in evaluation.slices:
-        if metric in part.metrics:
-            by_name.setdefault(f"{part.slice}: {part.value}", {})[part.dim] = part
+    for entry in evaluation.slices:
+        if metric in entry.metrics:
+            by_name.setdefault(f"{entry.slice}: {entry.value}", {})[entry.dim] = entry
     dims = sorted({dim for by_dim in by_name.values() for dim in by_dim})
     values = {
         name: tuple(SliceValue(by_dim[dim].metrics[metric], by_dim[dim].intervals.get(metric)) for dim in dims)
@@ -108,7 +111,7 @@ def slice_rows(evaluation: EvaluationReport) -> tuple[list[int], list[SliceRow]]
 
 
 def behaviour_table(behaviour: BehaviourResults) -> BehaviourTable | None:
-    """A row for each kind of tests and one for all, by dim; None where there are no tests."""
+    """Returns a row for each kind of tests and one for all; None if there are no tests."""
     if not behaviour.tests:
         return None
     dims = behaviour.dims

@@ -1,4 +1,4 @@
-"""What to read first: the recommended configuration, the evidence, and the few numbers that go with it."""
+"""The headline of the evaluation page: the recommended configuration, the evidence, and a few numbers."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Headline:
-    """The page's first words."""
+    """The title, the evidence and the tiles of the page."""
 
     title: str
     evidence: str
@@ -29,7 +29,7 @@ class Headline:
 
 
 def headline(evaluation: EvaluationReport) -> Headline:
-    """The first words about an evaluation."""
+    """Returns the headline of an evaluation."""
     choice = evaluation.choice
     name = configuration_name(choice.name)
     return Headline(f"Recommended: {name}", _evidence(choice, percent(evaluation.confidence)), tuple(_tiles(evaluation, name)))
@@ -73,9 +73,9 @@ def _tiles(evaluation: EvaluationReport, name: str) -> list[Tile]:
 def _against_champion(evaluation: EvaluationReport) -> list[Tile]:
     for compared in evaluation.compared_with:
         if compared.what == "champion":
-            for one in compared.differences:
-                if one.dim == evaluation.choice.dim:
-                    ends = f"{signed(one.low)} to {signed(one.high)}"
-                    note = f"{metric_name(compared.metric)} at {one.dim} dims minus version {compared.version}'s, {ends}"
-                    return [Tile("Against the champion", signed(one.value), note)]
+            for difference in compared.differences:
+                if difference.dim == evaluation.choice.dim:
+                    ends = f"{signed(difference.low)} to {signed(difference.high)}"
+                    note = f"{metric_name(compared.metric)} at {difference.dim} dims minus version {compared.version}'s, {ends}"
+                    return [Tile("Against the champion", signed(difference.value), note)]
     return []

@@ -1,4 +1,4 @@
-"""Frames as pictures that stand in a page itself."""
+"""Frames as images that are embedded in a page."""
 
 import base64
 import io
@@ -11,7 +11,7 @@ from PIL import Image
 
 QUALITIES = (82, 70, 55, 40, 25)
 LARGEST = 16_000
-"""Bytes of a strip, 21,000 as base64: a page with a hundred of them keeps within 3 MB, although frames of noise and leaves are large."""
+"""Most bytes of a strip (21,000 as base64), so that a page with a hundred strips stays below 3 MB even if the frames compress badly."""
 GAP = 2
 """Pixels between two frames."""
 
@@ -28,7 +28,7 @@ class Strip:
 
 
 def strip(frames: NDArray[np.uint8]) -> Strip:
-    """Lays `frames`, uint8 (frames, height, width, 3), side by side, at the highest of QUALITIES that takes no more than LARGEST bytes."""
+    """Puts `frames`, uint8 (frames, height, width, 3), side by side, at the highest of QUALITIES that fits into LARGEST bytes."""
     count, height, width, _ = frames.shape
     laid = np.full((height, count * width + (count - 1) * GAP, 3), 127, dtype=np.uint8)
     for number, frame in enumerate(frames):
@@ -39,6 +39,6 @@ def strip(frames: NDArray[np.uint8]) -> Strip:
         Image.fromarray(laid).save(file, "JPEG", quality=quality, optimize=True)
         if file.tell() <= LARGEST:
             break
-    # Safe as it is: base64 has no character that HTML reads.
+    # Safe: base64 has no character that is special in HTML.
     address = Markup("data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii"))  # noqa: S704
     return Strip(address, laid.shape[1], height, count)

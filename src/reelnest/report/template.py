@@ -1,7 +1,7 @@
-"""How pages are made: one file each that needs nothing else and asks the network for nothing.
+"""Renders pages. Each is a single file that loads nothing from the network.
 
-A page's security policy allows our own style and script, by their hashes, and pictures that stand in the page: should a text of the data
-ever pass for a script, no browser runs it.
+A page's security policy allows only our own style and script, by their hashes, and embedded images. So a browser runs no script that a
+text of the data might contain.
 """
 
 import base64
@@ -16,13 +16,13 @@ from markupsafe import Markup
 from reelnest.atomic_files import write_lines
 
 STYLE = Path(__file__).with_name("page.css")
-"""Of every page."""
+"""The style of every page."""
 CHARTS = Path(__file__).with_name("charts")
 """Templates that any page may import."""
 
 
-def write_page(path: Path, template: Path, filters: Mapping[str, Any], **shown: Any) -> None:
-    """Writes the page of a template, whole or not at all. All that is shown is escaped."""
+def write_page(path: Path, template: Path, filters: Mapping[str, Any], **content: Any) -> None:
+    """Renders a template and writes the page atomically. `content` is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([template.parent, CHARTS]),
         autoescape=True,
@@ -32,14 +32,14 @@ def write_page(path: Path, template: Path, filters: Mapping[str, Any], **shown: 
         keep_trailing_newline=False,
     )
     environment.filters |= {**filters, "sha256": _source_hash}
-    write_lines(path, [environment.get_template(template.name).render(**shown)])
+    write_lines(path, [environment.get_template(template.name).render(**content)])
 
 
 def source(*files: Path) -> Markup:
-    """Styles or scripts as they are: ours, and no data's."""
+    """The text of our own style or script files, which needs no escaping."""
     return Markup("".join(file.read_text(encoding="utf-8") for file in files))  # noqa: S704
 
 
 def _source_hash(text: str) -> str:
-    """As a security policy names an inline style or script."""
+    """The hash by which a security policy allows an inline style or script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")

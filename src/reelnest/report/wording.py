@@ -1,4 +1,4 @@
-"""How the page names and writes what the reports hold."""
+"""Names and number formats of the evaluation page."""
 
 from collections.abc import Sequence
 
@@ -6,20 +6,20 @@ from reelnest.artifacts.evaluation_report import ALL, ConfigurationResult, Measu
 from reelnest.evaluation.metrics import METRICS, metric_names
 
 KINDS = ("text_to_video", "video_to_text", "text_to_text", "video_to_video", ALL)
-"""Order of the pair kinds on the page; a kind's place gives its colour and its mark."""
+"""The pair kinds in the page's order, which also determines their colours and marks."""
 FUNNEL = "funnel"
 SEGMENTS = {
     "direction: as written": "direction: query → target",
     "direction: turned round": "direction: target → query",
     "right answers": "relevant items",
 }
-"""Beginnings of query segments, as the reports name them, and what the page calls them."""
+"""Prefixes of query segments in the reports → their names on the page."""
 SERIES = ("float32", "int8", "binary", "binary_int8", FUNNEL, "float16")
-"""Of configurations: storage types, and funnels, which may use any of these; a place gives a colour and a mark."""
+"""Series of configurations: the storage types, and funnels of any storage type. The order determines colours and marks."""
 
 
 def figure(value: float | None, metric: str = "") -> str:
-    """Three decimals; a median, which is a rank, as it is."""
+    """Three decimals; a median, which is a rank, without rounding."""
     if value is None:
         return "–"
     is_median = metric in METRICS and METRICS[metric].reduce == "median"
@@ -32,12 +32,12 @@ def signed(value: float) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A confidence."""
+    """A share as a percentage, such as `95 %`; empty for None."""
     return "" if share is None else f"{100 * share:g}\u00a0%"
 
 
 def size(count: float) -> str:
-    """Bytes, in the unit in which they are a small number."""
+    """A number of bytes in a suitable unit."""
     for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if count >= unit:
             return f"{count / unit:.3g} {name}"
@@ -45,18 +45,18 @@ def size(count: float) -> str:
 
 
 def metric_name(name: str) -> str:
-    """As papers write it."""
+    """The metric's name as papers write it."""
     return METRICS[name].title if name in METRICS else name
 
 
 def metrics_of(results: Sequence[Measured]) -> list[str]:
-    """The metrics that were measured: the table's in its order, then others."""
+    """The metrics that were measured: those of the metric table in its order, then others."""
     names = {name for result in results for name in result.metrics}
     return [*(name for name in metric_names() if name in names), *sorted(names.difference(METRICS))]
 
 
 def kind_style(kind: str) -> int:
-    """Number of a pair kind's colour and mark, from 0."""
+    """The number of a pair kind's colour and mark, from 0."""
     return KINDS.index(kind) if kind in KINDS else len(KINDS)
 
 
@@ -66,17 +66,17 @@ def kind_name(kind: str) -> str:
 
 
 def series_of(configuration: ConfigurationResult) -> str:
-    """The storage type, or FUNNEL: what gives a configuration its colour and mark."""
+    """The storage type, or FUNNEL. It determines a configuration's colour and mark."""
     return FUNNEL if configuration.funnel else configuration.storage
 
 
 def series_style(series: str) -> int:
-    """Number of a storage type's colour and mark, from 0."""
+    """The number of a series' colour and mark, from 0."""
     return SERIES.index(series) if series in SERIES else len(SERIES)
 
 
 def configuration_name(name: str) -> str:
-    """`64 int8` as "64 dims, int8"; a funnel names its dims itself."""
+    """`64 dims, int8` for `64 int8`. The name of a funnel contains its dims."""
     first, *rest = name.split(" ")
     dims, storage = (f"{first} dims", rest) if first.isdecimal() else (" ".join([first, *rest[:1]]), rest[1:])
     return ", ".join([dims, *storage])
@@ -84,9 +84,9 @@ def configuration_name(name: str) -> str:
 
 def segment(name: str) -> str:
     """A query segment, such as `query words: 2-3`, as text."""
-    for beginning, called in SEGMENTS.items():
-        if name.startswith(beginning):
-            return called + name.removeprefix(beginning)
+    for prefix, title in SEGMENTS.items():
+        if name.startswith(prefix):
+            return title + name.removeprefix(prefix)
     return words(name)
 
 

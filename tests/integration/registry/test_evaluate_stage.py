@@ -202,7 +202,7 @@ def test_vectors_that_are_no_numbers_are_told_by_the_item(project: Project, monk
         return vectors
 
     monkeypatch.setattr(retrieval, "embed", diverged)
-    with pytest.raises(ModelError, match=r'1 of \d+ vectors hold NaN or infinity, the first that of query "a .* thing"'):
+    with pytest.raises(ModelError, match=r'1 of \d+ vectors contain NaN or infinity; the first is that of query "a .* thing"'):
         evaluate.run(project.workspace, untracked(project).params)
 
 

@@ -72,13 +72,13 @@ def test_a_query_shows_what_it_wanted_what_was_found_and_its_place_at_each_dim(p
         place = texts.index(query.query.text)
         assert query.ranks == tuple((dim, int(by_dim[dim][place])) for dim in (32, 64))
         right = searched.qrels[int(searched.queries[place])]
-        assert query.wanted.text in {prepared.item(item).key for item in right}
-        assert query.wanted_in_all == len(right)
-        assert [answer.item.text for answer in query.answers] == [
+        assert query.relevant.text in {prepared.item(item).key for item in right}
+        assert query.relevant_count == len(right)
+        assert [result.item.text for result in query.results] == [
             prepared.item(int(item)).key for item in evaluation.retrieved[0].items[place][:TOP]
         ]
-        assert query.wanted.frames is not None
-        assert len(query.wanted.frames) <= FRAMES
+        assert query.relevant.frames is not None
+        assert len(query.relevant.frames) <= FRAMES
 
 
 def test_the_choice_by_chance_does_not_hang_on_the_model(prepared: Prepared) -> None:
@@ -94,8 +94,8 @@ def test_a_video_that_stands_first_for_others_is_found_out_with_what_they_wanted
     (found,) = confused_videos(prepared, evaluation, 5)
     wrong = [query for query in searched.queries.tolist() if hub not in searched.qrels[query]]
     assert (found.video.text, found.queries) == (prepared.item(hub).key, len(wrong))
-    for query, wanted in found.cases:
+    for query, relevant in found.cases:
         index = next(one for one in wrong if prepared.item(one).key == query.text)
-        assert wanted.text in {prepared.item(item).key for item in searched.qrels[index]}
+        assert relevant.text in {prepared.item(item).key for item in searched.qrels[index]}
     assert confused_videos(prepared, evaluated(prepared, [searched]), 5) == []
     assert confused_videos(prepared, evaluation, 0) == []

@@ -27,7 +27,7 @@ PLOT = Path(__file__).parents[3] / ".dvc" / "plots" / "quality_by_dim.json"
 @pytest.fixture
 def new_metric() -> Iterator[Metric]:
     """Of the first five results, the share that is relevant: trec_eval's P_5."""
-    yield register(Metric(NAME, "Precision@5", lambda found: found.total((found.hits.rank <= 5) * 1.0) / 5, shown="chart"))
+    yield register(Metric(NAME, "Precision@5", lambda scored: scored.total((scored.hits.rank <= 5) * 1.0) / 5, display="chart"))
     del METRICS[NAME]
 
 

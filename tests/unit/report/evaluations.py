@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from reelnest.artifacts.evaluation_report import EvaluationReport
-from reelnest.report.gallery import ConfusedVideo, GalleryAnswer, GalleryQuery, Shown
+from reelnest.report.gallery import ConfusedVideo, GalleryItem, GalleryQuery, GalleryResult
 from tests.support import reports
 
 NO_TESTS = reports.behaviour(tests=0, by_kind={}, passed={}, passed_by_kind={}, failed=0, failures=[])
@@ -130,28 +130,35 @@ def slice_entry(name: str, value: str, dim: int, recall: float, queries: int) ->
     }  # fmt: skip
 
 
-def video(name: str, fields: tuple[tuple[str, str], ...] = (), seed: int = 0) -> Shown:
+def video(name: str, fields: tuple[tuple[str, str], ...] = (), seed: int = 0) -> GalleryItem:
     """Two frames of one colour each."""
     frames = np.random.default_rng(seed).integers(60, 196, (2, 1, 1, 3), np.uint8).repeat(28, 1).repeat(56, 2)
-    return Shown(name, fields, frames)
+    return GalleryItem(name, fields, frames)
 
 
 def query(
     text: str = "a red star rising", rank: int = 2, fields: tuple[tuple[str, str], ...] = (), slices: tuple[str, ...] = ()
 ) -> GalleryQuery:
-    """A text query; of its three answers the one at `rank` is right."""
-    answers = tuple(GalleryAnswer(video(f"clip-{place}", fields), 0.9 - place / 10, float(place == rank)) for place in range(1, 4))
+    """A text query; of its three results the one at `rank` is relevant."""
+    results = tuple(GalleryResult(video(f"clip-{place}", fields), 0.9 - place / 10, float(place == rank)) for place in range(1, 4))
     return GalleryQuery(
-        "text_to_video", Shown(text), rank > 1, ((16, rank + 3), (32, rank + 1), (64, rank)), video("right", fields), 1, answers, slices
+        "text_to_video",
+        GalleryItem(text),
+        rank > 1,
+        ((16, rank + 3), (32, rank + 1), (64, rank)),
+        video("right", fields),
+        1,
+        results,
+        slices,
     )
 
 
 def video_query(name: str = "clip-7") -> GalleryQuery:
     """A video query that finds its text first."""
-    answers = (GalleryAnswer(Shown("a text about it"), 0.8, 1.0),)
-    return GalleryQuery("video_to_text", video(name), False, ((16, 2), (64, 1)), Shown("a text about it"), 2, answers)
+    results = (GalleryResult(GalleryItem("a text about it"), 0.8, 1.0),)
+    return GalleryQuery("video_to_text", video(name), False, ((16, 2), (64, 1)), GalleryItem("a text about it"), 2, results)
 
 
 def confused() -> ConfusedVideo:
     """A video that stood first for three queries."""
-    return ConfusedVideo(video("hub"), 3, ((Shown("a dog"), video("dog")), (Shown("a wolf"), video("wolf"))))
+    return ConfusedVideo(video("hub"), 3, ((GalleryItem("a dog"), video("dog")), (GalleryItem("a wolf"), video("wolf"))))

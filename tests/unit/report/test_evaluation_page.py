@@ -222,10 +222,10 @@ def test_segments_are_called_what_a_search_lead_calls_them(tmp_path: Path) -> No
     assert page.source.count("direction: query → target") == 2  # the example's segment, and its option
 
 
-def test_a_search_shows_what_was_wanted_and_its_place_at_each_dim(tmp_path: Path) -> None:
+def test_a_search_shows_a_relevant_item_and_its_rank_at_each_dim(tmp_path: Path) -> None:
     page = written(tmp_path, query(rank=3), query("another", rank=700), video_query())
     words = " ".join(page.text.split())
-    assert page.source.count("✓ wanted") == 3
+    assert page.source.count("✓ expected") == 3
     assert page.source.count("✓ relevant") == 2
     assert "relevant item at rank 3 · text→video · among the hardest · rank by dim: 16: 6, 32: 4, 64: 3" in words
     assert "relevant item at rank 700" in words
@@ -235,9 +235,9 @@ def test_a_search_shows_what_was_wanted_and_its_place_at_each_dim(tmp_path: Path
     assert len(alternatives) == 9
 
 
-def test_confused_videos_stand_beside_what_was_wanted(tmp_path: Path) -> None:
+def test_confused_videos_are_beside_the_relevant_ones(tmp_path: Path) -> None:
     page = full_page(tmp_path)
-    assert "First for 3 queries that wanted another" in page.text
+    assert "Wrongly first for 3 queries" in page.text
     assert [attributes["alt"] for attributes in page.all("img")] == ["2 frames of hub", "2 frames of dog", "2 frames of wolf"]
 
 

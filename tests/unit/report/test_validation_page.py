@@ -72,7 +72,7 @@ def test_what_fails_comes_first_with_its_lines_and_no_text_becomes_a_script(brow
     assert opened.title() == "Data: cannot be used"
     assert opened.locator(".lead").inner_text() == "The data is not as expected"
     assert opened.locator(".unmet h3").all_inner_texts() == [
-        "There are pairs to test withfails",
+        "There are pairs to test withfailed",
         "No kind is rarewarning",
         "No query is in two splitswarning",
         "A video has frameswarning",
@@ -97,8 +97,8 @@ def test_data_without_faults_is_said_to_be_so(tmp_path: Path) -> None:
     write_validation_page(tmp_path / "index.html", report(), [FINDINGS[1]], [], None)
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "<h1>The data can be used</h1>" in text
-    assert "All 1 checks hold." in text
-    for absent in ("What does not hold", "Records left out</h2>", "quarantine.jsonl"):
+    assert "All 1 checks passed." in text
+    for absent in ("Failures and warnings", "Records left out</h2>", "quarantine.jsonl"):
         assert absent not in text
     assert "No pair is left." in text
     assert "There are no behaviour tests." in text

@@ -1,4 +1,4 @@
-"""Where the marks of intervals in a table's rows go: all rows on one scale, so that the eye compares them down the column."""
+"""Layout of interval bars in a table. All rows have one scale, so that a reader can compare them down the column."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ INSET = 6
 
 @dataclass(frozen=True)
 class Bar:
-    """A value and its interval: x."""
+    """The x coordinates of a value and its interval."""
 
     at: float
     low: float
     high: float
     zero: float | None
-    """Where the scale has 0, if it is to be drawn."""
+    """The x coordinate of 0, if it is drawn."""
     width: int = WIDTH
     height: int = HEIGHT
 

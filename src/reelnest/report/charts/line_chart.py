@@ -1,7 +1,7 @@
-"""Where the marks of a line chart go: quality against dim, as numbers that a template turns into inline SVG.
+"""Layout of a line chart of quality against dim, which a template draws as inline SVG.
 
-Drawn by hand and not by a plotting library, so that its colours follow the page from light to dark, its text is text, and each line carries
-its name and last value at its end, where the eye is, in place of a legend.
+No plotting library is used, so that colours follow the page's light or dark scheme, text stays text, and each line has its name and last
+value at its end instead of a legend.
 """
 
 import math
@@ -11,30 +11,30 @@ from dataclasses import dataclass
 WIDTH, HEIGHT = 480, 250
 LEFT, RIGHT, TOP, BOTTOM = 38, 140, 14, 34
 LABEL_GAP = 17
-"""Least distance between the names of two lines, so that they never lie on each other."""
+"""Least distance between the names of two lines, so that they do not overlap."""
 STEPS = (0.02, 0.05, 0.1, 0.2)
 LEAST_SPAN = 0.1
-"""Of the axis: what differs by less shall look flat."""
+"""Least span of the axis, so that small differences look small."""
 MOST_TICKS = 6
 TOPS = (0.1, 0.2, 0.5)
-"""Ends of axes whose values stay below; of others it is 1."""
+"""Upper ends of axes, of which the smallest that holds all values is used; otherwise it is 1."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """One value of a line."""
+    """A point of a line."""
 
     x: float
     y: float
     dim: int
     value: float
     ends: tuple[float, float] | None = None
-    """Of its interval, from below: y."""
+    """The y coordinates of its interval, lower end first."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """The values of one pair kind, and the place of its name at the right."""
+    """The points of one pair kind, and the y coordinate of its label."""
 
     kind: str
     marks: tuple[Mark, ...]
@@ -42,12 +42,12 @@ class Line:
 
     @property
     def points(self) -> str:
-        """For SVG's `polyline`."""
+        """The points of an SVG `polyline`."""
         return " ".join(f"{mark.x:.1f},{mark.y:.1f}" for mark in self.marks)
 
     @property
     def band(self) -> str:
-        """The intervals, for SVG's `polygon`; empty where a mark has none."""
+        """The points of an SVG `polygon` around the intervals; empty if a mark has none."""
         known = [(mark.x, mark.ends) for mark in self.marks if mark.ends is not None]
         if len(known) < len(self.marks):
             return ""
@@ -57,7 +57,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Tick:
-    """A place on an axis."""
+    """A labelled coordinate of an axis."""
 
     at: float
     text: str
@@ -86,11 +86,10 @@ def line_chart(
     *,
     intervals: Mapping[str, Mapping[int, tuple[float, float]]] | None = None,
 ) -> LineChart:
-    """Lays out one line a pair kind: `values[kind][dim]`, each between 0 and 1.
+    """Lays out a line for each pair kind, from `values[kind][dim]` between 0 and 1.
 
-    The axis begins below the lowest value rather than at 0: lines are read by their slope, and the trade-off between dims is small beside
-    the values themselves. `reference` is a level to compare with and its name, `intervals` the lower and upper ends for all or some of the
-    values.
+    The axis starts below the lowest value rather than at 0, because the differences between dims are small compared with the values.
+    `reference` is a level to compare with and its name; `intervals` has the lower and upper ends of all or some of the values.
     """
     ends = intervals or {}
     dims = sorted({dim for by_dim in values.values() for dim in by_dim})
@@ -126,7 +125,7 @@ def line_chart(
 
 
 def scale(smallest: float, top: float) -> tuple[float, float]:
-    """The distance of ticks on an axis up to `top`, and its lower end: a tick below the smallest value, unless that is 0."""
+    """Returns the distance of ticks on an axis up to `top`, and its lower end: the tick below the smallest value, or 0."""
     for step in STEPS:
         span = max(LEAST_SPAN, top - smallest + step / 5)
         lowest = max(0.0, round(top - math.ceil(span / step - 1e-9) * step, 10))
@@ -136,23 +135,23 @@ def scale(smallest: float, top: float) -> tuple[float, float]:
 
 
 def axis_top(highest: float) -> float:
-    """The end of an axis that holds `highest`: a poor model's figures are read as well as a good one's."""
+    """Returns the upper end of an axis that holds `highest`, so that the values of a poor model are readable too."""
     return next((top for top in TOPS if highest <= top), 1.0)
 
 
-def _spread(wanted: Mapping[str, float]) -> dict[str, float]:
-    """Moves labels apart, as little as keeps their order and the chart's edges."""
-    order = sorted(wanted, key=lambda kind: wanted[kind])
+def _spread(heights: Mapping[str, float]) -> dict[str, float]:
+    """Moves labels apart as little as needed, in the same order and within the chart."""
+    kinds = sorted(heights, key=lambda kind: heights[kind])
     placed: list[float] = []
-    for kind in order:
-        placed.append(max(wanted[kind], placed[-1] + LABEL_GAP) if placed else wanted[kind])
-    # Pushed down so far, the group hangs too low: lift it to where its middle is wanted, then clear the bottom.
+    for kind in kinds:
+        placed.append(max(heights[kind], placed[-1] + LABEL_GAP) if placed else heights[kind])
+    # The labels have only moved down: centre each group on its lines, then keep it above the bottom edge.
     for end in range(len(placed) - 1, -1, -1):
         start = end
         while start > 0 and placed[start] - placed[start - 1] <= LABEL_GAP:
             start -= 1
         group = range(start, end + 1)
-        lift = sum(placed[number] - wanted[order[number]] for number in group) / len(group)
+        lift = sum(placed[number] - heights[kinds[number]] for number in group) / len(group)
         room = placed[start] - (placed[start - 1] + LABEL_GAP if start else TOP - 6)
         for number in group:
             placed[number] -= max(0.0, min(lift, room))
@@ -160,13 +159,13 @@ def _spread(wanted: Mapping[str, float]) -> dict[str, float]:
     for number in range(len(placed) - 1, -1, -1):
         placed[number] = min(placed[number], lowest)
         lowest = placed[number] - LABEL_GAP
-    return dict(zip(order, placed, strict=True))
+    return dict(zip(kinds, placed, strict=True))
 
 
 def apart(ticks: Sequence[Tick]) -> tuple[Tick, ...]:
-    """Leaves out the ticks whose text would run into the next one's; the last always stays, since it is the full width."""
-    kept: list[Tick] = []
+    """Leaves out ticks whose text would overlap the next one's. The last tick, the full width, always stays."""
+    spaced: list[Tick] = []
     for tick in reversed(ticks):
-        if not kept or kept[-1].at - tick.at >= 8 + 3.5 * (len(kept[-1].text) + len(tick.text)):
-            kept.append(tick)
-    return tuple(reversed(kept))
+        if not spaced or spaced[-1].at - tick.at >= 8 + 3.5 * (len(spaced[-1].text) + len(tick.text)):
+            spaced.append(tick)
+    return tuple(reversed(spaced))

@@ -1,4 +1,4 @@
-"""Where the marks of a scatter go: quality against what it costs, on a log axis, as numbers that a template turns into inline SVG."""
+"""Layout of a scatter chart of quality against a cost on a log axis, which a template draws as inline SVG."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,14 +9,14 @@ from reelnest.report.charts.line_chart import Tick, apart, axis_top, scale
 WIDTH, HEIGHT = 480, 270
 LEFT, RIGHT, TOP, BOTTOM = 38, 14, 24, 34
 ASIDE = 3.0
-"""Pixels between series, so that marks of one cost do not lie on each other."""
+"""Pixels between series, so that marks of equal cost do not overlap."""
 LEAST_RATIO = 4.0
-"""Of the axis' ends."""
+"""Least ratio of the ends of the cost axis."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """What goes into the chart."""
+    """A value to draw."""
 
     name: str
     cost: float
@@ -26,20 +26,20 @@ class Point:
 
 @dataclass(frozen=True)
 class Spot:
-    """A point in the chart."""
+    """The coordinates of a point."""
 
     point: Point
     x: float
     y: float
     ends: tuple[float, float] | None
-    """Of its interval, from below: y."""
+    """The y coordinates of its interval, lower end first."""
     anchor: str
-    """On which side of a label the spot stands: `start`, `middle` or `end`."""
+    """SVG's `text-anchor` of the label: `start`, `middle` or `end`."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """Spots of one kind, by rising cost."""
+    """Spots of one series, by rising cost."""
 
     name: str
     spots: tuple[Spot, ...]
@@ -47,7 +47,7 @@ class Series:
 
     @property
     def points(self) -> str:
-        """For SVG's `polyline`."""
+        """The points of an SVG `polyline`; empty if the spots are not joined."""
         return " ".join(f"{spot.x:.1f},{spot.y:.1f}" for spot in self.spots) if self.is_joined else ""
 
 
@@ -68,8 +68,8 @@ class ScatterChart:
 
 
 def scatter_chart(title: str, cost: str, series: Mapping[str, Sequence[Point]], *, joined: Sequence[str] = ()) -> ScatterChart:
-    """Lays out `series`, each with a point or more. Those named in `joined` get a line through their points."""
-    points = [point for of_one in series.values() for point in of_one]
+    """Lays out `series`, each with at least one point. Those named in `joined` get a line through their points."""
+    points = [point for of_series in series.values() for point in of_series]
     levels = [end for point in points for end in (point.interval or (point.value,))]
     top = axis_top(max(levels))
     step, lowest = scale(min(levels), top)
@@ -95,10 +95,10 @@ def scatter_chart(title: str, cost: str, series: Mapping[str, Sequence[Point]], 
     laid = [
         Series(
             name,
-            tuple(spot(point, ASIDE * (number - (len(series) - 1) / 2)) for point in sorted(of_one, key=lambda point: point.cost)),
+            tuple(spot(point, ASIDE * (number - (len(series) - 1) / 2)) for point in sorted(of_series, key=lambda point: point.cost)),
             name in joined,
         )
-        for number, (name, of_one) in enumerate(series.items())
+        for number, (name, of_series) in enumerate(series.items())
     ]
     count = round((top - lowest) / step)
     return ScatterChart(

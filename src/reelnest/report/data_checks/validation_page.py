@@ -1,6 +1,6 @@
-"""`reports/data_docs/index.html`: what was checked in the data, what did not hold, and on which lines.
+"""`reports/data_docs/index.html`: the checks of the data, which of them failed, and on which lines.
 
-Great Expectations makes the checks. Its own pages load scripts and fonts from the network; this one is a single file.
+Great Expectations runs the checks. Its own pages load scripts and fonts from the network; this one is a single file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,12 +17,12 @@ from reelnest.report.template import STYLE, source, write_page
 
 TEMPLATE, STYLES = Path(__file__).with_name("validation_page.html.j2"), (STYLE, Path(__file__).with_name("validation_page.css"))
 SHOWN_EXAMPLES = 8
-"""Of each check; `validation.json` names more lines."""
+"""Examples of each check; `validation.json` names more lines."""
 SHOWN_RECORDS = 20
-"""Of those that were left out; `quarantine.jsonl` has all."""
+"""Examples of excluded records; `quarantine.jsonl` has all."""
 
 FOUND, USED, ADVICE = "found", "used", "advice"
-FAILED, WARNING, HOLDS = "fails", "warning", "holds"
+FAILED, WARNING, PASSED = "failed", "warning", "passed"
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Check:
     finding: Finding
     file: str
     verdict: str
-    """One of FAILED, WARNING, HOLDS."""
+    """One of FAILED, WARNING, PASSED."""
     observed: str
 
     @property
     def sentence(self) -> str:
-        """The expectation in words, as a sentence begins."""
+        """The expectation in words, with a capital letter."""
         text = self.finding.outcome.description
         return text[:1].upper() + text[1:]
 
@@ -54,14 +54,14 @@ class Group:
 def write_validation_page(
     path: Path, report: ValidationReport, findings: Sequence[Finding], bad: Sequence[BadRecord], fault: str | None
 ) -> None:
-    """Writes the page, whole or not at all.
+    """Writes the page atomically.
 
     Args:
         path: Where the page goes.
-        report: What `reports/validation.json` holds.
-        findings: What came of each expectation.
-        bad: The records that are left out.
-        fault: Why the data cannot be used; None where it can.
+        report: The content of `reports/validation.json`.
+        findings: The result of each expectation.
+        bad: The records that were left out.
+        fault: Why the data cannot be used; None if it can.
     """
     groups = _groups(findings)
     checks = [check for group in groups for check in group.checks]
@@ -74,7 +74,7 @@ def write_validation_page(
         fault=fault,
         groups=groups,
         checks=checks,
-        unmet=sorted((check for check in checks if check.verdict != HOLDS), key=lambda check: check.verdict != FAILED),
+        unmet=sorted((check for check in checks if check.verdict != PASSED), key=lambda check: check.verdict != FAILED),
         bad=bad[:SHOWN_RECORDS],
         more_bad=max(0, len(bad) - SHOWN_RECORDS),
         shown_examples=SHOWN_EXAMPLES,
@@ -84,7 +84,7 @@ def write_validation_page(
 
 
 def _groups(findings: Sequence[Finding]) -> list[Group]:
-    """In the order in which a reader asks: is what is used good, is anything odd, and what was wrong with the files."""
+    """Groups the checks: first those of the data that is used, then unusual data, then all records of the files."""
     groups = []
     for step in (USED, ADVICE, FOUND):
         for what, file in (("videos", VIDEOS_FILE), ("pairs", PAIRS_FILE)):
@@ -96,19 +96,19 @@ def _groups(findings: Sequence[Finding]) -> list[Group]:
 
 _HEADS = {
     USED: ("The {} that are used", "Lines of {} without those that were left out. A check that fails here stops the workflow."),
-    ADVICE: ("Unusual among the {}", "Lines of {} that are used and may be right. Have a look at them."),
-    FOUND: ("All {}, as they were found", "Every line of {}. What fails here was left out, and the rest is used."),
+    ADVICE: ("Unusual {}", "Lines of {} that are used and may be correct. Look at them."),
+    FOUND: ("All {}", "Every line of {}. Lines that fail here were left out; the others are used."),
 }
 
 
 def _check(finding: Finding, file: str) -> Check:
     outcome = finding.outcome
-    verdict = HOLDS if outcome.success else FAILED if outcome.severity == "critical" else WARNING
+    verdict = PASSED if outcome.success else FAILED if outcome.severity == "critical" else WARNING
     return Check(finding, file, verdict, _observed(outcome.observed))
 
 
 def _observed(observed: JsonValue) -> str:
-    """What was found, in words."""
+    """The observed value in words."""
     if isinstance(observed, Mapping) and "rows" in observed:
         rows, unexpected = observed["rows"], observed["unexpected"]
         return f"{unexpected:,} of {rows:,} lines fail" if unexpected else f"{rows:,} lines"
