@@ -29,7 +29,7 @@ def test_every_dim_is_joined_with_every_storage_type_and_every_funnel() -> None:
 
 
 def test_a_funnel_beyond_the_vectors_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"evaluate\.funnels: dim 64 is above 32"):
+    with pytest.raises(ConfigError, match=r"evaluate\.funnels: a funnel ends at dim 64, but this model.s vectors have 32"):
         configurations(DIMS, Evaluate(funnels=(Funnel(dims=(8, 64), shortlists=(5,)),)))
 
 

@@ -166,5 +166,5 @@ def test_nan_vectors_are_refused() -> None:
 
 
 def test_an_item_without_a_vector_is_an_error_and_not_another_items_vector() -> None:
-    with pytest.raises(KeyError, match="without a vector"):
+    with pytest.raises(KeyError, match="have no vector"):
         plain([[1.0], [2.0]], [3, 5]).of(np.array([3, 4]))
