@@ -100,5 +100,5 @@ def test_data_without_faults_is_said_to_be_so(tmp_path: Path) -> None:
     assert "All 1 checks passed." in text
     for absent in ("Failures and warnings", "Records left out</h2>", "quarantine.jsonl"):
         assert absent not in text
-    assert "No pair is left." in text
+    assert "No pairs are left." in text
     assert "There are no behaviour tests." in text
