@@ -70,7 +70,7 @@ def prepare(workspace: Workspace, params: Params, vision: VisionSpec) -> Preproc
     kept = [pair for pair in pairs if not any(side.kind == "video" and side.value not in good for side in _sides(pair))]
     _check_enough(videos, dropped, kept, params)
     splits = assign_splits(kept, params.data.validation_fraction, params.data.test_fraction)
-    cache.forget_all_but(set(good.values()))
+    cache.prune(set(good.values()))
     _remove_unfinished(workspace.prepared)
     with atomic_folder(workspace.prepared) as folder:
         used = write_store(folder / STORE_FOLDER, list(good.items()), cache, params.preprocess.shard_megabytes, vision)

@@ -1,7 +1,7 @@
-"""Rows of numbers, kept in a memory-mapped file: what a frozen part of the model made of each thing, so that it is made once.
+"""The feature cache: output rows of a frozen module for each entry, in a memory-mapped file, so that they are computed once.
 
-A folder with `rows.bin`, the rows of all things one after the other, `counts.npy`, how many each thing has (0: not kept), and
-`rows.json`. It is written aside by all processes at once, each at its places, and put in place by the first.
+A folder with `rows.bin` (the rows of all entries in order), `counts.npy` (rows per entry; 0: not cached) and `rows.json` (metadata). All
+processes write to a temporary folder at once, each its own entries; the first process then renames it.
 """
 
 import json
@@ -20,30 +20,30 @@ from reelnest.errors import DataError
 from reelnest.video.vision_spec import VisionSpec, differences
 
 Rows = NDArray[np.generic]
-"""(rows, width), float32 or float16, or uint16: the bits of bfloat16, which NumPy does not know."""
+"""(rows, width), float32, float16, or uint16 for the bits of bfloat16, which NumPy does not support."""
 
 ROWS_FILE, COUNTS_FILE, FACTS_FILE = "rows.bin", "counts.npy", "rows.json"
 
 
 class CachedRows:
-    """Reads what `CachedRowsWriter` wrote, thing by number."""
+    """Reads a folder that `CachedRowsWriter` wrote, by entry number."""
 
     def __init__(self, folder: Path, vision: VisionSpec) -> None:
-        """Raises OSError for a folder that is not there, DataError for rows of frames that were cut for another vision spec."""
+        """Raises OSError for a missing folder, DataError for rows from frames with another vision spec."""
         facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
         if different := differences(VisionSpec.of(facts["vision"]), vision):
-            raise DataError(f"{folder}: was made from frames for another model family ({'; '.join(different)}). Remove it and start again.")
+            raise DataError(f"{folder}: cached for another model family ({'; '.join(different)}). Remove it and start again.")
         self._counts: NDArray[np.int64] = np.load(folder / COUNTS_FILE, allow_pickle=False)
         self._starts = np.cumsum(self._counts) - self._counts
         shape = (int(self._counts.sum()), int(facts["width"]))
-        # As a plain array: views of a memmap are slow to make.
+        # A plain array, because slicing a memmap is slow.
         self._rows: Rows = np.asarray(np.memmap(folder / ROWS_FILE, dtype=facts["dtype"], mode="r", shape=shape))
 
     def __contains__(self, number: object) -> bool:
         return isinstance(number, int) and bool(self._counts[number])
 
     def __getitem__(self, number: int) -> Rows:
-        """A read-only view of the thing's rows. Raises KeyError where it was not kept."""
+        """A read-only view of the entry's rows, (rows, width). Raises KeyError if it is not cached."""
         if number not in self:
             raise KeyError(number)
         start = self._starts[number]
@@ -51,10 +51,10 @@ class CachedRows:
 
 
 class CachedRowsWriter:
-    """Writes a folder of kept rows with several processes, which share its disk.
+    """Writes a folder of cached rows with several processes that share a disk.
 
-    The first one calls `begin`, and tells the others where it writes; each then `put`s its things; when all are done, the first one calls
-    `finish`. Where that is not reached, nothing is there.
+    The first process calls `begin` and sends the folder's path to the others. Each process calls `put` for its entries and `close`. Then
+    the first process calls `finish`; until then `folder` does not exist.
     """
 
     def __init__(self, aside: Path, counts: NDArray[np.int64], width: int, dtype: str) -> None:
@@ -66,19 +66,19 @@ class CachedRowsWriter:
 
     @staticmethod
     def begin(folder: Path) -> Path:
-        """An empty place beside `folder`, cleared of what killed processes left there."""
+        """Creates an empty temporary folder beside `folder`, and removes those of killed processes."""
         folder.parent.mkdir(parents=True, exist_ok=True)
-        for left in folder.parent.glob(f".{folder.name}.*"):
-            shutil.rmtree(left)
+        for orphan in folder.parent.glob(f".{folder.name}.*"):
+            shutil.rmtree(orphan)
         aside = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}")
         aside.mkdir()
         (aside / ROWS_FILE).touch()
         return aside
 
     def put(self, number: int, rows: Rows) -> None:
-        """Writes a thing's rows to their place."""
+        """Writes an entry's rows. Raises ValueError for another shape or dtype than announced."""
         if rows.shape != (self._counts[number], *self._shape_of_row) or rows.dtype != self._dtype:
-            raise ValueError(f"thing {number}: {rows.dtype} {rows.shape}, expected {self._counts[number]} rows of {self._shape_of_row}")
+            raise ValueError(f"entry {number}: {rows.dtype} {rows.shape}, expected {self._counts[number]} rows of {self._shape_of_row}")
         rest, offset = memoryview(rows.tobytes()), int(self._starts[number]) * self._bytes
         while rest:
             written = os.pwrite(self._file, rest, offset)
@@ -90,7 +90,7 @@ class CachedRowsWriter:
         os.close(self._file)
 
     def finish(self, aside: Path, folder: Path, vision: VisionSpec, facts: Mapping[str, object]) -> None:
-        """Puts the folder in place, with the vision spec of the frames, and `facts` for whoever looks at it."""
+        """Renames the temporary folder to `folder`. `facts` are stored in its metadata, with the frames' vision spec."""
         np.save(aside / COUNTS_FILE, self._counts, allow_pickle=False)
         flush(aside / COUNTS_FILE)
         write_json(aside / FACTS_FILE, {**facts, "vision": asdict(vision), "width": self._shape_of_row[0], "dtype": self._dtype.name})

@@ -1,4 +1,4 @@
-"""What the encoder is asked to encode."""
+"""The encoder's input."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,12 +11,12 @@ Role = Literal["query", "target"]
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One input of the encoder: the role chooses the instruction that stands before it.
+    """One input of the encoder. The role selects the instruction in front of it.
 
-    `text` is a text item's own text, or a video's text fields, a line each (`title: …`), and may be empty.
-    `frames` is None for a text item. Where parts of the model are frozen, what they made of the entry may be kept and stand here:
-    `video_tokens` of the vision tower, (tokens, hidden), beside the frames, and `pooled` of the whole backbone, (1, hidden), which needs
-    neither text nor frames.
+    `text` is a text item's text, or a video's text fields, one per line (`title: …`); it may be empty. `frames` is None for a text item.
+
+    Cached features of frozen modules, or None: `video_tokens` from the vision tower, (tokens, hidden), in addition to the frames; `pooled`
+    from the whole backbone, (1, hidden), instead of text and frames.
     """
 
     role: Role

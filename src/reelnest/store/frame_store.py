@@ -1,8 +1,8 @@
-"""The frame store: every decoded video, in uncompressed Arrow files that are memory-mapped, so that reading one copies and decodes nothing.
+"""The frame store: all decoded videos, in uncompressed memory-mapped Arrow files, so that reading needs no copy and no decoding.
 
-A store is a folder with `index.arrow`, one row a video sorted by video_id, and `shard-00000.arrow`, …, in which each video is a record
-batch of its own. Its bytes depend on the videos and the sampling settings alone, never on what was decoded when or where, so DVC sees a
-change only where there is one. `frame_store_writing.py` makes it.
+A store is a folder with `index.arrow`, one row per video sorted by video_id, and `shard-00000.arrow`, …, with one record batch per video.
+Its bytes depend only on the videos and the sampling settings, not on when or where videos were decoded, so DVC sees only real changes.
+`frame_store_writing.py` writes it.
 """
 
 import functools
@@ -25,21 +25,21 @@ __all__ = ["FrameStore", "Frames", "Shard"]
 
 INDEX_FILE = "index.arrow"
 VERSION = b"reelnest frames 3"
-"""A store of another layout is refused, not misread."""
+"""A store with another layout version is rejected."""
 LAYOUT_KEY, VISION_KEY = b"layout", b"vision"
-"""Metadata of the index: VERSION, and the vision spec that all rows were cut for, as JSON."""
+"""Metadata keys of the index: VERSION, and the vision spec of all rows as JSON."""
 OPEN_SHARDS = 256
-"""Each open shard holds a file descriptor, of which a process may have 1024."""
+"""Each open shard holds a file descriptor; a process may have 1024."""
 
 _GRID = pa.list_(pa.int32(), 3)
 SHARD_SCHEMA = pa.schema(
     [
         ("video_id", pa.large_string()),
-        ("key", pa.string()),  # of the video's bytes, and after a hyphen of the sampling settings
-        ("decoder", pa.string()),  # that read it
+        ("key", pa.string()),  # a digest of the video's bytes, a hyphen, and a digest of the sampling settings
+        ("decoder", pa.string()),  # name of the decoder that read the file
         ("grid_thw", _GRID),
         ("seconds_per_grid", pa.float64()),
-        ("rows", pa.large_binary()),  # (patches, row width), row after row
+        ("rows", pa.large_binary()),  # (patches, row width), row-major
     ]
 )
 INDEX_SCHEMA = pa.schema(
@@ -56,13 +56,13 @@ INDEX_SCHEMA = pa.schema(
 
 
 def shard_name(number: int) -> str:
-    """File name of a store's shard."""
+    """File name of a shard."""
     return f"shard-{number:05d}.arrow"
 
 
 @dataclass(frozen=True)
 class Member:
-    """What a shard says of one of its videos."""
+    """The metadata of one video in a shard."""
 
     video_id: str
     key: str
@@ -71,14 +71,14 @@ class Member:
     bytes: int
     """Size of its rows."""
     decoder: str = ""
-    """What read its file; empty where it was none."""
+    """Name of the decoder that read its file; empty if there was no file."""
 
 
 class Shard:
-    """A memory-mapped shard. It stays mapped as long as it, or a view into it, is in use."""
+    """A memory-mapped shard. It stays mapped while it, or a view into it, is in use."""
 
     def __init__(self, path: Path) -> None:
-        """Raises OSError, or pyarrow.ArrowInvalid for a file that is not whole."""
+        """Raises OSError, or pyarrow.ArrowInvalid for an incomplete file."""
         self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
         if not self._reader.schema.equals(SHARD_SCHEMA):
             raise pa.ArrowInvalid(f"{path}: not a shard of this version")
@@ -87,25 +87,25 @@ class Shard:
         return int(self._reader.num_record_batches)
 
     def member(self, number: int) -> Member:
-        """The video of a batch."""
+        """The metadata of the video in batch `number`."""
         batch = self._reader.get_batch(number)
         steps, down, across = batch["grid_thw"][0].as_py()
         video_id, key, decoder, seconds = (batch[name][0].as_py() for name in ("video_id", "key", "decoder", "seconds_per_grid"))
         return Member(video_id, key, (steps, down, across), seconds, pc.binary_length(batch["rows"])[0].as_py(), decoder)
 
     def rows(self, number: int) -> NDArray[np.uint8]:
-        """Its rows one after the other, uint8 (bytes,): a read-only view of the mapped file."""
-        # Not `column[0].as_buffer()`, which copies the value.
+        """The rows of batch `number`, uint8 (bytes,): a read-only view of the mapped file."""
+        # `column[0].as_buffer()` would copy the value.
         _, _, values = self._reader.get_batch(number)["rows"].buffers()
         return np.frombuffer(values, dtype=np.uint8)
 
 
 class FrameStore:
-    """Decoded videos by id, or by their position in the order of the ids."""
+    """Decoded videos by id, or by position in the sorted ids."""
 
     def __init__(self, folder: Path, index: pa.Table, vision: VisionSpec) -> None:
         self.vision = vision
-        """What the rows were cut for."""
+        """The vision spec of all rows."""
         self._folder = folder
         self._ids = index["video_id"].combine_chunks()
         self._shards = index["shard"].to_numpy()
@@ -114,23 +114,23 @@ class FrameStore:
         self._decoders = index["decoder"]
         self._grids = index["grid_thw"].combine_chunks().flatten().to_numpy().reshape(-1, 3)  # (videos, 3)
         self._seconds = index["seconds_per_grid"].to_numpy()
-        # Of this object alone: the mappings end with it.
+        # One cache per object, so that the mappings end with the object.
         self._shard = functools.lru_cache(OPEN_SHARDS)(lambda number: Shard(folder / shard_name(number)))
 
     @classmethod
     def open(cls, folder: Path) -> "FrameStore":
-        """Opens a store. Raises DataError for a folder that has none, or one of another version."""
+        """Opens a store. Raises DataError if `folder` has no store, or one of another version."""
         try:
             index = pa.ipc.open_file(pa.memory_map(str(folder / INDEX_FILE))).read_all()
         except (OSError, pa.ArrowInvalid) as error:
-            raise DataError(f"{folder}: no frame store that can be read ({error}). Run `reelnest preprocess` to make it.") from None
+            raise DataError(f"{folder}: no readable frame store ({error}). Run `reelnest preprocess` to create it.") from None
         metadata = index.schema.metadata or {}
         if metadata.get(LAYOUT_KEY) != VERSION or not index.schema.equals(INDEX_SCHEMA):
-            raise DataError(f"{folder}: a frame store of another version. Run `reelnest preprocess` to make it anew.")
+            raise DataError(f"{folder}: a frame store of another version. Run `reelnest preprocess` to recreate it.")
         return cls(folder, index, VisionSpec.of(json.loads(metadata[VISION_KEY])))
 
     def require(self, vision: VisionSpec) -> None:
-        """Raises DataError unless the frames were cut for a model family of this vision spec."""
+        """Raises DataError unless the frames have the vision spec of the model family."""
         if different := differences(self.vision, vision):
             raise DataError(
                 f"{self._folder}: its frames were prepared for another model family ({'; '.join(different)}). "
@@ -155,7 +155,7 @@ class FrameStore:
 
     @property
     def bytes(self) -> int:
-        """Size of all rows."""
+        """Size of all rows, in bytes."""
         return int(self._grids.prod(axis=1, dtype=np.int64).sum()) * self.vision.row_width
 
     @property
@@ -169,21 +169,21 @@ class FrameStore:
         return self.at(self.position(video_id))
 
     def position(self, video_id: str) -> int:
-        """The video's place in `video_ids`. Raises KeyError for an unknown id."""
+        """The video's index in `video_ids`. Raises KeyError for an unknown id."""
         return self._positions[video_id]
 
     def content(self, position: int) -> str:
-        """A digest of the video's bytes, however they were sampled."""
+        """A digest of the video's bytes, independent of the sampling settings."""
         key: str = self._keys[position].as_py()
         return key.partition("-")[0]
 
     def by_key(self, key: str) -> Frames | None:
-        """The frames of whichever video has these bytes, sampled so (`frame_store_writing.video_key`); None where there is none."""
+        """The frames of the video with this key (`frame_store_writing.video_key`); None if there is none."""
         position = self._positions_by_key.get(key)
         return None if position is None else self.at(position)
 
     def at(self, position: int) -> Frames:
-        """The frames of the video at this place in `video_ids`."""
+        """The frames of the video at this index of `video_ids`."""
         steps, down, across = self._grids[position].tolist()
         rows = functools.partial(self._rows, position)
         return Frames(self.vision, (steps, down, across), float(self._seconds[position]), rows, self._decoders[position].as_py())
@@ -201,4 +201,4 @@ class FrameStore:
         return {key: position for position, key in enumerate(self._keys.to_pylist())}
 
     def __reduce__(self) -> Any:
-        raise TypeError("a FrameStore is memory-mapped: open it anew where it is needed")
+        raise TypeError("a FrameStore is memory-mapped and cannot be pickled; open it in the other process")

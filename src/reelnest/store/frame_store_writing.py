@@ -1,14 +1,13 @@
-"""Makes the frame store, and decodes nothing twice.
+"""Writes the frame store, and decodes no video twice.
 
-DVC removes a stage's outputs before the stage runs, so what was decoded is kept outside of them, in `work/frames/`:
+DVC removes a stage's outputs before the stage runs, so decoded videos are cached outside of them, in `work/frames/`:
 
-- `shards/` holds the shards of the last store, under names made of what is in them. They are hard links to the store's own files, so they
-  cost no space (copies where the file system cannot link);
-- `spill/` holds videos decoded since, one file each, put there whole as soon as it is decoded. A run that is killed goes on from there.
+- `shards/` contains the shards of the last store, named by a digest of their content. They are hard links to the store's files, so they
+  take no space (copies if the file system has no links);
+- `spill/` contains videos decoded since, one file each, written atomically. A killed run resumes from there.
 
-Which videos share a shard depends on their ids and sizes alone, and locally: after some videos, picked by a hash of the id, a shard ends.
-So a video more or less changes the shard that it stands in (seldom a neighbour), and all others stay the same files, for us, for DVC and
-for its remote.
+Shards depend only on the ids and sizes of their videos: a hash of the id decides whether a shard ends after a video. So adding or removing
+a video changes its own shard, and rarely a neighbour. All other shards remain the same files, also for DVC and its remote.
 """
 
 import contextlib
@@ -51,18 +50,18 @@ from reelnest.video.vision_spec import VisionSpec
 log = logging.getLogger(__name__)
 
 CUTS_PER_SHARD = 2.0
-"""Ends of shards that the hash picks in as many bytes as a shard may have: shards are half full on average, seldom cut by the limit."""
+"""Expected shard ends by hash in the bytes of a full shard. At 2, shards are half full on average and rarely reach the limit."""
 FRAME_RULE = 2
-"""Of how the frames of a time are found. A store has no frames of an older rule: under the first one, some were others than asked for."""
+"""Version of the code that finds frames by time. A new value decodes all videos again. Version 1 returned some wrong frames."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def video_key(files: Sequence[Path], settings: FrameSettings) -> str:
-    """Names the result of decoding: a digest of the bytes, a hyphen, and one of the settings and libraries that decode and resize."""
-    wanted = {"sampling", "frames", "decoder", "min_pixels", "max_pixels"}
+    """A cache key for the decoded video: a digest of the files' bytes, a hyphen, and a digest of the settings and library versions."""
+    relevant = {"sampling", "frames", "decoder", "min_pixels", "max_pixels"}
     if FRAME_SAMPLERS[settings.sampling.sampling].reads_fps:
-        wanted.add("fps")
-    chosen = {"settings": settings.sampling.model_dump(include=wanted), "vision": asdict(settings.vision)}
+        relevant.add("fps")
+    chosen = {"settings": settings.sampling.model_dump(include=relevant), "vision": asdict(settings.vision)}
     facts = {**chosen, "rule": FRAME_RULE, **_decoder_versions()}
     content = hashlib.blake2b(str(len(files)).encode(), digest_size=20)
     for file in files:
@@ -74,13 +73,13 @@ def video_key(files: Sequence[Path], settings: FrameSettings) -> str:
 
 @functools.cache
 def _decoder_versions() -> dict[str, str]:
-    # Their pixels may differ by a rounding from one version to the next, and a store must not be a mixture.
+    # Pixels may differ by rounding between versions, and a store must not mix them.
     return {name: version(name) for name in ("decord2", "av", "pillow")}
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a decoded video stands."""
+    """The file and record batch of a decoded video."""
 
     file: Path
     batch: int
@@ -88,7 +87,7 @@ class _Place:
 
 
 class FrameCache:
-    """`work/frames/`. Threads may add to it at once."""
+    """The cache `work/frames/`. Thread-safe."""
 
     def __init__(self, folder: Path) -> None:
         self._shards = folder / "shards"
@@ -104,34 +103,34 @@ class FrameCache:
 
     @property
     def spill(self) -> Path:
-        """Where `spill_frames` puts what other processes decode for this cache."""
+        """The folder in which `spill_frames` puts videos that other processes decode."""
         return self._spill
 
     def add(self, key: str, frames: Frames) -> None:
-        """Keeps a video that was decoded in this process. Raises DataError when the disk is full."""
+        """Stores a video that was decoded in this process. Raises DataError if the disk is full."""
         file = spill_frames(self._spill, key, frames)
         with self._lock:
             self._places[key] = _Place(file, 0, _spilled(key, frames))
 
     def adopt(self, key: str) -> bool:
-        """Takes in what another process spilled. False where nothing (whole) is found here."""
+        """Registers a video that another process spilled. Returns False if its file is missing or incomplete."""
         file = _spill_file(self._spill, key)
         return file.is_file() and self._read(file) == 1
 
     def member(self, video_id: str, key: str) -> Member:
-        """The decoded video, as a member of a store in which it is called `video_id`."""
+        """The decoded video's metadata, with `video_id` as its id."""
         return replace(self._places[key].member, video_id=video_id)
 
-    def forget_all_but(self, keys: set[str]) -> None:
-        """Removes files in which nothing is wanted any more."""
-        wanted = {self._places[key].file for key in keys}
+    def prune(self, keys: set[str]) -> None:
+        """Removes files that contain none of the videos `keys`."""
+        used = {self._places[key].file for key in keys}
         for file in [*self._spill.glob("*/*.arrow"), *self._shards.glob("*.arrow")]:
-            if file not in wanted:
+            if file not in used:
                 file.unlink()
-        self._places = {key: place for key, place in self._places.items() if place.file in wanted}
+        self._places = {key: place for key, place in self._places.items() if place.file in used}
 
     def shard(self, members: Sequence[Member]) -> Path:
-        """The file with exactly these videos: the one of the last run where they are the same, else written now."""
+        """The file with exactly these videos: that of the last run if they are the same, otherwise a new one."""
         digest = hashlib.blake2b(digest_size=20)
         for member in members:
             digest.update(json.dumps([member.video_id, member.key]).encode() + b"\n")
@@ -143,39 +142,39 @@ class FrameCache:
             for batch, member in enumerate(members):
                 before = self._places[member.key].file
                 self._places[member.key] = _Place(file, batch, member)
-                # What was spilled stands in the shard now: without this a first run would need twice the space.
+                # The shard now contains the spilled video. Without this, a first run would need twice the space.
                 if before.is_relative_to(self._spill):
                     before.unlink(missing_ok=True)
         return file
 
     def keep_only(self, shards: set[Path]) -> None:
-        """Removes all but these shards, once the store that they make up is in place."""
+        """Removes all other shards and all spilled videos. Call it once the new store is in place."""
         for file in self._shards.iterdir() if self._shards.is_dir() else ():
-            if file not in shards:  # half-written ones of a killed run too
+            if file not in shards:  # also incomplete files of a killed run
                 file.unlink()
         shutil.rmtree(self._spill, ignore_errors=True)
 
     def _rows(self, key: str) -> NDArray[np.uint8]:
         place = self._places[key]
-        # Spilled files hold one video: no use in keeping them open.
+        # A spilled file has one video, so it is not cached as open.
         shard = Shard(place.file) if place.file.is_relative_to(self._spill) else self._open(place.file)
         return shard.rows(place.batch)
 
     def _read(self, file: Path) -> int:
         try:
             shard = Shard(file)
-            found = {member.key: _Place(file, batch, member) for batch, member in enumerate(map(shard.member, range(len(shard))))}
+            places = {member.key: _Place(file, batch, member) for batch, member in enumerate(map(shard.member, range(len(shard))))}
         except (OSError, pa.ArrowException) as error:
-            log.warning("%s is not whole and is removed; its videos are decoded again (%s)", file, error)
+            log.warning("%s is incomplete and is removed; its videos are decoded again (%s)", file, error)
             file.unlink(missing_ok=True)
             return 0
         with self._lock:
-            self._places.update(found)
-        return len(found)
+            self._places.update(places)
+        return len(places)
 
 
 def spill_frames(folder: Path, key: str, frames: Frames) -> Path:
-    """Puts one decoded video, whole, into a cache's spill folder; returns the file. Raises DataError when the disk is full."""
+    """Writes one decoded video atomically into a cache's spill folder. Returns the file. Raises DataError if the disk is full."""
     file = _spill_file(folder, key)
     with _space_for(file), atomic_write(file) as out:
         _write_batches(out, iter([(_spilled(key, frames), frames.rows)]))
@@ -183,18 +182,17 @@ def spill_frames(folder: Path, key: str, frames: Frames) -> Path:
 
 
 def _spilled(key: str, frames: Frames) -> Member:
-    """A decoded video that belongs to no store yet."""
+    """The metadata of a decoded video that is not in a store yet."""
     return Member("", key, frames.grid_thw, frames.seconds_per_grid, frames.rows.nbytes, frames.decoder)
 
 
 def write_store(
     folder: Path, videos: Sequence[tuple[str, str]], cache: FrameCache, shard_megabytes: float, vision: VisionSpec
 ) -> set[Path]:
-    """Writes the store of `videos`, (video_id, key) each, all of which are in `cache`, into the new folder `folder`.
+    """Writes the store of `videos`, (video_id, key) each, into the new folder `folder`.
 
-    `vision` is what their rows were cut for.
-
-    Returns the cache's files that make it up, for `FrameCache.keep_only`. Raises DataError when the disk is full.
+    All videos must be in `cache`; `vision` is the vision spec of their rows. Returns the cache's files that the store uses, for
+    `FrameCache.keep_only`. Raises DataError if the disk is full.
     """
     members = [cache.member(video_id, key) for video_id, key in sorted(videos)]
     groups = plan_shards(members, int(shard_megabytes * 1e6))
@@ -224,7 +222,7 @@ def write_store(
 
 
 def plan_shards(members: Sequence[Member], shard_bytes: int) -> list[list[Member]]:
-    """Divides videos, in the order of their ids, into shards of at most `shard_bytes` (more only where one video is larger)."""
+    """Divides videos, sorted by id, into shards of at most `shard_bytes` (more only for a single larger video)."""
     groups: list[list[Member]] = []
     open_group: list[Member] = []
     filled = 0
@@ -234,7 +232,7 @@ def plan_shards(members: Sequence[Member], shard_bytes: int) -> list[list[Member
             open_group, filled = [], 0
         open_group.append(member)
         filled += member.bytes
-        # The larger a video, the likelier a shard ends after it: so the chance is the same for every byte.
+        # The probability that a shard ends after a video is proportional to its size.
         if _hash_fraction(member.video_id) < CUTS_PER_SHARD * member.bytes / shard_bytes:
             groups.append(open_group)
             open_group, filled = [], 0
@@ -246,7 +244,7 @@ def _hash_fraction(video_id: str) -> float:
 
 
 def _write_batches(out: BinaryIO, videos: Iterator[tuple[Member, NDArray[np.uint8]]]) -> None:
-    """One record batch a video, so that no more than one is in memory."""
+    """Writes one record batch per video, so that only one is in memory."""
     with pa.ipc.new_file(out, SHARD_SCHEMA) as writer:
         for member, rows in videos:
             data = pa.py_buffer(np.ascontiguousarray(rows))
@@ -263,11 +261,11 @@ def _write_batches(out: BinaryIO, videos: Iterator[tuple[Member, NDArray[np.uint
 
 
 def _spill_file(folder: Path, key: str) -> Path:
-    return folder / key[:2] / f"{key}.arrow"  # a folder with a million files is slow on some disks
+    return folder / key[:2] / f"{key}.arrow"  # subfolders, because a folder with a million files is slow on some disks
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    """A second name for the file. A copy where the two stand on different disks, or the disk knows no hard links."""
+    """Hard-links the file. Copies it if the paths are on different disks, or the disk has no hard links."""
     try:
         os.link(source, target)
     except OSError as error:
@@ -289,6 +287,6 @@ def _space_for(file: Path) -> Iterator[None]:
 
 def _full_disk(file: Path, error: OSError) -> str:
     return (
-        f"{file.parent}: the disk is full or a quota is reached ({error.strerror}). What was decoded so far is kept in work/frames/: "
-        "free some space, or lower preprocess.max_pixels or preprocess.frames, and run again."
+        f"{file.parent}: the disk is full or a quota is reached ({error.strerror}). Free some space, or lower "
+        "preprocess.max_pixels or preprocess.frames, and run again: videos decoded so far are cached in work/frames/."
     )

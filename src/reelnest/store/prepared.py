@@ -1,7 +1,7 @@
-"""`prepared/`: what training and evaluation read. Items, pairs and frames, by number.
+"""`prepared/`: the input of training and evaluation. Items, pairs and frames, by index.
 
-`items.parquet` has a row for each distinct text and each good video, sorted by kind and key; its row number is the item's index
-everywhere else. `pairs.parquet` has a row for each good pair, `store/` the videos' frames in the order of the items.
+`items.parquet` has a row for each distinct text and each good video, sorted by kind and key. The row number is the item's index
+everywhere. `pairs.parquet` has a row for each good pair. `store/` has the videos' frames in item order.
 """
 
 import copy
@@ -46,7 +46,7 @@ PAIRS_SCHEMA = pa.schema(
 )
 
 KNOWN_ENTRIES = 1 << 13
-"""So many entries are remembered: each epoch asks for them again. Not more, since a video's text fields may be long."""
+"""Size of the LRU cache of entries, which each epoch reads again. Limited because a video's text fields may be long."""
 
 Indices = NDArray[np.int64]
 Fields = tuple[tuple[str, str], ...]
@@ -54,9 +54,9 @@ Fields = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class Item:
-    """A text or a video. `key` is the text itself, or the video_id; `fields` are a video's chosen text fields, (name, text) each.
+    """A text or a video. `key` is the text, or the video_id. `fields` are a video's selected text fields, (name, text) each.
 
-    `tags` are what a video is filed under, (name, value) each, which the encoder never reads.
+    `tags` are a video's metadata, (name, value) each. The encoder never reads them.
     """
 
     index: int
@@ -68,20 +68,20 @@ class Item:
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Pairs of one split, column by column."""
+    """Pairs of one split, by column."""
 
     queries: Indices  # (pairs,), item indices
     targets: Indices  # (pairs,)
     relevance: NDArray[np.float32]  # (pairs,)
     negatives: tuple[Indices, ...]
-    """For each pair the items that were listed as wrong answers; often none."""
+    """For each pair, the items listed as irrelevant; often none."""
 
     def __len__(self) -> int:
         return len(self.queries)
 
 
 class Prepared:
-    """Reads a `prepared/` folder. Tables stay in Arrow's memory, so that millions of rows cost their bytes and no Python objects."""
+    """Reads a `prepared/` folder. Tables stay in Arrow memory, so that millions of rows create no Python objects."""
 
     def __init__(self, store: FrameStore, items: pa.Table, pairs: pa.Table) -> None:
         self.store = store
@@ -100,7 +100,7 @@ class Prepared:
 
     @classmethod
     def open(cls, folder: Path) -> "Prepared":
-        """Raises DataError for a folder that is not there or not whole."""
+        """Raises DataError for a missing or incomplete folder."""
         if not folder.is_dir():
             raise DataError(f"{folder} is missing. Run `reelnest preprocess`.")
         tables = []
@@ -108,9 +108,9 @@ class Prepared:
             try:
                 table = pq.read_table(folder / name)
             except (OSError, pa.ArrowException) as error:
-                raise DataError(f"{folder / name}: cannot be read ({error}). Run `reelnest preprocess` to make it.") from None
+                raise DataError(f"{folder / name}: cannot be read ({error}). Run `reelnest preprocess` to create it.") from None
             if not table.schema.equals(schema):
-                raise DataError(f"{folder / name}: made by another version. Run `reelnest preprocess` to make it anew.")
+                raise DataError(f"{folder / name}: written by another version. Run `reelnest preprocess` to recreate it.")
             tables.append(table.combine_chunks())
         return cls(FrameStore.open(folder / STORE_FOLDER), *tables)
 
@@ -118,25 +118,25 @@ class Prepared:
         return len(self._keys)
 
     def with_cached(self, *, video_tokens: CachedRows | None = None, pooled: CachedRows | None = None) -> "Prepared":
-        """The same data, whose entries carry what frozen parts of a model made of them, as far as it was kept.
+        """The same data, with cached features of frozen modules in its entries.
 
-        `video_tokens` go by the videos' places in the store, `pooled` states by `entry_number`.
+        `video_tokens` are indexed by the videos' positions in the store, `pooled` states by `entry_number`.
         """
-        found = copy.copy(self)
-        found._video_tokens, found._pooled = video_tokens, pooled
-        found._known_entry = functools.lru_cache(KNOWN_ENTRIES)(found._make_entry)
-        return found
+        prepared = copy.copy(self)
+        prepared._video_tokens, prepared._pooled = video_tokens, pooled
+        prepared._known_entry = functools.lru_cache(KNOWN_ENTRIES)(prepared._make_entry)
+        return prepared
 
     def entry_number(self, index: int, role: Role) -> int:
-        """A number for the item in this role, below twice the number of items."""
+        """A unique number for the item in this role, less than twice the number of items."""
         return 2 * int(index) + (role == "target")
 
     def item_and_role(self, number: int) -> tuple[int, Role]:
-        """What `entry_number` numbered."""
+        """The inverse of `entry_number`: (index, role)."""
         return number // 2, "target" if number % 2 else "query"
 
     def item(self, index: int) -> Item:
-        """The item of this index. Raises IndexError."""
+        """The item at `index`. Raises IndexError."""
         if not 0 <= index < len(self):
             raise IndexError(f"there is no item {index}; there are {len(self)}")
         kind: Kind = "video" if index >= self._first_video else "text"
@@ -144,11 +144,11 @@ class Prepared:
         return Item(index, kind, self._keys[index].as_py(), fields, tags)
 
     def video_item(self, video_id: str) -> int:
-        """The index of a video. Raises KeyError."""
+        """The index of a video's item. Raises KeyError."""
         return self._first_video + self.store.position(video_id)
 
     def entry(self, index: int, role: Role) -> Entry:
-        """The item as the encoder takes it."""
+        """The item as input of the encoder."""
         return self._known_entry(int(index), role)
 
     def _make_entry(self, index: int, role: Role) -> Entry:
@@ -159,19 +159,19 @@ class Prepared:
         if item.kind == "text":
             return Entry(role, item.key, None)
         place = index - self._first_video
-        kept = self._video_tokens[place] if self._video_tokens is not None and place in self._video_tokens else None
-        return Entry(role, fields_text(item.fields), self.store.at(place), kept)
+        video_tokens = self._video_tokens[place] if self._video_tokens is not None and place in self._video_tokens else None
+        return Entry(role, fields_text(item.fields), self.store.at(place), video_tokens)
 
     def seconds(self, index: int) -> float:
-        """How long a video is, by the times of its sampled frames. Raises IndexError for a text."""
+        """A video's length in seconds, by the times of its sampled frames. Raises IndexError for a text."""
         place = int(index) - self._first_video
         if not 0 <= place < len(self.store):
-            raise IndexError(f"item {index} is no video")
+            raise IndexError(f"item {index} is not a video")
         frames = self.store.at(place)
         return frames.grid_thw[0] * frames.seconds_per_grid
 
     def video_places(self, items: Indices) -> Indices:
-        """The places in the store of those of `items` that are videos."""
+        """The positions in the store of the videos among `items`."""
         return items[items >= self._first_video] - self._first_video
 
     def pairs(self, split: str) -> Pairs:
@@ -185,9 +185,9 @@ class Prepared:
         return Pairs(self._queries[chosen], self._targets[chosen], self._relevance[chosen], negatives)
 
     def related(self, index: int) -> Indices:
-        """Items paired with this one, in any split and either way round, sorted: never each other's negatives."""
-        starts, others = self._relations
-        return others[starts[index] : starts[index + 1]]
+        """Items paired with this one, in any split and either direction, sorted. They are never its negatives."""
+        starts, related = self._relations
+        return related[starts[index] : starts[index + 1]]
 
     @functools.cached_property
     def _split_numbers(self) -> NDArray[np.int8]:
@@ -197,19 +197,19 @@ class Prepared:
 
     @functools.cached_property
     def _relations(self) -> tuple[Indices, Indices]:
-        """The symmetric relation in compressed sparse rows: row starts, (items + 1,), and the others of all rows, one row after another."""
-        one = np.concatenate([self._queries, self._targets])
-        other = np.concatenate([self._targets, self._queries])
-        order = np.lexsort((other, one))
-        one, other = one[order], other[order]
-        is_new = np.ones(len(one), dtype=bool)
-        is_new[1:] = (one[1:] != one[:-1]) | (other[1:] != other[:-1])
-        counts = np.bincount(one[is_new], minlength=len(self))
-        return np.concatenate([[0], np.cumsum(counts)]), other[is_new]
+        """The symmetric relation as a compressed sparse row matrix: row starts, (items + 1,), and the column indices of all rows."""
+        rows = np.concatenate([self._queries, self._targets])
+        columns = np.concatenate([self._targets, self._queries])
+        permutation = np.lexsort((columns, rows))
+        rows, columns = rows[permutation], columns[permutation]
+        is_new = np.ones(len(rows), dtype=bool)
+        is_new[1:] = (rows[1:] != rows[:-1]) | (columns[1:] != columns[:-1])
+        counts = np.bincount(rows[is_new], minlength=len(self))
+        return np.concatenate([[0], np.cumsum(counts)]), columns[is_new]
 
 
 def fields_text(fields: Fields) -> str:
-    """A video's text fields as the encoder reads them: each on a line of its own, under its name."""
+    """A video's text fields as the encoder reads them: one `name: text` per line."""
     return "\n".join(f"{name}: {text}" for name, text in fields)
 
 
@@ -218,11 +218,11 @@ def write_tables(
 ) -> None:
     """Writes `items.parquet` and `pairs.parquet`.
 
-    `videos` are the good ones with their chosen fields, `tags` those of them that have any; `pairs` name no other videos.
+    `videos` are the good videos with their selected fields. `tags` has the tags of videos that have any. `pairs` name no other videos.
     """
     texts = sorted({side.value for pair in pairs for side in (pair.query, pair.target, *pair.negatives) if side.kind == "text"})
     ids = sorted(videos)
-    # A dictionary for each kind: a million pairs are looked up by their strings, not by hashing a million Sides.
+    # One dictionary per kind, because looking up strings is faster than hashing a million Sides.
     numbers = {
         "text": {text: number for number, text in enumerate(texts)},
         "video": {video_id: len(texts) + number for number, video_id in enumerate(ids)},

@@ -123,7 +123,7 @@ def test_a_model_of_another_version_is_refused(checkout: Path, errors_of: Errors
 
 def test_prepared_data_of_another_version_is_refused(checkout: Path, errors_of: Errors) -> None:
     shutil.copy(checkout / "prepared" / "items.parquet", checkout / "prepared" / "pairs.parquet")
-    expected = "reelnest: error: prepared/pairs.parquet: made by another version. Run `reelnest preprocess` to make it anew."
+    expected = "reelnest: error: prepared/pairs.parquet: written by another version. Run `reelnest preprocess` to recreate it."
     assert errors_of("train", checkout) == (1, [expected])
 
 

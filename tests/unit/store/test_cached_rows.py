@@ -1,4 +1,4 @@
-"""Rows of frozen parts, kept on the disk."""
+"""Rows of frozen parts, cached on the disk."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +14,8 @@ COUNTS = np.array([2, 0, 3, 1])
 
 
 def rows_of(number: int, dtype: str) -> Rows:
-    found: Rows = np.arange(COUNTS[number] * 4, dtype=dtype).reshape(-1, 4) + np.asarray(10 * number, dtype=dtype)
-    return found
+    rows: Rows = np.arange(COUNTS[number] * 4, dtype=dtype).reshape(-1, 4) + np.asarray(10 * number, dtype=dtype)
+    return rows
 
 
 @pytest.mark.parametrize("dtype", ["float32", "uint16"])
@@ -30,29 +30,29 @@ def test_two_writers_fill_one_file_in_any_order(dtype: str, tmp_path: Path) -> N
     assert not folder.exists()
     writers[0].finish(aside, folder, VISION, {"what": "a test"})
     assert [path.name for path in folder.parent.iterdir()] == ["key"]
-    kept = CachedRows(folder, VISION)
-    assert [number in kept for number in range(4)] == [True, False, True, True]
+    cached = CachedRows(folder, VISION)
+    assert [number in cached for number in range(4)] == [True, False, True, True]
     for number in (0, 2, 3):
-        assert kept[number].dtype == dtype
-        assert np.array_equal(kept[number], rows_of(number, dtype))
+        assert cached[number].dtype == dtype
+        assert np.array_equal(cached[number], rows_of(number, dtype))
     with pytest.raises(KeyError):
-        kept[1]
+        cached[1]
     with pytest.raises(DataError, match=r"another model family \(patch_size 14, not 16\)"):
         CachedRows(folder, replace(VISION, patch_size=16))
 
 
-def test_what_a_killed_writer_left_is_cleared_away(tmp_path: Path) -> None:
-    left = CachedRowsWriter.begin(tmp_path / "key")
-    writer = CachedRowsWriter(left, COUNTS, 4, "float32")
+def test_orphans_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
+    orphan = CachedRowsWriter.begin(tmp_path / "key")
+    writer = CachedRowsWriter(orphan, COUNTS, 4, "float32")
     writer.put(0, rows_of(0, "float32"))
     aside = CachedRowsWriter.begin(tmp_path / "key")
     assert list(tmp_path.iterdir()) == [aside]
     writer.close()
 
 
-def test_rows_of_another_shape_or_type_are_refused(tmp_path: Path) -> None:
+def test_rows_of_another_shape_or_type_are_rejected(tmp_path: Path) -> None:
     writer = CachedRowsWriter(CachedRowsWriter.begin(tmp_path / "key"), COUNTS, 4, "float32")
     for wrong in (rows_of(0, "float64"), rows_of(2, "float32"), np.zeros((2, 5), dtype=np.float32)):
-        with pytest.raises(ValueError, match=r"thing 0.*expected 2 rows of \(4,\)"):
+        with pytest.raises(ValueError, match=r"entry 0.*expected 2 rows of \(4,\)"):
             writer.put(0, wrong)
     writer.close()

@@ -47,14 +47,14 @@ def make(folder: Path, work: Path, numbers: Sequence[int], shard_megabytes: floa
     return cache
 
 
-def test_what_was_kept_is_read_back_by_id_and_by_position(tmp_path: Path) -> None:
+def test_stored_videos_are_read_by_id_and_by_position(tmp_path: Path) -> None:
     make(tmp_path / "store", tmp_path / "work", range(30))
     store = FrameStore.open(tmp_path / "store")
     assert list(store.video_ids) == sorted(f"video-{number}" for number in range(30))
     for number in range(30):
-        expected, found = frames_of(number), store.get(f"video-{number}")
-        assert np.array_equal(found.rows, expected.rows)
-        assert (found.grid_thw, found.seconds_per_grid) == (expected.grid_thw, expected.seconds_per_grid)
+        expected, frames = frames_of(number), store.get(f"video-{number}")
+        assert np.array_equal(frames.rows, expected.rows)
+        assert (frames.grid_thw, frames.seconds_per_grid) == (expected.grid_thw, expected.seconds_per_grid)
         assert np.array_equal(store.at(store.video_ids.index(f"video-{number}")).rows, expected.rows)
     assert "video-3" in store
     assert "video-30" not in store
@@ -66,10 +66,10 @@ def test_what_was_kept_is_read_back_by_id_and_by_position(tmp_path: Path) -> Non
 def test_rows_are_views_of_the_mapped_file(tmp_path: Path) -> None:
     make(tmp_path / "store", tmp_path / "work", range(5))
     store = FrameStore.open(tmp_path / "store")
-    first, again = store.get("video-1").rows, store.get("video-1").rows
+    first, second = store.get("video-1").rows, store.get("video-1").rows
     assert not first.flags.owndata
     assert not first.flags.writeable
-    assert first.ctypes.data == again.ctypes.data
+    assert first.ctypes.data == second.ctypes.data
     mapped = Path("/proc/self/maps")
     if mapped.exists():
         ranges = [line.split()[0].split("-") for line in mapped.read_text().splitlines() if str(tmp_path) in line]
@@ -91,14 +91,14 @@ def test_rows_outlive_the_store_and_files_are_closed(tmp_path: Path) -> None:
     assert open_files() == before
 
 
-def test_the_bytes_do_not_depend_on_what_came_before(tmp_path: Path) -> None:
+def test_the_bytes_do_not_depend_on_earlier_runs(tmp_path: Path) -> None:
     make(tmp_path / "at-once", tmp_path / "work-1", range(40))
     make(tmp_path / "first", tmp_path / "work-2", range(1, 40, 2))
     make(tmp_path / "then", tmp_path / "work-2", [*range(39, -1, -1)])
     assert content(tmp_path / "then") == content(tmp_path / "at-once")
 
 
-def test_one_video_more_leaves_nearly_all_shards_the_same_files(tmp_path: Path) -> None:
+def test_adding_a_video_leaves_nearly_all_shards_unchanged(tmp_path: Path) -> None:
     numbers = [number for number in range(200) if number != 57]
     make(tmp_path / "before", tmp_path / "work", numbers)
     make(tmp_path / "after", tmp_path / "work", range(200))
@@ -110,8 +110,8 @@ def test_one_video_more_leaves_nearly_all_shards_the_same_files(tmp_path: Path) 
 
 def test_a_store_and_its_cache_share_their_bytes_on_disk(tmp_path: Path) -> None:
     make(tmp_path / "store", tmp_path / "work", range(20))
-    kept = sorted(file.stat().st_ino for file in (tmp_path / "work").rglob("*.arrow"))
-    assert kept == sorted(file.stat().st_ino for file in (tmp_path / "store").glob("shard-*"))
+    files = sorted(file.stat().st_ino for file in (tmp_path / "work").rglob("*.arrow"))
+    assert files == sorted(file.stat().st_ino for file in (tmp_path / "store").glob("shard-*"))
 
 
 def test_where_links_are_impossible_shards_are_copied(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_two_ids_with_the_same_bytes_share_one_decoded_video(tmp_path: Path) -> 
     assert np.array_equal(store.get("a").rows, store.get("b").rows)
 
 
-def test_a_full_disk_is_told_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_and_leaves_no_incomplete_files(tmp_path: Path) -> None:
     cache = FrameCache(tmp_path / "work")
     filled(cache, range(3))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -162,14 +162,14 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_written(tmp_path: Path) -> 
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "preprocess.max_pixels" in str(raised.value)
     assert sorted(file.name for file in (tmp_path / "work").rglob("*") if file.is_file()) == [f"{key_of(n)}.arrow" for n in range(3)]
-    with pytest.raises(DataError, match="no frame store"):
+    with pytest.raises(DataError, match="no readable frame store"):
         FrameStore.open(tmp_path / "store")
-    # With space again, it goes on from what was kept.
+    # Once there is space again, the spilled videos are reused.
     again = FrameCache(tmp_path / "work")
     assert all(key_of(number) in again for number in range(3))
 
 
-def test_half_written_files_are_removed_and_not_believed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_incomplete_files_are_removed_and_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     cache = FrameCache(tmp_path / "work")
     filled(cache, range(2))
     victim = next(file for file in (tmp_path / "work").rglob("*.arrow") if key_of(1) in file.name)
@@ -178,17 +178,17 @@ def test_half_written_files_are_removed_and_not_believed(tmp_path: Path, caplog:
     assert key_of(0) in again
     assert key_of(1) not in again
     assert not victim.exists()
-    assert "not whole" in caplog.text
+    assert "is incomplete" in caplog.text
 
 
-def test_what_is_wanted_no_more_is_forgotten(tmp_path: Path) -> None:
+def test_unused_videos_are_pruned(tmp_path: Path) -> None:
     cache = make(tmp_path / "store", tmp_path / "work", range(10), shard_megabytes=0.00001)  # a shard for each video
-    cache.forget_all_but({key_of(3)})
-    left = list((tmp_path / "work").rglob("*.arrow"))
-    assert [Shard(file).member(0).key for file in left] == [key_of(3)]
+    cache.prune({key_of(3)})
+    files = list((tmp_path / "work").rglob("*.arrow"))
+    assert [Shard(file).member(0).key for file in files] == [key_of(3)]
 
 
-def test_a_store_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_store_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="reelnest preprocess"):
         FrameStore.open(tmp_path)
     (tmp_path / "index.arrow").write_bytes(b"ARROW1 and nothing else")
@@ -196,14 +196,14 @@ def test_a_store_that_is_none_is_refused(tmp_path: Path) -> None:
         FrameStore.open(tmp_path)
 
 
-def test_a_store_that_was_prepared_for_another_model_family_is_refused(tmp_path: Path) -> None:
+def test_a_store_that_was_prepared_for_another_model_family_is_rejected(tmp_path: Path) -> None:
     make(tmp_path / "store", tmp_path / "work", range(2))
     store = FrameStore.open(tmp_path / "store")
     assert store.vision == VISION
     store.require(VISION)
-    other = replace(VISION, patch_size=16, std=(0.5, 0.5, 0.5))
+    different_spec = replace(VISION, patch_size=16, std=(0.5, 0.5, 0.5))
     with pytest.raises(DataError, match=r"another model family \(patch_size 14, not 16; std \(0\.26.*\), not \(0\.5.*reelnest preprocess"):
-        store.require(other)
+        store.require(different_spec)
 
 
 def test_the_key_changes_with_the_bytes_and_the_settings_that_matter(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ PAIRS = [
     Pair(video("a"), video("b"), 1.0, None, (), 5),
 ]
 SPLITS = ["train", "test", "train", "train", "validation"]
-VIDEOS: dict[str, Fields] = {"b": (("title", "Bé"), ("ocr", "two\nlines")), "a": (), "unpaired": (("caption", "none asks"),)}
+VIDEOS: dict[str, Fields] = {"b": (("title", "Bé"), ("ocr", "two\nlines")), "a": (), "unpaired": (("caption", "in no pair"),)}
 
 
 def rows_of(number: int) -> Frames:
@@ -46,14 +46,14 @@ def prepared(tmp_path: Path) -> Prepared:
 
 
 def test_items_are_numbered_by_kind_and_key(prepared: Prepared) -> None:
-    found = [prepared.item(index) for index in range(len(prepared))]
-    assert found == [
+    items = [prepared.item(index) for index in range(len(prepared))]
+    assert items == [
         Item(0, "text", "ant", ()),
         Item(1, "text", "bee", ()),
         Item(2, "text", "zebra", ()),
         Item(3, "video", "a", ()),
         Item(4, "video", "b", (("title", "Bé"), ("ocr", "two\nlines")), (("language", "fr"),)),
-        Item(5, "video", "unpaired", (("caption", "none asks"),)),
+        Item(5, "video", "unpaired", (("caption", "in no pair"),)),
     ]
     with pytest.raises(IndexError):
         prepared.item(6)
@@ -75,17 +75,17 @@ def test_pairs_come_by_split_in_their_order(prepared: Prepared) -> None:
         prepared.pairs("dev")
 
 
-def test_relations_hold_both_ways_over_all_splits(prepared: Prepared) -> None:
+def test_relations_are_symmetric_over_all_splits(prepared: Prepared) -> None:
     expected: dict[int, set[int]] = {index: set() for index in range(len(prepared))}
     index = {(prepared.item(number).kind, prepared.item(number).key): number for number in range(len(prepared))}
     for pair in PAIRS:
-        one, other = index[pair.query.kind, pair.query.value], index[pair.target.kind, pair.target.value]
-        expected[one].add(other)
-        expected[other].add(one)
-    for number, others in expected.items():
-        found = prepared.related(number)
-        assert found.tolist() == sorted(others)
-        assert found.dtype == np.int64
+        query, target = index[pair.query.kind, pair.query.value], index[pair.target.kind, pair.target.value]
+        expected[query].add(target)
+        expected[target].add(query)
+    for number, partners in expected.items():
+        related = prepared.related(number)
+        assert related.tolist() == sorted(partners)
+        assert related.dtype == np.int64
 
 
 def test_a_video_is_encoded_with_its_frames_and_its_fields(prepared: Prepared) -> None:
@@ -115,12 +115,12 @@ def test_a_split_without_pairs_is_empty(tmp_path: Path) -> None:
     assert prepared.item(2).kind == "text"
 
 
-def test_a_folder_that_is_not_whole_is_refused(tmp_path: Path) -> None:
+def test_an_incomplete_folder_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"items\.parquet.*reelnest preprocess"):
         Prepared.open(tmp_path)
     write_tables(tmp_path, {}, [PAIRS[3]], ["train"])
-    with pytest.raises(DataError, match="no frame store"):
+    with pytest.raises(DataError, match="no readable frame store"):
         Prepared.open(tmp_path)
-    (tmp_path / "pairs.parquet").write_bytes(b"PAR1 half of it")
+    (tmp_path / "pairs.parquet").write_bytes(b"PAR1 incomplete")
     with pytest.raises(DataError, match=r"pairs\.parquet"):
         Prepared.open(tmp_path)
