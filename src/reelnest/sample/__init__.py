@@ -1,4 +1,4 @@
 """The sample data: short videos of moving shapes, and searches for them.
 
-In: a folder and a seed. Out: the same bytes for the same seed, in the data's own format. Open `sample.py` first.
+In: a folder and a seed. Out: a data folder in the usual format, with the same bytes for the same seed. Open `sample.py` first.
 """

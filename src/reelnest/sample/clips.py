@@ -1,7 +1,7 @@
-"""Draws the sample's clips and encodes them as H.264, the same bytes on every run.
+"""Draws the sample's clips and encodes them as H.264, with the same bytes on every run.
 
-One thing of a plain colour moves, grows, shrinks or turns before a still background. No single frame tells which way: each movement and its
-opposite start and end in the same places, so only the order of the frames does.
+A clip shows one shape of one colour that moves, grows, shrinks or turns in front of a still background. No single frame shows the
+direction: each movement and its opposite have the same frames in reverse order.
 """
 
 import io
@@ -15,26 +15,26 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 SIZE = 128
-"""Pixels, both sides. decord 3.4 misreads frames whose padded rows hold four bytes a pixel, as those of 96 pixels do."""
+"""Width and height in pixels. decord 3.4 misreads frames whose padded rows have four bytes a pixel, such as those of 96 pixels."""
 FRAMES = 24
 FRAMES_PER_SECOND = 12
-SUPERSAMPLING = 4  # each pixel is the mean of 4 × 4: a movement of a quarter of a pixel shows
+SUPERSAMPLING = 4  # each pixel is the mean of 4 × 4, so a movement of a quarter of a pixel is visible
 
-# Lengths as shares of the frame's side.
+# Lengths as fractions of the frame's side.
 RADIUS = (0.25, 0.29)
 TRAVEL = (0.45, 0.55)
-"""How far a moving thing goes: all take two seconds, so this is the speed as well."""
+"""The distance of a movement. All movements take two seconds, so this sets the speed too."""
 ACROSS = 0.08
-"""How far off the middle line."""
+"""The largest distance from the middle line."""
 SMALL_TO_LARGE = (0.3, 0.4)
-"""A growing thing's first size as a share of its last."""
+"""A growing shape's first size as a fraction of its last."""
 TURN_DEGREES = (75.0, 110.0)
 TILT_DEGREES = 12.0
-"""Things that do not turn stand at most this far off upright."""
+"""The largest tilt of a shape that does not turn."""
 
 ENCODER = {"preset": "veryfast", "crf": "25", "g": "24", "bf": "0", "threads": "1", "x264-params": "cpu-independent=1:weightp=0"}
-"""x264's output depends on the number of its threads, on the processor's instruction set unless told otherwise, and, with weighted
-prediction and widths that are no multiple of 64, on what was in memory before."""
+"""These settings make x264's output repeatable. It depends on the number of threads and on the processor's instruction set. With weighted
+prediction and a width that is not a multiple of 64, it also depends on uninitialised memory."""
 
 PALETTE = {
     "red": (222, 36, 36),
@@ -53,7 +53,7 @@ DIRECTIONS = {"right": (1, 0), "left": (-1, 0), "up": (0, -1), "down": (0, 1)}  
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One rendering: where the thing is, how large and how far turned, at each frame. Lengths in pixels, angles in radians, clockwise."""
+    """The place, size and angle of the shape in each frame. Lengths are in pixels, angles in radians, clockwise."""
 
     x: np.ndarray  # (frames,)
     y: np.ndarray
@@ -62,18 +62,18 @@ class Trajectory:
 
 
 def trajectory(movement: str, rng: random.Random) -> Trajectory:
-    """Draws one rendering of a movement. An opposite is the same drawing run backwards, so that no single frame gives it away."""
+    """Draws one random trajectory of a movement. The opposite movement has the same trajectory in reverse, so no single frame differs."""
     time = np.linspace(0, 1, FRAMES) if movement in BACKWARDS else np.linspace(1, 0, FRAMES)
     radius = rng.uniform(*RADIUS) * np.ones(FRAMES)
     angle = math.radians(rng.uniform(-TILT_DEGREES, TILT_DEGREES)) * np.ones(FRAMES)
     x = (0.5 + rng.uniform(-ACROSS, ACROSS)) * np.ones(FRAMES)
     y = (0.5 + rng.uniform(-ACROSS, ACROSS)) * np.ones(FRAMES)
     if movement in DIRECTIONS:
-        moved = (time - 0.5) * rng.uniform(*TRAVEL)
+        offset = (time - 0.5) * rng.uniform(*TRAVEL)
         if movement in ("right", "left"):
-            x = x / 4 + 0.375 + moved
+            x = x / 4 + 0.375 + offset
         else:
-            y = y / 4 + 0.375 + moved
+            y = y / 4 + 0.375 + offset
     elif movement in ("grow", "shrink"):
         small = rng.uniform(*SMALL_TO_LARGE)
         radius = radius * 1.4 * (small + (1 - small) * time)
@@ -83,27 +83,27 @@ def trajectory(movement: str, rng: random.Random) -> Trajectory:
     return Trajectory(x * SIZE, y * SIZE, radius * SIZE, angle)
 
 
-def draw(colour: str, shape: str, background: str, along: Trajectory, rng: random.Random) -> np.ndarray:
-    """The clip's frames, uint8 (frames, height, width, 3)."""
-    behind = Image.fromarray(_background(background, rng))
+def draw(colour: str, shape: str, background: str, path: Trajectory, rng: random.Random) -> np.ndarray:
+    """Returns the clip's frames, uint8 (frames, height, width, 3). Raises ValueError for an unknown shape or background."""
+    backdrop = Image.fromarray(_background(background, rng))
     outline = _outline(shape)  # (corners, 2), within the unit circle
     frames = np.empty((FRAMES, SIZE, SIZE, 3), np.uint8)
-    for index, (x, y, radius, angle) in enumerate(zip(along.x, along.y, along.radius, along.angle, strict=True)):
+    for index, (x, y, radius, angle) in enumerate(zip(path.x, path.y, path.radius, path.angle, strict=True)):
         cos, sin = math.cos(angle), math.sin(angle)
-        turned = outline @ np.array([[cos, sin], [-sin, cos]])
-        corners = np.rint((turned * radius + (x, y)) * SUPERSAMPLING).astype(int)
+        rotated = outline @ np.array([[cos, sin], [-sin, cos]])
+        corners = np.rint((rotated * radius + (x, y)) * SUPERSAMPLING).astype(int)
         mask = Image.new("L", (SIZE * SUPERSAMPLING, SIZE * SUPERSAMPLING))
         ImageDraw.Draw(mask).polygon([tuple(corner) for corner in corners.tolist()], fill=255)
-        frame = behind.copy()
+        frame = backdrop.copy()
         frame.paste(PALETTE[colour], mask=mask.reduce(SUPERSAMPLING))
         frames[index] = np.asarray(frame)
     return frames
 
 
 def encode(frames: np.ndarray) -> bytes:
-    """An mp4 of the frames (uint8 (frames, height, width, 3)).
+    """Returns an mp4 of the frames (uint8 (frames, height, width, 3)).
 
-    Muxed bit-exactly, which leaves out dates and versions, from our own YUV, because FFmpeg's conversion differs between processors.
+    Bit-exact muxing leaves out dates and versions. The conversion to YUV is our own, because FFmpeg's differs between processors.
     """
     file = io.BytesIO()
     with av.open(file, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
@@ -120,7 +120,7 @@ def encode(frames: np.ndarray) -> bytes:
 
 
 def _yuv420(frames: np.ndarray) -> np.ndarray:
-    """BT.601, 16 to 235, in whole numbers: (frames, height · 3 / 2, width), planes Y, U, V one below the other."""
+    """Converts by BT.601 (16 to 235) in integers: (frames, height · 3 / 2, width), with the planes Y, U and V stacked."""
     count, height, width, _ = frames.shape
     red, green, blue = (np.ascontiguousarray(frames[..., channel]).astype(np.int32) for channel in range(3))  # (frames, height, width)
     luma = (66 * red + 129 * green + 25 * blue + 128 >> 8) + 16
@@ -132,7 +132,7 @@ def _yuv420(frames: np.ndarray) -> np.ndarray:
 
 
 def _outline(shape: str) -> np.ndarray:
-    """Corners of the shape, (corners, 2), upright, centred."""
+    """Returns the corners of the upright, centred shape, (corners, 2)."""
 
     def around(count: int, radius: float = 1.0, first: float = -0.5 * math.pi) -> np.ndarray:
         angles = first + np.arange(count) * 2 * math.pi / count
@@ -157,9 +157,9 @@ def _outline(shape: str) -> np.ndarray:
 
 
 def _background(name: str, rng: random.Random) -> np.ndarray:
-    """A still background, uint8 (height, width, 3); patterns begin at a place of their own in each clip.
+    """Draws a still background, uint8 (height, width, 3), whose pattern has a random offset.
 
-    The two tones of a pattern are near each other: a small model trained for two minutes otherwise sees little but the pattern.
+    The two tones of a pattern are similar. With more contrast, a small model trained for two minutes sees little but the pattern.
     """
     y, x = np.mgrid[0:SIZE, 0:SIZE]
     x, y = x + rng.randrange(SIZE), y + rng.randrange(SIZE)

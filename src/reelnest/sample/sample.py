@@ -1,10 +1,10 @@
-"""The sample data: small videos of moving things with searches for them, in the layout that every `data/` has.
+"""The sample data: short videos of moving shapes and searches for them, in the format of every `data/` folder.
 
-It shows in minutes whether the whole chain learns to see. A *combination* is one colour, shape, background and movement; its *twin* differs
-in the direction of movement alone. Combinations of the test split stand nowhere in training, so a search finds them only if the model has
-learnt the four parts and not the clips; the twins, listed as negatives, tell whether it sees the order of the frames.
+It shows in minutes whether the whole chain learns. A *combination* is one colour, shape, background and movement. Its *twin* differs only
+in the direction of movement. No combination of the test split is in training, so a search finds it only if the model has learnt the four
+attributes and not the clips. The twins are listed as negatives and show whether the model sees the order of the frames.
 
-What the sample holds is fixed by the constants here, the drawings by `clips`, the wordings by `words`.
+The constants here set the contents; `clips` draws them and `words` writes the texts.
 """
 
 import hashlib
@@ -31,24 +31,24 @@ from reelnest.sample import clips as sample_clips
 from reelnest.sample import words as sample_words
 
 TWINS = {"train": 700, "validation": 30, "test": 45}
-"""Pairs of opposite combinations in each split; each is at least two clips."""
+"""The number of pairs of twins in each split. Each pair has at least two clips."""
 ALONE = {"train": 0, "validation": 0, "test": 3}
-"""For each of those, so many combinations whose twin stands nowhere: as in most collections, few clips have an exact opposite."""
+"""The number of combinations without a twin in the sample, for each pair of twins. In most collections few clips have an exact opposite."""
 RENDERED_TWICE = 11
-"""Every so many combinations have a second clip of another size and speed: both are right answers, and a video→video pair."""
+"""One in this many combinations has a second clip of another size and speed. Both are relevant, and they are a video→video pair."""
 REPHRASED = 8
-"""Every so many combinations have text→text pairs, between all of their texts."""
+"""One in this many combinations has text→text pairs between all of its texts."""
 SEARCHES = 2
-"""text→video searches for a combination; a caption, its video→text target, is one text more."""
+"""The number of text→video searches for a combination. The caption, which is its video→text target, is an additional text."""
 TITLED = 5
-"""Every so many training clips have a title, which names colour and shape."""
+"""One in this many training clips has a title, which names colour and shape."""
 NOTED = 6
-"""Every so many clips of any split have a caption, which names nothing that can be seen."""
+"""One in this many clips of any split has a caption that does not describe it."""
 TESTED = 60
-"""So many combinations of the test split have a behaviour test of invariance and one of minimum function; each twin one of direction."""
+"""The number of test combinations with a behaviour test of invariance and one of minimum function. Each twin has one of direction."""
 
 MANIFEST = "sample.json"
-"""Says which recipe made the folder and which bytes it had then."""
+"""Records the recipe and the content hash of the folder."""
 
 T = TypeVar("T")
 
@@ -65,7 +65,7 @@ class Combination(NamedTuple):
 
     @property
     def twin(self) -> "Combination":
-        """The same thing before the same background, moving the opposite way."""
+        """The same shape and background with the opposite movement."""
         return self._replace(movement=sample_clips.OPPOSITES[self.movement])
 
 
@@ -81,23 +81,25 @@ class Clip:
 
     @property
     def path(self) -> str:
-        """Its file, relative to the sample's folder."""
+        """The file, relative to the sample's folder."""
         return f"videos/{self.video_id}.mp4"
 
 
 @dataclass(frozen=True)
 class SampleCounts:
-    """What a sample holds: clips by split, pairs by split and kind (such as `text_to_video`)."""
+    """The contents of a sample: clips by split, pairs by split and kind (such as `text_to_video`)."""
 
     folder: Path
     clips: Mapping[str, int]
     pairs: Mapping[str, Mapping[str, int]]
     bytes: int
-    made: bool
-    """False where it was there already."""
+    was_written: bool
+    """False if the folder already had this sample."""
 
     def __str__(self) -> str:
-        lines = [f"{self.folder}: {'made' if self.made else 'is there already, and whole'} ({self.bytes / 1e6:.1f} MB)"]
+        lines = [
+            f"{self.folder}: {'written' if self.was_written else 'unchanged, the same sample is already here'} ({self.bytes / 1e6:.1f} MB)"
+        ]
         for split, count in self.clips.items():
             kinds = ", ".join(f"{number} {kind.replace('_to_', '→')}" for kind, number in self.pairs[split].items())
             lines.append(f"  {split}: {count} clips; pairs: {kinds}")
@@ -105,24 +107,27 @@ class SampleCounts:
 
 
 def plan(seed: int = 0, twins: Mapping[str, int] = TWINS) -> tuple[list[Clip], list[dict[str, Any]]]:
-    """The clips and the pairs of a sample (as lines of `pairs.jsonl`), without drawing anything. A function of its arguments alone."""
+    """Returns the clips and the pairs (lines of `pairs.jsonl`) of a sample without drawing anything. The same arguments give the same plan.
+
+    Raises DataError where there are not enough combinations.
+    """
     needed = sum(count * (1 + ALONE[split]) for split, count in twins.items())
-    order = _shuffled(_twin_pairs(), seed)
-    if needed > len(order):
-        raise DataError(f"a sample of {needed} twin pairs was asked for; there are {len(order)}")
-    left = iter(order)
+    available = _shuffled(_twin_pairs(), seed)
+    if needed > len(available):
+        raise DataError(f"the sample needs {needed} twin pairs, but there are only {len(available)}; lower `twins`")
+    remaining = iter(available)
     split_of: dict[Combination, str] = {}
     for split, count in twins.items():
-        for first in itertools.islice(left, count):
+        for first in itertools.islice(remaining, count):
             split_of |= {first: split, first.twin: split}
-        for number, first in enumerate(itertools.islice(left, count * ALONE[split])):
+        for number, first in enumerate(itertools.islice(remaining, count * ALONE[split])):
             split_of[first if number % 2 else first.twin] = split
     by_combination: dict[Combination, list[Clip]] = {}
     unnumbered = []
     for number, (combination, split) in enumerate(split_of.items()):
         for rendering in range(2 if number % RENDERED_TWICE == 0 else 1):
             unnumbered.append((combination, split, f"{seed}/{'/'.join(combination)}/{rendering}"))
-    # Numbers follow a shuffled order, so that a clip's id tells nothing of what it shows, and ties are not broken by it.
+    # Numbers follow a shuffled order, so a clip's id is unrelated to its contents, and breaking ties by id favours none.
     for number, (combination, split, clip_seed) in enumerate(_shuffled(unnumbered, seed), start=1):
         clip = Clip(f"clip-{number:04d}", split, combination, clip_seed, _fields(combination, split, clip_seed))
         by_combination.setdefault(combination, []).append(clip)
@@ -134,7 +139,7 @@ def plan(seed: int = 0, twins: Mapping[str, int] = TWINS) -> tuple[list[Clip], l
 
 
 def behaviour_tests(clips: Iterable[Clip]) -> list[dict[str, Any]]:
-    """Lines of `behaviour.jsonl` for the clips of the test split: nothing that is asked or found was trained on."""
+    """Returns the lines of `behaviour.jsonl` for the clips of the test split. Training has none of their combinations."""
     ids: dict[Combination, list[str]] = {}
     for clip in clips:
         if clip.split == "test":
@@ -144,7 +149,7 @@ def behaviour_tests(clips: Iterable[Clip]) -> list[dict[str, Any]]:
         query = sample_words.plain_search(combination)
         tests.append({"kind": "invariance", "query": query, "same_as": sample_words.synonymous_search(combination)})
         tests.append({"kind": "minimum", "query": query, "video": ids[combination]})
-    # Each twin is asked for: a model that does not see the changed word, or the movement, passes half of these.
+    # Both twins are searched for: a model that ignores the changed word, or the movement, passes half of these.
     for combination in ids:
         if combination.twin in ids:
             query = sample_words.plain_search(combination)
@@ -153,58 +158,60 @@ def behaviour_tests(clips: Iterable[Clip]) -> list[dict[str, Any]]:
 
 
 def write_sample(folder: Path, seed: int = 0, twins: Mapping[str, int] = TWINS) -> SampleCounts:
-    """Makes the sample in `folder`, whole or not at all; the same seed gives the same bytes.
+    """Writes the sample to `folder` atomically. The same seed gives the same bytes.
 
-    Does nothing where the same sample is there already, and replaces another untouched sample. Raises DataError, and leaves `folder` as it
-    was, where it holds anything that this function did not write.
+    Does nothing if the folder already has this sample, and replaces another unmodified sample. Raises DataError and changes nothing if the
+    folder has any other contents.
     """
     clips, pairs = plan(seed, twins)
     recipe = _recipe(clips, pairs)
     if _is_there(folder, recipe):
-        return _counts(folder, clips, pairs, made=False)
+        return _counts(folder, clips, pairs, was_written=False)
     started = time.monotonic()
-    with atomic_folder(folder) as aside:
-        (aside / "videos").mkdir()
+    with atomic_folder(folder) as temporary:
+        (temporary / "videos").mkdir()
         bar = tqdm(total=len(clips), desc="drawing", unit="clip", disable=None)
         with bar, ThreadPoolExecutor(2) as threads:
             for clip, video in zip(clips, threads.map(_render, clips), strict=True):
-                (aside / clip.path).write_bytes(video)
+                (temporary / clip.path).write_bytes(video)
                 bar.update()
         videos = ({"video_id": clip.video_id, "path": clip.path, **clip.fields} for clip in clips)
         for name, records in ((VIDEOS_FILE, videos), (PAIRS_FILE, pairs), (BEHAVIOUR_FILE, behaviour_tests(clips))):
-            write_lines(aside / name, (json.dumps(record, ensure_ascii=False) for record in records))
-        write_json(aside / MANIFEST, {"seed": seed, "recipe": recipe, "digest": folder_hash(aside)})
+            write_lines(temporary / name, (json.dumps(record, ensure_ascii=False) for record in records))
+        write_json(temporary / MANIFEST, {"seed": seed, "recipe": recipe, "digest": folder_hash(temporary)})
     seconds = time.monotonic() - started
     logger.info("%s: drew %d clips, %.0f a second", folder, len(clips), len(clips) / seconds)
-    return _counts(folder, clips, pairs, made=True)
+    return _counts(folder, clips, pairs, was_written=True)
 
 
 def sample_seed(folder: Path) -> int | None:
-    """The seed with which `reelnest sample` makes what `folder` holds; None where it holds anything else."""
+    """Returns the seed with which `reelnest sample` writes this folder's contents, or None if it has any other contents."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         seed = int(manifest["seed"])
-        is_whole = _is_there(folder, _recipe(*plan(seed)))
+        is_current = _is_there(folder, _recipe(*plan(seed)))
     except (OSError, ValueError, KeyError, TypeError, DataError):
         return None
-    return seed if is_whole else None
+    return seed if is_current else None
 
 
 def _twin_pairs() -> list[Combination]:
-    """One of each pair of twins. A circle or a ring looks the same however far it is turned."""
+    """Returns one of each pair of twins. Circles and rings do not turn, because turning does not change them."""
     every = itertools.product(sample_words.COLOURS, sample_words.SHAPES, sample_words.BACKGROUNDS, sample_clips.BACKWARDS)
     return [
-        made for made in itertools.starmap(Combination, every) if not (made.shape in ("circle", "ring") and made.movement == "clockwise")
+        combination
+        for combination in itertools.starmap(Combination, every)
+        if not (combination.shape in ("circle", "ring") and combination.movement == "clockwise")
     ]
 
 
 def _shuffled(items: Iterable[T], seed: int) -> list[T]:
-    """In an order that no version of any library can change."""
+    """Shuffles in an order that does not depend on the version of any library."""
     return sorted(items, key=lambda item: hashlib.sha256(f"{seed}/{item}".encode()).digest())
 
 
 def _fields(combination: Combination, split: str, clip_seed: str) -> dict[str, str]:
-    """The text that goes with a clip. Outside training none names what the clip shows: what is measured must come from its frames."""
+    """Returns the text fields of a clip. Only those of training describe it: test results have to come from the frames."""
     rng = random.Random(f"fields/{clip_seed}")  # noqa: S311 (the same on every run, and no secret)
     fields = {}
     if split == "train" and rng.randrange(TITLED) == 0:
@@ -215,7 +222,7 @@ def _fields(combination: Combination, split: str, clip_seed: str) -> dict[str, s
 
 
 def _pairs(combination: Combination, clips: Mapping[Combination, list[Clip]], seed: int, *, rephrased: bool) -> list[dict[str, Any]]:
-    """All pairs of one combination. Each of its texts is paired with each of its clips, so that no right answer goes unmarked."""
+    """Returns all pairs of one combination. Each of its texts is paired with each of its clips, so every relevant clip is labelled."""
     rng = random.Random(f"words/{seed}/{'/'.join(combination)}")  # noqa: S311 (the same on every run, and no secret)
     own, twins = clips[combination], clips.get(combination.twin, [])
     split = own[0].split
@@ -224,8 +231,8 @@ def _pairs(combination: Combination, clips: Mapping[Combination, list[Clip]], se
     caption = {"text": sample_words.caption(combination, rng)}
     videos = [{"video": clip.video_id} for clip in own]
     opposite = [{"video": clip.video_id} for clip in twins]
-    wrong = {"negatives": opposite} if opposite else {}
-    pairs: list[dict[str, Any]] = [{"query": search, "target": video, **wrong} for search in searches for video in videos]
+    negatives = {"negatives": opposite} if opposite else {}
+    pairs: list[dict[str, Any]] = [{"query": search, "target": video, **negatives} for search in searches for video in videos]
     pairs += [{"query": video, "target": caption} for video in videos]
     pairs += [{"query": first, "target": second} for first, second in itertools.combinations(videos, 2)]
     if rephrased:
@@ -236,34 +243,34 @@ def _pairs(combination: Combination, clips: Mapping[Combination, list[Clip]], se
 def _render(clip: Clip) -> bytes:
     rng = random.Random(clip.seed)  # noqa: S311 (the same on every run, and no secret)
     colour, shape, background, movement = clip.combination
-    along = sample_clips.trajectory(movement, rng)
-    return sample_clips.encode(sample_clips.draw(colour, shape, background, along, rng))
+    path = sample_clips.trajectory(movement, rng)
+    return sample_clips.encode(sample_clips.draw(colour, shape, background, path, rng))
 
 
 def _recipe(clips: list[Clip], pairs: list[dict[str, Any]]) -> str:
-    """A digest of all that decides the bytes, but for the code that draws."""
+    """Hashes everything that the bytes depend on, except the code that draws."""
     constants = {name: value for name, value in vars(sample_clips).items() if name.isupper()}
     return hashlib.sha256(repr((clips, pairs, behaviour_tests(clips), constants)).encode()).hexdigest()
 
 
 def _is_there(folder: Path, recipe: str) -> bool:
-    """Whether this very sample is there. Raises DataError for a folder that holds anything else than an untouched sample."""
+    """Returns whether the folder has this sample. Raises DataError for a folder with anything but an unmodified sample."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        untouched = manifest["digest"] == folder_hash(folder, without=[MANIFEST])
+        unmodified = manifest["digest"] == folder_hash(folder, without=[MANIFEST])
     except (OSError, ValueError, KeyError, TypeError):
-        untouched = False
-    if not untouched:
+        unmodified = False
+    if not unmodified:
         raise DataError(
-            f"{folder}: holds something else than an untouched sample ({MANIFEST} is missing, or its digest does not fit),"
-            " so nothing was changed. Name another folder, or move this one away first."
+            f"{folder}: expected an empty folder or an unmodified sample, but {MANIFEST} is missing or"
+            " its digest does not match; nothing was changed. Name another folder, or move this one away first."
         )
     return bool(manifest["recipe"] == recipe)
 
 
-def _counts(folder: Path, clips: list[Clip], pairs: list[dict[str, Any]], *, made: bool) -> SampleCounts:
+def _counts(folder: Path, clips: list[Clip], pairs: list[dict[str, Any]], *, was_written: bool) -> SampleCounts:
     numbers: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
     for pair in pairs:
         (query,), (target,) = pair["query"], pair["target"]
@@ -273,5 +280,5 @@ def _counts(folder: Path, clips: list[Clip], pairs: list[dict[str, Any]], *, mad
         clips={split: sum(clip.split == split for clip in clips) for split in SPLITS},
         pairs={split: dict(sorted(kinds.items())) for split, kinds in numbers.items()},
         bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
-        made=made,
+        was_written=was_written,
     )

@@ -1,7 +1,7 @@
 """The wordings of the sample's queries.
 
-Every text names all four parts of a combination (colour, shape, background, movement), so that one text never fits two combinations.
-Each word stands for one value only. The test's own templates use no word that training does not.
+Each text names all four attributes of a combination (colour, shape, background, movement), so no text fits two combinations.
+Each word names one value only. The templates for the test split use only words that training uses.
 """
 
 import operator
@@ -38,7 +38,7 @@ BACKGROUNDS = {
     "bricks": ("a brick wall", "bricks"),
 }
 
-# (what it does, what it is doing)
+# (present tense, participle)
 MOVEMENTS = {
     "right": (
         ("moves to the right", "moving to the right"),
@@ -74,7 +74,7 @@ CAPTIONS = (
 )
 
 TITLES = ("{Colour} {shape}", "The {colour} {shape}", "{A} {colour} {shape}")
-# They say nothing of what the clip shows, as many real fields do.
+# They do not describe the clip, like many real fields.
 NOTES = ("Sample reel, take {take}", "Take {take}", "From the sample reel")
 
 
@@ -82,32 +82,32 @@ PLAIN_SEARCH = SEARCHES[0]
 
 
 def searches(combination: tuple[str, str, str, str], count: int, templates: tuple[str, ...], rng: random.Random) -> list[str]:
-    """`count` differently worded texts for one combination, each from a template of its own."""
+    """Returns `count` texts for one combination, each from a different template."""
     return [_worded(template, combination, rng.choice) for template in rng.sample(templates, count)]
 
 
 def plain_search(combination: tuple[str, str, str, str]) -> str:
-    """The first words for each part."""
+    """Returns the search with the first word for each attribute."""
     return _worded(PLAIN_SEARCH, combination, operator.itemgetter(0))
 
 
 def synonymous_search(combination: tuple[str, str, str, str]) -> str:
-    """The plain search with the last words for each part, most of which are others."""
+    """Returns the plain search with the last word for each attribute. Attributes with a single word keep it."""
     return _worded(PLAIN_SEARCH, combination, operator.itemgetter(-1))
 
 
 def caption(combination: tuple[str, str, str, str], rng: random.Random) -> str:
-    """A sentence that describes the clip."""
+    """Returns a sentence that describes the clip."""
     return _worded(rng.choice(CAPTIONS), combination, rng.choice)
 
 
 def title(colour: str, shape: str, rng: random.Random) -> str:
-    """A title that names colour and shape alone: what moves where must be seen."""
+    """Returns a title that names colour and shape only. The movement has to come from the frames."""
     return _worded(rng.choice(TITLES), (colour, shape, "", ""), rng.choice)
 
 
 def note(rng: random.Random) -> str:
-    """A caption that names nothing that can be seen."""
+    """Returns a caption that does not describe the clip."""
     return rng.choice(NOTES).format(take=rng.randint(1, 9))
 
 

@@ -1,4 +1,4 @@
-"""The sample: what is in it, and when it may be written."""
+"""The contents of the sample, and when it may be written."""
 
 import hashlib
 import json
@@ -40,18 +40,18 @@ def contents(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def shown(side: dict[str, str], clips: dict[str, Clip]) -> set[sample.Combination]:
-    """What a side of a pair shows: a clip's combination, or, by independent reading of the words, what a text names."""
+def combinations_of(side: dict[str, str], clips: dict[str, Clip]) -> set[sample.Combination]:
+    """The combination of a clip, or the combinations that a text names, read independently of the templates."""
     if "video" in side:
         return {clips[side["video"]].combination}
 
     def named(table: dict[str, Any]) -> list[str]:
-        found = []
+        values = []
         for value, words in table.items():
             flat = [form for word in words for form in (word if isinstance(word, tuple) else (word,))]
             if any(re.search(rf"\b{re.escape(form)}\b", side["text"], re.IGNORECASE) for form in flat):
-                found.append(value)
-        return found
+                values.append(value)
+        return values
 
     tables = (sample_words.COLOURS, sample_words.SHAPES, sample_words.BACKGROUNDS, sample_words.MOVEMENTS)
     colours, shapes, backgrounds, movements = (named(table) for table in tables)
@@ -64,27 +64,27 @@ def shown(side: dict[str, str], clips: dict[str, Clip]) -> set[sample.Combinatio
     }
 
 
-def test_combinations_of_one_split_stand_in_no_other(planned: Planned) -> None:
+def test_combinations_of_one_split_are_in_no_other(planned: Planned) -> None:
     seen: dict[str, set[sample.Combination]] = defaultdict(set)
     for clip in planned[0].values():
         seen[clip.split].add(clip.combination)
-    assert all(seen[one].isdisjoint(seen[other]) for one, other in combinations(seen, 2))
+    assert all(seen[first].isdisjoint(seen[second]) for first, second in combinations(seen, 2))
     assert len(seen["test"]) >= 220
 
 
-def test_every_value_and_nearly_every_pair_of_values_of_the_test_stands_in_training(planned: Planned) -> None:
-    def parts(split: str, size: int) -> set[tuple[tuple[int, str], ...]]:
+def test_every_value_and_nearly_every_pair_of_values_of_the_test_is_in_training(planned: Planned) -> None:
+    def attributes(split: str, size: int) -> set[tuple[tuple[int, str], ...]]:
         split_clips = (clip for clip in planned[0].values() if clip.split == split)
-        return {part for clip in split_clips for part in combinations(enumerate(clip.combination), size)}
+        return {subset for clip in split_clips for subset in combinations(enumerate(clip.combination), size)}
 
-    assert parts("test", 1) == parts("train", 1)
-    assert len(parts("test", 2) & parts("train", 2)) / len(parts("test", 2)) > 0.95
+    assert attributes("test", 1) == attributes("train", 1)
+    assert len(attributes("test", 2) & attributes("train", 2)) / len(attributes("test", 2)) > 0.95
 
 
 def test_a_pair_stays_in_one_split_and_shows_the_same_thing_on_both_sides(planned: Planned) -> None:
     clips, pairs = planned
     for pair in pairs:
-        query, target = shown(pair["query"], clips), shown(pair["target"], clips)
+        query, target = combinations_of(pair["query"], clips), combinations_of(pair["target"], clips)
         assert len(query) == len(target) == 1, pair
         assert query == target, pair
         assert {clips[side["video"]].split for side in (pair["query"], pair["target"]) if "video" in side} <= {pair["split"]}
@@ -99,37 +99,37 @@ def test_each_clip_has_several_differently_worded_searches(planned: Planned) -> 
     assert all(len(texts) >= 2 for texts in searches.values())
 
 
-def test_no_text_stands_for_two_combinations(planned: Planned) -> None:
+def test_no_text_describes_two_combinations(planned: Planned) -> None:
     clips, pairs = planned
     of_text = defaultdict(set)
     for pair in pairs:
         for side in (pair["query"], pair["target"]):
             if "text" in side:
-                of_text[side["text"].lower()] |= shown(side, clips)
-    assert all(len(found) == 1 for found in of_text.values())
+                of_text[side["text"].lower()] |= combinations_of(side, clips)
+    assert all(len(named) == 1 for named in of_text.values())
 
 
-def test_every_right_answer_is_marked(planned: Planned) -> None:
+def test_every_relevant_clip_is_labelled(planned: Planned) -> None:
     clips, pairs = planned
-    marked = {(json.dumps(pair["query"]), json.dumps(pair["target"])) for pair in pairs}
+    labelled = {(json.dumps(pair["query"]), json.dumps(pair["target"])) for pair in pairs}
     for pair in pairs:
         if "text" in pair["query"] and "video" in pair["target"]:
-            (meant,) = shown(pair["query"], clips)
+            (meant,) = combinations_of(pair["query"], clips)
             for clip in clips.values():
                 if clip.combination == meant:
-                    assert (json.dumps(pair["query"]), json.dumps({"video": clip.video_id})) in marked
+                    assert (json.dumps(pair["query"]), json.dumps({"video": clip.video_id})) in labelled
 
 
-def test_all_four_kinds_of_pairs_stand_in_every_split_and_some_have_several_right_answers(planned: Planned) -> None:
+def test_all_four_kinds_of_pairs_are_in_every_split_and_some_queries_have_several_relevant_targets(planned: Planned) -> None:
     kinds = defaultdict(set)
-    answers = defaultdict(set)
+    relevant = defaultdict(set)
     for pair in planned[1]:
         kinds[pair["split"]].add((*pair["query"], *pair["target"]))
-        answers[json.dumps(pair["query"])].add(json.dumps(pair["target"]))
+        relevant[json.dumps(pair["query"])].add(json.dumps(pair["target"]))
     four = {("text", "video"), ("video", "text"), ("text", "text"), ("video", "video")}
     assert kinds == {"train": four, "validation": four, "test": four}
-    assert {len(targets) for targets in answers.values()} >= {1, 2}
-    assert max(len(targets) for targets in answers.values()) <= 10
+    assert {len(targets) for targets in relevant.values()} >= {1, 2}
+    assert max(len(targets) for targets in relevant.values()) <= 10
 
 
 def test_the_negatives_of_a_search_are_the_same_thing_moving_the_opposite_way(planned: Planned) -> None:
@@ -146,7 +146,7 @@ def test_the_negatives_of_a_search_are_the_same_thing_moving_the_opposite_way(pl
                 assert wrong.combination.movement == sample_clips.OPPOSITES[right.combination.movement]
 
 
-def test_outside_training_no_field_names_what_a_clip_shows(planned: Planned) -> None:
+def test_outside_training_no_field_describes_the_clip(planned: Planned) -> None:
     words: set[str] = set()
     for table in (sample_words.COLOURS, sample_words.SHAPES, sample_words.BACKGROUNDS, sample_words.MOVEMENTS):
         for forms in table.values():
@@ -161,7 +161,7 @@ def test_outside_training_no_field_names_what_a_clip_shows(planned: Planned) -> 
     assert not {word for text in fields["test"] for word in re.findall(r"[a-z-]+", text.lower())} & words
 
 
-def test_titles_in_training_leave_background_and_movement_to_be_seen(planned: Planned) -> None:
+def test_titles_in_training_name_no_background_and_no_movement(planned: Planned) -> None:
     titles = [(clip.fields["title"].lower(), clip.combination) for clip in planned[0].values() if "title" in clip.fields]
     assert titles
     for title, combination in titles:
@@ -184,14 +184,14 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(small: Path,
     assert contents(tmp_path / "other") != contents(small)
 
 
-def test_the_same_sample_is_left_alone_and_another_untouched_one_replaced(tmp_path: Path) -> None:
+def test_the_same_sample_is_not_rewritten_and_another_unmodified_one_is_replaced(tmp_path: Path) -> None:
     folder = tmp_path / "data"
-    assert write_sample(folder, twins=SMALL).made
+    assert write_sample(folder, twins=SMALL).was_written
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     again = write_sample(folder, twins=SMALL)
-    assert not again.made
+    assert not again.was_written
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
-    assert write_sample(folder, seed=1, twins=SMALL).made
+    assert write_sample(folder, seed=1, twins=SMALL).was_written
     assert json.loads((folder / "sample.json").read_text(encoding="utf-8"))["seed"] == 1
 
 
@@ -207,7 +207,7 @@ def test_the_counts_are_those_of_the_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["a video of one's own", "a pair of one's own", "a missing clip", "no manifest"])
-def test_a_folder_that_holds_something_else_is_refused_and_left_as_it_was(tmp_path: Path, change: str) -> None:
+def test_a_folder_with_other_contents_is_refused_and_unchanged(tmp_path: Path, change: str) -> None:
     folder = tmp_path / "data"
     write_sample(folder, twins=SMALL)
     if change == "a video of one's own":
@@ -233,7 +233,7 @@ def test_a_file_in_the_folders_place_is_refused(tmp_path: Path) -> None:
         write_sample(tmp_path / "data", twins=SMALL)
 
 
-def test_a_sample_that_is_broken_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_sample_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(frames: object) -> bytes:
         raise KeyboardInterrupt
 
@@ -249,16 +249,16 @@ def test_more_twins_than_there_are_is_an_error(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
-def test_behaviour_tests_ask_for_what_training_never_showed_and_say_the_truth(planned: Planned) -> None:
+def test_behaviour_tests_use_combinations_that_training_lacks_and_are_correct(planned: Planned) -> None:
     clips, pairs = planned
     trained = {side["text"] for pair in pairs if pair["split"] == "train" for side in (pair["query"], pair["target"]) if "text" in side}
     tests = sample.behaviour_tests(clips.values())
     assert Counter(test["kind"] for test in tests) == {"invariance": 60, "minimum": 60, "direction": 90}
     for test in tests:
-        (meant,) = shown({"text": test["query"]}, clips)
+        (meant,) = combinations_of({"text": test["query"]}, clips)
         assert test["query"] not in trained
         if test["kind"] == "invariance":
-            assert shown({"text": test["same_as"]}, clips) == {meant}
+            assert combinations_of({"text": test["same_as"]}, clips) == {meant}
             assert test["same_as"] not in trained | {test["query"]}
         else:
             assert {clips[video].combination for video in test["video"]} == {meant}

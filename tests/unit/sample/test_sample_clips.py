@@ -1,4 +1,4 @@
-"""The drawings: each clip shows what its combination says, told from its decoded frames alone."""
+"""The drawings: each clip shows its combination, measured from the decoded frames only."""
 
 import io
 import random
@@ -23,7 +23,7 @@ def decoded(colour: str, shape: str, background: str, movement: str, seed: int =
 
 
 def where(frames: np.ndarray, colour: str) -> np.ndarray:
-    """Pixels nearer to the thing's colour than 60 of 255, bool (frames, height, width)."""
+    """Pixels within 60 of 255 of the shape's colour, bool (frames, height, width)."""
     return np.linalg.norm(frames.astype(float) - PALETTE[colour], axis=-1) < 60
 
 
@@ -49,7 +49,7 @@ def test_colours_survive_the_encoding() -> None:
 
 @pytest.mark.parametrize("background", BACKGROUNDS)
 @pytest.mark.parametrize("colour", COLOURS)
-def test_each_colour_is_told_from_each_background(colour: str, background: str) -> None:
+def test_each_colour_differs_from_each_background(colour: str, background: str) -> None:
     seen = where(decoded(colour, "circle", background, "right"), colour)
     assert (seen.mean(axis=(1, 2)) > 0.06).all()
     assert (seen.mean(axis=(1, 2)) < 0.25).all()
@@ -57,9 +57,9 @@ def test_each_colour_is_told_from_each_background(colour: str, background: str) 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("movement", "axis", "sign"), [("right", 2, 1), ("left", 2, -1), ("up", 1, -1), ("down", 1, 1)])
-def test_a_thing_goes_where_its_movement_says(shape: str, movement: str, axis: int, sign: int) -> None:
+def test_a_shape_moves_in_its_direction(shape: str, movement: str, axis: int, sign: int) -> None:
     seen = where(decoded("red", shape, "stripes", movement), "red")
-    centre = np.array([[found.mean() for found in np.nonzero(frame)] for frame in seen])  # (frames, y and x)
+    centre = np.array([[coordinates.mean() for coordinates in np.nonzero(frame)] for frame in seen])  # (frames, y and x)
     steps = sign * np.diff(centre[:, axis - 1])
     assert (steps > 0.3).all()
     assert steps.sum() > SIZE / 4
@@ -67,7 +67,7 @@ def test_a_thing_goes_where_its_movement_says(shape: str, movement: str, axis: i
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_growing_thing_covers_more_and_a_shrinking_one_less(shape: str) -> None:
+def test_a_growing_shape_covers_more_and_a_shrinking_one_less(shape: str) -> None:
     grown, shrunk = (where(decoded("green", shape, "black", movement), "green").sum(axis=(1, 2)) for movement in ("grow", "shrink"))
     assert grown[-1] > 2 * grown[0]
     assert shrunk[0] > 2 * shrunk[-1]
@@ -75,11 +75,11 @@ def test_a_growing_thing_covers_more_and_a_shrinking_one_less(shape: str) -> Non
 
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape not in ("circle", "ring")])
 @pytest.mark.parametrize("movement", ["clockwise", "anticlockwise"])
-def test_a_turning_thing_turns_the_way_that_it_says(shape: str, movement: str) -> None:
+def test_a_turning_shape_turns_in_its_direction(shape: str, movement: str) -> None:
     seen = where(decoded("blue", shape, "white", movement, seed=5), "blue")
     votes = 0
     for first, later in zip(seen, seen[3:], strict=False):
-        y, x = (found.mean() for found in np.nonzero(first))
+        y, x = (coordinates.mean() for coordinates in np.nonzero(first))
         picture = Image.fromarray(first.astype(np.uint8) * 255)
         # PIL turns anticlockwise by a positive angle.
         overlap = {
@@ -91,11 +91,11 @@ def test_a_turning_thing_turns_the_way_that_it_says(shape: str, movement: str) -
 
 
 @pytest.mark.parametrize("movement", MOVEMENTS)
-def test_a_movement_and_its_opposite_show_the_same_frames_in_the_other_order(movement: str) -> None:
-    one, other = (
+def test_a_movement_and_its_opposite_have_the_same_frames_in_reverse_order(movement: str) -> None:
+    forward, backward = (
         draw("pink", "triangle", "checks", trajectory(way, random.Random(7)), random.Random(8)) for way in (movement, OPPOSITES[movement])
     )
-    assert np.array_equal(one, other[::-1])
+    assert np.array_equal(forward, backward[::-1])
 
 
 def test_unknown_names_are_errors() -> None:
