@@ -1,5 +1,5 @@
 """Checks of the data with Great Expectations.
 
-In: records, what decoding found in each video, and the limits. Out: two tables, and the results of the expectations on them, as
-figures and as pages. Open `expectations.py` first.
+In: records, the inspected videos and the limits. Out: two tables, and the results of the expectations on them, for the report and its
+page. Open `expectations.py` first.
 """

@@ -1,6 +1,6 @@
-"""Two expectations that Great Expectations does not have, for pandas tables.
+"""Two custom expectations for pandas tables.
 
-Both are registered by being imported, as Great Expectations' own are.
+Importing this module registers them with Great Expectations.
 """
 
 from typing import Any, ClassVar
@@ -22,10 +22,10 @@ class _OneValueForEach(ColumnPairMapMetricProvider):
 
 
 class ExpectColumnPairToHaveOneBForEachA(ColumnPairMapExpectation):
-    """Every value of column A stands with one value of column B alone.
+    """Every value of column A occurs with only one value of column B.
 
-    With a pair, a query or a component as A and the split as B it says that nothing leaks from one split to another.
-    Rows whose A has several B are the unexpected ones. Rows in which either is missing are left out.
+    With a pair, a query or a component as A and the split as B, it checks that nothing leaks from one split to another.
+    Rows whose A has several B are unexpected. Rows in which either value is missing are ignored.
     """
 
     map_metric: ClassVar[str] = "column_pair_values.one_b_for_each_a"
@@ -45,7 +45,7 @@ class _SmallestShare(ColumnAggregateMetricProvider):
 class ExpectColumnValuesToBeBalanced(ColumnAggregateExpectation):
     """The rarest value of a column has at least `min_share` of its rows.
 
-    A kind of pair with a handful of examples among thousands is hardly trained on, and its metrics rest on few queries.
+    A kind of pair with few examples among thousands is hardly trained on, and its metrics are averages over few queries.
     """
 
     min_share: float

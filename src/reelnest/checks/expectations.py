@@ -1,8 +1,8 @@
-"""What the data is expected to be, as Great Expectations suites.
+"""The expectations on the data, as Great Expectations suites.
 
-Checks must hold. They are made twice: of what was *found*, where one that fails is a warning, and its page shows what was quarantined;
-and of what is *used*, after the quarantine, where it is critical: the quarantine has missed something, or nothing is left.
-*Advice* is about what is used, too. What it finds is legitimate in some data sets, and should be known.
+Checks must hold. They run twice. On all lines *found*, a failure is a warning, and its page shows the quarantined lines. On the lines
+*used*, after the quarantine, a failure is critical: the quarantine has missed something, or no lines remain.
+*Advice* runs on the lines used. Its findings are legitimate in some data sets, but should be known.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,19 +23,19 @@ from reelnest.records.formats import SPLITS, pair_kind
 from reelnest.settings import Validate
 
 RESULT_FORMAT = {"result_format": "SUMMARY", "partial_unexpected_count": 20, "unexpected_index_column_names": ["line"]}
-"""How much of what is unexpected is kept: the first values, and their lines."""
+"""A result includes the first unexpected values and their lines."""
 
-# Bounds of what is usual. Outside them a video is decodable and used, but somebody should look at it.
+# Usual ranges. A video outside of them is decodable and used, but worth a look.
 USUAL_FPS = (1, 120)
 USUAL_SIDE = (56, 4096)
 SMALLEST_SHARE = 0.01
-"""Of the pairs, that each kind of pair which is there should have."""
+"""Minimum share of the pairs for each kind of pair that occurs."""
 
 PAIR_KINDS = [pair_kind("text", "video"), pair_kind("video", "text"), pair_kind("text", "text"), pair_kind("video", "video")]
 
 
 def video_checks(name: str, settings: Validate, severity: Severity) -> ExpectationSuite:
-    """What must hold in `tables.video_table`."""
+    """Checks on `tables.video_table`."""
 
     def between(column: str, least: float, most: float, what: str) -> Expectation:
         return gxe.ExpectColumnValuesToBeBetween(column=column, min_value=least, max_value=most, severity=severity, description=what)
@@ -48,7 +48,7 @@ def video_checks(name: str, settings: Validate, severity: Severity) -> Expectati
                 column="verdict", value_set=[GOOD], severity=severity, description="every line is well-formed and its video can be decoded"
             ),
             gxe.ExpectColumnValuesToNotBeNull(column="video_id", severity=severity, description="every video has an id"),
-            gxe.ExpectColumnValuesToBeUnique(column="video_id", severity=severity, description="every video has an id of its own"),
+            gxe.ExpectColumnValuesToBeUnique(column="video_id", severity=severity, description="video ids are unique"),
             between("frames", 1, settings.max_video_frames, "a video has frames, and not too many"),
             between("seconds", 0, settings.max_video_seconds, "a video is not too long"),
             between("megabytes", 0, settings.max_video_megabytes, "a video's file is not too large"),
@@ -57,7 +57,7 @@ def video_checks(name: str, settings: Validate, severity: Severity) -> Expectati
 
 
 def video_advice(name: str, settings: Validate) -> ExpectationSuite:
-    """What is usual in `tables.video_table`."""
+    """Advice on `tables.video_table`."""
 
     def between(column: str, least: float, most: float, what: str) -> Expectation:
         return gxe.ExpectColumnValuesToBeBetween(column=column, min_value=least, max_value=most, severity="warning", description=what)
@@ -82,7 +82,7 @@ def video_advice(name: str, settings: Validate) -> ExpectationSuite:
 
 
 def pair_checks(name: str, settings: Validate, severity: Severity) -> ExpectationSuite:
-    """What must hold in `tables.pair_table`."""
+    """Checks on `tables.pair_table`."""
 
     def in_set(column: str, values: Sequence[str], what: str) -> Expectation:
         return gxe.ExpectColumnValuesToBeInSet(column=column, value_set=list(values), severity=severity, description=what)
@@ -96,7 +96,7 @@ def pair_checks(name: str, settings: Validate, severity: Severity) -> Expectatio
         expectations=[
             gxe.ExpectTableColumnsToMatchSet(column_set=list(PAIR_COLUMNS), severity=severity, description="the table has its columns"),
             in_set("verdict", [GOOD], "every line is well-formed and names good videos only"),
-            gxe.ExpectColumnValuesToBeUnique(column="pair", severity=severity, description="no query and target stand in two lines"),
+            gxe.ExpectColumnValuesToBeUnique(column="pair", severity=severity, description="no query and target are in two lines"),
             ExpectColumnPairToHaveOneBForEachA(
                 column_A="pair", column_B="split", severity=severity, description="no query and target are in two splits"
             ),
@@ -104,7 +104,7 @@ def pair_checks(name: str, settings: Validate, severity: Severity) -> Expectatio
                 column="split", value_set=["train", "test"], severity=severity, description="there are pairs to train on and to test with"
             ),
             in_set("split", SPLITS, "every split is known"),
-            in_set("kind", PAIR_KINDS, "every pair is of a kind"),
+            in_set("kind", PAIR_KINDS, "every pair has a known kind"),
             short("query_characters", "a query's text is neither empty nor too long"),
             short("target_characters", "a target's text is neither empty nor too long"),
             gxe.ExpectColumnValuesToBeBetween(
@@ -115,32 +115,32 @@ def pair_checks(name: str, settings: Validate, severity: Severity) -> Expectatio
 
 
 def pair_advice(name: str) -> ExpectationSuite:
-    """What is usual in `tables.pair_table`."""
+    """Advice on `tables.pair_table`."""
 
-    def stays(column: str, what: str) -> Expectation:
+    def in_one_split(column: str, what: str) -> Expectation:
         return ExpectColumnPairToHaveOneBForEachA(column_A=column, column_B="split", severity="warning", description=what)
 
     return ExpectationSuite(
         name=name,
         expectations=[
-            stays("query", "no query is in two splits"),
-            stays("target", "no target is in two splits"),
-            stays("group", "pairs that a chain of queries and targets joins are in one split"),
+            in_one_split("query", "no query is in two splits"),
+            in_one_split("target", "no target is in two splits"),
+            in_one_split("group", "pairs that a chain of queries and targets joins are in one split"),
             ExpectColumnValuesToBeBalanced(
-                column="kind", min_share=SMALLEST_SHARE, severity="warning", description="no kind of pair that is there is very rare"
+                column="kind", min_share=SMALLEST_SHARE, severity="warning", description="no kind of pair is very rare"
             ),
             gxe.ExpectColumnValuesToBeInSet(
                 column="contradicted_negatives",
                 value_set=[0],
                 severity="warning",
-                description="no negative of a query is its right answer in another line",
+                description="no negative of a query is relevant to it in another line",
             ),
         ],
     )
 
 
 def check(suites: Mapping[str, tuple[pd.DataFrame, ExpectationSuite]]) -> list[Finding]:
-    """Runs each suite, here by its name, on its table. Touches no file and no network."""
+    """Runs each suite on its table; `suites` is by name. Uses no files and no network."""
     context = _context()
     source = context.data_sources.add_pandas("data")
     findings = []
@@ -149,7 +149,7 @@ def check(suites: Mapping[str, tuple[pd.DataFrame, ExpectationSuite]]) -> list[F
         suite = context.suites.add(suite)
         definition = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=suite))
         result = definition.run(batch_parameters={"dataframe": table}, result_format=RESULT_FORMAT)
-        findings += [finding_of(name, table, found) for found in result.results]
+        findings += [finding_of(name, table, outcome) for outcome in result.results]
     return sorted(findings, key=lambda finding: (finding.outcome.suite, finding.outcome.description))
 
 
@@ -158,7 +158,7 @@ def _context() -> EphemeralDataContext:
         store_backend_defaults=InMemoryStoreBackendDefaults(init_temp_docs_sites=False),
         progress_bars=ProgressBarsConfig(globally=False),
         analytics_enabled=False,
-        data_docs_sites={},  # Great Expectations' own pages load scripts from the network; ours: report/data_checks/
+        data_docs_sites={},  # Great Expectations' pages load scripts from the network; report/data_checks/ writes ours
     )
-    # Suites can only be made while a context is the process's current one, and get_context makes it so.
+    # Suites can only be created while the process has a current context, which get_context sets.
     return gx.get_context(mode="ephemeral", project_config=config)

@@ -1,4 +1,4 @@
-"""What came of an expectation, as the report records it and as the page shows it."""
+"""The result of an expectation, as the report records it and as the page shows it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,72 +11,72 @@ from reelnest.artifacts.validation_report import ExpectationOutcome
 from reelnest.checks.tables import GOOD
 
 ITEM_COLUMNS = ("pair", "video_id")
-"""The column of a table that says best what a line is about."""
+"""Columns that identify a line's item; the first one in the table is used."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A line with something unexpected."""
+    """A line with an unexpected value."""
 
     line: int
     item: str
     """The line's video or pair."""
     value: str
-    """What is unexpected, where the item does not say it."""
+    """The unexpected value, unless it is part of `item`."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """An outcome with what the page shows of it beside the outcome itself."""
+    """An outcome, with the details that only the page shows."""
 
     outcome: ExpectationOutcome
     columns: tuple[str, ...]
     allowed: str
-    """The values that meet the expectation, where that can be said in a few words."""
+    """The allowed values in a few words; may be empty."""
     examples: tuple[Example, ...]
 
 
-def finding_of(suite: str, table: pd.DataFrame, found: ExpectationValidationResult) -> Finding:
-    """`found` is Great Expectations' result on `table`."""
-    settings: Mapping[str, Any] = found.expectation_config.kwargs
+def finding_of(suite: str, table: pd.DataFrame, result: ExpectationValidationResult) -> Finding:
+    """Converts Great Expectations' `result` on `table`."""
+    settings: Mapping[str, Any] = result.expectation_config.kwargs
     columns = tuple(str(settings[key]) for key in ("column", "column_A", "column_B") if key in settings)
-    return Finding(_outcome(suite, found), columns, _allowed(settings), _examples(table, columns, found))
+    return Finding(_outcome(suite, result), columns, _allowed(settings), _examples(table, columns, result))
 
 
-def _outcome(suite: str, found: Any) -> ExpectationOutcome:
-    config, result = found.expectation_config, found.result
-    if found.exception_info and found.exception_info.get("raised_exception"):
-        observed: Any = found.exception_info["exception_message"]
-    elif "unexpected_count" in result:
-        observed = {"rows": result["element_count"], "unexpected": result["unexpected_count"]}
-    elif "missing_count" in result:
-        observed = {"missing": list(result.get("partial_missing_list", []))}
+def _outcome(suite: str, result: Any) -> ExpectationOutcome:
+    config, details = result.expectation_config, result.result
+    if result.exception_info and result.exception_info.get("raised_exception"):
+        observed: Any = result.exception_info["exception_message"]
+    elif "unexpected_count" in details:
+        observed = {"rows": details["element_count"], "unexpected": details["unexpected_count"]}
+    elif "missing_count" in details:
+        observed = {"missing": list(details.get("partial_missing_list", []))}
     else:
-        observed = result.get("observed_value")
-    lines = tuple(sorted({int(row["line"]) for row in _rows(found)}))
+        observed = details.get("observed_value")
+    lines = tuple(sorted({int(row["line"]) for row in _rows(result)}))
     return ExpectationOutcome(
         suite=suite,
         expectation=config.type,
         description=config.description,
         severity=config.severity.value,
-        success=bool(found.success),
+        success=bool(result.success),
         observed=observed,
         lines=lines,
     )
 
 
-def _rows(found: Any) -> list[Mapping[str, Any]]:
-    return found.result.get("partial_unexpected_index_list") or []
+def _rows(result: Any) -> list[Mapping[str, Any]]:
+    return result.result.get("partial_unexpected_index_list") or []
 
 
-def _examples(table: pd.DataFrame, columns: tuple[str, ...], found: Any) -> tuple[Example, ...]:
+def _examples(table: pd.DataFrame, columns: tuple[str, ...], result: Any) -> tuple[Example, ...]:
     named = next((column for column in ITEM_COLUMNS if column in table), None)
     names = (
         {} if named is None else {int(line): str(name) for line, name in zip(table["line"], table[named], strict=True) if not pd.isna(name)}
     )
-    rows = sorted(((int(row["line"]), row) for row in _rows(found)), key=lambda pair: pair[0])
-    telling = [column for column in columns if any(_has_detail(str(row[column]), names.get(line, "")) for line, row in rows)]
-    return tuple(Example(line, names.get(line, ""), ", ".join(str(row[column]) for column in telling)) for line, row in rows)
+    rows = sorted(((int(row["line"]), row) for row in _rows(result)), key=lambda pair: pair[0])
+    informative = [column for column in columns if any(_has_detail(str(row[column]), names.get(line, "")) for line, row in rows)]
+    return tuple(Example(line, names.get(line, ""), ", ".join(str(row[column]) for column in informative)) for line, row in rows)
 
 
 def _has_detail(value: str, name: str) -> bool:

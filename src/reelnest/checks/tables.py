@@ -1,6 +1,6 @@
-"""The data as two tables, one row a line of its file, for the expectations to look at.
+"""The data as two tables with one row per line of its file, as input of the expectations.
 
-A table of what was *found* has every line, bad ones too; a table of what is *used* has the good ones.
+A table of the lines *found* includes bad lines. A table of the lines *used* has only good ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from reelnest.records.splits import connected_components
 from reelnest.video.inspection import Inspected
 
 GOOD = "good"
-"""What the column `verdict` says of a line that is used."""
+"""Value of the column `verdict` for lines that are used."""
 
 VIDEO_COLUMNS = {
     "line": "int64",
@@ -48,21 +48,21 @@ PAIR_COLUMNS = {
 
 
 @dataclass(frozen=True)
-class Looked:
-    """What is known of the videos, by video_id."""
+class VideoFacts:
+    """The results of inspecting the videos, by video_id."""
 
     inspected: Mapping[str, Inspected]
     digests: Mapping[str, str]
-    """Of those that share their size with another (`inspection.content_digests`)."""
+    """Digests of videos with the same size as another (`inspection.content_digests`)."""
 
 
 def side_name(side: Side) -> str:
-    """A side in one string: a text and a video of the same name stay apart."""
+    """A side as one string that includes its kind."""
     return f"{side.kind}: {side.value}"
 
 
-def video_table(videos: Sequence[Video], looked: Looked, pairs: Sequence[Pair], bad: Sequence[BadRecord] = ()) -> pd.DataFrame:
-    """A row for each video, and for each bad line of which no more is known than its reason."""
+def video_table(videos: Sequence[Video], facts: VideoFacts, pairs: Sequence[Pair], bad: Sequence[BadRecord] = ()) -> pd.DataFrame:
+    """A row for each video, and for each bad line that has no video, with its reason."""
     verdicts = {record.line: record.reason for record in bad}
     paired = {side.value for pair in pairs for side in (pair.query, pair.target) if side.kind == "video"}
     rows: list[dict[str, object]] = []
@@ -72,15 +72,15 @@ def video_table(videos: Sequence[Video], looked: Looked, pairs: Sequence[Pair], 
             "verdict": verdicts.pop(video.line, GOOD),
             "video_id": video.video_id,
             "source": video.path or ", ".join(video.images),
-            "content": looked.digests.get(video.video_id),
+            "content": facts.digests.get(video.video_id),
             "paired": video.video_id in paired,
             "field_characters": max(map(len, video.fields.values()), default=None),
         }
-        found = looked.inspected.get(video.video_id)
-        if found is not None:
-            info = found.info
+        inspected = facts.inspected.get(video.video_id)
+        if inspected is not None:
+            info = inspected.info
             row |= {"frames": info.frames, "seconds": round(info.seconds, 3), "fps": round(info.fps, 3)}
-            row |= {"width": info.width, "height": info.height, "megabytes": round(found.bytes / 2**20, 3)}
+            row |= {"width": info.width, "height": info.height, "megabytes": round(inspected.bytes / 2**20, 3)}
         rows.append(row)
     ids = {record.line: record.video_id for record in bad}
     rows += [{"line": line, "verdict": reason, "video_id": ids[line]} for line, reason in verdicts.items()]
@@ -88,9 +88,9 @@ def video_table(videos: Sequence[Video], looked: Looked, pairs: Sequence[Pair], 
 
 
 def pair_table(pairs: Sequence[Pair], splits: Sequence[str], bad: Sequence[BadRecord] = ()) -> pd.DataFrame:
-    """A row for each pair, with its split, and for each bad line of which no more is known than its reason."""
+    """A row for each pair, with its split, and for each bad line that has no pair, with its reason."""
     verdicts = {record.line: record.reason for record in bad}
-    answers = {(pair.query, pair.target) for pair in pairs}
+    relevant = {(pair.query, pair.target) for pair in pairs}
     groups: dict[int, str] = {}
     rows: list[dict[str, object]] = []
     for pair, split, component in zip(pairs, splits, connected_components(pairs), strict=True):
@@ -103,12 +103,12 @@ def pair_table(pairs: Sequence[Pair], splits: Sequence[str], bad: Sequence[BadRe
                 "query": query,
                 "target": target,
                 "pair": f"{query} → {target}",
-                # A component is known by its first query, which says more than a number.
+                # A component is named by its first query.
                 "group": groups.setdefault(component, query),
                 "split": split,
                 "relevance": pair.relevance,
                 "negatives": len(pair.negatives),
-                "contradicted_negatives": sum((pair.query, negative) in answers for negative in pair.negatives),
+                "contradicted_negatives": sum((pair.query, negative) in relevant for negative in pair.negatives),
                 "query_characters": len(pair.query.value) if pair.query.kind == "text" else None,
                 "target_characters": len(pair.target.value) if pair.target.kind == "text" else None,
             }

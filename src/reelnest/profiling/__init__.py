@@ -1,5 +1,5 @@
-"""Where the time of a training step goes.
+"""Measures the time of training steps.
 
-In: a running step and its batches. Out: seconds by phase, a trace, and rates (pairs, tokens, FLOPs a second). Knows nothing of the
-training loop, which calls it. Open `phases.py` first.
+In: a running step and its batches. Out: seconds by phase, a trace, and rates (pairs, tokens, FLOPs per second). The training loop calls
+this package, which does not import it. Open `phases.py` first.
 """

@@ -1,8 +1,8 @@
-"""What a training step is doing at each moment: data, vision, language, loss, communication, optimizer or something else.
+"""The current phase of a training step: data, vision, language, loss, communication, optimizer or other.
 
-The profiler times these and the memory prediction counts bytes by them. Forward passes are told apart by hooks on the vision tower and the
-language model; the backward pass has no modules, so there a hook on the gradient that arrives at a module's output says that its backward
-pass begins. Nothing is hooked, and a phase costs a comparison, unless somebody watches.
+The profiler measures time by phase, and the memory prediction counts bytes by phase. Hooks on the vision tower and the language model mark
+the phases of the forward pass. In the backward pass, a hook on the gradient of a module's output marks the start of its backward pass.
+Without a watcher there are no hooks, and a phase costs one comparison.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,14 +19,14 @@ PHASES: tuple[Phase, ...] = get_args(Phase)
 Watch = Callable[[Phase], None]
 T = TypeVar("T")
 
-# One for the process, as torch's own profiler: on a GPU the backward pass runs in a thread of torch's.
+# Global, as torch's profiler is, because on a GPU the backward pass runs in a thread of torch.
 _watch: Watch | None = None
 _now: Phase = "other"
 
 
 @contextmanager
 def phase(name: Phase) -> Iterator[None]:
-    """Marks what this part of a step is; the one before goes on afterwards."""
+    """Marks the block as the phase `name`. The previous phase continues afterwards."""
     if _watch is None:
         yield
         return
@@ -39,7 +39,7 @@ def phase(name: Phase) -> Iterator[None]:
 
 
 def waiting(items: Iterable[T]) -> Iterator[T]:
-    """The same items; the time that each one takes to come is the phase "data"."""
+    """Yields the items. The wait for each one counts as the phase "data"."""
     iterator = iter(items)
     while True:
         with phase("data"):
@@ -51,21 +51,21 @@ def waiting(items: Iterable[T]) -> Iterator[T]:
 
 
 class EncodingModel(Protocol):
-    """A model around an encoder."""
+    """A model that contains an encoder."""
 
     encoder: Encoder
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """As torch's."""
+        """The same as `torch.nn.Module.parameters`."""
 
 
 @contextmanager
 def watched(model: EncodingModel, watch: Watch) -> Iterator[None]:
-    """Calls `watch` with each phase as it begins. `model` is the one that trains, not its DDP wrapper."""
+    """Calls `watch` at the start of each phase. `model` is the trained model, not its DDP wrapper."""
     global _watch, _now
     encoder = model.encoder
     vision, language = encoder.vision_tower, encoder.language_model
-    # What the encoder does outside the tower (embedding, pooling, projection) counts as language, and what follows it is the loss.
+    # Embedding, pooling and projection in the encoder count as language. After the encoder follows the loss.
     handles = [*_hooks(encoder, "language", "loss"), *_hooks(vision, "vision", "language"), *_hooks(language, "language", "language")]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     handles += _hooks_at_the_end_of_backward(trainable)
@@ -101,7 +101,7 @@ def _hooks(module: nn.Module, inside: Phase, after: Phase) -> list[RemovableHand
 
 
 def _hooks_at_the_end_of_backward(trainable: Sequence[Tensor]) -> list[RemovableHandle]:
-    """Once every gradient is there, what is left of a backward pass is waiting for those of the other processes."""
+    """Once all gradients are computed, the rest of the backward pass is communication with the other processes."""
     arrived = 0
 
     def count(_parameter: Tensor) -> None:

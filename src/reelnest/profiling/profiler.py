@@ -1,4 +1,4 @@
-"""Where the time of a step goes: a trace by `torch.profiler` and a breakdown by phase, of the steps that `train.profile_steps` names."""
+"""Profiles the steps in `train.profile_steps`: a `torch.profiler` trace, and the time of a step by phase."""
 
 import logging
 import time
@@ -19,17 +19,17 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 RANGE = "reelnest: "
-"""What the names of the phases' ranges begin with in a trace."""
+"""Prefix of the phases' ranges in a trace."""
 
 
 @dataclass(frozen=True)
 class Breakdown:
-    """The profiled steps of one process, by phase. A phase is what the step itself does or waits for: phases do not overlap."""
+    """The time of one process's profiled steps, by phase. Phases do not overlap."""
 
     first: int
     last: int
     seconds: dict[Phase, float]
-    """Of one step, the mean over the profiled ones."""
+    """Mean over the profiled steps."""
 
     def report(self) -> StepBreakdown:
         """For `reports/training.json`."""
@@ -43,9 +43,9 @@ class Breakdown:
 
 
 class StepProfiler:
-    """Profiles the steps from `first` to `last` (from 1) of a training, or those of them that one epoch holds. None: nothing.
+    """Profiles the steps from `first` to `last` (from 1) of a training, as far as they are in one epoch. None: no profile.
 
-    While it runs, each change of phase waits for the GPU, so that a phase's time is its own: profiled steps are slower than others.
+    While it runs, each change of phase synchronises with the GPU, so that times are exact. Profiled steps are slower than others.
     """
 
     def __init__(self, steps: tuple[int, int] | None, model: EncodingModel, folder: Path, rank: int) -> None:
@@ -55,12 +55,12 @@ class StepProfiler:
         self._rank = rank
         self._running: ExitStack | None = None
         self.trace: Path | None = None
-        """This process's trace, once it is written."""
+        """This process's trace file, once it is written."""
         self.breakdown: Breakdown | None = None
-        """Of the profiled steps, once they are done."""
+        """The profiled steps' times, once they are done."""
 
     def over(self, items: Iterable[T], done: int) -> Iterator[T]:
-        """The same items, one a step, after `done` steps; profiles where it is asked for. What the caller does with an item is the step."""
+        """Yields the items, one per step, after `done` steps, and profiles the requested steps. A step is the caller's work on an item."""
         if self._steps is None or self.trace is not None:
             yield from items
             return
@@ -98,7 +98,7 @@ class StepProfiler:
         if not steps:
             return
         self.breakdown = Breakdown(begun + 1, done, {name: self._clock.seconds[name] / steps for name in PHASES})
-        # The name is what TensorBoard's profiler page looks for.
+        # TensorBoard's profiler page expects this file name.
         path = self._folder / f"rank-{self._rank}.steps-{begun + 1}-{done}.pt.trace.json.gz"
         self._folder.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".aside.{path.name}")
@@ -118,7 +118,7 @@ class StepProfiler:
 
 
 class _Clock:
-    """Seconds by phase, and each phase as a range of the trace."""
+    """Measures seconds by phase, and records each phase as a range of the trace."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[Phase, float] = defaultdict(float)

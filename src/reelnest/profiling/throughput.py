@@ -1,7 +1,7 @@
-"""How much is computed in a second: pairs, tokens, and the floating point operations that the model needs for them.
+"""Throughput: pairs, tokens and model FLOPs per second.
 
-Model FLOPs are what the mathematics asks for, whatever is computed again or padded, so that model FLOPs utilisation (MFU) says how much of
-a device's arithmetic went into training (Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, appendix B).
+Model FLOPs exclude padding and recomputation, so that model FLOPs utilisation (MFU) is the share of a device's peak that training used
+(Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, appendix B).
 """
 
 import time
@@ -15,7 +15,7 @@ from reelnest.encoder.batches import Batch
 from reelnest.encoder.encoder import Encoder
 from reelnest.video.vision_spec import Grid
 
-# Dense bfloat16, without sparsity, from the makers' data sheets, in FLOP a second.
+# Dense bfloat16, without sparsity, from the vendors' data sheets, in FLOPs per second.
 _PEAKS = {
     "B200": 2250e12,
     "H200": 989e12,
@@ -32,19 +32,19 @@ _PEAKS = {
 
 @dataclass(frozen=True)
 class Work:
-    """What a process's share of a step holds."""
+    """The amount of computation in a process's share of a step."""
 
     tokens: int = 0
-    """That the language model reads."""
+    """Tokens that the language model reads."""
     flops: float = 0.0
-    """Forward and backward."""
+    """Model FLOPs, forward and backward."""
 
-    def __add__(self, other: "Work") -> "Work":
-        return Work(self.tokens + other.tokens, self.flops + other.flops)
+    def __add__(self, work: "Work") -> "Work":
+        return Work(self.tokens + work.tokens, self.flops + work.flops)
 
 
 class WorkOf:
-    """Counts the work of a batch on one encoder, by the family's count of its backbone (`Family.flops`)."""
+    """Counts the work of a batch on one encoder, by the model family's FLOP counts (`Family.flops`)."""
 
     def __init__(self, encoder: Encoder) -> None:
         self._backbone = encoder.family.flops(encoder.backbone)
@@ -53,7 +53,7 @@ class WorkOf:
         self._videos: dict[Grid, float] = {}
 
     def __call__(self, batch: Batch) -> Work:
-        """Of a batch that lies on the CPU. Parts that are frozen and kept are not computed, and not counted."""
+        """The work of a batch on the CPU. Cached features are not computed, so they are not counted."""
         work = Work()
         for segment in batch.segments:
             lengths = segment.attention_mask.sum(1)  # (rows,)
@@ -71,7 +71,7 @@ class WorkOf:
 
 
 class Meter:
-    """Rates over all processes, each of which is taken to have as much to do as this one. Only the time inside `begin` … `rates` counts."""
+    """Rates over all processes, assuming that each has as much work as this one. Only the time from `begin` to `rates` counts."""
 
     def __init__(self, encoder: Encoder, device: torch.device, processes: int) -> None:
         self._work_of = WorkOf(encoder)
@@ -82,17 +82,17 @@ class Meter:
         self._since = time.monotonic()
 
     def begin(self) -> None:
-        """The time counts from here."""
+        """Starts the measurement."""
         self._now, self._since = _Span(), time.monotonic()
 
     def add(self, inputs: Iterable[Batch], pairs: int) -> None:
-        """A step's share of this process, and its pairs of all processes."""
+        """Adds a step: this process's `inputs`, and the step's number of pairs in all processes."""
         for batch in inputs:
             self._now.work += self._work_of(batch)
         self._now.pairs += pairs
 
     def rates(self) -> dict[str, float]:
-        """Since the last call, under the trackers' names."""
+        """The rates since the last call, under the trackers' names."""
         self._now.seconds = time.monotonic() - self._since
         rates = self._now.rates(self._processes, self._peak)
         self._all.add(self._now)
@@ -100,7 +100,7 @@ class Meter:
         return {f"train/{name}": value for name, value in rates.items()}
 
     def report(self) -> dict[str, float]:
-        """Of all steps of this process; empty where it took none."""
+        """The rates over all steps of this process; empty if there were none."""
         return self._all.rates(self._processes, self._peak) if self._all.pairs else {}
 
 
@@ -110,10 +110,10 @@ class _Span:
     pairs: int = 0
     seconds: float = 0.0
 
-    def add(self, other: "_Span") -> None:
-        self.work += other.work
-        self.pairs += other.pairs
-        self.seconds += other.seconds
+    def add(self, span: "_Span") -> None:
+        self.work += span.work
+        self.pairs += span.pairs
+        self.seconds += span.seconds
 
     def rates(self, processes: int, peak: float | None) -> dict[str, float]:
         seconds = max(self.seconds, 1e-9)
@@ -127,7 +127,7 @@ class _Span:
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """The device's arithmetic in bfloat16, FLOP a second; None for a CPU and for a card that is not known here."""
+    """The device's peak in bfloat16 FLOPs per second; None for a CPU and for an unknown GPU."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)

@@ -20,7 +20,7 @@ from reelnest.artifacts.validation_report import (
 )
 from reelnest.atomic_files import atomic_folder
 from reelnest.checks.expectations import check, pair_advice, pair_checks, video_advice, video_checks
-from reelnest.checks.tables import Looked, pair_table, side_name, video_table
+from reelnest.checks.tables import VideoFacts, pair_table, side_name, video_table
 from reelnest.errors import DataError
 from reelnest.records.behaviour_tests import BEHAVIOUR_FILE, KINDS, BehaviourTest, read_behaviour, write_behaviour
 from reelnest.records.formats import PAIRS_FILE, VIDEOS_FILE, BadRecord, Pair, Side, known_ids, read_pairs, read_videos, write_quarantine
@@ -46,7 +46,7 @@ def run(workspace: Workspace, params: Params) -> None:
     lines = {VIDEOS_FILE: len(videos) + len(bad_videos), PAIRS_FILE: len(pairs) + len(bad_pairs)}
 
     inspected, undecodable = inspect_videos(videos, workspace.data, Limits.of(settings), params.preprocess.decoder)
-    looked = Looked(inspected, content_digests(videos, inspected, workspace.data))
+    facts = VideoFacts(inspected, content_digests(videos, inspected, workspace.data))
     bad_videos += undecodable
     good_videos = [video for video in videos if video.video_id in inspected]
     # An id stands for its first good line, so a bad line that repeats it takes nothing away from the pairs.
@@ -62,10 +62,10 @@ def run(workspace: Workspace, params: Params) -> None:
     bad = bad_videos + bad_pairs + bad_tests
     write_quarantine(workspace.reports / "quarantine.jsonl", bad)
     write_behaviour(workspace.reports / BEHAVIOUR_FILE, tests)
-    videos_used, pairs_used = video_table(good_videos, looked, kept), pair_table(kept, splits)
+    videos_used, pairs_used = video_table(good_videos, facts, kept), pair_table(kept, splits)
     findings = check(
         {
-            "videos_found": (video_table(videos, looked, pairs, bad_videos), video_checks("videos_found", settings, "warning")),
+            "videos_found": (video_table(videos, facts, pairs, bad_videos), video_checks("videos_found", settings, "warning")),
             "videos_used": (videos_used, video_checks("videos_used", settings, "critical")),
             "videos_advice": (videos_used, video_advice("videos_advice", settings)),
             "pairs_found": (pair_table(pairs, found_splits, bad_pairs), pair_checks("pairs_found", settings, "warning")),

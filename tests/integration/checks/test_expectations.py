@@ -8,7 +8,7 @@ from reelnest.artifacts.validation_report import ExpectationOutcome
 from reelnest.checks.custom_expectations import ExpectColumnPairToHaveOneBForEachA, ExpectColumnValuesToBeBalanced
 from reelnest.checks.expectations import check, pair_advice, pair_checks, video_advice, video_checks
 from reelnest.checks.findings import Example, Finding
-from reelnest.checks.tables import Looked, pair_table, video_table
+from reelnest.checks.tables import VideoFacts, pair_table, video_table
 from reelnest.records.formats import BadRecord, Pair, Side, Video
 from reelnest.settings import Validate
 from reelnest.video.decoder import VideoInfo
@@ -35,7 +35,7 @@ def test_a_value_of_a_with_two_b_is_found_with_its_lines() -> None:
     assert outcome_of(ExpectColumnPairToHaveOneBForEachA(column_A="pair", column_B="split"), table.drop(index=2)).success
 
 
-def test_the_rarest_value_is_measured_against_the_share_asked_for() -> None:
+def test_the_rarest_value_must_have_the_minimum_share() -> None:
     table = pd.DataFrame({"kind": ["a"] * 9 + ["b"]})
     assert outcome_of(ExpectColumnValuesToBeBalanced(column="kind", min_share=0.1), table).success
     outcome = outcome_of(ExpectColumnValuesToBeBalanced(column="kind", min_share=0.11), table)
@@ -65,17 +65,17 @@ def info(frames: int = 24, seconds: float = 1.0, fps: float = 24.0, width: int =
 
 
 def failing_pairs(pairs: list[Pair], splits: list[str], bad: tuple[BadRecord, ...] = ()) -> dict[str, tuple[int, ...]]:
-    """The descriptions of the expectations that do not hold, with the lines found."""
+    """The descriptions of the failing expectations, with their lines."""
     table = pair_table(pairs, splits, bad)
     findings = check({"checks": (table, pair_checks("checks", SETTINGS, "critical")), "advice": (table, pair_advice("advice"))})
-    return {found.outcome.description: found.outcome.lines for found in findings if not found.outcome.success}
+    return {finding.outcome.description: finding.outcome.lines for finding in findings if not finding.outcome.success}
 
 
-def failing_videos(videos: list[Video], looked: Looked, pairs: list[Pair], bad: tuple[BadRecord, ...] = ()) -> set[str]:
-    table = video_table(videos, looked, pairs, bad)
+def failing_videos(videos: list[Video], facts: VideoFacts, pairs: list[Pair], bad: tuple[BadRecord, ...] = ()) -> set[str]:
+    table = video_table(videos, facts, pairs, bad)
     suites = {"checks": (table, video_checks("checks", SETTINGS, "critical")), "advice": (table, video_advice("advice", SETTINGS))}
     findings = check(suites)
-    return {found.outcome.description for found in findings if not found.outcome.success}
+    return {finding.outcome.description for finding in findings if not finding.outcome.success}
 
 
 def pair(line: int, query: str, target: Side, negatives: tuple[Side, ...] = ()) -> Pair:
@@ -95,17 +95,17 @@ def test_a_video_in_train_and_test_is_named_with_its_lines() -> None:
 
 
 def test_a_query_and_target_in_two_splits_are_named_with_their_lines() -> None:
-    found = failing_pairs([pair(1, "a cat", CAT), pair(2, "a cat", CAT)], ["train", "test"])
-    assert found["no query and target are in two splits"] == (1, 2)
-    assert found["no query and target stand in two lines"] == (1, 2)
-    assert found["no query is in two splits"] == (1, 2)
+    failing = failing_pairs([pair(1, "a cat", CAT), pair(2, "a cat", CAT)], ["train", "test"])
+    assert failing["no query and target are in two splits"] == (1, 2)
+    assert failing["no query and target are in two lines"] == (1, 2)
+    assert failing["no query is in two splits"] == (1, 2)
 
 
 def test_pairs_without_a_test_split_are_not_as_expected() -> None:
     assert set(failing_pairs([pair(1, "a cat", CAT)], ["train"])) == {"there are pairs to train on and to test with"}
 
 
-def test_no_pairs_at_all_are_not_as_expected_and_no_crash() -> None:
+def test_an_empty_table_of_pairs_is_not_as_expected() -> None:
     assert "there are pairs to train on and to test with" in failing_pairs([], [])
 
 
@@ -115,29 +115,29 @@ def test_long_texts_rare_kinds_and_contradicted_negatives_are_found() -> None:
     pairs[1] = pair(2, "two", CAT)
     pairs[2] = pair(3, "two", DOG, negatives=(CAT,))
     pairs[3] = Pair(COW, Side("text", "y" * 31), 1.0, None, (), 4)
-    found = failing_pairs(pairs, ["train", "train", "train", "train"] + ["test"] * 146)
-    assert found == {
+    failing = failing_pairs(pairs, ["train", "train", "train", "train"] + ["test"] * 146)
+    assert failing == {
         "a query's text is neither empty nor too long": (1,),
         "a target's text is neither empty nor too long": (4,),
-        "no kind of pair that is there is very rare": (),
-        "no negative of a query is its right answer in another line": (3,),
+        "no kind of pair is very rare": (),
+        "no negative of a query is relevant to it in another line": (3,),
     }
 
 
-def test_a_bad_line_is_found_though_nothing_more_is_known_of_it() -> None:
+def test_a_bad_line_without_a_pair_is_found() -> None:
     bad = (BadRecord("pairs.jsonl", 2, "bad_json", "half"),)
-    found = failing_pairs([pair(1, "a cat", CAT), pair(3, "a dog", DOG)], ["train", "test"], bad)
-    assert found == {"every line is well-formed and names good videos only": (2,)}
+    failing = failing_pairs([pair(1, "a cat", CAT), pair(3, "a dog", DOG)], ["train", "test"], bad)
+    assert failing == {"every line is well-formed and names good videos only": (2,)}
 
 
 def test_good_videos_meet_every_expectation() -> None:
     videos = [Video("cat", "cat.mp4", (), {"title": "A cat"}, 1), Video("dog", None, ("1.png", "2.png"), {}, 2)]
-    looked = Looked({"cat": info(), "dog": info()}, {"cat": "1", "dog": "2"})
-    assert failing_videos(videos, looked, [pair(1, "a cat", CAT), pair(2, "a dog", DOG)]) == set()
+    facts = VideoFacts({"cat": info(), "dog": info()}, {"cat": "1", "dog": "2"})
+    assert failing_videos(videos, facts, [pair(1, "a cat", CAT), pair(2, "a dog", DOG)]) == set()
 
 
 @pytest.mark.parametrize(
-    ("found", "description"),
+    ("inspected", "description"),
     [
         (info(frames=50_001), "a video has frames, and not too many"),
         (info(seconds=3600.5), "a video is not too long"),
@@ -147,15 +147,15 @@ def test_good_videos_meet_every_expectation() -> None:
         (info(height=8192), "a video has a usual height, in pixels"),
     ],
 )
-def test_a_video_outside_the_bounds_is_found(found: Inspected, description: str) -> None:
+def test_a_video_outside_the_bounds_is_found(inspected: Inspected, description: str) -> None:
     videos = [Video("cat", "cat.mp4", (), {}, 1)]
-    assert failing_videos(videos, Looked({"cat": found}, {}), [pair(1, "a cat", CAT)]) == {description}
+    assert failing_videos(videos, VideoFacts({"cat": inspected}, {}), [pair(1, "a cat", CAT)]) == {description}
 
 
 def test_a_file_twice_the_same_bytes_twice_and_a_video_in_no_pair_are_found() -> None:
     videos = [Video("cat", "a.mp4", (), {}, 1), Video("dog", "a.mp4", (), {"asr": "x" * 31}, 2)]
-    looked = Looked({"cat": info(), "dog": info()}, {"cat": "same", "dog": "same"})
-    assert failing_videos(videos, looked, [pair(1, "a cat", CAT)]) == {
+    facts = VideoFacts({"cat": info(), "dog": info()}, {"cat": "same", "dog": "same"})
+    assert failing_videos(videos, facts, [pair(1, "a cat", CAT)]) == {
         "no file is listed under two ids",
         "no two ids have files with the same bytes",
         "every video is the query or target of a pair",
@@ -164,4 +164,4 @@ def test_a_file_twice_the_same_bytes_twice_and_a_video_in_no_pair_are_found() ->
 
 
 def test_a_data_set_without_videos_is_as_expected() -> None:
-    assert failing_videos([], Looked({}, {}), [pair(1, "a cat", Side("text", "cats"))]) == set()
+    assert failing_videos([], VideoFacts({}, {}), [pair(1, "a cat", Side("text", "cats"))]) == set()

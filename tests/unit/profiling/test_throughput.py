@@ -1,4 +1,4 @@
-"""Tokens and model FLOPs of a step, held to torch's own count of what runs."""
+"""Tokens and model FLOPs of a step, compared with torch's count."""
 
 from typing import Any
 
@@ -20,8 +20,8 @@ TINY = {"hidden_size": 128, "layers": 3, "heads": 4, "vision_hidden_size": 64, "
 SIZES = Sizes(text_tokens=20, grid=(2, 12, 12))  # a frame of 36 tokens: windows of several sizes
 
 
-def made(model: dict[str, Any]) -> tuple[Encoder, PairBatch]:
-    """An encoder with weights, and a batch of 4 pairs of one length each: nothing is padded."""
+def encoder_and_batch(model: dict[str, Any]) -> tuple[Encoder, PairBatch]:
+    """An encoder with weights, and a batch of 4 pairs of equal length, without padding."""
     params = Params.model_validate(
         {"model": {"tiny": TINY, "dims": [64], **model}, "train": {"batch_size": 4}, "launch": {"config": "cpu-1"}}
     )
@@ -35,20 +35,20 @@ def made(model: dict[str, Any]) -> tuple[Encoder, PairBatch]:
 @pytest.mark.parametrize(
     "model",
     [{}, {"lora": {"r": 8, "dropout": 0.1}}, {"lora": {"r": 8, "vision": True, "dropout": 0.1}}, {"freeze": "backbone", "projection": 96}],
-    ids=["all trained", "LoRA on kept video tokens", "LoRA on both", "projection alone"],
+    ids=["all trained", "LoRA on cached video tokens", "LoRA on both", "projection alone"],
 )
 def test_flops_are_those_that_torch_counts(model: dict[str, Any]) -> None:
-    encoder, batch = made(model)
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # other attentions are not counted on a CPU
+    encoder, batch = encoder_and_batch(model)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # on a CPU, only this attention is counted
         for inputs in batch.inputs:
             encoder(inputs).sum().backward()
-    told = sum(WorkOf(encoder)(inputs).flops for inputs in batch.inputs)
-    # Without gradients of the first layer's input, and with the adapters' products of a frozen one.
-    assert told == pytest.approx(counter.get_total_flops(), rel=0.05)
+    flops = sum(WorkOf(encoder)(inputs).flops for inputs in batch.inputs)
+    # The difference: gradients of the first layer's input, and products of adapters on frozen layers.
+    assert flops == pytest.approx(counter.get_total_flops(), rel=0.05)
 
 
 def test_tokens_count_without_padding() -> None:
-    encoder, batch = made({})
+    encoder, batch = encoder_and_batch({})
     works = [WorkOf(encoder)(inputs) for inputs in batch.inputs]
     queries, targets = 4 * (20 + 1), 4 * (20 + 1 + 2 + VISION.tokens(SIZES.grid))
     assert sum(work.tokens for work in works) == queries + targets
@@ -57,8 +57,8 @@ def test_tokens_count_without_padding() -> None:
     assert WorkOf(encoder)(batch.inputs[0]).tokens == works[0].tokens - 7
 
 
-def test_rates_are_of_all_processes_and_hold_no_utilisation_of_a_cpu() -> None:
-    encoder, batch = made({})
+def test_rates_are_over_all_processes_and_without_utilisation_on_a_cpu() -> None:
+    encoder, batch = encoder_and_batch({})
     meter = Meter(encoder, torch.device("cpu"), processes=2)
     assert meter.report() == {}
     meter.add(batch.layouts, pairs=8)
