@@ -1,7 +1,7 @@
-"""`params.yaml` as frozen, typed models, a file a section.
+"""`params.yaml` as frozen, typed models, one file per section.
 
-In: `params.yaml`, and the environment. Out: `Params`, or a ConfigError that names each wrong key and what is allowed, before anything runs.
-Each section is named after the part that it sets. No other module reads settings or the environment. Open `params.py` first.
+In: `params.yaml` and environment variables. Out: `Params`, or a ConfigError with each wrong key and its allowed values, before anything
+runs. No other module reads settings or the environment. Open `params.py` first.
 """
 
 from reelnest.settings.data import Data, Preprocess, Validate

@@ -1,4 +1,4 @@
-"""The sections `data`, `validate` and `preprocess`: what of the data is used, and as which frames."""
+"""The sections `data`, `validate` and `preprocess`: which records and which frames are used."""
 
 from typing import Annotated, Literal, Self
 
@@ -8,23 +8,23 @@ from reelnest.settings.section import DecoderName, Fraction, FrameSampling, Posi
 
 
 class Data(Section):
-    """What of the data is used, and how it is divided."""
+    """Which text fields are used, and how the data is split."""
 
     text_fields: tuple[Literal["title", "caption", "text", "ocr", "asr"], ...] | None = Field(None, strict=False)
-    """Fields of a video that the encoder reads after its frames; null for all that are present."""
+    """Text fields of a video that the encoder reads after its frames; null for all."""
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
     test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Shares of the pair graph's connected components, for pairs without a `split` of their own."""
+    """Shares of the pair graph's connected components, for pairs without a `split`."""
 
     @model_validator(mode="after")
     def _leaves_something_to_train_on(self) -> Self:
         if self.validation_fraction + self.test_fraction >= 1:
-            raise ValueError("validation_fraction + test_fraction must stay below 1, or nothing is left to train on")
+            raise ValueError("validation_fraction + test_fraction must be below 1, or no pairs remain to train on")
         return self
 
 
 class Validate(Section):
-    """What counts as a bad record, and how many are too many."""
+    """Limits for records, and the maximum share of bad records."""
 
     max_quarantined_fraction: Fraction = 0.05
     max_text_characters: Positive = 4000
@@ -35,21 +35,21 @@ class Validate(Section):
 
 
 class Preprocess(Section):
-    """Which frames of a video are kept, and at what size."""
+    """Which frames of a video are sampled, and their size."""
 
     sampling: FrameSampling = "uniform"
     frames: Annotated[int, Field(ge=2, le=768)] = 4
-    """`uniform`: so many, evenly spread over the video. `fps`: at most so many."""
+    """`uniform`: the number of frames, evenly spread over the video. `fps`: the maximum number."""
     fps: Annotated[float, Field(gt=0)] = 2.0
-    """`fps`: frames a second."""
+    """`fps`: frames per second."""
     decoder: DecoderName = "auto"
-    """`auto`: decord where it is known to give the right frames of a file, PyAV elsewhere. Images and animated WebP are Pillow's."""
+    """`auto`: decord for files that it is known to read correctly, PyAV for others. Pillow always reads images and animated WebP."""
     min_pixels: Positive = 3136
     max_pixels: Positive = 3200
-    """A frame's area, in pixels, after resizing (both sides become multiples of what the model family merges into one token)."""
+    """Limits of a frame's area in pixels after resizing. Both sides become multiples of a token's side."""
     shard_megabytes: Positive = 256
     scheduler: str | None = None
-    """Address of a Dask scheduler that shares this file system; null for processes of this machine."""
+    """Address of a Dask scheduler that shares this file system; null for processes on this machine."""
 
     @model_validator(mode="after")
     def _can_be_sampled(self) -> Self:

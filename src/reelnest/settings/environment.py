@@ -1,4 +1,4 @@
-"""The environment's variables that go before `params.yaml` or stand beside it."""
+"""Environment variables that override or supplement `params.yaml`."""
 
 import os
 from typing import Literal, cast
@@ -7,16 +7,16 @@ from reelnest.settings.params import Params
 
 
 def tracking_uri(params: Params) -> str:
-    """MLflow's address: the environment's, so that one checkout can log to a team's server, or else the file's."""
+    """MLflow's address: MLFLOW_TRACKING_URI if set, otherwise `tracking.uri`."""
     return os.environ.get("MLFLOW_TRACKING_URI") or params.tracking.uri
 
 
 def flow_run() -> tuple[str, str | None] | None:
-    """The id of the flow run that this process works for, and the address of its page; None where no flow started it."""
+    """The id of the flow run that started this process, and the URL of its page; None without a flow."""
     flow_run_id = os.environ.get("REELNEST_FLOW_RUN_ID")
     return (flow_run_id, os.environ.get("REELNEST_FLOW_RUN_URL") or None) if flow_run_id else None
 
 
 def wandb_mode() -> Literal["online", "offline", "disabled", "shared"]:
-    """Weights & Biases' mode: the environment's, or else offline, so that nothing leaves this machine unasked."""
+    """Weights & Biases' mode: WANDB_MODE if set, otherwise offline, so that nothing is uploaded by default."""
     return cast("Literal['online', 'offline', 'disabled', 'shared']", os.environ.get("WANDB_MODE", "offline"))

@@ -8,20 +8,20 @@ from reelnest.settings.section import ComparableMetric, Positive, Section, Stora
 
 
 class Funnel(Section):
-    """A search by the first of `dims` whose best answers are ordered anew by the next one, and so on."""
+    """A search with the first of `dims`, whose best results are reranked with the next, and so on."""
 
     dims: Annotated[tuple[Positive, ...], Field(min_length=2, strict=False)]
     shortlists: Annotated[tuple[Positive, ...], Field(strict=False)]
-    """How many answers go from each dim to the next."""
+    """Number of results that each dim passes to the next."""
 
     @model_validator(mode="after")
     def _narrows(self) -> Self:
         if any(a >= b for a, b in zip(self.dims, self.dims[1:], strict=False)):
-            raise ValueError(f"dims must rise, each above the one before; found {list(self.dims)}")
+            raise ValueError(f"dims must increase; found {list(self.dims)}")
         if len(self.shortlists) != len(self.dims) - 1:
             raise ValueError(f"{len(self.dims)} dims need {len(self.dims) - 1} shortlists; found {list(self.shortlists)}")
         if any(a < b for a, b in zip(self.shortlists, self.shortlists[1:], strict=False)):
-            raise ValueError(f"shortlists must not grow; found {list(self.shortlists)}")
+            raise ValueError(f"shortlists must not increase; found {list(self.shortlists)}")
         return self
 
 
@@ -29,26 +29,26 @@ class Evaluate(Section):
     """Retrieval evaluation on the test split."""
 
     batch_size: Positive = 64
-    """Items embedded at once by each process."""
+    """Items per embedding batch in each process."""
     depth: Annotated[int, Field(ge=10)] = 1000
-    """Answers kept for each query; MAP is taken over these, as in TREC."""
+    """Results per query; MAP is computed over these, as in TREC."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    """Of the interval around each figure, by resampling the queries, and of the choice."""
+    """Level of the confidence intervals, from resampled queries, and of the choice."""
     extra_dims: Annotated[tuple[Positive, ...], Field(strict=False)] = ()
-    """Prefixes that the model was not trained for, to be evaluated beside its own; below the largest of these."""
+    """Dims to evaluate for which the model was not trained; below its largest dim."""
     storage: Annotated[tuple[Storage, ...], Field(min_length=1, strict=False)] = ("float32", "int8", "binary")
-    """Each is evaluated at each dim."""
+    """Storage types, each evaluated at each dim."""
     shortlist: Positive = 100
-    """Answers that binary search, and the funnel of `funnels: null`, order anew."""
+    """Number of results that binary search, and the funnel of `funnels: null`, rerank."""
     funnels: Annotated[tuple[Funnel, ...], Field(strict=False)] | None = None
-    """Each is evaluated with each storage type but the binary ones. null: one, from the smallest dim to the largest; [] for none."""
+    """Each is evaluated with each non-binary storage type. null: one funnel, from the smallest dim to the largest; [] for none."""
     index_videos: Positive = 1_000_000
-    """Videos that the index sizes in the report are for."""
+    """Number of videos for which the report computes index sizes."""
     slice_fields: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """Tags of videos, or text fields that the encoder reads, by whose values the report divides the queries."""
+    """Tags of videos, or text fields that the encoder reads. The report divides the queries by their values."""
     choice_metric: ComparableMetric = "recall@10"
-    """Chooses the smallest of these configurations that is as good as the best one, over all queries;"""
+    """The metric, over all queries, by which the report recommends the smallest configuration that is as good as the best one."""
     choice_margin: Annotated[float, Field(gt=0)] = 0.01
-    """in the metric's unit: by less than this, worse is as good."""
+    """In the metric's unit: a configuration that is worse by less than this is as good."""
     gallery_queries: Annotated[int, Field(ge=0)] = 20
-    """Queries that the page shows with their best answers; 0 for a page without pictures."""
+    """Number of queries that the page shows with their top results; 0 for a page without images."""

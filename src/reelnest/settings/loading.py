@@ -1,4 +1,4 @@
-"""Reads `params.yaml`, and the file of accelerate that it names. What is wrong is told by its key."""
+"""Reads `params.yaml`, and the accelerate config that it names. Errors name the wrong key."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ ACCELERATE_CONFIGS = Path("configs/accelerate")
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
-    """Reads and checks a params file. Raises ConfigError, which names each wrong key, what was found and what is allowed."""
+    """Reads and checks a params file. Raises ConfigError with each wrong key, its value and the allowed values."""
     try:
         contents = load_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -37,9 +37,9 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
 
 
 def setting_errors(contents: Mapping[str, Any], key: str) -> list[str]:
-    """What is wrong with the value of one setting (a dotted key) by itself, in the contents of a params file.
+    """The errors of one setting's value (`key` is dotted), in the contents of a params file.
 
-    Not whether it fits the others, which may change with it, nor whether this version knows it: the file may be another version's.
+    Ignores conflicts with other settings, and unknown keys, because the file may be from another version.
     """
     path = tuple(key.split("."))
     try:
@@ -57,7 +57,7 @@ def launch_config_path(params: Params, params_path: Path = PARAMS_FILE) -> Path:
 
 
 def launch_processes(params: Params, params_path: Path = PARAMS_FILE) -> int:
-    """How many processes `launch.config` starts, over all machines."""
+    """The number of processes that `launch.config` starts, over all machines."""
     path = launch_config_path(params, params_path)
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
@@ -66,12 +66,12 @@ def launch_processes(params: Params, params_path: Path = PARAMS_FILE) -> int:
 
 
 def launch_uses_cpu(params: Params, params_path: Path = PARAMS_FILE) -> bool:
-    """Whether `launch.config` asks for CPUs even where there are GPUs."""
+    """Whether `launch.config` uses CPUs even if there are GPUs."""
     return bool(load_yaml(launch_config_path(params, params_path).read_text(encoding="utf-8")).get("use_cpu"))
 
 
 def launch_shards(params: Params, params_path: Path = PARAMS_FILE) -> bool:
-    """Whether `launch.config` divides the model among the processes (FSDP)."""
+    """Whether `launch.config` shards the model over the processes (FSDP)."""
     return load_yaml(launch_config_path(params, params_path).read_text(encoding="utf-8")).get("distributed_type") == "FSDP"
 
 
@@ -87,8 +87,8 @@ def _check_processes(params: Params, path: Path) -> None:
 def _explain(errors: Sequence[ErrorDetails], contents: Mapping[str, Any]) -> list[str]:
     lines = []
     for detail in errors:
-        # pydantic adds the names of union members to the path; only keys of the file help the reader.
-        keys = [str(part) for part in detail["loc"] if not _is_union_tag(part)]
+        # pydantic adds the names of union members to the path. Only the file's keys are shown.
+        keys = [str(key) for key in detail["loc"] if not _is_union_tag(key)]
         where = ".".join(keys)
         if detail["type"] == "extra_forbidden":
             known = _known_keys(keys[:-1], contents)
@@ -103,8 +103,8 @@ def _explain(errors: Sequence[ErrorDetails], contents: Mapping[str, Any]) -> lis
     return lines
 
 
-def _is_union_tag(part: Any) -> bool:
-    return isinstance(part, str) and ("[" in part or "(" in part or part in ("int", "float", "str", "tuple"))
+def _is_union_tag(key: Any) -> bool:
+    return isinstance(key, str) and ("[" in key or "(" in key or key in ("int", "float", "str", "tuple"))
 
 
 def _known_keys(path: list[str], contents: Mapping[str, Any]) -> list[str]:

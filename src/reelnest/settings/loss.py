@@ -1,7 +1,7 @@
-"""The sections `loss` and `mining`: what a pair is compared with, and how.
+"""The sections `loss` and `mining`: the loss function and the negatives of a pair.
 
-`loss.name` chooses the loss. Each loss has a class of settings here, which adds its own keys to those that all losses share. A loss from
-another package registers its class in the same way.
+`loss.name` selects the loss. Each loss has a settings class here, which adds its keys to those of all losses. Another package can
+register its own class in the same way.
 """
 
 from collections.abc import Mapping
@@ -14,20 +14,20 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from reelnest.settings.section import Positive, Section
 
 ENTRY_POINTS = "reelnest.losses"
-"""The group of entry points by which an installed package brings losses: each names a module that registers some."""
+"""Entry point group for losses of installed packages. Each entry point names a module that registers losses."""
 
 
 class LossSettings(Section):
-    """What the settings of all losses share."""
+    """The settings of all losses."""
 
     name: str
-    """Of the loss. A subclass gives it its default, and is registered under that."""
+    """The loss's name. A subclass is registered under its default."""
     dim_weights: Literal["equal", "learnt", "random"] | Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(strict=False)] = "equal"
-    """One weight for each of `model.dims`; equal; learnt, by uncertainty; or random: each step counts some of the dims and the last one."""
+    """One weight per dim of `model.dims`; equal; learnt, by uncertainty; or random: each step uses some of the dims and the last one."""
 
     @property
     def needs_intra_modal_relations(self) -> bool:
-        """Whether batches have to say which queries, and which targets, are related to each other."""
+        """Whether batches must include which queries are related to each other, and which targets."""
         return False
 
 
@@ -37,41 +37,41 @@ _registered: dict[str, type[LossSettings]] = {}
 
 
 def register_loss_settings(settings: type[Settings]) -> type[Settings]:
-    """Makes a loss known to `params.yaml`, under its class's default `name`. For use as a decorator."""
+    """Decorator that registers a settings class under its default `name`."""
     _registered[settings.model_fields["name"].default] = settings
     return settings
 
 
 @register_loss_settings
 class NestedInfoNceSettings(LossSettings):
-    """InfoNCE of each prefix, in both directions."""
+    """InfoNCE at each dim, in both directions."""
 
     name: str = "nested_infonce"
     temperature: Annotated[float, Field(gt=0, le=1)] = 0.05
-    """What cosines are divided by."""
+    """Divisor of the cosine similarities."""
     learn_temperature: bool = False
-    """Train it too, from `temperature` on, never below 0.01."""
+    """Train the temperature, from `temperature` on, never below 0.01."""
     intra_modal_negatives: bool = False
-    """Other queries are a query's negatives too, and other targets a target's."""
+    """Other queries are also negatives of a query, and other targets of a target."""
     false_negative_margin: Annotated[float, Field(ge=0, le=2)] | None = None
-    """What is more similar than a pair's own target, by more than this (cosines), counts as relevant too; null: nothing does."""
+    """Items that are more similar than the pair's target, by more than this cosine, count as relevant and are masked; null: none."""
     graded_relevance: bool = False
-    """A pair counts as much as its `relevance`."""
+    """Weight each pair by its `relevance`."""
 
     @property
     def needs_intra_modal_relations(self) -> bool:
-        """Related items must not become each other's negatives."""
+        """True with intra-modal negatives, because related items must not be negatives of each other."""
         return self.intra_modal_negatives
 
     @model_validator(mode="after")
     def _temperature_is_in_its_range(self) -> Self:
         if self.learn_temperature and self.temperature < 0.01:
-            raise ValueError(f"learn_temperature keeps the temperature at 0.01 or above; found temperature {self.temperature}")
+            raise ValueError(f"with learn_temperature, temperature must be at least 0.01; found {self.temperature}")
         return self
 
 
 def loss_settings_class(section: object) -> type[LossSettings]:
-    """The class of settings that the contents of the section `loss` are for. Raises pydantic's ValidationError for an unknown name."""
+    """The settings class for the contents of the section `loss`. Raises pydantic's ValidationError for an unknown name."""
     name = section.get("name", NestedInfoNceSettings().name) if isinstance(section, Mapping) else NestedInfoNceSettings().name
     if name not in _registered:
         for entry_point in entry_points(group=ENTRY_POINTS):
@@ -87,31 +87,31 @@ def _of_its_class(section: object, _handler: ModelWrapValidatorHandler[LossSetti
 
 
 LossSection = Annotated[SerializeAsAny[LossSettings], WrapValidator(_of_its_class)]
-"""The section `loss`, checked by the class of the loss that its `name` chooses."""
+"""The section `loss`, validated by the settings class of its `name`."""
 
 
 class Mining(Section):
-    """Extra negatives: irrelevant items that are encoded beside a batch, in addition to the other pairs' targets in it."""
+    """Extra negatives: irrelevant items that are encoded with a batch, in addition to in-batch negatives."""
 
     negatives_per_pair: Annotated[int, Field(ge=0)] = 0
-    """So many of each pair; 0 for none, and then nothing is mined."""
+    """Number of extra negatives per pair; 0 for none, and no mining."""
     listed: Literal["first", "only", "never"] = "first"
-    """A pair's own `negatives`: before mined ones, instead of them, or left out."""
+    """Use a pair's listed `negatives` before mined ones, instead of them, or never."""
     start_epoch: Annotated[int, Field(ge=0)] = 0
-    """Epochs before the first mining: a model that begins from nothing has first to learn what is similar."""
+    """Epochs before the first mining, because an untrained model cannot find similar items."""
     every_steps: Positive | None = None
-    """Optimizer steps from one mining to the next; null for an epoch's."""
+    """Optimizer steps between minings; null for one epoch."""
     ranks: Annotated[tuple[Positive, Positive], Field(strict=False)] = (1, 2)
-    """The first and the last rank that negatives are drawn from, relevant items not counted."""
+    """First and last rank from which negatives are sampled. Ranks do not count relevant items."""
     relative_margin: Annotated[float, Field(gt=0)] | None = None
-    """Share of the positive's score. What scores above it is not drawn, since it may be relevant: 0.95 keeps negatives at least 5 % below
-    the score of the pair's own target. null for no such limit."""
+    """Maximum score of a negative relative to the positive's: 0.95 excludes items within 5 % of the positive's score, since they may be
+    relevant. null for no limit."""
     batch_size: Positive = 64
-    """Items embedded at once by each process."""
+    """Items per embedding batch in each process."""
 
     @property
     def mines(self) -> bool:
-        """Whether anything is looked for with the model."""
+        """Whether the model is used to find negatives."""
         return self.negatives_per_pair > 0 and self.listed != "only"
 
     @model_validator(mode="after")
@@ -121,7 +121,7 @@ class Mining(Section):
             raise ValueError(f"ranks: the last rank must not be before the first; found {list(self.ranks)}")
         if self.mines and last - first + 1 < self.negatives_per_pair:
             raise ValueError(
-                f"ranks: {first} to {last} hold fewer than negatives_per_pair ({self.negatives_per_pair}); "
+                f"ranks: {first} to {last} are fewer than negatives_per_pair ({self.negatives_per_pair}); "
                 f"set the last rank to {first + self.negatives_per_pair - 1} or more"
             )
         return self

@@ -1,4 +1,4 @@
-"""All sections together, and what has to fit across them."""
+"""All sections, and the checks across sections."""
 
 from typing import Self
 
@@ -15,7 +15,7 @@ from reelnest.settings.train import Train
 
 
 class Params(Section):
-    """All settings. `validate` and `register` are Python attributes `validation` and `registration`: pydantic keeps the other names."""
+    """All settings. The sections `validate` and `register` are attributes `validation` and `registration`: pydantic uses those names."""
 
     data: Data = Data()
     validation: Validate = Field(Validate(), alias="validate")
@@ -34,7 +34,7 @@ class Params(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.train.best_dim is not None and self.train.best_dim not in self.model.dims:
-            raise ValueError(f"train.best_dim: {self.train.best_dim} is none of model.dims, {list(self.model.dims)}")
+            raise ValueError(f"train.best_dim: {self.train.best_dim} is not in model.dims, {list(self.model.dims)}")
         weights = self.loss.dim_weights
         if not isinstance(weights, str) and (len(weights) != len(self.model.dims) or not any(weights)):
             raise ValueError(

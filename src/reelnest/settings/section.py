@@ -1,4 +1,4 @@
-"""What all sections of `params.yaml` are made of."""
+"""The base class and field types of all sections of `params.yaml`."""
 
 from typing import Annotated
 
@@ -11,22 +11,22 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 
 MetricName = Annotated[str, AfterValidator(NameIn("reelnest.evaluation.metrics", "metric_names", "metric"))]
-"""Any row of the table of metrics."""
+"""The name of any metric."""
 
 ComparableMetric = Annotated[str, AfterValidator(NameIn("reelnest.evaluation.metrics", "comparable_names", "metric"))]
-"""A row by which two models, or two configurations, can be compared query by query."""
+"""The name of a metric that can compare two models, or two configurations, query by query."""
 
 FrameSampling = Annotated[str, AfterValidator(NameIn("reelnest.video.sampling", "sampler_names", "frame sampler"))]
-"""How the frames of a video are chosen."""
+"""The name of a frame sampler."""
 
 Storage = Annotated[str, AfterValidator(NameIn("reelnest.search.storage_types", "storage_names", "storage type"))]
-"""How an index stores a vector. `binary` are the signs alone; `binary_int8` both, the shortlist ordered by the int8 codes."""
+"""How an index stores vectors. `binary`: signs only; `binary_int8`: both, and the int8 codes rerank the shortlist."""
 
 DecoderName = Annotated[str, AfterValidator(NameIn("reelnest.video.decoders", "setting_names", "decoder"))]
-"""`auto`, or a decoder of videos alone."""
+"""`auto`, or the name of a video decoder."""
 
 
 class Section(BaseModel):
-    """A part of `params.yaml`: frozen, strict about types and about names."""
+    """A section of `params.yaml`: frozen, with strict types and no unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)

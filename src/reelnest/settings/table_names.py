@@ -1,7 +1,7 @@
-"""Settings whose value is the name of a row in a table that another package holds, such as the metrics.
+"""Settings whose value is a name from another package's table, such as the metrics.
 
-The tables are in packages above the settings, which cannot import them. So a setting names its table's module, and the module is imported
-when a value is checked: a row that somebody adds is at once a value that `params.yaml` may hold, and no list is kept here.
+The settings cannot import the packages above them. So a setting names its table's module, which is imported when a value is checked. A
+new row of a table is at once an allowed value.
 """
 
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ from importlib import import_module
 
 @dataclass(frozen=True)
 class NameIn:
-    """A validator: the value has to be one of the names that a function of a module returns."""
+    """A validator: the value must be one of the names that `function` of `module` returns."""
 
     module: str
     function: str
     what: str
-    """What the table holds, for the error's text: `metric`."""
+    """Noun for a row of the table, for error messages, such as `metric`."""
 
     def __call__(self, value: str) -> str:
-        """Returns the value. Raises ValueError where no row has that name."""
+        """Returns the value. Raises ValueError for an unknown name."""
         names: Sequence[str] = getattr(import_module(self.module), self.function)()
         if value not in names:
-            raise ValueError(f"there is no {self.what} '{value}' to choose here; known here: {', '.join(names)}")
+            raise ValueError(f"unknown {self.what} '{value}'; known: {', '.join(names)}")
         return value

@@ -15,17 +15,17 @@ class Train(Section):
     batch_size: Annotated[int, Field(ge=2)] = 64
     """Pairs in one contrastive batch, over all processes."""
     accumulation_steps: Positive = 1
-    """Contrastive batches to one optimizer step."""
+    """Contrastive batches per optimizer step."""
     micro_batch_size: Positive | None = None
-    """Pairs that each process embeds at once; the rest of the batch waits its turn (gradient caching). null: all of them."""
+    """Pairs that each process embeds at once (gradient caching); null: its whole share of the batch."""
     adaptive_batch_size: bool = False
-    """Where memory does not suffice, halve micro_batch_size in all processes and repeat the step. batch_size stays."""
+    """If memory runs out, halve micro_batch_size in all processes and repeat the step. batch_size stays the same."""
     group_negatives: bool = False
-    """Put pairs whose listed `negatives` are each other's answers into one batch, where they count as in-batch negatives."""
+    """Put pairs whose listed `negatives` are each other's targets into one batch, as in-batch negatives."""
     no_duplicates: bool = False
-    """Let no item stand twice in a batch: the second one would be masked, and the batch one negative short."""
+    """Allow each item only once per batch. A duplicate would be masked, and the batch would have one negative fewer."""
     optimizer: Literal["adamw", "muon"] = "muon"
-    """muon steps along orthogonalised momentum in weight matrices, and is AdamW for all else."""
+    """muon uses orthogonalised momentum for weight matrices, and AdamW for all other parameters."""
     learning_rate: Annotated[float, Field(gt=0)] = 8e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.4
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -37,23 +37,23 @@ class Train(Section):
     """torch.compile of the language model's MLPs and norms. Needs a C++ compiler (CPU) or Triton (GPU), and a minute at the start."""
     evaluate_every_epochs: Positive = 2
     best_metric: MetricName = "ndcg@10"
-    """The metric on the validation split by which the best checkpoint is chosen."""
+    """The metric on the validation split that selects the best checkpoint."""
     best_dim: Positive | None = None
-    """The one of `model.dims` at which it is taken; null for the last."""
+    """The dim of `model.dims` at which it is computed; null for the last."""
     patience: Positive | None = None
-    """Stop when so many evaluations in a row were no better than one before; null to train to the end."""
+    """Stop after this many evaluations without improvement; null to train to the end."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Evaluate and save a moving average of the weights that keeps so much of itself each step (0.99, 0.999); null for the weights."""
+    """Evaluate and save an exponential moving average of the weights with this decay (0.99, 0.999); null for the weights."""
     keep_checkpoints: Positive = 2
     checkpoint_every_minutes: Annotated[float, Field(gt=0)] | None = 30.0
-    """Save a checkpoint when the last one is so old, at the end of a step; null: only at evaluations, and when training is stopped."""
+    """Save a checkpoint at the end of a step if the last one is older; null: only at evaluations and when training is stopped."""
     trackers: tuple[Literal["mlflow", "tensorboard", "wandb"], ...] = Field(("mlflow", "tensorboard"), strict=False)
     log_every_steps: Positive = 10
     profile_steps: Annotated[tuple[Positive, Positive], Field(strict=False)] | None = None
-    """First and last optimizer step (from 1) to profile: a trace for TensorBoard and MLflow, and where the time of a step went."""
+    """First and last optimizer step (from 1) to profile: a trace for TensorBoard and MLflow, and the time of a step by phase."""
 
     @model_validator(mode="after")
     def _profiles_forward(self) -> Self:
         if self.profile_steps is not None and self.profile_steps[0] > self.profile_steps[1]:
-            raise ValueError(f"profile_steps must be [first, last], the first no later than the last; found {list(self.profile_steps)}")
+            raise ValueError(f"profile_steps must be [first, last] with first <= last; found {list(self.profile_steps)}")
         return self

@@ -44,7 +44,7 @@ def test_a_metric_that_is_not_in_the_table_cannot_be_chosen(chosen: Project) -> 
     with pytest.raises(ConfigError) as caught:
         load_params(chosen.workspace.params)
     for key in ("train.best_metric", "evaluate.choice_metric", "register.metric"):
-        assert f"{key}: there is no metric 'precision@5' to choose here; known here: recall@1, recall@5, recall@10" in str(caught.value)
+        assert f"{key}: unknown metric 'precision@5'; known: recall@1, recall@5, recall@10" in str(caught.value)
 
 
 @pytest.mark.usefixtures("new_metric")

@@ -84,7 +84,7 @@ def errors_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         ("train", "train: {batch_size: 9}", 2, "params.yaml: train.batch_size: 9 pairs cannot be shared evenly by the 2 processes"),
         ("train", "train: {epochs: five}", 2, "params.yaml: train.epochs: Input should be a valid integer"),
         ("train", "train: {epoch: 5}", 2, "params.yaml: train.epoch: unknown setting; did you mean train.epochs?"),
-        ("train", "model: {dims: [16, 8]}", 2, "params.yaml: model: dims must rise"),
+        ("train", "model: {dims: [16, 8]}", 2, "params.yaml: model: dims must increase"),
         ("train", "model: {dims: [256]}", 2, "params.yaml: model.dims: 256 is above the embedding's width, 128"),
         ("train", "model: {name_or_path: Qwen/Qwen2.5-VL-3B-Instruct}", 2, "a Hub name needs a revision"),
         ("train", "train: {batch_size: 8, mixed_precision: fp16}", 2, "params.yaml: train.mixed_precision: fp16 needs a GPU"),

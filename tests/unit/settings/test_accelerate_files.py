@@ -1,4 +1,4 @@
-"""The launch shapes, read as `accelerate launch` reads them."""
+"""The files in configs/accelerate, read as `accelerate launch` does."""
 
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ SHARDED = [path for path in FILES if "fsdp2" in path.stem]
 MULTI_NODE = [path for path in FILES if path.stem.startswith("multi-node")]
 
 
-def told(path: Path, *options: str) -> tuple[Any, dict[str, str]]:
-    """The arguments and the environment that the workers get."""
+def worker_settings(path: Path, *options: str) -> tuple[Any, dict[str, str]]:
+    """The arguments and the environment of the workers."""
     arguments = launch_command_parser().parse_args(
         ["--config_file", str(path), *options, "-m", "reelnest.launch.rank", "reelnest.stages.train"]
     )
@@ -26,14 +26,14 @@ def told(path: Path, *options: str) -> tuple[Any, dict[str, str]]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_accelerate_knows_every_key(path: Path) -> None:
-    found = load_config_from_file(str(path))  # raises for unknown ones
-    assert found.num_processes == yaml.safe_load(path.read_text())["num_processes"]
-    assert found.mixed_precision == "no"  # train.mixed_precision decides
+    config = load_config_from_file(str(path))  # raises for unknown ones
+    assert config.num_processes == yaml.safe_load(path.read_text())["num_processes"]
+    assert config.mixed_precision == "no"  # train.mixed_precision decides
 
 
 @pytest.mark.parametrize("path", SHARDED, ids=lambda path: path.stem)
 def test_sharded_shapes_are_fsdp2_over_layers_that_the_model_family_names(path: Path) -> None:
-    _, environment = told(path)
+    _, environment = worker_settings(path)
     assert environment["ACCELERATE_USE_FSDP"] == "true"
     assert environment["FSDP_VERSION"] == "2"
     assert environment["FSDP_RESHARD_AFTER_FORWARD"] == "true"
@@ -43,7 +43,7 @@ def test_sharded_shapes_are_fsdp2_over_layers_that_the_model_family_names(path: 
 
 @pytest.mark.parametrize("path", MULTI_NODE, ids=lambda path: path.stem)
 def test_each_machine_starts_its_share_and_finds_the_first_one(path: Path) -> None:
-    arguments, environment = told(path, "--machine_rank", "1", "--main_process_ip", "10.1.2.3")
+    arguments, environment = worker_settings(path, "--machine_rank", "1", "--main_process_ip", "10.1.2.3")
     assert (arguments.nnodes, arguments.nproc_per_node, int(arguments.node_rank)) == ("2", "8", 1)
     assert (arguments.rdzv_backend, arguments.rdzv_endpoint) == ("static", "10.1.2.3:29500")
     assert "ACCELERATE_USE_CPU" not in environment or environment["ACCELERATE_USE_CPU"] == "false"

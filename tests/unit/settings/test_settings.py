@@ -1,4 +1,4 @@
-"""params.yaml: what is read, what is refused, and what the person is told."""
+"""Reading params.yaml: accepted and rejected settings, and the error messages."""
 
 import shutil
 from pathlib import Path
@@ -23,31 +23,31 @@ def project(tmp_path: Path) -> Path:
 
 def change(path: Path, **changes: Any) -> Path:
     """Sets `section__key=value` in a params file."""
-    found = yaml.safe_load(path.read_text())
+    contents = yaml.safe_load(path.read_text())
     for name, value in changes.items():
         *sections, key = name.split("__")
-        place = found
+        place = contents
         for section in sections:
             place = place[section]
         place[key] = value
-    path.write_text(yaml.safe_dump(found))
+    path.write_text(yaml.safe_dump(contents))
     return path
 
 
-def refusal(path: Path) -> str:
+def error_of(path: Path) -> str:
     with pytest.raises(ConfigError) as caught:
         load_params(path)
     return str(caught.value)
 
 
-def test_the_file_in_the_repository_holds_every_setting_with_its_default(project: Path) -> None:
+def test_the_file_in_the_repository_has_every_setting_with_its_default(project: Path) -> None:
     written = yaml.safe_load(project.read_text())
     assert Params.model_validate(written) == Params()
     assert written == Params().model_dump(mode="json", by_alias=True)
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
-def test_every_preset_is_accepted_where_it_would_be_used(preset: Path, project: Path) -> None:
+def test_every_preset_is_accepted_as_params_yaml(preset: Path, project: Path) -> None:
     shutil.copy(preset, project)
     assert load_params(project)
 
@@ -72,15 +72,15 @@ def test_settings_cannot_be_changed_after_reading(project: Path) -> None:
         ({"train__epochs": "many"}, "train.epochs: Input should be a valid integer; found 'many'"),
         ({"train__batch_size": 64.5}, "train.batch_size: Input should be a valid integer"),
         ({"train__schedule": "step"}, "train.schedule: Input should be 'cosine', 'linear' or 'constant'; found 'step'"),
-        ({"train__best_metric": "recall@7"}, "train.best_metric: there is no metric 'recall@7' to choose here; known here: recall@1,"),
-        ({"model__dims": [32, 16]}, "dims must rise"),
-        ({"model__dims": [16, 16]}, "dims must rise"),
-        ({"train__best_dim": 48}, "train.best_dim: 48 is none of model.dims, [16, 32, 64, 128]"),
+        ({"train__best_metric": "recall@7"}, "train.best_metric: unknown metric 'recall@7'; known: recall@1,"),
+        ({"model__dims": [32, 16]}, "dims must increase"),
+        ({"model__dims": [16, 16]}, "dims must increase"),
+        ({"train__best_dim": 48}, "train.best_dim: 48 is not in model.dims, [16, 32, 64, 128]"),
         ({"train__ema_decay": 1.0}, "train.ema_decay: Input should be less than 1"),
         ({"model__dims": []}, "model.dims: Tuple should have at least 1 item"),
-        ({"model__freeze": "backbone", "model__lora": {}, "model__projection": 128}, "freeze: backbone and lora ask for opposite things"),
-        ({"model__freeze": "backbone"}, "leaves nothing to train"),
-        ({"model__freeze": "vision", "model__lora": {"vision": True}}, "freeze: vision and lora.vision: true ask for opposite things"),
+        ({"model__freeze": "backbone", "model__lora": {}, "model__projection": 128}, "freeze: backbone and lora contradict each other"),
+        ({"model__freeze": "backbone"}, "has no weights to train"),
+        ({"model__freeze": "vision", "model__lora": {"vision": True}}, "freeze: vision and lora.vision: true contradict each other"),
         ({"model__lora": {"merge": False}}, "set merge to true"),
         ({"model__load_in_4bit": True}, "load_in_4bit needs lora with merge: false"),
         ({"model__name_or_path": "Qwen/Qwen2.5-VL-3B-Instruct"}, "needs a revision"),
@@ -90,40 +90,40 @@ def test_settings_cannot_be_changed_after_reading(project: Path) -> None:
         ({"loss__name": "triplet"}, "loss.name: There is no such loss; known: nested_infonce; found 'triplet'"),
         ({"loss__temperatur": 0.1}, "loss.temperatur: unknown setting; did you mean loss.temperature?"),
         ({"loss__temperature": 2.0}, "loss.temperature: Input should be less than or equal to 1; found 2.0"),
-        ({"loss__learn_temperature": True, "loss__temperature": 0.001}, "loss: learn_temperature keeps the temperature at 0.01 or above"),
+        ({"loss__learn_temperature": True, "loss__temperature": 0.001}, "loss: with learn_temperature, temperature must be at least 0.01"),
         ({"train__checkpoint_every_minutes": 0}, "train.checkpoint_every_minutes: Input should be greater than 0"),
         ({"mining__ranks": [5, 2]}, "the last rank must not be before the first; found [5, 2]"),
         ({"mining__negatives_per_pair": 4, "mining__ranks": [3, 5]}, "set the last rank to 6 or more"),
         ({"preprocess__min_pixels": 10_000}, "min_pixels (10000) must not be above max_pixels (3200)"),
-        ({"data__test_fraction": 0.95}, "must stay below 1"),
+        ({"data__test_fraction": 0.95}, "must be below 1"),
         (
             {"evaluate__storage": ["int4"]},
-            "evaluate.storage.0: there is no storage type 'int4' to choose here; known here: float32, float16, int8, binary",
+            "evaluate.storage.0: unknown storage type 'int4'; known: float32, float16, int8, binary",
         ),
-        ({"evaluate__funnels": [{"dims": [64, 16], "shortlists": [9]}]}, "evaluate.funnels.0: dims must rise"),
+        ({"evaluate__funnels": [{"dims": [64, 16], "shortlists": [9]}]}, "evaluate.funnels.0: dims must increase"),
         ({"evaluate__funnels": [{"dims": [16, 64], "shortlists": []}]}, "evaluate.funnels.0: 2 dims need 1 shortlists; found []"),
-        ({"evaluate__funnels": [{"dims": [8, 16, 64], "shortlists": [5, 9]}]}, "evaluate.funnels.0: shortlists must not grow"),
+        ({"evaluate__funnels": [{"dims": [8, 16, 64], "shortlists": [5, 9]}]}, "evaluate.funnels.0: shortlists must not increase"),
         ({"model__tiny__heads": 3}, "hidden_size must be a multiple of heads"),
     ],
 )
-def test_what_cannot_work_is_refused_with_its_path_and_what_is_allowed(changes: dict[str, Any], expected: str, project: Path) -> None:
-    text = refusal(change(project, **changes))
+def test_invalid_settings_are_rejected_with_their_path_and_allowed_values(changes: dict[str, Any], expected: str, project: Path) -> None:
+    text = error_of(change(project, **changes))
     assert expected in text
     assert text.startswith(str(project))
 
 
-def test_all_mistakes_are_told_at_once(project: Path) -> None:
-    text = refusal(change(project, train__epochs=0, evaluate__dept=5))
+def test_all_mistakes_are_reported_at_once(project: Path) -> None:
+    text = error_of(change(project, train__epochs=0, evaluate__dept=5))
     assert "train.epochs" in text
     assert "did you mean evaluate.depth?" in text
 
 
-def test_a_missing_or_unreadable_file_says_what_to_do(tmp_path: Path) -> None:
-    assert "configs/presets" in refusal(tmp_path / "params.yaml")
+def test_errors_for_a_missing_or_unreadable_file_have_advice(tmp_path: Path) -> None:
+    assert "configs/presets" in error_of(tmp_path / "params.yaml")
     (tmp_path / "params.yaml").write_text("train: [")
-    assert "not readable as YAML" in refusal(tmp_path / "params.yaml")
+    assert "not readable as YAML" in error_of(tmp_path / "params.yaml")
     (tmp_path / "params.yaml").write_text("")
-    assert "expected sections" in refusal(tmp_path / "params.yaml")
+    assert "expected sections" in error_of(tmp_path / "params.yaml")
 
 
 def test_the_number_of_processes_is_that_of_the_launch_file(project: Path) -> None:
@@ -131,7 +131,7 @@ def test_the_number_of_processes_is_that_of_the_launch_file(project: Path) -> No
     assert launch_processes(load_params(change(project, launch__config="cpu-1")), project) == 1
 
 
-def test_the_environments_tracking_address_goes_before_the_files(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tracking_address_in_the_environment_overrides_the_files(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params = load_params(change(project, tracking__uri="sqlite:///elsewhere.db"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert tracking_uri(params) == "sqlite:///elsewhere.db"
