@@ -1,5 +1,5 @@
-"""Where the vectors of a corpus are stored and searched, one file an engine.
+"""Search engines, which store and search the vectors of a corpus, one file per engine.
 
-In: the vectors of videos, which the encoder gave, and a query's vector. Out: the ids of the best videos with their cosines, and the videos
-themselves. Open `engine.py` first: what every engine does, and how one is registered; `folder.py` is the first: a folder of files.
+In: the encoded vectors of videos, and a query's vector. Out: the ids of the best videos with their cosines, and the videos themselves. Open
+`engine.py` first: it defines the interface and the registry. `folder.py` is an engine over a folder of files.
 """

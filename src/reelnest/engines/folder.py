@@ -1,4 +1,4 @@
-"""The engine that needs no server: a folder of files (`folder_files.py`), which is memory-mapped and searched in this process."""
+"""The engine that needs no server: a folder of files (`folder_files.py`) that this process memory-maps and searches."""
 
 import shutil
 from collections.abc import Collection, Mapping, Sequence
@@ -60,14 +60,14 @@ class _Opened:
 
 @ENGINES.register("folder")
 class FolderEngine:
-    """An index that is a folder. Threads may search it at once; what was opened stays as it is when the folder is replaced."""
+    """An index in a folder. Threads may search it concurrently. An opened index does not change when the folder is replaced."""
 
     def __init__(self, location: str) -> None:
         self.folder = Path(location)
         self._unfinished: dict[str, _Unfinished] = {}
 
     def create(self, version: str, manifest: Manifest, skipped: Collection[BadRecord]) -> None:
-        """Begins a folder beside the index's; see `Engine.create`."""
+        """Creates a folder beside the index's; see `Engine.create`."""
         for orphan in self.folder.parent.glob(f".{self.folder.name}.*"):
             shutil.rmtree(orphan, ignore_errors=True)
         place = self._place(version)
@@ -86,7 +86,7 @@ class FolderEngine:
         unfinished.keys.extend(item.key for item in items)
 
     def build(self, version: str) -> None:
-        """Writes the files but the vectors, which are there; see `Engine.build`."""
+        """Writes all files except the vectors, which `upsert` wrote; see `Engine.build`."""
         unfinished, place = self._unfinished.pop(version), self._place(version)
         unfinished.vectors.flush()
         if unfinished.manifest.graph_dim is not None:
@@ -107,7 +107,7 @@ class FolderEngine:
 
     @property
     def manifest(self) -> Manifest:
-        """Of the folder that was opened. Raises DataError for one that holds no index, one of another version, or one that is damaged."""
+        """The manifest of the opened folder. Raises DataError if it has no index, another format version, or damage."""
         return self._opened.manifest
 
     def search(self, query: NDArray[np.float32], k: int, *, dim: int, shortlist: int | None = None) -> Hits:
@@ -135,7 +135,7 @@ class FolderEngine:
         return {key: vectors[row] for row, key in enumerate(self._opened.table["key"].to_pylist()) if key in selected}
 
     def close(self) -> None:
-        """Lets go of the files."""
+        """Closes the files."""
         self.__dict__.pop("_opened", None)
 
     def _place(self, version: str) -> Path:
@@ -148,19 +148,20 @@ class FolderEngine:
     @cached_property
     def _opened(self) -> _Opened:
         manifest = read_manifest(self.folder)
-        again = "Run `reelnest index` to make it anew."
+        rebuild = "Run `reelnest index` to rebuild it."
         try:
-            # Copy on write: torch warns of arrays that it could not write to.
+            # Copy on write, because torch warns about arrays that are read-only.
             vectors = torch.from_numpy(np.load(self.folder / VECTORS_FILE, mmap_mode="c", allow_pickle=False))
             table = pq.read_table(self.folder / TABLE_FILE).combine_chunks()
             graph = None
             if manifest.graph_dim is not None:
                 graph = Graph.restore(self.folder / GRAPH_FILE, view=True)
         except (OSError, ValueError, RuntimeError, pa.ArrowException) as error:
-            raise DataError(f"{self.folder}: not a whole index ({error}). {again}") from None
+            raise DataError(f"{self.folder}: the index is incomplete or damaged ({error}). {rebuild}") from None
         expected = (manifest.videos, manifest.width)
         if vectors.shape != expected or len(table) != manifest.videos or not table.schema.equals(VIDEOS_SCHEMA):
-            raise DataError(f"{self.folder}: its files do not fit together (vectors {tuple(vectors.shape)}, expected {expected}). {again}")
+            shape = tuple(vectors.shape)
+            raise DataError(f"{self.folder}: its files do not match (vectors are {shape}, the manifest expects {expected}). {rebuild}")
         if manifest.graph_dim is not None and (graph is None or len(graph) != manifest.videos):
-            raise DataError(f"{self.folder / GRAPH_FILE}: does not fit the vectors. {again}")
+            raise DataError(f"{self.folder / GRAPH_FILE}: expected {manifest.videos} vectors, as in the manifest. {rebuild}")
         return _Opened(manifest, vectors, table, graph)

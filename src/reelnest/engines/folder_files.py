@@ -1,10 +1,10 @@
-"""The files of an index that is a folder, whole or absent.
+"""The files of an index in a folder. The folder is written atomically.
 
-manifest.json   the model that made the vectors (by its hash), the dims, the data, counts
-vectors.npy     (videos, width) of unit length, float32 or float16: memory-mapped, so that a process reads what it searches
-videos.parquet  a row for each vector, in the order of the ids: id, key, text fields, files
-skipped.jsonl   videos that could not be read, each with its line and the reason
-graph.usearch   for large corpora, nearest neighbours over the smallest dim (HNSW), from which a funnel takes its shortlist
+manifest.json   the model (by hash), the dims, the data, counts
+vectors.npy     (videos, width) of unit length, float32 or float16, memory-mapped
+videos.parquet  a row for each vector, sorted by id: id, key, text fields, files
+skipped.jsonl   the videos that could not be read, with line and reason
+graph.usearch   for large corpora, an HNSW graph over the smallest dim, which gives a funnel its shortlist
 """
 
 import json
@@ -39,23 +39,21 @@ VIDEOS_SCHEMA = pa.schema(
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises DataError where there is no index, or one of another version."""
+    """Reads the manifest. Raises DataError if there is no index, or one of another format version."""
     path = folder / MANIFEST_FILE
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{folder}: there is no index. Run `reelnest index --out {folder}` to make one.") from None
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error}). Run `reelnest index` to make the index anew.") from None
+        raise DataError(f"{path}: cannot be read ({error}). Run `reelnest index` to rebuild the index.") from None
     version = stored.get("format_version") if isinstance(stored, dict) else None
     if version != FORMAT_VERSION:
-        raise DataError(
-            f"{path}: an index of version {version}; this reelnest reads {FORMAT_VERSION}. Run `reelnest index` to make it anew."
-        )
+        raise DataError(f"{path}: index format {version}; this reelnest reads format {FORMAT_VERSION}. Run `reelnest index` to rebuild it.")
     try:
         return Manifest.model_validate({**stored, "dims": tuple(stored["dims"])})
     except (ValidationError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not as this version writes it ({error}). Run `reelnest index` to make the index anew.") from None
+        raise DataError(f"{path}: not a valid manifest ({error}). Run `reelnest index` to rebuild the index.") from None
 
 
 def videos_table(videos: Sequence[Video], keys: Sequence[str]) -> pa.Table:

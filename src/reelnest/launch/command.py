@@ -1,4 +1,4 @@
-"""The command line that runs a module on as many processes as `launch.config` says."""
+"""The command line that runs a module on the number of processes in `launch.config`."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ from reelnest.yaml_files import load_yaml
 
 
 def prepare_process() -> None:
-    """Sets the variables of `QUIET` that the environment leaves open, for this process and those it starts, and shows our own log lines."""
+    """Sets the variables of `QUIET` that are not set, for this process and its children, and enables the log lines of reelnest."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
@@ -21,16 +21,16 @@ def prepare_process() -> None:
 
 
 def launch_command(params: Params, params_file: Path, module: str, extra: Sequence[str] = ()) -> tuple[list[str], dict[str, str]]:
-    """Returns the command line and the environment that run the `main()` of `module` under accelerate. Arguments of `main` go at its end.
+    """Returns the command line and environment that run the `main()` of `module` under accelerate. Append the arguments of `main`.
 
-    `extra` goes to `accelerate launch` as it is: a cluster passes `--machine_rank 1 --main_process_ip …` here.
+    `extra` is passed to `accelerate launch` unchanged. A cluster passes `--machine_rank 1 --main_process_ip …` here.
     """
     path = launch_config_path(params, params_file)
     shape = load_yaml(path.read_text(encoding="utf-8"))
     local_processes = max(1, int(shape["num_processes"]) // int(shape.get("num_machines", 1)))
     environment = dict(os.environ)
     if shape.get("use_cpu"):
-        # Without the variable, `accelerate launch` runs one process however many the file asks for.
+        # Without the variable, `accelerate launch` runs one process, whatever the file's num_processes is.
         environment["ACCELERATE_USE_CPU"] = "true"
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // local_processes)))
     command = [sys.executable, "-m", "reelnest.launch.launcher", str(params.launch.grace_seconds), "--config_file", str(path), *extra]
@@ -38,7 +38,7 @@ def launch_command(params: Params, params_file: Path, module: str, extra: Sequen
 
 
 def launch(params: Params, params_file: Path, module: str, extra: Sequence[str] = ()) -> NoReturn:
-    """Becomes the launcher: the same process, so that a signal to the stage reaches it."""
+    """Replaces this process with the launcher, so that a signal to the stage reaches the launcher."""
     command, environment = launch_command(params, params_file, module, extra)
     sys.stdout.flush()
     sys.stderr.flush()

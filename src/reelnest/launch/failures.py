@@ -1,6 +1,6 @@
-"""What went wrong in a rank, written by the rank and printed once by its launcher.
+"""The failures of ranks. Each rank writes its failure to a file, and the launcher prints the cause once.
 
-Each rank of a failed launch fails in its own way: the first has the cause, the others lose their connection to it. So no rank prints.
+Only the first rank to fail has the cause. The others fail because they lose their connection to it, so no rank prints.
 """
 
 import json
@@ -16,9 +16,9 @@ from pathlib import Path
 from reelnest.errors import ReelnestError
 
 FOLDER_VARIABLE = "REELNEST_FAILURES"
-"""Environment variable: the folder into which ranks write; the launcher sets it."""
+"""Environment variable with the folder into which ranks write. The launcher sets it."""
 ERRORS = Path("work/errors")
-"""Tracebacks of unexpected errors, for whoever mends them."""
+"""Folder for the tracebacks of unexpected errors."""
 MOST_FILES = 20
 MOST_CHARACTERS = 300
 
@@ -29,27 +29,27 @@ class Failure:
 
     rank: int
     seconds: float
-    """When, as `time.time()`: the earliest failure is the cause of the others."""
+    """The time of the failure, as `time.time()`. The earliest failure is the cause of the others."""
     status: int
     text: str
     traceback: str | None
-    """None for an error that the user can act on."""
+    """None for an error that the user can fix."""
 
     @classmethod
     def of(cls, error: Exception, rank: int) -> "Failure":
-        """Describes an exception that is being handled."""
+        """The failure for an exception that is being handled."""
         if isinstance(error, ReelnestError):
             return cls(rank, time.time(), error.exit_status, str(error), None)
         first_line = (str(error).splitlines() or [""])[0][:MOST_CHARACTERS]
         return cls(rank, time.time(), 1, f"{type(error).__name__}: {first_line}", traceback.format_exc())
 
     def write(self, folder: Path) -> None:
-        """Leaves the failure for the launcher."""
+        """Writes the failure to a file that the launcher reads."""
         (folder / f"{self.rank}.json").write_text(json.dumps(asdict(self)), encoding="utf-8")
 
 
 def read_failures(folder: Path) -> list[Failure]:
-    """Returns what ranks wrote, the earliest first. A file that a rank was killed at is left out."""
+    """Reads the failures that ranks wrote, the earliest first. Skips a file whose rank was killed while it wrote."""
     failures = []
     for path in folder.glob("*.json"):
         try:
@@ -60,10 +60,10 @@ def read_failures(folder: Path) -> list[Failure]:
 
 
 def cause_of(failures: list[Failure], statuses: Mapping[int, int], name: str) -> Failure:
-    """Returns the failure that ended a launch: a rank that a signal ended, or else the earliest error.
+    """Returns the failure that caused a launch to fail: a rank that was ended by a signal, or else the earliest error.
 
-    `statuses` are those of ranks that failed, -n for signal n. SIGTERM is no cause where a rank wrote an error: torch's launcher sends it
-    to the other ranks then.
+    `statuses` are the exit statuses of the failed ranks, -n for signal n. SIGTERM is not a cause if a rank wrote an error, because torch's
+    launcher then sends it to the other ranks.
     """
     killed = {rank: -status for rank, status in statuses.items() if status < 0 and status != -signal.SIGTERM}
     if failures and not killed:
@@ -74,12 +74,12 @@ def cause_of(failures: list[Failure], statuses: Mapping[int, int], name: str) ->
         return Failure(rank, time.time(), status, f"{name}: rank {rank} ended with status {status}.", None)
     text = f"{name}: rank {rank} was ended by {signal.Signals(-status).name}."
     if status == -signal.SIGKILL:
-        text += " The kernel does that when memory runs out; `reelnest memory` estimates what a training needs."
+        text += " The kernel does this when memory runs out. `reelnest memory` estimates the memory of a training."
     return Failure(rank, time.time(), 128 - status, text, None)
 
 
 def message(failure: Failure, name: str, root: Path) -> str:
-    """Returns what to print of a failure, in two lines at most for an unexpected error, whose traceback goes into a file below `root`."""
+    """The text to print for a failure, in at most two lines. The traceback of an unexpected error goes to a file below `root`."""
     if failure.traceback is None:
         return f"reelnest: error: {failure.text}"
     at = datetime.fromtimestamp(failure.seconds, UTC).strftime("%Y%m%d-%H%M%S")
@@ -92,5 +92,5 @@ def message(failure: Failure, name: str, root: Path) -> str:
         path.write_text(failure.traceback, encoding="utf-8")
     except OSError as error:  # a full disk may be the failure itself
         return "\n".join([*lines, f"Its traceback cannot be written to {path} ({error.strerror}):", failure.traceback])
-    # Resolved, since a deployment's run works in a folder that is removed, whose work/errors is a link to the checkout's.
+    # Resolved, because a deployment runs in a temporary folder whose work/errors is a link to the checkout's.
     return "\n".join([*lines, f"Its traceback is in {path.resolve()}"])

@@ -1,12 +1,12 @@
-"""`accelerate launch` in this process, with an end that a user can read.
+"""Runs `accelerate launch` in this process, forwards signals to the ranks, and prints one readable error.
 
-Usage (`reelnest train` and `evaluate` become it): `python -m reelnest.launch.launcher GRACE_SECONDS OPTIONS_OF_ACCELERATE... -m
-reelnest.launch.rank MODULE`
+`reelnest train` and `reelnest evaluate` exec it as `python -m reelnest.launch.launcher GRACE_SECONDS OPTIONS_OF_ACCELERATE... -m
+reelnest.launch.rank MODULE`.
 
-1. SIGTERM, SIGHUP or Ctrl-C asks every rank once to stop: a training finishes its step and saves. Ranks that still run after
-   GRACE_SECONDS, or at a second Ctrl-C, are killed. (torch's launcher would kill them after 30 s, accelerate's would not tell them.)
-2. When ranks fail, the cause alone is printed, and its exit status is this process's: neither accelerate nor torch would hand it on.
-3. When this process is killed, its ranks die with it (`rank.py`).
+1. SIGTERM, SIGHUP or Ctrl-C requests every rank once to stop; a training finishes its step and saves. Ranks that still run after
+   GRACE_SECONDS, or at a second Ctrl-C, are killed. (torch's launcher kills them after 30 s. accelerate's does not signal them at all.)
+2. When ranks fail, only the cause is printed, and its exit status becomes this process's. Neither accelerate nor torch passes it on.
+3. When this process is killed, its ranks are killed too (`rank.py`).
 """
 
 import contextlib
@@ -30,19 +30,19 @@ from reelnest.launch.failures import FOLDER_VARIABLE, Failure, cause_of, message
 from reelnest.launch.rank import LAUNCHER_VARIABLE
 
 RANK_MODULE = "reelnest.launch.rank"
-NOTHING = "SIGUSR2"
-"""What torch's launcher shall handle instead of SIGTERM and SIGINT: it needs one signal at least."""
+UNUSED_SIGNAL = "SIGUSR2"
+"""The signal that torch's launcher handles instead of SIGTERM and SIGINT. It requires at least one."""
 
 
-class Stopping:
-    """Hands signals on to the ranks."""
+class SignalForwarder:
+    """Forwards signals to the ranks."""
 
     def __init__(self, grace_seconds: float) -> None:
         self._grace_seconds = grace_seconds
-        self._asked = False
+        self._stop_requested = False
 
     def install(self) -> None:
-        """Takes over the signals that this process does not ignore (nohup, a shell's background job)."""
+        """Installs the handlers, except for signals that this process ignores (nohup, a shell's background job)."""
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._on_signal)
@@ -51,11 +51,11 @@ class Stopping:
         ranks = psutil.Process().children()
         if not ranks:
             raise SystemExit(128 + number)
-        if self._asked:
+        if self._stop_requested:
             if number == signal.SIGINT:
                 _send(ranks, signal.SIGKILL)
             return
-        self._asked = True
+        self._stop_requested = True
         _send(ranks, signal.SIGTERM)
         timer = threading.Timer(self._grace_seconds, _send, (ranks, signal.SIGKILL))
         timer.daemon = True
@@ -64,21 +64,21 @@ class Stopping:
 
 def _send(processes: Sequence[psutil.Process], number: signal.Signals) -> None:
     for process in processes:
-        with contextlib.suppress(psutil.Error):  # ended by itself
+        with contextlib.suppress(psutil.Error):  # it has already ended
             process.send_signal(number)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the ranks to their end. Returns 0, or the status of the rank whose failure was the cause, 128 + n after signal n."""
+    """Runs the ranks to their end. Returns 0, or the exit status of the rank that caused the failure, 128 + n for signal n."""
     grace_seconds, *options = arguments
     module = options[options.index(RANK_MODULE) + 1]
     name = module.rpartition(".")[2]
-    Stopping(float(grace_seconds)).install()
+    SignalForwarder(float(grace_seconds)).install()
     with TemporaryDirectory(prefix="reelnest-failures-") as folder:
-        os.environ |= {FOLDER_VARIABLE: folder, LAUNCHER_VARIABLE: str(os.getpid()), "PET_SIGNALS_TO_HANDLE": NOTHING}
+        os.environ |= {FOLDER_VARIABLE: folder, LAUNCHER_VARIABLE: str(os.getpid()), "PET_SIGNALS_TO_HANDLE": UNUSED_SIGNAL}
         try:
             statuses = _run(options)
-        except Exception as error:  # noqa: BLE001 -- whatever it is, its traceback is kept
+        except Exception as error:  # noqa: BLE001 -- its traceback is saved
             failure = Failure.of(error, rank=0)
         else:
             if not statuses:
@@ -89,12 +89,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(options: Sequence[str]) -> Mapping[int, int]:
-    """Returns the statuses of the ranks that failed; none where all succeeded."""
+    """Returns the exit statuses of the failed ranks, by rank."""
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     parsed = _parse(launch_command_parser(), options)
-    logging.disable(logging.ERROR)  # the reports of torch's launcher on ranks that failed
+    logging.disable(logging.ERROR)  # silences torch's own reports on failed ranks
     try:
         launch_command(parsed)
     except ChildFailedError as error:
@@ -105,7 +105,7 @@ def _run(options: Sequence[str]) -> Mapping[int, int]:
 
 
 def _parse(parser: object, options: Sequence[str]) -> Namespace:
-    """Parses accelerate's options without its page of usage. Raises ConfigError."""
+    """Parses accelerate's options without printing its usage. Raises ConfigError."""
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):

@@ -1,4 +1,4 @@
-"""Whether as many processes work together as were asked for."""
+"""A check that the expected number of processes work together."""
 
 from pathlib import Path
 
@@ -7,13 +7,13 @@ from reelnest.settings import Params, launch_processes
 
 
 def check_process_count(together: int, command: str, params: Params, params_file: Path) -> None:
-    """Raises TrainingError where the number of processes that work together is not that of `launch.config`.
+    """Raises TrainingError if the number of processes that work together differs from `launch.config`.
 
-    accelerate may start one process where more were asked for, or several that know nothing of each other, and report neither.
+    accelerate may silently start one process instead of several, or several that are not connected.
     """
     expected = launch_processes(params, params_file)
     if together != expected:
         raise TrainingError(
-            f"{command}: {together} processes work together here, but launch.config '{params.launch.config}' says {expected}."
-            f" Start it with `reelnest {command}`, or set launch.config to a file whose num_processes is right."
+            f"{command}: {together} processes work together; launch.config '{params.launch.config}' expects {expected}."
+            f" Start it with `reelnest {command}`, or set launch.config to a file with num_processes {together}."
         )

@@ -1,4 +1,4 @@
-"""What the tools below us do unasked, turned off: count their users, start servers of their own, unpickle."""
+"""Environment variables that turn off unwanted behaviour of dependencies: telemetry, extra servers, unpickling."""
 
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -9,4 +9,4 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
-"""Environment variables. Whoever wants what they turn off sets the variable."""
+"""Values by name. A variable that is already set keeps its value."""

@@ -1,7 +1,7 @@
-"""Each of the processes that `accelerate launch` starts: runs the `main()` of a module.
+"""A rank, one of the processes that `accelerate launch` starts. It runs the `main()` of a module.
 
-Usage: `accelerate launch --config_file configs/accelerate/cpu-2.yaml -m reelnest.launch.rank reelnest.stages.train`, as `reelnest train`
-does it. The imports are few: a rank is bound to its launcher before torch is loaded, which takes seconds.
+Usage: `accelerate launch --config_file configs/accelerate/cpu-2.yaml -m reelnest.launch.rank reelnest.stages.train`, as in `reelnest
+train`. There are few imports, so that a rank is bound to its launcher before torch is loaded, which takes seconds.
 """
 
 import ctypes
@@ -15,22 +15,22 @@ from reelnest.launch.command import prepare_process
 from reelnest.launch.failures import FOLDER_VARIABLE, Failure, message
 
 LAUNCHER_VARIABLE = "REELNEST_LAUNCHER"
-"""Environment variable: the launcher's process id."""
+"""Environment variable with the launcher's process id."""
 PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
-    """Returns the exit status. An error goes to the launcher, which prints the first one; without a launcher it is printed here."""
+    """Runs the module and returns the exit status. The launcher prints an error; without a launcher, rank 0 prints it."""
     launcher = os.environ.get(LAUNCHER_VARIABLE)
     if launcher is not None:
         _die_with_launcher(int(launcher))
-        # Ctrl-C in a terminal reaches all its processes; the launcher decides what it means.
+        # Ctrl-C in a terminal reaches all its processes. Only the launcher handles it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     prepare_process()
     _, module, *arguments = sys.argv
     try:
         importlib.import_module(module).main(arguments)
-    except Exception as error:  # noqa: BLE001 -- whatever it is, its traceback is kept
+    except Exception as error:  # noqa: BLE001 -- its traceback is saved
         failure = Failure.of(error, int(os.environ.get("RANK", "0")))
         folder = os.environ.get(FOLDER_VARIABLE)
         if folder is not None:
@@ -42,7 +42,7 @@ def main() -> int:
 
 
 def _die_with_launcher(launcher: int) -> None:
-    """Lets the kernel end this process when the launcher's main thread, which started it, ends."""
+    """Makes the kernel kill this process when the launcher's main thread, which started it, ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != launcher:

@@ -1,7 +1,7 @@
-"""Funnel search: a shortlist by a short prefix of nested vectors, ordered anew by longer ones.
+"""Funnel search: a short prefix of nested vectors gives a shortlist, which longer prefixes rerank.
 
-Kusupati et al. 2022, Matryoshka Representation Learning, https://arxiv.org/abs/2205.13147, section 4.3.1 (funnel retrieval): most of the
-corpus is looked at over few numbers only, and the answers are ordered nearly as the longest prefix would.
+Kusupati et al. 2022, Matryoshka Representation Learning, https://arxiv.org/abs/2205.13147, section 4.3.1 (funnel retrieval). Most of the
+corpus is compared over few numbers only, and the ranking is close to that of the longest prefix.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from reelnest.search.storage import Corpus, Int8Vectors, prefix
 from reelnest.search.topk import SMALLEST_NORM, Ranking, prefix_topk
 
 GATHERED = 500_000
-"""Numbers of shortlisted vectors held at once (2 MB): few enough to stay in a processor's cache between being read and being used."""
+"""Numbers of shortlisted vectors in memory at once (2 MB), so that they stay in the processor's cache."""
 
 
 class Rows(Protocol):
-    """Vectors that are read by row number: floats (rows, dim)."""
+    """Vectors that are read by row number, as floats (rows, dim)."""
 
     def __getitem__(self, rows: Tensor, /) -> Tensor: ...
 
@@ -33,19 +33,19 @@ def funnel_topk(
     shortlists: Sequence[int],
     k: int,
 ) -> Ranking:
-    """The best `k` answers of each query: the best `shortlists[0]` by the first of `dims`, of these the best by the second, and so on.
+    """The best `k` rows for each query: the best `shortlists[0]` by the first of `dims`, of these the best by the second, and so on.
 
-    The first step is exact; an answer that it leaves out is lost, so fewer than `k` come back where a shortlist is shorter. Equal scores
-    are ordered by corpus row, lowest first, so that a search repeats. Scores are cosines over the last of `dims`.
+    The first step is exact. A row that it leaves out is lost, so a shortlist shorter than `k` gives fewer than `k` results. Ties are
+    ordered by corpus row, lowest first, so that a search is reproducible. Scores are cosines over the last of `dims`.
 
     Args:
         queries: (queries, width), any length.
         corpus: (corpus, width), any length: floats, or Int8Vectors.
         dims: rising prefix lengths, each at most width.
-        shortlists: how many answers go from each dim to the next: one for each but the last, not rising.
-        k: answers for each query.
+        shortlists: how many rows go from each dim to the next: one number for each dim but the last, not rising.
+        k: results per query.
 
-    Raises ModelError for NaN or infinity in what it reads, ValueError for dims and shortlists that do not fit. Example:
+    Raises ModelError for NaN or infinity in the vectors that it reads, ValueError for invalid dims or shortlists. Example:
 
         ranking = funnel_topk(queries, corpus, dims=[16, 128], shortlists=[100], k=10)
         ranking.indices  # (queries, 10), rows of the corpus, best first
@@ -60,15 +60,15 @@ def funnel_topk(
 
 
 def rescore(queries: Tensor, vectors: Rows, rows: Tensor, k: int) -> Ranking:
-    """The best `k` of each query's own shortlist, by cosine; equals by row, lowest first.
+    """The best `k` of each query's shortlist, by cosine. Ties are ordered by row, lowest first.
 
     Args:
         queries: (queries, dim), any length.
-        vectors: what `rows` are rows of, each (dim,).
+        vectors: the vectors that `rows` refers to, each (dim,).
         rows: (queries, shortlist), in any order.
-        k: answers for each query.
+        k: results per query.
 
-    Raises ModelError for NaN or infinity in what is read.
+    Raises ModelError for NaN or infinity in a query or a shortlisted vector.
     """
     rows = rows.sort(dim=1).values
     queries = queries.float()
@@ -78,25 +78,25 @@ def rescore(queries: Tensor, vectors: Rows, rows: Tensor, k: int) -> Ranking:
         block = slice(start, start + step)
         rows_of_block = vectors[rows[block].flatten()].float().view(*rows[block].shape, queries.shape[1])  # (block, shortlist, dim)
         norms = torch.linalg.vector_norm(rows_of_block, dim=2).clamp_min(SMALLEST_NORM)
-        # Codes are often equal. Each row is summed alone, so that equal rows get equal scores; a matrix product promises no such thing.
+        # Codes are often equal. Each row is summed alone, so that equal rows get equal scores; a matrix product does not guarantee that.
         scores[block] = (rows_of_block * queries[block, None]).sum(2) / norms
     scores /= torch.linalg.vector_norm(queries, dim=1, keepdim=True).clamp_min(SMALLEST_NORM)
     if not torch.isfinite(scores).all():
-        query, place = (~torch.isfinite(scores)).nonzero()[0].tolist()
+        query, column = (~torch.isfinite(scores)).nonzero()[0].tolist()
         raise ModelError(
-            f"query {query}, or row {int(rows[query, place])} of the corpus, holds NaN or infinity, so nothing can be ranked. "
-            "Look for what went wrong where the vectors were made."
+            f"query {query} or corpus row {int(rows[query, column])} holds NaN or infinity, so nothing can be ranked. "
+            "Check the model that produced the vectors."
         )
-    scores, order = scores.sort(dim=1, descending=True, stable=True)
-    return Ranking(rows.gather(1, order)[:, :k].contiguous(), scores[:, :k].contiguous())
+    scores, permutation = scores.sort(dim=1, descending=True, stable=True)
+    return Ranking(rows.gather(1, permutation)[:, :k].contiguous(), scores[:, :k].contiguous())
 
 
 def _check_schedule(dims: Sequence[int], shortlists: Sequence[int], width: int) -> None:
     if not dims or list(dims) != sorted(set(dims)):
-        raise ValueError(f"the dims of a funnel must rise; found {list(dims)}")
+        raise ValueError(f"the dims of a funnel must increase; found {list(dims)}")
     if dims[-1] > width:
         raise ValueError(f"dim {dims[-1]} is outside 1 to {width}, the width of the vectors")
     if len(shortlists) != len(dims) - 1:
-        raise ValueError(f"a funnel needs a shortlist for each of its dims but the last: {len(dims) - 1}; found {list(shortlists)}")
+        raise ValueError(f"expected {len(dims) - 1} shortlists, one for each dim of the funnel but the last; found {list(shortlists)}")
     if any(count < 1 for count in shortlists) or list(shortlists) != sorted(shortlists, reverse=True):
-        raise ValueError(f"the shortlists of a funnel must be at least 1 and must not grow; found {list(shortlists)}")
+        raise ValueError(f"the shortlists of a funnel must be at least 1 and must not increase; found {list(shortlists)}")

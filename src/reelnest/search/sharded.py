@@ -1,4 +1,4 @@
-"""Exact search shared by the processes of a launch: each searches a part of the corpus, and all get all answers."""
+"""Exact search shared by the processes of a launch: each searches one shard of the corpus, and all get all results."""
 
 from collections.abc import Sequence
 
@@ -11,30 +11,30 @@ from reelnest.search.topk import BLOCK_QUERIES, Ranking, corpus_blocks, prefix_t
 
 
 def sharded_topk(queries: Tensor, corpus: Corpus, dims: Sequence[int], k: int) -> dict[int, Ranking]:
-    """What `prefix_topk` gives, to the last bit and on every rank; every rank has to call it, with equal arguments.
+    """The result of `prefix_topk`, to the last bit and on every rank. Every rank must call it with equal arguments.
 
-    A part of the corpus is some of the blocks that one process would go through, so each product is made of the same numbers, and however
-    many ranks there are, the scores are equal. A corpus with fewer blocks than ranks is searched by each rank alone: that takes less time
-    than telling each other. Answers are exchanged for a block of queries at a time, which bounds the memory.
+    A shard consists of some of the blocks that a single process would search. Each matrix product is therefore the same, and the scores do
+    not depend on the number of ranks. If the corpus has fewer blocks than there are ranks, each rank searches all of it, which takes less
+    time than communication. Results are exchanged for one block of queries at a time, which bounds the memory.
     """
     ranks = dist.get_world_size() if dist.is_initialized() else 1
     if ranks == 1 or len(corpus_blocks(len(queries), len(corpus))) < ranks:
         return prefix_topk(queries, corpus, dims, k)
-    own = prefix_topk(queries, corpus, dims, k, part=(dist.get_rank(), ranks))
-    for ranking in own.values():
+    rankings = prefix_topk(queries, corpus, dims, k, shard=(dist.get_rank(), ranks))
+    for ranking in rankings.values():
         for start in range(0, len(queries), BLOCK_QUERIES):
             block = slice(start, start + BLOCK_QUERIES)
-            # Parts stand in the order of their rows, and the sort is stable: of equal scores the lower row stays first.
-            scores, order = _side_by_side(ranking.scores[block]).sort(dim=1, descending=True, stable=True)
+            # Shards are ordered by row and the sort is stable, so among equal scores the lower row stays first.
+            scores, permutation = _gather_columns(ranking.scores[block]).sort(dim=1, descending=True, stable=True)
             k = ranking.scores.shape[1]
-            ranking.indices[block] = _side_by_side(ranking.indices[block]).gather(1, order[:, :k])
+            ranking.indices[block] = _gather_columns(ranking.indices[block]).gather(1, permutation[:, :k])
             ranking.scores[block] = scores[:, :k]
-    return own
+    return rankings
 
 
-def _side_by_side(local: Tensor) -> Tensor:
-    """(queries, k) of each rank as (queries, ranks · k), in the order of the ranks."""
+def _gather_columns(local: Tensor) -> Tensor:
+    """Gathers (queries, k) of each rank into (queries, ranks · k), in the order of the ranks."""
     moved = local.contiguous().cuda() if dist.get_backend() == "nccl" else local.contiguous()
-    parts = [torch.empty_like(moved) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, moved)
-    return torch.cat(parts, dim=1).to(local.device)
+    gathered = [torch.empty_like(moved) for _ in range(dist.get_world_size())]
+    dist.all_gather(gathered, moved)
+    return torch.cat(gathered, dim=1).to(local.device)

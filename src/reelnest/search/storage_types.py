@@ -1,6 +1,6 @@
-"""The storage types by name, in the order in which equals are preferred: a row is all that a new one needs.
+"""The storage types by name. Among equally good ones, the first is preferred. To add one, add a row to STORAGE_TYPES.
 
-torch is imported only when a corpus is stored, since the settings read the names here, and are read where no torch is needed.
+torch is imported only when a corpus is stored: the settings read the names here, also in processes that need no torch.
 """
 
 from collections.abc import Callable
@@ -24,13 +24,13 @@ class StorageType:
     """How an index stores a vector."""
 
     bytes_per_vector: Callable[[int], int]
-    """By dim."""
+    """Bytes of one vector, by dim."""
     store: "Callable[[Tensor], Corpus] | None"
-    """Gives, of vectors (vectors, width), what is searched by cosine; None: signs, of which the Hamming distance gives a shortlist."""
+    """Turns vectors (vectors, width) into a corpus that is searched by cosine. None for signs, which are searched by Hamming distance."""
     shared_bytes: Callable[[int], int] = _nothing
-    """What all vectors of an index share, such as scales, by dim."""
+    """Bytes that all vectors of an index share, such as scales, by dim."""
     codes: str | None = None
-    """Of signs: the storage type beside them by which the shortlist is ordered; None: by the signs themselves."""
+    """For signs: the storage type that reranks the shortlist. None: the signs themselves rerank it."""
 
 
 def _as_given(vectors: "Tensor") -> "Corpus":
@@ -63,15 +63,15 @@ STORAGE_TYPES: dict[str, StorageType] = {
 
 
 def storage_names() -> tuple[str, ...]:
-    """All names, for the settings."""
+    """All names."""
     return tuple(STORAGE_TYPES)
 
 
 def bytes_per_vector(dim: int, storage: str) -> int:
-    """What one vector takes, without what all share."""
+    """Bytes of one vector, without what all vectors share."""
     return STORAGE_TYPES[storage].bytes_per_vector(dim)
 
 
 def index_bytes(vectors: int, dim: int, storage: str) -> int:
-    """What the vectors of so many items take, without ids and without the graph of an approximate index."""
+    """Bytes of the vectors of an index, without its ids and without the graph of an approximate index."""
     return vectors * bytes_per_vector(dim, storage) + STORAGE_TYPES[storage].shared_bytes(dim)

@@ -11,38 +11,38 @@ from reelnest.search.storage import Corpus
 
 BLOCK_QUERIES = 1024
 BLOCK_SCORES = 2_000_000
-"""Scores held at once (8 MB in float32, which a processor's cache holds): the corpus passes by in blocks of so many."""
+"""Scores in memory at once (8 MB in float32, which fits a processor's cache). It sets the size of the corpus's blocks."""
 
 SMALLEST_NORM = 1e-12
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """The best answers of each query, best first."""
+    """The best rows for each query, best first."""
 
     indices: Tensor  # (queries, k) int64, rows of the corpus
     scores: Tensor  # (queries, k) float32, cosines
 
 
-def prefix_topk(queries: Tensor, corpus: Corpus, dims: Sequence[int], k: int, part: tuple[int, int] = (0, 1)) -> dict[int, Ranking]:
+def prefix_topk(queries: Tensor, corpus: Corpus, dims: Sequence[int], k: int, shard: tuple[int, int] = (0, 1)) -> dict[int, Ranking]:
     """The `k` corpus rows with the highest cosine to each query, for every prefix length in `dims`.
 
-    A dot product over a prefix is that over the next shorter one and a block more, so all dims cost the products of the longest one: for
-    each block of the corpus they grow from dim to dim, and each dim keeps its best so far. Memory is that of one block's scores and of the
-    answers, however large the corpus.
+    A dot product over a prefix is the one over the next shorter prefix plus the product of the numbers between, so all dims together cost
+    no more than the longest. For each block of the corpus, the products grow from dim to dim, and each dim keeps its best rows so far.
+    Memory holds one block's scores and the results, whatever the size of the corpus.
 
-    A prefix of a unit vector is no unit vector: each is normalised anew. Equal scores are ordered by corpus row, lowest first, also where
-    the cut at `k` falls between equals, so that a run repeats and a metric cannot depend on chance. `k` above the corpus gives all of it.
+    Each prefix is normalised separately, because a prefix of a unit vector is not a unit vector. Ties are ordered by corpus row, lowest
+    first, also at the cut after `k`, so that results and metrics are reproducible. If `k` exceeds the corpus, all rows are returned.
 
     Args:
         queries: (queries, width), any length.
-        corpus: (corpus, width), on the same device; any length, any storage type that is read out as floats.
+        corpus: (corpus, width), on the same device, of any length, in any storage type that is searched by cosine.
         dims: prefix lengths, each at most width.
-        k: answers for each query.
-        part: (0, 1) for all of the corpus, (n, parts) for its n-th part, whole blocks of it (see sharded.py). A part that holds fewer
-            than `k` rows fills up with row 0 at a score of -inf.
+        k: results per query.
+        shard: (0, 1) for the full corpus, (n, shards) for the blocks of its n-th shard (see sharded.py). A shard with fewer than `k` rows
+            is padded with row 0 at a score of -inf.
 
-    Raises ModelError for vectors that hold NaN or infinity, ValueError for shapes and dims that do not fit.
+    Raises ModelError for vectors that hold NaN or infinity, ValueError for invalid shapes or dims.
     """
     _check(queries, corpus, dims, k)
     k = min(k, len(corpus))
@@ -50,14 +50,14 @@ def prefix_topk(queries: Tensor, corpus: Corpus, dims: Sequence[int], k: int, pa
     rankings = {dim: Ranking(queries.new_zeros(shape, dtype=torch.int64), queries.new_full(shape, -torch.inf).float()) for dim in dims}
     rising = sorted(set(dims))
     for block in _blocks(len(queries), BLOCK_QUERIES):
-        for dim, ranking in _topk(queries[block], corpus, rising, k, part).items():
-            of_part = ranking.indices.shape[1]
-            rankings[dim].indices[block, :of_part], rankings[dim].scores[block, :of_part] = ranking.indices, ranking.scores
+        for dim, ranking in _topk(queries[block], corpus, rising, k, shard).items():
+            columns = ranking.indices.shape[1]
+            rankings[dim].indices[block, :columns], rankings[dim].scores[block, :columns] = ranking.indices, ranking.scores
     return rankings
 
 
 def corpus_blocks(queries: int, corpus: int) -> list[slice]:
-    """The blocks of the corpus that pass by a block of so many queries."""
+    """The blocks in which the corpus is compared with `queries` queries."""
     return _blocks(corpus, max(1, BLOCK_SCORES // max(1, min(queries, BLOCK_QUERIES))))
 
 
@@ -65,11 +65,11 @@ def prefix_scores(queries: Tensor, corpus: Tensor, dim: int) -> Tensor:
     """Cosines of all queries with all of the corpus over the first `dim` numbers: (queries, corpus) float32."""
     queries, corpus = queries[:, :dim].float(), corpus[:, :dim].float()
     scores = (queries / _norms(queries)) @ corpus.T
-    return scores.mul_(1 / _norms(corpus).T)  # scaling the scores spares a normalised copy of the corpus for every dim
+    return scores.mul_(1 / _norms(corpus).T)  # scaling the scores avoids a normalised copy of the corpus for every dim
 
 
 def query_blocks(queries: int, corpus: int) -> list[slice]:
-    """Blocks of queries whose scores against the whole corpus are about BLOCK_SCORES."""
+    """Blocks of queries that have about BLOCK_SCORES scores against the full corpus."""
     return _blocks(queries, max(1, BLOCK_SCORES // max(1, corpus)))
 
 
@@ -77,20 +77,20 @@ def _blocks(rows: int, step: int) -> list[slice]:
     return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
-def _topk(queries: Tensor, corpus: Corpus, dims: Sequence[int], k: int, part: tuple[int, int]) -> dict[int, Ranking]:
-    """For one block of queries; `dims` rise."""
-    # Lengths of queries change no order, and come last. Numbers of any size are brought to at most 1, so that no sum overflows.
+def _topk(queries: Tensor, corpus: Corpus, dims: Sequence[int], k: int, shard: tuple[int, int]) -> dict[int, Ranking]:
+    """`prefix_topk` for one block of queries. `dims` increase."""
+    # The norm of a query does not change its ranking and is applied last. The numbers are scaled to at most 1, so that no sum overflows.
     queries = queries.float()
     queries = queries / queries.abs().amax(dim=1, keepdim=True).clamp_min(SMALLEST_NORM)
     best = {dim: _Best(len(queries), k, queries.device) for dim in dims}
     blocks = corpus_blocks(len(queries), len(corpus))
-    number, parts = part
-    blocks = blocks[len(blocks) * number // parts : len(blocks) * (number + 1) // parts]
-    # Made once: fresh memory for each block would take longer than what is done with it.
-    held = queries.new_empty((2, len(queries) * max((block.stop - block.start for block in blocks), default=0)))
+    index, shards = shard
+    blocks = blocks[len(blocks) * index // shards : len(blocks) * (index + 1) // shards]
+    # Allocated once: an allocation for each block takes longer than its arithmetic.
+    buffers = queries.new_empty((2, len(queries) * max((block.stop - block.start for block in blocks), default=0)))
     for block in blocks:
         rows = corpus[block].float()
-        products, scores = (buffer[: len(queries) * len(rows)].view(len(queries), len(rows)) for buffer in held)
+        products, scores = (buffer[: len(queries) * len(rows)].view(len(queries), len(rows)) for buffer in buffers)
         products.zero_()
         squares = queries.new_zeros(len(rows), dtype=torch.float64)
         before = 0
@@ -105,10 +105,10 @@ def _topk(queries: Tensor, corpus: Corpus, dims: Sequence[int], k: int, part: tu
 
 
 class _Best:
-    """The best scores so far of each query of a block, from blocks of the corpus in rising order.
+    """The best scores so far of each query of a block. The blocks of the corpus are added in rising order.
 
-    Once `k` are known, only what is above a query's last one can still come in. Such scores are few, and are collected until there are
-    about as many as answers; then they are sorted into these.
+    Once `k` scores are known, only a score above a query's lowest one can still enter. There are few of these. They are collected until
+    there are about as many as results, and then merged.
     """
 
     def __init__(self, queries: int, k: int, device: torch.device) -> None:
@@ -118,7 +118,7 @@ class _Best:
         self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []  # query, row of the corpus, score
 
     def add(self, scores: Tensor, first_row: int) -> None:
-        """`scores` (queries, rows of the block), of which the first is `first_row` of the corpus."""
+        """Adds a block's scores, (queries, rows). Its first row is row `first_row` of the corpus."""
         if self._scores.shape[1] < self._k:
             indices, values = _best(scores, min(self._k, scores.shape[1]))
             self._merge(values, indices + first_row)
@@ -126,38 +126,38 @@ class _Best:
         queries, rows = (scores > self._scores[:, -1:]).nonzero(as_tuple=True)
         self._waiting.append((queries, rows + first_row, scores[queries, rows]))
         if sum(len(waiting) for waiting, _, _ in self._waiting) > self._indices.numel():
-            self._settle()
+            self._merge_waiting()
 
     def indices(self) -> Tensor:
-        """(queries, k), best first."""
-        self._settle()
+        """The best rows of the corpus, (queries, k), best first."""
+        self._merge_waiting()
         return self._indices
 
     def scores(self) -> Tensor:
-        """(queries, k), falling."""
-        self._settle()
+        """The best scores, (queries, k), highest first."""
+        self._merge_waiting()
         return self._scores
 
-    def _settle(self) -> None:
+    def _merge_waiting(self) -> None:
         if not self._waiting:
             return
-        queries, rows, values = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
+        queries, rows, values = (torch.cat(tensors) for tensors in zip(*self._waiting, strict=True))
         self._waiting = []
-        queries, order = queries.sort(stable=True)  # rows still rise within each query
+        queries, permutation = queries.sort(stable=True)  # rows still rise within each query
         counts = queries.bincount(minlength=len(self._scores))
         columns = torch.arange(len(queries), device=queries.device) - (counts.cumsum(0) - counts)[queries]
         shape = (len(counts), int(counts.max()) if len(queries) else 0)
         table = values.new_full(shape, -torch.inf)
-        table[queries, columns] = values[order]
+        table[queries, columns] = values[permutation]
         table_rows = rows.new_zeros(shape)
-        table_rows[queries, columns] = rows[order]
+        table_rows[queries, columns] = rows[permutation]
         self._merge(table, table_rows)
 
     def _merge(self, scores: Tensor, indices: Tensor) -> None:
-        """Among equals those come first that were there before, whose rows are lower, and then the lower row."""
-        scores, order = torch.cat([self._scores, scores], dim=1).sort(dim=1, descending=True, stable=True)
+        """Merges scores in. Among ties, the earlier ones come first, because their rows are lower; then the lower row."""
+        scores, permutation = torch.cat([self._scores, scores], dim=1).sort(dim=1, descending=True, stable=True)
         self._scores = scores[:, : self._k].contiguous()
-        self._indices = torch.cat([self._indices, indices], dim=1).gather(1, order[:, : self._k])
+        self._indices = torch.cat([self._indices, indices], dim=1).gather(1, permutation[:, : self._k])
 
 
 def _best(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -167,15 +167,15 @@ def _best(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
         values, indices = scores.sort(dim=1, descending=True, stable=True)
         return indices, values
     values, indices = scores.topk(k + 1, dim=1)
-    # Where the first one left out equals the last one found, which of the two came in was chance: those queries are sorted in full.
-    split = (values[:, k] == values[:, k - 1]).nonzero().squeeze(1)
-    # Among those found, torch.topk leaves equal scores in any order: row by row, then by score.
-    indices, order = indices[:, :k].sort(dim=1)
-    values, by_score = values[:, :k].gather(1, order).sort(dim=1, descending=True, stable=True)
+    # Where scores k and k + 1 are equal, torch.topk picks either. These queries are sorted in full.
+    tied = (values[:, k] == values[:, k - 1]).nonzero().squeeze(1)
+    # torch.topk leaves equal scores in any order, so the rows are sorted first and then, stably, by score.
+    indices, by_row = indices[:, :k].sort(dim=1)
+    values, by_score = values[:, :k].gather(1, by_row).sort(dim=1, descending=True, stable=True)
     indices = indices.gather(1, by_score)
-    if len(split):
-        full_values, full_indices = scores[split].sort(dim=1, descending=True, stable=True)
-        values[split], indices[split] = full_values[:, :k], full_indices[:, :k]
+    if len(tied):
+        full_values, full_indices = scores[tied].sort(dim=1, descending=True, stable=True)
+        values[tied], indices[tied] = full_values[:, :k], full_indices[:, :k]
     return indices, values
 
 
@@ -185,7 +185,7 @@ def _norms(vectors: Tensor) -> Tensor:
 
 def _check(queries: Tensor, corpus: Corpus, dims: Sequence[int], k: int) -> None:
     if queries.ndim != 2 or len(corpus.shape) != 2 or queries.shape[1] != corpus.shape[1]:
-        raise ValueError(f"queries and corpus must be (rows, width) of one width; found {tuple(queries.shape)} and {tuple(corpus.shape)}")
+        raise ValueError(f"queries and corpus must be (rows, width) of equal width; found {tuple(queries.shape)} and {tuple(corpus.shape)}")
     if k < 1:
         raise ValueError(f"k must be at least 1; found {k}")
     for dim in dims:
@@ -193,13 +193,12 @@ def _check(queries: Tensor, corpus: Corpus, dims: Sequence[int], k: int) -> None
             raise ValueError(f"dim {dim} is outside 1 to {queries.shape[1]}, the width of the vectors")
     for name, vectors in (("query", queries), ("corpus", corpus)):
         if not isinstance(vectors, Tensor):
-            continue  # codes, which are always numbers
-        # A sum with NaN or infinity in it is not finite either, and takes a tenth of the time; a sum may also overflow, so look again.
+            continue  # int8 codes are always finite
+        # Checking row sums takes a tenth of the time. A sum may also overflow, so the rows that fail are checked number by number.
         bad = (~torch.isfinite(vectors.sum(1))).nonzero().squeeze(1)
         bad = bad[~torch.isfinite(vectors[bad]).all(dim=1)]
         if len(bad):
             raise ModelError(
-                f"{len(bad)} of {len(vectors)} {name} vectors hold NaN or infinity (the first is row {int(bad[0])}), so nothing can be "
-                "ranked. Training has diverged, or the weights are damaged: look at the loss in reports/training.csv; a lower "
-                "train.learning_rate helps."
+                f"{len(bad)} of {len(vectors)} {name} vectors hold NaN or infinity (first: row {int(bad[0])}), so nothing can be ranked. "
+                "Training has diverged or the weights are damaged. Check the loss in reports/training.csv; lower train.learning_rate."
             )

@@ -211,7 +211,7 @@ def test_fp16_without_a_gpu_is_refused(prepared: Path, tmp_path: Path) -> None:
 def test_another_number_of_processes_than_asked_for_is_refused(prepared: Path, tmp_path: Path) -> None:
     root = write_workspace(tmp_path / "checkout", prepared)
     (root / "params.yaml").write_text((root / "params.yaml").read_text().replace("cpu-1", "cpu-2"))
-    with pytest.raises(TrainingError, match=r"1 processes work together here, but launch\.config 'cpu-2' says 2"):
+    with pytest.raises(TrainingError, match=r"1 processes work together; launch\.config 'cpu-2' expects 2"):
         run(root)
 
 

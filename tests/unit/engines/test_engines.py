@@ -1,4 +1,4 @@
-"""What every engine does: a version is searched only when it is active, and an engine of another package can be registered."""
+"""Engines: only the active version is searched, and another package can register an engine."""
 
 from pathlib import Path
 
@@ -70,30 +70,30 @@ def test_a_dropped_version_and_those_of_killed_runs_leave_nothing(engine: Engine
 
 
 @pytest.mark.parametrize("dim", [1, 4, 16])
-def test_an_exact_search_is_numpys(engine: Engine, dim: int) -> None:
+def test_an_exact_search_equals_numpy(engine: Engine, dim: int) -> None:
     write(engine, "aa", 50)
     engine.activate("aa")
     prefixes = VECTORS[:, :dim] / np.linalg.norm(VECTORS[:, :dim], axis=1, keepdims=True)
-    query = 3 * VECTORS[7]  # cosines do not depend on its length
+    query = 3 * VECTORS[7]  # cosines do not depend on its norm
     expected = prefixes @ (query[:dim] / np.linalg.norm(query[:dim]))
-    found = engine.search(query, 5, dim=dim)
-    np.testing.assert_allclose(found.scores, np.sort(expected)[::-1][:5], atol=1e-6)
-    if dim > 1:  # of one number only the sign is left
-        assert found.ids == [f"v{number:02}" for number in np.argsort(-expected)[:5]]
-    assert found.dims == (dim,)
+    hits = engine.search(query, 5, dim=dim)
+    np.testing.assert_allclose(hits.scores, np.sort(expected)[::-1][:5], atol=1e-6)
+    if dim > 1:  # a single number only has a sign
+        assert hits.ids == [f"v{number:02}" for number in np.argsort(-expected)[:5]]
+    assert hits.dims == (dim,)
 
 
 @pytest.mark.parametrize("graph_dim", [None, 4])
-def test_a_shortlist_is_ordered_by_the_full_width(engine: Engine, graph_dim: int | None) -> None:
+def test_the_full_width_reranks_a_shortlist(engine: Engine, graph_dim: int | None) -> None:
     write(engine, "aa", 50, graph_dim)
     engine.activate("aa")
     query = VECTORS[7]
     prefixes = VECTORS[:, :4] / np.linalg.norm(VECTORS[:, :4], axis=1, keepdims=True)
     shortlist = np.argsort(-(prefixes @ query[:4]))[:10]
     expected = sorted(shortlist, key=lambda row: -(VECTORS[row] @ query))[:5]
-    found = engine.search(query, 5, dim=4, shortlist=10)
-    assert found.ids == [f"v{number:02}" for number in expected]
-    assert found.dims == (4, 16)
+    hits = engine.search(query, 5, dim=4, shortlist=10)
+    assert hits.ids == [f"v{number:02}" for number in expected]
+    assert hits.dims == (4, 16)
 
 
 def test_videos_and_vectors_come_back_by_id_and_by_key(engine: Engine) -> None:
@@ -102,9 +102,9 @@ def test_videos_and_vectors_come_back_by_id_and_by_key(engine: Engine) -> None:
     assert [video.path for video in engine.get(["v30", "v02"])] == ["30.mp4", "2.mp4"]
     with pytest.raises(QueryError, match="no video of this id"):
         engine.get(["v02", "v99"])
-    found = engine.vectors(["key 3", "key 99"])
-    assert set(found) == {"key 3"}
-    np.testing.assert_array_equal(found["key 3"], VECTORS[3])
+    stored = engine.vectors(["key 3", "key 99"])
+    assert set(stored) == {"key 3"}
+    np.testing.assert_array_equal(stored["key 3"], VECTORS[3])
 
 
 def test_an_engine_of_another_package_is_opened_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

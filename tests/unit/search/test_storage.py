@@ -1,4 +1,4 @@
-"""Storage types, against the floats that they keep and against plain counting of bits."""
+"""Storage types, compared with the floats that they store and with a plain count of bits."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from reelnest.settings import Evaluate
 
 
 def some(rows: int, seed: int, width: int = 40) -> torch.Tensor:
-    spread = torch.linspace(0.1, 3.0, width)  # dimensions of trained vectors differ in it
+    spread = torch.linspace(0.1, 3.0, width)  # it differs between the dimensions of trained vectors
     return torch.randn(rows, width, generator=torch.Generator().manual_seed(seed)) * spread
 
 
@@ -27,7 +27,7 @@ def test_int8_is_off_by_half_a_step_of_its_dimension_at_most() -> None:
     assert int(codes.codes.abs().max()) == 127
 
 
-def test_what_is_kept_of_a_prefix_is_the_prefix_of_what_is_kept() -> None:
+def test_the_codes_of_a_prefix_are_the_prefix_of_the_codes() -> None:
     codes = Int8Vectors.calibrated(some(30, 1))
     rows = torch.tensor([3, 29])
     assert torch.equal(codes.prefix(8)[rows], codes[rows][:, :8])
@@ -37,45 +37,45 @@ def test_what_is_kept_of_a_prefix_is_the_prefix_of_what_is_kept() -> None:
 
 
 @pytest.mark.parametrize("storage", ["float16", "int8"])
-def test_stored_vectors_are_searched_as_the_floats_that_come_out_of_them(storage: str) -> None:
-    queries, kept = some(7, 2), stored(some(50, 3), storage)
-    found = prefix_topk(queries, kept, [8, 40], 10)
-    expected = prefix_topk(queries, kept[torch.arange(50)].float(), [8, 40], 10)
+def test_stored_vectors_are_searched_as_the_floats_that_they_decode_to(storage: str) -> None:
+    queries, corpus = some(7, 2), stored(some(50, 3), storage)
+    ranking = prefix_topk(queries, corpus, [8, 40], 10)
+    expected = prefix_topk(queries, corpus[torch.arange(50)].float(), [8, 40], 10)
     for dim in (8, 40):
-        assert torch.equal(found[dim].indices, expected[dim].indices)
-        assert torch.equal(found[dim].scores, expected[dim].scores)
+        assert torch.equal(ranking[dim].indices, expected[dim].indices)
+        assert torch.equal(ranking[dim].scores, expected[dim].scores)
 
 
 def test_vectors_of_any_length_and_zero_vectors_are_stored() -> None:
     vectors = torch.stack([torch.full((8,), 3e38), torch.zeros(8), torch.full((8,), -1e-30)])
     for storage in ("float16", "int8"):
-        kept = stored(vectors, storage)[torch.arange(3)].float()
-        torch.testing.assert_close(kept, torch.tensor([[8**-0.5], [0.0], [-(8**-0.5)]]).expand(3, 8), atol=3e-4, rtol=0)
+        decoded = stored(vectors, storage)[torch.arange(3)].float()
+        torch.testing.assert_close(decoded, torch.tensor([[8**-0.5], [0.0], [-(8**-0.5)]]).expand(3, 8), atol=3e-4, rtol=0)
     assert len(stored(vectors[:0], "int8")) == 0
 
 
 @pytest.mark.parametrize("dim", [7, 8, 40])
 @pytest.mark.parametrize("with_codes", [False, True])
-def test_binary_search_orders_the_nearest_by_hamming_distance_by_the_float_query(dim: int, with_codes: bool) -> None:
+def test_binary_search_reranks_the_nearest_signs_by_the_float_query(dim: int, with_codes: bool) -> None:
     queries, corpus = some(6, 4), some(70, 5)
     codes = Int8Vectors.calibrated(corpus) if with_codes else None
-    found = BinaryVectors(corpus, dim, codes).topk(queries, shortlist=12, k=5)
-    for query, answers in zip(queries[:, :dim], found.indices.tolist(), strict=True):
+    ranking = BinaryVectors(corpus, dim, codes).topk(queries, shortlist=12, k=5)
+    for query, rows in zip(queries[:, :dim], ranking.indices.tolist(), strict=True):
         distances = ((corpus[:, :dim] > 0) != (query > 0)).sum(dim=1).tolist()
         nearest = sorted(range(70), key=lambda row: (distances[row], row))[:12]
-        kept = codes[torch.tensor(nearest)][:, :dim] if codes else (corpus[nearest, :dim] > 0).float() * 2 - 1
-        cosines = torch.nn.functional.cosine_similarity(query[None], kept)
-        order = sorted(range(12), key=lambda place: (-round(float(cosines[place]), 5), nearest[place]))
-        assert answers == [nearest[place] for place in order[:5]]
+        decoded = codes[torch.tensor(nearest)][:, :dim] if codes else (corpus[nearest, :dim] > 0).float() * 2 - 1
+        cosines = torch.nn.functional.cosine_similarity(query[None], decoded)
+        ranked = sorted(range(12), key=lambda index: (-round(float(cosines[index]), 5), nearest[index]))
+        assert rows == [nearest[index] for index in ranked[:5]]
 
 
-def test_of_equal_distances_the_lower_rows_come_onto_the_shortlist() -> None:
-    found = BinaryVectors(torch.ones(9, 8), 8).topk(torch.ones(1, 8), shortlist=4, k=4)
-    assert found.indices.tolist() == [[0, 1, 2, 3]]
-    torch.testing.assert_close(found.scores, torch.ones(1, 4))
+def test_among_equal_distances_the_lower_rows_are_shortlisted() -> None:
+    ranking = BinaryVectors(torch.ones(9, 8), 8).topk(torch.ones(1, 8), shortlist=4, k=4)
+    assert ranking.indices.tolist() == [[0, 1, 2, 3]]
+    torch.testing.assert_close(ranking.scores, torch.ones(1, 4))
 
 
-def test_an_empty_corpus_and_no_queries_give_no_answers() -> None:
+def test_an_empty_corpus_and_no_queries_give_no_results() -> None:
     assert BinaryVectors(torch.ones(0, 8), 8).topk(torch.ones(2, 8), 4, 4).indices.shape == (2, 0)
     assert BinaryVectors(torch.ones(3, 8), 8).topk(torch.ones(0, 8), 4, 4).indices.shape == (0, 3)
 
@@ -102,6 +102,6 @@ def test_a_new_storage_type_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
     [configuration] = configurations([40], settings)
     assert (configuration.name, configuration.bytes_per_vector, configuration.is_exact) == ("40 bfloat16", 80, True)
     corpus = some(50, 3)
-    found = prefix_topk(some(7, 2), stored(corpus, "bfloat16"), [40], 10)[40]
+    ranking = prefix_topk(some(7, 2), stored(corpus, "bfloat16"), [40], 10)[40]
     expected = prefix_topk(some(7, 2), corpus, [40], 10)[40]
-    torch.testing.assert_close(found.scores, expected.scores, atol=0.02, rtol=0)
+    torch.testing.assert_close(ranking.scores, expected.scores, atol=0.02, rtol=0)

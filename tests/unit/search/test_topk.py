@@ -1,4 +1,4 @@
-"""Exact search by prefix, against a plain loop."""
+"""Exact search by prefix, compared with a plain loop."""
 
 import math
 
@@ -13,15 +13,15 @@ from reelnest.search.topk import prefix_topk
 
 def by_loop(queries: Tensor, corpus: Tensor, dim: int, k: int) -> list[list[int]]:
     """Cosines in exact Python numbers, sorted by score and then by row."""
-    answers = []
+    results = []
     for query in queries[:, :dim].tolist():
         scored = []
         for row, vector in enumerate(corpus[:, :dim].tolist()):
             dot = math.fsum(a * b for a, b in zip(query, vector, strict=True))
             lengths = math.sqrt(math.fsum(a * a for a in query)) * math.sqrt(math.fsum(b * b for b in vector))
             scored.append((-dot / lengths if lengths else 0.0, row))
-        answers.append([row for _, row in sorted(scored)[:k]])
-    return answers
+        results.append([row for _, row in sorted(scored)[:k]])
+    return results
 
 
 @pytest.mark.parametrize("block_scores", [16_000_000, 100, 1])
@@ -40,7 +40,7 @@ def test_ranking_equals_a_plain_loop_at_every_prefix(block_scores: int, monkeypa
 
 @pytest.mark.parametrize("k", [1, 2, 3, 5, 8, 9, 20])
 def test_equal_scores_are_ordered_by_row_even_across_the_cut(k: int) -> None:
-    # Powers of two and unit axes: every cosine is exact, so equals are equal to the last bit.
+    # Powers of two and unit axes: every cosine is exact, so ties are exact.
     axes = torch.eye(4)
     corpus = torch.stack([axes[1], axes[0] * 4, axes[2], axes[0], axes[1] * 2, axes[0] * 0.5, axes[3], axes[0], axes[1]])
     queries = torch.stack([axes[0], axes[1] * 8, axes[3]])
@@ -48,7 +48,7 @@ def test_equal_scores_are_ordered_by_row_even_across_the_cut(k: int) -> None:
     assert ranking.indices.tolist() == by_loop(queries, corpus, 4, k)
 
 
-def test_a_repeated_search_gives_the_same_answers_with_many_duplicates() -> None:
+def test_a_repeated_search_gives_the_same_results_with_many_duplicates() -> None:
     generator = torch.Generator().manual_seed(2)
     corpus = torch.randint(-1, 2, (400, 4), generator=generator).float()
     queries = torch.randint(-1, 2, (50, 4), generator=generator).float()
@@ -85,12 +85,12 @@ def test_a_zero_vector_scores_zero_and_not_nan() -> None:
 def test_vectors_with_nan_are_refused_with_their_row(value: float, side: str) -> None:
     vectors = {"query": torch.ones(4, 3), "corpus": torch.ones(5, 3)}
     vectors[side][2, 1] = value
-    with pytest.raises(ModelError, match=rf"1 of . {side} vectors hold NaN or infinity \(the first is row 2"):
+    with pytest.raises(ModelError, match=rf"1 of . {side} vectors hold NaN or infinity \(first: row 2"):
         prefix_topk(vectors["query"], vectors["corpus"], [3], k=2)
 
 
 @pytest.mark.parametrize(("dims", "k"), [([0], 1), ([5], 1), ([4], 0)])
-def test_dims_and_k_that_do_not_fit_are_refused(dims: list[int], k: int) -> None:
+def test_invalid_dims_and_k_are_refused(dims: list[int], k: int) -> None:
     with pytest.raises(ValueError, match=r"must be at least 1|is outside 1 to 4"):
         prefix_topk(torch.ones(2, 4), torch.ones(3, 4), dims, k)
 
