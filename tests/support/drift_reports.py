@@ -1,11 +1,11 @@
-"""What `reports/drift.json` holds, made up for the page."""
+"""A made-up `reports/drift.json` for tests of the page."""
 
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from reelnest.drift.measures import Shift, histogram, judge
+from reelnest.drift.measures import Shift, decide_drift, histogram
 from reelnest.records.changes import summarise
 
 HOSTILE = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"
@@ -24,7 +24,7 @@ def drift_report() -> dict[str, Any]:
         Shift("embeddings of texts", "energy effect", 0.021, 0.4, 500, 500, 0.1),
         Shift("retrieval", "fall of the mean", 0.037, 0.2, 300, 300, 0.01),
     ]
-    verdicts = judge(shifts, 0.95)
+    verdicts = decide_drift(shifts, 0.95)
     figures = {"before": {"value": 0.8, "low": 0.75, "high": 0.84}, "after": {"value": 0.76, "low": 0.72, "high": 0.81}}
     return {
         "settings": {"sample": 500, "confidence": 0.95, "margin": 0.1},

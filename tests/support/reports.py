@@ -145,7 +145,7 @@ def behaviour(**changes: Any) -> Content:
         "passed_by_kind": {"16": {"direction": 0.75}},
         "left_out": 0,
         "failed": 1,
-        "failures": [{"line": 7, "kind": "direction", "query": "a star moving left", "dims": [16], "found": "clip-2 is above"}],
+        "failures": [{"line": 7, "kind": "direction", "query": "a star moving left", "dims": [16], "problem": "clip-2 is above"}],
         "hash": "b1",
     } | changes
 

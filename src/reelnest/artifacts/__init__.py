@@ -1,6 +1,6 @@
-"""The reports that the stages hand on, as versioned models: one file an artifact.
+"""The reports of the stages, as versioned models, one module per file.
 
-In: what a stage measured, or a file in `reports/`. Out: the file, or the typed content of one. A file of another version, or a broken one,
-is an ArtifactError that says which command writes it anew. Each file has one writer, its stage; whoever else needs it reads it here.
-Open `artifact.py` first.
+In: the measurements of a stage, or a file in `reports/`. Out: the file, or its typed content. An invalid file, or one of another version,
+raises an ArtifactError that names the command to run. Only its stage writes a file; all other code reads it with these models. Open
+`artifact.py` first.
 """

@@ -1,4 +1,4 @@
-"""`models/candidate/run.json`: the MLflow run in which the training of a saved model is recorded. It is a file of the model's folder."""
+"""`models/candidate/run.json`: the MLflow run that recorded the training of a saved model. The file is in the model's folder."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ FILE = "run.json"
 
 
 class CandidateRun(BaseModel):
-    """The run. All None: the training was told to record none."""
+    """The MLflow run of a training. All fields are None if tracking was off."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -21,7 +21,7 @@ class CandidateRun(BaseModel):
 
     @classmethod
     def read(cls, folder: Path) -> "CandidateRun":
-        """The run of the model in a folder; that of none where there is no such file. Raises ArtifactError for a broken one."""
+        """Reads the run of the model in a folder. A missing file gives empty fields; an invalid one raises ArtifactError."""
         path = folder / FILE
         try:
             return cls.model_validate_json(path.read_text(encoding="utf-8"))

@@ -1,23 +1,23 @@
-"""`reports/evaluation.json`: how good the candidate is on the test split, in each configuration, and what it was compared with."""
+"""`reports/evaluation.json`: the candidate's metrics on the test split in each configuration, and comparisons with earlier models."""
 
 from typing import ClassVar
 
-from reelnest.artifacts.artifact import Artifact, Part
+from reelnest.artifacts.artifact import Artifact, FrozenModel
 
 ALL, FLOATS = "all", "float32"
-"""The pair kind that stands for the queries of all kinds, and the storage type that is exact."""
+"""The pair kind for all queries together, and the exact storage type."""
 Interval = tuple[float, float]
 
 
-class Measured(Part):
-    """Metrics by name, and the confidence interval of each."""
+class Measured(FrozenModel):
+    """Metrics and their confidence intervals, by name."""
 
     metrics: dict[str, float]
     intervals: dict[str, Interval]
 
 
 class Result(Measured):
-    """One pair kind at one dim, by exact search."""
+    """Metrics of one pair kind at one dim, with exact search."""
 
     pair_kind: str
     dim: int
@@ -29,7 +29,7 @@ class Result(Measured):
 
 
 class ConfigurationResult(Measured):
-    """One way to store and to search vectors, over all queries."""
+    """Metrics of one way to store and search vectors, over all queries."""
 
     name: str
     dim: int
@@ -38,23 +38,23 @@ class ConfigurationResult(Measured):
     shortlists: tuple[int, ...]
     bytes_per_vector: int
     index_bytes: int
-    """Of an index of `index_videos` videos."""
+    """Size of an index of `index_videos` videos."""
     queries_per_second: float
 
 
 class SliceResult(Measured):
-    """Some of the queries, at one dim, by exact search."""
+    """Metrics of a segment of the queries at one dim, with exact search."""
 
     slice: str
     value: str
     dim: int
     queries: int
     small: bool
-    """Whether there are so few queries that the metrics say little."""
+    """Whether the segment has too few queries for reliable metrics."""
 
 
-class NegativesOutranked(Part):
-    """How often the relevant item ranks above the negatives that the data lists for its query."""
+class NegativesOutranked(FrozenModel):
+    """The share of queries whose relevant item ranks above the negatives that the data lists for them."""
 
     pair_kind: str
     dim: int
@@ -62,8 +62,8 @@ class NegativesOutranked(Part):
     queries: int
 
 
-class RecommendedConfiguration(Part):
-    """The smallest configuration that is as good as the best one, and the evidence."""
+class RecommendedConfiguration(FrozenModel):
+    """The smallest configuration that is not worse than the best by more than the margin, and the evidence."""
 
     name: str
     dim: int
@@ -76,44 +76,44 @@ class RecommendedConfiguration(Part):
     best_dim: int
     best_value: float
     low: float
-    """The lower end of the difference to the best."""
+    """The lower end of the confidence interval of the difference to the best."""
     bytes_per_vector: int
 
 
-class BehaviourFailure(Part):
-    """A behaviour test that did not pass at some dims."""
+class BehaviourFailure(FrozenModel):
+    """A behaviour test that failed at some dims."""
 
     line: int
     kind: str
     query: str
     dims: tuple[int, ...]
-    found: str
+    problem: str
 
 
-class BehaviourResults(Part):
-    """The behaviour tests."""
+class BehaviourResults(FrozenModel):
+    """The results of the behaviour tests."""
 
     tests: int
     by_kind: dict[str, int]
     passed: dict[str, float]
-    """By dim, the share of all tests."""
+    """The share of tests that passed, by dim."""
     passed_by_kind: dict[str, dict[str, float]]
-    """By dim, then by kind."""
+    """The same by dim and kind."""
     left_out: int
-    """Tests that name videos which could not be prepared."""
+    """Tests that name videos that could not be prepared."""
     failed: int
     failures: tuple[BehaviourFailure, ...]
-    """The first ones."""
+    """The first failures."""
     hash: str
-    """Of the tests."""
+    """Hash of the tests."""
 
     @property
     def dims(self) -> list[int]:
-        """The dims at which the tests ran, rising."""
+        """The dims at which the tests ran, in increasing order."""
         return sorted(map(int, self.passed_by_kind))
 
 
-class Difference(Part):
+class Difference(FrozenModel):
     """A metric of one model minus that of another, at one dim, with its confidence interval."""
 
     dim: int
@@ -122,7 +122,7 @@ class Difference(Part):
     high: float
 
 
-class ComparedWith(Part):
+class ComparedWith(FrozenModel):
     """This evaluation minus an earlier one."""
 
     what: str
@@ -132,36 +132,36 @@ class ComparedWith(Part):
     differences: tuple[Difference, ...]
 
 
-class NotComparedWith(Part):
-    """What there was nothing to compare with, and why."""
+class NotComparedWith(FrozenModel):
+    """A comparison that was not possible, and the reason."""
 
     what: str
     reason: str
 
 
-class EvaluationCode(Part):
-    """The code that measured."""
+class EvaluationCode(FrozenModel):
+    """The code of the evaluation."""
 
     hash: str
 
 
-class EvaluatedModel(Part):
-    """The model that was measured."""
+class EvaluatedModel(FrozenModel):
+    """The evaluated model."""
 
     hash: str
     base: str
     embedding_width: int
 
 
-class SetSize(Part):
-    """How many queries search among how many items."""
+class SetSize(FrozenModel):
+    """The number of queries and of corpus items."""
 
     queries: int
     corpus: int
 
 
-class EvaluationData(Part):
-    """The queries, and what is relevant to them."""
+class EvaluationData(FrozenModel):
+    """The queries and their relevant items."""
 
     hash: str
     pair_kinds: dict[str, SetSize]
@@ -196,10 +196,10 @@ class EvaluationReport(Artifact):
 
     @property
     def by_dim(self) -> dict[int, Result]:
-        """The results over all queries, by rising dim."""
+        """The results over all queries, in increasing order of dim."""
         return {result.dim: result for result in sorted(self.results, key=lambda result: result.dim) if result.pair_kind == ALL}
 
     @property
     def chosen(self) -> ConfigurationResult:
         """The configuration that `choice` names."""
-        return next(one for one in self.configurations if one.name == self.choice.name)
+        return next(configuration for configuration in self.configurations if configuration.name == self.choice.name)

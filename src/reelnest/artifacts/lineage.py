@@ -1,47 +1,47 @@
-"""Where a model comes from, as `lineage.json` beside a registered version and `reports/registration.json` hold it."""
+"""The origins of a model, as in `lineage.json` of a registered version and in `reports/registration.json`."""
 
-from reelnest.artifacts.artifact import Part
+from reelnest.artifacts.artifact import FrozenModel
 from reelnest.artifacts.validation_report import RecordCounts, ValidationReport
 
 
-class Commit(Part):
-    """The git checkout in which a model was made."""
+class Commit(FrozenModel):
+    """The git checkout in which a model was trained."""
 
     hash: str
     clean: bool
     changes_saved: bool
-    """Whether `changes.diff` has what was not committed (or nothing was)."""
+    """Whether `changes.diff` contains all uncommitted changes. True if there are none."""
     repository: str
-    """What to clone."""
+    """The repository to clone."""
     published: bool
-    """Whether `repository` is the checkout's `origin`, and not the machine's own."""
+    """Whether `repository` is the checkout's `origin` rather than the local repository."""
     folder: str
-    """The project's, in the repository."""
+    """The project's folder in the repository."""
 
 
-class DataVersion(Part):
-    """What `data.dvc` says, and where the bytes are to be had."""
+class DataVersion(FrozenModel):
+    """The version of the data in `data.dvc`, and where to get the files."""
 
     hash: str
     files: int | None
     bytes: int | None
     sample_seed: int | None
-    """Where the data is the sample."""
+    """The seed of the sample; None for other data."""
     remote: str | None
-    """DVC's, where one is set."""
+    """The DVC remote; None if there is none."""
     cache: str
-    """This machine's copy."""
+    """The DVC cache of this machine."""
 
 
-class FlowRun(Part):
+class FlowRun(FrozenModel):
     """A Prefect flow run."""
 
     id: str
     url: str | None
 
 
-class ValidatedData(Part):
-    """Whether the data passed, and the counts."""
+class ValidatedData(FrozenModel):
+    """The result of the validation of the data."""
 
     passed: bool
     videos: RecordCounts
@@ -55,20 +55,20 @@ class ValidatedData(Part):
         return cls(passed=report.passed, videos=videos, pairs=pairs, quarantined=report.quarantined.records)
 
 
-class Environment(Part):
-    """What a model was made on."""
+class Environment(FrozenModel):
+    """The environment in which a model was trained."""
 
     python: str
     platform: str
     packages: int
     lock_hash: str | None
-    """SHA-256 of `requirements.lock`; None where there is none."""
+    """SHA-256 of `requirements.lock`; None if the file is missing."""
     differing: tuple[str, ...]
-    """Packages that are not installed in the version that `requirements.lock` names."""
+    """Packages whose installed version differs from `requirements.lock`."""
 
 
-class Origins(Part):
-    """The part of a lineage that fits on a page. None: there was no such thing."""
+class Origins(FrozenModel):
+    """The summary of a lineage that reports show. A field is None if its information is not available."""
 
     commit: Commit | None
     data: DataVersion | None

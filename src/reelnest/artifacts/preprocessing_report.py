@@ -1,23 +1,23 @@
-"""`reports/preprocessing.json`: what `prepared/` holds, and what could not be prepared."""
+"""`reports/preprocessing.json`: the contents of `prepared/`, and the videos that could not be prepared."""
 
 from typing import ClassVar
 
-from reelnest.artifacts.artifact import Artifact, Part
+from reelnest.artifacts.artifact import Artifact, FrozenModel
 
 
-class Dropped(Part):
-    """What validation let pass and could not be prepared all the same."""
+class Dropped(FrozenModel):
+    """Videos that passed validation but could not be prepared."""
 
     videos: int
     by_reason: dict[str, int]
     details: dict[str, str]
-    """By video, what is wrong with it."""
+    """The problem, by video."""
     pairs: int
     """Pairs that name such a video."""
 
 
 class PreprocessingReport(Artifact):
-    """The report of `reelnest preprocess`. It depends on the data and the settings alone."""
+    """The report of `reelnest preprocess`. It depends only on the data and the settings."""
 
     FILE: ClassVar[str] = "preprocessing.json"
     COMMAND: ClassVar[str] = "reelnest preprocess"
@@ -26,10 +26,10 @@ class PreprocessingReport(Artifact):
     texts: int
     videos: int
     pairs: dict[str, dict[str, int]]
-    """By split, then by kind."""
+    """Counts by split, then by kind."""
     megabytes: float
     videos_by_grid: dict[str, int]
     videos_by_decoder: dict[str, int]
     decoder_of: dict[str, str]
-    """By video, the decoder, where another one than the usual one read it; at most 100. The store's index has every video's."""
+    """The decoder of each video that the default decoder did not read, at most 100 videos. The store's index has all of them."""
     dropped: Dropped

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from reelnest.artifacts.artifact import Artifact, Part
+from reelnest.artifacts.artifact import Artifact, FrozenModel
 from reelnest.artifacts.evaluation_report import Difference
 from reelnest.artifacts.lineage import Origins
 
@@ -10,12 +10,12 @@ PROMOTED, NOT_PROMOTED, WAITS = "promoted", "not promoted", "waits for approval"
 """The decisions."""
 
 
-class ConditionResult(Part):
-    """One of the things that a challenger has to fulfil, and whether it does."""
+class ConditionResult(FrozenModel):
+    """A condition of the promotion, and whether the challenger meets it."""
 
     name: str
     passed: bool | None
-    """None: not known yet, since a person has to say."""
+    """None while it waits for a person's approval."""
     why: str
 
 
@@ -32,12 +32,12 @@ class RegistrationReport(Artifact):
     decision: str
     reason: str
     conditions: tuple[ConditionResult, ...]
-    """In their order, as far as they were looked at; empty of what was promoted by hand."""
+    """The conditions that were checked, in order. Empty for a manual promotion."""
     differences: tuple[Difference, ...]
-    """Challenger minus champion by dim; empty where there was nothing to compare with."""
+    """Challenger minus champion by dim. Empty if they were not compared."""
     metric: str
     value: float
     run_id: str | None
     model_hash: str
     lineage: Origins | None
-    """None for a version that was registered without one, or whose files are gone."""
+    """None for a version without a lineage, or whose files were deleted."""

@@ -1,48 +1,48 @@
-"""`reports/training.json`: what a training ran on, how it ended, and what each evaluation of the validation split gave."""
+"""`reports/training.json`: the inputs and the result of a training, and its metrics on the validation split."""
 
 from typing import ClassVar
 
-from reelnest.artifacts.artifact import Artifact, Part
+from reelnest.artifacts.artifact import Artifact, FrozenModel
 
 
-class Parameters(Part):
-    """How many numbers the model has."""
+class Parameters(FrozenModel):
+    """The numbers of parameters of the model."""
 
     total: int
     trainable: int
 
 
-class BestEvaluation(Part):
+class BestEvaluation(FrozenModel):
     """The evaluation whose weights became the candidate."""
 
     step: int
     metric: str
     dim: int
     value: float | None
-    """None where there was no validation split."""
+    """None without a validation split."""
 
 
-class ValidationMetrics(Part):
+class ValidationMetrics(FrozenModel):
     """One evaluation of the validation split."""
 
     epoch: int
     step: int
     metrics: dict[str, dict[str, float]]
-    """By dim, then by name, over the queries of all pair kinds."""
+    """Metrics over all queries, by dim and name."""
 
 
-class StepBreakdown(Part):
+class StepBreakdown(FrozenModel):
     """The time of the profiled steps, by phase."""
 
     steps: tuple[int, int]
-    """The first and the last."""
+    """The first and the last step."""
     seconds_per_step: float
     seconds: dict[str, float]
     share: dict[str, float]
 
 
-class Speed(Part):
-    """How fast the training was."""
+class Speed(FrozenModel):
+    """The speed of the training."""
 
     pairs_per_second: float
     seconds: float
@@ -74,6 +74,6 @@ class TrainingReport(Artifact):
 
     @property
     def best_metrics(self) -> dict[str, float]:
-        """The validation split's metrics of the chosen weights, at the dim at which they were chosen; empty without such a split."""
+        """The validation metrics of the selected weights at the dim that selected them. Empty without a validation split."""
         chosen = (evaluation.metrics[str(self.best.dim)] for evaluation in self.validation if evaluation.step == self.best.step)
         return next(chosen, {})

@@ -1,28 +1,28 @@
-"""`reports/validation.json`: whether the data can be used, and what was found in it."""
+"""`reports/validation.json`: whether the data passed validation, and its records and problems."""
 
 from typing import ClassVar, Literal
 
 from pydantic import JsonValue
 
-from reelnest.artifacts.artifact import Artifact, Part
+from reelnest.artifacts.artifact import Artifact, FrozenModel
 
 Severity = Literal["critical", "warning"]
 
 
-class RecordCounts(Part):
-    """The lines of a file, and those of them that are good."""
+class RecordCounts(FrozenModel):
+    """The number of lines of a file, and of its valid records."""
 
     good: int
     lines: int
 
 
 class VideoCounts(RecordCounts):
-    """The records of `videos.jsonl`, and what the good ones hold together."""
+    """The records of `videos.jsonl`, and totals over the valid ones."""
 
     frames: int
     seconds: float
     by_decoder: dict[str, int]
-    """The good ones by the decoder that read them."""
+    """Valid videos by the decoder that read them."""
     megabytes: float
 
 
@@ -32,14 +32,14 @@ class PairCounts(RecordCounts):
     by_split_and_kind: dict[str, dict[str, int]]
 
 
-class Quarantined(Part):
-    """The bad records."""
+class Quarantined(FrozenModel):
+    """The quarantined records."""
 
     records: int
     fraction: float
     allowed_fraction: float
     by_reason: dict[str, dict[str, int]]
-    """By file, then by reason."""
+    """Counts by file, then by reason."""
 
 
 class BehaviourCounts(RecordCounts):
@@ -47,20 +47,20 @@ class BehaviourCounts(RecordCounts):
 
     by_kind: dict[str, int]
     of_training: int
-    """Tests that ask or name what training reads: passing them says less."""
+    """Tests whose query or videos are also in the training split, which makes them less meaningful."""
 
 
-class LostQueries(Part):
-    """Queries that the quarantine left without any target."""
+class LostQueries(FrozenModel):
+    """Queries that lost all targets to the quarantine."""
 
     count: int
     pairs_by_reason: dict[str, int]
     queries: tuple[str, ...]
-    """The first ones."""
+    """The first queries."""
 
 
-class ExpectationOutcome(Part):
-    """What came of one expectation."""
+class ExpectationOutcome(FrozenModel):
+    """The result of one expectation."""
 
     suite: str
     expectation: str
@@ -68,16 +68,16 @@ class ExpectationOutcome(Part):
     severity: Severity
     success: bool
     observed: JsonValue
-    """The observed value, or how many rows of how many were unexpected."""
+    """The observed value, or the numbers of unexpected rows and of all rows."""
     lines: tuple[int, ...]
-    """The first lines of the file that hold something unexpected."""
+    """The first lines of the file with an unexpected value."""
 
     @property
     def summary(self) -> str:
-        """How a failed expectation failed, in one line."""
+        """A one-line description of a failed expectation."""
         if isinstance(self.observed, dict) and "unexpected" in self.observed:
             return f"{self.observed['unexpected']:,} of {self.observed['rows']:,} rows fail: {self.description}"
-        return f"the check '{self.description}' fails, with {self.observed}"
+        return f"the check '{self.description}' failed: observed {self.observed}"
 
 
 class ValidationReport(Artifact):

@@ -21,7 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reelnest.atomic_files import write_json
-from reelnest.drift.measures import Shift, counts_shift, fall, histogram, judge, least_alike, numbers_shift, sampled, vectors_shift
+from reelnest.drift.measures import Shift, counts_shift, decide_drift, fall, histogram, least_alike, numbers_shift, sampled, vectors_shift
 from reelnest.drift.page import write_drift_page
 from reelnest.encoder.saved import SavedModel, load
 from reelnest.errors import ReelnestError, RegistryError, VideoError
@@ -114,7 +114,7 @@ class _Found:
         self.unlike[measure] = [{"item": names[row], "cosine": cosine} for row, cosine in least_alike(before, after, SHOWN)]
 
     def report(self) -> dict[str, Any]:
-        verdicts = judge(self.shifts, self.settings.confidence)
+        verdicts = decide_drift(self.shifts, self.settings.confidence)
         drifted = [one.shift.measure for one in verdicts if one.drifted]
         return {
             "settings": self.settings.model_dump(mode="json"),

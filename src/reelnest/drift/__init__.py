@@ -1,5 +1,5 @@
-"""How far new data is from what the champion was trained on.
+"""Drift of new data from the champion's training data.
 
-In: figures of two versions of the data. Out: measures with their tests and sizes, and the page `reports/drift.html`. Open `measures.py`
-first. What MLflow keeps of it is in `reelnest.registry.drift_log`.
+In: values of two versions of the data. Out: measures with p-values and effect sizes, and the page `reports/drift.html`. Open `measures.py`
+first. `reelnest.registry.drift_log` logs the measures to MLflow.
 """

@@ -1,8 +1,8 @@
-"""Whether two versions of the data come from one distribution: each measure with a two-sample test and the size of its effect.
+"""Two-sample tests of whether two versions of the data come from one distribution, each with an effect size.
 
-With enough data every difference is significant, and with little data every effect is large by chance. So a measure has drifted where both
-hold: the difference is shown at the confidence that was asked for, all measures taken together (Bonferroni), and its effect reaches the
-margin. Items that both versions hold make the tests more careful, never less.
+With much data every difference is significant, and with little data large effects occur by chance. A measure has therefore drifted only if
+the difference is significant at the configured confidence, with a Bonferroni correction over all measures, and the effect reaches the
+margin. Items that both versions share make the tests more conservative.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,34 +15,34 @@ from scipy.stats import chi2_contingency, ks_2samp, mannwhitneyu
 from scipy.stats.contingency import association
 
 PERMUTATIONS = 9_999
-"""Enough for the smallest p-value that `drift.confidence` can ask for, shared among ten measures."""
+"""Enough for the smallest p-value that `drift.confidence` can require with ten measures."""
 AT_ONCE = 500
 BINS = 24
 LAST_BIN_FROM = 0.99
-"""Quantile of all values: a few very long ones would leave the rest one bin."""
+"""Quantile of all values at which the last bin starts. Without it, a few outliers would put all other values into one bin."""
 FEWEST = 2
-"""Values of a version without which nothing is compared."""
+"""Values that each version needs for a comparison."""
 
 
 @dataclass(frozen=True)
 class Shift:
-    """How far a measure of the new data is from what it was. Effects lie between 0 (the same) and 1."""
+    """The difference of a measure between the two versions. Effects are from 0 (no difference) to 1."""
 
     measure: str
     statistic: str
-    """What the effect is."""
+    """The name of the effect size."""
     effect: float
     p: float
     before: int
     after: int
-    """Values compared."""
+    """The number of values of each version."""
     margin: float
-    """What the effect has to reach."""
+    """The smallest effect that counts as drift."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A shift among all that were looked at."""
+    """Whether a shift, one of several that were tested, is drift."""
 
     shift: Shift
     adjusted: float
@@ -50,14 +50,14 @@ class Verdict:
     drifted: bool
 
 
-def judge(shifts: Sequence[Shift], confidence: float) -> list[Verdict]:
-    """Whether each has drifted. Of data that is the same, 1 - `confidence` at most are said to have drifted anywhere."""
+def decide_drift(shifts: Sequence[Shift], confidence: float) -> list[Verdict]:
+    """Decides which shifts are drift. Without any drift, the probability of a false alarm is at most 1 - `confidence`."""
     adjusted = [min(1.0, shift.p * len(shifts)) for shift in shifts]
     return [Verdict(shift, p, p <= 1 - confidence and shift.effect >= shift.margin) for shift, p in zip(shifts, adjusted, strict=True)]
 
 
 def numbers_shift(measure: str, before: ArrayLike, after: ArrayLike, margin: float) -> Shift | None:
-    """Kolmogorov and Smirnov's: the largest distance between the two cumulative distributions."""
+    """The Kolmogorov-Smirnov test. Its effect is the largest distance between the two cumulative distributions."""
     earlier, later = np.asarray(before, np.float64), np.asarray(after, np.float64)
     if min(len(earlier), len(later)) < FEWEST:
         return None
@@ -66,7 +66,7 @@ def numbers_shift(measure: str, before: ArrayLike, after: ArrayLike, margin: flo
 
 
 def counts_shift(measure: str, before: Mapping[str, int], after: Mapping[str, int], margin: float) -> Shift | None:
-    """The chi-squared test of the two versions' counts, and Cramér's V."""
+    """The chi-squared test of the counts of both versions. Its effect is Cramér's V."""
     kinds = sorted({*before, *after})
     table = np.array([[side.get(kind, 0) for kind in kinds] for side in (before, after)])
     if min(table.sum(axis=1), default=0) < FEWEST:
@@ -78,37 +78,37 @@ def counts_shift(measure: str, before: Mapping[str, int], after: Mapping[str, in
 
 
 def vectors_shift(measure: str, before: NDArray[np.float32], after: NDArray[np.float32], margin: float) -> Shift | None:
-    """The energy test: how much farther apart vectors of different versions are than vectors of one, against labels dealt out anew.
+    """The energy test: a permutation test of how much farther apart vectors of different versions are than vectors of the same version.
 
-    Székely and Rizzo 2013, https://doi.org/10.1016/j.jspi.2013.03.018. It is the maximum mean discrepancy with the distance as its kernel
-    (Sejdinovic et al. 2013, https://doi.org/10.1214/13-AOS1140), so there is no bandwidth to choose. The effect is the root of the energy
-    distance's share of the distance between the versions, without what chance adds to it: the size of Kolmogorov and Smirnov's, about.
+    Székely and Rizzo 2013, https://doi.org/10.1016/j.jspi.2013.03.018. It equals the maximum mean discrepancy with the distance as kernel
+    (Sejdinovic et al. 2013, https://doi.org/10.1214/13-AOS1140), so no bandwidth has to be chosen. The effect is the square root of the
+    unbiased energy distance divided by the distance between the versions. Its size is similar to the Kolmogorov-Smirnov distance.
 
     Args:
-        measure: its name.
+        measure: the name of the measure.
         before: (vectors, dim), of unit length.
-        after: the same of the new data.
-        margin: what the effect has to reach.
+        after: (vectors, dim), of unit length, of the new data.
+        margin: the smallest effect that counts as drift.
     """
     n, m = len(before), len(after)
     if min(n, m) < FEWEST:
         return None
-    everything = np.concatenate([before, after]).astype(np.float64)
-    distances = cdist(everything, everything)
+    pooled = np.concatenate([before, after]).astype(np.float64)
+    distances = cdist(pooled, pooled)
     labels = np.zeros(n + m)
     labels[:n] = 1
     (energy,), (between,) = _energy(distances, labels[None], n, m)
     random = np.random.default_rng([n, m])
     as_far = 0
     for start in range(0, PERMUTATIONS, AT_ONCE):
-        dealt = random.permuted(np.tile(labels, (min(AT_ONCE, PERMUTATIONS - start), 1)), axis=1)
-        as_far += int((_energy(distances, dealt, n, m)[0] >= energy - 1e-12).sum())
+        permuted = random.permuted(np.tile(labels, (min(AT_ONCE, PERMUTATIONS - start), 1)), axis=1)
+        as_far += int((_energy(distances, permuted, n, m)[0] >= energy - 1e-12).sum())
     effect = float(np.sqrt(max(0.0, energy) / (2 * between))) if between > 0 else 0.0
     return Shift(measure, "energy effect", min(1.0, effect), (1 + as_far) / (1 + PERMUTATIONS), n, m, margin)
 
 
 def fall(measure: str, before: ArrayLike, after: ArrayLike, margin: float) -> Shift | None:
-    """Mann and Whitney's test of whether queries fare worse than they did, and by how much on average."""
+    """The Mann-Whitney test of whether a metric of the queries decreased. Its effect is the decrease of the mean."""
     earlier, later = np.asarray(before, np.float64), np.asarray(after, np.float64)
     if min(len(earlier), len(later)) < FEWEST:
         return None
@@ -117,12 +117,12 @@ def fall(measure: str, before: ArrayLike, after: ArrayLike, margin: float) -> Sh
 
 
 def histogram(before: ArrayLike, after: ArrayLike) -> dict[str, list[float]]:
-    """The share of each version's values in bins that both have in common; the last bin holds all that is above it too."""
+    """The share of each version's values in shared bins. The last bin also has all larger values."""
     sides = {"before": np.asarray(before, np.float64), "after": np.asarray(after, np.float64)}
-    everything = np.concatenate(list(sides.values()))
-    low, top = float(everything.min()), float(np.quantile(everything, LAST_BIN_FROM))
-    if (everything == np.floor(everything)).all():
-        # As wide as whole numbers are apart, or some bins would hold one number more than others.
+    pooled = np.concatenate(list(sides.values()))
+    low, top = float(pooled.min()), float(np.quantile(pooled, LAST_BIN_FROM))
+    if (pooled == np.floor(pooled)).all():
+        # Bins of integers have an integer width, or some would cover more integers than others.
         step = max(1.0, np.ceil((top - low) / BINS))
         edges = np.arange(low, max(top, low + 1) + step, step)
     else:
@@ -132,7 +132,7 @@ def histogram(before: ArrayLike, after: ArrayLike) -> dict[str, list[float]]:
 
 
 def sampled(ids: Sequence[str], most: int) -> list[str]:
-    """At most so many, drawn without regard to their order in the file; the same ones of the same ids."""
+    """A sample of at most `most` ids. It does not depend on their order and is the same for the same ids."""
     ordered = sorted(ids)
     if len(ordered) <= most:
         return ordered
@@ -140,7 +140,7 @@ def sampled(ids: Sequence[str], most: int) -> list[str]:
 
 
 def least_alike(before: NDArray[np.float32], after: NDArray[np.float32], most: int) -> list[tuple[int, float]]:
-    """The new vectors whose nearest old one is farthest: rows and cosines, the least alike first."""
+    """The new vectors with the lowest cosine to their nearest old vector: rows and cosines, lowest first."""
     if not len(before):
         return []
     nearest = (after @ before.T).max(axis=1)
@@ -148,7 +148,7 @@ def least_alike(before: NDArray[np.float32], after: NDArray[np.float32], most: i
 
 
 def _energy(distances: NDArray[np.float64], labels: NDArray[np.float64], n: int, m: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Of each deal of labels (deals, vectors): the energy distance, without bias, and the mean distance between the two groups."""
+    """The unbiased energy distance and the mean distance between the groups, for each row of `labels` (permutations, vectors)."""
     within = np.einsum("dv,dv->d", labels @ distances, labels)
     across = labels @ distances.sum(axis=1) - within
     rest = distances.sum() - 2 * across - within

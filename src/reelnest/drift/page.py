@@ -1,4 +1,4 @@
-"""`reports/drift.html`: whether new data is still what the champion was trained on, and what the champion finds in it."""
+"""`reports/drift.html`: the drift of new data from the champion's data, and the champion's retrieval on both."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ KINDS = "pair kinds"
 
 
 def write_drift_page(path: Path, report: Mapping[str, Any]) -> None:
-    """Writes the page, whole or not at all. `report` is what `reports/drift.json` holds."""
+    """Writes the page atomically. `report` is the content of `reports/drift.json`."""
     filters = {"figure": wording.figure, "signed": wording.signed, "metric": wording.metric_name, "p": _p}
     write_page(
         path,
@@ -38,26 +38,28 @@ def _title(report: Mapping[str, Any]) -> str:
 
 
 def _charts(report: Mapping[str, Any]) -> list[PairedBars]:
-    found = [of_histogram(name.capitalize(), one["histogram"]) for name, one in report["distributions"].items()]
+    charts = [of_histogram(name.capitalize(), measure["histogram"]) for name, measure in report["distributions"].items()]
     kinds = report["pair_kinds"]
     if kinds:
         names = sorted({*kinds["before"], *kinds["after"]}, key=wording.kind_style)
-        called = {kind: wording.kind_name(kind) for kind in names}
-        found.append(of_counts(KINDS.capitalize(), kinds["before"], kinds["after"], called))
-    return found
+        labels = {kind: wording.kind_name(kind) for kind in names}
+        charts.append(of_counts(KINDS.capitalize(), kinds["before"], kinds["after"], labels))
+    return charts
 
 
 def _quality(quality: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """A row for each dim, with the two intervals on one scale."""
+    """Adds rows to `quality`: one for each dim and version, with bars of the intervals on a common scale."""
     if quality is None:
         return None
-    rows = [(one["dim"], side, one[side]) for one in quality["dims"] for side in ("before", "after") if one[side] is not None]
-    bars = interval_bars([(found["value"], found["low"], found["high"]) for _, _, found in rows])
-    drawn = [
-        {"dim": dim, "side": side, **found, "bar": bar, "first": side == "before" or quality["queries"]["before"] is None}
-        for (dim, side, found), bar in zip(rows, bars, strict=True)
+    metrics = [
+        (by_side["dim"], side, by_side[side]) for by_side in quality["dims"] for side in ("before", "after") if by_side[side] is not None
     ]
-    return {**quality, "rows": drawn}
+    bars = interval_bars([(metric["value"], metric["low"], metric["high"]) for _, _, metric in metrics])
+    rows = [
+        {"dim": dim, "side": side, **metric, "bar": bar, "first": side == "before" or quality["queries"]["before"] is None}
+        for (dim, side, metric), bar in zip(metrics, bars, strict=True)
+    ]
+    return {**quality, "rows": rows}
 
 
 def _p(value: float) -> str:

@@ -1,4 +1,4 @@
-"""Where the bars of two distributions go: the shares of two versions of the data, side by side in each bin."""
+"""The geometry of paired bars: the shares of two versions of the data, side by side in each bin."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -9,9 +9,9 @@ from reelnest.report.charts.line_chart import Tick, apart
 WIDTH, HEIGHT = 480, 190
 LEFT, RIGHT, TOP, BOTTOM = 40, 6, 8, 26
 GAP = 0.15
-"""Of a bin, on either side of its two bars."""
+"""Space on each side of the two bars of a bin, as a fraction of the bin."""
 TOPS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
-"""Ends of axes whose shares stay below; of others it is 1."""
+"""Possible ends of the y axis below 1. The smallest that fits is used."""
 TICKS = 2
 MOST_EDGES = 7
 
@@ -21,7 +21,7 @@ class Bar:
     """One version's share of a bin."""
 
     side: int
-    """0 of the data before, 1 of the new data."""
+    """0 for the data before, 1 for the new data."""
     x: float
     y: float
     width: float
@@ -45,7 +45,7 @@ class PairedBars:
 
 
 def of_histogram(title: str, histogram: Mapping[str, Sequence[float]]) -> PairedBars:
-    """Of `edges`, and the shares `before` and `after` (`reelnest.drift.measures.histogram`). The last bin is open."""
+    """The chart of a histogram with `edges` and the shares `before` and `after` (`measures.histogram`). The last bin is open."""
     edges = histogram["edges"]
     bins = len(edges) - 1
     names = [f"{low:.4g} to {high:.4g}" for low, high in itertools.pairwise(edges)]
@@ -56,7 +56,7 @@ def of_histogram(title: str, histogram: Mapping[str, Sequence[float]]) -> Paired
 
 
 def of_counts(title: str, before: Mapping[str, int], after: Mapping[str, int], name: Mapping[str, str]) -> PairedBars:
-    """Of counts by kind; `name` says what a kind is called."""
+    """The chart of counts by kind. `name` has the label of each kind, in the order of the chart."""
     kinds = list(name)
     ticks = [Tick(_x(at + 0.5, len(kinds)), name[kind]) for at, kind in enumerate(kinds)]
     shares_before, shares_after = ([side.get(kind, 0) / max(1, sum(side.values())) for kind in kinds] for side in (before, after))
@@ -76,8 +76,8 @@ def _drawn(
             height = room * shares[at] / top
             x = _x(at + GAP + side * share, len(names))
             width = _x(at + GAP + (side + 1) * share, len(names)) - x
-            said = f"{name}: {shares[at]:.1%} {('before', 'new')[side]}"
-            bars.append(Bar(side, x, HEIGHT - BOTTOM - height, width, height, said))
+            tooltip = f"{name}: {shares[at]:.1%} {('before', 'new')[side]}"
+            bars.append(Bar(side, x, HEIGHT - BOTTOM - height, width, height, tooltip))
     levels = [top * number / TICKS for number in range(TICKS + 1)]
     return tuple(bars), apart(ticks), tuple(Tick(HEIGHT - BOTTOM - room * level / top, f"{level:.3g}") for level in levels)
 

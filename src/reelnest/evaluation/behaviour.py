@@ -33,8 +33,8 @@ class Failure:
     kind: Kind
     query: str
     dims: tuple[int, ...]
-    found: str
-    """The result at the largest of these dims, and what was expected. The report has a field of this name."""
+    problem: str
+    """The result at the largest of these dims, and what was expected."""
 
 
 @dataclass(frozen=True)

@@ -350,7 +350,7 @@ def test_a_model_that_was_not_the_one_evaluated_is_refused(project: Project) -> 
         register.run(project.workspace, project.params)
 
 
-@pytest.mark.parametrize(("content", "says"), [(None, "no such file"), ("{}", "its schema_version is missing"), ("{", "it is no JSON")])
+@pytest.mark.parametrize(("content", "says"), [(None, "no such file"), ("{}", "schema_version is missing"), ("{", "not JSON")])
 def test_a_missing_or_broken_evaluation_is_refused(project: Project, content: str | None, says: str) -> None:
     file = project.reports / "evaluation.json"
     file.unlink()

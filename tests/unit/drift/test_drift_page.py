@@ -1,4 +1,4 @@
-"""The drift's page, in Chromium too: what it says, and that a hostile text stays a text."""
+"""The content of the drift page, also in Chromium. Hostile text stays text."""
 
 from pathlib import Path
 from typing import Any
@@ -12,35 +12,33 @@ from tests.support.drift_reports import HOSTILE, drift_report
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1400), ("dark", 400)])
-def test_the_page_fits_the_screen_asks_the_network_for_nothing_and_runs_no_text(
-    browser: Any, tmp_path: Path, scheme: str, width: int
-) -> None:
+def test_the_page_fits_the_screen_makes_no_requests_and_runs_no_text(browser: Any, tmp_path: Path, scheme: str, width: int) -> None:
     write_drift_page(tmp_path / "drift.html", drift_report())
     page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
-    asked: list[str] = []
+    requests: list[str] = []
     complaints: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    page.on("request", lambda request: requests.append(request.url))
     page.on("console", lambda message: complaints.append(message.text))
     page.goto((tmp_path / "drift.html").as_uri())
-    assert asked == [(tmp_path / "drift.html").as_uri()]
+    assert requests == [(tmp_path / "drift.html").as_uri()]
     assert complaints == []
     assert page.title() == "Drift: 2 of 4 measures drifted"
-    assert HOSTILE in page.locator("td.said").first.inner_text()
+    assert HOSTILE in page.locator("td.item").first.inner_text()
     assert page.locator("tr.drifted th").all_inner_texts() == ["length of texts", "pair kinds"]
     assert page.evaluate("document.documentElement.scrollWidth") == width
-    found = Axe().run(page).response["violations"]
-    assert [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")] == []
+    violations = Axe().run(page).response["violations"]
+    assert [(rule["id"], rule["nodes"][0]["html"]) for rule in violations if rule["impact"] in ("serious", "critical")] == []
     page.close()
 
 
 def test_a_page_without_data_or_earlier_figures_says_so(tmp_path: Path) -> None:
     report = drift_report() | {"distributions": {}, "pair_kinds": {}, "unlike": {}, "compared_data": False, "drifted": [], "measures": []}
     report["quality"]["queries"]["before"] = None
-    report["quality"]["dims"] = [{**one, "before": None} for one in report["quality"]["dims"]]
+    report["quality"]["dims"] = [{**by_side, "before": None} for by_side in report["quality"]["dims"]]
     write_drift_page(tmp_path / "drift.html", report)
     text = (tmp_path / "drift.html").read_text(encoding="utf-8")
     assert "<h1>No drift was shown</h1>" in text
-    assert "of the champion's retrieval alone" in text
+    assert "only covers the champion's retrieval" in text
     assert "Distributions" not in text
     write_drift_page(tmp_path / "drift.html", report | {"quality": None})
     assert "Retrieval by the champion" not in (tmp_path / "drift.html").read_text(encoding="utf-8")

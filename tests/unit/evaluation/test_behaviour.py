@@ -28,7 +28,7 @@ def test_a_synonym_keeps_the_ranking_and_another_word_does_not() -> None:
     assert found.tests == {"invariance": 2}
     assert found.passed == {2: {"invariance": 0.5}, 3: {"invariance": 0.5}}
     assert [(one.line, one.dims) for one in found.failures] == [(7, (2, 3))]
-    assert "expected 2 or more" in found.failures[0].found
+    assert "expected 2 or more" in found.failures[0].problem
 
 
 def test_the_right_video_stands_above_its_opposite() -> None:
@@ -48,7 +48,7 @@ def test_the_obvious_query_finds_the_obvious_video_at_the_dims_that_can_tell() -
     assert found.passed == {2: {"minimum": 0.5}, 3: {"minimum": 1.0}}
     ((failure,)) = found.failures
     assert (failure.query, failure.dims) == ("up", (2,))
-    assert failure.found == "the video has rank 2 of 4; expected one of the first 1"
+    assert failure.problem == "the video has rank 2 of 4; expected one of the first 1"
 
 
 def test_a_model_that_sees_no_difference_passes_no_test_of_direction() -> None:

@@ -78,7 +78,7 @@ def test_the_policy_allows_this_style_and_this_script_alone(tmp_path: Path) -> N
 def test_hostile_texts_are_shown_and_are_no_tags(tmp_path: Path) -> None:
     content = full_evaluation()
     content["model"]["base"] = content["not_compared"][0]["reason"] = HOSTILE
-    content["behaviour"]["failures"][0]["found"] = HOSTILE
+    content["behaviour"]["failures"][0]["problem"] = HOSTILE
     for entry in content["slices"]:
         entry["slice"] = "caption" if entry["slice"] == "pair kind" else entry["slice"]
         entry["value"] = HOSTILE if entry["slice"] == "caption" else entry["value"]
