@@ -1,13 +1,13 @@
-"""Behaviour tests of a model: `behaviour.jsonl` beside the pairs, which a team writes and extends.
+"""Behaviour tests of a model: `behaviour.jsonl` in the data folder, which a team writes and extends.
 
 Three kinds (after Ribeiro et al. 2020, Beyond accuracy: behavioral testing of NLP models with CheckList, https://arxiv.org/abs/2005.04118):
 
-invariance   {"kind": "invariance", "query": "a red hoop", "same_as": "a crimson ring"}: other words for the same thing find the same videos
-direction    {"kind": "direction", "query": "a ball rolls left", "video": "v1", "above": "v2"}: v1 stands above v2, which shows it otherwise
-minimum      {"kind": "minimum", "query": "a red ball", "video": "v1"}: the obvious query finds the obvious video
+invariance   {"kind": "invariance", "query": "a red hoop", "same_as": "a crimson ring"}: a paraphrase returns the same videos
+direction    {"kind": "direction", "query": "a ball rolls left", "video": "v1", "above": "v2"}: v1 ranks above v2
+minimum      {"kind": "minimum", "query": "a red ball", "video": "v1"}: the obvious query returns the obvious video
 
-`video` and `above` may be lists: of several right videos the best counts, and of several wrong ones too. `top` (10 unless said) is how far
-down the answers are looked at, `shared` (half of `top` unless said) how many of them both queries of an invariance have in common.
+`video` and `above` may be lists, of which the highest ranked video counts. `top` (default 10) is the number of results to check. `shared`
+(default half of `top`) is the minimum number of results that both queries of an invariance test have in common.
 """
 
 import json
@@ -24,7 +24,7 @@ from reelnest.records.json_lines import RecordError, check_keys, check_string, s
 Kind = Literal["invariance", "direction", "minimum"]
 
 BEHAVIOUR_FILE = "behaviour.jsonl"
-"""In `data/`; those that can be used stand in `reports/` under the same name, where the evaluation reads them."""
+"""File name in `data/`. Validation writes the usable tests to `reports/` under the same name, where the evaluation reads them."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 KEYS: Mapping[Kind, tuple[str, ...]] = {
     "invariance": ("kind", "query", "same_as", "top", "shared"),
@@ -36,32 +36,31 @@ TOP = 10
 
 @dataclass(frozen=True)
 class BehaviourTest:
-    """A line of `behaviour.jsonl`. What a kind does not have is empty, or 0."""
+    """A line of `behaviour.jsonl`. Fields that its kind does not use are empty, or 0."""
 
     kind: Kind
     query: str
     same_as: str
     video: tuple[str, ...]
-    """Ids of right answers, of which the best counts."""
+    """Ids of relevant videos, of which the highest ranked counts."""
     above: tuple[str, ...]
-    """Ids of videos that none of the right ones may stand below all of."""
+    """Ids of videos that must rank below it."""
     top: int
     shared: int
     line: int
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """What is asked."""
+        """The test's queries."""
         return (self.query, self.same_as) if self.kind == "invariance" else (self.query,)
 
 
 def read_behaviour(
     data: Path, videos: Collection[str], bad_videos: Mapping[str, str], max_text_characters: int
 ) -> tuple[list[BehaviourTest], list[BadRecord]]:
-    """The tests of `data/behaviour.jsonl` and the lines that cannot be used; none where there is no such file.
+    """Reads the tests of `data/behaviour.jsonl`, and the bad lines. Both are empty if there is no such file.
 
-    `videos` are the ids of good videos, `bad_videos` has the reason of each quarantined one. Raises DataError for a file that cannot be
-    read.
+    `videos` are the ids of good videos. `bad_videos` has the reason of each quarantined one. Raises DataError for an unreadable file.
     """
     tests: list[BehaviourTest] = []
     if not (data / BEHAVIOUR_FILE).exists():
@@ -80,25 +79,25 @@ def read_behaviour(
                 problem = f"video {show(video)} is quarantined ({bad_videos[video]})"
                 raise RecordError("bad_video", f"{problem}; repair the video, or name another")
             if video not in videos:
-                raise RecordError("unknown_video", f"{VIDEOS_FILE} lacks the video {show(video)}; add it, or correct the id")
+                raise RecordError("unknown_video", f"video {show(video)} is not in {VIDEOS_FILE}; add it, or correct the id")
         tests.append(test)
 
     return tests, read_records(data, BEHAVIOUR_FILE, read)
 
 
 def write_behaviour(path: Path, tests: Sequence[BehaviourTest]) -> None:
-    """Writes the tests in full, a line each."""
+    """Writes the tests with all fields, one per line."""
     write_lines(path, (json.dumps(asdict(test), ensure_ascii=False) for test in tests))
 
 
 def stored_behaviour(path: Path) -> list[BehaviourTest]:
-    """What `write_behaviour` wrote; none where there is no such file. Raises DataError for a file of another form."""
+    """Reads a file of `write_behaviour`; empty if there is no such file. Raises DataError for a file of another format."""
     if not path.is_file():
         return []
     try:
         return list(_stored(path.read_text(encoding="utf-8").split("\n")))
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not a file of behaviour tests ({error!r}). Run `reelnest validate` to write it anew.") from None
+        raise DataError(f"{path}: not a file of behaviour tests ({error!r}). Run `reelnest validate` to recreate it.") from None
 
 
 def _stored(lines: Sequence[str]) -> Iterator[BehaviourTest]:
@@ -115,14 +114,14 @@ def _test(record: dict[str, Any], line: int) -> BehaviourTest:
     required = [key for key in KEYS[kind] if key not in ("top", "shared")]
     for key in required:
         if key not in record:
-            raise RecordError(f"missing_{key}", f"there is no {key}; a test of the kind {kind} needs {', '.join(required)}")
+            raise RecordError(f"missing_{key}", f"there is no {key}; a test of kind {kind} needs {', '.join(required)}")
     query = _text(record["query"], "query")
     same_as = _text(record["same_as"], "same_as") if "same_as" in required else ""
     if query == same_as:
-        raise RecordError("same_query", "query and same_as are the same words; a test of invariance needs two wordings")
+        raise RecordError("same_query", "query and same_as are the same text; an invariance test needs two wordings")
     video, above = (_videos(record[key], key) if key in required else () for key in ("video", "above"))
     if both := set(video) & set(above):
-        raise RecordError("contradiction", f"video {show(min(both))} stands in video and in above; remove it from one of the two")
+        raise RecordError("contradiction", f"video {show(min(both))} is in both video and above; remove it from one of them")
     top = _count(record.get("top", TOP), "top", 1000) if "top" in KEYS[kind] else 0
     shared = _count(record.get("shared", (top + 1) // 2), "shared", top) if kind == "invariance" else 0
     return BehaviourTest(kind, query, same_as, video, above, top, shared, line)
@@ -131,14 +130,14 @@ def _test(record: dict[str, Any], line: int) -> BehaviourTest:
 def _text(value: Any, where: str) -> str:
     text = check_string(value, where)
     if not text.strip():
-        raise RecordError("empty_text", f"{where} is an empty text; write what is searched for, or remove the line")
+        raise RecordError("empty_text", f"{where} is an empty text; write a search text, or remove the line")
     return text
 
 
 def _videos(value: Any, where: str) -> tuple[str, ...]:
     listed = value if isinstance(value, list) else [value]
     if not listed:
-        raise RecordError("wrong_type", f"{where} is an empty list; expected a video_id, or a list of some")
+        raise RecordError("wrong_type", f"{where} is an empty list; expected a video_id, or a list of them")
     return tuple(dict.fromkeys(check_string(video, where) for video in listed))
 
 

@@ -1,4 +1,4 @@
-"""What came, went and changed between two versions of the data, known from their records and the hashes of their files alone."""
+"""New, removed and changed records between two versions of the data, by their records and the hashes of their files."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -13,29 +13,29 @@ from reelnest.records.splits import assign_splits
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SHOWN = 5
-"""Ids that the text names; `--json` has all."""
+"""Number of ids in the text; `--json` has all."""
 
 PairKey = tuple[Side, Side]
 
 
 @dataclass(frozen=True)
 class Contents:
-    """A version of the data, as far as its good lines tell."""
+    """The good records of a version of the data."""
 
     videos: dict[str, Video]
     hashes: dict[str, tuple[str, ...]]
-    """Of each video's files, in order, by video_id; empty text for a file that is missing."""
+    """Hashes of each video's files, in order, by video_id; an empty string for a missing file."""
     pairs: dict[PairKey, Pair]
     splits: dict[PairKey, str]
     bad: int
-    """Lines that cannot be read."""
+    """Number of bad lines."""
 
 
 NOTHING = Contents({}, {}, {}, {}, 0)
 
 
 def read_contents(folder: Path, files: Mapping[str, str], validation_fraction: float, test_fraction: float) -> Contents:
-    """Reads the two files of records in `folder`; `files` has the hash of each file of the version by its path. No video is read."""
+    """Reads the record files in `folder`. `files` has the hash of each file of the version by its path. Reads no video."""
     listed, bad_videos = read_videos(folder)
     pairs, bad_pairs = read_pairs(folder, known_ids(listed, bad_videos))
     videos = {video.video_id: video for video in listed}
@@ -51,51 +51,51 @@ def read_contents(folder: Path, files: Mapping[str, str], validation_fraction: f
 
 @dataclass(frozen=True)
 class Changes:
-    """The two versions, and what is not the same in them, in the order of the files."""
+    """Two versions and their differences, in file order."""
 
     before: Contents
     after: Contents
     new_videos: list[str]
     changed_videos: dict[str, list[str]]
-    """By id, what changed: `bytes`, `record`."""
+    """By id, the kinds of change: `bytes`, `record`."""
     removed_videos: list[str]
     new_pairs: list[PairKey]
     changed_pairs: list[PairKey]
-    """Another relevance, split or negatives."""
+    """Pairs whose relevance, split or negatives differ."""
     removed_pairs: list[PairKey]
 
     @property
     def any(self) -> bool:
-        """Whether anything came, went or changed."""
+        """Whether there are any differences."""
         return any((self.new_videos, self.changed_videos, self.removed_videos, self.new_pairs, self.changed_pairs, self.removed_pairs))
 
     @property
     def headline(self) -> str:
-        """One line of counts, as a commit's subject is."""
-        parts = []
+        """One line of counts, such as for a commit subject."""
+        phrases = []
         for word, videos, pairs in (
             ("new", self.new_videos, self.new_pairs),
             ("changed", self.changed_videos, self.changed_pairs),
             ("removed", self.removed_videos, self.removed_pairs),
         ):
             counted = [_counted(len(changed), name) for changed, name in ((videos, "video"), (pairs, "pair")) if changed]
-            parts += [f"{' and '.join(counted)} {word}"] if counted else []
-        return ", ".join(parts) or "nothing new"
+            phrases += [f"{' and '.join(counted)} {word}"] if counted else []
+        return ", ".join(phrases) or "nothing new"
 
     @property
     def pair_counts(self) -> list[tuple[str, str, int, int, int, int]]:
-        """Kind, split, and how many pairs there are, new, changed and removed; for each kind and split of either version."""
-        there, came, changed = (Counter(map(self.after_place, keys)) for keys in (self.after.pairs, self.new_pairs, self.changed_pairs))
-        went = Counter((_kind(key), self.before.splits[key]) for key in self.removed_pairs)
-        return [(*place, there[place], came[place], changed[place], went[place]) for place in sorted({*there, *went})]
+        """(kind, split, all, new, changed, removed) for each kind and split in either version."""
+        present, new, changed = (Counter(map(self.after_group, keys)) for keys in (self.after.pairs, self.new_pairs, self.changed_pairs))
+        removed = Counter((_kind(key), self.before.splits[key]) for key in self.removed_pairs)
+        return [(*group, present[group], new[group], changed[group], removed[group]) for group in sorted({*present, *removed})]
 
-    def after_place(self, key: PairKey) -> tuple[str, str]:
-        """Kind and split of a pair of the later version."""
+    def after_group(self, key: PairKey) -> tuple[str, str]:
+        """Kind and split of a pair in the later version."""
         return _kind(key), self.after.splits[key]
 
     @property
     def counts(self) -> str:
-        """Of videos, and of pairs by kind and split, as a table; no text of the data is in it."""
+        """A table of the numbers of videos, and of pairs by kind and split. It contains no text of the data."""
         rows: list[Sequence[object]] = [("", "", "all", "new", "changed", "removed")]
         rows.append(("videos", "", len(self.after.videos), len(self.new_videos), len(self.changed_videos), len(self.removed_videos)))
         rows += self.pair_counts
@@ -103,19 +103,19 @@ class Changes:
 
 
 def compare(before: Contents, after: Contents) -> Changes:
-    """What is not the same in two versions."""
+    """The differences between two versions."""
     changed_videos = {}
     for video_id, video in after.videos.items():
-        there = before.videos.get(video_id)
-        if there is None:
+        old = before.videos.get(video_id)
+        if old is None:
             continue
-        same_record = (video.fields, video.tags) == (there.fields, there.tags)
-        what = [
+        same_record = (video.fields, video.tags) == (old.fields, old.tags)
+        kinds = [
             *(["bytes"] if before.hashes[video_id] != after.hashes[video_id] else []),
             *([] if same_record else ["record"]),
         ]
-        if what:
-            changed_videos[video_id] = what
+        if kinds:
+            changed_videos[video_id] = kinds
     return Changes(
         before,
         after,
@@ -123,23 +123,23 @@ def compare(before: Contents, after: Contents) -> Changes:
         changed_videos,
         [video_id for video_id in before.videos if video_id not in after.videos],
         [key for key in after.pairs if key not in before.pairs],
-        [key for key in after.pairs if key in before.pairs and _said(before, key) != _said(after, key)],
+        [key for key in after.pairs if key in before.pairs and _contents(before, key) != _contents(after, key)],
         [key for key in before.pairs if key not in after.pairs],
     )
 
 
 def pair_texts(contents: Contents) -> list[int]:
-    """The length of each text that is a query or a target."""
+    """Length of each distinct text query or target, in characters."""
     return [len(side.value) for side in dict.fromkeys(side for key in contents.pairs for side in key) if side.kind == "text"]
 
 
 def video_texts(contents: Contents) -> list[int]:
-    """The length of each video's text fields together."""
+    """Total length of each video's text fields, in characters."""
     return [sum(map(len, video.fields.values())) for video in contents.videos.values()]
 
 
 def summarise(values: Collection[float]) -> dict[str, float] | None:
-    """Number, mean and quantiles; None of nothing."""
+    """Number, mean and quantiles; None if there are no values."""
     if not values:
         return None
     numbers = np.asarray(list(values), dtype=np.float64)
@@ -148,7 +148,7 @@ def summarise(values: Collection[float]) -> dict[str, float] | None:
 
 
 def distributions(changes: Changes, seconds: Mapping[str, Sequence[float]]) -> dict[str, dict[str, dict[str, float] | None]]:
-    """Text lengths and durations of `before` and `after`, beside each other. `seconds` has durations of both, as far as they are known."""
+    """Summaries of text lengths and durations, before and after. `seconds` has the known durations of both versions."""
     measures: dict[str, Callable[[Contents], list[int]]] = {
         "characters of a query or target": pair_texts,
         "characters of a video's texts": video_texts,
@@ -160,12 +160,12 @@ def distributions(changes: Changes, seconds: Mapping[str, Sequence[float]]) -> d
 
 
 def as_text(changes: Changes, seconds: Mapping[str, Sequence[float]]) -> str:
-    """For a terminal: what came, went and changed, and the distributions. Ids are shown so that no terminal acts on them."""
+    """The changes and distributions as text for a terminal. Ids are escaped, so that they cannot control the terminal."""
     named = [
         f"{word}: {', '.join(map(repr, list(ids)[:SHOWN]))}{f' and {len(ids) - SHOWN:,} more' if len(ids) > SHOWN else ''}"
         for word, ids in (
             ("videos new", changes.new_videos),
-            ("videos changed", [f"{video_id} ({' and '.join(what)})" for video_id, what in changes.changed_videos.items()]),
+            ("videos changed", [f"{video_id} ({' and '.join(kinds)})" for video_id, kinds in changes.changed_videos.items()]),
             ("videos removed", changes.removed_videos),
         )
         if ids
@@ -177,12 +177,12 @@ def as_text(changes: Changes, seconds: Mapping[str, Sequence[float]]) -> str:
             figures = ["-"] * len(columns) if summary is None else [f"{summary[column]:,.4g}" for column in columns]
             rows.append((name if at == 0 else "", side, *figures))
     bad = f"Lines that cannot be read: {changes.before.bad:,} before, {changes.after.bad:,} after."
-    parts = [changes.headline.capitalize(), changes.counts, *named, table(rows), bad if changes.before.bad or changes.after.bad else ""]
-    return "\n\n".join(part for part in parts if part)
+    blocks = [changes.headline.capitalize(), changes.counts, *named, table(rows), bad if changes.before.bad or changes.after.bad else ""]
+    return "\n\n".join(filter(None, blocks))
 
 
 def as_json(changes: Changes, seconds: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """The same for programs, with every id and pair."""
+    """The changes and distributions as JSON, with every id and pair."""
 
     def listed(keys: Sequence[PairKey], contents: Contents) -> list[dict[str, Any]]:
         return [
@@ -212,7 +212,7 @@ def as_json(changes: Changes, seconds: Mapping[str, Sequence[float]]) -> dict[st
     }
 
 
-def _said(contents: Contents, key: PairKey) -> tuple[float, str, frozenset[Side]]:
+def _contents(contents: Contents, key: PairKey) -> tuple[float, str, frozenset[Side]]:
     pair = contents.pairs[key]
     return pair.relevance, contents.splits[key], frozenset(pair.negatives)
 
@@ -226,7 +226,7 @@ def _counted(number: int, word: str) -> str:
 
 
 def table(rows: Sequence[Sequence[object]]) -> str:
-    """For a terminal: two columns of words, the others of figures."""
+    """Formats rows for a terminal: the first two columns are left-aligned, the others right-aligned."""
     cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     lines = []

@@ -1,4 +1,4 @@
-"""Names for bytes: equal content, equal hash, wherever and whenever it was written."""
+"""Hashes of content, independent of where and when it was written."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def folder_hash(folder: Path, without: Collection[str] = (), suffix: str = "") -> str:
-    """SHA-256 over the names and contents of all files of a folder that end in `suffix`, but those at the top that `without` names."""
+    """SHA-256 over the names and contents of a folder's files that end in `suffix`, except the top-level files in `without`."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob(f"*{suffix}")):
         name = path.relative_to(folder).as_posix()
@@ -19,5 +19,5 @@ def folder_hash(folder: Path, without: Collection[str] = (), suffix: str = "") -
 
 
 def value_hash(value: Any) -> str:
-    """SHA-256 of a JSON value, whatever the order of its keys."""
+    """SHA-256 of a JSON value, independent of the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

@@ -1,8 +1,7 @@
-"""The two files that a team provides, `videos.jsonl` and `pairs.jsonl`, read strictly.
+"""Strict readers for the two files that a team provides, `videos.jsonl` and `pairs.jsonl`.
 
-Nothing is guessed and nothing stops at the first fault: a line that cannot be used becomes a BadRecord with its file, its line number,
-a stable reason word and a text that says what was expected and what to do; the lines around it are read on.
-A key whose value is null counts as left out.
+A bad line does not stop reading. It becomes a BadRecord with its file, line number, a stable reason word, and a text with the expected
+content and advice. A key with the value null counts as absent.
 """
 
 import json
@@ -45,25 +44,25 @@ class Pair:
     query: Side
     target: Side
     relevance: float
-    """Grade of the target for the query, above 0; 1 when the line names none."""
+    """Grade of the target for the query, above 0; 1 by default."""
     split: str | None
-    """What the line says; None leaves it to `splits.assign_splits`."""
+    """The split on the line; None if `splits.assign_splits` chooses it."""
     negatives: tuple[Side, ...]
     line: int
 
 
 @dataclass(frozen=True)
 class Video:
-    """A line of `videos.jsonl`: a video file, or the frames of one as images."""
+    """A line of `videos.jsonl`: a video file, or a video's frames as images."""
 
     video_id: str
     path: str | None
     images: tuple[str, ...]
     fields: dict[str, str]
-    """The text fields that are there and not blank, in the order of TEXT_FIELDS."""
+    """The non-blank text fields, in the order of TEXT_FIELDS."""
     line: int
     tags: dict[str, str] = field(default_factory=dict)
-    """What the video is filed under, such as a language: never read by the encoder, but queries can be divided by it."""
+    """Metadata such as a language. The encoder never reads it; evaluation can group queries by it."""
 
 
 def pair_kind(query: Kind, target: Kind) -> str:
@@ -73,27 +72,27 @@ def pair_kind(query: Kind, target: Kind) -> str:
 
 @dataclass(frozen=True)
 class BadRecord:
-    """A line that the run goes on without."""
+    """A line that is skipped."""
 
     file: str
     line: int
     reason: str
-    """A short stable word, for counting."""
+    """A short stable word, used to count bad lines."""
     detail: str
-    """What was found, what was expected, what to do."""
+    """The problem, the expected content, and advice."""
     video_id: str | None = None
 
 
 def read_videos(folder: Path) -> tuple[list[Video], list[BadRecord]]:
-    """Reads `folder/videos.jsonl`. Of good lines with one video_id the first is kept. Raises DataError where there is no such file."""
+    """Reads `folder/videos.jsonl`. The first good line of each video_id is used. Raises DataError if there is no such file."""
     videos: list[Video] = []
     first_lines: dict[str, int] = {}
 
     def read(record: dict[str, Any], line: int) -> None:
         video = parse_video(record, folder, line)
         if video.video_id in first_lines:
-            kept = f"line {first_lines[video.video_id]}, which is kept"
-            raise RecordError("duplicate_id", f"video_id {show(video.video_id)} stands on {kept}; give each video an id of its own")
+            first = f"line {first_lines[video.video_id]}, which is used"
+            raise RecordError("duplicate_id", f"video_id {show(video.video_id)} is already on {first}; give each video a unique id")
         first_lines[video.video_id] = line
         videos.append(video)
 
@@ -103,8 +102,8 @@ def read_videos(folder: Path) -> tuple[list[Video], list[BadRecord]]:
 def read_pairs(folder: Path, video_ids: Collection[str]) -> tuple[list[Pair], list[BadRecord]]:
     """Reads `folder/pairs.jsonl`.
 
-    A bare string is a video where it equals one of `video_ids`, else a text; so `video_ids` should hold those of bad lines too
-    (`known_ids`). Raises DataError where there is no such file.
+    A bare string is a video if it is in `video_ids`, else a text. So `video_ids` should include the ids of bad lines (`known_ids`).
+    Raises DataError if there is no such file.
     """
     known = frozenset(video_ids)
     pairs: list[Pair] = []
@@ -112,14 +111,14 @@ def read_pairs(folder: Path, video_ids: Collection[str]) -> tuple[list[Pair], li
 
 
 def known_ids(videos: Collection[Video], bad: Collection[BadRecord]) -> frozenset[str]:
-    """Every id that `videos.jsonl` names, on good lines and on bad ones."""
+    """All ids in `videos.jsonl`, on good lines and on bad ones."""
     return frozenset([video.video_id for video in videos] + [record.video_id for record in bad if record.video_id is not None])
 
 
 def video_files(video: Video, folder: Path) -> list[Path]:
-    """The video's file, or its frames' files in order, resolved.
+    """The resolved path of the video's file, or of its frame files in order.
 
-    Raises VideoError: `unsafe_path`, or what `check_regular_file` finds.
+    Raises VideoError: `unsafe_path`, or a reason of `check_regular_file`.
     """
     names = [video.path] if video.path is not None else list(video.images)
     files = [resolve(name, folder) for name in names]
@@ -129,26 +128,26 @@ def video_files(video: Video, folder: Path) -> list[Path]:
 
 
 def file_names(video: Video) -> list[str]:
-    """The video's files, each relative to the data's folder, under its shortest name."""
+    """The normalised paths of the video's files, relative to the data folder."""
     names = video.images if video.path is None else (video.path,)
     return [PurePosixPath(name).as_posix() for name in names]
 
 
 def read_quarantine(path: Path) -> set[tuple[str, int]]:
-    """The (file, line) of every record to leave out. Raises DataError where validation has not run."""
+    """The (file, line) of every record to skip. Raises DataError if validation has not run."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file. Run `reelnest validate` first: it writes which records to leave out.") from None
+        raise DataError(f"{path}: no such file. Run `reelnest validate` first: it lists the records to skip.") from None
     try:
         records = [json.loads(line) for line in lines if line]
         return {(str(record["file"]), int(record["line"])) for record in records}
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not a quarantine file ({error!r}). Run `reelnest validate` to write it anew.") from None
+        raise DataError(f"{path}: not a quarantine file ({error!r}). Run `reelnest validate` to recreate it.") from None
 
 
 def write_quarantine(path: Path, bad: Collection[BadRecord]) -> None:
-    """Writes one JSON object a bad record, ordered by file and line; whole or not at all."""
+    """Writes one JSON object per bad record, ordered by file and line, atomically."""
     ordered = sorted(bad, key=lambda record: (record.file, record.line, record.reason, record.detail))
     write_lines(path, (_quarantine_line(record) for record in ordered))
 
@@ -161,11 +160,11 @@ def _quarantine_line(record: BadRecord) -> str:
 
 
 def read_records(folder: Path, name: str, read: Callable[[dict[str, Any], int], None]) -> list[BadRecord]:
-    """Hands each record of `folder/name`, with its line, to `read`; returns those that it (by RecordError), or the parser, refuses.
+    """Calls `read` with each record of `folder/name` and its line. Returns the records that the parser or `read` rejects by RecordError.
 
-    Raises DataError where there is no such file.
+    Raises DataError if there is no such file.
     """
-    advice = "See “Your own data” in README.md for the files that belong there, or run `reelnest sample` to make the sample data."
+    advice = "See “Your own data” in README.md for the required files, or run `reelnest sample` to make the sample data."
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder; expected one with {VIDEOS_FILE} and {PAIRS_FILE}. {advice}")
     if not (folder / name).is_file():
@@ -184,11 +183,11 @@ def read_records(folder: Path, name: str, read: Callable[[dict[str, Any], int], 
 
 
 def parse_video(record: dict[str, Any], folder: Path, line: int) -> Video:
-    """A record of `videos.jsonl` whose paths lead into `folder`. Raises RecordError."""
+    """Parses a record of `videos.jsonl` whose paths must be inside `folder`. Raises RecordError."""
     video_id = check_string(record["video_id"], "video_id") if "video_id" in record else ""
     if not video_id.strip():
-        state = "empty" if "video_id" in record else "not there"
-        raise RecordError("missing_id", f"video_id is {state}; give the video one that no other has")
+        state = "empty" if "video_id" in record else "missing"
+        raise RecordError("missing_id", f"video_id is {state}; give the video a unique id")
     check_keys(record, VIDEO_KEYS)
     path, images = record.get("path"), record.get("images")
     if path is not None and images is not None:
@@ -211,12 +210,12 @@ def _tags(value: Any) -> dict[str, str]:
     if not isinstance(value, dict):
         raise RecordError("wrong_type", f'tags is {show_kind(value)}; expected an object of strings, such as {{"language": "en"}}')
     if clash := sorted(set(value) & set(TEXT_FIELDS)):
-        raise RecordError("unknown_key", f"found the key {show('tags.' + clash[0])}, a text field's name; give the tag another one")
+        raise RecordError("unknown_key", f"found the key {show('tags.' + clash[0])}, which is a text field's name; rename the tag")
     return {name: check_string(tag, f"tags.{name}") for name, tag in value.items()}
 
 
 def parse_pair(record: dict[str, Any], video_ids: Collection[str], line: int) -> Pair:
-    """A record of `pairs.jsonl`, its bare strings read against `video_ids`. Raises RecordError."""
+    """Parses a record of `pairs.jsonl`. A bare string in `video_ids` is a video, any other a text. Raises RecordError."""
     check_keys(record, PAIR_KEYS)
     for key in ("query", "target"):
         if key not in record:
@@ -231,7 +230,7 @@ def parse_pair(record: dict[str, Any], video_ids: Collection[str], line: int) ->
     negatives = tuple(dict.fromkeys(_side(value, f"negatives[{at}]", video_ids) for at, value in enumerate(listed)))
     if query in negatives or target in negatives:
         also = "target" if target in negatives else "query"
-        raise RecordError("contradictory_negative", f"negatives lists the {also} of the same pair; remove it there")
+        raise RecordError("contradictory_negative", f"negatives contains the {also} of the same pair; remove it there")
     return Pair(query, target, _relevance(record.get("relevance", 1)), _split(record.get("split")), negatives, line)
 
 
@@ -246,17 +245,17 @@ def _side(value: Any, where: str, video_ids: Collection[str]) -> Side:
     if "text" in value:
         text = check_string(value["text"], f"{where}.text")
         if not text.strip():
-            raise RecordError("empty_text", f"{where} is an empty text; write what was searched for, or remove the line")
+            raise RecordError("empty_text", f"{where} is an empty text; write a search text, or remove the line")
         return Side("text", text)
     video_id = check_string(value["video"], f"{where}.video")
     if video_id not in video_ids:
-        raise RecordError("unknown_video", f"{where} names video {show(video_id)}, which {VIDEOS_FILE} lacks; add it, or correct the id")
+        raise RecordError("unknown_video", f"{where} names video {show(video_id)}, not in {VIDEOS_FILE}; add it, or correct the id")
     return Side("video", video_id)
 
 
 def _relevance(value: Any) -> float:
-    expected = "expected a finite number above 0 (only right answers are pairs; wrong ones go to negatives), or leave it out for 1"
-    # A bool is an int to Python, but "relevance": true is somebody's mistake.
+    expected = "expected a finite number above 0 (list irrelevant items under negatives), or remove it for 1"
+    # In Python a bool is an int, but "relevance": true is a mistake.
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise RecordError("bad_relevance", f"relevance is {show_kind(value)}; {expected}")
     try:
@@ -270,5 +269,5 @@ def _relevance(value: Any) -> float:
 
 def _split(value: Any) -> str | None:
     if value is not None and value not in SPLITS:
-        raise RecordError("bad_split", f"split is {show(value)}; expected {', '.join(SPLITS)}, or leave it out")
+        raise RecordError("bad_split", f"split is {show(value)}; expected {', '.join(SPLITS)}, or remove it")
     return value

@@ -1,6 +1,6 @@
-"""Strict reading of files with one JSON object a line.
+"""Strict reading of files with one JSON object per line.
 
-Stricter than `json.loads` where that would let a mistake through: NaN, a key twice in one object, half of a surrogate pair.
+Stricter than `json.loads`: rejects NaN, duplicate keys in an object, and lone surrogates.
 """
 
 import json
@@ -10,12 +10,12 @@ from typing import Any
 
 from reelnest.errors import DataError
 
-# A line of this size is no record but a file without line ends; reading it whole could take all memory.
+# A longer line is probably a file without line ends, and reading it at once could take all memory.
 MAX_LINE_BYTES = 64 * 2**20
 
 
 class RecordError(Exception):
-    """A record that cannot be used. Caught where its line number is known; `reason` is a short stable word."""
+    """A record that cannot be used. `reason` is a short stable word. The caller adds the line number."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -23,13 +23,13 @@ class RecordError(Exception):
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Each line of a file with its number, from 1, without holding more than one. Raises DataError where it cannot be read."""
+    """Yields each line of a file with its number, from 1, one at a time. Raises DataError if the file cannot be read."""
     try:
         with path.open("rb") as file:
             line = 0
             while raw := file.readline(MAX_LINE_BYTES):
                 line += 1
-                # Editors on Windows put a byte order mark before the first line.
+                # Editors on Windows write a byte order mark before the first line.
                 yield line, raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw
                 while len(raw) == MAX_LINE_BYTES and not raw.endswith(b"\n"):
                     raw = file.readline(MAX_LINE_BYTES)
@@ -38,11 +38,11 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def parse_record(raw: bytes) -> dict[str, Any]:
-    """The JSON object on a line, without the keys that are null. Raises RecordError."""
+    """Parses the JSON object on a line, without keys that are null. Raises RecordError."""
     if not raw.strip():
         raise RecordError("empty_line", "the line is empty; expected a JSON object: delete the line")
     if len(raw) == MAX_LINE_BYTES:
-        raise RecordError("line_too_long", f"the line is longer than {MAX_LINE_BYTES // 2**20} MiB; expected one JSON object a line")
+        raise RecordError("line_too_long", f"the line is longer than {MAX_LINE_BYTES // 2**20} MiB; expected one JSON object per line")
     try:
         text = raw.rstrip(b"\r\n").decode("utf-8")
     except UnicodeDecodeError as error:
@@ -50,36 +50,36 @@ def parse_record(raw: bytes) -> dict[str, Any]:
     try:
         record = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
     except json.JSONDecodeError as error:
-        detail = f"not readable as JSON: {error.msg.removesuffix(' at')} at character {error.pos + 1}; expected one JSON object a line"
+        detail = f"not readable as JSON: {error.msg.removesuffix(' at')} at character {error.pos + 1}; expected one JSON object per line"
         if not raw.endswith(b"\n"):
-            detail += "; the file ends in the middle of this line, so it may have been cut off: write it anew"
+            detail += "; the file ends in the middle of this line, so it may be truncated: copy it again"
         raise RecordError("bad_json", detail) from None
     except (ValueError, RecursionError) as error:
-        # json gives up with these on a number of thousands of digits and on brackets nested thousands deep.
-        raise RecordError("bad_json", f"not readable as JSON: {error}; expected one JSON object a line") from None
+        # json raises these for numbers with thousands of digits and for brackets nested thousands deep.
+        raise RecordError("bad_json", f"not readable as JSON: {error}; expected one JSON object per line") from None
     if not isinstance(record, dict):
         raise RecordError("not_an_object", f"found {show_kind(record)}; expected a JSON object such as {{…}}")
     return record
 
 
 def check_keys(record: dict[str, Any], known: tuple[str, ...], prefix: str = "") -> None:
-    """Raises RecordError for a key that is none of `known`."""
+    """Raises RecordError for a key that is not in `known`."""
     for key in record:
         if key not in known:
-            raise RecordError("unknown_key", f"found the key {show(prefix + key)}; known here: {', '.join(known)}: rename or remove it")
+            raise RecordError("unknown_key", f"unknown key {show(prefix + key)}; known: {', '.join(known)}: rename or remove it")
 
 
 def check_string(value: Any, where: str) -> str:
-    """`value`, if it is a string of whole characters; else raises RecordError."""
+    """Returns `value` if it is a string that UTF-8 can encode. Raises RecordError otherwise."""
     if not isinstance(value, str):
         raise RecordError("wrong_type", f"{where} is {show_kind(value)}; expected a string, in quotes")
     if not is_encodable(value):
-        raise RecordError("wrong_encoding", f"{where} holds half of a surrogate pair (\\ud800 to \\udfff); write the text anew")
+        raise RecordError("wrong_encoding", f"{where} contains a lone surrogate (\\ud800 to \\udfff); rewrite the text")
     return value
 
 
 def is_encodable(text: str) -> bool:
-    r"""Whether `text` can be written as UTF-8: JSON's `\ud800` gives a string that cannot."""
+    r"""Whether `text` can be written as UTF-8. JSON's `\ud800` gives a string that cannot."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -88,13 +88,13 @@ def is_encodable(text: str) -> bool:
 
 
 def show(value: Any) -> str:
-    """A value as it would stand in JSON, cut to a readable length, always encodable."""
+    """A value as JSON, truncated to a readable length, always encodable."""
     text = json.dumps(value, ensure_ascii=not (isinstance(value, str) and is_encodable(value)))
     return text if len(text) <= 120 else text[:117] + "…" + text[-1]
 
 
 def show_kind(value: Any) -> str:
-    """What kind of JSON value this is, with the value where it is short."""
+    """The type of a JSON value, with the value for scalars."""
     if value is None:
         return "null"
     if isinstance(value, list | dict):
@@ -104,7 +104,7 @@ def show_kind(value: Any) -> str:
 
 
 def _refuse_constant(name: str) -> None:
-    raise RecordError("not_a_number", f"found {name}, which is no JSON number; write a number, or leave the key out")
+    raise RecordError("not_a_number", f"found {name}, which is not a JSON number; write a number, or remove the key")
 
 
 def _unique_keys(items: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -112,5 +112,5 @@ def _unique_keys(items: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(record) != len(items):
         names = [name for name, _ in items]
         twice = next(name for name in names if names.count(name) > 1)
-        raise RecordError("duplicate_key", f"the key {show(twice)} stands twice in one object; keep one")
+        raise RecordError("duplicate_key", f"the key {show(twice)} occurs twice in one object; keep one")
     return {name: value for name, value in record.items() if value is not None}

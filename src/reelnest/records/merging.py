@@ -1,8 +1,8 @@
-"""Adding other folders' records to the data: by id, and nothing that is there changes unasked.
+"""Merges records from other folders into the data, without changing existing records unless requested.
 
-A video is the same where its texts, its tags and the bytes of its files are; a pair, where query and target are. What is there already is
-left out, so the same source may be added twice. What is there otherwise is a conflict: all are told, with file and line, and nothing is
-written. So are lines that cannot be read: whoever adds them is there to repair them.
+Two videos with one id are equal if their texts, tags and file bytes are equal. Two pairs are the same pair if query and target are equal.
+Records that exist already are skipped, so adding a source twice is safe. Records that differ are conflicts. If there are conflicts or
+unreadable lines, the error lists them with file and line, and nothing is written.
 """
 
 import filecmp
@@ -36,23 +36,23 @@ from reelnest.records.json_lines import RecordError, read_lines, show
 
 FILES = (VIDEOS_FILE, PAIRS_FILE, BEHAVIOUR_FILE)
 SHOWN = 10
-"""Faults that the error names; it counts them all."""
+"""Maximum number of problems that the error lists; it counts all."""
 
 
 @dataclass(frozen=True)
 class _Known:
-    """A record that is part of the data: where it came from, and where it stands."""
+    """A record of the merged data, its source and its place."""
 
     value: Any
     folder: Path
     origin: str
     added: bool
     at: int
-    """Its line in the data's file, or its place among the added lines."""
+    """Its line in the data's file, or its index in the added lines."""
 
 
 class _Lines:
-    """A file of the data: its own lines as they are, and those that come."""
+    """A file of the data: its existing lines, and the added ones."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -61,7 +61,7 @@ class _Lines:
         self.changed = False
 
     def put(self, record: Any, over: _Known | None = None) -> int:
-        """Adds a record, or puts it over one that is there; returns its place."""
+        """Adds a record, or replaces the record `over`. Returns its place."""
         line = json.dumps(record, ensure_ascii=False).encode()
         self.changed = True
         if over is None:
@@ -74,7 +74,7 @@ class _Lines:
         return over.at
 
     def write(self, path: Path) -> None:
-        """Leaves a file alone to which nothing came."""
+        """Writes the file, unless it exists and is unchanged."""
         if self.changed or not path.exists():
             with atomic_write(path) as file:
                 for line in (*self.own.values(), *self.added):
@@ -82,17 +82,17 @@ class _Lines:
 
 
 def merge(sources: Sequence[Path], data: Path, into: Path, *, replacing: bool = False) -> None:
-    """Makes, in the empty folder `into`, the data with what `sources` add; `data` stays as it is, and need not exist.
+    """Writes `data` merged with `sources` into the empty folder `into`. `data` is not changed, and need not exist.
 
     Args:
         sources: Folders in the data's format (either file may be missing), or files of JSON lines, in which a record with a `video_id` is
-            a video and any other a pair, and whose paths are relative to the file's folder.
-        data: The present data.
-        into: Its files come as hard links of the data's; those of the sources as copies (which share blocks where the file system can),
-            for an edit of the source's would else change the data.
-        replacing: A source's record takes the place of the data's that it contradicts.
+            a video and any other a pair. Paths in a file are relative to its folder.
+        data: The existing data.
+        into: Files of `data` are hard-linked. Files of the sources are copied (sharing blocks if the file system can), so that editing a
+            source later does not change the data.
+        replacing: Replace records of `data` that a source's record contradicts.
 
-    Raises DataError with every conflict and unusable line, and for a source that is none.
+    Raises DataError with all conflicts and bad lines, and for an invalid source.
     """
     _Merge(data, replacing).run(sources, into)
 
@@ -117,8 +117,8 @@ class _Merge:
                 self.users.setdefault(name, set()).add(video.video_id)
 
     def run(self, sources: Sequence[Path], into: Path) -> None:
-        parts = [(folder, name) for source in sources for folder, name in _parts(source)]
-        records = [(folder, name, *record) for folder, name in parts for record in self._read(folder, name)]
+        files = [(folder, name) for source in sources for folder, name in _record_files(source)]
+        records = [(folder, name, *record) for folder, name in files for record in self._read(folder, name)]
         for folder, name, line, record in records:
             if "video_id" in record and name != BEHAVIOUR_FILE:
                 self._take(folder, name, line, record, self._video)
@@ -134,7 +134,7 @@ class _Merge:
         if self.faults:
             more = f"\n  and {len(self.faults) - SHOWN} more" if len(self.faults) > SHOWN else ""
             listed = "\n  ".join(self.faults[:SHOWN])
-            raise DataError(f"Nothing was added: {len(self.faults)} records cannot be.\n  {listed}{more}")
+            raise DataError(f"Nothing was added: {len(self.faults)} records have problems.\n  {listed}{more}")
         self._write(into)
 
     def _read(self, folder: Path, name: str) -> list[tuple[int, dict[str, Any]]]:
@@ -155,7 +155,7 @@ class _Merge:
         files = video_files(video, folder)
         known = self.videos.get(video.video_id)
         if known is None and video.video_id in self.ids:
-            raise RecordError("conflict", f"video {show(video.video_id)} stands on a bad line of data/{VIDEOS_FILE}; repair that first")
+            raise RecordError("conflict", f"video {show(video.video_id)} is on a bad line of data/{VIDEOS_FILE}; repair that first")
         if known is not None:
             what = _difference(video, files, known)
             if what is None:
@@ -173,13 +173,13 @@ class _Merge:
         self.ids.add(video.video_id)
 
     def _claim(self, name: str, file: Path, video_id: str) -> None:
-        there = self.files.get(name)
+        existing = self.files.get(name)
         if name in FILES:
             raise RecordError("conflict", f"the file {show(name)} has the name of a file of records; rename it")
-        if there is None or not filecmp.cmp(there, file, shallow=False):
-            # A file that only a replaced video used may go; one that no record names is somebody's all the same.
-            if there is not None and self.users.get(name, {video_id}):
-                raise RecordError("conflict", f"the file {show(name)} has other bytes than the one that has that name already; rename it")
+        if existing is None or not filecmp.cmp(existing, file, shallow=False):
+            # A file that only a replaced video used may be overwritten. A file that no record names may not.
+            if existing is not None and self.users.get(name, {video_id}):
+                raise RecordError("conflict", f"the file {show(name)} has other bytes than the existing file of that name; rename it")
             self.files[name] = file
         self.users.setdefault(name, set()).add(video_id)
 
@@ -197,17 +197,17 @@ class _Merge:
         self.pairs[pair.query, pair.target] = _Known(pair, folder, origin, added=known is None, at=at)
 
     def _keep_texts(self) -> None:
-        """A bare string of the data that equals an id that came stays the text it was."""
+        """Marks bare strings of the data as texts if they equal the id of a new video."""
         lines = self.lines[PAIRS_FILE]
-        came = self.ids - self.present_ids
+        new_ids = self.ids - self.present_ids
 
         def keep(record: dict[str, Any], line: int) -> None:
             bare = [record.get("query"), record.get("target"), *_listed(record.get("negatives"))]
-            if any(isinstance(side, str) and side in came for side in bare):
+            if any(isinstance(side, str) and side in new_ids for side in bare):
                 pair = parse_pair(record, self.present_ids, line)
                 lines.put(explicit_record(record, pair), _Known(pair, self.data, "", added=False, at=line))
 
-        if came and lines.own:
+        if new_ids and lines.own:
             read_records(self.data, PAIRS_FILE, keep)
 
     def _add_behaviour(self, records: Sequence[dict[str, Any]]) -> None:
@@ -225,38 +225,38 @@ class _Merge:
     def _write(self, into: Path) -> None:
         for name, source in self.files.items():
             if name in self.users and not self.users[name]:
-                continue  # of a video that was replaced
+                continue  # only a replaced video used it
             path = into / name
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _place(source, path, ours=source.is_relative_to(self.data))
             except OSError as error:
-                raise DataError(f"{source}: cannot be brought to {name}: {error.strerror or error}. Nothing was added.") from error
+                raise DataError(f"{source}: cannot be copied to {name}: {error.strerror or error}. Nothing was added.") from error
         for name, lines in self.lines.items():
             if lines.changed or name != BEHAVIOUR_FILE:
                 lines.write(into / name)
 
 
-def _parts(source: Path) -> list[tuple[Path, str]]:
-    """The files of records of a source, as folder and name."""
+def _record_files(source: Path) -> list[tuple[Path, str]]:
+    """The record files of a source, as (folder, name)."""
     if source.is_dir():
-        parts = [(source, name) for name in FILES if (source / name).is_file()]
-        if parts:
-            return parts
+        files = [(source, name) for name in FILES if (source / name).is_file()]
+        if files:
+            return files
     elif source.is_file() and source.suffix == ".jsonl":
         return [(source.parent, source.name)]
     raise DataError(f"{source}: expected a folder with {VIDEOS_FILE} or {PAIRS_FILE} (docs/data.md), or a file of JSON lines (.jsonl).")
 
 
 def _difference(video: Video, files: Sequence[Path], known: _Known) -> str | None:
-    """What a video has otherwise than the one of the same id; None where nothing is."""
-    there: Video = known.value
-    if (video.fields, video.tags) != (there.fields, there.tags):
+    """How a video differs from the known one of the same id; None if they are equal."""
+    existing: Video = known.value
+    if (video.fields, video.tags) != (existing.fields, existing.tags):
         return "other texts or tags"
     try:
-        present = video_files(there, known.folder)
+        present = video_files(existing, known.folder)
     except VideoError:
-        return "other bytes (the present ones are missing)"
+        return "other bytes (the existing file is missing)"
     same = len(present) == len(files) and all(filecmp.cmp(old, new, shallow=False) for old, new in zip(present, files, strict=True))
     return None if same else "other bytes"
 
@@ -267,7 +267,7 @@ def _same_pair(first: Pair, second: Pair) -> bool:
 
 
 def explicit_record(record: Mapping[str, Any], pair: Pair) -> dict[str, Any]:
-    """The pair's record with each side marked as a text or a video, so that videos that are added later do not change it."""
+    """The pair's record with each side marked as a text or a video, so that videos added later do not change it."""
     sides = {"query": _written(pair.query), "target": _written(pair.target)}
     negatives = {"negatives": [_written(side) for side in pair.negatives]} if pair.negatives else {}
     return {**record, **sides, **negatives}
@@ -287,15 +287,15 @@ def _place(source: Path, path: Path, *, ours: bool) -> None:
         return
     try:
         os.link(source, path, follow_symlinks=False)
-    except OSError:  # no hard links here, or too many of this file
+    except OSError:  # the file system has no hard links, or this file has too many
         shutil.copy2(source, path, follow_symlinks=False)
 
 
 def copy_file(source: Path, path: Path) -> None:
-    """Copies the bytes of a file to a path that does not exist."""
+    """Copies a file's bytes to a path that must not exist."""
     with source.open("rb") as read, path.open("xb") as written:
         try:
-            # Shares the blocks on file systems that can; elsewhere the kernel copies.
+            # Shares blocks if the file system can; otherwise the kernel copies.
             while os.copy_file_range(read.fileno(), written.fileno(), 2**30):
                 pass
         except (OSError, AttributeError):

@@ -1,7 +1,6 @@
-"""Which pairs go, once it is known which videos do.
+"""Quarantines pairs, given the quarantined videos.
 
-A pair that cannot be used as it stands is quarantined whole: dropping one of its negatives, or cutting its text, would change what the
-team said without telling them.
+A bad pair is quarantined as a whole. Dropping one of its negatives, or truncating its text, would silently change the team's data.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -18,11 +17,11 @@ def quarantine_pairs(
     validation_fraction: float,
     test_fraction: float,
 ) -> tuple[list[Pair], list[BadRecord]]:
-    """Parts `pairs` into those to use, in their order, and bad ones.
+    """Divides `pairs` into usable pairs, in their order, and bad ones.
 
     `bad_videos` has the reason of each quarantined video by its id. Reasons: `text_too_long`, `bad_video` (a side or a negative is a
-    quarantined video), `leakage` (the same query and target in two splits: the test's pair is kept, else validation's), `duplicate_pair`
-    (the same in one split: the first is kept).
+    quarantined video), `leakage` (the same query and target in two splits: the test pair is used, else the validation pair),
+    `duplicate_pair` (the same in one split: the first is used).
     """
     usable: list[Pair] = []
     bad: list[BadRecord] = []
@@ -37,9 +36,9 @@ def quarantine_pairs(
     return [pair for pair in usable if pair.line not in dropped], sorted(bad + repeated, key=lambda record: record.line)
 
 
-def queries_without_target(pairs: Sequence[Pair], kept: Sequence[Pair]) -> list[Side]:
-    """The queries of `pairs` that none of the `kept` asks for, in the order of the file."""
-    queries = {pair.query for pair in kept}
+def queries_without_target(pairs: Sequence[Pair], usable: Sequence[Pair]) -> list[Side]:
+    """The queries of `pairs` that are in no `usable` pair, in file order."""
+    queries = {pair.query for pair in usable}
     return [query for query in dict.fromkeys(pair.query for pair in pairs) if query not in queries]
 
 
@@ -68,27 +67,27 @@ def _bad_video(pair: Pair, bad_videos: Mapping[str, str]) -> tuple[str, str] | N
 
 def _repeated(pairs: Sequence[Pair], splits: Sequence[str]) -> list[BadRecord]:
     """All but one of the pairs with the same query and target."""
-    # Held-out pairs go first: a pair that is trained on and tested would make the test look better than the model is.
-    order = sorted(range(len(pairs)), key=lambda at: (STRICTEST_FIRST.index(splits[at]), pairs[at].line))
+    # Held-out pairs first: a pair that is both trained on and tested would inflate the test metrics.
+    strictest_first = sorted(range(len(pairs)), key=lambda at: (STRICTEST_FIRST.index(splits[at]), pairs[at].line))
     first: dict[tuple[Side, Side], int] = {}
     bad = []
-    for at in order:
-        kept = first.setdefault((pairs[at].query, pairs[at].target), at)
-        if kept == at:
+    for at in strictest_first:
+        used = first.setdefault((pairs[at].query, pairs[at].target), at)
+        if used == at:
             continue
-        line = f"line {pairs[kept].line}"
-        if splits[at] != splits[kept]:
-            problem = f"query and target stand in {splits[kept]} too ({line}, which is kept); here they are in {splits[at]}"
+        line = f"line {pairs[used].line}"
+        if splits[at] != splits[used]:
+            problem = f"query and target are in {splits[at]} here and in {splits[used]} on {line}, which is used"
             bad.append(BadRecord(PAIRS_FILE, pairs[at].line, "leakage", f"{problem}: remove one of the two"))
         else:
-            problem = f"query and target are those of {line}, which is kept"
-            advice = "say it once, with all its negatives and a higher relevance if it counts for more"
+            problem = f"query and target are those of {line}, which is used"
+            advice = "merge the two lines: all negatives, and a higher relevance if the pair counts for more"
             bad.append(BadRecord(PAIRS_FILE, pairs[at].line, "duplicate_pair", f"{problem}: {advice}"))
     return bad
 
 
 def count_by_reason(bad: Collection[BadRecord]) -> dict[str, dict[str, int]]:
-    """How many records of each file are bad, by reason."""
+    """Number of bad records by file and reason."""
     counts: dict[str, dict[str, int]] = {}
     for record in bad:
         reasons = counts.setdefault(record.file, {})

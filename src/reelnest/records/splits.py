@@ -1,8 +1,8 @@
-"""Which split a pair belongs to where the data does not say.
+"""Assigns splits to pairs whose line has none.
 
-Pairs that share a query or a target are one connected component of the pair graph. A component goes to one split as a whole, so that
-no query and no video that a model was trained on is asked for in the test. The choice is a hash of the component: it depends on
-neither the order of the file nor a seed, and what other components hold does not change it.
+Pairs that share a query or a target are in one connected component of the pair graph. All pairs of a component are in the same split, so
+that no training query or video is in the test split. A hash of the component chooses the split, independent of the order of the file, of a
+seed and of other components.
 """
 
 import hashlib
@@ -12,22 +12,21 @@ from collections.abc import Iterable, Sequence
 from reelnest.records.formats import Pair, Side, pair_kind
 
 STRICTEST_FIRST = ("test", "validation", "train")
-"""Where two splits claim the same thing, it stays held out."""
+"""If a component or pair is in several splits, the first of these wins, so that held-out data stays held out."""
 
 
 def assign_splits(pairs: Sequence[Pair], validation_fraction: float, test_fraction: float) -> list[str]:
-    """The split of each pair: its own `split` where it has one, else its component's.
+    """The split of each pair: the `split` on its line if there is one, else its component's.
 
-    Components are hashed one by one, so the fractions are met on average over components, not exactly and not over pairs. Pairs with
-    a split of their own do not bind: what they share with the others is the business of whoever divided them. A component in which some
-    pairs have a split of their own and some have none follows the strictest of those (test, then validation), so that what was held out
-    stays held out.
+    Each component is hashed separately, so the fractions hold on average over components, not exactly and not over pairs. Explicit splits
+    are always used, even if they divide a component. In a component with explicit splits, pairs without one get the strictest of them
+    (test, then validation), so that held-out data stays held out.
     """
     components = connected_components(pairs)
     names: dict[int, str] = {}
     explicit: dict[int, set[str]] = {}
     for pair, component in zip(pairs, components, strict=True):
-        # The smallest name of all sides stands for the component, whatever came first.
+        # A component is hashed by the smallest name of its sides, independent of their order.
         smallest = min(_name(pair.query), _name(pair.target))
         names[component] = min(names.get(component, smallest), smallest)
         if pair.split is not None:
@@ -40,7 +39,7 @@ def assign_splits(pairs: Sequence[Pair], validation_fraction: float, test_fracti
 
 
 def connected_components(pairs: Sequence[Pair]) -> list[int]:
-    """A number for each pair, the same for two pairs where a chain of shared queries or targets joins them. Negatives join nothing."""
+    """A component number for each pair: equal if a chain of shared queries or targets connects two pairs. Negatives do not connect."""
     parents: dict[Side, Side] = {}
 
     def root(side: Side) -> Side:
@@ -57,7 +56,7 @@ def connected_components(pairs: Sequence[Pair]) -> list[int]:
 
 
 def count_pairs(pairs: Sequence[Pair], splits: Sequence[str]) -> dict[str, dict[str, int]]:
-    """How many pairs there are by split and kind, and in `all`."""
+    """Number of pairs by split and kind, each with the total `all`."""
     counts: dict[str, Counter[str]] = {}
     for pair, split in zip(pairs, splits, strict=True):
         for name in (split, "all"):

@@ -108,7 +108,7 @@ def test_a_clip_that_became_a_link_out_of_the_data_folder_is_not_sent(server: st
     try:
         clip.symlink_to("/etc/hostname")
         status, _, body = ask(f"{server}api/clip?{query(index='one', id='clip/19')}")
-        assert (status, "leaves the folder" in body["error"]) == (404, True)
+        assert (status, "outside the folder" in body["error"]) == (404, True)
         clip.unlink()
         assert ask(f"{server}api/clip?{query(index='one', id='clip/19')}")[0] == 404
     finally:

@@ -1,4 +1,4 @@
-"""`behaviour.jsonl`: what it may hold, and what is told of a line that cannot be used."""
+"""`behaviour.jsonl`: valid tests, and messages for bad lines."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def read(data: Path) -> Any:
     return read_behaviour(data, {"v1", "v2", "v3"}, {"v9": "truncated"}, 100)
 
 
-def test_each_kind_is_read_with_what_it_leaves_out(tmp_path: Path) -> None:
+def test_each_kind_is_read_with_its_defaults(tmp_path: Path) -> None:
     tests, bad = read(written(tmp_path, *GOOD))
     assert bad == []
     assert tests == [
@@ -38,7 +38,7 @@ def test_each_kind_is_read_with_what_it_leaves_out(tmp_path: Path) -> None:
     ]
 
 
-def test_what_is_written_for_the_evaluation_is_read_back(tmp_path: Path) -> None:
+def test_stored_tests_are_read_back(tmp_path: Path) -> None:
     tests, _ = read(written(tmp_path, *GOOD))
     write_behaviour(tmp_path / "reports" / "behaviour.jsonl", tests)
     assert stored_behaviour(tmp_path / "reports" / "behaviour.jsonl") == tests
@@ -50,41 +50,41 @@ def test_without_the_file_there_are_no_tests(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "reason", "says"),
+    ("change", "reason", "message"),
     [
         ({"kind": "speed"}, "bad_kind", 'kind is "speed"; expected invariance, direction, minimum'),
         ({"kind": None}, "bad_kind", "kind is null"),
-        ({"kind": "direction"}, "missing_above", "a test of the kind direction needs kind, query, video, above"),
+        ({"kind": "direction"}, "missing_above", "a test of kind direction needs kind, query, video, above"),
         ({"videos": "v1"}, "unknown_key", "videos"),
         ({"query": " "}, "empty_text", "query is an empty text"),
         ({"query": "x" * 101}, "text_too_long", "101 characters; at most 100"),
-        ({"video": "v4"}, "unknown_video", 'lacks the video "v4"'),
+        ({"video": "v4"}, "unknown_video", 'video "v4" is not in'),
         ({"video": "v9"}, "bad_video", "is quarantined \\(truncated\\)"),
         ({"video": []}, "wrong_type", "empty list"),
         ({"video": 7}, "wrong_type", "video is a number"),
         ({"top": 0}, "out_of_range", "from 1 to 1000"),
         ({"top": "10"}, "wrong_type", "whole number"),
-        ({"kind": "invariance", "same_as": "a red ball", "video": None}, "same_query", "same words"),
+        ({"kind": "invariance", "same_as": "a red ball", "video": None}, "same_query", "same text"),
         ({"kind": "invariance", "same_as": "a crimson ball", "video": None, "shared": 11}, "out_of_range", "from 1 to 10"),
-        ({"kind": "direction", "above": "v1"}, "contradiction", "stands in video and in above"),
+        ({"kind": "direction", "above": "v1"}, "contradiction", "is in both video and above"),
     ],
 )
-def test_a_line_that_cannot_be_used_is_told_with_its_number_and_the_others_are_read(
-    tmp_path: Path, change: dict[str, Any], reason: str, says: str
+def test_a_bad_line_is_reported_with_its_number_and_the_other_lines_are_read(
+    tmp_path: Path, change: dict[str, Any], reason: str, message: str
 ) -> None:
     line = {"kind": "minimum", "query": "a red ball", "video": "v1"} | change
     tests, bad = read(written(tmp_path, GOOD[0], line, GOOD[1]))
     assert [test.line for test in tests] == [1, 3]
-    ((file, number, found),) = [(record.file, record.line, record.reason) for record in bad]
-    assert (file, number, found) == ("behaviour.jsonl", 2, reason)
-    assert re.search(says, bad[0].detail)
+    ((file, number, actual),) = [(record.file, record.line, record.reason) for record in bad]
+    assert (file, number, actual) == ("behaviour.jsonl", 2, reason)
+    assert re.search(message, bad[0].detail)
 
 
-def test_what_is_no_json_is_told_too(tmp_path: Path) -> None:
+def test_invalid_json_is_reported(tmp_path: Path) -> None:
     tests, bad = read(written(tmp_path, "{", GOOD[0]))
     assert (len(tests), bad[0].reason) == (1, "bad_json")
 
 
-def test_a_stored_suite_of_another_form_is_refused(tmp_path: Path) -> None:
+def test_a_stored_suite_of_another_format_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not a file of behaviour tests"):
         stored_behaviour(written(tmp_path, GOOD[0]) / "behaviour.jsonl")

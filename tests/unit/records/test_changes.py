@@ -1,4 +1,4 @@
-"""What two versions of the data differ in."""
+"""Differences between two versions of the data."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def before(tmp_path: Path) -> Contents:
     return contents(tmp_path, videos, pairs, {f"{name}.mp4": f"hash {name}" for name in "abc"})
 
 
-def test_what_came_went_and_changed_is_told_by_kind_and_split(before: Contents, tmp_path: Path) -> None:
+def test_changes_are_counted_by_kind_and_split(before: Contents, tmp_path: Path) -> None:
     videos = [
         {"video_id": "a", "path": "a.mp4", "title": "t"},
         {"video_id": "b", "path": "b.mp4", "title": "other"},
@@ -46,18 +46,18 @@ def test_what_came_went_and_changed_is_told_by_kind_and_split(before: Contents, 
         ("text_to_video", "train", 1, 0, 0, 1),
         ("video_to_video", "train", 1, 1, 0, 0),
     ]
-    told = as_json(changes, {"before": [1.0], "after": [1.0, 3.0]})
-    assert told["pairs"]["new"] == [{"query": {"video": "a"}, "target": {"video": "d"}, "split": "train"}]
-    assert told["distributions"]["seconds of a video"]["after"]["mean"] == 2
+    summary = as_json(changes, {"before": [1.0], "after": [1.0, 3.0]})
+    assert summary["pairs"]["new"] == [{"query": {"video": "a"}, "target": {"video": "d"}, "split": "train"}]
+    assert summary["distributions"]["seconds of a video"]["after"]["mean"] == 2
 
 
-def test_a_version_is_the_same_as_itself_and_new_as_a_whole_beside_nothing(before: Contents) -> None:
+def test_a_version_equals_itself_and_is_all_new_compared_with_nothing(before: Contents) -> None:
     assert not compare(before, before).any
     assert compare(before, before).headline == "nothing new"
     assert compare(NOTHING, before).headline == "3 videos and 3 pairs new"
 
 
-def test_a_hostile_id_cannot_drive_the_terminal(before: Contents, tmp_path: Path) -> None:
+def test_a_hostile_id_cannot_control_the_terminal(before: Contents, tmp_path: Path) -> None:
     after = contents(tmp_path, [{"video_id": "\x1b[2J\x9b31m\u202e", "path": "x"}], [], {})
     text = as_text(compare(before, after), UNKNOWN)
     assert all(character.isprintable() or character == "\n" for character in text)

@@ -31,7 +31,7 @@ def write(folder: Path, name: str, *lines: Line) -> Path:
 
 
 def bad_video(folder: Path, line: Line) -> BadRecord:
-    """The one bad record that `line`, between two good ones, gives."""
+    """The bad record of `line` between two good lines."""
     write(folder, "videos.jsonl", {"video_id": "before", "path": "a.mp4"}, line, {"video_id": "after", "path": "b.mp4"})
     videos, bad = read_videos(folder)
     assert [video.video_id for video in videos] == ["before", "after"]
@@ -55,9 +55,9 @@ def test_a_video_is_read_with_its_line_and_the_text_fields_that_are_not_blank(tm
     assert bad == []
 
 
-def test_tags_of_a_video_are_read_and_are_strings_with_names_of_their_own(tmp_path: Path) -> None:
+def test_tags_of_a_video_are_strings_and_not_text_fields(tmp_path: Path) -> None:
     tags: list[Any] = [{"language": "en"}, ["en"], {"year": 7}, {"asr": ""}]
-    write(tmp_path, "videos.jsonl", *({**VIDEO, "tags": found} for found in tags))
+    write(tmp_path, "videos.jsonl", *({**VIDEO, "tags": value} for value in tags))
     videos, bad = read_videos(tmp_path)
     assert [video.tags for video in videos] == [{"language": "en"}]
     assert [(record.line, record.reason) for record in bad] == [(2, "wrong_type"), (3, "wrong_type"), (4, "unknown_key")]
@@ -71,7 +71,7 @@ def test_frames_of_a_video_are_read_in_their_order(tmp_path: Path) -> None:
     assert videos[0].path is None
 
 
-def test_all_four_kinds_of_pair_are_read_with_what_goes_with_them(tmp_path: Path) -> None:
+def test_all_four_kinds_of_pair_are_read_with_their_keys(tmp_path: Path) -> None:
     text, cat, dog = {"text": "a cat"}, {"video": "cat"}, {"video": "dog"}
     write(
         tmp_path,
@@ -106,7 +106,7 @@ def test_the_id_of_a_bad_line_is_still_known(tmp_path: Path) -> None:
     assert known_ids(*read_videos(tmp_path)) == {"cat", "dog"}
 
 
-def test_a_byte_order_mark_and_windows_line_ends_are_no_fault(tmp_path: Path) -> None:
+def test_a_byte_order_mark_and_windows_line_ends_are_accepted(tmp_path: Path) -> None:
     (tmp_path / "videos.jsonl").write_bytes(b'\xef\xbb\xbf{"video_id": "cat", "path": "cat.mp4"}\r\n{"video_id": "dog", "path": "dog.mp4"}')
     videos, bad = read_videos(tmp_path)
     assert [video.video_id for video in videos] == ["cat", "dog"]
@@ -114,10 +114,10 @@ def test_a_byte_order_mark_and_windows_line_ends_are_no_fault(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("line", "reason", "says"),
+    ("line", "reason", "message"),
     [
         pytest.param("", "empty_line", "delete the line", id="an empty line"),
-        pytest.param('{"video_id": "cat", "pa', "bad_json", "one JSON object a line", id="a half-written line"),
+        pytest.param('{"video_id": "cat", "pa', "bad_json", "one JSON object per line", id="a half-written line"),
         pytest.param('["cat"]', "not_an_object", "a list", id="a list"),
         pytest.param('"cat"', "not_an_object", '"cat"', id="a string"),
         pytest.param("null", "not_an_object", "null", id="null"),
@@ -127,7 +127,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_no_fault(tmp_path: Path) ->
         pytest.param('{"video_id": "cat\\ud800", "path": "a.mp4"}', "wrong_encoding", "surrogate", id="half a surrogate pair"),
         pytest.param('{"video_id": "cat", "video_id": "dog", "path": "a.mp4"}', "duplicate_key", '"video_id"', id="a key twice"),
         pytest.param({**VIDEO, "titel": "Cat"}, "unknown_key", '"titel"', id="an unknown key"),
-        pytest.param({"path": "cat.mp4"}, "missing_id", "not there", id="no id"),
+        pytest.param({"path": "cat.mp4"}, "missing_id", "video_id is missing", id="no id"),
         pytest.param({**VIDEO, "video_id": " "}, "missing_id", "empty", id="a blank id"),
         pytest.param({**VIDEO, "video_id": 7}, "wrong_type", "a number (7)", id="a number as id"),
         pytest.param({**VIDEO, "title": ["Cat"]}, "wrong_type", "title is a list", id="a list as title"),
@@ -139,24 +139,24 @@ def test_a_byte_order_mark_and_windows_line_ends_are_no_fault(tmp_path: Path) ->
         pytest.param({"video_id": "cat", "images": ["1.png", 2]}, "wrong_type", "images[1]", id="an image that is no name"),
         pytest.param({**VIDEO, "path": "/etc/passwd"}, "unsafe_path", "absolute", id="an absolute path"),
         pytest.param({**VIDEO, "path": "C:\\cat.mp4"}, "unsafe_path", "absolute", id="a Windows path"),
-        pytest.param({**VIDEO, "path": "../cat.mp4"}, "unsafe_path", "climbs", id="a path that climbs out"),
-        pytest.param({**VIDEO, "path": "a/../../cat.mp4"}, "unsafe_path", "climbs", id="a path that climbs out later"),
-        pytest.param({"video_id": "cat", "images": ["1.png", "../2.png"]}, "unsafe_path", "climbs", id="an image that climbs out"),
+        pytest.param({**VIDEO, "path": "../cat.mp4"}, "unsafe_path", "contains “..”", id="a path that climbs out"),
+        pytest.param({**VIDEO, "path": "a/../../cat.mp4"}, "unsafe_path", "contains “..”", id="a path that climbs out later"),
+        pytest.param({"video_id": "cat", "images": ["1.png", "../2.png"]}, "unsafe_path", "contains “..”", id="an image that climbs out"),
         pytest.param({**VIDEO, "path": ""}, "unsafe_path", "empty", id="an empty path"),
         pytest.param({**VIDEO, "path": "a\0b"}, "unsafe_path", "NUL", id="a NUL character"),
     ],
 )
-def test_a_video_line_that_cannot_be_used_is_a_bad_record(tmp_path: Path, line: Line, reason: str, says: str) -> None:
+def test_a_video_line_that_cannot_be_used_is_a_bad_record(tmp_path: Path, line: Line, reason: str, message: str) -> None:
     record = bad_video(tmp_path, line)
     assert record.reason == reason
-    assert says in record.detail
+    assert message in record.detail
 
 
 @pytest.mark.parametrize(
-    ("line", "reason", "says"),
+    ("line", "reason", "message"),
     [
         pytest.param("", "empty_line", "delete the line", id="an empty line"),
-        pytest.param('{"query": "a c', "bad_json", "one JSON object a line", id="a half-written line"),
+        pytest.param('{"query": "a c', "bad_json", "one JSON object per line", id="a half-written line"),
         pytest.param({**PAIR, "score": 1}, "unknown_key", '"score"', id="an unknown key"),
         pytest.param({"target": "cat"}, "missing_query", "no query", id="no query"),
         pytest.param({"query": "a cat", "target": None}, "missing_target", "no target", id="no target"),
@@ -186,13 +186,13 @@ def test_a_video_line_that_cannot_be_used_is_a_bad_record(tmp_path: Path, line: 
         pytest.param({"query": "a", "target": {"text": "a"}}, "self_pair", "the same text", id="a text with itself"),
     ],
 )
-def test_a_pair_line_that_cannot_be_used_is_a_bad_record(tmp_path: Path, line: Line, reason: str, says: str) -> None:
+def test_a_pair_line_that_cannot_be_used_is_a_bad_record(tmp_path: Path, line: Line, reason: str, message: str) -> None:
     record = bad_pair(tmp_path, line)
     assert record.reason == reason
-    assert says in record.detail
+    assert message in record.detail
 
 
-def test_of_two_videos_with_one_id_the_first_is_kept(tmp_path: Path) -> None:
+def test_of_two_videos_with_one_id_the_first_is_used(tmp_path: Path) -> None:
     write(tmp_path, "videos.jsonl", VIDEO, {"video_id": "dog", "path": "dog.mp4"}, {**VIDEO, "path": "other.mp4"})
     videos, bad = read_videos(tmp_path)
     assert [(video.video_id, video.path) for video in videos] == [("cat", "cat.mp4"), ("dog", "dog.mp4")]
@@ -207,15 +207,15 @@ def test_a_bad_line_does_not_take_the_id_from_a_good_one(tmp_path: Path) -> None
     assert [record.reason for record in bad] == ["unsafe_path"]
 
 
-def test_a_last_line_without_an_end_is_said_to_be_cut_off(tmp_path: Path) -> None:
+def test_a_last_line_without_an_end_may_be_truncated(tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text('{"query": "a", "target": "cat"}\n{"query": "b", "tar')
     pairs, bad = read_pairs(tmp_path, {"cat"})
     assert len(pairs) == 1
     assert (bad[0].line, bad[0].reason) == (2, "bad_json")
-    assert "cut off" in bad[0].detail
+    assert "truncated" in bad[0].detail
 
 
-def test_a_line_longer_than_memory_should_hold_is_skipped_and_counted_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_above_the_size_limit_is_skipped_as_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reelnest.records.json_lines.MAX_LINE_BYTES", 100)
     write(tmp_path, "videos.jsonl", VIDEO, {**VIDEO, "video_id": "dog", "asr": "x" * 1000}, {**VIDEO, "video_id": "cow"})
     videos, bad = read_videos(tmp_path)
@@ -236,7 +236,7 @@ def test_a_link_out_of_the_data_folder_is_unsafe(tmp_path: Path) -> None:
     assert caught.value.reason == "unsafe_path"
 
 
-def test_a_link_that_leads_round_in_a_circle_is_a_bad_video(tmp_path: Path) -> None:
+def test_a_circular_link_is_a_bad_video(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").symlink_to(tmp_path / "b.mp4")
     (tmp_path / "b.mp4").symlink_to(tmp_path / "a.mp4")
     with pytest.raises(VideoError):
@@ -260,7 +260,7 @@ def test_a_file_that_is_not_there_is_missing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["folder", "videos.jsonl", "pairs.jsonl"])
-def test_missing_data_is_an_error_that_says_what_to_do(tmp_path: Path, missing: str) -> None:
+def test_missing_data_is_an_error_with_advice(tmp_path: Path, missing: str) -> None:
     folder = tmp_path / "data"
     if missing != "folder":
         folder.mkdir()
@@ -285,7 +285,7 @@ def test_the_quarantine_reads_back_as_the_files_and_lines_that_it_lists(tmp_path
     assert read_quarantine(path) == set()
 
 
-def test_the_quarantine_of_no_run_is_an_error_that_says_what_to_run(tmp_path: Path) -> None:
+def test_a_missing_quarantine_is_an_error_with_advice(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="reelnest validate"):
         read_quarantine(tmp_path / "quarantine.jsonl")
     (tmp_path / "quarantine.jsonl").write_text('{"file": "videos.jsonl"}\n')

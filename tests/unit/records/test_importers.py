@@ -87,7 +87,7 @@ def test_nothing_is_written_where_nothing_can_be_used(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_there_is_not_written_over(source: Path, tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
-    with pytest.raises(DataError, match="exists already"):
+    with pytest.raises(DataError, match="already exists"):
         import_data("earlier", source, tmp_path / "new")
 
 

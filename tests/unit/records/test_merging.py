@@ -1,4 +1,4 @@
-"""What may be added to the data and what is refused; what is refused leaves nothing."""
+"""Records that may be added to the data, and errors, which leave no files."""
 
 import json
 from collections.abc import Iterable
@@ -37,19 +37,19 @@ def merged(data: Path, *sources: Path, replacing: bool = False) -> Path:
     return into
 
 
-def refusal(data: Path, *sources: Path) -> str:
-    with pytest.raises(DataError) as refused:
+def error_of(data: Path, *sources: Path) -> str:
+    with pytest.raises(DataError) as raised:
         merged(data, *sources)
     assert not list((data.parent / "into").iterdir())
-    return str(refused.value)
+    return str(raised.value)
 
 
-def test_new_records_come_after_those_that_are_there_and_files_come_with_them(data: Path, tmp_path: Path) -> None:
+def test_new_records_and_their_files_are_appended(data: Path, tmp_path: Path) -> None:
     hostile = '<script>alert(1)</script> $(rm -rf /)\u202e"\n\\'
     source = write(tmp_path / "source", [video(2, title=hostile)], [{"query": hostile, "target": "v2", "negatives": ["v1", "a dog"]}])
     into = merged(data, source)
     videos, _ = read_videos(into)
-    assert [(found.video_id, found.fields["title"]) for found in videos] == [("v1", "one"), ("v2", hostile)]
+    assert [(video.video_id, video.fields["title"]) for video in videos] == [("v1", "one"), ("v2", hostile)]
     pairs, bad = read_pairs(into, {"v1", "v2"})
     assert not bad
     assert (pairs[-1].query, pairs[-1].negatives) == (Side("text", hostile), (Side("video", "v1"), Side("text", "a dog")))
@@ -68,26 +68,26 @@ def test_the_same_source_adds_nothing_the_second_time(data: Path, tmp_path: Path
     ]
 
 
-def test_every_conflict_is_told_with_file_and_line(data: Path, tmp_path: Path) -> None:
+def test_every_conflict_is_reported_with_file_and_line(data: Path, tmp_path: Path) -> None:
     source = write(
         tmp_path / "source",
         [video(1, title="another"), {"video_id": "v2", "path": "gone.mp4"}, {"video_id": "v3", "path": "../data/1.mp4"}],
         [{"query": "a cat", "target": "v1", "relevance": 2}, {"query": "x", "target": {"video": "v9"}}, {"query": "y"}],
     )
     (source / "gone.mp4").unlink()
-    told = refusal(data, source)
-    assert "6 records" in told
-    assert f'{source / "videos.jsonl"}:1: video "v1" has other texts or tags than {data / "videos.jsonl"}:1' in told
-    assert f'{source / "videos.jsonl"}:2: there is no file "gone.mp4"' in told
-    assert f"{source / 'videos.jsonl'}:3: the path" in told
-    assert f"{source / 'pairs.jsonl'}:1: query and target are those of {data / 'pairs.jsonl'}:1" in told
-    assert f'{source / "pairs.jsonl"}:2: target names video "v9"' in told
-    assert f"{source / 'pairs.jsonl'}:3: there is no target" in told
+    message = error_of(data, source)
+    assert "6 records" in message
+    assert f'{source / "videos.jsonl"}:1: video "v1" has other texts or tags than {data / "videos.jsonl"}:1' in message
+    assert f'{source / "videos.jsonl"}:2: there is no file "gone.mp4"' in message
+    assert f"{source / 'videos.jsonl'}:3: the path" in message
+    assert f"{source / 'pairs.jsonl'}:1: query and target are those of {data / 'pairs.jsonl'}:1" in message
+    assert f'{source / "pairs.jsonl"}:2: target names video "v9"' in message
+    assert f"{source / 'pairs.jsonl'}:3: there is no target" in message
 
 
-def test_the_same_id_with_other_bytes_is_refused_unless_it_shall_replace(data: Path, tmp_path: Path) -> None:
+def test_the_same_id_with_other_bytes_is_rejected_unless_replacing(data: Path, tmp_path: Path) -> None:
     source = write(tmp_path / "source", [video(1, title="one")], content="other bytes")
-    assert 'video "v1" has other bytes' in refusal(data, source)
+    assert 'video "v1" has other bytes' in error_of(data, source)
     (tmp_path / "into").rmdir()
     into = merged(data, source, replacing=True)
     assert (into / "1.mp4").read_text() == "other bytes"
@@ -103,19 +103,19 @@ def test_two_sources_may_not_contradict_each_other_even_where_the_datas_records_
         merge([first, second], data, tmp_path / "into", replacing=True)
 
 
-def test_another_video_under_a_taken_file_name_is_refused(data: Path, tmp_path: Path) -> None:
+def test_another_video_under_a_taken_file_name_is_rejected(data: Path, tmp_path: Path) -> None:
     source = write(tmp_path / "source", [{"video_id": "v2", "path": "./1.mp4"}], content="other")
-    assert 'the file "1.mp4" has other bytes' in refusal(data, source)
+    assert 'the file "1.mp4" has other bytes' in error_of(data, source)
 
 
 def test_a_file_of_records_is_never_a_video(data: Path, tmp_path: Path) -> None:
     source = write(tmp_path / "source", [{"video_id": "v2", "path": "x.mp4"}])
     (source / "videos.jsonl").write_text('{"video_id": "v2", "path": "behaviour.jsonl"}\n')
     (source / "behaviour.jsonl").write_text("{}\n")
-    assert "has the name of a file of records" in refusal(data, source)
+    assert "has the name of a file of records" in error_of(data, source)
 
 
-def test_a_text_stays_a_text_when_a_video_of_that_name_comes(data: Path, tmp_path: Path) -> None:
+def test_a_text_stays_a_text_when_a_video_of_that_name_is_added(data: Path, tmp_path: Path) -> None:
     source = write(tmp_path / "source", [{"video_id": "cat", "path": "c.mp4"}])
     into = merged(data, source)
     pairs, _ = read_pairs(into, {"v1", "cat"})

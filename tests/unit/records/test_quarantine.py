@@ -8,30 +8,30 @@ def pair(line: int, query: str, target: Side, split: str | None = None, negative
     return Pair(Side("text", query), target, 1.0, split, negatives, line)
 
 
-def sort_out(pairs: list[Pair], bad_videos: dict[str, str] | None = None) -> tuple[list[int], dict[int, str]]:
-    """Lines kept, and reasons by line of the others."""
-    kept, bad = quarantine_pairs(pairs, bad_videos or {}, 20, 0.0, 0.0)
-    return [one.line for one in kept], {record.line: record.reason for record in bad}
+def quarantined(pairs: list[Pair], bad_videos: dict[str, str] | None = None) -> tuple[list[int], dict[int, str]]:
+    """The lines of usable pairs, and the reasons of bad lines."""
+    usable, bad = quarantine_pairs(pairs, bad_videos or {}, 20, 0.0, 0.0)
+    return [pair.line for pair in usable], {record.line: record.reason for record in bad}
 
 
-def test_pairs_without_fault_are_kept_in_their_order() -> None:
-    assert sort_out([pair(1, "b", CAT), pair(2, "a", CAT), pair(3, "a", DOG)]) == ([1, 2, 3], {})
+def test_good_pairs_remain_in_their_order() -> None:
+    assert quarantined([pair(1, "b", CAT), pair(2, "a", CAT), pair(3, "a", DOG)]) == ([1, 2, 3], {})
 
 
-def test_a_pair_that_names_a_quarantined_video_goes_and_says_why() -> None:
+def test_a_pair_that_names_a_quarantined_video_is_bad_with_its_reason() -> None:
     pairs = [pair(1, "a", CAT), pair(2, "b", DOG), pair(3, "c", CAT, negatives=(DOG,)), Pair(DOG, CAT, 1.0, None, (), 4)]
-    kept, bad = quarantine_pairs(pairs, {"dog": "truncated"}, 20, 0.0, 0.0)
-    assert [one.line for one in kept] == [1]
+    usable, bad = quarantine_pairs(pairs, {"dog": "truncated"}, 20, 0.0, 0.0)
+    assert [pair.line for pair in usable] == [1]
     assert [(record.line, record.reason) for record in bad] == [(2, "bad_video"), (3, "bad_video"), (4, "bad_video")]
     assert all("truncated" in record.detail for record in bad)
     assert "negatives[0]" in bad[1].detail
 
 
-def test_a_text_is_not_taken_for_the_bad_video_of_the_same_name() -> None:
-    assert sort_out([pair(1, "dog", CAT)], {"dog": "truncated"}) == ([1], {})
+def test_a_text_may_equal_the_id_of_a_bad_video() -> None:
+    assert quarantined([pair(1, "dog", CAT)], {"dog": "truncated"}) == ([1], {})
 
 
-def test_a_text_one_character_too_long_goes_on_either_side_and_among_negatives() -> None:
+def test_a_text_one_character_too_long_is_bad_as_query_target_or_negative() -> None:
     fits, long = "x" * 20, "x" * 21
     pairs = [
         pair(1, fits, CAT),
@@ -39,21 +39,21 @@ def test_a_text_one_character_too_long_goes_on_either_side_and_among_negatives()
         pair(3, "a", Side("text", long)),
         pair(4, "b", CAT, negatives=(Side("text", long),)),
     ]
-    assert sort_out(pairs) == ([1], {2: "text_too_long", 3: "text_too_long", 4: "text_too_long"})
+    assert quarantined(pairs) == ([1], {2: "text_too_long", 3: "text_too_long", 4: "text_too_long"})
 
 
-def test_of_exact_duplicates_the_first_is_kept() -> None:
-    assert sort_out([pair(1, "a", CAT), pair(2, "a", DOG), pair(3, "a", CAT), pair(4, "a", CAT)]) == (
+def test_of_exact_duplicates_the_first_is_used() -> None:
+    assert quarantined([pair(1, "a", CAT), pair(2, "a", DOG), pair(3, "a", CAT), pair(4, "a", CAT)]) == (
         [1, 2],
         {3: "duplicate_pair", 4: "duplicate_pair"},
     )
 
 
-def test_a_pair_and_its_reverse_are_no_duplicates() -> None:
-    assert sort_out([pair(1, "a", CAT), Pair(CAT, Side("text", "a"), 1.0, None, (), 2)]) == ([1, 2], {})
+def test_a_pair_and_its_reverse_are_not_duplicates() -> None:
+    assert quarantined([pair(1, "a", CAT), Pair(CAT, Side("text", "a"), 1.0, None, (), 2)]) == ([1, 2], {})
 
 
-def test_of_one_pair_in_several_splits_the_test_keeps_it_and_then_validation() -> None:
+def test_of_one_pair_in_several_splits_test_wins_and_then_validation() -> None:
     pairs = [
         pair(1, "a", CAT, "train"),
         pair(2, "a", CAT, "validation"),
@@ -62,14 +62,14 @@ def test_of_one_pair_in_several_splits_the_test_keeps_it_and_then_validation() -
         pair(5, "b", CAT, "train"),
         pair(6, "b", CAT, "validation"),
     ]
-    assert sort_out(pairs) == ([3, 6], {1: "leakage", 2: "leakage", 4: "duplicate_pair", 5: "leakage"})
+    assert quarantined(pairs) == ([3, 6], {1: "leakage", 2: "leakage", 4: "duplicate_pair", 5: "leakage"})
 
 
-def test_a_duplicate_of_a_pair_that_goes_for_another_reason_is_kept() -> None:
-    assert sort_out([pair(1, "a", CAT, negatives=(DOG,)), pair(2, "a", CAT)], {"dog": "empty"}) == ([2], {1: "bad_video"})
+def test_a_duplicate_of_a_bad_pair_is_used() -> None:
+    assert quarantined([pair(1, "a", CAT, negatives=(DOG,)), pair(2, "a", CAT)], {"dog": "empty"}) == ([2], {1: "bad_video"})
 
 
-def test_a_query_is_lost_when_none_of_its_pairs_is_kept() -> None:
+def test_a_query_without_usable_pairs_is_lost() -> None:
     pairs = [pair(1, "a", CAT), pair(2, "a", DOG), pair(3, "b", DOG), pair(4, "c", DOG)]
     assert queries_without_target(pairs, pairs[:1]) == [Side("text", "b"), Side("text", "c")]
     assert queries_without_target(pairs, pairs) == []

@@ -12,21 +12,21 @@ def pair(query: Side, target: Side, split: str | None = None, line: int = 1) -> 
 
 
 def random_pairs(seed: int, count: int = 400, names: int = 300) -> list[Pair]:
-    """Pairs of all kinds, whose sides meet often enough to make components of many sizes. A text and a video may have one name."""
+    """Pairs of all kinds, in components of many sizes. A text and a video may have the same name."""
     chance = random.Random(seed)
     sides = [Side("text", f"{n}") for n in range(names)] + [Side("video", f"{n}") for n in range(names)]
-    drawn = [chance.sample(sides, 2) for _ in range(count)]
-    return [pair(query, target, line=line) for line, (query, target) in enumerate(drawn, start=1)]
+    sampled = [chance.sample(sides, 2) for _ in range(count)]
+    return [pair(query, target, line=line) for line, (query, target) in enumerate(sampled, start=1)]
 
 
 def components_by_search(pairs: list[Pair]) -> list[set[int]]:
-    """The same, found another way: by walking from side to side."""
+    """The components, by a graph search."""
     neighbours: dict[Side, set[Side]] = {}
-    for one in pairs:
-        neighbours.setdefault(one.query, set()).add(one.target)
-        neighbours.setdefault(one.target, set()).add(one.query)
+    for pair in pairs:
+        neighbours.setdefault(pair.query, set()).add(pair.target)
+        neighbours.setdefault(pair.target, set()).add(pair.query)
     seen: set[Side] = set()
-    found = []
+    components = []
     for side in neighbours:
         if side in seen:
             continue
@@ -36,39 +36,39 @@ def components_by_search(pairs: list[Pair]) -> list[set[int]]:
             reached |= new
             ahead += new
         seen |= reached
-        found.append({one.line for one in pairs if one.query in reached})
-    return found
+        components.append({pair.line for pair in pairs if pair.query in reached})
+    return components
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_no_query_and_no_video_stands_on_two_sides(seed: int) -> None:
+def test_no_query_and_no_video_is_in_two_splits(seed: int) -> None:
     pairs = random_pairs(seed)
     splits = assign_splits(pairs, 0.2, 0.2)
     assert set(splits) == {"train", "validation", "test"}
     where: dict[Side, set[str]] = {}
-    for one, split in zip(pairs, splits, strict=True):
-        where.setdefault(one.query, set()).add(split)
-        where.setdefault(one.target, set()).add(split)
-    assert all(len(found) == 1 for found in where.values())
+    for pair, split in zip(pairs, splits, strict=True):
+        where.setdefault(pair.query, set()).add(split)
+        where.setdefault(pair.target, set()).add(split)
+    assert all(len(sides) == 1 for sides in where.values())
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_splits_do_not_depend_on_the_order_of_the_file(seed: int) -> None:
     pairs = random_pairs(seed)
     chance = random.Random(seed + 1000)
-    pairs = [replace(one, split=chance.choice([None, None, None, "train", "test"])) for one in pairs]
-    by_line = {one.line: split for one, split in zip(pairs, assign_splits(pairs, 0.2, 0.2), strict=True)}
+    pairs = [replace(pair, split=chance.choice([None, None, None, "train", "test"])) for pair in pairs]
+    by_line = {pair.line: split for pair, split in zip(pairs, assign_splits(pairs, 0.2, 0.2), strict=True)}
     shuffled = chance.sample(pairs, len(pairs))
-    assert {one.line: split for one, split in zip(shuffled, assign_splits(shuffled, 0.2, 0.2), strict=True)} == by_line
+    assert {pair.line: split for pair, split in zip(shuffled, assign_splits(shuffled, 0.2, 0.2), strict=True)} == by_line
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_components_are_those_that_a_walk_from_side_to_side_finds(seed: int) -> None:
+def test_components_equal_those_of_a_graph_search(seed: int) -> None:
     pairs = random_pairs(seed)
-    found: dict[int, set[int]] = {}
-    for one, component in zip(pairs, connected_components(pairs), strict=True):
-        found.setdefault(component, set()).add(one.line)
-    assert sorted(map(sorted, found.values())) == sorted(map(sorted, components_by_search(pairs)))
+    components: dict[int, set[int]] = {}
+    for pair, component in zip(pairs, connected_components(pairs), strict=True):
+        components.setdefault(component, set()).add(pair.line)
+    assert sorted(map(sorted, components.values())) == sorted(map(sorted, components_by_search(pairs)))
 
 
 def test_a_long_chain_is_one_component() -> None:
@@ -84,17 +84,17 @@ def test_the_fractions_are_met_over_many_components() -> None:
     assert splits.count("test") / 10_000 == pytest.approx(0.2, abs=0.015)
 
 
-def test_what_other_components_hold_does_not_change_a_split() -> None:
+def test_a_split_does_not_depend_on_other_components() -> None:
     pairs = random_pairs(3)
     more = [pair(Side("text", f"new {n}"), Side("video", f"new {n}")) for n in range(50)]
     assert assign_splits(more + pairs, 0.2, 0.2)[50:] == assign_splits(pairs, 0.2, 0.2)
 
 
-def test_a_fraction_of_nothing_gives_an_empty_split() -> None:
+def test_a_fraction_of_zero_gives_an_empty_split() -> None:
     assert set(assign_splits(random_pairs(1), 0.0, 0.0)) == {"train"}
 
 
-def test_a_split_of_its_own_wins_and_what_it_holds_out_stays_held_out() -> None:
+def test_explicit_splits_win_and_held_out_data_stays_held_out() -> None:
     cat, dog = Side("video", "cat"), Side("video", "dog")
     pairs = [
         pair(Side("text", "a cat"), cat, "train"),

@@ -1,5 +1,5 @@
-"""Other layouts of data, one file each, turned into `videos.jsonl` and `pairs.jsonl`.
+"""Importers from other data layouts to `videos.jsonl` and `pairs.jsonl`, one file each.
 
-In: a file or a folder in another layout. Out: a new folder in this project's format with its videos, and a list of the rows that could not
-be used. Open `importer.py` first: what an importer is, and how one is registered; `importing.py` does what all importers share.
+In: a file or a folder in another layout. Out: a new folder in this project's format, and a list of skipped rows. Open `importer.py` first,
+which defines and registers importers. `importing.py` has the code that all importers share.
 """

@@ -1,8 +1,8 @@
 """The earlier system's layout: `train_data.jsonl` with bare strings, and `video_meta.jsonl`.
 
-`video_meta.jsonl` has a record for each video: `video_id`, `path` or `images` below the source's folder, and text fields. Other keys have
-no place in `videos.jsonl` and are left out. `train_data.jsonl` has `query` and `target` as strings: one that equals a `video_id` is that
-video, any other is a text. The keys `relevance`, `split` and `negatives` are kept where they are there.
+`video_meta.jsonl` has a record for each video: `video_id`, `path` or `images` relative to the source folder, and text fields. Other keys
+are ignored. `train_data.jsonl` has `query` and `target` as strings: one that equals a `video_id` is that video, any other is a text. The
+optional keys `relevance`, `split` and `negatives` are copied.
 """
 
 import logging
@@ -28,18 +28,18 @@ def read_earlier_system(source: Path) -> Iterator[Row]:
     for name in (VIDEOS_FILE, PAIRS_FILE):
         if not (source / name).is_file():
             raise DataError(f"{source / name}: there is no such file. Expected a folder with {VIDEOS_FILE} and {PAIRS_FILE}.")
-    left_out: Counter[str] = Counter()
-    for row in _records(source, VIDEOS_FILE, VIDEO_KEYS, left_out):
+    ignored: Counter[str] = Counter()
+    for row in _records(source, VIDEOS_FILE, VIDEO_KEYS, ignored):
         yield row if isinstance(row, BadRow) else _video(*row, source)
-    for row in _records(source, PAIRS_FILE, PAIR_KEYS, left_out):
+    for row in _records(source, PAIRS_FILE, PAIR_KEYS, ignored):
         yield row if isinstance(row, BadRow) else PairRow(*row)
-    if left_out:
-        counts = ", ".join(f"{key} ({count:,} rows)" for key, count in left_out.most_common())
-        log.warning("%s: these keys have no place in the new files and were left out: %s", source, counts)
+    if ignored:
+        counts = ", ".join(f"{key} ({count:,} rows)" for key, count in ignored.most_common())
+        log.warning("%s: these keys were ignored, because the new files do not have them: %s", source, counts)
 
 
-def _records(source: Path, name: str, known: tuple[str, ...], left_out: Counter[str]) -> Iterator[tuple[Origin, dict[str, Any]] | BadRow]:
-    """The records of a file with the keys that are `known`."""
+def _records(source: Path, name: str, known: tuple[str, ...], ignored: Counter[str]) -> Iterator[tuple[Origin, dict[str, Any]] | BadRow]:
+    """The records of a file, with only the keys in `known`."""
     for line, raw in read_lines(source / name):
         origin = Origin(name, line)
         try:
@@ -47,7 +47,7 @@ def _records(source: Path, name: str, known: tuple[str, ...], left_out: Counter[
         except RecordError as error:
             yield BadRow(origin, error.reason, str(error))
             continue
-        left_out.update(f"{name}: {key}" for key in record if key not in known)
+        ignored.update(f"{name}: {key}" for key in record if key not in known)
         yield origin, {key: value for key, value in record.items() if key in known}
 
 

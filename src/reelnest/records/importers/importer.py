@@ -1,4 +1,4 @@
-"""What an importer is: a function that reads another layout row by row."""
+"""The importer protocol: a function that reads another layout row by row."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from reelnest.implementations import Implementations
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a row comes from, for messages."""
+    """The source of a row, for messages."""
 
     file: str
     """Relative to the source."""
@@ -25,7 +25,7 @@ class VideoRow:
     origin: Origin
     record: Mapping[str, Any]
     files: Mapping[str, Path] = field(default_factory=dict)
-    """The paths that the record names → the files that are copied there."""
+    """Path in the record → file to copy there."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class BadRow:
 
     origin: Origin
     reason: str
-    """A short stable word, by which bad rows are counted."""
+    """A short stable word, used to count bad rows."""
     detail: str
-    """What was found, what was expected, what to do."""
+    """The problem, the expected content, and advice."""
     video_id: str | None = None
-    """Of a video that is left out: a pair that names it is left out too, and its id is not taken for a text."""
+    """Id of a skipped video. Pairs that name it are skipped, and its id is not read as a text."""
 
 
 Row = VideoRow | PairRow | BadRow
@@ -58,22 +58,21 @@ class Importer(Protocol):
     def __call__(self, source: Path) -> Iterator[Row]:
         """Yields the rows of the layout.
 
-        An importer says what is in the source and checks no more than it must to do so. What all importers share is done for it: records
-        are checked as `reelnest validate` reads them, ids must be unique, pairs must name known videos, files must exist, paths must stay
-        inside the new folder. A row that fails is reported with its origin, and the import goes on.
+        An importer needs no checks beyond its layout. `import_data` checks the rows of all importers: records must be valid for `reelnest
+        validate`, ids unique, videos of pairs known, files present, and paths inside the new folder. A row that fails is reported with its
+        origin and skipped.
 
         Args:
             source: The file or folder that the user named. It exists.
 
         Yields:
-            VideoRow, PairRow and BadRow in any order; a pair may come before its videos. Records may leave out what is optional in
-            docs/data.md; a side of a pair should be {"text": …} or {"video": video_id}, unless the layout does not say which it is.
+            VideoRow, PairRow and BadRow in any order; a pair may come before its videos. Records may omit keys that docs/data.md lists as
+            optional. A side of a pair should be {"text": …} or {"video": video_id}; use a bare string if the layout does not distinguish.
 
         Raises:
-            DataError: where the source is not of this layout at all, such as for a missing file: the text says which, and what was
-            expected.
+            DataError: if the source does not have this layout, such as for a missing file. The text names the file and the expected layout.
         """
 
 
 IMPORTERS: Implementations[Importer] = Implementations("importer", "reelnest.records.importers")
-"""By name. Register a function with `@IMPORTERS.register("name")`, in a file of this package or before `import_data` is called."""
+"""Importers by name. Register a function with `@IMPORTERS.register("name")`, in this package or before `import_data` is called."""

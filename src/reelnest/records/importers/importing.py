@@ -1,4 +1,4 @@
-"""What all importers share: every row is checked, and a folder in this project's format is written, atomically."""
+"""The code that all importers share: checks every row and writes a folder in this project's format atomically."""
 
 import json
 from collections import Counter
@@ -16,12 +16,12 @@ from reelnest.records.merging import copy_file, explicit_record
 from reelnest.records.safe_paths import resolve
 
 SKIPPED_FILE = "skipped.jsonl"
-"""In the new folder: the rows that were left out."""
+"""Name of the list of skipped rows in the new folder."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What `import_data` wrote."""
+    """The result of `import_data`."""
 
     videos: int
     pairs: int
@@ -29,30 +29,30 @@ class Imported:
 
     @property
     def reasons(self) -> Counter[str]:
-        """The rows that were left out, counted by reason."""
+        """Number of skipped rows by reason."""
         return Counter(row.reason for row in self.skipped)
 
 
 def import_data(importer: str, source: Path, destination: Path) -> Imported:
-    """Writes the folder `destination`, which must not exist, from a source in the layout that `importer` reads.
+    """Imports `source` into the new folder `destination`. `importer` is the name of the source's layout.
 
-    The result can be validated, or merged into `data/` by `reelnest data add`. Rows that cannot be used are left out, returned, and listed
+    The result can be validated, or merged into `data/` by `reelnest data add`. Rows that cannot be used are skipped, returned, and listed
     in `skipped.jsonl` with their file and row.
 
-    Raises ConfigError for an unknown importer, DataError where the source is missing or of another layout, where no row can be used, or
-    where a file cannot be copied; then nothing is written.
+    Raises ConfigError for an unknown importer. Raises DataError if the source is missing or has another layout, if no row can be used, or
+    if a file cannot be copied. On an error, nothing is written.
     """
     read = IMPORTERS[importer]
     if not source.exists():
         raise DataError(f"{source}: there is no such file or folder.")
     if destination.exists():
-        raise DataError(f"{destination}: exists already. Name a new folder; `reelnest data add` merges it into data/ afterwards.")
+        raise DataError(f"{destination} already exists. Name a new folder; `reelnest data add` merges it into data/ afterwards.")
     with atomic_folder(destination) as folder:
         writing = _Writing(source, folder)
         waiting: list[PairRow] = []
         for row in read(source):
             if isinstance(row, PairRow):
-                waiting.append(row)  # its videos may come later
+                waiting.append(row)  # its videos may follow later
             else:
                 writing.take(row)
         for row in waiting:
@@ -72,7 +72,7 @@ class _Writing:
         self._skipped: list[BadRow] = []
 
     def take(self, row: Row) -> None:
-        """Adds a row, or notes why it cannot be used."""
+        """Adds a row, or records why it is skipped."""
         if isinstance(row, BadRow):
             self._skip(row)
             return
@@ -87,7 +87,7 @@ class _Writing:
             self._skip(BadRow(row.origin, error.reason, detail, video_id if isinstance(video_id, str) else None))
 
     def finish(self) -> Imported:
-        """Writes the files of records. Raises DataError where they would be empty."""
+        """Writes the record files. Raises DataError if they would be empty."""
         if not any(self._lines.values()):
             first = self._skipped[0] if self._skipped else None
             example = f" The first: {first.origin.file}, row {first.origin.row}: {first.detail}." if first else ""
@@ -102,7 +102,9 @@ class _Writing:
         video = parse_video(dict(row.record), self._folder, row.origin.row)
         if (first := self._ids.get(video.video_id)) is not None:
             where = f"{first.file}, row {first.row}"
-            raise RecordError("duplicate_id", f"video_id {show(video.video_id)} is that of {where}, which is kept; give each its own")
+            raise RecordError(
+                "duplicate_id", f"video_id {show(video.video_id)} is already in {where}, which is used; give each a unique id"
+            )
         for name, file in row.files.items():
             self._copy(name, file)
         video_files(video, self._folder)
@@ -114,7 +116,7 @@ class _Writing:
         pair = parse_pair(record, self._ids.keys() | self._bad_ids, row.origin.row)
         for side in (pair.query, pair.target, *pair.negatives):
             if side.kind == "video" and side.value not in self._ids:
-                raise RecordError("bad_video", f"names video {show(side.value)}, which is left out; repair the video, or remove it here")
+                raise RecordError("bad_video", f"names video {show(side.value)}, which was skipped; repair the video, or remove it here")
         self._write(PAIRS_FILE, explicit_record(record, pair))
 
     def _skip(self, row: BadRow) -> None:
@@ -127,7 +129,7 @@ class _Writing:
         if self._copied.get(target) == file:
             return  # several videos may share a file
         if target in self._copied:
-            raise RecordError("path_taken", f"the path {show(name)} is that of {self._copied[target]} already; give each file its own path")
+            raise RecordError("path_taken", f"the path {show(name)} is already used by {self._copied[target]}; give each its own path")
         if not file.is_file():
             raise VideoError("missing", f"there is no file {file}; correct the path or add the file")
         try:
