@@ -1,4 +1,4 @@
-"""A model's architecture, read or known without its weights and without the Hub."""
+"""A model's architecture, without its weights and without the Hub."""
 
 from pathlib import Path
 
@@ -10,9 +10,9 @@ from reelnest.settings import Model
 
 
 def backbone_config(settings: Model) -> PreTrainedConfig:
-    """The architecture that `model.name_or_path` has.
+    """Returns the architecture of `model.name_or_path`.
 
-    `tiny` counts with as large a vocabulary as it may get. Raises ModelError for a Hub name that is not known here.
+    The vocabulary of `tiny` has its largest size. Raises ModelError for an unknown Hub name.
     """
     folder = Path(settings.name_or_path)
     if folder.is_dir():
@@ -26,7 +26,7 @@ def backbone_config(settings: Model) -> PreTrainedConfig:
         known = ", ".join(name for family in known_families() for name in family.published_names)
         raise ModelError(
             f"model.name_or_path: the sizes of '{settings.name_or_path}' are not known without the Hub (known: {known}). "
-            "Download it and give its folder."
+            "Download the model and set model.name_or_path to its folder."
         )
     if settings.name_or_path == TINY:
         return family.tiny_config(settings.tiny, settings.tiny.vocabulary, family.tiny_tokens.index)

@@ -1,9 +1,9 @@
-"""Which attention runs where.
+"""Chooses and groups the attention calls of a model.
 
-Outside FlashAttention, transformers' vision tower calls the attention once for each window and frame: 256 calls a layer for 64 clips of
-four steps. Frames and windows come in few lengths, so here each length is one call on all sequences that have it. The results are the same.
-The language model gets all rows of a batch as one sequence (see backbones/packing.py), and its attention takes rows of like length
-together.
+Without FlashAttention, transformers' vision tower calls the attention once for each window and frame: 256 calls per layer for 64 clips of
+four steps. Frames and windows have few distinct lengths, so this module makes one call for all sequences of one length. The results are
+the same. The language model reads all rows of a batch as one sequence (see backbones/packing.py), and its attention groups rows of similar
+length.
 """
 
 from typing import Any, Literal
@@ -19,36 +19,36 @@ from reelnest.backbones.positions import group_by_length
 from reelnest.errors import ModelError
 
 GROUPED = "reelnest_flash_like_sdpa"
-"""transformers hands the ends of the sequences only to attentions with "flash" in their names; this one takes them, and is plain SDPA."""
+"""transformers passes sequence boundaries only to implementations with "flash" in the name. This one uses them, and runs plain SDPA."""
 
 PACKED = "reelnest_packed_sdpa"
-"""transformers makes no mask for an attention that it has no mask for; this one needs none."""
+"""transformers builds no mask for an implementation that it does not know. This one needs no mask."""
 
 Attention = Literal["flash_attention_2", "sdpa", "eager"]
 
 
-def choose_attention(asked: str, dtype: str) -> Attention:
-    """`auto`: FlashAttention 2 where it can run, else SDPA. Raises ModelError where FlashAttention 2 is asked for and cannot run."""
-    lacking = _lacking_for_flash(dtype)
-    if asked == "auto":
-        return "sdpa" if lacking else "flash_attention_2"
-    if asked == "flash_attention_2" and lacking:
-        raise ModelError(f"model.attention: flash_attention_2 cannot run here: {lacking}. Use auto or sdpa.")
-    return asked  # type: ignore[return-value]  # the settings allow no other word
+def choose_attention(setting: str, dtype: str) -> Attention:
+    """Returns FlashAttention 2 for `auto` if it can run, else SDPA. Raises ModelError if FlashAttention 2 is set and cannot run."""
+    obstacle = _obstacle_to_flash(dtype)
+    if setting == "auto":
+        return "sdpa" if obstacle else "flash_attention_2"
+    if setting == "flash_attention_2" and obstacle:
+        raise ModelError(f"model.attention: flash_attention_2 cannot run here: {obstacle}. Use auto or sdpa.")
+    return setting  # type: ignore[return-value]  # the settings allow no other value
 
 
-def _lacking_for_flash(dtype: str) -> str | None:
+def _obstacle_to_flash(dtype: str) -> str | None:
     if not torch.cuda.is_available():
-        return "there is no GPU"
+        return "this machine has no GPU"
     if not is_flash_attn_2_available():
         return "the package flash-attn is not installed"
     if dtype != "bfloat16":
-        return f"it needs model.dtype bfloat16, found {dtype}"
+        return f"it needs model.dtype bfloat16, not {dtype}"
     return None
 
 
 def group_vision_attention(visual: PreTrainedModel) -> None:
-    """Makes the vision tower call SDPA once for each length of sequence. For towers that would otherwise run `sdpa`."""
+    """Makes a vision tower that runs `sdpa` call it once for each sequence length."""
     visual.config._attn_implementation = GROUPED
 
 
@@ -57,17 +57,17 @@ def grouped_sdpa(
     query: Tensor,  # (1, heads, tokens, head)
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,  # noqa: ARG001 (sequences are apart by their ends)
+    attention_mask: Tensor | None,  # noqa: ARG001 (`cu_seq_lens_q` separates the sequences)
     scaling: float,
     dropout: float = 0.0,
     *,
     cu_seq_lens_q: Tensor,
     **_others: Any,
 ) -> tuple[Tensor, None]:
-    """Attention inside each of the sequences that `cu_seq_lens_q` (on the CPU) ends; gives (1, tokens, heads, head)."""
+    """Attention within each sequence; returns (1, tokens, heads, head). `cu_seq_lens_q`, on the CPU, holds the sequence boundaries."""
     ends = tuple(cu_seq_lens_q.tolist())
     heads, tokens, width = query.shape[1:]
-    groups, back = group_by_length(ends)
+    groups, inverse = group_by_length(ends)
     if len(groups) == 1:
         length = groups[0].shape[1]
         # (heads, tokens, head) → (sequences, heads, length, head), without a copy
@@ -80,23 +80,23 @@ def grouped_sdpa(
         q, k, v = (tensor[0, :, index].transpose(0, 1) for tensor in (query, key, value))
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling)
         outputs.append(out.transpose(1, 2).reshape(-1, heads, width))
-    return torch.cat(outputs)[back.to(query.device, non_blocking=True)][None], None
+    return torch.cat(outputs)[inverse.to(query.device, non_blocking=True)][None], None
 
 
 def pack_text_attention(language_model: PreTrainedModel) -> None:
-    """Makes the language model take packed rows. For models that would otherwise run `sdpa`; other kinds of attention can already."""
+    """Makes a language model that runs `sdpa` read packed rows. Other kinds of attention read them already."""
     language_model.config._attn_implementation = PACKED
 
 
 def packed_arguments(language_model: PreTrainedModel, packing: Packing) -> dict[str, Any]:
-    """What tells the language model's attention which of the packed tokens belong together."""
+    """Returns the arguments that give the language model's attention the boundaries of the packed rows."""
     kind = language_model.config._attn_implementation
     if kind == PACKED:
         return {"packing": packing}
     if kind == "flash_attention_2":
         rows = {"cu_seq_lens_q": packing.ends, "cu_seq_lens_k": packing.ends}
         return rows | {"max_length_q": packing.longest, "max_length_k": packing.longest}
-    # Every token's row as a number, and a mask over all pairs of tokens: what eager attention is there for is looking into small batches.
+    # Eager attention gets a mask over all pairs of tokens: it serves to inspect small batches.
     row = torch.bucketize(torch.arange(len(packing.tokens), device=packing.ends.device), packing.ends[1:], right=True)
     allowed = (row[:, None] == row).tril()
     lowest = torch.finfo(language_model.dtype).min
@@ -108,16 +108,16 @@ def packed_sdpa(
     query: Tensor,  # (1, heads, tokens, head)
     key: Tensor,  # (1, key heads, tokens, head)
     value: Tensor,
-    attention_mask: Tensor | None,  # noqa: ARG001 (rows are apart by the packing)
+    attention_mask: Tensor | None,  # noqa: ARG001 (the packing separates the rows)
     scaling: float,
     dropout: float = 0.0,
     *,
     packing: Packing,
     **_others: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention inside each packed row; gives (1, tokens, heads, head)."""
+    """Causal attention within each packed row; returns (1, tokens, heads, head)."""
     heads, width = query.shape[1], query.shape[3]
-    # Tokens first, so that a group's rows are taken by one index: (tokens, heads, head)
+    # Tokens first, so that one index selects a group's rows: (tokens, heads, head)
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     outputs = []
     for places in packing.groups:  # (rows, longest)
@@ -125,7 +125,7 @@ def packed_sdpa(
         shares = row_k.shape[1] < heads
         out = F.scaled_dot_product_attention(row_q, row_k, row_v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=shares)
         outputs.append(out.transpose(1, 2).reshape(-1, heads, width))
-    return torch.cat(outputs)[packing.back][None], None
+    return torch.cat(outputs)[packing.inverse][None], None
 
 
 AttentionInterface.register(GROUPED, grouped_sdpa)

@@ -1,4 +1,4 @@
-"""Whether settings fit the model that they name, as far as that is known before it is opened. Light: every command asks this first."""
+"""Checks that settings fit the model that they name, before the model is opened. Every command runs this, so imports are cheap."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from reelnest.settings import PARAMS_FILE, Model, Params, load_params
 
 
 def load_compatible_params(path: Path = PARAMS_FILE) -> Params:
-    """Reads and checks a params file, and whether its settings fit the model. Raises ConfigError as `load_params` does."""
+    """Reads a params file and checks that its settings fit the model. Raises ConfigError like `load_params`."""
     params = load_params(path)
     problems = [problem for problem in (_too_wide(params.model), _split_steps(params, local_family_of(params.model))) if problem]
     if problems:
@@ -19,22 +19,22 @@ def load_compatible_params(path: Path = PARAMS_FILE) -> Params:
 
 
 def embedding_width(model: Model) -> int | None:
-    """Width of the vectors that a model of these settings gives; None where only the Hub knows."""
+    """Returns the width of the model's vectors; None if only the Hub knows it."""
     if model.projection is not None:
         return model.projection
     if model.name_or_path == TINY:
         return model.tiny.hidden_size
     config = Path(model.name_or_path) / "config.json"
     if config.is_file():
-        found = json.loads(config.read_text(encoding="utf-8"))
-        size = found.get("hidden_size") or found.get("text_config", {}).get("hidden_size")
+        contents = json.loads(config.read_text(encoding="utf-8"))
+        size = contents.get("hidden_size") or contents.get("text_config", {}).get("hidden_size")
         return int(size) if size else None
     family = local_family_of(model)
     return None if family is None else family.hidden_size_of(model.name_or_path)
 
 
 def check_frames(params: Params, family: Family) -> None:
-    """Raises ConfigError where frames would be left over that make no whole step of the family's."""
+    """Raises ConfigError if the frames do not divide into the family's temporal steps."""
     if problem := _split_steps(params, family):
         raise ConfigError(f"{problem}.")
 
@@ -44,7 +44,7 @@ def _too_wide(model: Model) -> str | None:
     if width is None or model.dims[-1] <= width:
         return None
     source = "model.projection" if model.projection else f"the hidden size of {model.name_or_path}"
-    return f"model.dims: {model.dims[-1]} is above the embedding's width, {width} ({source}); the largest dim may be at most {width}"
+    return f"model.dims: {model.dims[-1]} is above the embedding's width, {width} ({source}); use dims up to {width}"
 
 
 def _split_steps(params: Params, family: Family | None) -> str | None:

@@ -1,4 +1,4 @@
-"""Floating point operations of matrix products, as the mathematics asks for them."""
+"""Floating point operations of matrix products."""
 
 from collections.abc import Iterable
 
@@ -6,9 +6,9 @@ from torch import nn
 
 
 def matrix_flops(modules: Iterable[nn.Module], *, backward: bool) -> float:
-    """Of one token through all weight matrices of `modules`; the tables of embeddings are looked up, not multiplied.
+    """Returns the FLOPs of one token through all weight matrices of `modules`; embedding tables are not multiplied and do not count.
 
-    Each weight costs 2 FLOPs a token forward, 2 more where a gradient passes through it (`backward`), and 2 more where it trains itself.
+    Each weight costs 2 FLOPs per token forward, 2 more if a gradient passes through it (`backward`), and 2 more if it trains.
     """
     flops = 0.0
     for module in modules:
@@ -20,5 +20,5 @@ def matrix_flops(modules: Iterable[nn.Module], *, backward: bool) -> float:
 
 
 def trains(module: nn.Module) -> bool:
-    """Whether any weight of it does."""
+    """Returns whether any weight of `module` trains."""
     return any(parameter.requires_grad for parameter in module.parameters())

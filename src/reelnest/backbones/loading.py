@@ -1,4 +1,4 @@
-"""The one way by which weights come in: a Hub name, a folder of ours or of anyone's, the tiny model."""
+"""Loads a backbone from a Hub name or a folder; all weights of the project come in here."""
 
 import logging
 from collections.abc import Iterator
@@ -34,10 +34,10 @@ class LoadedBackbone:
 
 
 def load_backbone(settings: Model, base: str | Path) -> LoadedBackbone:
-    """The model at `base`, a Hub name or a folder, with the attention and dtype of `settings`.
+    """Loads the model at `base`, a Hub name or a folder, with the attention and dtype of `settings`.
 
-    Only safetensors are read and no code of the checkpoint's is run. Raises ModelError for a folder without weights, with pickled ones, of
-    a family that is not known here, or with weights missing (transformers would fill those with random numbers and go on).
+    Reads only safetensors, and runs no code of the checkpoint. Raises ModelError for a folder without weights, with pickled weights, of an
+    unknown family, or with weights missing (transformers would fill those with random numbers and continue).
     """
     folder = Path(base)
     if folder.is_dir():
@@ -69,8 +69,8 @@ def load_backbone(settings: Model, base: str | Path) -> LoadedBackbone:
     _check_report(report, base, family)
     if model.config.video_token_id != tokenizer.convert_tokens_to_ids(family.video_token):
         raise ModelError(
-            f"{base}: config.json and the tokenizer disagree about the number of {family.video_token}: tokenizer files are missing or"
-            " foreign."
+            f"{base}: config.json and the tokenizer have different ids for {family.video_token}. Use the tokenizer files of the"
+            " same checkpoint."
         )
     family.prepare(model, attention)
     return LoadedBackbone(family, model, tokenizer)
@@ -81,22 +81,22 @@ def check_weights_folder(folder: Path) -> None:
     refuse_pickles(folder)
     family_in(folder)
     if not any(folder.glob("*.safetensors")):
-        raise ModelError(f"{folder}: no weights (*.safetensors) in it. Was it copied whole, with its large files?")
+        raise ModelError(f"{folder}: no weights (*.safetensors). Copy the folder again, with its large files.")
 
 
 def refuse_pickles(folder: Path) -> None:
-    """Raises ModelError where `folder` holds files that are unpickled when they are opened: those run code of whoever wrote them."""
+    """Raises ModelError if `folder` holds pickled files: opening them may run code of their author."""
     pickled = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern))
     if pickled:
         raise ModelError(
             f"{folder}: holds pickled files ({', '.join(pickled)}), which could run code when opened. "
-            "Only safetensors are read: take the model's safetensors files, or convert these with safetensors.torch, and remove them."
+            "Remove them and use the model's safetensors files, or convert them with safetensors.torch."
         )
 
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bars and reports of transformers' own: what matters of them is raised or logged here."""
+    """Silences the progress bars and reports of transformers; this module raises or logs what matters."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -113,26 +113,26 @@ def _check_report(report: dict[str, Any], base: str | Path, family: Family) -> N
     if bad:
         raise ModelError(
             f"{base}: {len(bad)} weights are missing or of the wrong shape, the first: {', '.join(bad[:3])}. "
-            "Without them the model would be partly random. Get the whole checkpoint again."
+            "The model would be partly random. Download the checkpoint again."
         )
     unused = sorted(key for key in report["unexpected_keys"] if not key.startswith("lm_head"))
     if unused:
         first = ", ".join(unused[:3])
-        logger.warning("%s: %d weights are not part of %s and were left out, the first: %s", base, len(unused), family.title, first)
+        logger.warning("%s: %d weights are not part of %s and are ignored, the first: %s", base, len(unused), family.title, first)
 
 
 def _quantization(settings: Model, family: Family) -> BitsAndBytesConfig | None:
     if not settings.load_in_4bit:
         return None
     if not torch.cuda.is_available():
-        raise ModelError("model.load_in_4bit needs a GPU, and there is none here. Set it to false.")
+        raise ModelError("model.load_in_4bit needs a GPU, and this machine has none. Set it to false.")
     if find_spec("bitsandbytes") is None:
-        raise ModelError("model.load_in_4bit needs the package bitsandbytes: `pip install bitsandbytes`, or set it to false.")
+        raise ModelError("model.load_in_4bit needs the package bitsandbytes. Run `pip install bitsandbytes`, or set it to false.")
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
-        # The tower is a sixth of the weights and suffers most from four bits.
+        # The tower has a sixth of the weights and loses most quality in 4 bits.
         llm_int8_skip_modules=[family.vision_module],
     )

@@ -1,4 +1,4 @@
-"""The vision tower's first layer as the matrix product that it is."""
+"""The vision tower's first layer as a matrix product."""
 
 from typing import Any
 
@@ -7,11 +7,10 @@ from torch import Tensor, nn
 
 
 class PatchProjection(nn.Conv3d):
-    """A convolution over patches that are each exactly as large as its kernel.
+    """A convolution over patches of the kernel's size.
 
-    Every output is one dot product of a patch with a kernel. As a matrix product it saves a tenth of the tiny model's step on a CPU, and on
-    a GPU it does not hang on how well cuDNN does three-dimensional convolutions in bfloat16. It is still a Conv3d, with the same weight
-    under the same name.
+    Every output is one dot product of a patch with a kernel. The matrix product saves a tenth of the tiny model's step on a CPU, and on a
+    GPU it does not depend on cuDNN's three-dimensional convolutions in bfloat16. The module is still a Conv3d with the same weight name.
     """
 
     def forward(self, patches: Tensor) -> Tensor:
@@ -20,7 +19,7 @@ class PatchProjection(nn.Conv3d):
 
 
 def project_patches_by_matrix(visual: Any) -> None:
-    """Puts a PatchProjection with the same weight in the place of the tower's convolution."""
+    """Replaces the tower's convolution with a PatchProjection that has the same weight."""
     old = visual.patch_embed.proj
     new = PatchProjection(old.in_channels, old.out_channels, old.kernel_size, stride=old.stride, bias=False, device="meta")
     new.weight = old.weight

@@ -1,7 +1,7 @@
-"""The Qwen-VL families' index work, done once a batch and without a loop over tokens.
+"""Index tensors of the Qwen-VL families, computed once per batch without a loop over tokens.
 
-transformers walks over each row's tokens and each video's windows in Python, in every forward pass; on a small model that costs as much as
-the model. The tests hold both functions to transformers' own results.
+transformers loops over each row's tokens and each video's windows in Python, in every forward pass. On a small model that takes as long as
+the model. The tests compare both functions with transformers.
 """
 
 from functools import lru_cache
@@ -18,9 +18,9 @@ from reelnest.backbones.segments import VIDEO_TYPE, Segment
 def token_positions(segment: Segment, merge_size: int, interval: Tensor | None) -> Tensor:
     """Rotary positions in time, height and width, int64 (3, rows, tokens), as `Qwen2_5_VLModel.get_rope_index` defines them.
 
-    Text goes on by 1 in all three. A video begins where the text before it ended; its steps in time are `interval` apart, (rows,), its
-    rows and columns count from there, and the text after it goes on beyond the longer side. Padding is 0. A row holds at most one video,
-    whose tokens are one block.
+    Text advances by 1 on all three axes. A video starts at the end of the text before it. Its temporal steps are `interval`, (rows,),
+    apart; its rows and columns count from the start. The text after it continues from the longer side. Padding is 0. A row holds at most
+    one video, as one block of tokens.
     """
     mask = segment.attention_mask.bool()
     is_video = segment.mm_token_type_ids == VIDEO_TYPE
@@ -41,16 +41,16 @@ def token_positions(segment: Segment, merge_size: int, interval: Tensor | None) 
 
 
 class VisionIndex(NamedTuple):
-    """Where the vision tower finds what belongs together. Fields are named as the tower's own arguments."""
+    """The grouping of patches for the vision tower. Fields have the names of the tower's arguments."""
 
     position_ids: Tensor  # int64 (patches, 2): row and column of each patch
-    cu_seqlens: Tensor  # int32: ends of the frames
-    window_index: Tensor  # int64 (tokens,): tokens in the order of their windows
-    cu_window_seqlens: Tensor  # int32: ends of the windows
+    cu_seqlens: Tensor  # int32: frame boundaries
+    window_index: Tensor  # int64 (tokens,): tokens ordered by window
+    cu_window_seqlens: Tensor  # int32: window boundaries
 
 
 def vision_index(grid_thw: Tensor, merge_size: int, window_size: int, patch_size: int) -> VisionIndex:
-    """The index of all videos of a segment, with windows of `window_size` pixels; each distinct grid is worked out once and kept."""
+    """Returns the index of all videos of a segment, with windows of `window_size` pixels. Results for a grid are cached."""
     videos = [_video_index(tuple(grid), merge_size, window_size, patch_size) for grid in grid_thw.tolist()]
     tokens = torch.tensor([0, *(len(video.window_index) for video in videos)]).cumsum(0).tolist()
     return VisionIndex(
@@ -63,10 +63,10 @@ def vision_index(grid_thw: Tensor, merge_size: int, window_size: int, patch_size
 
 @lru_cache(maxsize=4096)
 def _video_index(grid: tuple[int, int, int], merge: int, window: int, patch: int) -> VisionIndex:
-    one = torch.tensor([grid])
-    window_index, window_ends = get_vision_window_index(one, spatial_merge_size=merge, window_size=window, patch_size=patch)
+    grids = torch.tensor([grid])
+    window_index, window_ends = get_vision_window_index(grids, spatial_merge_size=merge, window_size=window, patch_size=patch)
     frame_ends = torch.arange(grid[0] + 1, dtype=torch.int32) * (grid[1] * grid[2])
-    return VisionIndex(get_vision_position_ids(one, merge), frame_ends, window_index, window_ends)
+    return VisionIndex(get_vision_position_ids(grids, merge), frame_ends, window_index, window_ends)
 
 
 def _ends(each: list[Tensor]) -> Tensor:
@@ -76,7 +76,10 @@ def _ends(each: list[Tensor]) -> Tensor:
 
 @lru_cache(maxsize=256)
 def group_by_length(ends: tuple[int, ...]) -> tuple[list[Tensor], Tensor]:
-    """Sequences that lie one after the other, by length: for each length its tokens' indices (sequences, length), and the way back."""
+    """Groups concatenated sequences by length.
+
+    Returns the token indices of each length, (sequences, length), and the inverse permutation of the concatenated groups.
+    """
     starts: dict[int, list[int]] = {}
     for start, end in pairwise(ends):
         starts.setdefault(end - start, []).append(start)

@@ -1,4 +1,4 @@
-"""How an entry is laid out in tokens."""
+"""The token layout of an entry."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -8,16 +8,16 @@ from reelnest.video.vision_spec import Grid, VisionSpec
 
 
 class Tokenizer(Protocol):
-    """What is asked of a tokenizer; transformers' have it."""
+    """The tokenizer methods in use; the tokenizers of transformers have them."""
 
     name_or_path: str
 
     def convert_tokens_to_ids(self, tokens: str, /) -> Any:
-        """The number of a special token."""
+        """Returns the id of a special token."""
         ...
 
     def get_vocab(self) -> dict[str, int]:
-        """Every token's number."""
+        """Returns the id of every token."""
         ...
 
     def __call__(
@@ -31,7 +31,7 @@ class Tokenizer(Protocol):
         return_attention_mask: bool,
         split_special_tokens: bool,
     ) -> Mapping[str, Any]:
-        """The texts' tokens, under `input_ids`."""
+        """Returns the token ids of the texts, under `input_ids`."""
         ...
 
 
@@ -41,19 +41,19 @@ class Prompt(Protocol):
     video_token: int
     """The placeholder of a video's tokens."""
     end: list[int]
-    """What every row ends with. Rows are padded with the last of these."""
+    """The tokens at the end of every row. The last one is also the padding token."""
 
     def instruction(self, text: str) -> list[int]:
-        """What precedes an entry of a role with this instruction; mean pooling does not read it."""
+        """Returns the tokens of an instruction, which precede the entry. Mean pooling does not read them."""
         ...
 
     def video(self, grid: Grid, seconds_per_grid: float) -> list[int]:
-        """A video's placeholders, with what is around and between them."""
+        """Returns a video's placeholders, with the tokens around and between them."""
         ...
 
 
 class BlockPrompt:
-    """The whole video as one block of placeholders between two marks; an instruction on a line of its own."""
+    """One block of placeholders per video between two marker tokens; the instruction is on a separate line."""
 
     def __init__(self, tokenizer: Tokenizer, vision: VisionSpec, *, start: str, placeholder: str, stop: str, end: str) -> None:
         self._tokenizer, self._vision = tokenizer, vision
@@ -61,30 +61,30 @@ class BlockPrompt:
         self.end: list[int] = [tokenizer.convert_tokens_to_ids(end)]
 
     def instruction(self, text: str) -> list[int]:
-        """Nothing for an empty one."""
+        """Returns no tokens for an empty instruction."""
         return tokenize(self._tokenizer, [text + "\n"], None)[0] if text else []
 
-    def video(self, grid: Grid, seconds_per_grid: float) -> list[int]:  # noqa: ARG002 (of the protocol: other layouts write times)
-        """Start, placeholders, stop."""
+    def video(self, grid: Grid, seconds_per_grid: float) -> list[int]:  # noqa: ARG002 (part of the protocol: other layouts write times)
+        """Returns start marker, placeholders, stop marker."""
         return [self._start, *[self.video_token] * self._vision.tokens(grid), self._stop]
 
 
 def check_tokens(tokenizer: Tokenizer, needed: Sequence[str], title: str) -> None:
-    """Raises ModelError where the tokenizer lacks one of the tokens that the family `title` needs."""
+    """Raises ModelError if the tokenizer lacks a token that the family `title` needs."""
     known = tokenizer.get_vocab()
     missing = [token for token in needed if token not in known]
     if missing:
         raise ModelError(
-            f"The tokenizer of {tokenizer.name_or_path or 'this model'} lacks {', '.join(missing)}, which {title}'s has. "
-            f"Put the tokenizer files of a {title} checkpoint beside the weights."
+            f"The tokenizer of {tokenizer.name_or_path or 'this model'} lacks {', '.join(missing)}, which {title} needs. "
+            f"Copy the tokenizer files of a {title} checkpoint into the folder of the weights."
         )
 
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str], longest: int | None) -> list[list[int]]:
-    """The tokens of `texts`, at most `longest` each. Not for two threads at once: a fast tokenizer remembers its truncation."""
+    """Returns the token ids of `texts`, at most `longest` each. Not thread-safe: a fast tokenizer stores its truncation setting."""
     if not any(texts):
         return [[] for _ in texts]
-    # Someone's text may hold a placeholder: split_special_tokens keeps it words, or it would ask for frames that are not there.
+    # A text may contain a placeholder. split_special_tokens encodes it as plain text; as a placeholder it would need frames.
     encoded = tokenizer(
         list(texts),
         add_special_tokens=False,

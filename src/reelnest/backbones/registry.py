@@ -1,4 +1,4 @@
-"""The family of a model: by its published name, or by its config.json."""
+"""Finds the family of a model by its published name or its config.json."""
 
 import json
 from collections.abc import Mapping
@@ -9,26 +9,26 @@ from reelnest.errors import ModelError
 from reelnest.settings import Model
 
 TINY = "tiny"
-"""The model that `model.name_or_path` names where none is published: built for the training."""
+"""The value of `model.name_or_path` for a small random model, built at the start of training."""
 TINY_FAMILY = "qwen2_5_vl"
-"""The family that it is of."""
+"""The family of the tiny model."""
 
 
 def known_families() -> list[Family]:
-    """All families, by name."""
+    """Returns all families, sorted by name."""
     return [FAMILIES[name] for name in FAMILIES.names()]
 
 
 def family_of(settings: Model) -> Family:
-    """The family of `model.name_or_path`: from the name where it is published, from config.json else, which may be on the Hub.
+    """Returns the family of `model.name_or_path`: from a published name, else from config.json, which may be on the Hub.
 
-    Raises ModelError where there is no config.json, or one of a family that is not known here.
+    Raises ModelError if there is no config.json, or its family is unknown.
     """
     return _by_name(settings.name_or_path) or family_at(settings.name_or_path, settings.revision)
 
 
 def local_family_of(settings: Model) -> Family | None:
-    """As `family_of`, but None where the Hub would have to be asked, or the folder has no config.json that can be read."""
+    """Like `family_of`, but without the Hub: None if the name is unknown or the folder has no readable config.json."""
     if known := _by_name(settings.name_or_path):
         return known
     try:
@@ -38,7 +38,7 @@ def local_family_of(settings: Model) -> Family | None:
 
 
 def family_at(base: str | Path, revision: str | None) -> Family:
-    """The family of a folder in Hugging Face format or of a Hub name, as its config.json says. Raises ModelError."""
+    """Returns the family that the config.json of a folder or a Hub name declares. Raises ModelError."""
     if Path(base).is_dir():
         return family_in(Path(base))
     from transformers import PreTrainedConfig  # takes seconds to import
@@ -51,12 +51,10 @@ def family_at(base: str | Path, revision: str | None) -> Family:
 
 
 def family_in(folder: Path) -> Family:
-    """The family of the model in a folder. Raises ModelError, with the known families where it is of none."""
+    """Returns the family of the model in a folder. Raises ModelError if it has none of the known families."""
     path = folder / "config.json"
     if not path.is_file():
-        raise ModelError(
-            f"{folder}: no config.json, so this is no model in Hugging Face format. Point model.name_or_path at a folder that has one."
-        )
+        raise ModelError(f"{folder}: no config.json. Set model.name_or_path to a folder with a model in Hugging Face format.")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -67,7 +65,7 @@ def family_in(folder: Path) -> Family:
 
 
 def family_of_config(config: Mapping[str, object], where: str) -> Family:
-    """The family that claims the contents of a config.json. Raises ModelError with the known ones where none does."""
+    """Returns the family that claims the contents of a config.json. Raises ModelError, which lists the known ones, if none does."""
     for family in known_families():
         if family.claims(config):
             return family

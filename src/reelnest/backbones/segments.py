@@ -1,4 +1,4 @@
-"""What a backbone reads: rows of tokens of one sort, and the patches of their videos."""
+"""The input of a backbone: rows of tokens of one kind, and the patches of their videos."""
 
 from dataclasses import dataclass
 
@@ -11,17 +11,17 @@ TEXT_TYPE, VIDEO_TYPE = 0, 2
 
 @dataclass
 class Segment:
-    """Rows of one sort, padded on the left to the longest of them.
+    """Rows of one kind (text, video, or cached pooled states), padded on the left to the longest.
 
-    Rows whose pooled states are kept have no tokens. Videos whose tokens are kept have no patches, or else no video of the part has tokens.
-    `video_grid_thw` and `second_per_grid_ts` stay on the CPU: index work reads them as numbers, which on a GPU would wait for it each time.
+    Rows with cached pooled states have no tokens. Either all videos of a segment have cached tokens, or all have patches.
+    `video_grid_thw` and `second_per_grid_ts` stay on the CPU: index code reads them as numbers, and each read from a GPU would wait for it.
     """
 
     input_ids: Tensor  # int64 (rows, tokens)
     attention_mask: Tensor  # int64 (rows, tokens), 0 for padding
     mm_token_type_ids: Tensor  # int64 (rows, tokens), 0 text, 2 video
-    pooling_mask: Tensor  # int64 (rows, tokens), 1 for what mean pooling reads: all but padding and the instruction
-    rows: Tensor | None = None  # uint8 (all patches, row width), one video after the other
+    pooling_mask: Tensor  # int64 (rows, tokens), 1 for tokens that mean pooling reads: all but padding and the instruction
+    rows: Tensor | None = None  # uint8 (all patches, row width), concatenated
     video_grid_thw: Tensor | None = None  # int64 (rows, 3)
     second_per_grid_ts: Tensor | None = None  # float32 (rows,), seconds between two steps of the grid
     video_tokens: Tensor | None = None  # (tokens of all videos, hidden), from a frozen vision tower
@@ -29,17 +29,17 @@ class Segment:
 
     @classmethod
     def of_frames(cls, rows: Tensor, video_grid_thw: Tensor) -> "Segment":
-        """Videos without their tokens: what the vision tower reads."""
-        nothing = torch.empty(len(video_grid_thw), 0, dtype=torch.long)
-        return cls(nothing, nothing, nothing, nothing, rows=rows, video_grid_thw=video_grid_thw)
+        """Builds a segment of videos without tokens, the input of the vision tower."""
+        empty = torch.empty(len(video_grid_thw), 0, dtype=torch.long)
+        return cls(empty, empty, empty, empty, rows=rows, video_grid_thw=video_grid_thw)
 
     @property
     def has_video(self) -> bool:
-        """Whether its rows are videos that have yet to be encoded."""
+        """Whether the rows are videos."""
         return self.video_grid_thw is not None
 
     def to(self, device: torch.device | str) -> "Segment":
-        """The same part with its large tensors on `device`."""
+        """Returns a copy with the large tensors on `device`."""
         return Segment(
             input_ids=self.input_ids.to(device, non_blocking=True),
             attention_mask=self.attention_mask.to(device, non_blocking=True),

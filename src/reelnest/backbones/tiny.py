@@ -1,6 +1,6 @@
 """A small, randomly initialised model of a family, in the format of the published checkpoints.
 
-The whole chain runs on it, and is tested with it, on a laptop through the one loading path that a model of 3 billion parameters takes.
+The whole chain runs and is tested with it on a laptop, through the same loading path as a model of 3 billion parameters.
 """
 
 import json
@@ -21,8 +21,8 @@ from reelnest.settings import Model, Tiny
 def build_tiny(folder: Path, texts: Iterable[str], settings: Tiny, seed: int, family: Family | None = None) -> None:
     """Writes a Hugging Face folder: config, safetensors weights drawn from `seed`, and a tokenizer trained on `texts`.
 
-    `family` is the one of `model.name_or_path: tiny` where none is given.
-    The same arguments give the same bytes. The caller's random state is left as it was.
+    The default `family` is that of `model.name_or_path: tiny`. The same arguments give the same bytes. The caller's random state does not
+    change.
     """
     folder.mkdir(parents=True, exist_ok=True)
     family = family or family_of(Model(name_or_path=TINY))
@@ -38,7 +38,7 @@ def build_tiny(folder: Path, texts: Iterable[str], settings: Tiny, seed: int, fa
 def train_tokenizer(
     texts: Iterable[str], vocabulary: int, special_tokens: Sequence[str], *, end_of_text: str, padding: str
 ) -> Qwen2Tokenizer:
-    """Qwen's byte-level BPE with merges learnt from `texts`; at most `vocabulary` tokens, the special ones among them."""
+    """Trains Qwen's byte-level BPE on `texts`, with at most `vocabulary` tokens, special ones included."""
     learner = Tokenizer(models.BPE())
     learner.normalizer = normalizers.NFC()
     learner.pre_tokenizer = pre_tokenizers.Sequence(
@@ -58,7 +58,7 @@ def train_tokenizer(
     learnt = json.loads(learner.to_str())["model"]
     return Qwen2Tokenizer(
         vocab=learnt["vocab"],
-        merges=[tuple(pair) for pair in learnt["merges"]],  # type: ignore[misc]  # pairs are what the class wants, whatever it says
+        merges=[tuple(pair) for pair in learnt["merges"]],  # type: ignore[misc]  # the class takes pairs, though its annotation does not say so
         eos_token=end_of_text,
         pad_token=padding,
         extra_special_tokens=[AddedToken(token, special=True, normalized=False) for token in special_tokens],

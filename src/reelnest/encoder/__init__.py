@@ -1,5 +1,5 @@
-"""The encoder: a backbone with pooling, projection and adapters, and the folder that it is saved in.
+"""The encoder: a backbone with pooling, projection and adapters, and its saved form.
 
-In: entries (texts and videos) and the model's settings. Out: vectors whose prefixes are vectors too, and a saved model that other
-libraries open as well. Open `encoder.py` first, then `saved.py`.
+In: entries (texts and videos) and the model's settings. Out: vectors with usable prefixes, and a saved model that other libraries can
+open. Open `encoder.py` first, then `saved.py`.
 """

@@ -1,8 +1,8 @@
-"""Entries to the padded tensors that the encoder reads.
+"""Turns entries into the padded tensors that the encoder reads.
 
-An entry becomes: its role's instruction, the video's placeholder tokens (if it has frames), its text, the end token, as the family's
-prompt says. The end token is last in every row, so that last-token pooling reads what has seen everything. Rows with and without video
-are laid out apart, padded on the left; the model gets them without padding (see packing).
+An entry becomes its role's instruction, the video's placeholder tokens (if it has frames), its text and the end token, in the layout of the
+family's prompt. The end token is last in every row, so last-token pooling reads a state that attends to the whole row. Rows with and
+without video form separate segments, padded on the left; the model reads them without padding (see packing).
 """
 
 import mmap
@@ -23,7 +23,7 @@ from reelnest.store.cached_rows import Rows
 from reelnest.store.entries import Entry, Role
 
 KNOWN_CHARACTERS = 1 << 22
-"""Texts of so many characters in all, and their tokens (some 40 MB), are remembered: each epoch asks for them again."""
+"""Total characters of the texts with cached tokens (about 40 MB); each epoch tokenizes the same texts."""
 
 
 @dataclass
@@ -35,43 +35,43 @@ class Batch:
 
     segments: list[Segment]
     inverse: Tensor  # int64 (entries,), the inverse permutation
-    packing: Packing | None  # of all segments but pooled ones; None where there are no others
+    packing: Packing | None  # of all segments but pooled ones; None if there are no others
 
     def __len__(self) -> int:
         return len(self.inverse)
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on `device`."""
+        """Returns a copy on `device`."""
         packing = None if self.packing is None else self.packing.to(device)
         return Batch([segment.to(device) for segment in self.segments], self.inverse.to(device, non_blocking=True), packing)
 
 
 def packed(segments: Sequence[Segment]) -> Packing | None:
-    """How the segments' rows are packed; None where all of them are pooled. The segments are on the CPU."""
+    """Returns the packing of the segments' rows, on the CPU; None if all of them are pooled."""
     masks = [(segment.attention_mask.numpy(), segment.pooling_mask.numpy()) for segment in segments if segment.pooled is None]
     return Packing.of(*zip(*masks, strict=True)) if masks else None
 
 
-def _pooled_segment(kept: Sequence[Rows]) -> Segment:
-    nothing = torch.empty(len(kept), 0, dtype=torch.long)
-    return Segment(nothing, nothing, nothing, nothing, pooled=_joined(kept))
+def _pooled_segment(states: Sequence[Rows]) -> Segment:
+    empty = torch.empty(len(states), 0, dtype=torch.long)
+    return Segment(empty, empty, empty, empty, pooled=_joined(states))
 
 
-def _joined(kept: Sequence[Rows]) -> Tensor:
-    rows = np.concatenate(kept)
+def _joined(arrays: Sequence[Rows]) -> Tensor:
+    rows = np.concatenate(arrays)
     return torch.from_numpy(rows.view(np.int16)).view(torch.bfloat16) if rows.dtype == np.uint16 else torch.from_numpy(rows)
 
 
 class Batcher:
     """Makes batches of entries for one tokenizer and one model's settings (instructions, longest text).
 
-    Raises ModelError where the tokenizer lacks one of the family's special tokens.
+    Raises ModelError if the tokenizer lacks a special token of the family.
     """
 
     def __init__(self, tokenizer: Tokenizer, model: Model, family: Family) -> None:
         check_tokens(tokenizer, family.special_tokens, family.title)
         self._tokenizer, self._prompt = tokenizer, family.prompt(tokenizer)
-        self._one_at_a_time = threading.Lock()
+        self._lock = threading.Lock()
         self._known: dict[str, list[int]] = {}
         self._known_characters = 0
         self._max_text_tokens = model.max_text_tokens
@@ -79,17 +79,17 @@ class Batcher:
         self._instructions = {role: self._prompt.instruction(text) for role, text in instructions.items()}
 
     def __call__(self, entries: Sequence[Entry]) -> Batch:
-        """One batch of all `entries` (at least one)."""
+        """Returns one batch of all `entries` (at least one)."""
         if not entries:
             raise ValueError("a batch needs at least one entry")
         return self._batch(entries, self._texts(entries))
 
     def micro_batches(self, entries: Sequence[Entry], count: int) -> tuple[Sequence[Batch], Tensor]:
-        """`entries` in `count` batches, and the order, int64 (entries,), that puts the batches' rows, one after the other, into theirs.
+        """Divides `entries` into `count` batches; returns them and the inverse permutation of their concatenated rows, int64 (entries,).
 
-        Entries of one kind and of like length share a batch, and batches hold about equally many tokens, not entries: so one of videos has
-        few rows, one of searches many, and the largest needs as little memory as so few batches allow. Those with video come last. Several
-        batches are made when they are asked for, each time.
+        Entries of one kind and of similar length share a batch. Batches hold about equally many tokens, not entries: a batch of videos has
+        few rows, a batch of queries has many. This minimises the memory of the largest batch. Batches with video come last. If `count` is
+        above 1, each access to a batch builds it anew.
         """
         if not 0 < count <= len(entries):
             raise ValueError(f"{len(entries)} entries do not fill {count} batches")
@@ -97,7 +97,7 @@ class Batcher:
             return [self(entries)], torch.arange(len(entries))
         texts = self._texts(entries)
         video = np.array([0 if entry.frames is None else entry.frames.tokens for entry in entries])
-        # A video's token stands for four patches in the vision tower too: counted once more for these.
+        # A video token also costs four patches in the vision tower, so it counts twice.
         work = 2 * video + np.array([len(text) for text in texts]) + 1
         chosen = np.lexsort((work, video > 0))
         sub_batches = [
@@ -106,7 +106,7 @@ class Batcher:
         return MicroBatches(self._batch, sub_batches), torch.from_numpy(np.argsort(chosen))
 
     def _texts(self, entries: Sequence[Entry]) -> list[list[int]]:
-        with self._one_at_a_time:  # batches are made in one thread while another embeds
+        with self._lock:  # one thread makes batches while another embeds
             if self._known_characters > KNOWN_CHARACTERS:
                 self._known, self._known_characters = {}, 0
             new = list(dict.fromkeys(entry.text for entry in entries if entry.text not in self._known))
@@ -118,11 +118,11 @@ class Batcher:
         without: list[int] = []
         with_video: list[int] = []
         pooled: list[int] = []
-        kept: list[Rows] = []
+        states: list[Rows] = []
         for index, entry in enumerate(entries):
             if entry.pooled is not None:
                 pooled.append(index)
-                kept.append(entry.pooled)
+                states.append(entry.pooled)
             else:
                 (without if entry.frames is None else with_video).append(index)
         segments = [
@@ -131,7 +131,7 @@ class Batcher:
             if chosen
         ]
         if pooled:
-            segments.insert(0, _pooled_segment(kept))
+            segments.insert(0, _pooled_segment(states))
         inverse = torch.empty(len(entries), dtype=torch.long)
         inverse[pooled + without + with_video] = torch.arange(len(entries))
         return Batch(segments, inverse, packed(segments))
@@ -150,7 +150,7 @@ class Batcher:
             first = longest - len(tokens)
             ids[row, first:] = tokens
             mask[row, first:] = 1
-            # The instruction stands first and sees nothing of what follows: in the mean it would be the same in all vectors of a role.
+            # The instruction comes first and attends to nothing after it. In the mean it would add the same to all vectors of a role.
             pooling_mask[row, first + len(self._instructions[entries[row].role]) :] = 1
         segment = Segment(
             input_ids=torch.from_numpy(ids),
@@ -160,9 +160,9 @@ class Batcher:
         )
         frames = [entry.frames for entry in entries if entry.frames is not None]
         if frames:
-            kept = [entry.video_tokens for entry in entries if entry.video_tokens is not None]
-            if len(kept) == len(frames):
-                segment.video_tokens = _joined(kept if contents else [rows[:0] for rows in kept])
+            video_tokens = [entry.video_tokens for entry in entries if entry.video_tokens is not None]
+            if len(video_tokens) == len(frames):
+                segment.video_tokens = _joined(video_tokens if contents else [rows[:0] for rows in video_tokens])
             else:
                 segment.rows = torch.from_numpy(np.concatenate([video.rows if contents else video.rows[:0] for video in frames]))
             segment.video_grid_thw = torch.tensor([video.grid_thw for video in frames], dtype=torch.long)
@@ -171,10 +171,10 @@ class Batcher:
 
 
 class MicroBatches(Sequence[Batch]):
-    """Batches that are made each time they are asked for.
+    """Builds a batch on each access.
 
-    Until then a video is a place in the memory-mapped store and takes no memory: what is batched ahead may be far larger than what is
-    embedded at once.
+    Until then a video is only a reference into the memory-mapped store. So batches prepared in advance may be far larger than one embedded
+    micro-batch.
     """
 
     def __init__(self, make: Callable[..., Batch], sub_batches: Sequence[tuple[list[Entry], list[list[int]]]]) -> None:
@@ -183,7 +183,7 @@ class MicroBatches(Sequence[Batch]):
         for entries, _ in sub_batches:
             for entry in entries:
                 if entry.frames is not None and entry.video_tokens is None and entry.pooled is None:
-                    # One byte of each page: now the disk is waited for, in the thread that makes batches ahead, and not in the step.
+                    # Reads one byte of each page, so the prefetch thread waits for the disk and not the training step.
                     entry.frames.rows.reshape(-1)[:: mmap.PAGESIZE].any()
 
     def __len__(self) -> int:
@@ -193,12 +193,12 @@ class MicroBatches(Sequence[Batch]):
         return self._make(*self._sub_batches[index])
 
     def layouts(self) -> list[Batch]:
-        """The same, with videos of no patches and no kept tokens: for who wants to know sizes alone."""
+        """Returns the batches without patches and cached tokens, for their sizes."""
         return [self._make(*sub_batch, contents=False) for sub_batch in self._sub_batches]
 
 
 def split_evenly(values: np.ndarray, work: np.ndarray, count: int) -> list[np.ndarray]:
-    """`values` cut into `count` runs, none of them empty, of about equal sums of `work`."""
+    """Divides `values` into `count` non-empty runs with about equal sums of `work`."""
     reached = np.cumsum(work)
     ends = np.searchsorted(reached, reached[-1] * np.arange(1, count) / count, side="right")
     # Each run has at least one value and leaves one to each run after it.

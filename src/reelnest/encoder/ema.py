@@ -1,4 +1,4 @@
-"""An average of the weights over the last steps."""
+"""A moving average of the weights."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,25 +9,24 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 WARM_UP = 10
-"""Of the decay, in steps, as TensorFlow's and timm's averages have it."""
+"""Warm-up of the decay, in steps, as in TensorFlow and timm."""
 
 
 class Ema:
-    """Exponential moving average of what trains: average ← decay · average + (1 - decay) · weights, after each step.
+    """Exponential moving average of the trainable weights: average ← decay · average + (1 - decay) · weights, after each step.
 
-    The last steps' weights jump about the minimum that their average is near (Polyak and Juditsky 1992,
-    https://doi.org/10.1137/0330046), and the average is often the better model. At first the decay is (1 + step) / (10 + step), so that a
-    short training is no average of what it began with.
+    The weights of the last steps oscillate around a minimum, and their average is nearer to it (Polyak and Juditsky 1992,
+    https://doi.org/10.1137/0330046). At first the decay is (1 + step) / (10 + step), so the initial weights do not dominate the average
+    of a short training.
 
-    torch's AveragedModel would copy the whole model, with all that is frozen, in the weights' own type; it does not shard, and its decay is
-    the same from the first step on.
+    torch's AveragedModel would copy the frozen weights too, in the weights' dtype; it does not shard, and its decay is constant.
 
-    Averages are float32 whatever the weights are: a change of a thousandth is below bfloat16's resolution. Where weights are sharded, so
-    are the averages, and each process keeps its own.
+    Averages are always float32: a change of a thousandth is below bfloat16's resolution. The averages of sharded weights are sharded the
+    same way.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        """`model` is the one that trains: not a wrapper, and already sharded if it is to be."""
+        """`model` is the trained module, not a wrapper. If it is to be sharded, it already is."""
         self._decay = decay
         self._parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         self._averages = {name: parameter.detach().to(torch.float32, copy=True) for name, parameter in self._parameters.items()}
@@ -35,7 +34,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Takes in the weights after a step."""
+        """Updates the averages after a step."""
         self._steps += 1
         decay = min(self._decay, (1 + self._steps) / (WARM_UP + self._steps))
         weights = [_local(parameter).float() for parameter in self._parameters.values()]
@@ -43,33 +42,33 @@ class Ema:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Puts the averages into the model for as long as the block lasts; the weights come back to the last bit."""
-        kept = [_local(parameter).clone() for parameter in self._parameters.values()]
+        """Puts the averages into the model for the duration of the block, then restores the exact weights."""
+        weights = [_local(parameter).clone() for parameter in self._parameters.values()]
         self._put(list(self._averages.values()))
         try:
             yield
         finally:
-            self._put(kept)
+            self._put(weights)
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint: whole, on the CPU. Every process calls it."""
-        averages = {name: _whole(average).cpu().clone() for name, average in self._averages.items()}
+        """Returns the unsharded state on the CPU, for a checkpoint. Every process calls it."""
+        averages = {name: _unsharded(average).cpu().clone() for name, average in self._averages.items()}
         return {"steps": self._steps, "averages": averages}
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Takes over what `state` gave, sharded or not."""
+        """Loads the result of `state`, sharded or not."""
         self._steps = int(state["steps"])
         for name, average in self._averages.items():
             average.copy_(_as(state["averages"][name], average))
 
     def own_shard(self) -> dict[str, Any]:
-        """For a sharded checkpoint: what this process keeps, on the CPU."""
+        """Returns this process's shard of the state on the CPU, for a sharded checkpoint."""
         return {"steps": self._steps, "averages": {name: _local(average).to("cpu", copy=True) for name, average in self._averages.items()}}
 
     @torch.no_grad()
     def load_own_shard(self, shard: Mapping[str, Any]) -> None:
-        """Takes over what `own_shard` gave on this process."""
+        """Loads the result of `own_shard` of this process."""
         self._steps = int(shard["steps"])
         for name, average in self._averages.items():
             _local(average).copy_(shard["averages"][name])
@@ -81,17 +80,17 @@ class Ema:
 
 
 def _local(tensor: Tensor) -> Tensor:
-    """This process's part of a sharded tensor, as a view; another tensor itself."""
+    """Returns this process's shard of a sharded tensor, as a view; an unsharded tensor as it is."""
     tensor = tensor.detach()
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _whole(tensor: Tensor) -> Tensor:
+def _unsharded(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _as(value: Tensor, like: Tensor) -> Tensor:
-    """`value`, spread over the processes as `like` is."""
+    """Returns `value` sharded like `like`."""
     value = value.to(like.device)
-    # Each process has read the whole value: none has to be sent.
+    # Each process has the whole value, so no communication is needed.
     return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None) if isinstance(like, DTensor) else value

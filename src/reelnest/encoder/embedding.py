@@ -1,4 +1,4 @@
-"""Vectors of many entries, in order, over all processes."""
+"""Embeds many entries on all processes."""
 
 import logging
 import time
@@ -16,13 +16,13 @@ from reelnest.store.entries import Entry
 logger = logging.getLogger(__name__)
 
 CHARACTERS_PER_TOKEN = 4
-"""Of English text, about; only the sorting by length hangs on it."""
+"""Approximate, for English text; used only to sort by length."""
 GATHER_ROWS = 65_536
-"""Vectors summed over the processes at once: bounds what has to stand on a GPU beside the model."""
+"""Vectors in one reduction over the processes: limits the GPU memory that it needs."""
 
 
 class Entries(Protocol):
-    """A sequence of entries that may be made when asked for."""
+    """A sequence of entries that may be built on access."""
 
     def __len__(self) -> int: ...
 
@@ -30,11 +30,11 @@ class Entries(Protocol):
 
 
 def embed(encoder: Encoder, batcher: Batcher, entries: Entries, batch_size: int, progress: str) -> Tensor:
-    """Vectors of `entries`, not normalised: float32 (entries, width), on the CPU, the same on every rank.
+    """Returns vectors of `entries`, not normalised: float32 (entries, width), on the CPU, the same on every rank.
 
-    Entries of like length share a batch, the longest go first (so that memory that does not suffice shows at once), and the ranks take
-    batches in turn. Batches do not depend on the number of ranks, so neither do the vectors. `progress` names the bar. Every rank has to
-    call this with equal entries. The encoder is left in the mode in which it came.
+    Entries of similar length share a batch. The longest come first, so a lack of memory shows at once. The ranks take batches in turn.
+    Batches, and so vectors, do not depend on the number of ranks. `progress` labels the progress bar. Every rank calls this with equal
+    entries. The encoder's training mode does not change.
     """
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     batches = batches_by_length(entries, batch_size)
@@ -48,7 +48,7 @@ def embed(encoder: Encoder, batcher: Batcher, entries: Entries, batch_size: int,
                 vectors[batch] = encoder(batcher([entries[i] for i in batch]).to(encoder.device)).cpu()
                 bar.update(min(len(batch) * ranks, len(entries) - bar.n))
             if encoder.sharded and len(mine) < -(-len(batches) // ranks):
-                # The other ranks run one batch more, and their layers wait for this rank's share of the weights.
+                # Other ranks run one more batch, and their layers wait for this rank's shard of the weights.
                 encoder(batcher([Entry("query", "", None)]).to(encoder.device))
     finally:
         encoder.train(was_training)
@@ -61,18 +61,18 @@ def embed(encoder: Encoder, batcher: Batcher, entries: Entries, batch_size: int,
 
 
 def batches_by_length(entries: Entries, batch_size: int) -> list[list[int]]:
-    """Indices of all entries, those of like length together and the longest first."""
+    """Returns batches of entry indices, grouped by length, the longest first."""
     lengths = []
     for index in range(len(entries)):
         entry = entries[index]
         video = 0 if entry.frames is None else entry.frames.tokens
         lengths.append((entry.frames is not None, video + len(entry.text) // CHARACTERS_PER_TOKEN))
-    order = sorted(range(len(lengths)), key=lambda index: (lengths[index], -index), reverse=True)
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    by_length = sorted(range(len(lengths)), key=lambda index: (lengths[index], -index), reverse=True)
+    return [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
 
 
 def _sum_over_ranks(vectors: Tensor, device: torch.device) -> None:
-    """Each row is a vector on one rank and zeros on the others, so the sum over the ranks is exact."""
+    """Sums over the ranks. Each row is a vector on one rank and zeros on the others, so the sum is exact."""
     staging = device if dist.get_backend() == "nccl" else torch.device("cpu")
     for start in range(0, len(vectors), GATHER_ROWS):
         rows = vectors[start : start + GATHER_ROWS]

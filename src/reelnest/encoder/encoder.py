@@ -1,4 +1,4 @@
-"""Text and video to one vector."""
+"""Encodes text and video into one vector."""
 
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
@@ -25,10 +25,11 @@ from reelnest.video.vision_spec import CHANNELS
 
 
 class Encoder(nn.Module):
-    """Backbone, pooling and, if asked for, a projection.
+    """Backbone, pooling and an optional projection.
 
-    One forward takes queries and targets together: under DDP two forwards in one step fail, and each trainable parameter must take part in
-    each step. So a step without video sends one grey square through a tower that trains, and multiplies what comes of it by 0.
+    One forward pass takes queries and targets together, because DDP allows one forward pass per step. DDP also needs a gradient for each
+    trainable parameter in each step. So a step without video sends one grey square through a trainable tower, and multiplies its output by
+    0.
     """
 
     def __init__(self, family: Family, backbone: PreTrainedModel, settings: Model) -> None:
@@ -42,18 +43,17 @@ class Encoder(nn.Module):
         if settings.dims[-1] > self.width:
             source = "model.projection" if settings.projection else "the hidden size"
             raise ModelError(
-                f"model.dims: {settings.dims[-1]} is above the embedding's width, {self.width} ({source}). "
-                f"The largest dim may be at most {self.width}."
+                f"model.dims: {settings.dims[-1]} is above the embedding's width, {self.width} ({source}). Use dims up to {self.width}."
             )
         self.vision_is_cached = False
-        """Whether the vision tower need not run, since entries carry what it made of their frames."""
+        """Whether entries carry cached video tokens, so that the vision tower need not run."""
         mean, std = torch.tensor(self.vision.mean), torch.tensor(self.vision.std)
         self.register_buffer("_pixel_scale", (1 / (255 * std))[:, None], persistent=False)  # (channels, 1)
         self.register_buffer("_pixel_shift", (-mean / std)[:, None], persistent=False)
 
     @property
     def device(self) -> torch.device:
-        """Where the inputs have to be."""
+        """The device of the inputs."""
         return self._pixel_scale.device  # type: ignore[return-value]
 
     @property
@@ -68,21 +68,21 @@ class Encoder(nn.Module):
 
     @property
     def sharded(self) -> bool:
-        """Whether weights lie spread over processes (FSDP), which all have to run the same layers equally often."""
+        """Whether weights are sharded over processes (FSDP). Then all processes must run the same layers equally often."""
         return any(isinstance(parameter, DTensor) for parameter in self.parameters())
 
     def forward(self, batch: Batch) -> Tensor:
-        """Vectors of the entries, float32 (entries, width), not normalised: each prefix is normalised by who uses it."""
-        pooled, nothing = self._states(batch)
+        """Returns vectors of the entries, float32 (entries, width). They are not normalised: callers normalise the prefix that they use."""
+        pooled, zero = self._states(batch)
         vectors = pooled if self.projection is None else self.projection(pooled).float()
-        return vectors[batch.inverse] + nothing
+        return vectors[batch.inverse] + zero
 
     def pooled(self, batch: Batch) -> Tensor:
-        """What the projection would read, float32 (entries, hidden). For a model that is not sharded."""
+        """Returns the input of the projection, float32 (entries, hidden), of an unsharded model."""
         return self._states(batch)[0][batch.inverse]
 
     def encode_video(self, segment: Segment) -> Tensor:
-        """Video tokens of all videos of the segment, (tokens, width), as the vision tower returns them."""
+        """Returns the vision tower's tokens of all videos of the segment, (tokens, width)."""
         tower = self.vision_tower
         assert segment.rows is not None and segment.video_grid_thw is not None  # noqa: S101, PT018 (for the type checker)
         with _gradients(trains(tower)):
@@ -91,16 +91,16 @@ class Encoder(nn.Module):
             )
 
     def normalise_pixels(self, rows: Tensor) -> Tensor:
-        """Patch rows, uint8 (patches, row width), as the family's own processor normalises them, float32."""
+        """Normalises patch rows, uint8 (patches, row width), to float32 like the family's processor."""
         pixels = rows.to(torch.float32).view(len(rows), CHANNELS, -1)  # (patches, channels, frames x height x width)
         return torch.addcmul(self._pixel_shift, pixels, self._pixel_scale).view(len(rows), -1)  # type: ignore[arg-type]
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """The trainable parameters by name: what a checkpoint has to keep, the rest comes from the base."""
+        """Returns the trainable parameters by name. A checkpoint saves these; the others come from the base."""
         return {name: parameter.detach() for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def load_trainable_state(self, state: dict[str, Tensor]) -> None:
-        """Puts back what `trainable_state` gave. Raises ModelError where the names differ: those weights are of other settings."""
+        """Loads the result of `trainable_state`. Raises ModelError if the names differ, which means other settings."""
         own = self.trainable_state()
         if different := sorted(own.keys() ^ state.keys()):
             raise ModelError(f"These weights are of a model with other settings: {len(different)} names differ, the first: {different[0]}.")
@@ -109,29 +109,29 @@ class Encoder(nn.Module):
                 parameter.copy_(state[name])
 
     def enable_gradient_checkpointing(self) -> None:
-        """Keeps no activations inside the layers and computes them again in the backward pass: less memory, about a third more time."""
+        """Recomputes the layers' activations in the backward pass: less memory, about a third more time."""
         model: Any = self.backbone
-        # Renamed in transformers 5.2x, which warns about the old name. The reentrant kind would lose the gradients of frozen inputs.
+        # transformers 5.2x renamed it and warns about the old name. The reentrant variant would lose the gradients of frozen inputs.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
 
     def compile_layers(self, backend: Any = "inductor") -> None:
-        """Compiles the language model's MLPs and norms, each by itself: equal ones share a compilation, and any number of tokens fits it.
+        """Compiles each MLP and norm of the language model, for any number of tokens; equal modules share a compilation.
 
-        Attention stays as it is: how many groups of rows it has differs from batch to batch, and so would the compiled code. Names and
-        weights stay too. Raises ModelError where there is nothing to compile with.
+        Attention is not compiled: its number of row groups differs between batches, and each number would compile anew. Names and weights
+        do not change. Raises ModelError if no compiler is installed.
         """
         _check_compiler(self.device, backend)
         for module in self.family.compiled_modules(self.language_model):
             module.compile(dynamic=True, backend=backend)
 
     def _states(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Pooled states of the segments' rows, (entries, hidden), and a 0 that each layer took part in which has to take part."""
-        nothing = torch.zeros((), device=self.device)
-        # Without gradients too: gradient caching runs each micro-batch twice, and both runs have to draw the same random numbers.
+        """Returns pooled states of the segments' rows, (entries, hidden), and a 0 that depends on every layer that must run."""
+        zero = torch.zeros((), device=self.device)
+        # Also without gradients: gradient caching runs each micro-batch twice, and both runs must draw the same random numbers.
         needs_vision = (trains(self.vision_tower) and self.training) or (self.sharded and not self.vision_is_cached)
         if needs_vision and not any(segment.rows is not None for segment in batch.segments):
-            nothing = nothing + 0.0 * self.encode_video(self._blank_video()).sum()
+            zero = zero + 0.0 * self.encode_video(self._blank_video()).sum()
         states = [segment.pooled.float() for segment in batch.segments if segment.pooled is not None]
         if batch.packing is not None:
             states.append(self._encode([segment for segment in batch.segments if segment.pooled is None], batch.packing))
@@ -139,11 +139,11 @@ class Encoder(nn.Module):
             text = Segment(*(torch.tensor([[value]], device=self.device) for value in (0, 1, TEXT_TYPE, 1)))
             packing = packed([text.to("cpu")])
             assert packing is not None  # noqa: S101 (for the type checker)
-            nothing = nothing + 0.0 * self._encode([text], packing.to(self.device)).sum()
-        return torch.cat(states), nothing
+            zero = zero + 0.0 * self._encode([text], packing.to(self.device)).sum()
+        return torch.cat(states), zero
 
     def _encode(self, segments: list[Segment], packing: Packing) -> Tensor:
-        """Pooled states of the segments' rows, float32 (rows, hidden)."""
+        """Returns pooled states of the segments' rows, float32 (rows, hidden)."""
         with _gradients(trains(self.backbone)):
             ids = torch.cat([segment.input_ids.flatten() for segment in segments])[packing.tokens]  # (tokens,)
             embedded: Tensor = self.language_model.get_input_embeddings()(ids)  # (tokens, hidden)
@@ -157,7 +157,7 @@ class Encoder(nn.Module):
             if videos:
                 types = torch.cat([segment.mm_token_type_ids.flatten() for segment in segments])[packing.tokens]
                 tokens.is_video, tokens.video = types == VIDEO_TYPE, torch.cat(videos)
-            del embedded, videos  # the family frees them as soon as it has used them
+            del embedded, videos  # so that the family can free them after use
             hidden = self.family.encode_tokens(self.language_model, tokens)  # (tokens, hidden)
         return self._pool(hidden, packing)
 
@@ -171,24 +171,24 @@ class Encoder(nn.Module):
         return torch.cat(means)[packing.row_order]
 
     def _blank_video(self) -> Segment:
-        """A grey square of one token."""
+        """Returns a grey square of one token."""
         merge = self.vision.merge_size
         rows = torch.full((merge**2, self.vision.row_width), 128, dtype=torch.uint8, device=self.device)
         return Segment.of_frames(rows, torch.tensor([[1, merge, merge]]))
 
 
 def load_encoder(settings: Model, base: str | Path, *, training: bool) -> tuple[Encoder, PreTrainedTokenizerBase]:
-    """The encoder and its tokenizer from a Hub name or a folder in Hugging Face format.
+    """Loads an encoder and its tokenizer from a Hub name or a folder in Hugging Face format.
 
-    With `training`, LoRA is put in and what `freeze` names is frozen; otherwise everything is, and the encoder is in eval mode. New weights
-    (projection, adapters) are drawn from torch's global random state: seed it first. Raises ModelError (see `load_backbone`).
+    With `training`, adds LoRA and freezes what `freeze` names; otherwise freezes all weights and sets eval mode. New weights (projection,
+    adapters) come from torch's global random state: seed it first. Raises ModelError (see `load_backbone`).
     """
     loaded = load_backbone(settings, base)
     return build_encoder(loaded.family, loaded.model, settings, training=training), loaded.tokenizer
 
 
 def build_encoder(family: Family, backbone: PreTrainedModel, settings: Model, *, training: bool) -> Encoder:
-    """The encoder of a backbone that may lie anywhere, on the meta device too; adapters and freezing as in `load_encoder`."""
+    """Builds an encoder on a backbone on any device, the meta device included. Adapters and freezing are as in `load_encoder`."""
     if training and settings.lora is not None:
         add_adapters(backbone, settings.lora, family)
     encoder = Encoder(family, backbone, settings)
@@ -201,14 +201,14 @@ def build_encoder(family: Family, backbone: PreTrainedModel, settings: Model, *,
     return encoder.train()
 
 
-def _gradients(wanted: bool) -> AbstractContextManager[None]:
-    return torch.set_grad_enabled(wanted and torch.is_grad_enabled())
+def _gradients(enabled: bool) -> AbstractContextManager[None]:
+    return torch.set_grad_enabled(enabled and torch.is_grad_enabled())
 
 
 def _check_compiler(device: torch.device, backend: Any) -> None:
     if backend != "inductor":
         return
     if device.type == "cuda" and find_spec("triton") is None:
-        raise ModelError("train.compile needs Triton on a GPU, and it is not installed: `pip install triton`, or set it to false.")
+        raise ModelError("train.compile needs Triton on a GPU. Run `pip install triton`, or set it to false.")
     if device.type == "cpu" and which("g++") is None:
-        raise ModelError("train.compile needs the C++ compiler g++ on a CPU, and there is none here. Install it, or set it to false.")
+        raise ModelError("train.compile needs the C++ compiler g++ on a CPU. Install g++, or set it to false.")

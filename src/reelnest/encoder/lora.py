@@ -16,7 +16,7 @@ ADAPTER = "default"
 
 
 def lora_config(settings: Lora, family: Family, base: str | None = None, revision: str | None = None) -> LoraConfig:
-    """peft's form of our settings."""
+    """Returns the settings in peft's form."""
     targets = f"({family.language_targets})|({family.vision_targets})" if settings.vision else family.language_targets
     return LoraConfig(
         r=settings.r,
@@ -31,7 +31,7 @@ def lora_config(settings: Lora, family: Family, base: str | None = None, revisio
 
 
 def add_adapters(backbone: nn.Module, settings: Lora, family: Family) -> None:
-    """Puts adapters into `backbone`, in place, and freezes all else. They begin as no change at all."""
+    """Adds adapters to `backbone` in place and freezes all other weights. New adapters do not change the output."""
     backbone.requires_grad_(False)
     inject_adapter_in_model(lora_config(settings, family), backbone, adapter_name=ADAPTER)
     for name, parameter in backbone.named_parameters():
@@ -43,14 +43,14 @@ def add_adapters(backbone: nn.Module, settings: Lora, family: Family) -> None:
 
 
 def has_adapters(backbone: nn.Module) -> bool:
-    """Whether adapters are in place."""
+    """Returns whether `backbone` has adapters."""
     return any(isinstance(module, LoraLayer) for module in backbone.modules())
 
 
 def merged_state(backbone: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The plain model's weights with the adapters' changes added: base + scaling x B A, added in float32.
+    """Returns the plain model's weights with the adapters merged in: base + scaling x B A, added in float32.
 
-    Leaves `backbone` alone, so that a training that goes on is not rounded. `state` is the backbone's state dict.
+    Does not change `backbone`, so a continued training is not rounded. `state` is the backbone's state dict.
     """
     merged = {name.replace(".base_layer.", "."): value for name, value in state.items() if "lora_" not in name}
     for name, module in backbone.named_modules():
@@ -64,16 +64,16 @@ def merged_state(backbone: nn.Module, state: Mapping[str, Tensor]) -> dict[str, 
 
 
 def adapter_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The adapters alone, under the names that peft's files have."""
+    """Returns only the adapters, with the names of peft's files."""
     return {f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": value for name, value in state.items() if "lora_" in name}
 
 
 def load_adapter_state(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
-    """Fills the adapters of `backbone` from a file of peft's names; returns the names that are missing or too many."""
-    wanted: dict[str, Any] = {
+    """Loads adapters with peft's names into `backbone`. If names are missing or unexpected, loads nothing and returns them."""
+    expected: dict[str, Any] = {
         peft_name: name for name in backbone.state_dict() if "lora_" in name for peft_name in adapter_state({name: torch.empty(0)})
     }
-    wrong = sorted(set(wanted) ^ set(tensors))
+    wrong = sorted(set(expected) ^ set(tensors))
     if not wrong:
-        backbone.load_state_dict({wanted[name]: value for name, value in tensors.items()}, strict=False)
+        backbone.load_state_dict({expected[name]: value for name, value in tensors.items()}, strict=False)
     return wrong

@@ -1,13 +1,13 @@
 """A linear layer and its low-rank adapter as one product.
 
-peft computes W x + s B (A x), three products over all tokens, two of them narrow, and two passes over the result. B A is small beside the
-tokens: here W + s B A is formed first, so that forward and the way back to the input are one product each. On a CPU a third of the time of
-a step goes. Gradients of A and B do not need that of W:
+peft computes W x + s B (A x): three products over all tokens, two of them narrow, and two passes over the result. B A is small compared
+with the tokens. So this module computes W + s B A first; then forward, and backward to the input, are one product each. This saves a third
+of a step's time on a CPU. Gradients of A and B do not need that of W:
 
     dA = s (dy B)ᵀ x        dB = s dyᵀ (x Aᵀ)
 
-Where the sum would lose something, or something has to happen between (weights in bfloat16 or in 4 bits, dropout, autocast), peft's own
-forward runs. Values differ from it by rounding alone.
+peft's forward runs if the sum would lose precision or an operation comes between (weights in bfloat16 or 4 bits, dropout, autocast).
+Otherwise values differ from peft's only by rounding.
 """
 
 from typing import Any
@@ -33,7 +33,7 @@ class _LinearWithAdapter(torch.autograd.Function):
         tokens = x.flatten(0, -2)  # (tokens, in)
         of_x = None
         if ctx.needs_input_grad[0]:
-            # Formed again, not kept: it would double the memory of the weights.
+            # Computed again, because storing it would double the memory of the weights.
             of_x = (gradient @ torch.addmm(weight, b, a, alpha=ctx.scaling)).view_as(x)
         of_a = ((gradient @ b).T @ tokens).mul_(ctx.scaling)
         of_b = (gradient.T @ (tokens @ a.T)).mul_(ctx.scaling)
@@ -41,14 +41,14 @@ class _LinearWithAdapter(torch.autograd.Function):
 
 
 class LinearWithAdapter(Linear):
-    """peft's LoRA layer, with the forward pass above where that is possible."""
+    """peft's LoRA layer, with the forward pass above if possible."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """As peft's."""
+        """Computes the same as peft's forward."""
         adapter = self.active_adapters[0]
         if args or kwargs or not self._is_plain(x, adapter):
-            found: Tensor = super().forward(x, *args, **kwargs)
-            return found
+            output: Tensor = super().forward(x, *args, **kwargs)
+            return output
         base = self.base_layer
         a, b = self.lora_A[adapter].weight, self.lora_B[adapter].weight
         product: Tensor = _LinearWithAdapter.apply(x, base.weight, base.bias, a, b, self.scaling[adapter])
@@ -67,7 +67,7 @@ class LinearWithAdapter(Linear):
 
 
 def join_adapters(backbone: nn.Module) -> None:
-    """Lets the LoRA layers of `backbone` that stand on plain linear layers compute as above."""
+    """Makes LoRA layers over plain linear layers of `backbone` compute as above."""
     for module in backbone.modules():
         if type(module) is Linear and type(module.base_layer) is nn.Linear:
             module.__class__ = LinearWithAdapter

@@ -1,7 +1,7 @@
-"""What a saved model's folder holds, with checksums, so that a changed or a stranger's file is refused before anything is opened.
+"""Checksums of a saved model's folder, so that changed or untrusted files are refused before any file is opened.
 
-The checksums stand in the folder too: they find damage and hands that changed a file, and not who wrote the whole folder anew. Against that
-stands that nothing here is ever run: weights are safetensors, and no code that comes with a model is loaded.
+The checksums are in the folder itself: they detect damaged and edited files, but not a folder that was rewritten with new checksums.
+Against that, no file is executed: weights are safetensors, and no code of a model is loaded.
 """
 
 import hashlib
@@ -14,50 +14,50 @@ from reelnest.errors import ModelError
 
 RUN_FILE, CARD_FILE = "run.json", "README.md"
 ABOUT_THE_MODEL = (RUN_FILE, CARD_FILE)
-"""Files of a model's folder that are no part of the model: where its training was recorded, and what is told of it."""
+"""Files of a model's folder that are not part of the model: its tracking run and its model card."""
 READ_BY_NAME = (".json", ".safetensors", ".jinja", ".txt", ".model", ".py")
-"""transformers and sentence-transformers pick up such files by their names alone."""
+"""transformers and sentence-transformers open files with these suffixes by name."""
 
 
 def checksums(folder: Path, without: str) -> dict[str, str]:
-    """SHA-256 of each file of the folder but `without`, by its path in it."""
+    """Returns the SHA-256 of each file of the folder except `without`, by relative path."""
     return {name: _sha256(path) for name, path in _files(folder) if name != without}
 
 
 def check_files(folder: Path, expected: Mapping[str, str], without: str) -> None:
-    """Raises ModelError where the folder does not hold what `expected` says, or holds more that would be opened.
+    """Raises ModelError if the folder's files do not match `expected`, or if it has more files that a reader would open.
 
-    A link may stand for a file of equal bytes (DVC links to its cache), but for nothing else.
+    A link may replace only a file of equal bytes (DVC links to its cache).
     """
-    found = dict(_files(folder))
-    for name, path in found.items():
+    files = dict(_files(folder))
+    for name, path in files.items():
         if name in expected or name == without:
             continue
         if any(path.match(pattern) for pattern in PICKLED):
             raise ModelError(f"{path}: a pickled file, which could run code when opened. Remove it; only safetensors are read.")
         if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
-            raise ModelError(f"{path}: a link that leaves the model's folder, and no file of the model. Remove it.")
+            raise ModelError(f"{path}: a link out of the model's folder that was not saved with the model. Remove it.")
         if path.suffix in READ_BY_NAME and name not in ABOUT_THE_MODEL:
-            raise ModelError(f"{path}: was not saved with the model, and would be read with it. Remove it, or copy the model again.")
+            raise ModelError(f"{path}: was not saved with the model, but would be read with it. Remove it, or copy the model again.")
     for name, digest in sorted(expected.items()):
-        if name not in found:
-            raise ModelError(f"{folder / name}: no such file, so the model is not whole. Copy it again.")
-        if _sha256(found[name]) != digest:
-            raise ModelError(f"{found[name]}: not the bytes that were saved with the model. Copy the model again, or save it again.")
-        if name.endswith("config.json") and _names_code(found[name]):
-            raise ModelError(f"{found[name]}: names code to run (auto_map). reelnest's models have none: this is not one, do not use it.")
+        if name not in files:
+            raise ModelError(f"{folder / name}: is missing, so the model is incomplete. Copy the model again.")
+        if _sha256(files[name]) != digest:
+            raise ModelError(f"{files[name]}: differs from the file that was saved. Copy the model again, or save it again.")
+        if name.endswith("config.json") and _names_code(files[name]):
+            raise ModelError(f"{files[name]}: names code to run (auto_map), which reelnest's models never do. Do not use this model.")
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Files and links, by their path in the folder; not those of hidden folders, which no reader opens."""
+    """Yields files and links with their relative paths, without hidden folders, which no reader opens."""
     for path in sorted(folder.rglob("*")):
-        parts = path.relative_to(folder).parts
-        if not parts[0].startswith(".") and (path.is_symlink() or path.is_file()):
-            yield "/".join(parts), path
+        names = path.relative_to(folder).parts
+        if not names[0].startswith(".") and (path.is_symlink() or path.is_file()):
+            yield "/".join(names), path
 
 
 def _names_code(path: Path) -> bool:
-    """Whether a settings file asks transformers to run a file of the folder, at any depth (a processor's holds those of others)."""
+    """Returns whether a settings file names code for transformers to run, at any depth (a processor's file nests others)."""
     try:
         waiting = [json.loads(path.read_bytes())]
     except ValueError as error:

@@ -1,10 +1,10 @@
-"""The saved model: one folder that holds all that is needed to encode as in training.
+"""The saved model: one folder with all files that encoding needs.
 
-config.json, model*.safetensors   the backbone, as Hugging Face writes it (LoRA merged in), or
+config.json, model*.safetensors   the backbone in Hugging Face format (LoRA merged in), or
 adapter/                          with `lora.merge: false`, the adapter in peft's format; the base is named in reelnest.json
 tokenizer files
-projection/model.safetensors      where there is a projection
-modules.json and others           for sentence-transformers (see sentence_transformer_files), unless adapters stand alone
+projection/model.safetensors      if there is a projection
+modules.json and others           for sentence-transformers (see sentence_transformer_files), unless adapters are saved separately
 reelnest.json                     settings of the model and of preprocessing, the version of this format, the files' checksums
 """
 
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 PROJECTION_FILE = f"{PROJECTION_FOLDER}/model.safetensors"
 PROJECTION_WEIGHT = "linear.weight"
-"""As sentence-transformers names it."""
+"""The name that sentence-transformers uses."""
 ADAPTER_FOLDER = "adapter"
 ADAPTER_FILE = "adapter_model.safetensors"
 
@@ -57,14 +57,13 @@ def save_model(
     text_fields: Sequence[str] | None,
     state: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Writes the folder, whole or not at all; one that is there already is replaced. The encoder is not changed.
+    """Writes the folder atomically, and replaces an existing one. Does not change the encoder.
 
-    `text_fields` are `data.text_fields`. `state` is the encoder's gathered state dict where its weights are sharded over processes.
-    Call it on one process only.
+    `text_fields` are `data.text_fields`. For a sharded encoder, `state` is its gathered state dict. Call this on one process only.
     """
     state = encoder.state_dict() if state is None else state
     if Path(settings.name_or_path).is_dir():
-        # An adapter finds its base again from any working folder.
+        # An absolute path, so that an adapter finds its base from any working folder.
         settings = settings.model_copy(update={"name_or_path": str(Path(settings.name_or_path).resolve())})
     backbone = {name.removeprefix("backbone."): value.cpu() for name, value in state.items() if name.startswith("backbone.")}
     with atomic_folder(folder) as aside, quiet_transformers():
@@ -79,7 +78,8 @@ def save_model(
         if settings.lora is None or settings.lora.merge:
             if not can_be_opened(settings):
                 logger.warning(
-                    "%s: sentence-transformers will refuse it: it cannot leave an instruction out of the mean (model.pooling)", folder
+                    "%s: sentence-transformers will refuse this model: it cannot exclude an instruction from the mean (model.pooling)",
+                    folder,
                 )
             hidden = hidden_size(encoder.backbone.config)
             write_sentence_transformer_files(aside, tokenizer, settings, preprocess, encoder.family, hidden)
@@ -102,9 +102,9 @@ def save_model(
 
 
 def load(folder: str | Path, device: str | torch.device | None = None, limits: Limits | None = None) -> "SavedModel":
-    """Opens a saved model, on a GPU where there is one unless `device` says otherwise. `limits` are on the videos it will be given.
+    """Opens a saved model on `device`, by default a GPU if there is one. `limits` apply to the videos to encode.
 
-    Raises ModelError, which says what is wrong with the folder. Example:
+    Raises ModelError with the folder's problem. Example:
 
         model = reelnest.load("models/candidate")
         queries = model.encode_texts(["a red ball rolling to the left"], dim=64)
@@ -128,7 +128,7 @@ def load(folder: str | Path, device: str | torch.device | None = None, limits: L
         add_adapters(encoder.backbone, model.lora, encoder.family)
         if wrong := load_adapter_state(encoder.backbone, _tensors(folder / ADAPTER_FOLDER / ADAPTER_FILE)):
             raise ModelError(
-                f"{folder / ADAPTER_FOLDER}: does not fit {model.name_or_path}: {len(wrong)} weights differ, the first: {wrong[0]}."
+                f"{folder / ADAPTER_FOLDER}: does not match {model.name_or_path}: {len(wrong)} weights differ, the first: {wrong[0]}."
             )
     if encoder.projection is not None:
         _fill_projection(encoder, folder)
@@ -139,9 +139,9 @@ def load(folder: str | Path, device: str | torch.device | None = None, limits: L
 def videos_for_sentence_transformers(
     folder: str | Path, videos: Sequence[VideoSource], fields: Sequence[Mapping[str, str]] | None = None, limits: Limits | None = None
 ) -> list[dict[str, Any]]:
-    """Videos, with `fields` as `SavedModel.encode_videos` takes them, for `SentenceTransformer(folder).encode_document`.
+    """Returns inputs for `SentenceTransformer(folder).encode_document`; `fields` are as in `SavedModel.encode_videos`.
 
-    They hold the frames that the model was trained on, so that the vectors are ours. Opens no weights. Example:
+    Frames are sampled as in training, so the vectors equal those of `SavedModel`. Opens no weights. Example:
 
         model = SentenceTransformer("models/candidate", truncate_dim=64)
         videos = reelnest.videos_for_sentence_transformers("models/candidate", ["clip.mp4"])
@@ -157,19 +157,19 @@ def videos_for_sentence_transformers(
 
 
 class SavedModel:
-    """A model that encodes as it was trained. Vectors are float32 of unit length; their dot products are cosine similarities."""
+    """Encodes as in training. Vectors are float32 of unit length; their dot products are cosine similarities."""
 
     def __init__(self, encoder: Encoder, batcher: Batcher, settings: Model, videos: VideoReader) -> None:
         self.encoder, self.batcher, self.settings, self.videos = encoder, batcher, settings, videos
         self.frame_settings, self.text_fields = videos.settings, videos.text_fields
         self.width = encoder.width
         self.dims = settings.dims
-        """The prefixes that were trained; others up to `width` can be asked for."""
+        """The trained prefix lengths. Other dims up to `width` work, with lower quality."""
 
     def encode_texts(
         self, texts: Sequence[str], *, role: Role = "query", dim: int | None = None, batch_size: int = 32
     ) -> NDArray[np.float32]:
-        """Vectors of texts, (texts, dim). `role` chooses the instruction: searches are queries, what is to be found is a target."""
+        """Returns vectors of texts, (texts, dim). `role` selects the instruction: `query` for searches, `target` for documents."""
         return self.encode([Entry(role, text, None) for text in texts], dim=dim, batch_size=batch_size)
 
     def encode_videos(
@@ -181,24 +181,24 @@ class SavedModel:
         dim: int | None = None,
         batch_size: int = 8,
     ) -> NDArray[np.float32]:
-        """Vectors of videos, (videos, dim), sampled as in training.
+        """Returns vectors of videos, (videos, dim), with frames sampled as in training.
 
-        `fields` are each video's title, caption, text, ocr and asr, as far as known; those that the model was trained to read are used.
-        A video that cannot be decoded raises VideoError.
+        `fields` are each video's known fields among title, caption, text, ocr and asr; the model uses those that it was trained on.
+        Raises VideoError for a video that cannot be decoded.
         """
         texts = texts_of(self.videos, fields, len(videos))
         chunks = []
-        for start in range(0, len(videos), batch_size):  # a chunk at a time, so that the frames of all need not fit into memory
+        for start in range(0, len(videos), batch_size):  # in chunks, to hold few frames in memory
             chunk = zip(videos[start : start + batch_size], texts[start : start + batch_size], strict=True)
             chunks.append(self._vectors([Entry(role, text, self.videos.frames(video)) for video, text in chunk], batch_size))
         return self._prefix(torch.cat(chunks) if chunks else torch.empty(0, self.width), dim)
 
     def encode(self, entries: Sequence[Entry], *, dim: int | None = None, batch_size: int = 32) -> NDArray[np.float32]:
-        """Vectors of entries of any kind, (entries, dim). `dim` is the last of `dims` where it is left out."""
+        """Returns vectors of entries of any kind, (entries, dim). The default `dim` is the last of `dims`."""
         return self._prefix(self._vectors(entries, batch_size), dim)
 
     def close(self) -> None:
-        """Ends the process that decodes videos, if one was started."""
+        """Stops the process that decodes videos, if it runs."""
         self.videos.close()
 
     def _vectors(self, entries: Sequence[Entry], batch_size: int) -> Tensor:
@@ -211,12 +211,10 @@ class SavedModel:
     def _prefix(self, vectors: Tensor, dim: int | None) -> NDArray[np.float32]:
         dim = self.dims[-1] if dim is None else dim
         if not 1 <= dim <= self.width:
-            raise ModelError(
-                f"dim {dim}: this model's vectors have from 1 to {self.width} numbers; trained prefixes are {list(self.dims)}."
-            )
+            raise ModelError(f"dim {dim}: use a dim from 1 to {self.width}; the model was trained for {list(self.dims)}.")
         if dim not in self.dims:
             logger.warning(
-                "dim %d: the model was not trained for it (trained: %s); expect lower quality than at a trained dim of this size",
+                "dim %d: the model was not trained for it (trained: %s); expect lower quality",
                 dim,
                 list(self.dims),
             )
@@ -225,16 +223,16 @@ class SavedModel:
 
 
 def _model_settings(stored: Mapping[str, Any], folder: Path, device: torch.device) -> Model:
-    found = dict(stored)
-    if not found["lora"] or found["lora"]["merge"]:
-        found.update(name_or_path=str(folder), revision=None)
+    settings = dict(stored)
+    if not settings["lora"] or settings["lora"]["merge"]:
+        settings.update(name_or_path=str(folder), revision=None)
     if device.type == "cpu":
-        if found["load_in_4bit"]:
-            logger.warning("%s: its base was quantised to 4 bits in training, which needs a GPU; here it is opened unquantised", folder)
-        found.update(load_in_4bit=False, attention="eager" if found["attention"] == "eager" else "sdpa")
-    elif found["attention"] == "flash_attention_2":
-        found["attention"] = "auto"  # how attention is computed is this machine's choice, not part of the model
-    return Model.model_validate(found)
+        if settings["load_in_4bit"]:
+            logger.warning("%s: the base was quantised to 4 bits in training, which needs a GPU; opening it unquantised", folder)
+        settings.update(load_in_4bit=False, attention="eager" if settings["attention"] == "eager" else "sdpa")
+    elif settings["attention"] == "flash_attention_2":
+        settings["attention"] = "auto"  # the attention implementation is the machine's choice, not part of the model
+    return Model.model_validate(settings)
 
 
 def _video_reader(stored: Mapping[str, Any], folder: Path, limits: Limits | None) -> VideoReader:
@@ -257,7 +255,7 @@ def _fill_projection(encoder: Encoder, folder: Path) -> None:
 
 def _tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise ModelError(f"{path}: no such file, so the model is not whole. Copy it again.")
+        raise ModelError(f"{path}: is missing, so the model is incomplete. Copy the model again.")
     try:
         return load_file(path)
     except SafetensorError as error:

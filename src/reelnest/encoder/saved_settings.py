@@ -1,4 +1,4 @@
-"""The settings file of a saved model. It is read without torch, so that a wrong folder is refused at once."""
+"""The settings file of a saved model. It is read without importing torch, so a wrong folder fails at once."""
 
 import json
 from pathlib import Path
@@ -17,30 +17,28 @@ SETTINGS_FILE = "reelnest.json"
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """Returns what the file holds. Raises ModelError for a folder that is not there, or that this version did not save."""
+    """Returns the file's contents. Raises ModelError for a missing folder, or one of another format."""
     path = folder / SETTINGS_FILE
     if not folder.is_dir():
         raise ModelError(f"{folder} is missing. Expected the folder of a saved model; `reelnest train` saves models/candidate.")
     if not path.is_file():
-        raise ModelError(
-            f"{folder}: no {SETTINGS_FILE}, so this was not saved by reelnest. A base model goes into model.name_or_path; train it first."
-        )
+        raise ModelError(f"{folder}: no {SETTINGS_FILE}, so this is not a saved model. To train a base model, set model.name_or_path.")
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ModelError(f"{path}: not readable as JSON: {error}. Copy the model again.") from error
     if not isinstance(stored, dict) or stored.get("format") != FORMAT:
-        raise ModelError(f'{path}: not reelnest\'s (no "format": "{FORMAT}" in it). Give the folder that training saved.')
+        raise ModelError(f'{path}: no "format": "{FORMAT}", so this is not a saved model. Use the folder that training saved.')
     if stored.get("format_version") != FORMAT_VERSION:
         raise ModelError(
-            f"{path}: format version {stored.get('format_version')!r}; this reelnest reads version {FORMAT_VERSION}. "
-            "Open it with the reelnest that saved it, or save it again with this one."
+            f"{path}: format version {stored.get('format_version')!r}, but this reelnest reads version {FORMAT_VERSION}. "
+            "Open it with the version that saved it, or save the model again."
         )
     return stored
 
 
 def saved_family(folder: Path) -> Family:
-    """The family of a saved model. Raises ModelError as `read_settings` does, and for a base that is not there."""
+    """Returns the family of a saved model. Raises ModelError like `read_settings`, and for a missing base."""
     stored = read_settings(folder)
     try:
         lora = stored["model"]["lora"]
@@ -51,7 +49,7 @@ def saved_family(folder: Path) -> Family:
 
 
 def frame_settings(folder: Path) -> FrameSettings:
-    """How a saved model reads videos. Raises ModelError as `saved_family` does."""
+    """Returns how a saved model reads videos. Raises ModelError like `saved_family`."""
     try:
         sampling = Preprocess.model_validate(read_settings(folder)["preprocess"])
     except (ValidationError, KeyError) as error:
@@ -60,5 +58,5 @@ def frame_settings(folder: Path) -> FrameSettings:
 
 
 def unknown_settings(folder: Path, error: Exception) -> ModelError:
-    """What to raise where the file's contents are not as this version writes them."""
-    return ModelError(f"{folder / SETTINGS_FILE}: not as this version writes it: {error}. Save the model again.")
+    """Returns the error for contents that this version does not write."""
+    return ModelError(f"{folder / SETTINGS_FILE}: not in this version's format: {error}. Save the model again.")

@@ -1,14 +1,14 @@
-"""What sentence-transformers (6.2 or newer) needs in a saved model's folder to give the same vectors, with modules of its own alone.
+"""Files with which sentence-transformers (6.2 or newer) computes the same vectors from a saved model, with its own modules.
 
-modules.json                          backbone, pooling, projection where there is one, unit length
-config_sentence_transformers.json     instructions as prompts: `encode_query` and `encode_document` use them
-sentence_bert_config.json             the backbone: text and video both come as a chat message
-chat_template.jinja                   a message as our tokens: instruction, video, text, end
-processor_config.json                 frames to patches, as ours; transformers wants torchvision to open it
-pooling/, projection/                 settings, and the projection's weights, which reelnest reads there too
+modules.json                          backbone, pooling, optional projection, normalisation
+config_sentence_transformers.json     instructions as prompts for `encode_query` and `encode_document`
+sentence_bert_config.json             the backbone: text and video arrive as a chat message
+chat_template.jinja                   a message in our token layout: instruction, video, text, end
+processor_config.json                 frames to patches, as ours; transformers needs torchvision to open it
+pooling/, projection/                 settings, and the projection's weights, which reelnest reads too
 
-It reads frames and not files: `video_reading.videos_for_sentence_transformers` gives those that were trained on. It cannot cut the text of
-a video or of a document after `max_text_tokens`, and reads all of it; searches are cut as ours.
+sentence-transformers takes frames, not files: `saved.videos_for_sentence_transformers` samples them as in training. It truncates queries
+to `max_text_tokens` as we do, but cannot truncate the text of a video or document.
 """
 
 from pathlib import Path
@@ -20,18 +20,18 @@ from reelnest.backbones.prompt import Tokenizer
 from reelnest.settings import Model, Preprocess
 
 VERSION = "6.2.0"
-"""Older versions say that they are when they open the folder. They have no video."""
+"""Older versions have no video, and report that they are older when they open the folder."""
 MODULES = "sentence_transformers.sentence_transformer.modules"
 POOLING_FOLDER = "pooling"
 PROJECTION_FOLDER = "projection"
 UNPOOLABLE = "reelnest.SavedModel"
-"""Stands in modules.json where their pooling cannot do what ours does: a class that is not theirs, which they refuse to open."""
+"""An unknown class for modules.json, which makes sentence-transformers refuse a model whose pooling it lacks."""
 
 
 def can_be_opened(settings: Model) -> bool:
-    """Whether their modules give our vectors.
+    """Returns whether sentence-transformers' modules compute our vectors.
 
-    They cannot leave an instruction out of the mean where inputs are chat messages, and video can come in no other way.
+    They cannot exclude an instruction from the mean for chat messages, and video needs chat messages.
     """
     return settings.pooling == "last" or not (settings.query_instruction or settings.target_instruction)
 
@@ -39,10 +39,10 @@ def can_be_opened(settings: Model) -> bool:
 def write_sentence_transformer_files(
     folder: Path, tokenizer: Tokenizer, settings: Model, preprocess: Preprocess, family: Family, hidden: int
 ) -> None:
-    """Writes all but the weights. `hidden` is the backbone's width.
+    """Writes all files but the weights. `hidden` is the backbone's width.
 
-    Where `can_be_opened` is false, only a modules.json that makes sentence-transformers refuse the folder: without one it would pool in a
-    way of its own, and give other vectors.
+    If `can_be_opened` is false, writes only a modules.json that sentence-transformers refuses. Without that file it would use a default
+    pooling and compute other vectors.
     """
     if not can_be_opened(settings):
         write_json(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": UNPOOLABLE}])
@@ -84,9 +84,9 @@ def _transformer(tokenizer: Tokenizer, settings: Model, family: Family) -> dict[
         "transformer_task": "feature-extraction",
         "modality_config": {"text": forward, "video": forward, "message": {**forward, "format": "structured"}},
         "module_output_name": "token_embeddings",
-        # They cut the whole sequence, and put the end token back. Of documents nothing may be cut: they may be videos.
+        # They truncate the whole sequence and restore the end token. Documents are not truncated: they may be videos.
         "query_length": len(prompt.instruction(settings.query_instruction)) + settings.max_text_tokens + len(prompt.end),
-        "unpad_inputs": False,  # transformers' positions are of padded rows
+        "unpad_inputs": False,  # transformers computes positions for padded rows
     }
 
 

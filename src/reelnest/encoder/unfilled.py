@@ -1,4 +1,4 @@
-"""An encoder of the right shapes and no weights, for questions about size."""
+"""An encoder with shapes but no weights, to measure sizes."""
 
 from typing import Any
 
@@ -17,9 +17,9 @@ https://arxiv.org/abs/2305.14314)."""
 
 
 def unfilled_encoder(settings: Model, config: PreTrainedConfig) -> Encoder:
-    """The encoder that `load_encoder` gives for training, on the meta device.
+    """Builds the encoder of `load_encoder` for training on the meta device.
 
-    Attention is SDPA (of FlashAttention's memory), and 4-bit weights are stand-ins of their size.
+    Attention is SDPA, which needs as much memory as FlashAttention. 4-bit weights are stand-ins of the same size.
     """
     family = family_of_config(config.to_dict(), "config")
     with torch.device("meta"):
@@ -32,7 +32,7 @@ def unfilled_encoder(settings: Model, config: PreTrainedConfig) -> Encoder:
 
 
 class PackedLinear(nn.Module):
-    """As large as a 4-bit linear layer, and unpacking its weight, for a moment, whenever it is used."""
+    """A stand-in with the size of a 4-bit linear layer that unpacks its weight on each use."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class PackedLinear(nn.Module):
         self.bias = layer.bias
 
     def forward(self, rows: Tensor) -> Tensor:
-        """(…, in) to (…, out), of no meaning."""
+        """Returns (…, out) for (…, in); the values are meaningless."""
         return _Unpacking.apply(rows.to(self._dtype), self.weight, (self.out_features, self.in_features), self.bias)
 
 
@@ -59,7 +59,7 @@ class _Unpacking(torch.autograd.Function):
 
 def _quantise(module: nn.Module) -> None:
     for name, child in module.named_children():
-        # Adapters stay as they are; they are a module's `lora_A` and `lora_B`.
+        # Adapters, `lora_A` and `lora_B` of a module, are not quantised.
         if isinstance(child, nn.Linear):
             setattr(module, name, PackedLinear(child))
         elif not name.startswith("lora_"):

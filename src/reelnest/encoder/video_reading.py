@@ -1,4 +1,4 @@
-"""Videos as a saved model was trained to read them: which frames, how large, and which of their text fields."""
+"""Reads videos as in training: the same frames, sizes and text fields."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ VideoSource: TypeAlias = str | Path | bytes | Sequence[Path]
 
 
 class VideoReader:
-    """Frames and texts of videos. `text_fields` are those that training read, None for all. Videos that are none raise VideoError."""
+    """Reads frames and texts of videos. `text_fields` are those of training, None for all."""
 
     def __init__(self, settings: FrameSettings, text_fields: Sequence[str] | None, limits: Limits) -> None:
         self.settings = settings
@@ -25,7 +25,7 @@ class VideoReader:
         self._decoder = Decoder(limits)
 
     def frames(self, video: VideoSource) -> Frames:
-        """The frames that training would have kept of the video."""
+        """Returns the frames that training would sample. Raises VideoError for a file that is not a readable video."""
         with ExitStack() as stack:
             if isinstance(video, bytes):
                 file = stack.enter_context(tempfile.NamedTemporaryFile(prefix="reelnest-", suffix=".video"))
@@ -37,31 +37,31 @@ class VideoReader:
             return self._decoder.frames(files, self.settings)
 
     def text(self, fields: Mapping[str, str]) -> str:
-        """What the encoder reads after the frames. Raises ValueError for a field that there is not."""
+        """Returns the text that the encoder reads after the frames. Raises ValueError for an unknown field."""
         if unknown := sorted(set(fields) - set(TEXT_FIELDS)):
-            raise ValueError(f"unknown video fields {unknown}; known are {list(TEXT_FIELDS)}")
+            raise ValueError(f"unknown video fields {unknown}; known fields: {list(TEXT_FIELDS)}")
         chosen = TEXT_FIELDS if self.text_fields is None else self.text_fields
         return fields_text(tuple((name, fields[name]) for name in chosen if fields.get(name, "").strip()))
 
     def close(self) -> None:
-        """Ends the process that decodes videos, if one was started."""
+        """Stops the process that decodes videos, if it runs."""
         self._decoder.close()
 
 
 def texts_of(reader: VideoReader, fields: Sequence[Mapping[str, str]] | None, videos: int) -> list[str]:
-    """Each video's text; empty ones where no fields are given."""
+    """Returns each video's text, empty without fields."""
     if fields is None:
         return [""] * videos
     if len(fields) != videos:
-        raise ValueError(f"{videos} videos, but fields of {len(fields)}")
+        raise ValueError(f"{videos} videos, but fields of {len(fields)}; pass one mapping per video")
     return [reader.text(video_fields) for video_fields in fields]
 
 
 def sentence_transformers_input(frames: Frames, text: str) -> dict[str, Any]:
-    """A video and its text, in the form that sentence-transformers' `encode` takes.
+    """Returns a video and its text as an input of sentence-transformers' `encode`.
 
-    Frames have been resized already, and its processor leaves such as they are. The metadata name the sampled frames as if they were all
-    that there are, so that the seconds between them are ours.
+    Its processor does not resize frames that have their final size. The metadata describe a video of only the sampled frames, so the
+    time between frames equals ours.
     """
     array = from_patches(frames.rows, frames.grid_thw, frames.vision).transpose(0, 3, 1, 2)  # (time, channel, height, width)
     rate = frames.vision.temporal_patch_size / frames.seconds_per_grid

@@ -80,14 +80,14 @@ def cache_frozen_features(
     sharded = accelerator.distributed_type == DistributedType.FSDP
     if _is_frozen(encoder.backbone) and not sharded:  # a backbone that needs several devices does not fit on this one
         job = _pooled_states(prepared, encoder.to(accelerator.device), tokenizer, params)
-        kept = _kept(job, store_digest, encoder, accelerator, folder)
-        return prepared if kept is None else prepared.with_cached(pooled=kept)
+        cached = _cached_rows(job, store_digest, encoder, accelerator, folder)
+        return prepared if cached is None else prepared.with_cached(pooled=cached)
     if _is_frozen(encoder.vision_tower):
         encoder.vision_tower.to(accelerator.device)
         job = _video_tokens(prepared, encoder, params)
-        kept = _kept(job, store_digest, encoder, accelerator, folder)
-        encoder.vision_is_cached = kept is not None
-        return prepared if kept is None else prepared.with_cached(video_tokens=kept)
+        cached = _cached_rows(job, store_digest, encoder, accelerator, folder)
+        encoder.vision_is_cached = cached is not None
+        return prepared if cached is None else prepared.with_cached(video_tokens=cached)
     return prepared
 
 
@@ -169,7 +169,7 @@ class _Entries(Sequence[Entry]):
         return self._prepared.entry(*self._prepared.item_and_role(int(self._numbers[place])))
 
 
-def _kept(job: _Job, store_digest: str, encoder: Encoder, accelerator: Accelerator, folder: Path) -> CachedRows | None:
+def _cached_rows(job: _Job, store_digest: str, encoder: Encoder, accelerator: Accelerator, folder: Path) -> CachedRows | None:
     """The rows, made now unless they were made before; None where there is nothing to keep, or no room for it."""
     if not job.batches:
         return None
@@ -213,28 +213,28 @@ def _plan(job: _Job, key: str, folder: Path) -> tuple[str, str | None, int, str]
 def _write(job: _Job, vision: VisionSpec, folders: tuple[Path, Path], width: int, dtype: str, accelerator: Accelerator) -> None:
     place, aside = folders
     started, rank, ranks = time.perf_counter(), accelerator.process_index, accelerator.num_processes
-    things = int((job.counts > 0).sum())
+    total = int((job.counts > 0).sum())
     try:
         writer = CachedRowsWriter(aside, job.counts, width, dtype)
-        with tqdm(total=things, desc=job.name, unit="item", disable=True if rank else None) as bar:
+        with tqdm(total=total, desc=job.name, unit="item", disable=True if rank else None) as bar:
             for batch in job.batches[rank::ranks]:
                 for number, rows in zip(batch, job.make(batch), strict=True):
                     writer.put(number, _numpy(rows))
-                bar.update(min(ranks * len(batch), things - bar.n))
+                bar.update(min(ranks * len(batch), total - bar.n))
         writer.close()
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             writer.finish(aside, place, vision, {"what": job.name})
-            for other in place.parent.iterdir():
-                if other != place:
-                    shutil.rmtree(other)
+            for old in place.parent.iterdir():
+                if old != place:
+                    shutil.rmtree(old)
     except OSError as error:
         raise TrainingError(
             f"{place.parent}: the {job.name} of the frozen part cannot be written ({error}). Free some space there and start again."
         ) from error
     accelerator.wait_for_everyone()
     seconds = time.perf_counter() - started
-    log.info("%s of the frozen part: %d items in %.1f s, %.0f a second", job.name, things, seconds, things / max(seconds, 1e-9))
+    log.info("%s of the frozen part: %d items in %.1f s, %.0f a second", job.name, total, seconds, total / max(seconds, 1e-9))
 
 
 def _key(job: _Job, store_digest: str, vision: VisionSpec, accelerator: Accelerator) -> str:
@@ -262,8 +262,8 @@ def _key(job: _Job, store_digest: str, vision: VisionSpec, accelerator: Accelera
 
 def _numpy(rows: Tensor) -> Rows:
     rows = rows.cpu()
-    found: Rows = rows.view(torch.int16).numpy().view(np.uint16) if rows.dtype == torch.bfloat16 else rows.numpy()
-    return found
+    array: Rows = rows.view(torch.int16).numpy().view(np.uint16) if rows.dtype == torch.bfloat16 else rows.numpy()
+    return array
 
 
 def _of_the_first(value: Any) -> Any:

@@ -60,7 +60,7 @@ class TrainingData:
     """What is trained on, and how it is measured."""
 
     batcher: PairBatcher
-    order: BatchOrder
+    batch_order: BatchOrder
     evaluate: Callable[[], Evaluation] | None = None
     """Measures the model on the validation split, on all processes; None where there is no such split."""
     negatives: ExtraNegatives | None = None
@@ -84,7 +84,7 @@ class Training:
         self._data = data
         self._checkpoints = checkpoints
         self._trackers = trackers
-        self._steps_per_epoch = data.order.steps_per_epoch(self._train.accumulation_steps)
+        self._steps_per_epoch = data.batch_order.steps_per_epoch(self._train.accumulation_steps)
         self.total_steps = self._steps_per_epoch * self._train.epochs
         self.step = TrainingStep(params, accelerator, model, data.batcher, self.total_steps)
         self.state = TrainState(micro_batch_size=self._train.micro_batch_size)
@@ -104,8 +104,8 @@ class Training:
     def pairs_in(self, steps: int) -> int:
         """How many pairs the first `steps` steps see."""
         epochs, rest = divmod(steps, self._steps_per_epoch)
-        order = self._data.order
-        return (epochs * order.batches + rest * self._train.accumulation_steps) * order.batch_size
+        batch_order = self._data.batch_order
+        return (epochs * batch_order.batches + rest * self._train.accumulation_steps) * batch_order.batch_size
 
     def run(self, progress_file: Path | None) -> Outcome:
         """Trains from the last checkpoint, or from the beginning, to the end.
@@ -151,7 +151,7 @@ class Training:
         with closing(self._batches_left(epoch)) as steps:
             for batches in self._profiler.over(steps, self.state.step):
                 self.take_step(epoch, batches)
-                pairs = len(batches) * self._data.order.batch_size
+                pairs = len(batches) * self._data.batch_order.batch_size
                 self._meter.add((inputs for batch in batches for inputs in batch.layouts), pairs)
                 if self.state.step % self._train.log_every_steps == 0 or self._epoch_is_over:
                     self._log(progress)
@@ -188,7 +188,7 @@ class Training:
         ahead it was made.
         """
         done = self.state.step % self._steps_per_epoch
-        jobs = self._data.order.steps(epoch, self._train.accumulation_steps, first=done)
+        jobs = self._data.batch_order.steps(epoch, self._train.accumulation_steps, first=done)
         while done < self._steps_per_epoch:
             stretch = self._steps_per_epoch - done
             if self._data.negatives is not None:

@@ -127,7 +127,7 @@ def test_an_instruction_that_cannot_be_left_out_of_the_mean_is_refused_and_not_p
 ) -> None:
     settings = Model(pooling="mean", target_instruction="Describe it.")
     save_model(tmp_path / "model", *trained(tiny_base, settings), settings, PREPROCESS, None)
-    assert "sentence-transformers will refuse it" in caplog.text
+    assert "sentence-transformers will refuse this model" in caplog.text
     assert [module["type"] for module in read(tmp_path / "model" / "modules.json")] == ["reelnest.SavedModel"]
     assert reelnest.load(tmp_path / "model", device="cpu").encode_texts(["a"]).shape == (1, 128)
 

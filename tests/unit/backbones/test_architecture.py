@@ -35,7 +35,7 @@ def test_every_size_whose_width_is_known_has_its_architecture(size: str) -> None
 
 
 def test_a_name_that_is_not_known_is_told_with_what_to_do() -> None:
-    with pytest.raises(ModelError, match=r"'someone/else' are not known without the Hub \(known: Qwen2\.5-VL-3B, .*give its folder"):
+    with pytest.raises(ModelError, match=r"'someone/else' are not known without the Hub \(known: Qwen2\.5-VL-3B, .*Download the model"):
         backbone_config(Model(name_or_path="someone/else", revision="0" * 40))
 
 

@@ -38,7 +38,7 @@ def test_tokens_are_those_of_all_rows_one_after_the_other_without_padding(packin
 def test_rows_of_like_length_share_a_group_and_each_token_is_found_again(packing: Packing) -> None:
     numbers = np.arange(len(packing.tokens))
     laid_out = np.concatenate([numbers[group.numpy()].reshape(-1) for group in packing.groups])
-    assert laid_out[packing.back.numpy()].tolist() == numbers.tolist()
+    assert laid_out[packing.inverse.numpy()].tolist() == numbers.tolist()
     assert sorted(len(group) for group in packing.groups) == [1, 1, 2, 3]
     lengths = np.diff(packing.ends.numpy())
     for group in packing.groups:
@@ -64,4 +64,4 @@ def test_pooling_reads_what_its_mask_says_and_no_padding(packing: Packing) -> No
 def test_one_row_is_one_group() -> None:
     packing = Packing.of([np.ones((1, 1), dtype=np.int64)], [np.ones((1, 1), dtype=np.int64)])
     assert [group.tolist() for group in packing.groups] == [[[0]]]
-    assert packing.back.tolist() == packing.row_order.tolist() == packing.last.tolist() == [0]
+    assert packing.inverse.tolist() == packing.row_order.tolist() == packing.last.tolist() == [0]

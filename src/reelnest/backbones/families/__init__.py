@@ -1,1 +1,1 @@
-"""One file for each model family, registered as `backbones/family.py` says. Nothing else names a family."""
+"""One file for each model family, registered in `backbones/family.py`. No other code names a family."""

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: https://huggingface.co/collections/Qwen/qwen25-vl. Its vision tower attends within windows, its positions count seconds."""
+"""Qwen2.5-VL: https://huggingface.co/collections/Qwen/qwen25-vl. Vision attention uses windows; temporal positions count seconds."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ VISION = VisionSpec(
     std=(0.26862954, 0.26130258, 0.27577711),
 )
 WINDOW_SIZE = 112
-"""Pixels on a side of the vision tower's attention windows; a smaller frame is one window."""
+"""Side of the vision tower's attention windows, in pixels. A smaller frame is one window."""
 
 END, VIDEO_START, VIDEO_END, VIDEO = "<|endoftext|>", "<|vision_start|>", "<|vision_end|>", "<|video_pad|>"
 TURN_END, IMAGE = "<|im_end|>", "<|image_pad|>"
 TINY_TOKENS_PER_SECOND = 4
-"""Steps of the temporal position in a second. The published models have 2; short clips would get equal positions for different times."""
+"""Temporal positions per second. The published models have 2, which would give different times of a short clip the same position."""
 
-# Of the config.json of Qwen/Qwen2.5-VL-{3B,7B,32B,72B}-Instruct: hidden_size, intermediate_size, num_hidden_layers, num_attention_heads,
-# num_key_value_heads, vocab_size; the tower's intermediate_size. The tests hold the numbers of parameters that follow from them to the
-# sizes of the published files.
+# From the config.json of Qwen/Qwen2.5-VL-{3B,7B,32B,72B}-Instruct: hidden_size, intermediate_size, num_hidden_layers, num_attention_heads,
+# num_key_value_heads, vocab_size; the tower's intermediate_size. The tests compare the resulting numbers of parameters with the sizes of
+# the published files.
 SIZES = {
     "3B": ((2048, 11008, 36, 16, 2, 151936), 3420),
     "7B": ((3584, 18944, 28, 28, 4, 152064), 3420),
@@ -46,7 +46,7 @@ SIZES = {
     "72B": ((8192, 29568, 80, 64, 8, 152064), 3456),
 }
 _SIZE_NAMES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
-# Of Qwen/Qwen2.5-VL-*-Instruct, as their cards say.
+# From the model cards of Qwen/Qwen2.5-VL-*-Instruct.
 LICENSES = {
     "3B": License("other", "qwen-research", "https://huggingface.co/Qwen/Qwen2.5-VL-3B-Instruct/blob/main/LICENSE"),
     "7B": License("apache-2.0"),
@@ -56,7 +56,7 @@ LICENSES = {
 
 
 class Qwen25VL:
-    """The family behind the protocol `Family`, where each member is described."""
+    """Implements the protocol `Family`, which documents each member."""
 
     title = "Qwen2.5-VL"
     model_type = "qwen2_5_vl"
@@ -77,7 +77,7 @@ class Qwen25VL:
     language_targets = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
     vision_targets = r".*visual\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(gate_proj|up_proj|down_proj))"
     wrap_classes: tuple[str, ...] = ("Qwen2_5_VLDecoderLayer", "Qwen2_5_VLVisionBlock")
-    # Of models with a language head, as some trainers save them. transformers knows these names only for the model with its head.
+    # Some trainers save these names, which transformers maps only for the model with a language head.
     renamed_weights: Mapping[str, str] = {r"^model\.visual\.": "visual.", r"^model\.language_model\.": "language_model."}
     published_names = tuple(f"Qwen2.5-VL-{size}" for size in SIZES)
 
@@ -89,16 +89,16 @@ class Qwen25VL:
         return SIZES[size][0][0] if size else None
 
     def license_of(self, name: str) -> License | None:
-        # The maker's alone: the names of others' checkpoints do not say what licence these have.
-        found = re.fullmatch(r"Qwen/Qwen2\.5-VL-(\d+B)-Instruct", name)
-        return LICENSES.get(found[1]) if found else None
+        # Only the publisher's own: the name of a derived checkpoint does not give its licence.
+        match = re.fullmatch(r"Qwen/Qwen2\.5-VL-(\d+B)-Instruct", name)
+        return LICENSES.get(match[1]) if match else None
 
     def config_of(self, name: str) -> PreTrainedConfig:
         from transformers import Qwen2_5_VLConfig
 
         size = _size(name)
         if size is None:
-            raise ValueError(f"{name} is no known checkpoint")
+            raise ValueError(f"{name} is not a known checkpoint")
         text, vision_width = SIZES[size]
         return Qwen2_5_VLConfig(
             text_config={
@@ -123,7 +123,7 @@ class Qwen25VL:
         )
 
     def tiny_config(self, settings: Tiny, vocabulary: int, token: Callable[[str], int]) -> PreTrainedConfig:
-        """It has every part of the real one: window attention in the vision tower, merger, three-dimensional rotary positions."""
+        """Has all components of the real one: window attention in the vision tower, merger, three-dimensional rotary positions."""
         from transformers import Qwen2_5_VLConfig
 
         half_head = settings.hidden_size // settings.heads // 2
@@ -137,7 +137,7 @@ class Qwen25VL:
                 "num_key_value_heads": settings.heads,
                 "max_position_embeddings": 32768,
                 "initializer_range": settings.initializer_range,
-                # The published shares for time, height and width (16, 24, 24 of 64), here of half a head.
+                # The published proportions of time, height and width (16, 24, 24 of 64), applied to half a head.
                 "rope_parameters": {
                     "rope_type": "default",
                     "rope_theta": 10_000.0,
@@ -145,7 +145,7 @@ class Qwen25VL:
                 },
                 "bos_token_id": token(END),
                 "eos_token_id": token(TURN_END),
-                # No pad_token_id: it would freeze that token's embedding at zero, and padding shares its token with a row's pooled end.
+                # No pad_token_id: it would freeze that token's embedding at zero, and padding uses the token that ends a row.
             },
             vision_config={
                 "depth": settings.vision_layers,
@@ -235,7 +235,7 @@ class Qwen25VL:
 
         if tokens.is_video is not None and tokens.video is not None:
             tokens.embedded = tokens.embedded.masked_scatter(tokens.is_video[:, None], tokens.video.to(tokens.embedded.dtype))
-            tokens.video = None  # so that its memory is free while the layers run
+            tokens.video = None  # frees its memory while the layers run
         hidden: Tensor = language_model(
             inputs_embeds=tokens.embedded[None],
             position_ids=tokens.positions[:, None],
@@ -250,13 +250,13 @@ class Qwen25VL:
             yield from (layer.mlp, layer.input_layernorm, layer.post_attention_layernorm)
 
     def flops(self, model: PreTrainedModel) -> ModelFlops:
-        """Attention costs 4 times width a pair of tokens forward, all of a sequence's pairs counted."""
+        """Attention costs 4 times the width per pair of tokens forward, counting all pairs of a sequence."""
         from reelnest.backbones.flops import matrix_flops, trains
 
         tower: Any = model.get_submodule(self.vision_module)
         language_model: Any = model.get_submodule(self.language_module)
         vision, text = tower.config, language_model.config
-        # A frozen tower has no backward pass; the language model's reaches down to the first layer as soon as anything in it trains.
+        # A frozen tower has no backward pass. If any weight of the language model trains, its backward pass reaches the first layer.
         # Pixels need no gradient.
         passes = 3 if trains(tower) else 1
         patch = matrix_flops([tower.patch_embed], backward=False) + matrix_flops(tower.blocks, backward=trains(tower))
@@ -277,12 +277,12 @@ class Qwen25VL:
 
 
 def _size(name: str) -> str | None:
-    found = re.search(r"Qwen2\.5-VL-(\d+B)", name)
-    return found[1] if found and found[1] in SIZES else None
+    match = re.search(r"Qwen2\.5-VL-(\d+B)", name)
+    return match[1] if match and match[1] in SIZES else None
 
 
 def _pairs_of_patches(grid: Grid, vision: Any) -> tuple[int, int]:
-    """Pairs of patches of one video that share a window, and that share a frame."""
+    """Returns the number of patch pairs of one video that share a window, and that share a frame."""
     import torch
 
     from reelnest.backbones.positions import vision_index

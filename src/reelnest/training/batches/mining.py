@@ -172,8 +172,8 @@ def nearest(
         scores.masked_fill_(scores > ceiling[:, None], -torch.inf)
         values, indices = scores.topk(min(end, scores.shape[1]), dim=1)
         best, where = torch.cat([best, values], dim=1), torch.cat([where, indices + start], dim=1)
-        best, kept = best.topk(min(end, best.shape[1]), dim=1)
-        where = where.gather(1, kept)
+        best, indices = best.topk(min(end, best.shape[1]), dim=1)
+        where = where.gather(1, indices)
     return best[:, begin - 1 :].cpu().numpy(), where[:, begin - 1 :].cpu().numpy()
 
 

@@ -53,20 +53,20 @@ class ExtraNegatives:
 
     def renew(self, step: int) -> dict[str, float]:
         """Makes the table that holds from `step` on, and gives figures about it. Every process calls it, and each gets the same table."""
-        wanted = self._settings.negatives_per_pair
-        table = np.full((len(self._pairs), wanted), NONE, dtype=np.int64)
+        count = self._settings.negatives_per_pair
+        table = np.full((len(self._pairs), count), NONE, dtype=np.int64)
         listed = None if self._settings.listed == "never" else tuple(map(self._wrong, range(len(self._pairs))))
         if listed is not None:
             random = np.random.default_rng([self._seed, step])
             for row, negatives in enumerate(listed):
-                chosen = random.permutation(negatives)[:wanted] if len(negatives) > wanted else negatives
+                chosen = random.permutation(negatives)[:count] if len(negatives) > count else negatives
                 table[row, : len(chosen)] = chosen
         figures: dict[str, float] = {}
         if self._settings.mines and step >= self._first_mined:
             mined = mine(self._prepared, self._pairs, self._embedded(), self._settings, excluded=listed, seed=self._seed, step=step)
             # What is listed stays; what is mined takes the places that are left.
             joined = np.concatenate([table, mined.items], axis=1)
-            table = np.take_along_axis(joined, np.argsort(joined == NONE, axis=1, kind="stable"), axis=1)[:, :wanted]
+            table = np.take_along_axis(joined, np.argsort(joined == NONE, axis=1, kind="stable"), axis=1)[:, :count]
             figures["mining/margin"] = mined.margin
         figures["mining/negatives_per_pair"] = float((table != NONE).sum() / len(table))
         self._table, self._renewed_at = table, step

@@ -108,14 +108,14 @@ class PairBatcher:
         columns = np.concatenate([targets, dealt.reshape(-1)])
         own_extras = dealt[self._rank][dealt[self._rank] != PADDING]
         roles: list[tuple[Role, np.ndarray]] = [("query", queries[mine]), ("target", targets[mine]), ("target", own_extras)]
-        wanted = [(int(item), role) for role, items in roles for item in items]
+        requested = [(int(item), role) for role, items in roles for item in items]
         count = self._micro_batches(share, len(extras), micro_batch_size)
         # An item of several pairs is encoded once, unless there would be fewer entries than micro-batches.
-        places = {entry: place for place, entry in enumerate(dict.fromkeys(wanted))}
-        chosen = list(places) if len(places) >= count else wanted
+        places = {entry: place for place, entry in enumerate(dict.fromkeys(requested))}
+        chosen = list(places) if len(places) >= count else requested
         inputs, inverse = self._batcher.micro_batches([self._prepared.entry(item, role) for item, role in chosen], count)
-        if len(chosen) < len(wanted):
-            inverse = inverse[[places[entry] for entry in wanted]]
+        if len(chosen) < len(requested):
+            inverse = inverse[[places[entry] for entry in requested]]
         related = self._related(queries[mine], columns) | (columns == PADDING)
         return PairBatch(
             inputs,
@@ -132,12 +132,12 @@ class PairBatcher:
     def _related(self, items: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """(items, columns) bool: the column's item is the row's, or is known to be paired with it."""
         owners, others = self._relations(items)
-        distinct, back = np.unique(columns, return_inverse=True)
+        distinct, inverse = np.unique(columns, return_inverse=True)
         places = np.searchsorted(distinct, others).clip(max=len(distinct) - 1)
         is_column = distinct[places] == others
         related = np.zeros((len(items), len(distinct)), dtype=bool)
         related[owners[is_column], places[is_column]] = True
-        return related[:, back.reshape(-1)]
+        return related[:, inverse.reshape(-1)]
 
     def _in_common(self, items: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """(items, columns) bool: both are the same item, or are paired with each other or with the same one."""

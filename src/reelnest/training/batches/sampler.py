@@ -62,12 +62,12 @@ class BatchOrder:
     def epoch(self, epoch: int) -> np.ndarray:
         """(batches, batch_size) int64 row numbers of pairs."""
         random = np.random.default_rng([self.seed, epoch])
-        order = random.permutation(self.pairs)
+        permutation = random.permutation(self.pairs)
         if self.anchors is not None:
-            order = _grouped(order, self.anchors, random)
+            permutation = _grouped(permutation, self.anchors, random)
         if self.items is not None:
-            return _without_duplicates(order, self.items, self.batches, self.batch_size)
-        return order[: self.batches * self.batch_size].reshape(self.batches, self.batch_size)
+            return _without_duplicates(permutation, self.items, self.batches, self.batch_size)
+        return permutation[: self.batches * self.batch_size].reshape(self.batches, self.batch_size)
 
     def repeated_items(self, epoch: int) -> int:
         """How often, in an epoch, an item is in a batch that already holds it."""
@@ -88,24 +88,24 @@ class BatchOrder:
         return -(-self.batches // accumulation_steps)
 
 
-def _grouped(order: np.ndarray, anchors: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def _grouped(permutation: np.ndarray, anchors: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Pairs in units that stay together, units in random order. A group's n-th unit holds the n-th pair of each of its anchors."""
     seen: dict[int, int] = {}
-    turns = np.empty(len(order), dtype=np.int64)  # this pair is its anchor's n-th in this epoch
-    for position, anchor in enumerate(anchors[order, 1].tolist()):
-        turns[position] = seen[anchor] = seen.get(anchor, -1) + 1
-    _, units = np.unique(np.stack([anchors[order, 0], turns], axis=1), axis=0, return_inverse=True)
+    turns = np.empty(len(permutation), dtype=np.int64)  # this pair is its anchor's n-th in this epoch
+    for index, anchor in enumerate(anchors[permutation, 1].tolist()):
+        turns[index] = seen[anchor] = seen.get(anchor, -1) + 1
+    _, units = np.unique(np.stack([anchors[permutation, 0], turns], axis=1), axis=0, return_inverse=True)
     shuffled = random.permutation(int(units.max()) + 1)[units.reshape(-1)]
-    return order[np.argsort(shuffled, kind="stable")]
+    return permutation[np.argsort(shuffled, kind="stable")]
 
 
-def _without_duplicates(order: np.ndarray, items: np.ndarray, batches: int, batch_size: int) -> np.ndarray:
+def _without_duplicates(permutation: np.ndarray, items: np.ndarray, batches: int, batch_size: int) -> np.ndarray:
     """(batches, batch_size) rows, each pair in the first batch that has room and neither of its items."""
     filled: list[list[int]] = [[] for _ in range(batches)]
     # An item's batches rise, so one number an item says where to look on: the whole order takes time in proportion to its pairs.
     after: dict[int, int] = {}
     first_open = 0
-    for row, (query, target) in zip(order.tolist(), items[order].tolist(), strict=True):
+    for row, (query, target) in zip(permutation.tolist(), items[permutation].tolist(), strict=True):
         batch = max(first_open, after.get(query, 0), after.get(target, 0))
         while batch < batches and len(filled[batch]) == batch_size:
             batch += 1
@@ -117,7 +117,7 @@ def _without_duplicates(order: np.ndarray, items: np.ndarray, batches: int, batc
             first_open += 1
     for batch, rows in enumerate(filled):
         if len(rows) < batch_size:
-            _top_up(rows, np.roll(order, -batch * batch_size)[: BATCHES_LOOKED_THROUGH * batch_size], items, batch_size)
+            _top_up(rows, np.roll(permutation, -batch * batch_size)[: BATCHES_LOOKED_THROUGH * batch_size], items, batch_size)
     return np.array(filled, dtype=np.int64).reshape(batches, batch_size)
 
 

@@ -148,9 +148,9 @@ class Checkpoints:
             torch.save(state, file)
         for old in self._steps()[:-keep]:
             old.unlink()
-        kept = {path.stem for path in self._steps()}
+        remaining = {path.stem for path in self._steps()}
         for shard in self.folder.glob("step-*.shard-*"):
-            if shard.stem not in kept:
+            if shard.stem not in remaining:
                 shard.unlink()
 
     def save_shard(self, step: int, shard: dict[str, Any]) -> None:

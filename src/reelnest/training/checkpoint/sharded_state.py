@@ -23,9 +23,9 @@ def own_shard(model: nn.Module, optimizer: Optimizer, ema: Ema | None) -> dict[s
     """This process's tensors, on the CPU, by parameter name. No process needs another for it."""
     trainable = _trainable(model)
     return {
-        "weights": {name: _kept(parameter) for name, parameter in trainable.items()},
+        "weights": {name: _on_cpu(parameter) for name, parameter in trainable.items()},
         "optimizer": {
-            name: {key: _kept(value) if isinstance(value, Tensor) else value for key, value in optimizer.state[parameter].items()}
+            name: {key: _on_cpu(value) if isinstance(value, Tensor) else value for key, value in optimizer.state[parameter].items()}
             for name, parameter in trainable.items()
         },
         "learning_rates": [float(group["lr"]) for group in optimizer.param_groups],
@@ -60,7 +60,7 @@ def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def _kept(tensor: Tensor) -> Tensor:
+def _on_cpu(tensor: Tensor) -> Tensor:
     return _local(tensor).to("cpu", copy=True)
 
 

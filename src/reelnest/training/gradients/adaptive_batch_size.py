@@ -25,14 +25,14 @@ def all_or_none(device: torch.device) -> Iterator[None]:
 
     All processes have to come by. A process that left alone would leave the others waiting for it.
     """
-    lacking = False
+    out_of_memory = False
     try:
         yield
     except RuntimeError as error:
         if not should_reduce_batch_size(error):
             raise
-        lacking = True
-    votes = torch.tensor([int(lacking)], device=device)
+        out_of_memory = True
+    votes = torch.tensor([int(out_of_memory)], device=device)
     if world()[1] > 1:
         dist.all_reduce(votes, op=dist.ReduceOp.MAX)
     if votes.item():

@@ -97,7 +97,7 @@ def _changes(params: Params) -> Iterator[tuple[tuple[str, ...], Params]]:
     """The settings as they are, then with one change more each time."""
     yield (), params
     changes_so_far: list[str] = []
-    wanted: list[tuple[str, bool, dict[str, dict[str, Any]]]] = [
+    candidates: list[tuple[str, bool, dict[str, dict[str, Any]]]] = [
         (
             "train.gradient_checkpointing: true",
             not params.train.gradient_checkpointing,
@@ -110,7 +110,7 @@ def _changes(params: Params) -> Iterator[tuple[tuple[str, ...], Params]]:
             {"model": {"load_in_4bit": True}},
         ),
     ]
-    for text, applies, changes in wanted:
+    for text, applies, changes in candidates:
         if applies:
             changes_so_far.append(text)
             params = _with(params, **changes)

@@ -139,8 +139,8 @@ def _of_depth(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
 
 def stand_in_training(params: Params, accelerator: Accelerator, model: ContrastiveModel, batcher: PairBatcher) -> Training:
     """The loop's object for `model`, which can take steps and nothing else."""
-    order = BatchOrder(params.train.batch_size, params.train.batch_size, params.train.seed)
-    return Training(params, accelerator, model, TrainingData(batcher, order), Checkpoints(Path("unused"), "unused"), Trackers())
+    batch_order = BatchOrder(params.train.batch_size, params.train.batch_size, params.train.seed)
+    return Training(params, accelerator, model, TrainingData(batcher, batch_order), Checkpoints(Path("unused"), "unused"), Trackers())
 
 
 class _Count(TorchDispatchMode):

@@ -126,14 +126,14 @@ class _Items:
         model, vision = params.model, family.vision
         text = " ".join(["word"] * sizes.text_tokens)
         half = model.dtype == "bfloat16" or params.train.mixed_precision == "bf16"
-        kept = np.uint16 if half else np.float32
+        dtype = np.uint16 if half else np.float32
         self._queries = params.train.batch_size
         self._entries = {"query": Entry("query", text, None)}
         if model.freeze == "backbone":
-            self._entries = {role: Entry(role, "", None, pooled=np.ones((1, hidden_size(config)), kept)) for role in ("query", "target")}
+            self._entries = {role: Entry(role, "", None, pooled=np.ones((1, hidden_size(config)), dtype)) for role in ("query", "target")}
             return
         vision_is_frozen = model.freeze == "vision" or (model.lora is not None and not model.lora.vision)
-        tokens = np.ones((vision.tokens(sizes.grid), family.video_width(config) if contents else 0), kept) if vision_is_frozen else None
+        tokens = np.ones((vision.tokens(sizes.grid), family.video_width(config) if contents else 0), dtype) if vision_is_frozen else None
         rows = np.full((math.prod(sizes.grid), vision.row_width if contents and tokens is None else 0), 128, dtype=np.uint8)
         self._entries["target"] = Entry("target", text, Frames.of(rows, sizes.grid, 1.0, vision), tokens)
 
