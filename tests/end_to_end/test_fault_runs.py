@@ -59,7 +59,7 @@ def test_two_processes_that_are_cancelled_are_gone_and_the_training_goes_on_from
     assert steps
     assert not list(checkpoints.glob("*/.*"))  # nothing half-written beside them
     resumed = series.completed(TWO_PROCESSES)
-    assert f"training: going on after step {steps[-1]} of" in series.services.log.read_text()
+    assert f"training: resuming after step {steps[-1]} of" in series.services.log.read_text()
     assert resumed.flow_run != str(scene.run.id)
     assert losses(series.project, resumed) == losses(series.project, unbroken)
     assert resumed.registration.model_hash == unbroken.registration.model_hash

@@ -1,4 +1,4 @@
-"""Where a training's first weights come from."""
+"""The base model of a training."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from reelnest.store.prepared import Pairs, Prepared, fields_text
 
 
 def base_model(params: Params, prepared: Prepared, pairs: Pairs, accelerator: Accelerator, work: Path) -> str | Path:
-    """The name or folder of the base: for `tiny`, a folder in `work` that the main process builds while the others wait."""
+    """Returns the name or folder of the base. For `tiny` it is a folder in `work`, which the main process builds while the others wait."""
     if params.model.name_or_path != TINY:
         return params.model.name_or_path
     texts = sorted(set(_texts(prepared, pairs)) | {params.model.query_instruction, params.model.target_instruction})
@@ -32,7 +32,7 @@ def base_model(params: Params, prepared: Prepared, pairs: Pairs, accelerator: Ac
 
 
 def _texts(prepared: Prepared, pairs: Pairs) -> Iterator[str]:
-    """The words of the training split's texts and videos. A tokenizer trained on more would have seen the test split."""
+    """Yields the texts of the training split, from texts and videos. A tokenizer must not see the test split."""
     for index in np.unique(np.concatenate([pairs.queries, pairs.targets])):
         item = prepared.item(int(index))
         yield item.key if item.kind == "text" else fields_text(item.fields)

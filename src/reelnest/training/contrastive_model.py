@@ -1,4 +1,4 @@
-"""All that training changes, in one module."""
+"""The module with all trainable parameters."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from reelnest.training.losses.objective import Objective, StepLosses
 
 
 class ContrastiveModel(nn.Module):
-    """The encoder, and the objective with what it learns, in one module whose one forward touches every parameter."""
+    """The encoder and the objective with its parameters. One forward pass uses every parameter."""
 
     def __init__(self, encoder: Encoder, settings: LossSettings, dims: Sequence[int]) -> None:
         super().__init__()
@@ -21,14 +21,14 @@ class ContrastiveModel(nn.Module):
         self.encoder = encoder
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Vectors (entries, width), and the objective's parameters by name, for `losses`.
+        """Returns vectors (entries, width) and the objective's parameters by name, for `losses`.
 
-        The objective needs the vectors of all micro-batches, and so runs after this. Its parameters come out here, since a sharded model
-        has them whole only here, and since DDP and FSDP wait for the gradients of what a forward pass used.
+        The objective needs the vectors of all micro-batches, so it runs later. Its parameters are an output, because a sharded model has
+        them unsharded only here, and because DDP and FSDP wait for the gradients of every parameter that a forward pass used.
         """
         return self.encoder(batch), {name: parameter.clone() for name, parameter in self.objective.named_parameters()}
 
     def losses(self, vectors: Tensor, learnt: dict[str, Tensor], batch: PairBatch, seed: Sequence[int]) -> StepLosses:
-        """The losses of a batch's vectors, with the objective's parameters as `forward` gave them. `seed` is that of the step."""
+        """Returns the losses of a batch's vectors. `learnt` are the objective's parameters from `forward`; `seed` is the step's seed."""
         losses: StepLosses = functional_call(self.objective, learnt, (vectors, batch, seed))
         return losses

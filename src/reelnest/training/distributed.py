@@ -1,4 +1,4 @@
-"""What processes tell each other in a training step. Without a process group each function is the single-process case."""
+"""Communication between the processes of a training step. Without a process group, each function handles a single process."""
 
 import signal
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from reelnest.profiling.phases import phase
 
 
 def world() -> tuple[int, int]:
-    """This process's rank and the number of processes."""
+    """Returns this process's rank and the number of processes."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def shard_layers(accelerator: Accelerator, classes: Sequence[str]) -> None:
-    """Says which layers FSDP shards one by one, by the names of their classes; without FSDP it does nothing. Call it before `prepare`."""
+    """Sets the classes of the layers that FSDP shards separately; without FSDP, does nothing. Call it before `prepare`."""
     if accelerator.distributed_type == DistributedType.FSDP:
         accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = list(classes)
 
@@ -35,8 +35,8 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004
-        # Every process's loss reads this process's vectors: their gradients add up here. DDP then takes the mean over processes, so that
-        # the mean of the processes' losses has exactly the gradient of one big batch.
+        # Every process's loss depends on this process's vectors, so their gradients are summed here. DDP then averages over processes,
+        # so the mean of the processes' losses has exactly the gradient of one big batch.
         gradient = gradient.clone(memory_format=torch.contiguous_format)
         with phase("communication"):
             dist.all_reduce(gradient)
@@ -44,12 +44,12 @@ class _Gather(torch.autograd.Function):
 
 
 def gather_with_gradient(local: Tensor) -> Tensor:
-    """(n, …) of each process to (processes, n, …) on all, differentiable: the gradient sums over the processes' losses."""
+    """Gathers (n, …) of each process into (processes, n, …) on all. The gradient is summed over the processes' losses."""
     return _Gather.apply(local) if world()[1] > 1 else local.unsqueeze(0)
 
 
 def gather(local: Tensor) -> Tensor:
-    """(n, …) of each process to (processes, n, …) on all, without gradient."""
+    """Gathers (n, …) of each process into (processes, n, …) on all, without gradient."""
     if world()[1] == 1:
         return local.unsqueeze(0)
     gathered = local.new_empty((dist.get_world_size(), *local.shape))
@@ -58,7 +58,7 @@ def gather(local: Tensor) -> Tensor:
 
 
 def mean_over_processes(values: Tensor) -> Tensor:
-    """The elementwise mean over processes, without gradient."""
+    """Returns the elementwise mean over processes, without gradient."""
     values = values.detach().clone()
     if world()[1] > 1:
         dist.all_reduce(values)
@@ -66,36 +66,36 @@ def mean_over_processes(values: Tensor) -> Tensor:
     return values
 
 
-def all_agree(holds: bool) -> bool:
-    """Whether it holds on all processes. Each of them calls it."""
+def all_agree(condition: bool) -> bool:
+    """Returns whether `condition` is true on all processes. Each process calls it."""
     if world()[1] == 1:
-        return holds
+        return condition
     on_gpu = dist.get_backend() == "nccl"
-    votes = torch.tensor([int(holds)], device=torch.device("cuda", torch.cuda.current_device()) if on_gpu else None)
+    votes = torch.tensor([int(condition)], device=torch.device("cuda", torch.cuda.current_device()) if on_gpu else None)
     dist.all_reduce(votes, op=dist.ReduceOp.MIN)
     return bool(votes.item())
 
 
 class StopRequest:
-    """Notes SIGTERM instead of ending at once, while the block lasts."""
+    """Records SIGTERM within the block, instead of exiting at once."""
 
     def __init__(self) -> None:
         self.is_made = False
         self.is_followed = False
-        """Whether this process stops now; set by the training, once all processes agree."""
+        """Whether this process stops now. The training sets it when all processes agree."""
         self._previous: Any = None
 
     def __enter__(self) -> Self:
         try:
             self._previous = signal.signal(signal.SIGTERM, self._on_signal)
         except ValueError:
-            # Only a program's main thread may set handlers; elsewhere the program decides what SIGTERM means.
+            # Only the main thread may set handlers; in another thread the program handles SIGTERM.
             self._previous = None
         return self
 
     def __exit__(self, *exception: object) -> None:
         if self._previous is not None and not self.is_followed:
-            # While a process stops, it closes its trackers: another SIGTERM, as torch sends when one rank ends, must not end it.
+            # A stopping process closes its trackers. A second SIGTERM, which torch sends when one rank exits, must not interrupt this.
             signal.signal(signal.SIGTERM, self._previous)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
@@ -103,18 +103,18 @@ class StopRequest:
 
 
 class Decision(NamedTuple):
-    """What all processes do after the same step."""
+    """The decision of all processes after the same step."""
 
     stop: bool
     checkpoint: bool
 
 
 class StepVotes:
-    """Turns what one process wants into what all processes do after the same step.
+    """Turns the request of one process into a decision of all processes after the same step.
 
-    A launcher signals its processes one after the other, and their clocks differ, so they may want a thing in different steps; one that
-    stops, or saves, alone leaves the others waiting in a collective for ever. Each step therefore starts a tiny reduction over gloo and
-    reads the one that the step before started: nobody waits, and all learn of a wish in the same step, at most one later.
+    A launcher signals its processes one by one, and their clocks differ, so requests come in different steps. A process that stops or saves
+    alone would leave the others waiting in a collective forever. So each step starts a tiny reduction over gloo and reads the one that the
+    previous step started. No process waits, and all learn of a request in the same step, at most one step later.
     """
 
     def __init__(self) -> None:
@@ -122,7 +122,7 @@ class StepVotes:
         self._pending: tuple[Any, Tensor] | None = None
 
     def decide(self, *, stop: bool, checkpoint: bool) -> Decision:
-        """What is done after this step, given what this process wants. Every process calls it once a step."""
+        """Returns the decision after this step, given this process's requests. Every process calls it once per step."""
         if self._group is None:
             return Decision(stop, checkpoint)
         decision = Decision(stop=False, checkpoint=False)
@@ -130,7 +130,7 @@ class StepVotes:
             work, votes = self._pending
             work.wait()
             decision = Decision(*votes.bool().tolist())
-        # What happens now is not asked for once more.
+        # A checkpoint that is written now is not requested again.
         votes = torch.tensor([stop, checkpoint and not decision.checkpoint], dtype=torch.int32)
         self._pending = (dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self._group, async_op=True), votes)
         return decision

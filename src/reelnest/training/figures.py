@@ -1,4 +1,4 @@
-"""What a training's trackers get, by name."""
+"""The metrics that a training logs, by name."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,7 +14,7 @@ MEBIBYTE = 1 << 20
 
 
 def step_figures(rows: Sequence[StepRow], dims: Sequence[int], learnt_weights: Sequence[float] | None) -> dict[str, float]:
-    """Of several steps: means of losses and gradient norms, and what the last one had. `learnt_weights` are those of the dims."""
+    """Returns metrics of several steps: mean losses and gradient norms, else the last step's values. `learnt_weights` are per dim."""
     figures = {
         "train/loss": float(np.mean([row.loss for row in rows])),
         **{f"train/loss_{dim}": float(np.mean([row.losses[i] for row in rows])) for i, dim in enumerate(dims)},
@@ -27,23 +27,23 @@ def step_figures(rows: Sequence[StepRow], dims: Sequence[int], learnt_weights: S
     return figures
 
 
-def step_of_the_past(row: StepRow) -> dict[str, float]:
-    """Of a step that an earlier process took."""
+def resumed_step_figures(row: StepRow) -> dict[str, float]:
+    """Returns the metrics of a step of an earlier process."""
     return {"train/loss": row.loss, "train/learning_rate": row.learning_rate}
 
 
 def validation_figures(validation: Validation) -> Mapping[str, float]:
-    """Of an evaluation of the validation split."""
+    """Returns the metrics of an evaluation of the validation split."""
     return {validation_metric(name, dim): value for dim, metrics in validation.metrics.items() for name, value in metrics.items()}
 
 
 def validation_metric(name: str, dim: str) -> str:
-    """A metric's name for the trackers."""
+    """Returns a metric's name for the trackers."""
     return f"validation/{logged_name(name)}/dim_{dim}"
 
 
 def memory_figures() -> dict[str, float]:
-    """Of this process."""
+    """Returns the memory metrics of this process."""
     memory = {"memory/rss_mb": psutil.Process().memory_info().rss / MEBIBYTE}
     if torch.cuda.is_available():
         memory["memory/gpu_peak_mb"] = torch.cuda.max_memory_allocated() / MEBIBYTE

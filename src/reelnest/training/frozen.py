@@ -1,7 +1,7 @@
-"""What frozen parts of the model make of the training data is made once, kept on the disk, and read from there in every step.
+"""Computes the features of frozen modules once, caches them on disk, and reads them from there in every step.
 
-With a frozen vision tower these are the video tokens, about as many bytes as the frame store; with a frozen backbone one pooled state for
-each item and role. They lie in `work/frozen/<key>/`, where the key names everything that they depend on.
+A frozen vision tower gives video tokens, about as many bytes as the frame store. A frozen backbone gives one pooled state for each item and
+role. The cache is in `work/frozen/<key>/`; the key is a digest of everything that the features depend on.
 """
 
 import hashlib
@@ -40,26 +40,26 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 FROZEN_FOLDER = "frozen"
-"""In `work/`."""
+"""Folder in `work/`."""
 PATCHES_AT_ONCE = 8192
-"""In one pass of the vision tower. Not a setting: the last bits of tokens may hang on what was computed beside them."""
+"""Patches per pass of the vision tower. Not a setting: the last bits of tokens may depend on the other patches of the pass."""
 SPARE_SPACE = 1.1
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One kind of rows: which things get how many, and how they are made."""
+    """One kind of features: the number of rows of each item, and the function that computes them."""
 
     name: str
     module: PreTrainedModel
     """The frozen module."""
     counts: np.ndarray
-    """Rows of each thing, by number; 0 for those that are not needed."""
+    """Rows of each item, by number; 0 for items that are not needed."""
     batches: list[list[int]]
-    """Numbers of things that are made together."""
+    """Numbers of the items that are computed together."""
     make: Callable[[list[int]], Sequence[Tensor]]
     facts: dict[str, Any]
-    """What the rows depend on, besides the weights, the data and the code."""
+    """What the rows depend on, besides weights, data and code."""
 
 
 def cache_frozen_features(
@@ -71,14 +71,14 @@ def cache_frozen_features(
     accelerator: Accelerator,
     folder: Path,
 ) -> Prepared:
-    """The training's data with what the model's frozen parts made of it; the same data where nothing is frozen, or the disk is too full.
+    """Returns the training data with cached features of the frozen module; unchanged data if nothing is frozen or the disk lacks space.
 
-    Every process calls it, before the model is wrapped or sharded; they share the work, and `folder`. Rows are made in the training's
-    precision, in batches that do not depend on the number of processes. `store_digest` names the prepared data. Raises TrainingError where
-    the disk fills up meanwhile.
+    Every process calls it before the model is wrapped or sharded. The processes share the work and `folder`. Features have the training's
+    precision, and their batches do not depend on the number of processes. `store_digest` is a digest of the prepared data. Raises
+    TrainingError if the disk fills up.
     """
     sharded = accelerator.distributed_type == DistributedType.FSDP
-    if _is_frozen(encoder.backbone) and not sharded:  # a backbone that needs several devices does not fit on this one
+    if _is_frozen(encoder.backbone) and not sharded:  # a sharded backbone does not fit on one device
         job = _pooled_states(prepared, encoder.to(accelerator.device), tokenizer, params)
         cached = _cached_rows(job, store_digest, encoder, accelerator, folder)
         return prepared if cached is None else prepared.with_cached(pooled=cached)
@@ -96,7 +96,7 @@ def _is_frozen(module: nn.Module) -> bool:
 
 
 def _needed(prepared: Prepared, params: Params) -> Iterator[tuple[np.ndarray, Role]]:
-    """The items that training, mining and evaluations read, by role."""
+    """Yields the items that training, mining and evaluations read, by role."""
     pairs = prepared.pairs("train")
     yield pairs.queries, "query"
     if params.mining.mines:
@@ -149,14 +149,14 @@ def _pooled_states(prepared: Prepared, encoder: Encoder, tokenizer: PreTrainedTo
     facts = {
         "batch_size": params.evaluate.batch_size,
         "model": params.model.model_dump(include={"pooling", "query_instruction", "target_instruction", "max_text_tokens"}),
-        # A tokenizer remembers how it was last called.
+        # A tokenizer stores the settings of its last call.
         "tokenizer": {name: value for name, value in words.items() if name not in ("truncation", "padding")},
     }
     return _Job("pooled states", encoder.backbone, counts, batches, make, facts)
 
 
 class _Entries(Sequence[Entry]):
-    """Entries by their place among `numbers`, made when asked for."""
+    """Entries by their index in `numbers`, built on access."""
 
     def __init__(self, prepared: Prepared, numbers: np.ndarray) -> None:
         self._prepared = prepared
@@ -170,7 +170,7 @@ class _Entries(Sequence[Entry]):
 
 
 def _cached_rows(job: _Job, store_digest: str, encoder: Encoder, accelerator: Accelerator, folder: Path) -> CachedRows | None:
-    """The rows, made now unless they were made before; None where there is nothing to keep, or no room for it."""
+    """Returns the cached rows, computed now unless they exist; None if there are none, or no disk space."""
     if not job.batches:
         return None
     was_training = encoder.training
@@ -178,7 +178,7 @@ def _cached_rows(job: _Job, store_digest: str, encoder: Encoder, accelerator: Ac
     try:
         with torch.no_grad(), accelerator.autocast():
             plan: Any = _plan(job, _key(job, store_digest, encoder.vision, accelerator), folder) if accelerator.is_main_process else None
-            plan = _of_the_first(plan)
+            plan = _from_main_process(plan)
             if plan is None:
                 return None
             place, aside, width, dtype = plan
@@ -190,7 +190,7 @@ def _cached_rows(job: _Job, store_digest: str, encoder: Encoder, accelerator: Ac
 
 
 def _plan(job: _Job, key: str, folder: Path) -> tuple[str, str | None, int, str] | None:
-    """Where the rows lie, where they are written first (None: they are there already), and what they are like."""
+    """Returns the folder, the temporary folder (None if the cache exists), the width and the dtype of the rows; None without disk space."""
     place = folder / key
     if place.is_dir():
         return str(place), None, 0, ""
@@ -200,7 +200,7 @@ def _plan(job: _Job, key: str, folder: Path) -> tuple[str, str | None, int, str]
     free = shutil.disk_usage(folder).free
     if free < SPARE_SPACE * size:
         log.warning(
-            "training: the %s of the frozen part need %.1f GB, and %s has %.1f GB free: they are made anew in each epoch",
+            "training: the %s of the frozen module need %.1f GB, but %s has %.1f GB free; computing them again in each epoch",
             job.name,
             size / 1e9,
             folder,
@@ -230,11 +230,11 @@ def _write(job: _Job, vision: VisionSpec, folders: tuple[Path, Path], width: int
                     shutil.rmtree(old)
     except OSError as error:
         raise TrainingError(
-            f"{place.parent}: the {job.name} of the frozen part cannot be written ({error}). Free some space there and start again."
+            f"{place.parent}: cannot write the {job.name} of the frozen module ({error}). Free some space and start again."
         ) from error
     accelerator.wait_for_everyone()
     seconds = time.perf_counter() - started
-    log.info("%s of the frozen part: %d items in %.1f s, %.0f a second", job.name, total, seconds, total / max(seconds, 1e-9))
+    log.info("%s of the frozen module: %d items in %.1f s, %.0f a second", job.name, total, seconds, total / max(seconds, 1e-9))
 
 
 def _key(job: _Job, store_digest: str, vision: VisionSpec, accelerator: Accelerator) -> str:
@@ -254,7 +254,7 @@ def _key(job: _Job, store_digest: str, vision: VisionSpec, accelerator: Accelera
     for name, value in job.module.state_dict().items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    # All but where it was loaded from.
+    # Without the path that it was loaded from.
     config = {name: value for name, value in job.module.config.to_dict().items() if name != "_name_or_path"}
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
     return digest.hexdigest()[:16]
@@ -266,6 +266,6 @@ def _numpy(rows: Tensor) -> Rows:
     return array
 
 
-def _of_the_first(value: Any) -> Any:
-    """The first process's value, on all."""
+def _from_main_process(value: Any) -> Any:
+    """Returns the main process's value on all processes."""
     return broadcast_object_list([value])[0]

@@ -1,4 +1,4 @@
-"""Memory of a training on CPUs: what a step frees is kept for the next one."""
+"""Reuses freed memory between the steps of a training on CPUs."""
 
 import ctypes
 import platform
@@ -6,15 +6,14 @@ import platform
 # <malloc.h>
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 MOST = 2**31 - 1
-"""Bytes; the largest number that mallopt takes."""
+"""Bytes; the largest value of mallopt."""
 
 
 def keep_freed_memory() -> bool:
-    """Tells glibc's malloc to give no freed memory back to the system; whether it does so (not every system's is glibc's).
+    """Stops glibc's malloc from returning freed memory to the system. Returns whether that worked; False without glibc.
 
-    By default it gives back what a step's activations took, and the next step gets the same pages anew, each of them filled with zeros by
-    the kernel first: 5 % of a step's time here. The process's peak memory stays what it was; what comes after the peak stays as large.
-    See mallopt(3).
+    By default malloc returns the memory of a step's activations, and in the next step the kernel provides zeroed pages again, which takes
+    5 % of a step's time. The peak memory does not change, but the process keeps it after the peak. See mallopt(3).
     """
     if platform.libc_ver()[0] != "glibc":
         return False

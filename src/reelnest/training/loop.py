@@ -1,4 +1,4 @@
-"""The training loop: steps, periodic evaluation, checkpoints, and going on where an earlier process stopped."""
+"""The training loop: steps, periodic evaluation, checkpoints, and resuming."""
 
 import gc
 import logging
@@ -30,7 +30,7 @@ from reelnest.training.checkpoint.timer import CheckpointTimer
 from reelnest.training.checkpoint.train_state import TrainState, Validation
 from reelnest.training.contrastive_model import ContrastiveModel
 from reelnest.training.distributed import StepVotes, StopRequest
-from reelnest.training.figures import memory_figures, step_figures, step_of_the_past, validation_figures
+from reelnest.training.figures import memory_figures, resumed_step_figures, step_figures, validation_figures
 from reelnest.training.progress import Progress
 from reelnest.training.snapshot import Snapshots
 from reelnest.training.step import TrainingStep
@@ -41,34 +41,34 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Outcome:
-    """What the report of a finished training is made of."""
+    """The results of a finished training, for its report."""
 
     history: History
     validations: list[Validation]
     best: Best
     seconds: float
-    """Of steps and evaluations, over all sittings."""
+    """Of steps and evaluations, in all processes that resumed this training."""
     pairs_per_second: float
     rates: dict[str, float]
-    """While stepping, of the last sitting (see `throughput.Meter`); empty where it took no step."""
+    """Rates of this process's steps (see `throughput.Meter`); empty if it took no step."""
     breakdown: Breakdown | None
-    """Of the profiled steps, where this process took any."""
+    """Of the profiled steps; None if this process took none."""
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What is trained on, and how it is measured."""
+    """The batches of a training and its evaluation."""
 
     batcher: PairBatcher
     batch_order: BatchOrder
     evaluate: Callable[[], Evaluation] | None = None
-    """Measures the model on the validation split, on all processes; None where there is no such split."""
+    """Evaluates the model on the validation split, on all processes; None without a validation split."""
     negatives: ExtraNegatives | None = None
-    """Those that `batcher` asks for each pair's; they are renewed, and saved, by the training."""
+    """The extra negatives that `batcher` reads. The training renews and saves them."""
 
 
 class Training:
-    """Trains one model with all processes of the group. Each process makes one of these, with the same arguments but its own batcher."""
+    """Trains one model with all processes of the group. Each process creates one, with the same arguments except the batcher."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Training:
         self.state = TrainState(micro_batch_size=self._train.micro_batch_size)
         self._history = History(self._dims)
         self._snapshots = Snapshots(checkpoints, self._train.keep_checkpoints, self.step, self._history, data.negatives)
-        # The main process's clock decides for all.
+        # Only the main process's clock counts.
         self._timer = CheckpointTimer(self._train.checkpoint_every_minutes if accelerator.is_main_process else None)
         self._profiler = StepProfiler(self._train.profile_steps, self.model, checkpoints.folder / "profile", accelerator.process_index)
         self._meter = Meter(self.model.encoder, accelerator.device, accelerator.num_processes)
@@ -98,11 +98,11 @@ class Training:
 
     @property
     def model(self) -> ContrastiveModel:
-        """The one that trains, without DDP's wrapper."""
+        """The trained module, without the DDP wrapper."""
         return self.step.model
 
     def pairs_in(self, steps: int) -> int:
-        """How many pairs the first `steps` steps see."""
+        """Returns the number of pairs in the first `steps` steps."""
         epochs, rest = divmod(steps, self._steps_per_epoch)
         batch_order = self._data.batch_order
         return (epochs * batch_order.batches + rest * self._train.accumulation_steps) * batch_order.batch_size
@@ -110,8 +110,8 @@ class Training:
     def run(self, progress_file: Path | None) -> Outcome:
         """Trains from the last checkpoint, or from the beginning, to the end.
 
-        The main process writes how far it is into `progress_file`; the others give None. Raises TrainingError for a loss that is no finite
-        number and Interrupted after SIGTERM, with a checkpoint to go on from.
+        The main process writes its progress to `progress_file`; the others pass None. Raises TrainingError for a loss that is not finite,
+        and Interrupted after SIGTERM, once a checkpoint is saved.
         """
         self.resume()
         state = self.state
@@ -123,7 +123,7 @@ class Training:
             done_pairs=self.pairs_in(state.step),
         )
         self._seconds_before = state.seconds
-        # What the libraries brought stays as long as the process: a pass over its 700,000 objects would stop a step for 0.4 s.
+        # The libraries' 700,000 objects live as long as the process. Scanning them would stop a step for 0.4 s.
         gc.collect()
         gc.freeze()
         try:
@@ -132,7 +132,7 @@ class Training:
                 self._timer.restart()
                 for epoch in range(state.step // self._steps_per_epoch, self._train.epochs):
                     if state.best.is_final(self._train.patience):
-                        log.info("training: no better for %d evaluations (train.patience): this is the end", state.best.stale)
+                        log.info("training: no improvement in %d evaluations (train.patience); stopping", state.best.stale)
                         break
                     self._run_epoch(epoch, progress, stop, votes)
         finally:
@@ -166,15 +166,15 @@ class Training:
                     self._checkpoint(progress)
         self._count_seconds(progress)
         if self._epoch_is_over and evaluates:
-            # Not saved before: a training that went on from there would leave the evaluation out.
+            # No checkpoint before this: a training resumed from it would skip the evaluation.
             self._validate(epoch + 1)
             self._checkpoint(progress)
         elif stopping or checkpointing:
             self._checkpoint(progress)
         if stopping and self.state.step < self.total_steps:
             raise Interrupted(
-                f"training: stopped by SIGTERM after step {self.state.step} of {self.total_steps}; the same command goes on from there"
-                f" ({self._checkpoints.folder})."
+                f"training: stopped by SIGTERM after step {self.state.step} of {self.total_steps}. Run the same command to resume from"
+                f" {self._checkpoints.folder}."
             )
 
     @property
@@ -182,10 +182,9 @@ class Training:
         return self.state.step % self._steps_per_epoch == 0
 
     def _batches_left(self, epoch: int) -> Generator[list[PairBatch], None, None]:
-        """What each step from the present one to the epoch's end sees.
+        """Yields the batches of each remaining step of the epoch.
 
-        Batches are made ahead only up to the next renewal of the extra negatives: which of them a batch holds must not depend on how far
-        ahead it was made.
+        Prefetching stops at the next renewal of the extra negatives: a batch's negatives must not depend on how early it was made.
         """
         done = self.state.step % self._steps_per_epoch
         jobs = self._data.batch_order.steps(epoch, self._train.accumulation_steps, first=done)
@@ -198,7 +197,7 @@ class Training:
             done += stretch
 
     def _renewed(self, negatives: ExtraNegatives) -> int:
-        """Renews the extra negatives where that is due, and gives the steps for which they hold."""
+        """Renews the extra negatives if that is due. Returns the number of steps until the next renewal."""
         if negatives.steps_until_renewal(self.state.step) == 0:
             with unsharded(self.model):
                 figures = negatives.renew(self.state.step)
@@ -209,7 +208,7 @@ class Training:
         return [self._data.batcher(batch, self.state.micro_batch_size) for batch in rows]
 
     def take_step(self, epoch: int, batches: list[PairBatch]) -> None:
-        """One optimizer step, with its line in the history."""
+        """Takes one optimizer step and adds it to the history."""
         figures = self.step(batches, self.state)
         self._history.add(epoch + 1, self.state.step, figures)
 
@@ -237,8 +236,8 @@ class Training:
         log.info("epoch %d: loss %.4f, validation %s %.4f", epoch, last.loss, self._train.best_metric, math.nan if value is None else value)
 
     def _checkpoint(self, progress: Progress) -> None:
-        """Saves all of the training after its last step. Every process calls it after the same one."""
-        self._log(progress)  # what the history still has on the device
+        """Saves the training state. Every process calls it after the same step."""
+        self._log(progress)  # reads the steps that are still on the device
         self._snapshots.save(self.state)
         self._timer.restart()
 
@@ -246,24 +245,24 @@ class Training:
         self.state.seconds = self._seconds_before + progress.seconds
 
     def resume(self) -> None:
-        """Puts the last checkpoint back, if there is one."""
+        """Restores the last checkpoint, if there is one."""
         state = self._snapshots.restore()
         if state is None:
             return
         self.state = state
-        log.info("training: going on after step %d of %d (%s)", state.step, self.total_steps, self._checkpoints.folder)
-        # A tracker's run that begins here would lack the steps before.
-        begun = self._trackers.newly_begun
+        log.info("training: resuming after step %d of %d (%s)", state.step, self.total_steps, self._checkpoints.folder)
+        # A new tracker run lacks the earlier steps.
+        new_trackers = self._trackers.newly_begun
         for row in self._history.rows:
             if row.step % self._train.log_every_steps == 0:
-                begun.log_metrics(step_of_the_past(row), row.step)
+                new_trackers.log_metrics(resumed_step_figures(row), row.step)
         for validation in state.validations:
-            begun.log_metrics(validation_figures(validation), validation.step)
+            new_trackers.log_metrics(validation_figures(validation), validation.step)
 
 
 @contextmanager
 def unsharded(model: nn.Module) -> Iterator[None]:
-    """Lets parts of a sharded model be called by themselves: it is the root's forward that gathers the root's own parameters."""
+    """Unshards the root's parameters, so that submodules can be called directly: only the root's forward gathers them."""
     if not isinstance(model, FSDPModule):
         yield
         return

@@ -1,4 +1,4 @@
-"""The optimizers and their learning rate."""
+"""Optimizers and learning rate schedules."""
 
 import math
 from typing import Any
@@ -15,15 +15,15 @@ SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_
 
 
 class MatrixMuon(Muon):
-    """torch's Muon, which on a CPU orthogonalizes in float32.
+    """torch's Muon, but orthogonalizing in float32 on a CPU.
 
-    torch does it in bfloat16. A CPU without instructions for that takes some fifteen times as long for each product, and the sample's
-    training, of which this is a fifth, took ten times as long.
+    torch uses bfloat16. On a CPU without bfloat16 instructions each product takes about 15 times as long, and the sample's training took
+    10 times as long.
     """
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # torch's overloads of it
-        """One step of all matrices, sized as `adjust_lr_fn="match_rms_adamw"` does."""
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # torch overloads it
+        """Updates all matrices, scaled as with `adjust_lr_fn="match_rms_adamw"`."""
         if closure is not None:
             raise ValueError("MatrixMuon takes no closure")
         for group in self.param_groups:
@@ -40,9 +40,9 @@ class MatrixMuon(Muon):
 
 
 def orthogonal(matrix: Tensor, settings: dict[str, Any]) -> Tensor:
-    """About the nearest matrix whose singular values are 1, by the quintic Newton–Schulz iteration of Jordan 2024: they end in 0.7 to 1.2.
+    """Approximates the nearest orthogonal matrix by the quintic Newton–Schulz iteration of Jordan 2024.
 
-    `settings` has the `ns_coefficients`, `ns_steps` and `eps` of torch's Muon.
+    The singular values of the result are 0.7 to 1.2. `settings` has the `ns_coefficients`, `ns_steps` and `eps` of torch's Muon.
     """
     a, b, c = settings["ns_coefficients"]
     result = matrix.to(torch.float32 if matrix.device.type == "cpu" else torch.bfloat16)
@@ -56,14 +56,14 @@ def orthogonal(matrix: Tensor, settings: dict[str, Any]) -> Tensor:
 
 
 class MuonWithAdamW(Optimizer):
-    """Muon for weight matrices and torch's AdamW for all else, as one optimizer: one scaler, one scheduler, one state.
+    """Muon for weight matrices and torch's AdamW for other parameters, as one optimizer with one scaler, scheduler and state.
 
     Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon/) steps along the nearest orthogonal matrix to the momentum. Its steps are
     scaled to AdamW's typical size (Liu et al. 2025, https://arxiv.org/abs/2502.16982), so that one learning rate fits both.
     """
 
     def __init__(self, matrices: list[dict[str, Any]], for_adamw: list[dict[str, Any]], learning_rate: float, *, fused: bool) -> None:
-        """`fused` as AdamW takes it."""
+        """`fused` is AdamW's option."""
         self._optimizers: list[Optimizer] = []
         if matrices:
             self._optimizers.append(MatrixMuon(matrices, lr=learning_rate))
@@ -72,20 +72,20 @@ class MuonWithAdamW(Optimizer):
         super().__init__([group for optimizer in self._optimizers for group in optimizer.param_groups], defaults={})
         self._share()
 
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # torch's overloads of it
-        """One step of both."""
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # torch overloads it
+        """Steps both optimizers."""
         if closure is not None:
             raise ValueError("MuonWithAdamW takes no closure")
         for optimizer in self._optimizers:
             optimizer.step()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's."""
+        """Loads a state as torch does."""
         super().load_state_dict(state_dict)
         self._share()
 
     def _share(self) -> None:
-        """Groups and state are this object's; both optimizers work on them."""
+        """Makes both optimizers use this object's parameter groups and state."""
         groups = iter(self.param_groups)
         for optimizer in self._optimizers:
             optimizer.param_groups = [next(groups) for _ in optimizer.param_groups]
@@ -93,13 +93,13 @@ class MuonWithAdamW(Optimizer):
 
 
 def build_optimizer(model: nn.Module, train: Train) -> Optimizer:
-    """AdamW (Loshchilov and Hutter 2017, https://arxiv.org/abs/1711.05101) or Muon over what is trainable.
+    """Returns AdamW (Loshchilov and Hutter 2017, https://arxiv.org/abs/1711.05101) or Muon for the trainable parameters.
 
-    Weights of norms, biases and the temperature do not decay: pulling a scale or an offset to zero regularises nothing. Muon is for
-    matrices that map vectors to vectors: embeddings and the patch convolution are AdamW's.
+    Norm weights, biases and the temperature have no weight decay: shrinking a scale or an offset regularises nothing. Muon updates matrices
+    that map vectors to vectors; AdamW updates embeddings and the patch convolution.
     """
-    # One kernel for all parameters, in a fifth of the time on a CPU. With fp16 not: it looks for overflow itself, and accelerate, which
-    # wants to know of it, sees no step left out.
+    # One kernel for all parameters takes a fifth of the time on a CPU. Not with fp16: the fused kernel checks for overflow itself, so
+    # accelerate would not see that a step was skipped.
     fused = train.mixed_precision != "fp16"
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     flat = {"params": [parameter for parameter in trainable if parameter.ndim < 2], "weight_decay": 0.0}
@@ -115,7 +115,7 @@ def build_optimizer(model: nn.Module, train: Train) -> Optimizer:
 
 
 def build_scheduler(optimizer: Optimizer, train: Train, steps: int) -> LRScheduler:
-    """The learning rate over `steps` optimizer steps: a rise over `warmup_fraction` of them, then the schedule's fall, or none."""
+    """Returns the learning rate schedule over `steps` optimizer steps: warm-up over `warmup_fraction` of them, then the decay, if any."""
     return get_scheduler(
         SCHEDULES[train.schedule], optimizer, num_warmup_steps=round(train.warmup_fraction * steps), num_training_steps=steps
     )

@@ -1,4 +1,4 @@
-"""A training written into a checkpoint, and put back from it to the last bit."""
+"""Saves the training state to a checkpoint and restores it exactly."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -15,10 +15,10 @@ from reelnest.training.step import TrainingStep
 
 
 class Snapshots:
-    """Saves and restores all that a training consists of. Every process makes one, and calls it after the same steps."""
+    """Saves and restores the whole training state. Every process creates one and calls it after the same steps."""
 
     def __init__(self, checkpoints: Checkpoints, keep: int, step: TrainingStep, history: History, negatives: ExtraNegatives | None) -> None:
-        """`keep` so many checkpoints."""
+        """`keep` is the number of checkpoints to keep."""
         self._checkpoints = checkpoints
         self._keep = keep
         self._step = step
@@ -26,7 +26,7 @@ class Snapshots:
         self._negatives = negatives
 
     def save(self, state: TrainState) -> None:
-        """Every process takes part, since a sharded model is spread over all of them; the main process writes what is everyone's."""
+        """Saves a checkpoint. Every process calls it and writes its shard; the main process writes the shared state."""
         step, accelerator = self._step, self._step.accelerator
         weights: dict[str, Any] = {"shards": accelerator.num_processes}
         if isinstance(step.model, FSDPModule):
@@ -56,7 +56,7 @@ class Snapshots:
         accelerator.wait_for_everyone()
 
     def restore(self) -> TrainState | None:
-        """Puts the last checkpoint back, and gives how far it is; None where there is none."""
+        """Restores the last checkpoint and returns its TrainState; None without a checkpoint."""
         contents = self._checkpoints.load_last()
         if contents is None:
             return None
@@ -77,5 +77,5 @@ class Snapshots:
         return TrainState.loaded(contents["state"])
 
     def evaluated_weights(self) -> AbstractContextManager[None]:
-        """Puts the weights that are evaluated, and become the candidate, into the model for a while."""
+        """Puts the weights for evaluation and for the candidate into the model, for the duration of the block."""
         return nullcontext() if self._step.ema is None else self._step.ema.in_place()

@@ -1,4 +1,4 @@
-"""One optimizer step, and all that it changes."""
+"""One optimizer step, and the state that it changes."""
 
 import math
 
@@ -18,10 +18,10 @@ from reelnest.training.optimizer import build_optimizer, build_scheduler
 
 
 class TrainingStep:
-    """Model, optimizer, learning rate and average of the weights: what a step changes, and how."""
+    """Model, optimizer, learning rate and moving average of the weights, and the step that updates them."""
 
     def __init__(self, params: Params, accelerator: Accelerator, model: ContrastiveModel, batcher: PairBatcher, total_steps: int) -> None:
-        """`total_steps` is for the learning rate's schedule."""
+        """`total_steps` is the length of the learning rate schedule."""
         self._train = params.train
         self.accelerator = accelerator
         optimizer = build_optimizer(model, self._train)
@@ -32,7 +32,7 @@ class TrainingStep:
         self.gradients = StepGradients(params, accelerator, self.wrapped, batcher)
 
     def __call__(self, batches: list[PairBatch], state: TrainState) -> StepFigures:
-        """Takes the step that follows `state`, and counts it there."""
+        """Takes the next step and counts it in `state`."""
         with phase("loss"):
             losses = self.gradients(batches, state)
         with phase("optimizer"):
@@ -41,7 +41,7 @@ class TrainingStep:
             self.optimizer.step()
             self.optimizer.zero_grad()
             self.model.objective.limit_parameters()
-            if not self.accelerator.optimizer_step_was_skipped:  # fp16's scaler leaves a step out when gradients overflow
+            if not self.accelerator.optimizer_step_was_skipped:  # fp16's scaler skips a step if gradients overflow
                 self.scheduler.step()
                 if self.ema is not None:
                     self.ema.update()
@@ -49,7 +49,7 @@ class TrainingStep:
         return StepFigures(losses.total, losses.by_dim, losses.temperature, learning_rate, norm)
 
     def _clipped_norm(self) -> Tensor:
-        """Clips the gradients, and gives their norm before that."""
+        """Clips the gradients and returns their norm before clipping."""
         trainable = [parameter for parameter in self.wrapped.parameters() if parameter.requires_grad]
         norm: Tensor = self.accelerator.clip_grad_norm_(trainable, self._train.max_gradient_norm or math.inf)
         return norm.full_tensor() if isinstance(norm, DTensor) else norm

@@ -1,4 +1,4 @@
-"""What frozen parts of the model make is made once."""
+"""The features of frozen modules are computed once."""
 
 import shutil
 from pathlib import Path
@@ -32,7 +32,7 @@ def kept(root: Path) -> list[Path]:
 
 
 def never(*_arguments: object, **_more: object) -> NoReturn:
-    raise AssertionError("a frozen part ran though all that it makes is kept")
+    raise AssertionError("a frozen module ran although its features are cached")
 
 
 @pytest.mark.parametrize(("model", "part"), [(VISION, "encode_video"), (BACKBONE, "pooled")])
@@ -97,7 +97,7 @@ def test_a_training_killed_while_it_keeps_leaves_nothing_that_is_taken_for_whole
 
     with monkeypatch.context() as changed:
         changed.setattr(CachedRowsWriter, "put", full)
-        with pytest.raises(TrainingError, match=r"video tokens of the frozen part cannot be written.*No space left.*Free some space"):
+        with pytest.raises(TrainingError, match=r"cannot write the video tokens of the frozen module.*No space left.*Free some space"):
             run(root)
     assert all(path.name.startswith(".") for path in kept(root))
     run(root)
@@ -112,4 +112,4 @@ def test_a_disk_without_room_is_said_and_training_goes_on(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     run(root)
     assert not kept(root)
-    assert "the video tokens of the frozen part need" in caplog.text
+    assert "the video tokens of the frozen module need" in caplog.text

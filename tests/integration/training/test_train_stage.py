@@ -185,7 +185,7 @@ def test_training_stops_early_keeps_the_best_average_and_does_not_go_on_when_sta
     assert report["steps"] == len(rows(root)) == 3 * (report["pairs"] // 8)
     assert (report["best"]["metric"], report["best"]["dim"]) == ("median_rank", 8)
     assert report["best"]["value"] == report["validation"][0]["metrics"]["8"]["median_rank"]
-    assert "no better for 2 evaluations (train.patience)" in caplog.text
+    assert "no improvement in 2 evaluations (train.patience)" in caplog.text
     assert not training_report(trained)["stopped_early"]
     run(root)
     assert training_report(root) == report

@@ -1,4 +1,4 @@
-"""What of a training fits into a card, and what would have to change for more to fit."""
+"""Whether a training fits a card, and which settings changes make it fit."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,24 +13,24 @@ from reelnest.training.memory_prediction.step_shapes import Sizes
 
 GIB = 1 << 30
 RESERVED = GIB * 3 // 4
-"""Bytes of a card that are not for tensors: the CUDA context, kernels' workspaces, the allocator's rounding. About what a 3B model on one
-card needs; measure it with `torch.cuda.mem_get_info` where it matters."""
+"""Bytes of a card that are not for tensors: the CUDA context, kernel workspaces, the allocator's rounding. An estimate for a 3B model on
+one card; measure it with `torch.cuda.mem_get_info`."""
 CARDS = (8, 12, 16, 24, 40, 48, 80, 141, 192)
-"""Memory of cards that one can rent or buy, GiB."""
+"""Memory of available cards, GiB."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Whether a step fits into a card, with some changes to the settings."""
+    """Whether a step fits a card, with some settings changes."""
 
     settings: tuple[str, ...]
-    """Changes to the settings that were asked for, as one would write them; none where they fit as they are."""
+    """The settings changes, as in params.yaml; empty for unchanged settings."""
     memory: StepMemory
     fits: bool
     micro_batch_size: int | None
-    """The largest that fits, in pairs; None where nothing does."""
+    """The largest that fits, in pairs; None if none fits."""
     frames: int | None
-    """The most that fit with a micro-batch of one pair; None where nothing does."""
+    """The most that fit with a micro-batch of one pair; None if none fit."""
 
 
 def fit(
@@ -42,10 +42,10 @@ def fit(
     processes: int = 1,
     predict: Callable[..., StepMemory] = estimate_step,
 ) -> list[Fit]:
-    """Whether the settings fit into a card of `gib` GiB, as they are and, where they do not, with one change after the other.
+    """Tries the settings on a card of `gib` GiB, first unchanged, then with one more change each time, until they fit.
 
-    The last one fits, unless none does. Changes are those that cost the least first: none of them changes what a step computes,
-    until 4-bit weights do. `predict` takes the place of `estimate_step`.
+    The last result fits, unless none does. The cheapest changes come first; only 4-bit weights, the last one, change what a step computes.
+    `predict` replaces `estimate_step`.
     """
     tried = []
     for settings, changed in _changes(params):
@@ -66,7 +66,7 @@ def fit(
 
 
 def smallest_card(memory: StepMemory) -> int | None:
-    """GiB of the smallest card into which it fits; None where no card is large enough."""
+    """Returns the GiB of the smallest card that fits; None if no card is large enough."""
     return next((card for card in CARDS if memory.peak <= _budget(card)), None)
 
 
@@ -82,7 +82,7 @@ def _share(params: Params, processes: int) -> int:
 def _peaks(
     params: Params, config: PreTrainedConfig, sizes: Sizes, processes: int, predict: Callable[..., StepMemory]
 ) -> Callable[[int, int], StepMemory]:
-    """The memory of a step by the micro-batch's pairs and the steps of a video's grid in time."""
+    """Returns a function from the pairs of a micro-batch and the temporal steps of a video to the memory of a step."""
 
     @cache
     def peak(pairs: int, steps: int) -> StepMemory:
@@ -94,7 +94,7 @@ def _peaks(
 
 
 def _changes(params: Params) -> Iterator[tuple[tuple[str, ...], Params]]:
-    """The settings as they are, then with one change more each time."""
+    """Yields the unchanged settings, then one more change each time."""
     yield (), params
     changes_so_far: list[str] = []
     candidates: list[tuple[str, bool, dict[str, dict[str, Any]]]] = [
@@ -122,9 +122,9 @@ def _with(params: Params, **sections: dict[str, Any]) -> Params:
 
 
 def _largest(peak: Callable[[int], int], most: int, budget: float) -> int | None:
-    """The largest count up to `most` whose peak keeps to the budget; None where 1 does not.
+    """Returns the largest count up to `most` with a peak within the budget; None if 1 exceeds it.
 
-    Memory is all but linear in both counts, so two points show about where the budget ends, and a line to there shows it better.
+    Memory is nearly linear in both counts, so the search extrapolates a line through two points and repeats from there.
     """
     at_one = peak(1)
     if at_one > budget:

@@ -1,10 +1,10 @@
-"""What a training step takes in memory, predicted without its weights and without a GPU.
+"""Predicts the memory of a training step without weights and without a GPU.
 
-The model is built on the meta device and its tensors are fake: they have shapes and no bytes. The real training loop then takes a step on
-them, under a mode that sees each operation, adds the storage of what comes out of it and takes it away when its last user lets go. So the
-prediction follows the loop: gradient checkpointing, gradient caching, adapters, the optimizer and the loss are those that run.
+The model is built on the meta device with fake tensors, which have shapes and no bytes. The real training loop takes a step on them under a
+dispatch mode that counts the storage of each operation's outputs until it is freed. So the prediction includes gradient checkpointing,
+gradient caching, adapters, the optimizer and the loss.
 
-Not seen are what a kernel takes and gives back inside itself, the allocator's rounding, and the process's own size.
+It misses temporary memory inside kernels, the allocator's rounding, and the process's own size.
 """
 
 import copy
@@ -36,38 +36,38 @@ from reelnest.training.batches.sampler import BatchOrder
 from reelnest.training.checkpoint.checkpoints import Checkpoints
 from reelnest.training.contrastive_model import ContrastiveModel
 from reelnest.training.loop import Training, TrainingData
-from reelnest.training.memory_prediction.step_shapes import MadeAnew, Sizes, of_each_tensor, stand_in_batcher, step_of
+from reelnest.training.memory_prediction.step_shapes import RebuiltBatches, Sizes, map_tensors, stand_in_batcher, step_of
 from reelnest.training.tracker import Trackers
 
 MemoryComponent = Literal["weights", "gradients", "optimizer", "activations", "vision", "loss", "inputs"]
 MEMORY_COMPONENTS: tuple[MemoryComponent, ...] = get_args(MemoryComponent)
-"""Activations are the language model's, vision's are its own; the others are what their names say."""
+"""`activations` are those of the language model; `vision` includes its own activations."""
 
 FEW_LAYERS, MANY_LAYERS = 3, 6
-"""Depths of the models by which deeper ones are estimated."""
+"""Depths of the models that deeper ones are extrapolated from."""
 
 _COMPONENT_OF: dict[Phase, MemoryComponent] = {"vision": "vision", "language": "activations", "optimizer": "optimizer"}
-_ON_THE_HOST = ("video_grid_thw", "second_per_grid_ts")  # read as numbers
+_ON_THE_HOST = ("video_grid_thw", "second_per_grid_ts")  # the code reads them as numbers
 
 
 @dataclass(frozen=True)
 class StepMemory:
-    """One process's memory at the fullest moment of a step, in bytes."""
+    """One process's memory at the peak of a step, in bytes."""
 
     components: dict[MemoryComponent, int]
 
     @property
     def peak(self) -> int:
-        """All components together."""
+        """The sum of all components."""
         return sum(self.components.values())
 
 
 def predict_step(params: Params, config: PreTrainedConfig, sizes: Sizes, *, processes: int = 1) -> StepMemory:
-    """The memory of a step of `params` on a model of architecture `config`, with each process holding a whole model (DDP).
+    """Predicts the memory of a step of `params` on architecture `config`, with a full copy of the model in each process (DDP).
 
-    Takes some seconds for a model of 3 billion parameters. For a process that does not train: accelerate's state is made anew.
+    Takes a few seconds for a model of 3 billion parameters. It resets accelerate's state, so do not call it in a training process.
     """
-    changes = {"compile": False, "adaptive_batch_size": False, "mixed_precision": _on_cpu(params)}
+    changes = {"compile": False, "adaptive_batch_size": False, "mixed_precision": _cpu_precision(params)}
     params = params.model_copy(update={"train": params.train.model_copy(update=changes)})
     encoder = unfilled_encoder(params.model, config)
     if params.train.gradient_checkpointing:
@@ -75,14 +75,16 @@ def predict_step(params: Params, config: PreTrainedConfig, sizes: Sizes, *, proc
     model = ContrastiveModel(encoder, params.loss, params.model.dims)
     fake, count = FakeTensorMode(allow_non_fake_inputs=True), _Count()
     with ExitStack() as stack:
-        # Fake tensors cannot be moved, and are where they should be.
+        # Fake tensors cannot be moved, and need not be.
         AcceleratorState._reset_state(reset_partial_state=True)
         stack.callback(AcceleratorState._reset_state, reset_partial_state=True)
         accelerator = Accelerator(cpu=True, mixed_precision=params.train.mixed_precision, device_placement=False)
         if processes > 1:
             stack.enter_context(_stand_in_processes(processes))
         batcher = stand_in_batcher(params, config, sizes, processes=processes, contents=False)
-        batches = [replace(batch, inputs=MadeAnew(batch.inputs)) if len(batch.inputs) > 1 else batch for batch in step_of(params, batcher)]
+        batches = [
+            replace(batch, inputs=RebuiltBatches(batch.inputs)) if len(batch.inputs) > 1 else batch for batch in step_of(params, batcher)
+        ]
         stack.enter_context(fake)
         stack.enter_context(count)
         _fill(model)
@@ -95,7 +97,7 @@ def predict_step(params: Params, config: PreTrainedConfig, sizes: Sizes, *, proc
         for parameter in trainable:
             parameter.register_post_accumulate_grad_hook(lambda arrived: _keep_gradient(arrived, buckets, count))
         if len(batches) > 1 or params.train.micro_batch_size is not None:
-            # From the second micro-batch on, gradients are there while activations are.
+            # From the second micro-batch on, gradients and activations exist together.
             for parameter in trainable:
                 parameter.grad = torch.empty_like(parameter)
                 _keep_gradient(parameter, buckets, count)
@@ -105,10 +107,10 @@ def predict_step(params: Params, config: PreTrainedConfig, sizes: Sizes, *, proc
 
         def as_input(name: str, tensor: Tensor) -> Tensor:
             fake_input = _fake_input(name, tensor, widths)
-            count.belongs(fake_input, "inputs")
+            count.assign(fake_input, "inputs")
             return fake_input
 
-        batches = of_each_tensor(batches, as_input)
+        batches = map_tensors(batches, as_input)
         count.begin()
         with watched(model, lambda phase: count.enter(_COMPONENT_OF.get(phase, "loss"))):
             training.take_step(0, batches)
@@ -116,9 +118,9 @@ def predict_step(params: Params, config: PreTrainedConfig, sizes: Sizes, *, proc
 
 
 def estimate_step(params: Params, config: PreTrainedConfig, sizes: Sizes, *, processes: int = 1) -> StepMemory:
-    """What `predict_step` gives, for deep models several times faster: layers are alike, so two shallow models show what each one adds.
+    """Estimates `predict_step`, several times faster for deep models: two shallow models give the memory per layer.
 
-    Less than the truth where a deep model reaches its peak at another moment of the step than a shallow model.
+    Too low if a deep model reaches its peak at another point of the step than a shallow model.
     """
     layers = int(config.get_text_config().num_hidden_layers)
     if layers <= MANY_LAYERS:
@@ -138,13 +140,13 @@ def _of_depth(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
 
 
 def stand_in_training(params: Params, accelerator: Accelerator, model: ContrastiveModel, batcher: PairBatcher) -> Training:
-    """The loop's object for `model`, which can take steps and nothing else."""
+    """Builds a training loop for `model` that can only take steps."""
     batch_order = BatchOrder(params.train.batch_size, params.train.batch_size, params.train.seed)
     return Training(params, accelerator, model, TrainingData(batcher, batch_order), Checkpoints(Path("unused"), "unused"), Trackers())
 
 
 class _Count(TorchDispatchMode):
-    """Counts the bytes of all storages that operations make, by the component in which they were made."""
+    """Counts the bytes of all storages that operations allocate, by component."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,16 +157,16 @@ class _Count(TorchDispatchMode):
         self._live: dict[int, tuple[int, MemoryComponent]] = {}
 
     def begin(self) -> None:
-        """The peak counts from here."""
+        """Starts measuring the peak."""
         self._peak = 0
-        self._look()
+        self._update_peak()
 
     def enter(self, component: MemoryComponent) -> None:
-        """What is made from here on belongs to `component`."""
+        """Assigns later allocations to `component`."""
         self.component = component
 
-    def belongs(self, tensor: Tensor, component: MemoryComponent) -> None:
-        """Says so of a tensor that was made for something else."""
+    def assign(self, tensor: Tensor, component: MemoryComponent) -> None:
+        """Assigns an existing tensor to `component`."""
         key = tensor.untyped_storage()._cdata
         if key in self._live:
             size, before = self._live[key]
@@ -173,12 +175,12 @@ class _Count(TorchDispatchMode):
             self._now[component] += size
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs the operation and counts what comes of it."""
-        if func.namespace == "prim":  # questions to a tensor about itself
+        """Runs the operation and counts its outputs."""
+        if func.namespace == "prim":  # queries of a tensor's properties
             return func(*args, **(kwargs or {}))
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if not any(isinstance(tensor, FakeTensor) for tensor in tensors) and (tensors or func.overloadpacket is torch.ops.aten.arange):
-            # Index work, which reads its tensors as numbers: these are real, and small.
+            # Index computations read their tensors as numbers, so these are real and small.
             with unset_fake_temporarily():
                 return func(*args, **(kwargs or {}))
         results = func(*args, **(kwargs or {}))
@@ -196,21 +198,21 @@ class _Count(TorchDispatchMode):
         self._now[self.component] += size
         self._total += size
         weakref.finalize(storage, self._free, key)
-        self._look()
+        self._update_peak()
 
     def _free(self, key: int) -> None:
         size, component = self._live.pop(key)
         self._now[component] -= size
         self._total -= size
 
-    def _look(self) -> None:
+    def _update_peak(self) -> None:
         if self._total > self._peak:
             self._peak = self._total
             self.at_peak = self._now.copy()
 
 
 def _fill(model: nn.Module) -> None:
-    """Puts fake tensors in the place of those on the meta device; shared ones stay shared."""
+    """Replaces tensors on the meta device with fake ones; shared tensors stay shared."""
     filled: dict[Tensor, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():
@@ -225,7 +227,7 @@ def _fill(model: nn.Module) -> None:
 
 
 def _fill_optimizer(training: Training, trainable: list[nn.Parameter]) -> None:
-    """Its state comes with its first step; what is predicted is a later one."""
+    """Takes one step, because the optimizer creates its state then, and the prediction is for a later step."""
     for parameter in trainable:
         parameter.grad = torch.empty_like(parameter)
     training.step.optimizer.step()
@@ -233,7 +235,7 @@ def _fill_optimizer(training: Training, trainable: list[nn.Parameter]) -> None:
 
 
 def _run_each_shape_once(encoder: Encoder) -> None:
-    """A micro-batch of the same shape as one before takes as much again, and nothing more: it is skipped."""
+    """Skips micro-batches of a known shape: they need the same memory again, and no more."""
     seen: set[tuple[object, ...]] = set()
     forward = encoder.forward
 
@@ -257,8 +259,8 @@ def _keep_gradient(parameter: Tensor, buckets: Tensor | None, count: _Count) -> 
     if parameter.grad is None:
         return
     if buckets is None:
-        count.belongs(parameter.grad, "gradients")
-    else:  # DDP's, which are there from the beginning and hold all gradients
+        count.assign(parameter.grad, "gradients")
+    else:  # DDP's buckets exist from the start and hold all gradients
         parameter.grad = buckets[: parameter.numel()].view_as(parameter)
 
 
@@ -269,14 +271,14 @@ def _fake_input(name: str, tensor: Tensor, widths: dict[str, int]) -> Tensor:
     return torch.empty(shape, dtype=tensor.dtype)
 
 
-def _on_cpu(params: Params) -> Literal["no", "bf16"]:
-    """Half precision has one size, whichever it is; float16 is for GPUs alone."""
+def _cpu_precision(params: Params) -> Literal["no", "bf16"]:
+    """Returns a precision of the same size that runs on a CPU: bf16 for fp16, which needs a GPU."""
     return "no" if params.train.mixed_precision == "no" else "bf16"
 
 
 @contextmanager
 def _stand_in_processes(processes: int) -> Iterator[None]:
-    """A process group of one process that takes itself for the first of several: what the others would send has the right shapes."""
+    """A fake process group: this process acts as the first of several, and receives tensors of the right shapes."""
     from torch.testing._internal.distributed.fake_pg import FakeStore  # registers the backend "fake"
 
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=processes)

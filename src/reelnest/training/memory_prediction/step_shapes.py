@@ -1,6 +1,6 @@
-"""A training step's inputs of given sizes, without data: for predicting and for measuring what a step takes.
+"""Inputs of given sizes for a training step, without data, to predict and measure its memory and time.
 
-They go through the same batching as real ones; only the tokenizer and the table of items are stand-ins that know nothing but lengths.
+The batching code is the real one. Only the tokenizer and the item table are stand-ins, which know only lengths.
 """
 
 import math
@@ -25,15 +25,15 @@ from reelnest.video.vision_spec import Grid, VisionSpec
 
 T = TypeVar("T")
 Change = Callable[[str, Tensor], Tensor]
-"""From the name of a batch's field, and its tensor, to another tensor."""
+"""Maps the name of a batch's field and its tensor to another tensor."""
 
 LONGEST_SIDES = 2.0
-"""A frame's sides are taken to differ by no more than this factor; longer ones are rare and hold no more tokens."""
+"""Largest ratio of a frame's sides. More extreme ratios are rare and give no more tokens."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the queries and targets of a step look like: each query is a text, each target a video with a text."""
+    """The sizes of a step's inputs: each query is a text, each target a video with a text."""
 
     text_tokens: int
     grid: Grid
@@ -41,7 +41,7 @@ class Sizes:
 
 
 def largest_grid(preprocess: Preprocess, vision: VisionSpec) -> Grid:
-    """The grid of the largest video that the settings let through."""
+    """Returns the grid of the largest video that the settings allow."""
     squares = preprocess.max_pixels // vision.factor**2  # tokens of a frame
     shapes = [(down, squares // down) for down in range(1, math.isqrt(squares) + 1) if squares // down <= LONGEST_SIDES * down]
     down, across = max(shapes or [(1, max(1, squares))], key=math.prod)
@@ -49,16 +49,16 @@ def largest_grid(preprocess: Preprocess, vision: VisionSpec) -> Grid:
 
 
 def stand_in_batcher(params: Params, config: PreTrainedConfig, sizes: Sizes, *, processes: int = 1, contents: bool = True) -> PairBatcher:
-    """Batches of the rows 0 … `train.batch_size` - 1 as the first of `processes` gets them; what is frozen is kept, as in training.
+    """Returns a batcher for rows 0 … `train.batch_size` - 1, for the first of `processes`, with cached features of frozen modules.
 
-    Without `contents` patches and kept tokens are 0 wide: their number is right, and they take no bytes.
+    Without `contents`, patches and cached tokens have width 0: their number is right, and they take no memory.
     """
     family = family_of_config(config.to_dict(), "config")
     count = params.train.batch_size
-    nothing = tuple(np.empty(0, np.int64) for _ in range(count))
+    no_negatives = tuple(np.empty(0, np.int64) for _ in range(count))
     return PairBatcher(
         cast("Prepared", _Items(params, config, family, sizes, contents=contents)),
-        Pairs(np.arange(count), np.arange(count, 2 * count), np.ones(count, np.float32), nothing),
+        Pairs(np.arange(count), np.arange(count, 2 * count), np.ones(count, np.float32), no_negatives),
         Batcher(_Tokenizer(family.special_tokens), params.model, family),
         0,
         processes,
@@ -67,12 +67,12 @@ def stand_in_batcher(params: Params, config: PreTrainedConfig, sizes: Sizes, *, 
 
 
 def step_of(params: Params, batcher: PairBatcher) -> list[PairBatch]:
-    """The batches of one optimizer step."""
+    """Returns the batches of one optimizer step."""
     return [batcher(np.arange(params.train.batch_size), params.train.micro_batch_size) for _ in range(params.train.accumulation_steps)]
 
 
 class _Tokenizer:
-    """Gives every text as many tokens as it has words. Only what `Batcher` asks for is there."""
+    """Gives every text as many tokens as it has words. Has only the methods that `Batcher` uses."""
 
     name_or_path = "stand-in"
 
@@ -89,24 +89,24 @@ class _Tokenizer:
         return {"input_ids": [([len(self._numbers)] * len(text.split()))[:max_length] for text in texts]}
 
 
-def of_each_tensor(batch: T, change: Change) -> T:
-    """A batch (dataclasses and lists of them) with `change(name, tensor)` in the place of each tensor."""
+def map_tensors(batch: T, change: Change) -> T:
+    """Returns a batch (nested dataclasses and lists) with each tensor replaced by `change(name, tensor)`."""
     changed: object = batch
-    if isinstance(batch, MadeAnew):
-        changed = MadeAnew(batch.batches, change)
+    if isinstance(batch, RebuiltBatches):
+        changed = RebuiltBatches(batch.batches, change)
     elif isinstance(batch, list):
-        changed = [of_each_tensor(item, change) for item in batch]
+        changed = [map_tensors(item, change) for item in batch]
     elif is_dataclass(batch) and not isinstance(batch, type):
         values = {field.name: getattr(batch, field.name) for field in fields(batch)}
         changed = replace(
             batch,
-            **{name: change(name, value) if isinstance(value, Tensor) else of_each_tensor(value, change) for name, value in values.items()},
+            **{name: change(name, value) if isinstance(value, Tensor) else map_tensors(value, change) for name, value in values.items()},
         )
     return cast("T", changed)
 
 
-class MadeAnew(Sequence[Batch]):
-    """In place of micro-batches, which are made each time they are asked for: so are the changed ones of `of_each_tensor`."""
+class RebuiltBatches(Sequence[Batch]):
+    """Micro-batches that are rebuilt with `map_tensors` on each access, like real ones."""
 
     def __init__(self, batches: Sequence[Batch], change: Change = lambda _name, tensor: tensor) -> None:
         self.batches = list(batches)
@@ -116,11 +116,11 @@ class MadeAnew(Sequence[Batch]):
         return len(self.batches)
 
     def __getitem__(self, index: int) -> Batch:  # type: ignore[override]
-        return of_each_tensor(self.batches[index], self._change)
+        return map_tensors(self.batches[index], self._change)
 
 
 class _Items:
-    """Items 0 … n - 1 are queries, the rest targets; nothing is related to anything."""
+    """Items 0 … n - 1 are queries, the others targets; no items are related."""
 
     def __init__(self, params: Params, config: PreTrainedConfig, family: Family, sizes: Sizes, *, contents: bool) -> None:
         model, vision = params.model, family.vision
