@@ -64,8 +64,8 @@ def test_too_little_memory_halves_the_micro_batch_and_repeats_the_step(
     assert found == expected
     told = [record.getMessage() for record in caplog.records if "too little memory" in record.getMessage()]
     assert [message.partition("; ")[2] for message in told] == [
-        "going on with micro-batches of 4 pairs instead of 8, the batch stays 8",
-        "going on with micro-batches of 2 pairs instead of 4, the batch stays 8",
+        "using micro-batches of 4 pairs instead of 8, the batch size stays 8",
+        "using micro-batches of 2 pairs instead of 4, the batch size stays 8",
     ]
 
 
@@ -103,5 +103,5 @@ def test_other_errors_and_a_fixed_size_are_not_retried(prepared: Path, tmp_path:
 
 def test_a_sharded_model_cannot_adapt(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Encoder, "sharded", True)
-    with pytest.raises(ConfigError, match=r"train\.adaptive_batch_size: the processes of a sharded model wait for each other"):
+    with pytest.raises(ConfigError, match=r"train\.adaptive_batch_size: not possible for a sharded model"):
         losses(write_workspace(tmp_path / "found", prepared, **ADAPTIVE))

@@ -30,7 +30,7 @@ def assert_refused(base: Path, *words: str, settings: Model | None = None) -> No
 
 def test_a_folder_without_weights_is_refused(base: Path) -> None:
     (base / "model.safetensors").unlink()
-    assert_refused(base, str(base), "no weights", "copied whole")
+    assert_refused(base, str(base), "no weights", "Copy the folder again")
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pkl", "weights.pt"])
@@ -68,7 +68,7 @@ def test_a_tokenizer_of_another_checkpoint_is_refused(base: Path) -> None:
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     config["video_token_id"] += 1
     (base / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    assert_refused(base, "disagree", "<|video_pad|>")
+    assert_refused(base, "different ids", "<|video_pad|>")
 
 
 def test_what_needs_a_gpu_says_so_without_one(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +76,7 @@ def test_what_needs_a_gpu_says_so_without_one(tiny_base: Path, monkeypatch: pyte
     assert_refused(
         tiny_base, "load_in_4bit needs a GPU", settings=Model(name_or_path=str(tiny_base), load_in_4bit=True, lora=Lora(merge=False))
     )
-    assert_refused(tiny_base, "flash_attention_2 cannot run here: there is no GPU", settings=Model(attention="flash_attention_2"))
+    assert_refused(tiny_base, "flash_attention_2 cannot run here: this machine has no GPU", settings=Model(attention="flash_attention_2"))
 
 
 @pytest.mark.parametrize("layout", ["hub", "transformers 5"])

@@ -1,5 +1,5 @@
-"""Which pairs are trained on together, and with which negatives.
+"""Composes batches of pairs and their negatives.
 
-In: the pairs of the training split. Out: batches, in an order that a resumed training repeats, with mined negatives beside them. Open
+In: the pairs of the training split. Out: batches with mined negatives, in an order that a resumed training repeats. Open
 `sampler.py` first.
 """

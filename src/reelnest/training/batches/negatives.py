@@ -1,4 +1,4 @@
-"""Which extra negatives each pair brings into its batch, and when they are looked for anew."""
+"""The extra negatives of each pair, and their periodic renewal."""
 
 from typing import Any
 
@@ -15,14 +15,14 @@ from reelnest.training.batches.mining import NONE, ItemVectors, mine
 
 
 class ExtraNegatives:
-    """A table of each pair's negatives, listed and mined, that stays as it is from one renewal to the next.
+    """A table of each pair's listed and mined negatives, constant between two renewals.
 
-    Called with the row number of a pair, it gives the items: (up to negatives_per_pair,) int64. Between renewals that is a function of the
-    row alone, so all processes know all negatives of a batch, and the thread that makes batches ahead may ask at any time.
+    A call with a pair's row number returns its items, (up to negatives_per_pair,) int64. Between renewals the result depends only on the
+    row, so all processes know all negatives of a batch, and the prefetch thread may call it at any time.
     """
 
     def __init__(self, prepared: Prepared, pairs: Pairs, encoder: Encoder, batcher: Batcher, params: Params, steps_per_epoch: int) -> None:
-        """Items are searched at the last of `params.model.dims`."""
+        """Searches use the last of `params.model.dims`."""
         settings = params.mining
         self._prepared = prepared
         self._pairs = pairs
@@ -33,29 +33,29 @@ class ExtraNegatives:
         self._first_mined = settings.start_epoch * steps_per_epoch
         self._seed = params.train.seed
         self._dim = params.model.dims[-1]
-        # Otherwise an item reads alike as query and as target, and is encoded once.
+        # With equal instructions an item is encoded once for both roles.
         self._roles_differ = params.model.query_instruction != params.model.target_instruction
         self._items: Indices = np.unique(np.concatenate([pairs.queries, pairs.targets]))
         self._table: Indices = np.empty((len(pairs), 0), dtype=np.int64)
         self._renewed_at = NONE
 
     def __call__(self, row: int) -> Indices:
-        """The pair's extra negatives, for now."""
+        """Returns the pair's current extra negatives."""
         items: Indices = self._table[row]
         return items[items != NONE]
 
     def steps_until_renewal(self, step: int) -> int:
-        """Steps from `step` on that still use the present table; 0 where it is due now."""
+        """Returns the number of steps from `step` on with the current table; 0 if a renewal is due."""
         if self._renewed_at == NONE or (step != self._renewed_at and (step % self._every == 0 or step == self._first_mined)):
             return 0
         upcoming = (step // self._every + 1) * self._every
         return (min(upcoming, self._first_mined) if step < self._first_mined else upcoming) - step
 
     def renew(self, step: int) -> dict[str, float]:
-        """Makes the table that holds from `step` on, and gives figures about it. Every process calls it, and each gets the same table."""
+        """Builds the table for the steps from `step` on, and returns metrics. Every process calls it and gets the same table."""
         count = self._settings.negatives_per_pair
         table = np.full((len(self._pairs), count), NONE, dtype=np.int64)
-        listed = None if self._settings.listed == "never" else tuple(map(self._wrong, range(len(self._pairs))))
+        listed = None if self._settings.listed == "never" else tuple(map(self._listed_negatives, range(len(self._pairs))))
         if listed is not None:
             random = np.random.default_rng([self._seed, step])
             for row, negatives in enumerate(listed):
@@ -64,7 +64,7 @@ class ExtraNegatives:
         figures: dict[str, float] = {}
         if self._settings.mines and step >= self._first_mined:
             mined = mine(self._prepared, self._pairs, self._embedded(), self._settings, excluded=listed, seed=self._seed, step=step)
-            # What is listed stays; what is mined takes the places that are left.
+            # Listed negatives come first; mined ones fill the remaining columns.
             joined = np.concatenate([table, mined.items], axis=1)
             table = np.take_along_axis(joined, np.argsort(joined == NONE, axis=1, kind="stable"), axis=1)[:, :count]
             figures["mining/margin"] = mined.margin
@@ -73,24 +73,24 @@ class ExtraNegatives:
         return figures
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint: a resumed training must see the negatives that the weights of an earlier step chose."""
+        """Returns the state for a checkpoint: a resumed training needs the negatives that earlier weights mined."""
         return {"table": torch.from_numpy(self._table), "renewed_at": self._renewed_at}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Puts `state` back."""
+        """Loads the result of `state`."""
         self._table, self._renewed_at = state["table"].numpy(), state["renewed_at"]
 
-    def _wrong(self, row: int) -> Indices:
-        """The pair's listed negatives, without those that another pair says are relevant."""
+    def _listed_negatives(self, row: int) -> Indices:
+        """Returns the pair's listed negatives, without items that another pair marks as relevant to the query."""
         negatives, query = self._pairs.negatives[row], int(self._pairs.queries[row])
         if len(negatives) == 0:
             return negatives
         return negatives[~np.isin(negatives, np.append(self._prepared.related(query), query))]
 
     def _embedded(self) -> ItemVectors:
-        """Vectors of all items as queries and as targets. Items that read alike in both roles are encoded once."""
-        nothing = np.empty(0, dtype=np.int64)
-        queried = np.unique(self._pairs.queries) if self._roles_differ else nothing
+        """Returns vectors of all items as queries and as targets. With equal instructions each item is encoded once."""
+        no_items = np.empty(0, dtype=np.int64)
+        queried = np.unique(self._pairs.queries) if self._roles_differ else no_items
         entries = ItemEntries(self._prepared, queried, self._items)
         vectors = embed(self._encoder, self._batcher, entries, self._settings.batch_size, "embed for mining")[:, : self._dim]
         targets = vectors[len(queried) :]

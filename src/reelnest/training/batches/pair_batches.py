@@ -1,4 +1,4 @@
-"""From row numbers of pairs to what one process embeds in a contrastive batch, and who is whose negative there."""
+"""Turns row numbers of pairs into one process's share of a contrastive batch, with its negatives."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,53 +13,52 @@ from reelnest.store.entries import Role
 from reelnest.store.prepared import Indices, Pairs, Prepared
 
 Negatives = Callable[[int], Indices]
-"""From a pair's row number to its negatives, besides the other pairs' targets."""
+"""Maps a pair's row number to its extra negatives."""
 
 PADDING = -1
-"""In place of an item where a process has one extra negative fewer than another."""
+"""Replaces an item if a process has one extra negative fewer than another."""
 
 
 @dataclass
 class PairBatch:
     """One process's share of a contrastive batch, ready for the model.
 
-    The columns that a query is compared with are the targets of all pairs of the batch, in the pairs' order, and then the extra negatives
-    of one process after the other, as many for each (padded).
+    A query is compared with these columns: the targets of all pairs of the batch, then the extra negatives of all processes, padded to the
+    same number per process.
     """
 
     inputs: Sequence[Batch]
-    """The share's queries, its targets and its extra negatives, each item once, in micro-batches of like kinds and lengths, as many in
-    each process."""
+    """The share's queries, targets and extra negatives, each item once, in micro-batches of similar kinds and lengths. Every process has
+    the same number of micro-batches."""
     inverse: Tensor
-    """int64, the inverse of the permutation that makes micro-batches: their vectors, one after the other, indexed with it, are those of the
-    queries, the targets and the extra negatives. An item of several pairs occurs as often as they name it."""
+    """int64, the inverse of the permutation into micro-batches: it indexes their concatenated vectors to give queries, targets and extra
+    negatives. An item of several pairs occurs once for each of them."""
     share: int
-    """Pairs of this process."""
+    """Number of this process's pairs."""
     related: Tensor
-    """bool (share, columns): the column is no negative of the query, since it is known to be relevant, the same item, or padding."""
+    """bool (share, columns): the column is not a negative of the query: it is relevant, the same item, or padding."""
     relevance: Tensor
     """float32 (share,): the grade of each pair."""
     related_queries: Tensor | None
-    """bool (share, pairs): the query at the column is the same as the row's, or the same target is relevant to both. None unless the loss
-    needs it."""
+    """bool (share, pairs): the column's query equals the row's, or the same target is relevant to both. None unless the loss needs it."""
     related_targets: Tensor | None
     """bool (share, pairs): the same for targets."""
     rows: np.ndarray
-    """The whole batch's pairs, int64 (pairs,), and"""
+    """Row numbers of all pairs of the batch, int64 (pairs,)."""
     extras: np.ndarray
-    """its extra negatives, int64 (extras,): from both of them it can be made again in other micro-batches."""
+    """Extra negatives of the batch, int64 (extras,). `rows` and `extras` suffice to rebuild it with other micro-batches."""
 
     @property
     def layouts(self) -> Sequence[Batch]:
-        """The micro-batches as far as sizes go; videos may lack their contents."""
+        """The micro-batches for their sizes; videos may lack contents."""
         return self.inputs.layouts() if isinstance(self.inputs, MicroBatches) else self.inputs
 
 
 class PairBatcher:
-    """Makes a process's share of a batch from row numbers of pairs.
+    """Builds a process's share of a batch from row numbers of pairs.
 
-    Each process knows the whole batch and works out the same, so nothing has to be said between them. A negative that several pairs name,
-    or that is some pair's target, is one column.
+    Each process computes the composition of the whole batch, so no communication is needed. A negative of several pairs, or one that is a
+    target of the batch, is one column.
     """
 
     def __init__(
@@ -73,7 +72,7 @@ class PairBatcher:
         negatives: Negatives | None = None,
         intra_modal: bool = False,
     ) -> None:
-        """`intra_modal`: batches also say which queries, and which targets, are related to each other."""
+        """`intra_modal`: batches also mark related queries and related targets."""
         self._prepared = prepared
         self._pairs = pairs
         self._batcher = batcher
@@ -83,26 +82,26 @@ class PairBatcher:
         self._intra_modal = intra_modal
 
     def __call__(self, rows: np.ndarray, micro_batch_size: int | None = None) -> PairBatch:
-        """`rows` are the whole batch's, of which this process encodes its contiguous slice: so many pairs at once; None for all."""
+        """Builds the share of a batch. `rows` are those of all processes; `micro_batch_size` counts pairs, None for one micro-batch."""
         extras = np.empty(0, dtype=np.int64)
         if self._negatives is not None:
             extras = np.setdiff1d(np.concatenate([self._negatives(int(row)) for row in rows]), self._pairs.targets[rows])
         return self._make(rows, extras.astype(np.int64), micro_batch_size)
 
     def resized(self, batch: PairBatch, micro_batch_size: int | None) -> PairBatch:
-        """The same batch in micro-batches of this size."""
+        """Returns the same batch in micro-batches of this size."""
         fits = len(batch.inputs) == self._micro_batches(batch.share, len(batch.extras), micro_batch_size)
         return batch if fits else self._make(batch.rows, batch.extras, micro_batch_size)
 
     def _micro_batches(self, share: int, extras: int, size: int | None) -> int:
-        """How many, from numbers that all processes know: a sharded model has to run equally often in each of them."""
+        """Returns the number of micro-batches, the same on all processes: a sharded model must run equally often in each."""
         return 1 if size is None else -(-(2 * share + -(-extras // self._processes)) // (2 * size))
 
     def _make(self, rows: np.ndarray, extras: np.ndarray, micro_batch_size: int | None) -> PairBatch:
         queries, targets = self._pairs.queries[rows], self._pairs.targets[rows]
         share = len(rows) // self._processes
         mine = slice(self._rank * share, (self._rank + 1) * share)
-        # In turn, so that long and short ones (items are numbered by kind) are spread evenly.
+        # Dealt in turn, which spreads long and short items evenly (items are numbered by kind).
         each = -(-len(extras) // self._processes)
         dealt = np.pad(extras, (0, each * self._processes - len(extras)), constant_values=PADDING).reshape(each, self._processes).T
         columns = np.concatenate([targets, dealt.reshape(-1)])
@@ -110,7 +109,7 @@ class PairBatcher:
         roles: list[tuple[Role, np.ndarray]] = [("query", queries[mine]), ("target", targets[mine]), ("target", own_extras)]
         requested = [(int(item), role) for role, items in roles for item in items]
         count = self._micro_batches(share, len(extras), micro_batch_size)
-        # An item of several pairs is encoded once, unless there would be fewer entries than micro-batches.
+        # An item of several pairs is encoded once, unless that leaves fewer entries than micro-batches.
         places = {entry: place for place, entry in enumerate(dict.fromkeys(requested))}
         chosen = list(places) if len(places) >= count else requested
         inputs, inverse = self._batcher.micro_batches([self._prepared.entry(item, role) for item, role in chosen], count)
@@ -123,34 +122,34 @@ class PairBatcher:
             share,
             torch.from_numpy(related),
             torch.from_numpy(self._pairs.relevance[rows[mine]].astype(np.float32)),
-            torch.from_numpy(self._in_common(queries[mine], queries)) if self._intra_modal else None,
-            torch.from_numpy(self._in_common(targets[mine], targets)) if self._intra_modal else None,
+            torch.from_numpy(self._share_relevant(queries[mine], queries)) if self._intra_modal else None,
+            torch.from_numpy(self._share_relevant(targets[mine], targets)) if self._intra_modal else None,
             rows,
             extras,
         )
 
     def _related(self, items: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """(items, columns) bool: the column's item is the row's, or is known to be paired with it."""
-        owners, others = self._relations(items)
+        """Returns (items, columns) bool: the column's item is the row's, or is paired with it."""
+        owners, related_items = self._relations(items)
         distinct, inverse = np.unique(columns, return_inverse=True)
-        places = np.searchsorted(distinct, others).clip(max=len(distinct) - 1)
-        is_column = distinct[places] == others
+        places = np.searchsorted(distinct, related_items).clip(max=len(distinct) - 1)
+        is_column = distinct[places] == related_items
         related = np.zeros((len(items), len(distinct)), dtype=bool)
         related[owners[is_column], places[is_column]] = True
         return related[:, inverse.reshape(-1)]
 
-    def _in_common(self, items: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """(items, columns) bool: both are the same item, or are paired with each other or with the same one."""
+    def _share_relevant(self, items: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Returns (items, columns) bool: both are the same item, or are paired with each other or with the same item."""
 
         def incidence(of: np.ndarray) -> csr_array:
-            owners, others = self._relations(of)
-            return csr_array((np.ones(len(owners), dtype=np.int32), (owners, others)), shape=(len(of), len(self._prepared)))
+            owners, related_items = self._relations(of)
+            return csr_array((np.ones(len(owners), dtype=np.int32), (owners, related_items)), shape=(len(of), len(self._prepared)))
 
         common: np.ndarray = (incidence(items) @ incidence(columns).T).toarray() > 0
         return common
 
     def _relations(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """For each item itself and all that are paired with it: the item's place in `items`, and the other."""
+        """Returns two arrays: indices into `items`, and for each the item itself and the items paired with it."""
         paired = [self._prepared.related(int(item)) for item in items]
         places = np.arange(len(items))
-        return np.concatenate([places, np.repeat(places, [len(others) for others in paired])]), np.concatenate([items, *paired])
+        return np.concatenate([places, np.repeat(places, [len(row) for row in paired])]), np.concatenate([items, *paired])

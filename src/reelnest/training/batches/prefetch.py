@@ -1,4 +1,4 @@
-"""Making the next batches while the model computes."""
+"""Prepares the next batches while the model computes."""
 
 import queue
 import threading
@@ -10,10 +10,10 @@ R = TypeVar("R")
 
 
 def prefetched(jobs: Iterable[T], make: Callable[[T], R], ahead: int = 2) -> Generator[R, None, None]:
-    """Yields make(job) for each job, in order, made by a thread that runs up to `ahead` results in front.
+    """Yields make(job) for each job, in order, computed by a thread up to `ahead` results in advance.
 
-    A thread is enough, and no worker processes are needed: rows come out of a memory map, and tokenizing and copying release Python's
-    lock. What `make` raises is raised here. Closing the iterator (or leaving the loop over it) ends the thread.
+    A thread suffices, without worker processes: rows come from a memory map, and tokenizing and copying release Python's lock. Errors of
+    `make` are raised here. Closing the iterator, or leaving the loop over it, stops the thread.
     """
     results: queue.Queue[tuple[R | None, BaseException | None, bool]] = queue.Queue(maxsize=ahead)
     stop = threading.Event()
@@ -32,7 +32,7 @@ def prefetched(jobs: Iterable[T], make: Callable[[T], R], ahead: int = 2) -> Gen
             for job in jobs:
                 if not put(make(job), None, False):
                     return
-        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that asked for the result
+        except BaseException as error:  # noqa: BLE001 - it is raised in the consumer's thread
             put(None, error, True)
             return
         put(None, None, True)

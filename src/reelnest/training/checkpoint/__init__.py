@@ -1,5 +1,5 @@
-"""What a training needs to go on after an interruption, and which weights are the best.
+"""Checkpoints to resume a training, and the selection of the best weights.
 
-In: the state of a training. Out: files in `work/checkpoints/` under a key of settings, data and code, and the state again. Open
+In: the state of a training. Out: files in `work/checkpoints/` under a key of settings, data and code, and the restored state. Open
 `checkpoints.py` first.
 """

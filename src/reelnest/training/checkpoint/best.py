@@ -1,4 +1,4 @@
-"""Which evaluation's weights become the candidate, and when going on is of no use."""
+"""Selects the evaluation with the best weights, and decides when to stop early."""
 
 from dataclasses import dataclass
 
@@ -11,15 +11,15 @@ class Best:
 
     step: int = 0
     value: float | None = None
-    """Of `train.best_metric` at `train.best_dim`; None where there is no validation split, and the last weights count as the best."""
+    """`train.best_metric` at `train.best_dim`; None without a validation split, where the last weights are the best."""
     stale: int = 0
-    """Evaluations since the value last became better."""
+    """Evaluations since the last improvement."""
 
     def after(self, step: int, value: float | None, metric: str) -> "Best":
-        """What is best once the evaluation after `step` found `value`.
+        """Returns the best evaluation after the one at `step` measured `value`.
 
-        Of equals the later one: a metric that has reached its top says nothing about the rest, which longer training still improves. But
-        an equal is no improvement, and so a training that stands still at the top comes to its end.
+        Of equal values the later one is best: when the metric is saturated, longer training may still improve others. But an equal value
+        is not an improvement, so a saturated training stops.
         """
         if value is None or self.value is None:
             return Best(step, value)
@@ -29,5 +29,5 @@ class Best:
         return Best(step, value) if is_better else Best(self.step, self.value, self.stale + 1)
 
     def is_final(self, patience: int | None) -> bool:
-        """Whether `train.patience` is at its end."""
+        """Returns whether `train.patience` is exhausted."""
         return patience is not None and self.stale >= patience

@@ -1,12 +1,12 @@
 """Checkpoints to resume from: written atomically, and read only by the same training.
 
 `work/checkpoints/<key>/` holds
-- `step-00000120.pt`: everything that a resumed training needs to go on to the last bit, of the last `train.keep_checkpoints` periods;
-- `step-00000120.shard-0-of-4`, …: what each process of a sharded training holds; written before the file above, so that it is last;
+- `step-00000120.pt`: everything that a resumed training needs to continue exactly, of the last `train.keep_checkpoints` periods;
+- `step-00000120.shard-0-of-4`, …: the shard of each process of a sharded training, written before the file above;
 - `best.safetensors`: the trainable weights of the best evaluation so far;
 - `runs.json`: the trackers' runs, which a resumed training continues.
 
-Nothing is kept of random generators: what a step draws is a function of the seed, the step and the rank (`step_gradients.seed_step`).
+States of random generators are not saved: a step's random numbers depend only on seed, step and rank (`step_gradients.seed_step`).
 """
 
 import hashlib
@@ -44,17 +44,16 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers")
-# Settings of these do not change which weights come out.
+# These settings do not change the trained weights.
 UNSEEN_TRAIN_SETTINGS = {"trackers", "log_every_steps", "keep_checkpoints", "checkpoint_every_minutes", "profile_steps"}
 
 
 def training_key(params: Params, prepared: Path) -> str:
-    """A name for "this training": its settings, its data, its code and the libraries that compute.
+    """Returns a digest of a training's settings, data, code and libraries.
 
-    Code counts, since a training resumed under changed code would be passed off as the changed code's. Only the code that decides the
-    weights counts (`code_closure.TRAINING`): after a change elsewhere, such as in a page, in a profiler or in how a model is saved, a long
-    training goes on where it stopped. Whether a change in that code changes a number cannot be seen from the code, so a comment there
-    begins the training anew too. The old checkpoints stay, and the old code resumes from them.
+    Code is part of the key, so that a training is not resumed under other code. Only code that decides the weights counts
+    (`code_closure.TRAINING`): after a change elsewhere, such as in a page or a profiler, a training still resumes. Whether a code change
+    alters a number is unknown, so even a changed comment starts a new training. Old checkpoints remain, and old code resumes from them.
     """
     facts = {
         "format": FORMAT,
@@ -71,7 +70,7 @@ def training_key(params: Params, prepared: Path) -> str:
 
 
 def data_digest(prepared: Path) -> str:
-    """Of the tables and the store's index, which names each video by a digest of its content: the shards need not be read."""
+    """Returns a digest of the tables and the store's index. The index has a digest of each video, so the shards need not be read."""
     digest = hashlib.sha256()
     for name in (ITEMS_FILE, PAIRS_FILE, f"{STORE_FOLDER}/{INDEX_FILE}"):
         with (prepared / name).open("rb") as file:
@@ -80,35 +79,35 @@ def data_digest(prepared: Path) -> str:
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """The trainable parameters, unsharded and on the CPU. Every process calls it; only the first gets the values.
+    """Returns the trainable parameters, unsharded and on the CPU. Every process calls it; only the main process gets the values.
 
-    `model` is the module itself, not its DDP wrapper; it may be sharded (FSDP2).
+    `model` is the module without its DDP wrapper; it may be sharded (FSDP2).
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
     trainable = _trainable_names(model)
     state: dict[str, Any] = get_model_state_dict(model, options=options)
-    # Buffers come along, but training does not change them. A copy, since the state of a model on the CPU is the model's own memory.
+    # The state includes buffers, which training does not change. Clone it, since on a CPU it shares the model's memory.
     return {name: value.clone() for name, value in state.items() if name in trainable}
 
 
 def load_trainable_state(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Puts `trainable_state` back, sharded or not. Raises TrainingError if the names are not the model's."""
+    """Loads the result of `trainable_state`, sharded or not. Raises TrainingError if the names differ from the model's."""
     differing = sorted(set(state) ^ _trainable_names(model))
     if differing:
         names = ", ".join(differing[:5])
         raise TrainingError(
-            f"checkpoint: its parameters are not those of the model ({names}, …). Delete work/checkpoints/ and train again."
+            f"checkpoint: its parameters differ from those of the model ({names}, …). Delete work/checkpoints/ and train again."
         )
     set_model_state_dict(model, dict(state), options=StateDictOptions(full_state_dict=True, strict=False))
 
 
 def optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    """The optimizer's state by parameter name, unsharded and on the CPU. Every process calls it; only the first gets the values."""
+    """Returns the optimizer's state by parameter name, unsharded and on the CPU. Every process calls it; only the main process gets it."""
     return get_optimizer_state_dict(model, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 
 
 def load_optimizer_state(model: nn.Module, optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Puts `optimizer_state` back, sharded or not."""
+    """Loads the result of `optimizer_state`, sharded or not."""
     set_optimizer_state_dict(model, optimizer, state, options=StateDictOptions(full_state_dict=True))
 
 
@@ -121,7 +120,7 @@ def _load(path: Path) -> dict[str, Any] | None:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, UnpicklingError) as error:
         reason = str(error).partition("\n")[0]
-        log.warning("checkpoint: %s cannot be read (%s); taking the one before", path, reason)
+        log.warning("checkpoint: %s cannot be read (%s); using the previous one", path, reason)
         return None
     return state
 
@@ -131,7 +130,7 @@ def _trainable_names(model: nn.Module) -> set[str]:
 
 
 class Checkpoints:
-    """The folder of one training. Only the main process writes."""
+    """The checkpoint folder of one training. Only the main process writes shared files."""
 
     def __init__(self, root: Path, key: str) -> None:
         self._root = root
@@ -139,11 +138,11 @@ class Checkpoints:
 
     @property
     def best(self) -> Path:
-        """The best weights' file."""
+        """The file of the best weights."""
         return self.folder / "best.safetensors"
 
     def save(self, step: int, state: dict[str, Any], keep: int) -> None:
-        """Writes the state after `step`, and then removes all but the last `keep`."""
+        """Writes the state after `step`, then removes all but the last `keep` checkpoints."""
         with atomic_write(self.folder / f"step-{step:08}.pt") as file:
             torch.save(state, file)
         for old in self._steps()[:-keep]:
@@ -154,16 +153,16 @@ class Checkpoints:
                 shard.unlink()
 
     def save_shard(self, step: int, shard: dict[str, Any]) -> None:
-        """Writes what this process of a sharded training holds. Every process calls it, and `save` comes after all of them."""
+        """Writes this process's shard of a sharded training. Every process calls it before `save`."""
         rank, processes = world()
         with atomic_write(self.folder / _shard_name(step, rank, processes)) as file:
             torch.save(shard, file)
 
     def load_last(self) -> dict[str, Any] | None:
-        """The newest state that can be read, or None. A broken file (a full disk, a copy cut short) is skipped and named in the log.
+        """Returns the newest readable state, or None. Broken files (full disk, truncated copy) are skipped and logged.
 
-        Every process calls it. Of a sharded training each gets its own shard too, as `shard`; all take the same step, so all skip a step of
-        which one shard is broken. Raises TrainingError if the shards are those of another number of processes.
+        Every process calls it. In a sharded training each also gets its own shard, as `shard`. All use the same step, so all skip a step
+        with a broken shard. Raises TrainingError if another number of processes wrote the shards.
         """
         rank, processes = world()
         for path in reversed(self._steps()):
@@ -171,8 +170,8 @@ class Checkpoints:
             if state is not None and (shards := state.get("shards")) is not None:
                 if shards != processes:
                     raise TrainingError(
-                        f"checkpoint: {path} was written by {shards} processes of a sharded training, and here are {processes}. Set"
-                        " launch.config to as many as before, or delete the folder and train again."
+                        f"checkpoint: {path} was written by {shards} processes of a sharded training, but {processes} run now. Set"
+                        " launch.config to the same number, or delete the folder and train again."
                     )
                 state["shard"] = _load(self.folder / _shard_name(int(path.stem.removeprefix("step-")), rank, processes))
             if all_agree(state is not None and (state.get("shards") is None or state["shard"] is not None)):
@@ -186,22 +185,22 @@ class Checkpoints:
             file.write(save(contiguous, metadata={"step": str(step)}))
 
     def best_weights(self) -> dict[str, Tensor]:
-        """What `save_best` wrote. Raises TrainingError if the file is missing or broken."""
+        """Returns the weights that `save_best` wrote. Raises TrainingError if the file is missing or broken."""
         try:
             return load_file(self.best)
         except (OSError, SafetensorError) as error:
             raise TrainingError(f"checkpoint: {self.best} cannot be read: {error}. Delete {self.folder} and train again.") from error
 
     def load_best_into(self, model: nn.Module) -> None:
-        """Puts the best weights into an unsharded model. Raises TrainingError if the file is missing, broken or another model's."""
+        """Loads the best weights into an unsharded model. Raises TrainingError if the file is missing, broken or of another model."""
         load_trainable_state(model, self.best_weights())
 
     def write_runs(self, runs: dict[str, str]) -> None:
-        """Notes the trackers' runs, before the first step: a killed training must not leave runs behind that nobody continues."""
+        """Writes the trackers' runs before the first step, so that a resumed training can continue them."""
         write_json(self.folder / "runs.json", runs)
 
     def read_runs(self) -> dict[str, str]:
-        """The trackers' runs, none if there was no training of this key."""
+        """Returns the trackers' runs; empty without an earlier training of this key."""
         try:
             runs: dict[str, str] = json.loads((self.folder / "runs.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -209,11 +208,11 @@ class Checkpoints:
         return runs
 
     def finish(self) -> None:
-        """Marks this training as finished and removes what other finished ones left. Unfinished ones may still be resumed."""
+        """Marks this training as finished and removes the folders of other finished ones. Unfinished ones can still be resumed."""
         (self.folder / "finished").touch()
         for marker in self._root.glob("*/finished"):
             if marker.parent != self.folder:
-                shutil.rmtree(marker.parent, ignore_errors=True)  # a training that ends beside this one may be removing it too
+                shutil.rmtree(marker.parent, ignore_errors=True)  # another finishing training may be removing it too
 
     def _steps(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.pt"))

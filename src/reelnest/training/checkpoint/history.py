@@ -1,4 +1,4 @@
-"""What each optimizer step did, kept without slowing it down."""
+"""Records each optimizer step without slowing it down."""
 
 import csv
 import io
@@ -20,13 +20,13 @@ class StepRow:
     """One line of `reports/training.csv`."""
 
     epoch: int
-    """From 1."""
+    """Starts at 1."""
     step: int
-    """Optimizer steps done, this one included."""
+    """Completed optimizer steps, this one included."""
     loss: float
     """The weighted mean of the dims' losses, over all processes and accumulated batches."""
     losses: tuple[float, ...]
-    """One for each dim."""
+    """One per dim."""
     learning_rate: float
     gradient_norm: float
     """Before clipping."""
@@ -34,7 +34,7 @@ class StepRow:
 
 
 class StepFigures(NamedTuple):
-    """What is recorded of a step, still on the device: this process's share. Means over processes are the whole's."""
+    """This process's record of a step, still on the device. The mean over processes is the record of the whole batch."""
 
     loss: Tensor
     """()"""
@@ -50,8 +50,8 @@ class StepFigures(NamedTuple):
 class History:
     """The rows of all steps so far.
 
-    Reading a number off a device waits for the device, so a step only leaves its tensors here; `flush` reads those of many steps at once
-    and takes their mean over processes in one reduction.
+    Reading a number from a device waits for it, so a step only adds its tensors. `flush` reads those of many steps at once and averages
+    them over processes in one reduction.
     """
 
     def __init__(self, dims: Sequence[int]) -> None:
@@ -61,19 +61,19 @@ class History:
 
     @property
     def columns(self) -> list[str]:
-        """Of `reports/training.csv`."""
+        """The columns of `reports/training.csv`."""
         return ["epoch", "step", "loss", *(f"loss_{dim}" for dim in self.dims), "learning_rate", "gradient_norm", "temperature"]
 
     def add(self, epoch: int, step: int, figures: StepFigures) -> None:
-        """Keeps a step's figures where they are."""
+        """Stores a step's tensors without copying them to the CPU."""
         device = figures.loss.device
         tensors = [figures.loss.reshape(1), figures.losses, figures.gradient_norm.reshape(1), figures.temperature.reshape(1)]
         self._waiting.append((epoch, step, figures.learning_rate, torch.cat([tensor.detach().float().to(device) for tensor in tensors])))
 
     def flush(self) -> list[StepRow]:
-        """The rows since the last flush. All processes call it after the same step.
+        """Returns the rows since the last flush. All processes call it after the same step.
 
-        Raises TrainingError for a loss that is no finite number, on all processes.
+        Raises TrainingError on all processes for a loss that is not finite.
         """
         if not self._waiting:
             return []
@@ -83,7 +83,7 @@ class History:
             row = StepRow(epoch, step, values[0], tuple(values[1:-2]), learning_rate, values[-2], values[-1])
             if not torch.isfinite(torch.tensor(row.loss)):
                 raise TrainingError(
-                    f"training: the loss of step {step} (epoch {epoch}) is {row.loss}, no finite number. The last finite one was"
+                    f"training: the loss of step {step} (epoch {epoch}) is {row.loss}. The last finite one was"
                     f" {(rows or self.rows)[-1].loss if rows or self.rows else 'none'}. Lower train.learning_rate, raise"
                     " train.warmup_fraction or loss.temperature, or set train.mixed_precision to bf16 or no."
                 )
@@ -93,16 +93,16 @@ class History:
         return rows
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint. The rows are one tensor, since there may be hundreds of thousands."""
+        """Returns the state for a checkpoint. The rows are one tensor, because there may be hundreds of thousands."""
         table = [[row.epoch, row.step, row.loss, *row.losses, row.learning_rate, row.gradient_norm, row.temperature] for row in self.rows]
         return {"dims": list(self.dims), "rows": torch.tensor(table, dtype=torch.float64).reshape(len(table), len(self.columns))}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Takes over the rows of a checkpoint."""
+        """Loads the rows of a checkpoint."""
         self.rows = [StepRow(int(row[0]), int(row[1]), row[2], tuple(row[3:-3]), *row[-3:]) for row in state["rows"].tolist()]
 
     def write_csv(self, path: Path) -> None:
-        """One line a step, with as many digits as it takes to tell two runs apart."""
+        """Writes one line per step, with full float precision."""
         lines = [_csv_line(self.columns)]
         for row in self.rows:
             figures = [row.loss, *row.losses, row.learning_rate, row.gradient_norm, row.temperature]

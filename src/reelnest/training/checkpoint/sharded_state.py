@@ -1,11 +1,11 @@
-"""What one process of a sharded training (FSDP2) has to save: its own shards of the weights, the optimizer's state and the average.
+"""The state of one process of a sharded training (FSDP2): its shards of the weights, the optimizer's state and the moving average.
 
-Gathering them would need the memory of an unsharded model, three or four times over, on one process; so each writes what it holds, and
-reads it again. The same number of processes has to resume.
+Gathering them would need three or four times the memory of an unsharded model on one process. So each process writes and reads its own
+shards, and the same number of processes must resume.
 
-torch.distributed.checkpoint would also serve another number of processes. But it unpickles its metadata, and so runs code that a
-checkpoint brings, and it loads into the model in place: a damaged file leaves weights of two steps. Here files are read with
-`weights_only`, and nothing is changed until all processes could read theirs; else the checkpoint before it is taken.
+torch.distributed.checkpoint also supports another number of processes. But it unpickles its metadata, which may run code from a checkpoint,
+and it loads in place, so a damaged file leaves weights of two steps. Here files are read with `weights_only`, and the model changes only
+after all processes could read theirs; otherwise they use the previous checkpoint.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ from reelnest.errors import TrainingError
 
 
 def own_shard(model: nn.Module, optimizer: Optimizer, ema: Ema | None) -> dict[str, Any]:
-    """This process's tensors, on the CPU, by parameter name. No process needs another for it."""
+    """Returns this process's tensors, on the CPU, by parameter name. Needs no communication."""
     trainable = _trainable(model)
     return {
         "weights": {name: _on_cpu(parameter) for name, parameter in trainable.items()},
@@ -35,15 +35,15 @@ def own_shard(model: nn.Module, optimizer: Optimizer, ema: Ema | None) -> dict[s
 
 @torch.no_grad()
 def load_own_shard(model: nn.Module, optimizer: Optimizer, ema: Ema | None, shard: dict[str, Any]) -> None:
-    """Puts `own_shard` back into a model that is sharded in the same way. Raises TrainingError if it is not."""
+    """Loads the result of `own_shard` into a model with the same sharding. Raises TrainingError for another sharding."""
     trainable = _trainable(model)
     differing = sorted(set(shard["weights"]) ^ set(trainable)) or [
         name for name, parameter in trainable.items() if shard["weights"][name].shape != _local(parameter).shape
     ]
     if differing:
         raise TrainingError(
-            f"checkpoint: its shards are not those of this model on so many processes ({', '.join(differing[:5])}, …). Start as many"
-            " processes as before, or delete work/checkpoints/ and train again."
+            f"checkpoint: its shards do not match this model and number of processes ({', '.join(differing[:5])}, …). Use the"
+            " same number of processes, or delete work/checkpoints/ and train again."
         )
     for name, parameter in trainable.items():
         _local(parameter).copy_(shard["weights"][name])
@@ -70,9 +70,9 @@ def _local(tensor: Tensor) -> Tensor:
 
 
 def _like(value: Tensor, parameter: Tensor) -> Tensor:
-    """The optimizer's tensors of a parameter's size are sharded as it is; a count of steps is not sharded."""
+    """Shards an optimizer tensor like its parameter; a step count is not sharded."""
     if not isinstance(parameter, DTensor) or value.ndim == 0:
-        # torch's optimizers keep their counts on the CPU.
+        # torch's optimizers store their step counts on the CPU.
         return value.clone() if value.ndim == 0 else value.to(parameter.device, copy=True)
     local = value.to(parameter.device, copy=True)
     return DTensor.from_local(

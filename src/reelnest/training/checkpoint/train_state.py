@@ -1,4 +1,4 @@
-"""What, besides weights and optimizer, a resumed training needs to know."""
+"""The training state besides weights and optimizer."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
@@ -18,23 +18,23 @@ class Validation:
 
 @dataclass
 class TrainState:
-    """How far a training is. The one owner of the micro-batch size."""
+    """The progress of a training. Only this object holds the micro-batch size."""
 
     step: int = 0
-    """Optimizer steps done."""
+    """Completed optimizer steps."""
     best: Best = field(default_factory=Best)
     validations: list[Validation] = field(default_factory=list)
     seconds: float = 0.0
-    """Of steps and evaluations, over all sittings."""
+    """Of steps and evaluations, in all processes that resumed this training."""
     micro_batch_size: int | None = None
-    """Pairs that each process embeds at once; None for all. `train.adaptive_batch_size` may make it smaller than the setting."""
+    """Pairs that each process embeds at once; None for all. `train.adaptive_batch_size` may reduce it below the setting."""
 
     def saved(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """Returns the state for a checkpoint."""
         return asdict(self)
 
     @classmethod
     def loaded(cls, saved: dict[str, Any]) -> Self:
-        """What `saved` gave."""
+        """Restores the result of `saved`."""
         validations = [Validation(**validation) for validation in saved["validations"]]
         return cls(**(saved | {"best": Best(**saved["best"]), "validations": validations}))

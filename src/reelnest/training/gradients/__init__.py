@@ -1,6 +1,5 @@
-"""From the batches of a step to gradients.
+"""Computes the gradients of a step's batches.
 
-In: batches, and the model as accelerate prepared it. Out: gradients in its parameters, and the losses. Open `step_gradients.py` first;
-`gradient_cache.py` has the two ways from a batch to its vectors and back, `adaptive_batch_size.py` what is done when memory does not
-suffice.
+In: batches and the model that accelerate prepared. Out: gradients in its parameters, and the losses. Open `step_gradients.py` first.
+`gradient_cache.py` has the forward and backward passes of a batch; `adaptive_batch_size.py` handles a lack of memory.
 """

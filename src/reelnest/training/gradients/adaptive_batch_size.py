@@ -1,7 +1,7 @@
-"""Smaller micro-batches when memory does not suffice, in all processes together.
+"""Reduces the micro-batch size on all processes together if one lacks memory.
 
-Only passes through the model are guarded: their memory falls with the micro-batch, and they need no other process until gradients are
-summed. That of the loss depends on the whole batch, so smaller micro-batches would not help it.
+Only passes through the model are guarded: their memory depends on the micro-batch, and they do not communicate until gradients are summed.
+The memory of the loss depends on the whole batch, so smaller micro-batches would not help.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,14 +16,14 @@ from reelnest.training.distributed import world
 
 
 class BatchTooLargeError(Exception):
-    """At least one process had too little memory. Raised in all of them, at the same place."""
+    """At least one process ran out of memory. All processes raise it at the same point."""
 
 
 @contextmanager
 def all_or_none(device: torch.device) -> Iterator[None]:
-    """Around work in which no process waits for another: raises BatchTooLargeError in all of them where the memory of one is too small.
+    """Guards work without communication: raises BatchTooLargeError on all processes if one runs out of memory.
 
-    All processes have to come by. A process that left alone would leave the others waiting for it.
+    All processes must reach it, because a missing process would block the others.
     """
     out_of_memory = False
     try:
@@ -40,12 +40,12 @@ def all_or_none(device: torch.device) -> Iterator[None]:
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """What DDP does at the end of a backward pass, for passes in which it was kept from it."""
+    """Averages gradients over processes as DDP does, after backward passes without synchronisation."""
     processes = world()[1]
     if processes == 1:
         return
     for parameter in parameters:
-        # DDP raises for a parameter without a gradient.
+        # DDP also raises for a parameter without a gradient.
         gradient: Tensor = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         dist.all_reduce(gradient)
         parameter.grad = gradient.div_(processes)

@@ -1,15 +1,15 @@
-"""From a batch to its vectors, and from the gradients of the vectors to those of the parameters, in one of two ways.
+"""Computes a batch's vectors, and the parameters' gradients from those of the vectors, in one of two ways.
 
-`OneGraph` is for a batch that is embedded at once. `GradientCache` is for contrastive batches far beyond memory. A contrastive loss needs
-the vectors of the whole batch at once, but no more than the vectors. So:
+`OneGraph` is for a batch that is embedded at once. `GradientCache` is for contrastive batches that exceed memory. A contrastive loss needs
+the vectors of the whole batch at once, but only the vectors. So:
 
-1. Each micro-batch is embedded without a graph; its vectors are kept, and the state of the random generators before it.
-2. The loss of all vectors gives each vector's gradient.
-3. Each micro-batch is embedded once more, now with a graph and with the random numbers of the first time, so that dropout drops the same,
-   and its vectors' gradients go backward through the model.
+1. Embed each micro-batch without a graph; store its vectors, and the state of the random generators before it.
+2. Compute the loss of all vectors and each vector's gradient.
+3. Embed each micro-batch again, with a graph and with the same random numbers, so that dropout is the same. Propagate its vectors'
+   gradients back through the model.
 
-Gradients are those of the whole batch (Gao et al. 2021, https://arxiv.org/abs/2101.06983); memory is that of one micro-batch and all
-vectors, and the second forward costs about a third more time.
+The gradients are those of the whole batch (Gao et al. 2021, https://arxiv.org/abs/2101.06983). Memory is that of one micro-batch and all
+vectors; the second forward pass takes about a third more time.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,37 +23,37 @@ from torch import Tensor, nn
 from reelnest.encoder.batches import Batch
 
 Output = tuple[Tensor, dict[str, Tensor]]
-"""What a ContrastiveModel gives: vectors (entries, width), and the parameters of the objective by name."""
+"""The output of a ContrastiveModel: vectors (entries, width), and the objective's parameters by name."""
 RandomState = tuple[Tensor, Tensor | None]
 
 
 @dataclass(frozen=True)
 class ModelCalls:
-    """How a model is called, and how its gradients go backward, where other processes do the same."""
+    """How to call a model and run its backward pass, alone or with other processes."""
 
     model: nn.Module
-    """Called as training calls it (in DDP, say), with one micro-batch on `device` at a time; gives an `Output`."""
+    """The model, possibly wrapped in DDP. It gets one micro-batch on `device` at a time and returns an `Output`."""
     device: torch.device
     backward: Callable[[Tensor], None] = Tensor.backward
-    """Goes backward from a scalar (accelerate's scales it under fp16)."""
+    """Runs backward from a scalar (accelerate's version scales it under fp16)."""
     unsynced: Callable[[], AbstractContextManager[None]] = nullcontext
-    """Inside it, backward passes leave the processes' gradients apart."""
+    """A context without synchronisation of gradients between processes."""
     guard: Callable[[], AbstractContextManager[None]] = nullcontext
-    """Around all passes forward and, again, around all passes backward; not around the loss."""
+    """A context around all forward passes and, again, around all backward passes, but not around the loss."""
 
     def __call__(self, batch: Batch) -> Output:
-        """The model's output for a micro-batch."""
+        """Returns the model's output for a micro-batch."""
         output: Output = self.model(batch.to(self.device))
         return output
 
     def syncing(self, synchronise: bool) -> AbstractContextManager[None]:
-        """Where gradients are summed over processes if `synchronise` says so."""
+        """Returns a context that synchronises gradients between processes if `synchronise` is set."""
         return nullcontext() if synchronise else self.unsynced()
 
-    def send_back(self, output: Output, gradients: Output) -> None:
-        """Adds the parameters' gradients, given those of a forward pass's outputs."""
+    def propagate(self, output: Output, gradients: Output) -> None:
+        """Adds the parameters' gradients, given the gradients of a forward pass's outputs."""
         (vectors, learnt), (of_vectors, of_learnt) = output, gradients
-        # Backward from this scalar gives the outputs their gradients. All of them take part, since FSDP waits for all parameters.
+        # Backward from this scalar gives the outputs these gradients. It includes all outputs, since FSDP waits for all parameters.
         scalar = (vectors * of_vectors).sum()
         for name, value in learnt.items():
             scalar = scalar + (value * of_learnt[name]).sum()
@@ -62,57 +62,57 @@ class ModelCalls:
 
 @dataclass
 class Embedded:
-    """A batch's vectors and the objective's parameters, as leaves that take the gradients of the loss."""
+    """A batch's vectors and the objective's parameters, as leaves for the gradients of the loss."""
 
     vectors: Tensor
-    """(entries, width), of one micro-batch after the other."""
+    """(entries, width), concatenated over micro-batches."""
     learnt: dict[str, Tensor]
     graph: Output | None = None
-    """What they are the leaves of, where the model's graph is kept."""
+    """The outputs with the model's graph; None if it was not stored."""
     sizes: list[int] = field(default_factory=list)
-    """Entries of each micro-batch, where it is not."""
+    """Entries of each micro-batch, without a stored graph."""
     random_states: list[RandomState] = field(default_factory=list)
-    """Before each micro-batch."""
+    """The states before each micro-batch."""
 
     @property
     def gradients(self) -> Output:
-        """Those that the loss gave the leaves."""
+        """The gradients of the leaves."""
         return _gradient(self.vectors), {name: _gradient(value) for name, value in self.learnt.items()}
 
 
 class Passes(Protocol):
-    """A way from a batch's micro-batches to vectors, and from the vectors' gradients to the parameters'."""
+    """Computes vectors from micro-batches, and the parameters' gradients from the vectors' gradients."""
 
     def embed(self, inputs: Sequence[Batch], *, synchronise: bool) -> Embedded:
-        """The vectors of all micro-batches."""
+        """Returns the vectors of all micro-batches."""
 
     def backward(self, inputs: Sequence[Batch], embedded: Embedded, *, synchronise: bool) -> None:
-        """Adds the parameters' gradients, once a loss went backward to `embedded`.
+        """Adds the parameters' gradients, after a loss ran backward to `embedded`.
 
-        With `synchronise` they are summed over processes, once, with the last backward pass; `embed` has to be given the same.
+        With `synchronise`, the last backward pass sums them over processes. Pass the same value to `embed`.
         """
 
 
 class OneGraph:
-    """For one micro-batch: its graph is kept from the forward to the backward pass."""
+    """For one micro-batch: stores its graph between the forward and the backward pass."""
 
     def __init__(self, calls: ModelCalls) -> None:
         self._calls = calls
 
     def embed(self, inputs: Sequence[Batch], *, synchronise: bool) -> Embedded:
-        """The vectors of the one micro-batch."""
+        """Returns the vectors of the one micro-batch."""
         [batch] = inputs
         with self._calls.guard(), self._calls.syncing(synchronise):
             vectors, learnt = self._calls(batch)
         return Embedded(_leaf(vectors), _leaves(learnt), graph=(vectors, learnt))
 
-    def backward(self, inputs: Sequence[Batch], embedded: Embedded, *, synchronise: bool) -> None:  # noqa: ARG002 (of the protocol)
-        """Goes backward through the graph, which is freed."""
+    def backward(self, inputs: Sequence[Batch], embedded: Embedded, *, synchronise: bool) -> None:  # noqa: ARG002 (part of the protocol)
+        """Runs backward through the graph and frees it."""
         if embedded.graph is None:
-            raise ValueError("this batch was embedded without a graph, or went backward before")
+            raise ValueError("this batch was embedded without a graph, or its backward pass already ran")
         graph, embedded.graph = embedded.graph, None
         with self._calls.guard(), self._calls.syncing(synchronise):
-            self._calls.send_back(graph, embedded.gradients)
+            self._calls.propagate(graph, embedded.gradients)
 
 
 class GradientCache:
@@ -121,8 +121,8 @@ class GradientCache:
     def __init__(self, calls: ModelCalls) -> None:
         self._calls = calls
 
-    def embed(self, inputs: Sequence[Batch], *, synchronise: bool) -> Embedded:  # noqa: ARG002 (of the protocol)
-        """The vectors of all micro-batches, without the model's graph."""
+    def embed(self, inputs: Sequence[Batch], *, synchronise: bool) -> Embedded:  # noqa: ARG002 (part of the protocol)
+        """Returns the vectors of all micro-batches, without the model's graph."""
         states, vectors = [], []
         with self._calls.guard(), self._calls.unsynced(), torch.no_grad():
             for batch in inputs:
@@ -133,16 +133,16 @@ class GradientCache:
         return Embedded(_leaf(torch.cat(vectors)), _leaves(learnt), sizes=sizes, random_states=states)
 
     def backward(self, inputs: Sequence[Batch], embedded: Embedded, *, synchronise: bool) -> None:
-        """Embeds each micro-batch once more, and goes backward through it."""
+        """Embeds each micro-batch again and runs backward through it."""
         of_vectors, of_learnt = embedded.gradients
-        nothing = {name: torch.zeros_like(gradient) for name, gradient in of_learnt.items()}
+        zeros = {name: torch.zeros_like(gradient) for name, gradient in of_learnt.items()}
         last = len(inputs) - 1
         with self._calls.guard():
             for index, rows in enumerate(of_vectors.split(embedded.sizes)):
                 with self._calls.syncing(synchronise and index == last):
                     _restore_random_state(embedded.random_states[index], self._calls.device)
-                    # The objective's parameters are the same in each pass: the last one brings their gradient.
-                    self._calls.send_back(self._calls(inputs[index]), (rows, of_learnt if index == last else nothing))
+                    # The objective's parameters are the same in each pass: only the last one adds their gradient.
+                    self._calls.propagate(self._calls(inputs[index]), (rows, of_learnt if index == last else zeros))
 
 
 def _leaf(value: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How much each dim's loss counts."""
+"""The weights of the dims' losses."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -10,13 +10,13 @@ from torch.distributed.tensor import DTensor
 
 
 class DimWeights(nn.Module):
-    """One loss of (dims,) losses: a weighted mean, so that the learning rate keeps its meaning when a dim is added.
+    """Combines (dims,) losses into a weighted mean, so that more dims need no other learning rate.
 
     Args:
-        weights: one for each dim; `equal`; `random`, each dim but the last one counts or not, as the seed decides; `learnt`, by uncertainty
-            (Kendall et al. 2018, https://arxiv.org/abs/1705.07115): a dim's loss is divided by its variance, and half the variance's
-            logarithm is added, without which all variances would grow for ever. That sum may fall below 0.
-        dims: how many there are.
+        weights: one for each dim; `equal`; `random`, where the seed includes or excludes each dim but the last; `learnt`, by uncertainty
+            (Kendall et al. 2018, https://arxiv.org/abs/1705.07115), which divides a dim's loss by its variance and adds half the variance's
+            logarithm, to stop the variances from growing. This sum may be negative.
+        dims: their number.
 
     Example:
         >>> DimWeights((3, 1), 2)(torch.tensor([1.0, 3.0]))
@@ -29,7 +29,7 @@ class DimWeights(nn.Module):
         self.log_variances = nn.Parameter(torch.zeros(dims), requires_grad=weights == "learnt")
 
     def forward(self, losses: Tensor, seed: Sequence[int] = (0,)) -> Tensor:
-        """The weighted mean of `losses`, (dims,). `seed` is for `random`: the same on all processes, and another one each step."""
+        """Returns the weighted mean of `losses`, (dims,). `seed`, for `random`, is the same on all processes and changes each step."""
         if self._weights == "equal":
             return losses.mean()
         if self._weights == "learnt":
@@ -43,9 +43,9 @@ class DimWeights(nn.Module):
 
     @torch.no_grad()
     def learnt(self) -> list[float] | None:
-        """What the dims' losses are multiplied by; None where that is not learnt.
+        """Returns the learnt weights of the dims; None if they are not learnt.
 
-        Every process calls it, since a sharded model's numbers are spread over all of them.
+        Every process calls it, because a sharded model's weights are gathered.
         """
         if self._weights != "learnt":
             return None

@@ -1,4 +1,4 @@
-"""The vectors that a process's share of a batch is compared with."""
+"""Gathers the vectors that a process's share of a batch is compared with."""
 
 from dataclasses import dataclass
 
@@ -11,38 +11,38 @@ from reelnest.training.distributed import gather_with_gradient, world
 
 @dataclass
 class GatheredBatch:
-    """One process's queries, and what all processes hold that they are compared with."""
+    """One process's queries, and the vectors of all processes that they are compared with."""
 
     queries: Tensor
     """(share, width), this process's, not normalised."""
     targets: Tensor
-    """(columns, width) of all processes, not normalised: those of all pairs, then extra negatives."""
+    """(columns, width) of all processes, not normalised: all pairs' targets, then extra negatives."""
     rows: slice
-    """This process's pairs among all pairs. All processes have equally many."""
+    """This process's pairs among all pairs. All processes have the same number."""
     related: Tensor | None = None
-    """(share, columns) bool, True where a target is no negative of a query: known to be relevant too, the same item, or padding. The values
-    of a pair's own target do not matter. None where all others are negatives."""
+    """(share, columns) bool, True if a target is not a negative of a query: also relevant, the same item, or padding. Values of a pair's
+    own target are ignored. None if all other targets are negatives."""
     relevance: Tensor | None = None
     """(share,) grades above 0."""
     all_queries: Tensor | None = None
-    """(pairs, width) of all processes. None in a single process, or where they are not needed."""
+    """(pairs, width) of all processes. None for a single process, or if not needed."""
     related_queries: Tensor | None = None
-    """(share, pairs) bool, True where another query is no negative of a query."""
+    """(share, pairs) bool, True if a query is not a negative of another query."""
     related_targets: Tensor | None = None
     """(share, pairs) bool, the same for the targets of pairs."""
 
 
 def gather_batch(vectors: Tensor, batch: PairBatch, *, with_queries: bool = False) -> GatheredBatch:
-    """What `vectors`, a process's queries, targets and extra negatives (entries, width), are compared with. Every process calls it.
+    """Gathers the batch for `vectors`, (entries, width): a process's queries, targets and extra negatives. Every process calls it.
 
-    A loss of what it returns has the gradients of one big batch, once averaged over processes as DDP and FSDP do: `gather_with_gradient`
-    brings each vector the gradients that the other processes' losses have for it. `with_queries` gathers the queries too.
+    A loss of the result, averaged over processes by DDP or FSDP, has the gradients of one big batch: `gather_with_gradient` adds the
+    gradients of the other processes' losses to each vector. `with_queries` gathers the queries too.
     """
     rank, processes = world()
     share, device = batch.share, vectors.device
     each = batch.related.shape[1] // processes - share  # extra negatives of a process, with padding
     queries, documents = vectors.float().split([share, len(vectors) - share])
-    # Padding is masked everywhere. Ones, since the prefixes of a vector of zeros have no direction.
+    # Padding is masked everywhere. It is ones, because zeros cannot be normalised.
     documents = torch.cat([documents, documents.new_ones(share + each - len(documents), documents.shape[1])])
     gathered = gather_with_gradient(documents)  # (processes, share + each, width)
     return GatheredBatch(

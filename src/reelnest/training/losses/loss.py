@@ -1,4 +1,4 @@
-"""What a loss is, and the registry of losses.
+"""The base class and the registry of losses.
 
 A new loss is a class of settings (`settings/loss.py`) and a file in this package with a class like this:
 
@@ -25,34 +25,34 @@ from reelnest.training.batches.pair_batches import PairBatch
 
 
 class Loss(nn.Module, ABC):
-    """From one process's vectors to a loss for each dim, with the items of all processes as negatives.
+    """Computes a loss for each dim from one process's vectors, with the items of all processes as negatives.
 
-    What a loss learns is an ordinary parameter of it, with at least one dimension, since sharded training takes no scalars. It trains with
-    the encoder's. In `forward` such a parameter has its whole value, even where it is sharded at other times.
+    Learnt values are ordinary parameters and train with the encoder's. They have at least one dimension, because sharded training does not
+    support scalars. In `forward` they are always unsharded.
     """
 
     def __init__(self, settings: LossSettings, dims: Sequence[int]) -> None:
-        """`dims` are the prefixes' lengths, rising."""
+        """`dims` are the prefix lengths, ascending."""
         super().__init__()
         self.settings = settings
         self.dims = tuple(dims)
 
     @abstractmethod
     def forward(self, vectors: Tensor, batch: PairBatch) -> Tensor:
-        """Losses (dims,) of this process's share of the batch.
+        """Returns losses (dims,) of this process's share of the batch.
 
         `vectors` (entries, width) are those of the share's queries, targets and extra negatives, in this order, not normalised. The mean
-        of the losses over processes has to be the loss of the whole batch, and its gradient the mean over processes of each one's
-        gradient. `gather.gather_batch` brings the other processes' vectors so that both hold.
+        of the losses over processes must be the loss of the whole batch, and the mean of the gradients its gradient.
+        `gather.gather_batch` gathers the other processes' vectors in this way.
         """
 
     @property
     def temperature(self) -> Tensor:
-        """What cosines are divided by, (1,), for the training's report. 1 for a loss that has none."""
+        """The divisor of the cosines, (1,), for the training report. 1 for a loss without a temperature."""
         return torch.ones(1)
 
     def limit_parameters(self) -> None:
-        """Puts what was learnt back into its range. Called after each optimizer step, without gradient."""
+        """Clamps learnt values to their range. Called after each optimizer step, without gradient."""
 
 
 L = TypeVar("L", bound=Loss)
@@ -61,7 +61,7 @@ _registered: dict[type[LossSettings], type[Loss]] = {}
 
 
 def register_loss(settings: type[LossSettings]) -> Callable[[type[L]], type[L]]:
-    """Says that the decorated class is the loss of which `settings` are the settings."""
+    """Registers the decorated class as the loss for the class `settings`."""
 
     def register(loss: type[L]) -> type[L]:
         _registered[settings] = loss
@@ -71,7 +71,7 @@ def register_loss(settings: type[LossSettings]) -> Callable[[type[L]], type[L]]:
 
 
 def registered_loss(settings: LossSettings) -> type[Loss]:
-    """The class that was registered for the class of `settings`. Raises ConfigError where there is none."""
+    """Returns the loss class registered for the class of `settings`. Raises ConfigError if there is none."""
     if type(settings) not in _registered:
         known = ", ".join(sorted(known.model_fields["name"].default for known in _registered))
         raise ConfigError(

@@ -20,49 +20,49 @@ MAX_LOG_SCALE = math.log(MAX_INVERSE_TEMPERATURE)
 
 @register_loss(NestedInfoNceSettings)
 class NestedInfoNce(Loss):
-    """InfoNCE of each prefix, as `nested_losses` computes it, at a temperature that may be learnt."""
+    """InfoNCE of each prefix (see `nested_losses`), with a fixed or learnt temperature."""
 
     def __init__(self, settings: NestedInfoNceSettings, dims: Sequence[int]) -> None:
         super().__init__(settings, dims)
         self._settings = settings
-        # A logarithm, since steps should be relative.
+        # A logarithm, so that optimizer steps are relative.
         self.log_scale = nn.Parameter(torch.tensor([-math.log(settings.temperature)]), requires_grad=settings.learn_temperature)
 
     def forward(self, vectors: Tensor, batch: PairBatch) -> Tensor:
-        """Losses (dims,) of this process's share."""
+        """Returns losses (dims,) of this process's share."""
         gathered = gather_batch(vectors, batch, with_queries=self._settings.intra_modal_negatives)
         return nested_losses(gathered, self.dims, self.temperature, self._settings)
 
     @property
     def temperature(self) -> Tensor:
-        """What cosines are divided by, (1,)."""
+        """The divisor of the cosines, (1,)."""
         return torch.exp(-self.log_scale)
 
     def limit_parameters(self) -> None:
-        """Keeps a learnt temperature in its range."""
+        """Clamps a learnt temperature to its range."""
         if self.log_scale.requires_grad:
             self.log_scale.clamp_(max=MAX_LOG_SCALE)
 
 
 def nested_losses(batch: GatheredBatch, dims: Sequence[int], temperature: Tensor, settings: NestedInfoNceSettings) -> Tensor:
-    """InfoNCE of each prefix, the mean of query-to-target and target-to-query: one process's share of it.
+    """Returns one process's share of each prefix's InfoNCE, the mean of query-to-target and target-to-query.
 
-    A prefix is normalised on its own, since it is searched on its own. A query's negatives are the other targets, extra ones included; a
-    target's negatives are the other queries; with `settings.intra_modal_negatives` a query's are the other queries too, and a target's the
-    other targets. Both directions read the same similarities, of this process's queries and all targets: a query's sum over targets is
-    complete here, and a target's sum over queries is put together from all processes.
+    Each prefix is normalised separately, because searches use it separately. A query's negatives are the other targets, extra ones
+    included; a target's negatives are the other queries. `settings.intra_modal_negatives` adds the other queries for a query, and the other targets
+    for a target. Both directions use the similarities of this process's queries and all targets: a query's sum over targets is complete
+    here, and a target's sum over queries is combined from all processes.
 
-    The mean over processes is the loss of the whole batch. The gradients are those of the sum over processes: `gather_with_gradient` adds
-    up each process's gradients of a target, and DDP's mean over processes makes the mean of it.
+    The mean over processes is the loss of the whole batch. Gradients are those of the sum over processes: `gather_with_gradient` sums the
+    processes' gradients of a target, and DDP's mean over processes makes it the mean.
 
     Sources: InfoNCE, van den Oord et al. 2018, https://arxiv.org/abs/1807.03748; nested prefixes, Kusupati et al. 2022,
-    https://arxiv.org/abs/2205.13147; intra-modal negatives, Li et al. 2023, https://arxiv.org/abs/2308.03281, with a sum a direction.
+    https://arxiv.org/abs/2205.13147; intra-modal negatives, Li et al. 2023, https://arxiv.org/abs/2308.03281, with one sum per direction.
 
     Args:
-        batch: the vectors that are compared, and which of them are related. `all_queries`, `related_queries` and `related_targets` are for
-            `settings.intra_modal_negatives`, `relevance` is for `settings.graded_relevance`: a pair counts as much as its grade.
-        dims: the prefixes' lengths, rising.
-        temperature: (1,) what cosines are divided by.
+        batch: the compared vectors and their relations. `settings.intra_modal_negatives` reads `all_queries`, `related_queries` and
+            `related_targets`. `settings.graded_relevance` weights each pair by its `relevance`.
+        dims: the prefix lengths, ascending.
+        temperature: (1,) the divisor of the cosines.
         settings: see NestedInfoNceSettings.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What training minimises: one number, made of the losses of all dims."""
+"""The training objective: one number from the losses of all dims."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from reelnest.training.losses.dim_weights import DimWeights
 
 
 class StepLosses(NamedTuple):
-    """One process's share of the losses of a batch, or of a step's batches. Means over processes are the whole batch's."""
+    """One process's share of the losses of a batch or a step. The mean over processes is the loss of the whole batch."""
 
     total: Tensor
     """() the weighted mean of the losses of all dims."""
@@ -23,12 +23,12 @@ class StepLosses(NamedTuple):
     """(1,)"""
 
     def detached(self) -> "StepLosses":
-        """The same numbers without their graph."""
+        """Returns the losses without their graph."""
         return StepLosses(*(value.detach() for value in self))
 
 
 class Objective(nn.Module):
-    """The loss that the settings choose, and the weights of the dims, with what both of them learn."""
+    """The configured loss and the dim weights, with their learnt parameters."""
 
     def __init__(self, settings: LossSettings, dims: Sequence[int]) -> None:
         super().__init__()
@@ -36,11 +36,11 @@ class Objective(nn.Module):
         self.dim_weights = DimWeights(settings.dim_weights, len(dims))
 
     def forward(self, vectors: Tensor, batch: PairBatch, seed: Sequence[int]) -> StepLosses:
-        """The losses of this process's vectors (see `Loss.forward`). `seed` is that of the step, the same for all of its batches."""
+        """Returns the losses of this process's vectors (see `Loss.forward`). `seed` is the step's, the same for all of its batches."""
         by_dim = self.loss(vectors, batch)
         return StepLosses(self.dim_weights(by_dim, seed), by_dim, self.loss.temperature)
 
     @torch.no_grad()
     def limit_parameters(self) -> None:
-        """Puts what was learnt back into its range; called after each optimizer step."""
+        """Clamps learnt values to their range. Called after each optimizer step."""
         self.loss.limit_parameters()

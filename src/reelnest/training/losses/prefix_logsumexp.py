@@ -1,14 +1,14 @@
-"""Log-sum-exps of the similarities of nested vectors: all prefixes for the price of the longest, without a (rows, columns) matrix.
+"""Log-sum-exps of the similarities of nested vectors: all prefixes at the cost of the longest, without a (rows, columns) matrix.
 
-1. The dot product of two prefixes is that of the next shorter ones plus one block's. So one product of the full width, block by block,
-   passes by the similarities of every dim. Each prefix's own norms turn them into cosines.
-2. It is done in chunks of rows. A chunk leaves its rows' log-sum-exps, and adds to the columns' ones; its similarities are forgotten.
-3. Backward makes them again, a chunk at a time, and from them each dim's gradient with respect to the dot products. A block of the vectors
-   takes part in the prefixes of its own dim and of all longer ones: the gradients are summed from the last dim to the first, and each block
-   needs one product only.
+1. The dot product of two prefixes is that of the next shorter prefixes plus one block's. So one product of the full width, computed block
+   by block, gives the similarities of every dim. Each prefix's norms turn them into cosines.
+2. It runs in chunks of rows. A chunk computes its rows' log-sum-exps and adds to those of the columns; its similarities are not stored.
+3. Backward computes them again, chunk by chunk, and each dim's gradient with respect to the dot products. A block of the vectors is part of
+   the prefixes of its own dim and all longer ones. So the gradients are summed from the last dim to the first, and each block needs one
+   product.
 
-Prefixes: Kusupati et al. 2022, https://arxiv.org/abs/2205.13147. What is kept and what is made again: as in Gao et al. 2021
-(https://arxiv.org/abs/2101.06983), one level further down.
+Prefixes: Kusupati et al. 2022, https://arxiv.org/abs/2205.13147. The recomputation is gradient caching (Gao et al. 2021,
+https://arxiv.org/abs/2101.06983) within the loss.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,46 +19,46 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 SMALLEST_NORM = 1e-12
-"""A shorter vector is divided by this, as `torch.nn.functional.normalize` does."""
+"""The smallest divisor of a vector, as in `torch.nn.functional.normalize`."""
 BUFFER_NUMBERS = {"cpu": 1 << 19, "cuda": 1 << 24}
-"""What one (chunk, columns) buffer may hold. There are as many of them as dims, and three more. On a CPU they should stay in its caches."""
+"""Numbers in one (chunk, columns) buffer. There are three more buffers than dims. On a CPU they should fit its caches."""
 LEAST_CHUNK = 64
-"""Rows; fewer of them at once would make the products slow."""
+"""Rows; smaller chunks make the products slow."""
 
 
 class Pairing(NamedTuple):
-    """Which similarities count."""
+    """Which similarities are included."""
 
     first: int
-    """The column of row 0's partner; row i's is column `first` + i."""
+    """The column of row 0's partner; the partner of row i is column `first` + i."""
     partner_counts: bool
-    """Whether the partner is relevant to the row, and always counts, or the row itself, and never does."""
+    """True if the partner is the relevant item, which is always included; False if it is the row itself, which never is."""
     paired: int = 0
-    """The columns that get a log-sum-exp over rows: so many of the first ones."""
+    """The number of first columns that get a log-sum-exp over rows."""
     masked: Tensor | None = None
-    """(rows, columns) bool, True where a similarity does not count. What it says of partners does not matter."""
+    """(rows, columns) bool, True for excluded similarities. Values of partners are ignored."""
     row_limits: Tensor | None = None
-    """(dims, rows): a row's cosines above it do not count in the row's sum. None for no limits."""
+    """(dims, rows): a row's sum excludes cosines above it. None for no limits."""
     column_limits: Tensor | None = None
-    """(dims, paired): a column's cosines above it do not count in the column's sum. None for no limits."""
+    """(dims, paired): a column's sum excludes cosines above it. None for no limits."""
 
 
 def nested_log_sums(
     rows: Tensor, columns: Tensor, dims: Sequence[int], scale: Tensor, pairing: Pairing, chunk_rows: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-sum-exps over columns and over rows of the scaled cosines of each prefix, and the partners' scaled cosines.
+    """Returns log-sum-exps of each prefix's scaled cosines over columns and over rows, and the partners' scaled cosines.
 
     Args:
         rows: (rows, width), not normalised.
         columns: (columns, width), not normalised.
-        dims: the prefixes' lengths, rising.
-        scale: (1,) what cosines are multiplied by: the inverse of the temperature.
-        pairing: which of them count.
-        chunk_rows: rows at once; None for as many as keep a buffer at `BUFFER_NUMBERS`.
+        dims: the prefix lengths, ascending.
+        scale: (1,) the factor of the cosines: the inverse temperature.
+        pairing: which similarities are included.
+        chunk_rows: rows per chunk; None for buffers of `BUFFER_NUMBERS`.
 
     Returns:
-        (dims, rows), (dims, pairing.paired) and (dims, rows); differentiable once, with respect to `rows`, `columns` and `scale`. A sum
-        over nothing is -inf.
+        (dims, rows), (dims, pairing.paired) and (dims, rows); differentiable once, with respect to `rows`, `columns` and `scale`. An
+        empty sum is -inf.
 
     Example:
         >>> vectors = torch.eye(2)
@@ -73,7 +73,7 @@ def nested_log_sums(
 
 
 def partner_cosines(rows: Tensor, columns: Tensor, dims: Sequence[int]) -> Tensor:
-    """Cosines of row i and column i by prefix, (dims, rows), without gradient."""
+    """Returns the cosines of row i and column i by prefix, (dims, rows), without gradient."""
     rows, columns = rows.detach(), columns.detach()
     blocks = _blocks(dims)
     dots = torch.stack([torch.einsum("rw,rw->r", rows[:, block], columns[:, block]) for block in blocks]).cumsum(0)
@@ -109,7 +109,7 @@ class _NestedLogSums(torch.autograd.Function):
         dims, pairing, chunk_rows = ctx.settings
         pass_over = _Pass(rows, columns, scale, dims, pairing, chunk_rows)
         to_rows, to_columns = torch.zeros_like(rows), torch.zeros_like(columns)
-        # What the gradients with respect to a prefix have along the prefix itself: a cosine does not change with the length.
+        # Each gradient's component along the prefix, which must be removed: a cosine does not depend on the length.
         along_rows, along_columns = torch.zeros_like(row_sums), rows.new_zeros(len(dims), len(columns))
         buffers = [pass_over.buffer() for _ in dims]
         spare = pass_over.buffer()
@@ -139,13 +139,13 @@ class _NestedLogSums(torch.autograd.Function):
                 torch.mm(gradients[k], columns[:, block], out=to_rows[chunk, block])
                 to_columns[:, block].addmm_(gradients[k].T, rows[chunk, block])
         to_scale = (along_rows.sum() / scale).reshape(scale.shape)
-        _take_off(to_rows, rows, along_rows, pass_over.blocks)
-        _take_off(to_columns, columns, along_columns, pass_over.blocks)
+        _remove_parallel(to_rows, rows, along_rows, pass_over.blocks)
+        _remove_parallel(to_columns, columns, along_columns, pass_over.blocks)
         return to_rows, to_columns, to_scale, None, None, None
 
 
 class _Pass:
-    """One walk over the chunks, the same in forward and backward."""
+    """One pass over the chunks, the same in forward and backward."""
 
     def __init__(self, rows: Tensor, columns: Tensor, scale: Tensor, dims: tuple[int, ...], pairing: Pairing, chunk_rows: int) -> None:
         self._rows = rows
@@ -171,7 +171,7 @@ class _Pass:
             yield chunk
 
     def logits(self, chunk: slice) -> Iterator[tuple[int, Tensor]]:
-        """The scaled cosines of each dim, (chunk, columns), in a buffer that the next one uses again."""
+        """Yields the scaled cosines of each dim, (chunk, columns), in a buffer that the next dim overwrites."""
         dots, logits = self._dots[: chunk.stop - chunk.start], self._logits[: chunk.stop - chunk.start]
         for k, block in enumerate(self.blocks):
             torch.addmm(dots, self._rows[chunk, block], self._columns[:, block].T, beta=int(k > 0), out=dots)
@@ -180,11 +180,11 @@ class _Pass:
             yield k, logits
 
     def partners(self, matrix: Tensor, chunk: slice) -> Tensor:
-        """The partners' places of a chunk's (chunk, columns), as a view (chunk,)."""
+        """Returns the partners' values of a (chunk, columns) matrix, as a view (chunk,)."""
         return matrix.diagonal(self._pairing.first + chunk.start)[: len(matrix)]
 
     def mask(self, values: Tensor, logits: Tensor, k: int, chunk: slice, *, by_column: bool, to: float = 0.0) -> None:
-        """Overwrites the `values`, (chunk, columns or paired), that do not count."""
+        """Overwrites excluded `values`, (chunk, columns or paired), with `to`."""
         width = values.shape[1]
         limits = self._pairing.column_limits if by_column else self._pairing.row_limits
         if limits is not None:
@@ -200,7 +200,7 @@ class _Pass:
             self.partners(values, chunk).fill_(to)
 
     def without(self, logits: Tensor, k: int, chunk: slice, space: Tensor, *, by_column: bool) -> Tensor:
-        """The logits, with -inf for those that do not count: in place where no one needs the others any more, else in `space`."""
+        """Returns the logits with -inf for excluded ones: in place without limits, else in `space`."""
         if self._pairing.column_limits is None and self._pairing.row_limits is None:
             self.mask(logits, logits, k, chunk, by_column=by_column, to=-torch.inf)
             return logits
@@ -215,7 +215,7 @@ def _blocks(dims: Sequence[int]) -> list[slice]:
 
 
 def _norms(vectors: Tensor, blocks: Sequence[slice]) -> Tensor:
-    """Of each prefix, (dims, vectors): they are carried along from block to block."""
+    """Returns the norm of each prefix, (dims, vectors), accumulated over blocks."""
     squares = torch.stack([torch.linalg.vector_norm(vectors[:, block], dim=1) for block in blocks]).square_()
     return squares.cumsum(0).sqrt_()
 
@@ -224,10 +224,10 @@ def _inverse_norms(vectors: Tensor, blocks: Sequence[slice]) -> Tensor:
     return _norms(vectors, blocks).clamp_(min=SMALLEST_NORM).reciprocal_()
 
 
-def _take_off(gradient: Tensor, vectors: Tensor, along: Tensor, blocks: Sequence[slice]) -> None:
-    """Takes off each prefix's share along itself, given as the sums of gradient times logit, (dims, vectors)."""
+def _remove_parallel(gradient: Tensor, vectors: Tensor, along: Tensor, blocks: Sequence[slice]) -> None:
+    """Removes each prefix's gradient along the prefix, given as sums of gradient times logit, (dims, vectors)."""
     norms = _norms(vectors, blocks)
-    # A vector of no length is divided by a constant, which has no derivative.
+    # A zero vector is divided by a constant, which has no derivative.
     shares = torch.where(norms > SMALLEST_NORM, along / norms.clamp(min=SMALLEST_NORM).square(), 0.0)
     for block, share in zip(blocks, shares.flip(0).cumsum(0).flip(0), strict=True):
         gradient[:, block].addcmul_(vectors[:, block], share[:, None], value=-1)

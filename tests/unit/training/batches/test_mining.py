@@ -131,5 +131,5 @@ def test_an_answer_of_another_split_is_never_a_negative() -> None:
 def test_a_model_that_has_diverged_is_named_as_such(prepared: Prepared) -> None:
     broken = vectors(0, len(items_of(prepared.pairs("train"))))
     broken[5, 2] = torch.nan
-    with pytest.raises(TrainingError, match=r"after step 3 the model gives vectors that hold NaN.*train\.learning_rate"):
+    with pytest.raises(TrainingError, match=r"after step 3 the model's vectors contain NaN.*train\.learning_rate"):
         mined(prepared, Mining(negatives_per_pair=1), queries=broken)

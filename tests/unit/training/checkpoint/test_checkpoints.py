@@ -51,7 +51,7 @@ def test_a_sharded_step_counts_only_with_its_shard_which_is_removed_with_it(tmp_
 def test_shards_of_another_number_of_processes_are_refused(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, "key")
     checkpoints.save(1, {"step": 1, "shards": 4}, keep=2)
-    with pytest.raises(TrainingError, match=r"written by 4 processes of a sharded training, and here are 1\. Set launch\.config"):
+    with pytest.raises(TrainingError, match=r"written by 4 processes of a sharded training, but 1 run now\. Set launch\.config"):
         checkpoints.load_last()
 
 
@@ -82,7 +82,7 @@ def test_best_weights_hold_what_trains_and_fit_only_their_model(tmp_path: Path) 
         model[1].weight.zero_()
     checkpoints.load_best_into(model)
     assert torch.equal(model[1].weight, expected)
-    with pytest.raises(TrainingError, match="parameters are not those of the model"):
+    with pytest.raises(TrainingError, match="parameters differ from those of the model"):
         checkpoints.load_best_into(nn.Linear(2, 2))
     checkpoints.best.write_bytes(b"cut off")
     with pytest.raises(TrainingError, match=r"best\.safetensors cannot be read"):
