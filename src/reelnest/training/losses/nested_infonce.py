@@ -48,9 +48,9 @@ def nested_losses(batch: GatheredBatch, dims: Sequence[int], temperature: Tensor
     """Returns one process's share of each prefix's InfoNCE, the mean of query-to-target and target-to-query.
 
     Each prefix is normalised separately, because searches use it separately. A query's negatives are the other targets, extra ones
-    included; a target's negatives are the other queries. `settings.intra_modal_negatives` adds the other queries for a query, and the other targets
-    for a target. Both directions use the similarities of this process's queries and all targets: a query's sum over targets is complete
-    here, and a target's sum over queries is combined from all processes.
+    included; a target's negatives are the other queries. `settings.intra_modal_negatives` adds the other queries for a query, and the other
+    targets for a target. Both directions use the similarities of this process's queries and all targets: a query's sum over targets is
+    complete here, and a target's sum over queries is combined from all processes.
 
     The mean over processes is the loss of the whole batch. Gradients are those of the sum over processes: `gather_with_gradient` sums the
     processes' gradients of a target, and DDP's mean over processes makes it the mean.
