@@ -82,7 +82,7 @@ def test_a_storage_type_gives_fewer_bytes_of_the_same_vectors(loaded: Any) -> No
 BAD_INPUT = [
     ([{"video": "/etc/passwd"}], {}, "row 0: `video` must be a video file's bytes in base64"),
     ([{"video": "https://example.org/a.mp4"}], {}, "row 0: `video` must be a video file's bytes in base64"),
-    ([{"text": "a"}, {"video": base64.b64encode(b"no video").decode()}], {}, "row 1: .*no video that can be opened"),
+    ([{"text": "a"}, {"video": base64.b64encode(b"no video").decode()}], {}, "row 1: .*not a readable video"),
     ([{"title": "a title alone"}], {}, "row 0: neither a text nor a video"),
     ([{"text": ""}], {}, "row 0: neither a text nor a video"),
     ([{"text": "   \n"}], {}, "row 0: neither a text nor a video"),

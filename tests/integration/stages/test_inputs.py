@@ -86,7 +86,7 @@ def errors_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         ("train", "train: {epoch: 5}", 2, "params.yaml: train.epoch: unknown setting; did you mean train.epochs?"),
         ("train", "model: {dims: [16, 8]}", 2, "params.yaml: model: dims must increase"),
         ("train", "model: {dims: [256]}", 2, "params.yaml: model.dims: 256 is above the embedding's width, 128"),
-        ("train", "model: {name_or_path: Qwen/Qwen2.5-VL-3B-Instruct}", 2, "a Hub name needs a revision"),
+        ("train", "model: {name_or_path: Qwen/Qwen2.5-VL-3B-Instruct}", 2, "a Hub name, which needs a revision"),
         ("train", "train: {batch_size: 8, mixed_precision: fp16}", 2, "params.yaml: train.mixed_precision: fp16 needs a GPU"),
         ("evaluate", "evaluate: {extra_dims: [32]}", 2, "params.yaml: evaluate.extra_dims: 32 is not below 32"),
         ("evaluate", "evaluate: {depth: 0}", 2, "params.yaml: evaluate.depth: Input should be greater than or equal to"),

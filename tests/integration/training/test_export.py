@@ -47,7 +47,7 @@ def test_adapters_alone_and_merged_again_give_the_candidates_vectors(prepared: P
 
 def test_what_has_no_other_form_is_refused_with_the_reason(prepared: Path, tmp_path: Path) -> None:
     workspace, params = trained(tmp_path / "tiny", prepared, {"lora": {"r": 4}})
-    with pytest.raises(ConfigError, match="a tiny base has none"):
+    with pytest.raises(ConfigError, match="a tiny model has none"):
         export.run(workspace, params, tmp_path / "new", adapter=True)
     with pytest.raises(ModelError, match="Run `reelnest train` first"):
         export.run(Workspace(tmp_path / "nothing"), params, tmp_path / "new", adapter=False)
