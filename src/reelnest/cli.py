@@ -96,7 +96,7 @@ def register(
 ) -> None:
     """Registers the trained model in MLflow as challenger, and promotes it to champion if it passes the gate."""
     if approved is not None and refused is not None:
-        raise typer.BadParameter("give --approved or --refused, not both")
+        raise typer.BadParameter("use --approved or --refused, not both")
     workspace, params = _settings()
     from reelnest.registry.promotion.verdict import Approval
     from reelnest.stages import register as stage
@@ -118,7 +118,7 @@ def models() -> None:
 def promote(
     version: Annotated[str, typer.Argument(help="The number or alias of a version.")] = "challenger",
 ) -> None:
-    """Makes a version champion, whatever the gate decided."""
+    """Makes a version champion, even if the gate did not promote it."""
     _, params = _settings()
     from reelnest.commands import registry
 
@@ -215,10 +215,10 @@ def index(
     from reelnest.commands import index as stage
 
     done = stage.run(workspace, params, model, data, out, storage="float16" if half else "float32", graph=graph)
-    made = done.manifest
-    print(f"{out}: {made.videos:,} videos at {made.width} dims, {done.encoded:,} encoded now, by {made.model}")
-    if made.skipped:
-        print(f"{made.skipped:,} videos were left out, see {out}/skipped.jsonl:")
+    manifest = done.manifest
+    print(f"{out}: {manifest.videos:,} videos at {manifest.width} dims ({done.encoded:,} encoded now) with the model {model}")
+    if manifest.skipped:
+        print(f"{manifest.skipped:,} videos were left out, see {out}/skipped.jsonl:")
         for record in done.skipped[:5]:
             print(f"  line {record.line}: {record.reason}: {record.detail}")
 
@@ -264,7 +264,7 @@ def serve(
     from reelnest.commands import serve as stage
 
     def ready(address: str) -> None:
-        print(f"{address} (Ctrl-C ends it)", flush=True)
+        print(f"{address} (Ctrl-C stops the server)", flush=True)
 
     stage.run(workspace, params, index, stage.Address(host, port, tuple(allow_host)), model=model, ready=ready)
 
@@ -290,7 +290,7 @@ def memory(
     ] = None,
     text_tokens: Annotated[int, typer.Option(help="Tokens of a query, and of the text fields of a video.")] = 64,
 ) -> None:
-    """Estimates the GPU memory of a training step by part. It needs no GPU and no weights."""
+    """Estimates the GPU memory of a training step by component. It needs no GPU and no weights."""
     workspace, params = _settings()
     from reelnest.commands import memory as stage
 

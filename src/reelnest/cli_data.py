@@ -18,7 +18,7 @@ data = typer.Typer(
 def in_checkout(module: str, arguments: Sequence[str]) -> None:
     """Runs a module of the checkout (not of the library) in the current folder, and exits with its status."""
     if not Path(*module.split(".")).with_suffix(".py").is_file():
-        raise RunError(f"{Path.cwd()}: there is no {module.split('.')[0]}/ here. Run it in a checkout of the project.")
+        raise RunError(f"{Path.cwd()} has no {module.split('.')[0]}/. Run this command in a checkout of the project.")
     done = subprocess.run([sys.executable, "-m", module, *arguments], check=False)
     # A process that a signal ended has a negative status; a shell shows 128 + the signal.
     raise SystemExit(done.returncode if done.returncode >= 0 else 128 - done.returncode)
@@ -40,7 +40,7 @@ def data_add(
 
 @data.command("import")
 def data_import(
-    layout: Annotated[str, typer.Argument(help="The layout of the source, such as `earlier`; an unknown name lists all of them.")],
+    layout: Annotated[str, typer.Argument(help="The layout of the source, such as `earlier`. An unknown name prints all layouts.")],
     source: Annotated[Path, typer.Argument(help="A file or folder in that layout.")],
     destination: Annotated[Path, typer.Argument(help="A new folder for the result, which `reelnest data add` merges into data/.")],
 ) -> None:

@@ -1,8 +1,8 @@
-"""How far the data of this workspace is from what the champion was trained on, and what the champion finds in it.
+"""Compares the data of this workspace with the champion's training data, and evaluates the champion on it.
 
 Usage, as `reelnest drift` does it: `python -m reelnest.commands.drift VERSION DATA [--before FOLDER]`, after `preprocess`. VERSION is the
-champion's number, DATA names the workspace's data, FOLDER holds the records of what the champion was trained on, and the files of its
-sample (`sampled_videos`). Writes `reports/drift.json` and `reports/drift.html`, and adds both to the champion's run in MLflow.
+champion's number, DATA is a name for the workspace's data, and FOLDER has the records of the champion's data and the files of their sample
+(`sampled_videos`). Writes `reports/drift.json` and `reports/drift.html`, and adds both to the champion's run in MLflow.
 """
 
 import argparse
@@ -45,24 +45,24 @@ from reelnest.video.decoder import Decoder, Limits, in_parallel
 from reelnest.video.frames import Frames
 
 REPORT, PAGE = "drift.json", "drift.html"
-SHOWN = 5
-"""New texts and videos that are least like any old one."""
+LEAST_ALIKE = 5
+"""How many new texts and videos the report lists, those least similar to any old one."""
 TEXTS, VIDEO_TEXTS, SECONDS, KINDS = "length of texts", "length of video texts", "seconds of videos", "pair kinds"
 TEXT_VECTORS, VIDEO_VECTORS, RETRIEVAL = "embeddings of texts", "embeddings of videos", "retrieval"
 NO_VALUES = "fewer than two values on one side"
 
-log = logging.getLogger("reelnest.commands.drift")  # __name__ is __main__ where it is started
+log = logging.getLogger("reelnest.commands.drift")  # __name__ would be __main__
 
 
 def run(workspace: Workspace, params: Params, number: str, data: str, before: Path | None) -> None:
-    """Raises RegistryError where the version or its model is gone, DataError where `prepared/` or a record file is missing."""
+    """Measures drift. Raises RegistryError if the version or its model is missing, DataError if `prepared/` or a record file is missing."""
     champions_run = ChampionsRun(params, number)
     model_folder = fetch_model(params, f"models:/{params.registration.name}/{number}", workspace.work / "models").folder
-    found = _Found(params)
+    measures = _DriftMeasures(params)
     if before is not None:
-        _compare_data(found, workspace, before, model_folder)
-    quality = _quality(found, workspace, params, champions_run, model_folder)
-    report = found.report() | {
+        _compare_data(measures, workspace, before, model_folder)
+    quality = _quality(measures, workspace, params, champions_run, model_folder)
+    report = measures.report() | {
         "champion": {"name": params.registration.name, "version": int(number)},
         "data": data,
         "compared_data": before is not None,
@@ -71,23 +71,23 @@ def run(workspace: Workspace, params: Params, number: str, data: str, before: Pa
     files = [workspace.reports / name for name in (REPORT, PAGE)]
     write_json(files[0], report)
     write_drift_page(files[1], report)
-    effects = {one["measure"]: one["effect"] for one in report["measures"]}
-    kept = champions_run.keep_report(data, report["headline"], effects, files)
-    if kept is None:
-        log.warning("the champion's run was deleted from MLflow: the report stands in reports/ alone")
+    effects = {entry["measure"]: entry["effect"] for entry in report["measures"]}
+    logged = champions_run.keep_report(data, report["headline"], effects, files)
+    if logged is None:
+        log.warning("the champion's run was deleted from MLflow, so the report is only in reports/")
     else:
-        write_json(files[0], report | {"mlflow": asdict(kept)})
+        write_json(files[0], report | {"mlflow": asdict(logged)})
     log.info("drift: %s", report["headline"])
 
 
 def sampled_videos(videos: Sequence[Video], params: Params) -> list[Video]:
-    """Those of a version that are opened and encoded: the same ones each time."""
+    """The videos that are decoded and encoded: the same sample each time."""
     chosen = set(sampled([video.video_id for video in videos], params.drift.sample))
     return [video for video in videos if video.video_id in chosen]
 
 
-class _Found:
-    """What the report is made of."""
+class _DriftMeasures:
+    """Collects the measurements of the report."""
 
     def __init__(self, params: Params) -> None:
         self.params, self.settings = params, params.drift
@@ -111,16 +111,16 @@ class _Found:
 
     def add_vectors(self, measure: str, before: NDArray[np.float32], after: NDArray[np.float32], names: Sequence[str]) -> None:
         self.add(measure, vectors_shift(measure, before, after, self.settings.margin))
-        self.unlike[measure] = [{"item": names[row], "cosine": cosine} for row, cosine in least_alike(before, after, SHOWN)]
+        self.unlike[measure] = [{"item": names[row], "cosine": cosine} for row, cosine in least_alike(before, after, LEAST_ALIKE)]
 
     def report(self) -> dict[str, Any]:
         verdicts = decide_drift(self.shifts, self.settings.confidence)
-        drifted = [one.shift.measure for one in verdicts if one.drifted]
+        drifted = [verdict.shift.measure for verdict in verdicts if verdict.drifted]
         return {
             "settings": self.settings.model_dump(mode="json"),
             "headline": f"{len(drifted)} of {len(verdicts)} measures drifted: {', '.join(drifted)}" if drifted else "No drift was shown",
             "drifted": drifted,
-            "measures": [{**asdict(one.shift), "adjusted": one.adjusted, "drifted": one.drifted} for one in verdicts],
+            "measures": [{**asdict(verdict.shift), "adjusted": verdict.adjusted, "drifted": verdict.drifted} for verdict in verdicts],
             "not_measured": self.not_measured,
             "distributions": self.distributions,
             "pair_kinds": self.kinds,
@@ -128,49 +128,51 @@ class _Found:
         }
 
 
-def _compare_data(found: _Found, workspace: Workspace, before: Path, model_folder: Path) -> None:
-    params = found.params
+def _compare_data(measures: _DriftMeasures, workspace: Workspace, before: Path, model_folder: Path) -> None:
+    params = measures.params
     folders = {"before": before, "after": workspace.data}
     fractions = params.data.validation_fraction, params.data.test_fraction
     sides = {side: read_contents(folder, {}, *fractions) for side, folder in folders.items()}
-    found.add_numbers(TEXTS, *(pair_texts(side) for side in sides.values()))
-    found.add_numbers(VIDEO_TEXTS, *(video_texts(side) for side in sides.values()))
-    found.kinds = {side: dict(Counter(pair_kind(query.kind, target.kind) for query, target in one.pairs)) for side, one in sides.items()}
-    found.add(KINDS, counts_shift(KINDS, found.kinds["before"], found.kinds["after"], params.drift.margin))
+    measures.add_numbers(TEXTS, *(pair_texts(side) for side in sides.values()))
+    measures.add_numbers(VIDEO_TEXTS, *(video_texts(side) for side in sides.values()))
+    measures.kinds = {
+        side: dict(Counter(pair_kind(query.kind, target.kind) for query, target in contents.pairs)) for side, contents in sides.items()
+    }
+    measures.add(KINDS, counts_shift(KINDS, measures.kinds["before"], measures.kinds["after"], params.drift.margin))
 
     model = load(model_folder, limits=Limits.of(params.validation))
-    texts = {side: sampled(_queries(one), params.drift.sample) for side, one in sides.items()}
+    texts = {side: sampled(_queries(contents), params.drift.sample) for side, contents in sides.items()}
     vectors = {side: model.encode_texts(some, batch_size=params.evaluate.batch_size) for side, some in texts.items()}
-    found.add_vectors(TEXT_VECTORS, vectors["before"], vectors["after"], texts["after"])
-    seen = {side: _Seen(params, model, folders[side], list(one.videos.values())) for side, one in sides.items()}
-    found.add_numbers(SECONDS, seen["before"].seconds, seen["after"].seconds)
-    found.add_vectors(VIDEO_VECTORS, seen["before"].vectors, seen["after"].vectors, seen["after"].ids)
+    measures.add_vectors(TEXT_VECTORS, vectors["before"], vectors["after"], texts["after"])
+    seen = {side: _EncodedSample(params, model, folders[side], list(contents.videos.values())) for side, contents in sides.items()}
+    measures.add_numbers(SECONDS, seen["before"].seconds, seen["after"].seconds)
+    measures.add_vectors(VIDEO_VECTORS, seen["before"].vectors, seen["after"].vectors, seen["after"].ids)
     model.close()
 
 
 def _queries(contents: Contents) -> list[str]:
-    """Each pair is searched both ways round."""
+    """All texts of the pairs, since each pair is searched in both directions."""
     return list(dict.fromkeys(side.value for key in contents.pairs for side in key if side.kind == "text"))
 
 
-class _Seen:
-    """The sample's videos, decoded and encoded as the model reads them. What cannot be decoded is left out, as in training."""
+class _EncodedSample:
+    """The sampled videos, decoded and encoded with the model's settings. Videos that cannot be decoded are left out, as in training."""
 
     def __init__(self, params: Params, model: SavedModel, folder: Path, videos: Sequence[Video]) -> None:
         names = TEXT_FIELDS if model.text_fields is None else model.text_fields
 
-        def look(decoder: Decoder, video: Video) -> tuple[float, Frames]:
+        def decode(decoder: Decoder, video: Video) -> tuple[float, Frames]:
             files = video_files(video, folder)
             return decoder.inspect(files).seconds, decoder.frames(files, model.frame_settings)
 
         self.ids: list[str] = []
         self.seconds: list[float] = []
         chunks = [np.empty((0, model.dims[-1]), np.float32)]
-        results = in_parallel(sampled_videos(videos, params), look, Limits.of(params.validation))
+        results = in_parallel(sampled_videos(videos, params), decode, Limits.of(params.validation))
         while batch := list(islice(results, params.evaluate.batch_size)):
-            good = [(video, *looked) for video, looked in batch if not isinstance(looked, VideoError)]
+            good = [(video, *decoded) for video, decoded in batch if not isinstance(decoded, VideoError)]
             self.ids += [video.video_id for video, _, _ in good]
-            # A list of frames has no duration of its own.
+            # A list of frames has no duration.
             self.seconds += [seconds for video, seconds, _ in good if video.path is not None]
             texts = [fields_text(tuple((name, video.fields[name]) for name in names if name in video.fields)) for video, _, _ in good]
             entries = [Entry("target", text, frames) for text, (_, _, frames) in zip(texts, good, strict=True)]
@@ -178,19 +180,21 @@ class _Seen:
         self.vectors = np.concatenate(chunks)
 
 
-def _quality(found: _Found, workspace: Workspace, params: Params, champions_run: ChampionsRun, model_folder: Path) -> dict[str, Any] | None:
-    """The champion's figures on this test split beside those that it was registered with; None where there is nothing to search."""
+def _quality(
+    measures: _DriftMeasures, workspace: Workspace, params: Params, champions_run: ChampionsRun, model_folder: Path
+) -> dict[str, Any] | None:
+    """The champion's metrics on this test split and those of its registration; None if the split has no pairs."""
     metric, confidence = params.registration.metric, params.drift.confidence
-    now = _figures_now(found, workspace, params, champions_run, model_folder)
+    now = _figures_now(measures, workspace, params, champions_run, model_folder)
     if now is None:
         return None
     then = champions_run.registered_figures()
     if then is None:
-        found.not_measured[RETRIEVAL] = "the figures that the champion was registered with are gone from its run in MLflow"
+        measures.not_measured[RETRIEVAL] = "the metrics of the champion's registration are missing from its run in MLflow"
     else:
         width = int(now.table["dim"].max())
-        earlier, values = (one.table.loc[one.table["dim"] == width, metric].to_numpy() for one in (then, now))
-        found.add(RETRIEVAL, fall(RETRIEVAL, earlier, values, params.registration.margin))
+        earlier, values = (figures.table.loc[figures.table["dim"] == width, metric].to_numpy() for figures in (then, now))
+        measures.add(RETRIEVAL, fall(RETRIEVAL, earlier, values, params.registration.margin))
     return {
         "metric": metric,
         "split": SPLIT,
@@ -205,11 +209,13 @@ def _quality(found: _Found, workspace: Workspace, params: Params, champions_run:
     }
 
 
-def _figures_now(found: _Found, workspace: Workspace, params: Params, champions_run: ChampionsRun, model_folder: Path) -> Figures | None:
-    """From the champion's run where they were measured before, by this code; measured and kept there else."""
+def _figures_now(
+    measures: _DriftMeasures, workspace: Workspace, params: Params, champions_run: ChampionsRun, model_folder: Path
+) -> Figures | None:
+    """Returns the champion's metrics on this test split: those in its run if this code made them, else new ones, which are added to it."""
     prepared = Prepared.open(workspace.prepared)
     if not len(prepared.pairs(SPLIT)):
-        found.not_measured[RETRIEVAL] = f"the data has no pairs in the {SPLIT} split"
+        measures.not_measured[RETRIEVAL] = f"the data has no pairs in the {SPLIT} split"
         return None
     expected, code = data_hash(retrieval_sets(prepared, SPLIT), prepared), evaluation_code_hash(params.evaluate.depth)
     known = champions_run.figures(expected)
@@ -244,11 +250,11 @@ def main() -> int:
     parser.add_argument("version")
     parser.add_argument("data")
     parser.add_argument("--before", type=Path)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     prepare_process()
     workspace = Workspace()
     try:
-        run(workspace, load_params(workspace.params), asked.version, asked.data, asked.before)
+        run(workspace, load_params(workspace.params), arguments.version, arguments.data, arguments.before)
     except ReelnestError as error:
         sys.stderr.write(f"reelnest: error: {error}\n")
         return error.exit_status

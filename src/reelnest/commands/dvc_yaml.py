@@ -1,7 +1,7 @@
-"""The files of code in the `deps` of `dvc.yaml`, written from what each stage imports.
+"""Writes the source files that each stage imports into the `deps` of `dvc.yaml`.
 
-Usage: `python -m reelnest.commands.dvc_yaml [DVC_YAML]`, as `make dvc.yaml` does it. Only the lines that name a file below `src/` are
-written anew; comments and everything else stay. A new module needs no edit by hand.
+Usage: `python -m reelnest.commands.dvc_yaml [DVC_YAML]`, as `make dvc.yaml` does it. Only lines with a file in `src/` change; comments and
+everything else stay.
 """
 
 import re
@@ -18,7 +18,7 @@ _KEY = re.compile(r"    (\w+):")
 
 
 def with_code_deps(text: str) -> str:
-    """`dvc.yaml` with the code that each stage imports at the end of its `deps`, in place of the code that was named there."""
+    """Returns `dvc.yaml` with the source files that each stage imports at the end of its `deps`, instead of the earlier ones."""
     return "".join(f"{line}\n" for line in _lines(text.splitlines()))
 
 
@@ -37,7 +37,7 @@ def _lines(lines: list[str]) -> Iterator[str]:
 
 
 def main() -> None:
-    """Writes the file again."""
+    """Updates the file."""
     path = Path(sys.argv[1] if len(sys.argv) > 1 else "dvc.yaml")
     write_lines(path, with_code_deps(path.read_text(encoding="utf-8")).splitlines())
 

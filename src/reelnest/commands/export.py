@@ -1,6 +1,6 @@
-"""The trained model in the other form: adapters merged into the base, or the adapters alone.
+"""`reelnest export`: writes the trained model with its adapters merged into the base, or only the adapters.
 
-Not a DVC stage: it writes where it is told to, and nothing reads it here.
+This is not a DVC stage, because no stage reads its output.
 """
 
 import json
@@ -21,22 +21,22 @@ from reelnest.stages.workspace import Workspace
 from reelnest.training.checkpoint.checkpoints import Checkpoints, training_key
 
 ENCODER = "encoder."
-"""What the names of the encoder's weights begin with in a checkpoint, which also holds the loss's."""
+"""Prefix of the encoder's weights in a checkpoint, which also holds those of the loss."""
 
 log = logging.getLogger(__name__)
 
 
 def run(workspace: Workspace, params: Params, folder: Path, *, adapter: bool) -> None:
-    """Writes `models/candidate/` anew to `folder`, which must not be there: whole, or with `adapter` the adapters and the base's name.
+    """Writes `models/candidate/` to a new `folder` with merged weights, or with `adapter` the adapters and the name of the base.
 
-    Adapters come from the training's best checkpoint, since they cannot be taken out of merged weights. Raises ModelError where the
-    candidate was trained without LoRA, or its checkpoint is gone, and ConfigError for a base that has no name.
+    The adapters are read from the best checkpoint of the training, since they cannot be extracted from merged weights. Raises ModelError if
+    the folder exists, the candidate was trained without LoRA or its checkpoint is missing, and ConfigError for a base without a name.
     """
     if folder.exists():
-        raise ModelError(f"{folder}: is there already. Name another folder, or remove it.")
+        raise ModelError(f"{folder} exists already. Name another folder, or remove it.")
     stored = json.loads(_settings_file(workspace.candidate).read_text(encoding="utf-8"))
     if stored["model"]["lora"] is None:
-        raise ModelError(f"{workspace.candidate}: was trained without LoRA (model.lora: null), so it has one form only, this one.")
+        raise ModelError(f"{workspace.candidate} was trained without LoRA (model.lora: null), so there are no adapters to merge or export.")
     preprocess, text_fields = Preprocess.model_validate(stored["preprocess"]), stored["text_fields"]
     with quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(str(workspace.candidate), trust_remote_code=False)
@@ -44,32 +44,32 @@ def run(workspace: Workspace, params: Params, folder: Path, *, adapter: bool) ->
     if not adapter:
         encoder = load(workspace.candidate, device="cpu").encoder
     else:
-        # Adapters are the same beside a base of 4 bits and a whole one, and the whole one needs no GPU.
-        whole = settings.model_copy(update={"load_in_4bit": False})
-        encoder, _ = load_encoder(whole, settings.name_or_path, training=True)
+        # Adapters are the same for a 4-bit and an unquantised base, and the unquantised one needs no GPU.
+        unquantised = settings.model_copy(update={"load_in_4bit": False})
+        encoder, _ = load_encoder(unquantised, settings.name_or_path, training=True)
         checkpoints = Checkpoints(workspace.work / "checkpoints", training_key(params, workspace.prepared))
         if not checkpoints.best.is_file():
             raise ModelError(
-                f"{checkpoints.best}: no such file. The adapters are read from the checkpoint of the training that params.yaml and"
-                " prepared/ describe, by this version of the code: run `reelnest train` for it, or set model.lora.merge to false before."
+                f"{checkpoints.best} is missing: the checkpoint for these settings, this data and this version of the code, from which the"
+                " adapters are read. Run `reelnest train`; with model.lora.merge: false it saves the adapters itself."
             )
         best = checkpoints.best_weights()
         encoder.load_trainable_state({name.removeprefix(ENCODER): best[name] for name in best if name.startswith(ENCODER)})
     save_model(folder, encoder, tokenizer, settings, preprocess, text_fields)
-    kind = "adapters" if adapter else "whole model, adapters merged" if has_adapters(encoder.backbone) else "whole model"
+    kind = "adapters" if adapter else "full model, adapters merged" if has_adapters(encoder.backbone) else "full model"
     log.info("%s: %s", folder, kind)
 
 
 def _settings_file(candidate: Path) -> Path:
     path = candidate / SETTINGS_FILE
     if not path.is_file():
-        raise ModelError(f"{path}: no such file. Run `reelnest train` first.")
+        raise ModelError(f"{path} is missing. Run `reelnest train`.")
     return path
 
 
 def _in_form(stored: dict[str, object], *, merge: bool) -> Model:
     lora = stored["lora"]
-    assert isinstance(lora, dict)  # noqa: S101 (the caller saw to it)
+    assert isinstance(lora, dict)  # noqa: S101 (the caller checked it)
     try:
         return Model.model_validate({**stored, "lora": {**lora, "merge": merge}, "load_in_4bit": not merge and stored["load_in_4bit"]})
     except ValidationError as error:

@@ -1,6 +1,6 @@
-"""An index of the videos of a data folder, and opening it again with the model that made it.
+"""Builds an index of the videos of a data folder, and opens an index with the model that made it.
 
-Not DVC stages: an index is made where it is served, of whatever model is in use there.
+These are not DVC stages, because an index is built where it is served, with the model in use there.
 """
 
 import json
@@ -27,19 +27,19 @@ log = logging.getLogger(__name__)
 
 REGISTRY = "models:/"
 UPLOAD_MEGABYTES, UPLOAD_SECONDS = 64.0, 30.0
-"""Of a video that somebody searches with, and of the time to decode it; `validate`'s limits where these are less."""
+"""Limits of an uploaded query video and of its decoding time. The limits of `validate` apply too."""
 
 
 def run(
     workspace: Workspace, params: Params, model: str, data: Path, out: Path, *, storage: IndexStorage = "float32", graph: bool | None = None
 ) -> Indexed:
-    """Writes the index of `data` to `out`. `model` is a folder, or `models:/name@alias` of the registry."""
+    """Writes the index of `data` to `out`. `model` is a folder, or a registered model such as `models:/name@alias`."""
     if not data.is_dir():
-        raise DataError(f"{data}: no such folder. Give the folder that holds videos.jsonl (--data).")
+        raise DataError(f"{data}: no such folder. Set --data to the folder that holds videos.jsonl.")
     model_folder, name, model_hash = _find(workspace, params, model)
     limits = Limits.of(params.validation)
     opened = load(model_folder, limits=limits)
-    # Seen from the index, so that the two may move together.
+    # Relative to the index, so that both can be moved together.
     name = name if name.startswith(REGISTRY) else os.path.relpath(model_folder.resolve(), out.resolve())
     source = ModelSource(opened, name, model_hash, _base(model_folder))
     options = IndexOptions(limits, storage, graph, params.evaluate.batch_size, _store(workspace))
@@ -49,9 +49,9 @@ def run(
 
 
 def open_searchers(workspace: Workspace, params: Params, folders: Sequence[Path], model: str | None = None) -> list[Searcher]:
-    """An index and its model each; indexes of one model share it. `model` opens them in place of the one that each names.
+    """Opens each index with its model; indexes with the same model share it. `model` replaces the model that the indexes name.
 
-    Raises DataError for what is no index, ModelError where its model is gone or another one.
+    Raises DataError for a folder that is not an index, ModelError if its model is missing or has another hash.
     """
     limits = Limits.of(params.validation)
     limits = Limits(min(limits.megabytes, UPLOAD_MEGABYTES), limits.frames, limits.seconds, min(limits.timeout_seconds, UPLOAD_SECONDS))
@@ -64,7 +64,7 @@ def open_searchers(workspace: Workspace, params: Params, folders: Sequence[Path]
             name = os.path.normpath(folder.resolve() / name)
         if name not in models:
             model_folder, _, model_hash = _find(workspace, params, name)
-            # Two names may lead to one model.
+            # Two names may refer to the same model.
             same = next((opened for opened in models.values() if opened.hash == model_hash), None)
             models[name] = same or OpenModel(load(model_folder, limits=limits), model_hash, limits)
         characters = params.validation.max_text_characters
@@ -73,21 +73,21 @@ def open_searchers(workspace: Workspace, params: Params, folders: Sequence[Path]
 
 
 def open_engine(folder: Path) -> Engine:
-    """What stores and searches the index in this place."""
+    """Opens the engine that stores and searches the index of a folder."""
     return ENGINES["folder"](str(folder))
 
 
 def _find(workspace: Workspace, params: Params, name: str) -> tuple[Path, str, str]:
-    """The folder of a model, its lasting name and its hash."""
+    """Returns the folder of a model, its permanent name and its hash."""
     if name.startswith(REGISTRY):
-        # Only here: MLflow takes seconds to import, and whoever searches with a folder's model needs none of it.
+        # Imported here because MLflow takes seconds to import, and a model in a folder does not need it.
         from reelnest.registry.versions.fetched_model import fetch_model
 
         fetched = fetch_model(params, name, workspace.work / "models")
         return fetched.folder, fetched.name, fetched.hash
     folder = Path(name)
     if not (folder / SETTINGS_FILE).is_file():
-        raise ModelError(f"{folder}: no saved model. Give a folder that training saved, or models:/name@champion (--model).")
+        raise ModelError(f"{folder}: no saved model. Set --model to a folder that training saved, or to models:/name@champion.")
     return folder, name, folder_hash(folder, without=ABOUT_THE_MODEL)
 
 
@@ -96,7 +96,7 @@ def _base(folder: Path) -> str:
 
 
 def _store(workspace: Workspace) -> FrameStore | None:
-    """What preprocessing decoded, if it is there: frames of the same bytes and settings need not be decoded again."""
+    """The frame store of preprocessing, if it exists: videos with the same bytes and settings are not decoded again."""
     try:
         return FrameStore.open(workspace.prepared / STORE_FOLDER)
     except DataError:

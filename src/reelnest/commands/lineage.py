@@ -1,4 +1,4 @@
-"""Where a version comes from, told to a person by `reelnest lineage`."""
+"""`reelnest lineage`: where a version comes from."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -23,15 +23,15 @@ from reelnest.registry.promotion.aliases import DECISION_TAG, REASON_TAG
 from reelnest.settings import Params, tracking_uri
 from reelnest.stages.workspace import Workspace
 
-SHOWN = 5
-"""Of a list of differences."""
+LISTED = 5
+"""How many entries of a list are printed."""
 WITHOUT_LINEAGE = (
-    "# This version was registered without its lineage, or its files are gone from MLflow's storage: it cannot be made again by command."
+    "# This version was registered without lineage, or its files are missing from MLflow's storage. There are no commands to rebuild it."
 )
 
 
 def show(params: Params, which: str, *, as_json: bool) -> str:
-    """A version's lineage, and the commands that make it again. Raises RegistryError where there is no such version."""
+    """Returns a version's lineage and the commands that rebuild it. Raises RegistryError if there is no such version."""
     with TemporaryDirectory(prefix="reelnest-") as folder:
         origin = find_origin(params, which, Path(folder))
     steps = _commands(params, origin)
@@ -40,20 +40,20 @@ def show(params: Params, which: str, *, as_json: bool) -> str:
     facts = _lines(origin)
     width = max(len(name) for name, _ in facts)
     lines = [f"{name:<{width}}  {text}" for name, text in facts]
-    return "\n".join([*lines, "", "To make it again:", "", *(f"  {step}" for step in steps)])
+    return "\n".join([*lines, "", "To rebuild it:", "", *(f"  {step}" for step in steps)])
 
 
 def commands(params: Params, which: str) -> str:
-    """The commands alone, as a shell script."""
+    """Returns only the commands, as a shell script."""
     with TemporaryDirectory(prefix="reelnest-") as folder:
         origin = find_origin(params, which, Path(folder))
     return "\n".join(["set -e", *_commands(params, origin)])
 
 
 def check(workspace: Workspace, params: Params, which: str) -> tuple[str, bool]:
-    """Compares what the stages made here with a version: what is the same and what is not, and whether the metrics are.
+    """Compares the outputs of this project with a version. Returns the comparison, and whether the metrics are the same.
 
-    Raises RegistryError where there is no such version, it has no lineage, or nothing was made here.
+    Raises RegistryError if there is no such version, it has no lineage, or this project has no outputs.
     """
     with TemporaryDirectory(prefix="reelnest-") as folder:
         origin = find_origin(params, which, Path(folder))
@@ -61,11 +61,11 @@ def check(workspace: Workspace, params: Params, which: str) -> tuple[str, bool]:
             raise RegistryError(f"{_name(origin)}: {WITHOUT_LINEAGE.removeprefix('# ')}")
         comparisons = compare_rebuilt(workspace.root, origin.folder, origin.lineage.model_hash)
     lines = [f"{comparison.what:<8} {'same' if comparison.same else 'DIFFERENT'}: {comparison.detail}" for comparison in comparisons]
-    return "\n".join([f"This project's model, beside {_name(origin)}:", *lines]), comparisons[-1].same
+    return "\n".join([f"This project's model, compared with {_name(origin)}:", *lines]), comparisons[-1].same
 
 
 def versions(params: Params, text: str) -> str:
-    """The versions that come from a data hash, commit, run, flow run or model hash. Raises RegistryError for one that is too short."""
+    """Lists the versions that come from a data hash, commit, run, flow run or model hash. Raises RegistryError if it is too short."""
     matching = versions_from(params, text)
     if not matching:
         return f"No version of '{params.registration.name}' comes from '{text}'. See `reelnest models`."
@@ -73,8 +73,8 @@ def versions(params: Params, text: str) -> str:
     lines = []
     for version in matching:
         facts = {"run": version.run_id} | {name: version.tags.get(tag) for name, tag in named.items()}
-        shown = [f"{name} {value if value.startswith(text) else value[:12]}" for name, value in facts.items() if value]
-        lines.append(f"models:/{version.name}/{version.version}  {', '.join(shown)}")
+        short = [f"{name} {value if value.startswith(text) else value[:12]}" for name, value in facts.items() if value]
+        lines.append(f"models:/{version.name}/{version.version}  {', '.join(short)}")
     return "\n".join(lines)
 
 
@@ -90,13 +90,13 @@ def _commands(params: Params, origin: Origin) -> list[str]:
 
 def _lines(origin: Origin) -> list[tuple[str, str]]:
     version, tags = origin.version, origin.version.tags
-    made = datetime.fromtimestamp(int(version.creation_timestamp) / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    decided = f"{tags[DECISION_TAG]}: {tags.get(REASON_TAG, '')}" if DECISION_TAG in tags else "not yet: `reelnest register` goes on"
-    lines = [("version", f"{_name(origin)}, registered {made}"), ("decision", decided), ("run", _run(origin))]
+    created = datetime.fromtimestamp(int(version.creation_timestamp) / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    decided = f"{tags[DECISION_TAG]}: {tags.get(REASON_TAG, '')}" if DECISION_TAG in tags else "none yet; run `reelnest register`"
+    lines = [("version", f"{_name(origin)}, registered {created}"), ("decision", decided), ("run", _run(origin))]
     if origin.lineage is not None:
         return [*lines, *_recorded(origin.lineage)]
     lines += [("model", tags.get(MODEL_HASH_TAG, "not recorded")), ("commit", tags.get(COMMIT_TAG, "not recorded"))]
-    return [*lines, ("lineage", "none: registered without, or its files are gone from MLflow's storage")]
+    return [*lines, ("lineage", "none: registered without it, or its files are missing from MLflow's storage")]
 
 
 def _run(origin: Origin) -> str:
@@ -113,31 +113,31 @@ def _recorded(lineage: Lineage) -> Iterator[tuple[str, str]]:
     commit, data, flow, environment = lineage.commit, lineage.data, lineage.flow_run, lineage.environment
     yield "model", lineage.model_hash
     if commit is None:
-        yield "commit", "none: not made in a git repository"
+        yield "commit", "none: not trained in a git repository"
     else:
-        state = "clean" if commit.clean else "with changes that are kept" if commit.changes_saved else "with changes too large to keep"
+        state = "clean" if commit.clean else "with saved changes" if commit.changes_saved else "with changes that were too large to save"
         yield "commit", f"{commit.hash}, {state}"
         yield "", f"of {commit.repository}" + ("" if commit.published else " (on that machine; `origin` had no such commit)")
     if data is None:
-        yield "data", "no data.dvc: which version it was is not known"
+        yield "data", "unknown: there was no data.dvc"
     else:
         size = f", {data.files} files, {data.bytes / 1e6:.1f} MB" if data.files and data.bytes else ""
         sample = f", the sample of seed {data.sample_seed}" if data.sample_seed is not None else ""
         yield "data", f"{data.hash}{size}{sample}"
     yield "validation", _validation(lineage)
     yield "evaluation", f"queries and relevant items {lineage.evaluation_data[:12]}"
-    yield "dvc.lock", "kept" if lineage.dvc_lock else "none: the stages were not run by DVC, so what they were run with is not known"
+    yield "dvc.lock", "saved" if lineage.dvc_lock else "none: DVC did not run the stages, so their inputs are unknown"
     if lineage.stale:
         yield (
             "CHANGED",
-            f"after the stages had run, so what is kept may not be what it was made from: {_some(lineage.stale)}",
+            f"after the stages ran, so the saved files may differ from the inputs of the model: {_some(lineage.stale)}",
         )
     if flow is None:
         yield "flow run", "none: registered from a terminal"
     else:
         yield "flow run", flow.id + (f", {flow.url}" if flow.url else "")
     lock = f"requirements.lock {environment.lock_hash[:12]}" if environment.lock_hash else "no requirements.lock"
-    differing = f", but for {_some(environment.differing)}" if environment.differing else ""
+    differing = f", except {_some(environment.differing)}" if environment.differing else ""
     yield "environment", f"Python {environment.python}, {environment.platform}, {environment.packages} packages, {lock}{differing}"
 
 
@@ -150,8 +150,8 @@ def _validation(lineage: Lineage) -> str:
 
 
 def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
 
 
 def _facts(origin: Origin) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`reelnest memory`: what a training step of the settings takes, and what of it fits into a card. Writes nothing."""
+"""`reelnest memory`: estimates the GPU memory of a training step, and what fits on a card. It writes nothing."""
 
 from reelnest.backbones.architecture import backbone_config
 from reelnest.backbones.registry import family_of_config
@@ -12,7 +12,7 @@ MIB = 1 << 20
 
 
 def run(workspace: Workspace, params: Params, *, gpu_gb: float | None, text_tokens: int) -> str:
-    """The text that the command prints. Raises ModelError for a model whose sizes are not known here."""
+    """Returns the text that the command prints. Raises ModelError for a model of unknown size."""
     config = backbone_config(params.model)
     processes = launch_processes(params, workspace.params)
     vision = family_of_config(config.to_dict(), params.model.name_or_path).vision
@@ -25,8 +25,8 @@ def run(workspace: Workspace, params: Params, *, gpu_gb: float | None, text_toke
     ]
     if launch_shards(params, workspace.params):
         lines.append(
-            f"  launch.config {params.launch.config} shards the model. Weights, gradients and optimizer below are the whole model's:"
-            f" each process holds 1/{processes} of them, and besides that the embeddings and two layers whole."
+            f"  launch.config {params.launch.config} shards the model. Weights, gradients and optimizer below are those of the full model:"
+            f" each process holds 1/{processes} of them, plus the unsharded embeddings and two unsharded layers."
         )
     if gpu_gb is None:
         memory = predict_step(params, config, sizes, processes=processes)
@@ -55,7 +55,7 @@ def _table(memory: StepMemory) -> list[str]:
 
 
 def _line(option: Fit) -> str:
-    settings = "as set" if not option.settings else "with " + ", ".join(option.settings)
+    settings = "with the current settings" if not option.settings else "with " + ", ".join(option.settings)
     verdict = f"{option.memory.peak / MIB:,.0f} MiB, fits" if option.fits else f"{option.memory.peak / MIB:,.0f} MiB, does not fit"
     most = "not even one pair at a time" if option.micro_batch_size is None else f"largest micro-batch {option.micro_batch_size} pairs"
     return f"  {settings}: {verdict}; {most}"

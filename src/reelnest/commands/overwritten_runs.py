@@ -1,8 +1,8 @@
-"""Run refs that several runs wrote, and what is still known of the runs that were overwritten.
+"""Run refs that several runs wrote, and how to restore the runs that were overwritten.
 
-Version 0.1 named a run after the first twelve digits of its flow run's id. Prefect's scheduler makes many runs in one millisecond, which is
-what these digits say, so each of them moved the ref of the one before. A ref of today is created and never moved, and its record holds the
-whole id: only refs without it are looked at.
+Version 0.1 named a run after the first twelve digits of its flow run's id, which are a time in milliseconds. Prefect's scheduler creates
+many runs in a millisecond, so each of these moved the ref of the one before. Since then refs are created and never moved, and their records
+have the full id. So only refs without it are checked.
 """
 
 import json
@@ -18,15 +18,15 @@ from reelnest.settings import load_params
 
 @dataclass(frozen=True)
 class Overwritten:
-    """A run whose ref another run took."""
+    """A run whose ref another run took over."""
 
     ref: str
     text: str
-    """What is left of it, and how it is brought back where git still has its commit."""
+    """What is known of it, and how to restore it if git still has its commit."""
 
 
 def overwritten_runs(folder: Path, runs: Iterable[Run]) -> list[Overwritten]:
-    """From git's reflog and unreachable commits, and from MLflow's runs that name a flow run but have no ref."""
+    """Finds overwritten runs in git's reflog and unreachable commits, and MLflow's runs whose flow run has no ref."""
     old = {run.id: run for run in runs if not run.flow_run}
     if not old:
         return []
@@ -40,7 +40,7 @@ def _commits(folder: Path, old: dict[str, Run]) -> Iterator[Overwritten]:
         try:
             commits += git(folder, "reflog", "show", "--format=%H", run.ref).splitlines()
         except RunError:
-            continue  # git keeps none for such refs, unless core.logAllRefUpdates says `always`
+            continue  # git has no reflog for such refs, unless core.logAllRefUpdates is `always`
     number = dict.fromkeys(old, 1)
     for commit in dict.fromkeys(commits):
         try:
@@ -50,7 +50,7 @@ def _commits(folder: Path, old: dict[str, Run]) -> Iterator[Overwritten]:
             continue
         if commit != run.commit:
             number[run.id] += 1
-            text = f"the run that ended {record.get('ended')} ({record.get('name')}). To restore it, before `git gc` removes its commit:"
+            text = f"the run that ended {record.get('ended')} ({record.get('name')}). To restore it before `git gc` removes its commit:"
             yield Overwritten(run.ref, f"{text} git update-ref {REFS}{run.id}-{number[run.id]} {commit}")
 
 
@@ -65,4 +65,4 @@ def _trainings(folder: Path, old: dict[str, Run]) -> Iterator[Overwritten]:
                 if training not in known:
                     yield Overwritten(run.ref, f"the training {training} in MLflow, of the flow run {flow_run}, has no ref.")
     except ReelnestError as error:
-        yield Overwritten(", ".join(run.ref for run in old.values()), f"MLflow could not be asked which other runs there were: {error}")
+        yield Overwritten(", ".join(run.ref for run in old.values()), f"MLflow could not be searched for other runs: {error}")

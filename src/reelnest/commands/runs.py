@@ -1,8 +1,8 @@
-"""The runs that are saved: each a commit under `refs/reelnest/runs/<id>`, read with git alone.
+"""Saved runs: each is a commit under `refs/reelnest/runs/<id>`, read with git alone.
 
-The commit stands on the revision that the run worked at. It holds the run's `params.yaml`, its `dvc.lock` (which names every output by its
-bytes) and `run.json`, this module's record. Checked out, `dvc repro` finds nothing to do. No branch points to it, so nobody's history
-shows it, and `git gc` keeps it for as long as the ref stands.
+The commit's parent is the revision of the run. It contains the run's `params.yaml`, its `dvc.lock` (which has the hash of every output) and
+`run.json`, this module's record. After a checkout of it, `dvc repro` has nothing to do. No branch points to it, so it is in nobody's
+history, and `git gc` keeps it as long as the ref exists.
 """
 
 import json
@@ -21,16 +21,16 @@ RECORD = "run.json"
 
 @dataclass(frozen=True)
 class Run:
-    """What is known of a run without its outputs. Times are UTC in ISO 8601."""
+    """The record of a run. Times are UTC in ISO 8601."""
 
     id: str
     name: str
-    """The flow run's, as Prefect shows it."""
+    """The flow run's name in Prefect."""
     revision: str
-    """As the deployment named it; `base` is the commit that it stood for."""
+    """The revision that the deployment named; `base` is its commit."""
     base: str
     settings: dict[str, Any]
-    """What was changed in `params.yaml`, by dotted key."""
+    """Changes to `params.yaml`, by dotted key."""
     started: str
     ended: str
     done: str
@@ -38,24 +38,24 @@ class Run:
     data: str
     """git's hash of `data.dvc`, which names the data."""
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
-    """`reports/metrics.json`: by metric and dim."""
+    """The content of `reports/metrics.json`, by metric and dim."""
     validation: dict[str, float] = field(default_factory=dict)
-    """The validation split's metrics, of the weights that training chose."""
+    """Metrics of the best weights on the validation split."""
     registration: RegistrationReport | None = None
-    """None where the run did not register."""
+    """None if the run did not register."""
     mlflow_run: str | None = None
     flow_run: str = ""
-    """The whole id of the flow run; `id` is made from it. Empty in records of versions that gave several runs the same `id`."""
+    """The full id of the flow run; `id` is derived from it. Empty in records of versions that gave several runs the same `id`."""
     commit: str = ""
-    """The run's own; not in the record, which is part of it."""
+    """The run's commit. It is not in the record, because the commit contains the record."""
 
     @property
     def ref(self) -> str:
-        """Where git keeps it."""
+        """The git ref of the run."""
         return f"{REFS}{self.id}"
 
     def write(self, folder: Path) -> None:
-        """Writes the record into the folder that is about to be committed."""
+        """Writes the record into the folder that will be committed."""
         registration = None if self.registration is None else self.registration.content()
         record = {**asdict(replace(self, registration=None)), "registration": registration}
         del record["commit"]
@@ -63,9 +63,9 @@ class Run:
 
 
 def saved_runs(folder: Path) -> list[Run]:
-    """All runs of the repository that `folder` belongs to, the newest first. Three git commands, however many there are.
+    """Returns all runs of the repository of `folder`, newest first, with three git commands in total.
 
-    Raises RunError outside of a git repository, and where a ref holds no record.
+    Raises RunError outside of a git repository, and if a ref has no record.
     """
     listed = git(folder, "for-each-ref", "--format=%(objectname) %(refname)", REFS).splitlines()
     if not listed:
@@ -75,7 +75,7 @@ def saved_runs(folder: Path) -> list[Run]:
     blobs = names.splitlines()
     for (commit, ref), blob in zip(refs, blobs, strict=True):
         if blob.endswith(" missing"):
-            raise RunError(f"{ref} (commit {commit[:12]}) has no {RECORD}: it was not written by a run. Remove it: git update-ref -d {ref}")
+            raise RunError(f"{ref} (commit {commit[:12]}) has no {RECORD}, so no run wrote it. Remove it: git update-ref -d {ref}")
     contents = git(folder, "cat-file", "--batch=%(objectname)", text="".join(f"{blob}\n" for blob in blobs))
     runs = [_run(ref, commit, content) for (commit, ref), content in zip(refs, _split(contents, blobs), strict=True)]
     return sorted(runs, key=lambda run: (run.ended, run.id), reverse=True)
@@ -89,14 +89,12 @@ def latest_registration(runs: list[Run]) -> RegistrationReport | None:
 def table(runs: list[Run]) -> str:
     """The runs as text for a terminal."""
     if not runs:
-        return (
-            "No run is saved yet. A deployment's run is saved when it completes: start `make up`, then press Run or wait for the schedule."
-        )
+        return "No saved runs. A deployment's run is saved when it completes: start `make up`, then press Run or wait for the schedule."
     rows = [("run", "ended", "at", "settings", "done", "version")]
     rows += [(run.id, run.ended[:16], _at(run), _settings(run), _done(run), _version(run)) for run in runs]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, "", f"To look at one: git switch --detach {REFS}RUN && dvc checkout. `dvc repro` then has nothing to do."])
+    return "\n".join([*lines, "", f"To check one out: git switch --detach {REFS}RUN && dvc checkout. `dvc repro` then has nothing to do."])
 
 
 def _run(ref: str, commit: str, content: str) -> Run:
@@ -106,11 +104,11 @@ def _run(ref: str, commit: str, content: str) -> Run:
             record["registration"] = RegistrationReport.from_content(record["registration"], Path(RECORD))
         return Run(**record, commit=commit)
     except (ValueError, TypeError, KeyError, ArtifactError) as error:
-        raise RunError(f"{ref}: its {RECORD} is none of this version of reelnest: {error}. Remove it: git update-ref -d {ref}") from error
+        raise RunError(f"{ref}: this version of reelnest cannot read its {RECORD}: {error}. Remove it: git update-ref -d {ref}") from error
 
 
 def _split(contents: str, blobs: list[str]) -> list[str]:
-    """What `git cat-file --batch` printed, object by object: each after a line with its name."""
+    """Splits the output of `git cat-file --batch` into objects; each follows a line with its name."""
     contents_by_blob: list[list[str]] = []
     names = iter(blobs)
     expected = next(names, None)
@@ -132,7 +130,7 @@ def _settings(run: Run) -> str:
 
 
 def _done(run: Run) -> str:
-    ran = [part.removesuffix(" ran") for part in run.done.split(", ") if part.endswith(" ran")]
+    ran = [stage.removesuffix(" ran") for stage in run.done.split(", ") if stage.endswith(" ran")]
     return f"ran {', '.join(ran)}" if ran else "nothing new"
 
 

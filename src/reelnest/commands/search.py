@@ -1,4 +1,4 @@
-"""One search over an index, from the command line."""
+"""`reelnest search`: one search over an index."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -15,17 +15,17 @@ LONGEST_CELL = 60
 
 @dataclass(frozen=True)
 class Query:
-    """What is searched for, and how."""
+    """A search text and its options."""
 
     words: str
     k: int = 10
     dim: int | None = None
-    """None: the full width; with `funnel` the smallest dim."""
+    """None is the full width, or with `funnel` the smallest dim."""
     funnel: bool = False
 
 
 def run(workspace: Workspace, params: Params, index: Path, query: Query, *, model: str | None = None, as_json: bool = False) -> str:
-    """The results as a table, or as JSON. Raises QueryError, DataError and ModelError with what to do."""
+    """Returns the results as a table or as JSON. Raises QueryError, DataError and ModelError."""
     (searcher,) = open_searchers(workspace, params, [index], model)
     try:
         results = searcher.words(query.words, query.k, dim=query.dim, funnel=query.funnel)
@@ -33,7 +33,7 @@ def run(workspace: Workspace, params: Params, index: Path, query: Query, *, mode
         searcher.model.close()
     if as_json:
         return json.dumps(asdict(results), ensure_ascii=False, indent=2)
-    return f"{_table(results)}\n\n{_how(results, searcher.manifest.videos)}"
+    return f"{_table(results)}\n\n{_details(results, searcher.manifest.videos)}"
 
 
 def _table(results: SearchResults) -> str:
@@ -43,13 +43,13 @@ def _table(results: SearchResults) -> str:
 
 
 def _cell(text: str) -> str:
-    """On one line, and without what a terminal would take for a command."""
-    shown = "".join(character if character.isprintable() else " " for character in text)
-    return shown if len(shown) <= LONGEST_CELL else f"{shown[: LONGEST_CELL - 1]}…"
+    """The text on one line, without control characters."""
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    return printable if len(printable) <= LONGEST_CELL else f"{printable[: LONGEST_CELL - 1]}…"
 
 
-def _how(results: SearchResults, videos: int) -> str:
+def _details(results: SearchResults, videos: int) -> str:
     first, last = results.dims[0], results.dims[-1]
-    how = f"{first} dims" if first == last else f"a shortlist with {first} dims, re-ranked with {last}"
-    marked = "".join(f" The model was not trained for {dim} dims: expect worse results." for dim in results.untrained)
-    return f"{videos:,} videos, {how}: query {results.encode_ms:.1f} ms, search {results.search_ms:.1f} ms.{marked}"
+    method = f"{first} dims" if first == last else f"a shortlist with {first} dims, re-ranked with {last}"
+    warnings = "".join(f" The model was not trained for {dim} dims: expect worse results." for dim in results.untrained)
+    return f"{videos:,} videos, {method}: query {results.encode_ms:.1f} ms, search {results.search_ms:.1f} ms.{warnings}"

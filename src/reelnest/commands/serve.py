@@ -1,5 +1,6 @@
-"""The search page and its API, until it is stopped."""
+"""`reelnest serve`: the search page and its API."""
 
+import errno
 import logging
 import socket
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from reelnest.settings import Params
 from reelnest.stages.workspace import Workspace
 
 LONGEST_REQUEST_HEAD = 1 << 20
-"""A search of 100,000 characters gets an answer that says what is wrong with it, not a closed connection."""
+"""Bytes. Large enough that a search text of 100,000 characters gets an error message rather than a closed connection."""
 ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 (compared with, not bound to)
 
 log = logging.getLogger(__name__)
@@ -29,9 +30,9 @@ class Address:
 
     host: str
     port: int
-    """0: a free one."""
+    """0 picks a free port."""
     allow_hosts: tuple[str, ...] = ()
-    """Further names by which browsers may ask for it."""
+    """Other host names that browsers may use."""
 
 
 def run(
@@ -43,9 +44,9 @@ def run(
     model: str | None = None,
     ready: Callable[[str], None],
 ) -> None:
-    """Serves until SIGINT or SIGTERM. `ready` is told the address once the server listens; port 0 takes a free one.
+    """Serves until SIGINT or SIGTERM. Calls `ready` with the address once the server listens.
 
-    Raises DataError and ModelError for an index that cannot be opened, ConfigError where the address cannot be had.
+    Raises DataError and ModelError for an index that cannot be opened, ConfigError if the address cannot be used.
     """
     host = address.host
     searchers = named(open_searchers(workspace, params, indexes, model))
@@ -56,7 +57,9 @@ def run(
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, address.port), family=family)
     except OSError as error:
-        raise ConfigError(f"Port {address.port} of {host} cannot be used ({error.strerror}). Choose another --port or --host.") from error
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(f"Port {address.port} is in use. Choose another with --port.") from error
+        raise ConfigError(f"Cannot listen on {host}, port {address.port} ({error.strerror}). Choose another --host or --port.") from error
     config = uvicorn.Config(
         app,
         http="h11",
@@ -68,8 +71,8 @@ def run(
         h11_max_incomplete_event_size=LONGEST_REQUEST_HEAD,
         timeout_graceful_shutdown=5,
     )
-    shown = "localhost" if host in ANY_ADDRESS else f"[{host}]" if ":" in host else host
-    ready(f"http://{shown}:{listening.getsockname()[1]}/")
+    host_name = "localhost" if host in ANY_ADDRESS else f"[{host}]" if ":" in host else host
+    ready(f"http://{host_name}:{listening.getsockname()[1]}/")
     try:
         uvicorn.Server(config).run(sockets=[listening])
     finally:
@@ -78,7 +81,7 @@ def run(
 
 
 def named(searchers: Sequence[Searcher]) -> dict[str, Searcher]:
-    """By the name of the index's folder; of two of one name the later gets a number."""
+    """Returns the searchers by the name of the index folder; a repeated name gets a number."""
     by_name: dict[str, Searcher] = {}
     for searcher in searchers:
         name, number = searcher.place.resolve().name, 1

@@ -1,4 +1,4 @@
-"""What is kept with a version when it is registered: its lineage and its model card."""
+"""The documents that are registered with a version: its lineage and its model card."""
 
 import json
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from reelnest.stages.workspace import Workspace
 def documented(
     workspace: Workspace, params: Params, candidate: Candidate, evaluation: EvaluationReport
 ) -> Iterator[tuple[Lineage, Documents]]:
-    """The candidate's lineage and model card, in files that are there until the block ends."""
+    """Yields the candidate's lineage and model card, in files that are removed at the end of the block."""
     workspace.work.mkdir(exist_ok=True)
     with TemporaryDirectory(prefix="registration-", dir=workspace.work) as scratch:
         folder = Path(scratch) / LINEAGE_FOLDER
@@ -38,7 +38,7 @@ def documented(
 
 
 def origins_of(params: Params, version: int) -> Origins | None:
-    """The part of a version's lineage that fits on a page: of an earlier registration where the model was registered before."""
+    """Returns the origins in a version's lineage; None if it has no lineage."""
     with TemporaryDirectory(prefix="reelnest-") as folder:
         lineage = find_origin(params, str(version), Path(folder)).lineage
     return lineage.origins if lineage else None

@@ -45,8 +45,8 @@ log = logging.getLogger(__name__)
 def run(workspace: Workspace, params: Params) -> None:
     """Searches the test split at each of the model's dims and writes the reports.
 
-    Every process that accelerate started calls this; one process may call it without a launcher. Raises DataError without test pairs,
-    ModelError for a model that cannot be opened or gives NaN, RegistryError before the work if MLflow is wanted and cannot be reached.
+    Every process that accelerate starts calls this; a single process may call it without a launcher. Raises DataError without test pairs,
+    ModelError for a model that cannot be opened or returns NaN, RegistryError before the work if MLflow is configured and unreachable.
     """
     state = join_processes(workspace, params)
     if state.is_main_process and _is_tracked(params):
@@ -57,15 +57,15 @@ def run(workspace: Workspace, params: Params) -> None:
     prepared.store.require(model.encoder.vision)
     settings = params.evaluate
     dims = _dims(model.dims, settings.extra_dims)
-    wanted = configurations(dims, settings)
+    candidates = configurations(dims, settings)
     split = embed_split(prepared, SPLIT, model.encoder, model.batcher, settings.batch_size)
     tests = stored_behaviour(workspace.reports / BEHAVIOUR_FILE)
     embedded = embed_tests(tests, prepared, split, model.encoder, model.batcher, settings.batch_size) if tests else None
-    # All share the search; one process does the rest.
+    # All processes share the search; the main process does the rest.
     confidence = settings.confidence if state.is_main_process else None
     evaluation = split.evaluate(dims, settings.depth, confidence, timed=state.is_main_process)
     if state.is_main_process:
-        measured = measure(wanted, evaluation, split.queries, split.targets, settings.depth, settings.confidence)
+        measured = measure(candidates, evaluation, split.queries, split.targets, settings.depth, settings.confidence)
         _write_reports(workspace, params, prepared, model, evaluation, measured, (tests, embedded))
     state.destroy_process_group()
 
@@ -83,16 +83,16 @@ def _write_reports(
     measured: Sequence[Measured],
     behaviour: tuple[Sequence[BehaviourTest], EmbeddedTests | None],
 ) -> None:
-    """Writes all files, `evaluation.json` last, and logs them to MLflow where it is wanted."""
+    """Writes all files, `evaluation.json` last, and logs them to MLflow if it is configured."""
     settings, candidate = params.evaluate, Candidate.of(workspace.candidate)
     choice = _choose(measured, settings)
-    parts = slices(
+    slice_results = slices(
         evaluation, prepared, SPLIT, sorted({choice.chosen.dim, evaluation.dims[-1]}), settings.slice_fields, settings.confidence
     )
-    for unknown in sorted(set(settings.slice_fields) - {part.name for part in parts}):
+    for unknown in sorted(set(settings.slice_fields) - {result.name for result in slice_results}):
         log.warning("evaluate.slice_fields: no video of the test split has the tag or field '%s'", unknown)
     sets = [retrieved.searched for retrieved in evaluation.retrieved]
-    untrained = sorted({dim for one in measured for dim in one.configuration.dims}.difference(model.dims))
+    untrained = sorted({dim for entry in measured for dim in entry.configuration.dims}.difference(model.dims))
     data, code = data_hash(sets, prepared), evaluation_code_hash(settings.depth)
     by_query = metrics_by_query(evaluation, prepared, code, untrained)
     compared_with, not_compared = entries.comparison_entries(compare(params, candidate, by_query, data))
@@ -111,7 +111,7 @@ def _write_reports(
         index_videos=settings.index_videos,
         configurations=entries.configuration_entries(measured, settings.index_videos),
         choice=entries.choice_entry(choice),
-        slices=entries.slice_entries(parts),
+        slices=entries.slice_entries(slice_results),
         behaviour=entries.behaviour_entry(*behaviour, model.dims),
         code=EvaluationCode(hash=code),
         model=EvaluatedModel(hash=candidate.hash, base=base, embedding_width=model.width),
@@ -133,24 +133,24 @@ def _write_reports(
 
 
 def join_processes(workspace: Workspace, params: Params) -> PartialState:
-    """The processes that accelerate started. Raises TrainingError where they are not as many as `launch.config` says."""
+    """Joins the process group. Raises TrainingError if the number of processes differs from `launch.config`."""
     state = PartialState(cpu=launch_uses_cpu(params, workspace.params) or not torch.cuda.is_available())
     check_process_count(state.num_processes, "evaluate", params, workspace.params)
     return state
 
 
 def main(_arguments: Sequence[str]) -> None:
-    """What each rank runs. Raises as `run` does."""
+    """The entry point of each rank. Raises as `run` does."""
     workspace = Workspace()
     run(workspace, load_params(workspace.params))
 
 
 def _dims(trained: Sequence[int], extra: Sequence[int]) -> tuple[int, ...]:
-    """What is evaluated: the model's own dims, and those that it was not trained for."""
+    """The dims to evaluate: those that the model was trained for, and `extra`."""
     check_extra_dims(trained, extra)
     if untrained := sorted(set(extra).difference(trained)):
         log.warning(
-            "dim %s: the model was not trained for it; expect lower quality than at a trained dim of this size",
+            "dim %s: the model was not trained for it; expect lower quality than with a model that was",
             ", ".join(map(str, untrained)),
         )
     return tuple(sorted({*trained, *extra}))
@@ -158,7 +158,7 @@ def _dims(trained: Sequence[int], extra: Sequence[int]) -> tuple[int, ...]:
 
 def _choose(measured: Sequence[Measured], settings: Evaluate) -> Choice:
     metric = settings.choice_metric
-    values = {one.configuration: np.concatenate([of_set.values[metric] for of_set in one.by_query]) for one in measured}
+    values = {entry.configuration: np.concatenate([of_set.values[metric] for of_set in entry.by_query]) for entry in measured}
     return smallest(values, metric, settings.choice_margin, settings.confidence)
 
 
@@ -183,9 +183,9 @@ def _log_metrics(report: EvaluationReport) -> None:
 def _log_behaviour(report: EvaluationReport) -> None:
     behaviour = report.behaviour
     if not behaviour.tests:
-        log.info("behaviour tests: there are none (data/behaviour.jsonl)")
+        log.info("behaviour tests: none in data/behaviour.jsonl")
     for dim in behaviour.dims:
         shares = ", ".join(f"{kind} {share:.3f}" for kind, share in behaviour.passed_by_kind[str(dim)].items())
         log.info("behaviour tests passed at dim %d: %s", dim, shares)
     if behaviour.left_out:
-        log.warning("%d behaviour tests name videos that could not be prepared, and were left out", behaviour.left_out)
+        log.warning("%d behaviour tests were left out, because they name videos that could not be prepared", behaviour.left_out)

@@ -1,6 +1,6 @@
-"""Which code made a figure: two models are compared where theirs came of the same files.
+"""The hash of the evaluation code. Two models are compared only if their metrics were computed by the same code.
 
-A commit would be too much, since most commits change no figure; the versions of the libraries are left out, which move a cosine by a
+It is not the commit, because most commits do not change metrics. Library versions are left out, because they change a cosine only by
 rounding.
 """
 
@@ -9,5 +9,5 @@ from reelnest.records.content_hash import value_hash
 
 
 def evaluation_code_hash(depth: int) -> str:
-    """SHA-256 over the files that an evaluation runs, but those that draw its page, and the one setting that its figures depend on."""
+    """SHA-256 over the source files of an evaluation, except those of its page, and over `depth`, the one setting that changes metrics."""
     return value_hash([depth, code_digest(FIGURES)])

@@ -1,4 +1,4 @@
-"""The parts of `reports/evaluation.json`, made of what an evaluation measured."""
+"""Builds the sections of `reports/evaluation.json` from the results of an evaluation."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -26,11 +26,11 @@ from reelnest.settings import Storage
 
 FLOATS: Storage = "float32"
 LISTED_FAILURES = 200
-"""Behaviour tests that did not pass; the report counts them all."""
+"""Failed behaviour tests that the report lists; it counts all of them."""
 
 
 def result_entries(evaluation: Evaluation) -> tuple[Result, ...]:
-    """`results`: exact search, by pair kind and dim."""
+    """`results`: metrics of exact search, by pair kind and dim."""
     return tuple(
         Result(
             pair_kind=result.pair_kind,
@@ -53,7 +53,7 @@ def outranked_entries(evaluation: Evaluation) -> tuple[NegativesOutranked, ...]:
 
 
 def behaviour_entry(tests: Sequence[BehaviourTest], embedded: EmbeddedTests | None, dims: Sequence[int]) -> BehaviourResults:
-    """`behaviour`: by dim, the share of all tests that passed, and of each kind's."""
+    """`behaviour`: by dim, the share of tests that passed, over all tests and by kind."""
     suite = value_hash([asdict(test) for test in tests])
     if embedded is None:
         return BehaviourResults(
@@ -77,26 +77,26 @@ def behaviour_entry(tests: Sequence[BehaviourTest], embedded: EmbeddedTests | No
 
 
 def configuration_entries(measured: Sequence[Measured], videos: int) -> tuple[ConfigurationResult, ...]:
-    """`configurations`: what each would cost in an index of so many videos, and how well it finds."""
+    """`configurations`: the quality of each, and its size in an index of `videos` videos."""
     return tuple(
         ConfigurationResult(
-            name=one.configuration.name,
-            dim=one.configuration.dim,
-            storage=one.configuration.storage,
-            funnel=one.configuration.funnel or None,
-            shortlists=one.configuration.shortlists,
-            metrics=one.metrics[ALL],
-            intervals=one.intervals[ALL],
-            bytes_per_vector=one.configuration.bytes_per_vector,
-            index_bytes=one.configuration.index_bytes(videos),
-            queries_per_second=round(one.queries_per_second, 1),
+            name=entry.configuration.name,
+            dim=entry.configuration.dim,
+            storage=entry.configuration.storage,
+            funnel=entry.configuration.funnel or None,
+            shortlists=entry.configuration.shortlists,
+            metrics=entry.metrics[ALL],
+            intervals=entry.intervals[ALL],
+            bytes_per_vector=entry.configuration.bytes_per_vector,
+            index_bytes=entry.configuration.index_bytes(videos),
+            queries_per_second=round(entry.queries_per_second, 1),
         )
-        for one in measured
+        for entry in measured
     )
 
 
 def choice_entry(choice: Choice) -> RecommendedConfiguration:
-    """`choice`: the configuration that an index can be built with, and the evidence."""
+    """`choice`: the recommended configuration, and the evidence."""
     chosen, best = choice.chosen, choice.best
     return RecommendedConfiguration(
         name=chosen.name,
@@ -115,26 +115,26 @@ def choice_entry(choice: Choice) -> RecommendedConfiguration:
 
 
 def slice_entries(slices: Sequence[Slice]) -> tuple[SliceResult, ...]:
-    """`slices`: the metrics of parts of the queries."""
+    """`slices`: the metrics of query segments."""
     return tuple(
         SliceResult(
-            slice=part.name,
-            value=part.value,
-            dim=part.dim,
-            queries=part.queries,
-            small=part.is_small,
-            metrics=part.metrics,
-            intervals=part.intervals,
+            slice=entry.name,
+            value=entry.value,
+            dim=entry.dim,
+            queries=entry.queries,
+            small=entry.is_small,
+            metrics=entry.metrics,
+            intervals=entry.intervals,
         )
-        for part in slices
+        for entry in slices
     )
 
 
 def comparison_entries(
     compared: Sequence[ComparedWith | NotComparedWith],
 ) -> tuple[tuple[ComparedWith, ...], tuple[NotComparedWith, ...]]:
-    """`compared_with` and `not_compared`: all in the report that is not of the model and the data alone."""
+    """`compared_with` and `not_compared`: the only sections that depend on more than the model and the data."""
     return (
-        tuple(one for one in compared if isinstance(one, ComparedWith)),
-        tuple(one for one in compared if isinstance(one, NotComparedWith)),
+        tuple(entry for entry in compared if isinstance(entry, ComparedWith)),
+        tuple(entry for entry in compared if isinstance(entry, NotComparedWith)),
     )

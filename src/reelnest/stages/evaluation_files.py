@@ -1,4 +1,4 @@
-"""The files that an evaluation leaves beside `evaluation.json`: tables, TREC files and the page."""
+"""The files that an evaluation writes besides `evaluation.json`: tables, TREC files and the page."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ PAGE_FILE = "evaluation.html"
 
 
 def write_tables(reports: Path, evaluation: Evaluation, measured: Sequence[Measured], by_query: pd.DataFrame) -> list[Path]:
-    """Writes the metrics for plots, for `dvc metrics` and by query, and the results as trec_eval reads them. Returns the paths."""
+    """Writes the metrics for plots, for `dvc metrics` and by query, and the results for trec_eval. Returns the paths."""
     names = (CSV_FILE, HEADLINE_FILE, RUN_FILE, QRELS_FILE, QUERY_METRICS_FILE)
     csv, headline, run, qrels, queries = paths = [reports / name for name in names]
     write_lines(csv, _csv_lines(evaluation, measured))
@@ -37,7 +37,7 @@ def write_tables(reports: Path, evaluation: Evaluation, measured: Sequence[Measu
 
 
 def write_page(reports: Path, report: EvaluationReport, evaluation: Evaluation, prepared: Prepared, settings: Evaluate) -> Path:
-    """Writes the page with its pictures, and returns its path."""
+    """Writes the page with its images and returns its path."""
     page = reports / PAGE_FILE
     slices_of_queries = query_slices(evaluation, prepared, report.split, settings.slice_fields)
     gallery = choose_gallery(prepared, evaluation, settings.gallery_queries, slices_of_queries)
@@ -46,15 +46,15 @@ def write_page(reports: Path, report: EvaluationReport, evaluation: Evaluation, 
 
 
 def _csv_lines(evaluation: Evaluation, measured: Sequence[Measured]) -> Iterator[str]:
-    """Each dim in floats, then in the other storage types; funnels have no column here."""
+    """Rows for each dim in float32, then in the other storage types; funnels are left out."""
     yield CSV_COLUMNS
     for result in evaluation.results:
         yield from _csv_rows(result.pair_kind, result.dim, FLOATS, result.metrics, result.intervals)
-    for one in measured:
-        dim, storage = one.configuration.dim, one.configuration.storage
-        if storage != FLOATS and not one.configuration.funnel:
-            for kind, metrics in one.metrics.items():
-                yield from _csv_rows(kind, dim, storage, metrics, one.intervals[kind])
+    for entry in measured:
+        dim, storage = entry.configuration.dim, entry.configuration.storage
+        if storage != FLOATS and not entry.configuration.funnel:
+            for kind, metrics in entry.metrics.items():
+                yield from _csv_rows(kind, dim, storage, metrics, entry.intervals[kind])
 
 
 def _csv_rows(
@@ -66,7 +66,7 @@ def _csv_rows(
 
 
 def _headline(evaluation: Evaluation) -> dict[str, dict[str, float]]:
-    """The few metrics over all queries that `dvc metrics show` and `dvc metrics diff` put into one line, by metric and dim."""
+    """The headline metrics over all queries, by metric and dim, for `dvc metrics show` and `dvc metrics diff`."""
     return {
         metric: {str(result.dim): result.metrics[metric] for result in evaluation.results if result.pair_kind == ALL}
         for metric in headline_names()
@@ -74,9 +74,9 @@ def _headline(evaluation: Evaluation) -> dict[str, dict[str, float]]:
 
 
 def _run_lines(retrieved: Sequence[Retrieved]) -> Iterator[str]:
-    """A TREC run. Ids are the items' row numbers in `prepared/items.parquet`, since TREC's ids hold no spaces.
+    """Yields a TREC run. Ids are the items' row numbers in `prepared/items.parquet`, since TREC ids must not contain spaces.
 
-    trec_eval sorts by the score alone and breaks ties by its own rule, so the score is the rank's negative and not the cosine.
+    trec_eval sorts by score and breaks ties by its own rule, so the score is the negative rank and not the cosine.
     """
     for of_set in retrieved:
         kind = of_set.searched.pair_kind

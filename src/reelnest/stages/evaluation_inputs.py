@@ -1,4 +1,4 @@
-"""What evaluation needs, checked before any process is started: nothing here imports torch, which takes seconds."""
+"""Checks the inputs of evaluation before any process starts. Nothing here imports torch, which takes seconds."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ SPLIT = "test"
 
 
 def check_evaluation(workspace: Workspace, params: Params) -> None:
-    """Raises DataError without prepared data or test pairs, ModelError without a model, ConfigError for dims that it does not have."""
+    """Raises DataError without prepared data or test pairs, ModelError without a model, ConfigError for invalid extra dims."""
     check_test_pairs(Prepared.open(workspace.prepared), workspace)
     if not workspace.candidate.is_dir():
         raise ModelError(f"{workspace.candidate} is missing. Run `reelnest train`.")
@@ -23,18 +23,18 @@ def check_evaluation(workspace: Workspace, params: Params) -> None:
 
 
 def check_test_pairs(prepared: Prepared, workspace: Workspace) -> None:
-    """Raises DataError where there is nothing to evaluate on."""
+    """Raises DataError if the test split is empty."""
     if not len(prepared.pairs(SPLIT)):
         raise DataError(
-            f"{workspace.prepared / 'pairs.parquet'}: no pairs in the test split, so there is nothing to evaluate on."
-            ' Raise data.test_fraction in params.yaml, or give pairs in data/pairs.jsonl "split": "test".'
+            f"{workspace.prepared / 'pairs.parquet'}: no pairs in the test split to evaluate on."
+            ' Raise data.test_fraction in params.yaml, or set "split": "test" for some pairs in data/pairs.jsonl.'
         )
 
 
 def check_extra_dims(trained: Sequence[int], extra: Sequence[int]) -> None:
-    """Raises ConfigError for a dim that is no prefix of the model's vectors, or is its full width."""
+    """Raises ConfigError for an extra dim that is not below the largest trained dim."""
     if too_wide := [dim for dim in extra if dim >= trained[-1]]:
         raise ConfigError(
-            f"params.yaml: evaluate.extra_dims: {too_wide[0]} is not below {trained[-1]}, the largest dim that this model was trained for, "
-            "which is the full width of its evaluation. Leave it out."
+            f"params.yaml: evaluate.extra_dims: {too_wide[0]} is not below {trained[-1]}, the largest dim that this model was trained for. "
+            "Remove it."
         )

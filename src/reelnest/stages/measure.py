@@ -1,4 +1,4 @@
-"""Evaluation of a champion on the present test split, for the gate: its metrics by query, and nothing else.
+"""Evaluates a champion on the current test split, for the promotion gate: only its metrics by query.
 
 Usage, as `reelnest register` does it: `accelerate launch … -m reelnest.launch.rank reelnest.stages.measure MODEL PREPARED OUT
 DATA_HASH`
@@ -34,19 +34,21 @@ log = logging.getLogger(__name__)
 
 
 def measure(workspace: Workspace, params: Params, evaluation: EvaluationReport, version: ModelVersion, folder: Path) -> None:
-    """Writes the figures by query of a registered model into `folder`, by processes as an evaluation has them.
+    """Writes the metrics by query of a registered model into `folder`, with the same launcher as an evaluation.
 
-    A model that reads videos otherwise than `prepared/` holds them gets them prepared as it reads them, which decodes all of them.
-    `evaluation` is the challenger's (`reports/evaluation.json`). Raises RegistryError where it was made by other code than is here, and
-    CannotMeasureError where the model's files are gone or the evaluation fails.
+    If the model's preprocessing settings differ from those of `prepared/`, all videos are decoded again with its settings.
+    `evaluation` is the challenger's (`reports/evaluation.json`). Raises RegistryError if other code made it, and CannotMeasureError if the
+    model's files are missing or the evaluation fails.
     """
     if evaluation.code.hash != evaluation_code_hash(params.evaluate.depth):
-        raise RegistryError("reports/evaluation.json: made by other code, or with another evaluate.depth. Run `reelnest evaluate` again.")
+        raise RegistryError(
+            "reports/evaluation.json was made by another version of the code, or with another evaluate.depth. Run `reelnest evaluate`."
+        )
     measure_model(workspace, params, saved_model_of(version, folder), evaluation.data.hash, folder / QUERY_METRICS_FILE)
 
 
 def measure_model(workspace: Workspace, params: Params, model: Path, expected_data: str, out: Path) -> None:
-    """Writes the figures by query of a saved model to `out`. Raises CannotMeasureError where the evaluation fails."""
+    """Writes the metrics by query of a saved model to `out`. Raises CannotMeasureError if the evaluation fails."""
     prepared = prepared_for(workspace, params, model)
     command, environment = launch_command(params, workspace.params, __name__)
     arguments = [str(path.resolve()) for path in (model, prepared, out)]
@@ -60,19 +62,19 @@ def measure_model(workspace: Workspace, params: Params, model: Path, expected_da
         check=False,
     )
     if done.returncode:
-        told = "\n".join(done.stdout.splitlines()[-LAST_LINES:])
-        raise CannotMeasureError(f"it cannot be evaluated again ({told})")
+        last_lines = "\n".join(done.stdout.splitlines()[-LAST_LINES:])
+        raise CannotMeasureError(f"its evaluation failed: {last_lines}")
 
 
 def run(workspace: Workspace, params: Params, model_folder: Path, prepared_folder: Path, out: Path, expected_data: str) -> None:
-    """Every process that accelerate started calls this. Raises DataError where `prepared_folder` is not the data of that hash."""
+    """Every process that accelerate starts calls this. Raises DataError if the hash of the test data is not `expected_data`."""
     state = join_processes(workspace, params)
     prepared = Prepared.open(prepared_folder)
     model = load(model_folder, device=state.device)
     prepared.store.require(model.encoder.vision)
     split = embed_split(prepared, SPLIT, model.encoder, model.batcher, params.evaluate.batch_size)
     if data_hash(split.sets, prepared) != expected_data:
-        raise DataError(f"{prepared_folder}: other data than reports/evaluation.json measured. Run `reelnest evaluate` again.")
+        raise DataError(f"{prepared_folder}: its test data differs from that of reports/evaluation.json. Run `reelnest evaluate`.")
     evaluation = split.evaluate(model.dims, params.evaluate.depth)  # the processes share the search
     if state.is_main_process:
         with atomic_write(out) as aside:
@@ -81,14 +83,14 @@ def run(workspace: Workspace, params: Params, model_folder: Path, prepared_folde
 
 
 def prepared_for(workspace: Workspace, params: Params, model: Path) -> Path:
-    """The folder that holds the data as a saved model reads it: `prepared/`, or one of its own in `work/`."""
+    """Returns a folder with the data preprocessed for a saved model: `prepared/`, or a new one in `work/`."""
     stored = json.loads((model / SETTINGS_FILE).read_text(encoding="utf-8"))
     sampling = params.preprocess.model_copy(update=stored["preprocess"])
     fields = None if stored["text_fields"] is None else tuple(stored["text_fields"])
     vision = frame_settings(model).vision
     if sampling == params.preprocess and fields == params.data.text_fields and vision == family_of(params.model).vision:
         return workspace.prepared
-    log.info("this model reads videos otherwise than prepared/ holds them: preparing them as it does")
+    log.info("this model was trained with other preprocessing settings than those of prepared/: preprocessing the data for it")
     scratch = Workspace(workspace.work / "champion")
     scratch.root.mkdir(parents=True, exist_ok=True)
     for name in (workspace.data.name, workspace.reports.name):
@@ -101,7 +103,7 @@ def prepared_for(workspace: Workspace, params: Params, model: Path) -> Path:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """What each rank runs. Raises as `run` does."""
+    """The entry point of each rank. Raises as `run` does."""
     model, prepared, out = map(Path, arguments[:3])
     workspace = Workspace()
     run(workspace, load_params(workspace.params), model, prepared, out, expected_data=arguments[3])

@@ -1,7 +1,7 @@
-"""Preprocessing: every good video is decoded once, every text and video gets its number, and the splits are settled.
+"""Preprocessing: decodes every valid video once, numbers the texts and videos, and assigns the splits.
 
-Reads `data/` and `reports/quarantine.jsonl`; writes `prepared/` and `reports/preprocessing.json`, whose bytes depend on the data and the
-settings alone. What this run did, as against what it found done, goes to `work/preprocessing.json`.
+Reads `data/` and `reports/quarantine.jsonl`; writes `prepared/` and `reports/preprocessing.json`, whose bytes depend only on the data and
+the settings. `work/preprocessing.json` counts the videos that this run decoded, and those that it took from the cache.
 """
 
 import logging
@@ -44,59 +44,59 @@ from reelnest.video.vision_spec import VisionSpec
 log = logging.getLogger(__name__)
 
 NAMED = 100
-"""Videos that the report names with a decoder that is not the usual one; the store's index names every video's."""
+"""How many videos with an unusual decoder the report names; the index of the store has the decoder of every video."""
 
 
 def run(workspace: Workspace, params: Params) -> None:
-    """Raises DataError where validation has not run, too many videos fail after all, or nothing is left."""
+    """Runs the stage. Raises DataError if validation has not run, too many videos cannot be decoded, or no pair is left."""
     family = family_of(params.model)
     check_frames(params, family)
     prepare(workspace, params, family.vision).write(workspace.reports)
 
 
 def prepare(workspace: Workspace, params: Params, vision: VisionSpec) -> PreprocessingReport:
-    """Writes `prepared/` with frames cut by `vision`, and returns the report of it. Raises DataError as `run` does."""
+    """Writes `prepared/` with frames in the layout of `vision`, and returns the report. Raises DataError as `run` does."""
     started = time.monotonic()
     videos, pairs = _read(workspace)
     settings = FrameSettings(params.preprocess, vision)
     keys, dropped = _keys(videos, workspace.data, settings)
     cache = FrameCache(workspace.work / "frames")
     files = {keys[video.video_id]: video_files(video, workspace.data) for video in videos if video.video_id in keys}
-    missing = [(key, found) for key, found in files.items() if key not in cache]
+    missing = [(key, paths) for key, paths in files.items() if key not in cache]
     failed = _decode(missing, params, settings, cache)
     dropped |= {video_id: failed[key] for video_id, key in keys.items() if key in failed}
     good = {video.video_id: keys[video.video_id] for video in videos if video.video_id not in dropped}
 
-    kept = [pair for pair in pairs if not any(side.kind == "video" and side.value not in good for side in _sides(pair))]
-    _check_enough(videos, dropped, kept, params)
-    splits = assign_splits(kept, params.data.validation_fraction, params.data.test_fraction)
+    usable = [pair for pair in pairs if not any(side.kind == "video" and side.value not in good for side in _sides(pair))]
+    _check_enough(videos, dropped, usable, params)
+    splits = assign_splits(usable, params.data.validation_fraction, params.data.test_fraction)
     cache.prune(set(good.values()))
     _remove_unfinished(workspace.prepared)
     with atomic_folder(workspace.prepared) as folder:
         used = write_store(folder / STORE_FOLDER, list(good.items()), cache, params.preprocess.shard_megabytes, vision)
         used_videos = [video for video in videos if video.video_id in good]
         fields = {video.video_id: _fields(video, params.data) for video in used_videos}
-        write_tables(folder, fields, kept, splits, {video.video_id: tuple(video.tags.items()) for video in used_videos})
+        write_tables(folder, fields, usable, splits, {video.video_id: tuple(video.tags.items()) for video in used_videos})
     cache.keep_only(used)
 
     left_out = Dropped(
         videos=len(dropped),
         by_reason=dict(Counter(error.reason for error in dropped.values())),
         details={video_id: str(error) for video_id, error in dropped.items()},
-        pairs=len(pairs) - len(kept),
+        pairs=len(pairs) - len(usable),
     )
-    report = _report(Prepared.open(workspace.prepared), kept, splits, left_out)
+    report = _report(Prepared.open(workspace.prepared), usable, splits, left_out)
     seconds = time.monotonic() - started
     write_json(
         workspace.work / "preprocessing.json",
         {"videos": len(good), "decoded": len(missing) - len(failed), "failed": len(failed), "seconds": round(seconds, 3)},
     )
-    log.info("prepared %d videos (%d decoded now) and %d pairs in %.1f s", len(good), len(missing) - len(failed), len(kept), seconds)
+    log.info("prepared %d videos (%d decoded now) and %d pairs in %.1f s", len(good), len(missing) - len(failed), len(usable), seconds)
     return report
 
 
 def _read(workspace: Workspace) -> tuple[list[Video], list[Pair]]:
-    """The records that validation found good."""
+    """The records that are not quarantined."""
     quarantine = read_quarantine(workspace.reports / "quarantine.jsonl")
     videos, bad_videos = read_videos(workspace.data)
     pairs, bad_pairs = read_pairs(workspace.data, known_ids(videos, bad_videos))
@@ -104,8 +104,8 @@ def _read(workspace: Workspace) -> tuple[list[Video], list[Pair]]:
     if unknown:
         file, line = unknown[0]
         raise DataError(
-            f"{workspace.data / file}, line {line}: a bad record that validation has not seen: {len(unknown)} lines changed since. "
-            "Run `reelnest validate` again."
+            f"{workspace.data / file}, line {line}: invalid record. {len(unknown)} invalid records are new since the last validation. "
+            "Run `reelnest validate`."
         )
     return (
         [video for video in videos if (VIDEOS_FILE, video.line) not in quarantine],
@@ -114,7 +114,7 @@ def _read(workspace: Workspace) -> tuple[list[Video], list[Pair]]:
 
 
 def _keys(videos: Sequence[Video], data: Path, settings: FrameSettings) -> tuple[dict[str, str], dict[str, VideoError]]:
-    """The key of each video's bytes and sampling settings, and what is wrong with those that cannot be read."""
+    """The cache key of each video (of its bytes and sampling settings), and the errors of videos that cannot be read."""
 
     def key(video: Video) -> str | VideoError:
         try:
@@ -128,16 +128,16 @@ def _keys(videos: Sequence[Video], data: Path, settings: FrameSettings) -> tuple
     unreadable: dict[str, VideoError] = {}
     with ThreadPoolExecutor(available_workers()) as pool:
         bar = tqdm(pool.map(key, videos), total=len(videos), desc="hashing", unit="video", disable=None)
-        for video, found in zip(videos, bar, strict=True):
-            if isinstance(found, VideoError):
-                unreadable[video.video_id] = found
+        for video, result in zip(videos, bar, strict=True):
+            if isinstance(result, VideoError):
+                unreadable[video.video_id] = result
             else:
-                keys[video.video_id] = found
+                keys[video.video_id] = result
     return keys, unreadable
 
 
 def _decode(missing: Sequence[tuple[str, list[Path]]], params: Params, settings: FrameSettings, cache: FrameCache) -> dict[str, VideoError]:
-    """Decodes what the cache lacks into it; returns what went wrong, by key."""
+    """Decodes missing videos into the cache; returns the errors by key."""
     if not missing:
         return {}
     started = time.monotonic()
@@ -165,18 +165,18 @@ def _decode_here(
         yield key, error
 
 
-def _check_enough(videos: Sequence[Video], dropped: dict[str, VideoError], kept: Sequence[Pair], params: Params) -> None:
+def _check_enough(videos: Sequence[Video], dropped: dict[str, VideoError], usable: Sequence[Pair], params: Params) -> None:
     allowed = params.validation.max_quarantined_fraction
     reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(Counter(error.reason for error in dropped.values()).items()))
     if len(dropped) > allowed * len(videos):
         example = next(iter(dropped))
         raise DataError(
-            f"{len(dropped)} of {len(videos)} videos that validation let pass cannot be prepared ({reasons}), more than "
+            f"{len(dropped)} of {len(videos)} videos that passed validation cannot be decoded ({reasons}), more than "
             f"validate.max_quarantined_fraction allows ({allowed:g}). For example {example}: {dropped[example]}"
         )
-    if not kept:
-        found = f" ({reasons})" if reasons else ""
-        raise DataError(f"No pair is left to prepare{found}. See reports/quarantine.jsonl for what was left out.")
+    if not usable:
+        summary = f" ({reasons})" if reasons else ""
+        raise DataError(f"No pairs are left{summary}. reports/quarantine.jsonl lists the records that were left out.")
 
 
 def _fields(video: Video, settings: Data) -> Fields:
@@ -189,7 +189,7 @@ def _sides(pair: Pair) -> tuple[Side, ...]:
 
 
 def _remove_unfinished(prepared: Path) -> None:
-    """Folders of runs that were killed while they wrote: their links keep the space of old shards."""
+    """Removes temporary folders of runs that were killed while writing; their links would keep old shards on the disk."""
     for folder in prepared.parent.glob(f".{prepared.name}.*"):
         shutil.rmtree(folder, ignore_errors=True)
 

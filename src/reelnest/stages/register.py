@@ -1,6 +1,6 @@
-"""Registration: the evaluated candidate becomes a version in MLflow's registry, and champion where it is the better one.
+"""Registration: makes the evaluated candidate a version in MLflow's registry, and promotes it to champion if it passes the gate.
 
-Not a DVC stage: its effects are outside. Calling it again for the same candidate finds it done.
+This is not a DVC stage, because it changes MLflow and not files. Calling it again for the same candidate has no further effect.
 """
 
 import functools
@@ -26,16 +26,16 @@ log = logging.getLogger(__name__)
 def run(workspace: Workspace, params: Params, approval: Approval | None = None) -> None:
     """Registers `models/candidate/` with the metrics of `reports/evaluation.json`, and writes `reports/registration.json`.
 
-    `approval` is a person's word on a model that waited for it (`register.approval`).
-    Raises ArtifactError where a report is missing or broken, RegistryError where the candidate is missing or not the model that was
-    evaluated, and if MLflow cannot be reached or refuses.
+    `approval` is a person's decision on a model that waits for approval (`register.approval`).
+    Raises ArtifactError if a report is missing or invalid; RegistryError if the candidate is missing, is not the evaluated model, or MLflow
+    is unreachable or rejects a request.
     """
     candidate = Candidate.of(workspace.candidate)
     evaluation = _evaluation(workspace.reports, candidate)
     metrics = evaluation.by_dim[evaluation.width].metrics
     queries = workspace.reports / QUERY_METRICS_FILE
     if not queries.is_file():
-        raise RegistryError(f"{queries}: no such file. Run `reelnest evaluate` first: the champion is compared query by query.")
+        raise RegistryError(f"{queries} is missing, and the champion is compared query by query. Run `reelnest evaluate`.")
     validation = ValidationReport.read_if_there(workspace.reports)
     evidence = Evidence(
         queries=queries,
@@ -66,7 +66,7 @@ def run(workspace: Workspace, params: Params, approval: Approval | None = None) 
 
 
 def _measure(workspace: Workspace, params: Params, evaluation: EvaluationReport, version: ModelVersion, folder: Path) -> None:
-    from reelnest.stages.measure import measure  # torch takes seconds to import, and most registrations need none of it
+    from reelnest.stages.measure import measure  # torch takes seconds to import, and most registrations do not need it
 
     measure(workspace, params, evaluation, version, folder)
 
@@ -75,23 +75,21 @@ def _evaluation(reports: Path, candidate: Candidate) -> EvaluationReport:
     evaluation = EvaluationReport.read(reports)
     if evaluation.model.hash != candidate.hash:
         raise RegistryError(
-            f"{reports / EvaluationReport.FILE}: measures another model ({evaluation.model.hash[:12]}) than {candidate.folder} holds"
+            f"{reports / EvaluationReport.FILE} is of another model ({evaluation.model.hash[:12]}) than the one in {candidate.folder}"
             f" ({candidate.hash[:12]}). Run `reelnest evaluate`."
         )
     return evaluation
 
 
 def _log(registration: Registration, metric: str) -> None:
-    """The verdict in a line, then a table by dim."""
+    """Logs the verdict in one line, then a table by dim."""
     name, version = registration.name, registration.version
     if registration.decision == WAITS:
-        log.info(
-            "%s version %d waits for a person's approval: in Prefect, where the flow asks, or `reelnest promote %d`", name, version, version
-        )
+        log.info("%s version %d waits for approval: approve it in Prefect, or run `reelnest promote %d`", name, version, version)
     elif registration.is_new:
         log.info("registered %s version %d (%s): %s", name, version, registration.decision, registration.reason)
     else:
-        log.info("nothing to do: this model is %s version %d already (%s)", name, version, registration.decision)
+        log.info("nothing to do: this model is already registered as %s version %d (%s)", name, version, registration.decision)
         return
     for line in differences_table(metric, registration.differences):
         log.info("%s", line)

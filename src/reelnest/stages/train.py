@@ -52,24 +52,24 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Setup:
-    """What a training begins with, before there is a model."""
+    """The inputs of a training, before the model is loaded."""
 
     workspace: Workspace
     params: Params
     accelerator: Accelerator
     prepared: Prepared
     pairs: Pairs
-    """Those that are trained on."""
-    order: BatchOrder
+    """The pairs of the train split."""
+    batch_order: BatchOrder
     checkpoints: Checkpoints
     trackers: Trackers
 
 
 def run(workspace: Workspace, params: Params) -> None:
-    """Trains, or goes on where an earlier process stopped, and saves the best weights as the candidate.
+    """Trains, or resumes from the last checkpoint, and saves the best weights as the candidate.
 
-    Every process that accelerate started calls this; one process may call it without a launcher. Raises ConfigError, DataError, ModelError,
-    RegistryError before training, TrainingError when it cannot go on, Interrupted after SIGTERM.
+    Every process that accelerate starts calls this; a single process may call it without a launcher. Raises ConfigError, DataError,
+    ModelError and RegistryError before training, TrainingError if training cannot continue, Interrupted after SIGTERM.
     """
     accelerator = _accelerator(workspace, params)
     if accelerator.device.type == "cpu":
@@ -81,7 +81,7 @@ def run(workspace: Workspace, params: Params) -> None:
     pairs = prepared.pairs("train")
     anchors = negative_anchors(pairs) if params.train.group_negatives else None
     items = np.stack([pairs.queries, pairs.targets], axis=1) if params.train.no_duplicates else None
-    order = BatchOrder.fitting(len(pairs), params.train.batch_size, params.train.seed, accelerator.num_processes, anchors, items)
+    batch_order = BatchOrder.fitting(len(pairs), params.train.batch_size, params.train.seed, accelerator.num_processes, anchors, items)
     key = training_key(params, workspace.prepared)
     checkpoints = Checkpoints(workspace.work / "checkpoints", key)
     trackers = Trackers()
@@ -89,7 +89,7 @@ def run(workspace: Workspace, params: Params) -> None:
         trackers = open_trackers(params, workspace.work, key, checkpoints.read_runs(), _tags(workspace, accelerator))
         checkpoints.write_runs(trackers.runs)
     try:
-        _train(_Setup(workspace, params, accelerator, prepared, pairs, order, checkpoints, trackers))
+        _train(_Setup(workspace, params, accelerator, prepared, pairs, batch_order, checkpoints, trackers))
     except BaseException as error:
         trackers.close("KILLED" if isinstance(error, Interrupted | KeyboardInterrupt) else "FAILED")
         raise
@@ -98,7 +98,7 @@ def run(workspace: Workspace, params: Params) -> None:
 
 
 def main(_arguments: Sequence[str]) -> None:
-    """What each rank runs. Raises as `run` does."""
+    """The entry point of each rank. Raises as `run` does."""
     workspace = Workspace()
     run(workspace, load_params(workspace.params))
     PartialState().destroy_process_group()
@@ -107,7 +107,7 @@ def main(_arguments: Sequence[str]) -> None:
 def _train(setup: _Setup) -> None:
     workspace, params, accelerator = setup.workspace, setup.params, setup.accelerator
     base = base_model(params, setup.prepared, setup.pairs, accelerator, workspace.work)
-    # The same on all processes: they must begin with the same new weights (adapters, projection).
+    # The same on all processes: they must start with the same new weights (adapters, projection).
     torch.manual_seed(params.train.seed)
     encoder, tokenizer = load_encoder(params.model, base, training=True)
     if params.train.gradient_checkpointing:
@@ -133,7 +133,7 @@ def _train(setup: _Setup) -> None:
         log.info(
             "training: %d steps of %d pairs in %.0f s, %.1f pairs a second; best after step %d: %s",
             outcome.history.rows[-1].step,
-            setup.order.batch_size,
+            setup.batch_order.batch_size,
             outcome.seconds,
             outcome.pairs_per_second,
             outcome.best.step,
@@ -155,7 +155,7 @@ def _data(setup: _Setup, encoder: Encoder, tokenizer: PreTrainedTokenizerBase) -
 
     negatives = None
     if params.mining.negatives_per_pair:
-        steps_per_epoch = setup.order.steps_per_epoch(params.train.accumulation_steps)
+        steps_per_epoch = setup.batch_order.steps_per_epoch(params.train.accumulation_steps)
         negatives = ExtraNegatives(prepared, pairs, encoder, batcher, params, steps_per_epoch)
     pair_batcher = PairBatcher(
         prepared,
@@ -167,14 +167,14 @@ def _data(setup: _Setup, encoder: Encoder, tokenizer: PreTrainedTokenizerBase) -
         intra_modal=params.loss.needs_intra_modal_relations,
     )
     has_validation = len(prepared.pairs("validation")) > 0
-    return TrainingData(pair_batcher, setup.order, evaluate if has_validation else None, negatives)
+    return TrainingData(pair_batcher, setup.batch_order, evaluate if has_validation else None, negatives)
 
 
 def _accelerator(workspace: Workspace, params: Params) -> Accelerator:
     on_cpu = launch_uses_cpu(params, workspace.params) or not torch.cuda.is_available()
     if on_cpu:
         check_precision(workspace, params)
-    # accelerate 1.15 still passes the old name of an argument to torch's DDP, and so every training would begin with a page of advice.
+    # accelerate 1.15 passes the old name of an argument to torch's DDP, so every training would start with a long warning.
     warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
     accelerator = Accelerator(
         cpu=on_cpu,
@@ -198,31 +198,33 @@ def _tags(workspace: Workspace, accelerator: Accelerator) -> dict[str, str]:
 
 
 def _log_start(setup: _Setup, parameters: Parameters, *, has_validation: bool) -> None:
-    params, order, pairs, accelerator = setup.params, setup.order, setup.pairs, setup.accelerator
+    params, batch_order, pairs, accelerator = setup.params, setup.batch_order, setup.pairs, setup.accelerator
     log.info(
         "training: %d pairs in batches of %d, %d epochs of %d batches, %d processes on %s, %d of %d parameters",
         len(pairs),
-        order.batch_size,
+        batch_order.batch_size,
         params.train.epochs,
-        order.batches,
+        batch_order.batches,
         accelerator.num_processes,
         accelerator.device,
         parameters.trainable,
         parameters.total,
     )
-    if order.batch_size < params.train.batch_size:
-        wanted = params.train.batch_size
-        log.warning("training: %d pairs are fewer than train.batch_size (%d): one batch of %d", len(pairs), wanted, order.batch_size)
-    repeated = order.repeated_items(0)
+    if batch_order.batch_size < params.train.batch_size:
+        configured = params.train.batch_size
+        log.warning(
+            "training: %d pairs are fewer than train.batch_size (%d): using one batch of %d", len(pairs), configured, batch_order.batch_size
+        )
+    repeated = batch_order.repeated_items(0)
     if repeated:
-        share = repeated / (2 * order.batches * order.batch_size)
-        log.warning("training: train.no_duplicates: too few different items for batches without repeats; %.1f %% are repeats", 100 * share)
+        share = repeated / (2 * batch_order.batches * batch_order.batch_size)
+        log.warning("training: train.no_duplicates: too few distinct items for batches without repeats; %.1f %% are repeats", 100 * share)
     if not has_validation:
-        log.warning("training: there is no validation split, so the last weights are taken for the best, and train.patience ends nothing")
+        log.warning("training: there is no validation split, so the last weights count as the best, and train.patience has no effect")
 
 
 def _save_candidate(setup: _Setup, base: str | Path) -> None:
-    """Puts the best weights into a new copy of the base: one way for unsharded, sharded and resumed models, and for a finished training."""
+    """Loads the best weights into a new copy of the base model. This works for unsharded, sharded, resumed and finished trainings alike."""
     params, runs = setup.params, setup.trackers.runs
     encoder, tokenizer = load_encoder(params.model, base, training=True)
     setup.checkpoints.load_best_into(ContrastiveModel(encoder, params.loss, params.model.dims))
@@ -240,7 +242,7 @@ def _report(setup: _Setup, parameters: Parameters, outcome: Outcome) -> None:
     last = outcome.history.rows[-1]
     report = TrainingReport(
         pairs=len(setup.pairs),
-        batch_size=setup.order.batch_size,
+        batch_size=setup.batch_order.batch_size,
         processes=setup.accelerator.num_processes,
         epochs=params.train.epochs,
         steps=last.step,

@@ -1,6 +1,6 @@
-"""What training needs, checked before any process is started.
+"""Checks the inputs of training before any process starts.
 
-Starting processes and loading torch takes many seconds, and a mistake should be reported at once: nothing here imports torch.
+Starting processes and importing torch takes many seconds, and mistakes should be reported at once. So nothing here imports torch.
 """
 
 from reelnest.errors import ConfigError
@@ -11,7 +11,7 @@ from reelnest.training.batches.sampler import BatchOrder
 
 
 def check_training(workspace: Workspace, params: Params) -> None:
-    """Raises DataError without prepared data or enough pairs, ConfigError for a precision that the CPU does not have."""
+    """Raises DataError without prepared data or enough pairs, ConfigError for a precision that the CPU does not support."""
     if launch_uses_cpu(params, workspace.params):
         check_precision(workspace, params)
     pairs = Prepared.open(workspace.prepared).pairs("train")
@@ -19,7 +19,7 @@ def check_training(workspace: Workspace, params: Params) -> None:
 
 
 def check_precision(workspace: Workspace, params: Params) -> None:
-    """Raises ConfigError where a training on the CPU asks for fp16."""
+    """Raises ConfigError if the precision is fp16. Call it for trainings on the CPU."""
     if params.train.mixed_precision == "fp16":
         raise ConfigError(
             f"{workspace.params}: train.mixed_precision: fp16 needs a GPU, and this training runs on the CPU (launch.config:"

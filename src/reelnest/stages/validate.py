@@ -1,8 +1,7 @@
-"""Validation: which records are good enough to train on, and is the data as a whole.
+"""Validation: decides which records can be used, and whether the data as a whole can.
 
-Reads `data/`; writes `reports/quarantine.jsonl` (the records that later stages leave out), `reports/behaviour.jsonl` (the behaviour tests
-that can be used), `reports/validation.json` and `reports/data_docs/` (the same as a page). All are written, whole, before the stage
-fails.
+Reads `data/`; writes `reports/quarantine.jsonl` (the records that later stages leave out), `reports/behaviour.jsonl` (the valid behaviour
+tests), `reports/validation.json` and `reports/data_docs/` (the same as a page). All files are written even if the stage then fails.
 """
 
 import logging
@@ -35,11 +34,11 @@ from reelnest.video.inspection import content_digests, inspect_videos
 log = logging.getLogger(__name__)
 
 NAMED = 100
-"""Queries without a target that the report names; it counts them all."""
+"""How many queries without a target the report names; it counts all of them."""
 
 
 def run(workspace: Workspace, params: Params) -> None:
-    """Raises DataError where too many records are bad, nothing is left to train on or to test with, or a critical expectation fails."""
+    """Runs the stage. Raises DataError if too many records are bad, the train or test split is empty, or a critical expectation fails."""
     settings, data = params.validation, params.data
     videos, bad_videos = read_videos(workspace.data)
     pairs, bad_pairs = read_pairs(workspace.data, known_ids(videos, bad_videos))
@@ -49,20 +48,20 @@ def run(workspace: Workspace, params: Params) -> None:
     facts = VideoFacts(inspected, content_digests(videos, inspected, workspace.data))
     bad_videos += undecodable
     good_videos = [video for video in videos if video.video_id in inspected]
-    # An id stands for its first good line, so a bad line that repeats it takes nothing away from the pairs.
+    # An id refers to its first good line, so a bad line that repeats the id does not affect its pairs.
     reasons = {record.video_id: record.reason for record in bad_videos if record.video_id and record.video_id not in inspected}
 
-    kept, unusable = quarantine_pairs(pairs, reasons, settings.max_text_characters, data.validation_fraction, data.test_fraction)
+    good, unusable = quarantine_pairs(pairs, reasons, settings.max_text_characters, data.validation_fraction, data.test_fraction)
     bad_pairs += unusable
     tests, bad_tests = read_behaviour(workspace.data, inspected, reasons, settings.max_text_characters)
     lines[BEHAVIOUR_FILE] = len(tests) + len(bad_tests)
     found_splits = assign_splits(pairs, data.validation_fraction, data.test_fraction)
-    splits = assign_splits(kept, data.validation_fraction, data.test_fraction)
+    splits = assign_splits(good, data.validation_fraction, data.test_fraction)
 
     bad = bad_videos + bad_pairs + bad_tests
     write_quarantine(workspace.reports / "quarantine.jsonl", bad)
     write_behaviour(workspace.reports / BEHAVIOUR_FILE, tests)
-    videos_used, pairs_used = video_table(good_videos, facts, kept), pair_table(kept, splits)
+    videos_used, pairs_used = video_table(good_videos, facts, good), pair_table(good, splits)
     findings = check(
         {
             "videos_found": (video_table(videos, facts, pairs, bad_videos), video_checks("videos_found", settings, "warning")),
@@ -74,7 +73,7 @@ def run(workspace: Workspace, params: Params) -> None:
         }
     )
     outcomes = [finding.outcome for finding in findings]
-    fault = _fault(bad, sum(lines.values()), settings.max_quarantined_fraction, kept, splits, outcomes)
+    fault = _fault(bad, sum(lines.values()), settings.max_quarantined_fraction, good, splits, outcomes)
     report = ValidationReport(
         passed=fault is None,
         videos=VideoCounts(
@@ -85,15 +84,15 @@ def run(workspace: Workspace, params: Params) -> None:
             by_decoder=dict(sorted(Counter(video.info.decoder for video in inspected.values()).items())),
             megabytes=round(sum(video.bytes for video in inspected.values()) / 2**20, 3),
         ),
-        pairs=PairCounts(lines=lines[PAIRS_FILE], good=len(kept), by_split_and_kind=count_pairs(kept, splits)),
+        pairs=PairCounts(lines=lines[PAIRS_FILE], good=len(good), by_split_and_kind=count_pairs(good, splits)),
         quarantined=Quarantined(
             records=len(bad),
             fraction=round(_fraction(len(bad), sum(lines.values())), 6),
             allowed_fraction=settings.max_quarantined_fraction,
             by_reason=count_by_reason(bad),
         ),
-        behaviour=_behaviour(tests, len(bad_tests), kept, splits),
-        queries_without_target=_lost_queries(pairs, kept, unusable),
+        behaviour=_behaviour(tests, len(bad_tests), good, splits),
+        queries_without_target=_lost_queries(pairs, good, unusable),
         expectations=tuple(outcomes),
     )
     report.write(workspace.reports)
@@ -104,13 +103,13 @@ def run(workspace: Workspace, params: Params) -> None:
         raise DataError(fault)
 
 
-def _fraction(part: int, whole: int) -> float:
-    return part / whole if whole else 0.0
+def _fraction(count: int, total: int) -> float:
+    return count / total if total else 0.0
 
 
-def _lost_queries(pairs: Sequence[Pair], kept: Sequence[Pair], bad: Sequence[BadRecord]) -> LostQueries:
-    """The queries that the quarantine left without any target, and what took their pairs."""
-    lost = queries_without_target(pairs, kept)
+def _lost_queries(pairs: Sequence[Pair], good: Sequence[Pair], bad: Sequence[BadRecord]) -> LostQueries:
+    """The queries whose pairs were all quarantined, and for what reasons."""
+    lost = queries_without_target(pairs, good)
     reasons = {record.line: record.reason for record in bad}
     taken = set(lost)
     by_reason = Counter(reasons[pair.line] for pair in pairs if pair.query in taken)
@@ -118,7 +117,7 @@ def _lost_queries(pairs: Sequence[Pair], kept: Sequence[Pair], bad: Sequence[Bad
 
 
 def _behaviour(tests: Sequence[BehaviourTest], bad: int, pairs: Sequence[Pair], splits: Sequence[str]) -> BehaviourCounts:
-    """The behaviour tests by kind, and how many of them ask or name what training reads: to pass these says less."""
+    """Counts the behaviour tests by kind, and those that use texts or videos of the train split, which are easier to pass."""
     trained = {side for pair, split in zip(pairs, splits, strict=True) if split == "train" for side in (pair.query, pair.target)}
     known = [
         test
@@ -134,22 +133,22 @@ def _fault(
     bad: Sequence[BadRecord],
     records: int,
     allowed: float,
-    kept: Sequence[Pair],
+    good: Sequence[Pair],
     splits: Sequence[str],
     outcomes: Sequence[ExpectationOutcome],
 ) -> str | None:
-    """Why the data cannot be used; None where it can."""
-    where = "Each is in reports/quarantine.jsonl with its line and what to do; reports/data_docs/index.html shows the whole."
+    """Why the data cannot be used; None if it can."""
+    where = "reports/quarantine.jsonl lists each with its line and what to do; reports/data_docs/index.html has all checks."
     if _fraction(len(bad), records) > allowed:
         share = f"{len(bad)} of {records} records ({len(bad) / records:.1%}) are bad, more than validate.max_quarantined_fraction allows"
-        return f"{share} ({allowed:.1%}): {_counts(bad)}. {where} Repair them, or allow more."
+        return f"{share} ({allowed:.1%}): {_counts(bad)}. {where} Repair them, or raise the limit."
     for split in ("train", "test"):
         if split not in splits:
-            groups = len(set(connected_components(kept)))
-            found = f"no pair is left for the {split} split: {len(kept)} pairs are good, in {groups} groups that share no query or target"
+            groups = len(set(connected_components(good)))
+            problem = f"the {split} split has no pairs: {len(good)} good pairs form {groups} groups without a common query or target"
             advice = "Add pairs, give some of them a `split`, or change data.validation_fraction and data.test_fraction."
             quarantined = f" Bad: {_counts(bad)}. {where}" if bad else ""
-            return f"{found} (only whole groups go to a split).{quarantined} {advice}"
+            return f"{problem}, and a group is never divided between splits.{quarantined} {advice}"
     failed = [outcome for outcome in outcomes if outcome.severity == "critical" and not outcome.success]
     if failed:
         problems = "; ".join(f"{outcome.suite}: {outcome.summary}" for outcome in failed)
@@ -168,7 +167,7 @@ def _listed(reasons: Mapping[str, int]) -> str:
 def _log(report: ValidationReport) -> None:
     videos, pairs, lost, outcomes = report.videos, report.pairs, report.queries_without_target, report.expectations
     log.info(
-        "%d of %d videos and %d of %d pairs are good; %d expectations hold, %d do not",
+        "%d of %d videos and %d of %d pairs are good; %d expectations passed, %d failed",
         *(videos.good, videos.lines, pairs.good, pairs.lines),
         *(sum(outcome.success for outcome in outcomes), sum(not outcome.success for outcome in outcomes)),
     )
@@ -176,14 +175,14 @@ def _log(report: ValidationReport) -> None:
     if tests.lines:
         log.info("%d of %d behaviour tests are good", tests.good, tests.lines)
     else:
-        log.info("no behaviour tests: there is no data/%s, or nothing in it", BEHAVIOUR_FILE)
+        log.info("no behaviour tests: data/%s is missing or empty", BEHAVIOUR_FILE)
     if tests.of_training:
-        log.warning("%d behaviour tests ask or name what training reads: passing them says less", tests.of_training)
+        log.warning("%d behaviour tests use texts or videos of the train split, so they are easier to pass", tests.of_training)
     for file, reasons in report.quarantined.by_reason.items():
         log.warning("quarantined from %s: %s", file, _listed(reasons))
     if lost.count:
         log.warning("%d queries have no target left; see queries_without_target in reports/validation.json", lost.count)
     for outcome in outcomes:
-        # What the checks found bad is in the quarantine's counts above.
+        # Bad records are in the counts of the quarantine above.
         if not outcome.success and not outcome.suite.endswith("_found"):
             log.warning("%s, %s: %s", outcome.suite, outcome.severity, outcome.summary)

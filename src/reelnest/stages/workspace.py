@@ -1,4 +1,4 @@
-"""Where the stages find and leave their files."""
+"""The folders in which stages read and write files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,12 @@ class Workspace:
 
     @property
     def data(self) -> Path:
-        """What the team provides: `videos.jsonl`, `pairs.jsonl` and the files they name."""
+        """The team's data: `videos.jsonl`, `pairs.jsonl` and the files that they name."""
         return self.root / "data"
 
     @property
     def prepared(self) -> Path:
-        """What preprocessing makes: pairs, splits and the frame store."""
+        """The output of preprocessing: pairs, splits and the frame store."""
         return self.root / "prepared"
 
     @property
@@ -32,10 +32,10 @@ class Workspace:
 
     @property
     def reports(self) -> Path:
-        """What people look at."""
+        """Reports and pages."""
         return self.root / "reports"
 
     @property
     def work(self) -> Path:
-        """What speeds up the next run and is no output: decoded frames, checkpoints. Deleting it costs time, nothing else."""
+        """Caches that speed up the next run: decoded frames, checkpoints. Deleting them costs only time."""
         return self.root / "work"

@@ -62,7 +62,7 @@ def test_a_version_tells_run_commit_data_validation_flow_run_and_environment(kno
     for told in (
         "models:/reelnest/1, registered 20",
         "promoted: ",
-        f"{commit_of(known)}, with changes that are kept",
+        f"{commit_of(known)}, with saved changes",
         f"{DATA_HASH}, 7 files",
         "passed, 15 of 16 videos good, 40 of 40 pairs good",
         "0f1e2d3c-flow, http://prefect.example/runs/flow-run/0f1e2d3c-flow",
@@ -145,9 +145,9 @@ def test_the_card_stands_in_the_version_s_copy_of_the_model_alone_and_changes_no
 
 def test_a_model_that_was_made_without_git_or_dvc_says_so(registered: Project) -> None:
     shown = lineage.show(registered.params, "champion", as_json=False)
-    assert "none: not made in a git repository" in shown
-    assert "no data.dvc: which version it was is not known" in shown
-    assert "none: the stages were not run by DVC" in shown
+    assert "none: not trained in a git repository" in shown
+    assert "unknown: there was no data.dvc" in shown
+    assert "none: DVC did not run the stages" in shown
     assert "# It was made outside of a git repository: its code is not known." in shown
 
 
@@ -160,9 +160,9 @@ def test_a_version_without_lineage_and_a_deleted_run_are_told_in_a_line(known: P
     client.delete_run(run.info.run_id)
     shown = lineage.show(known.params, str(version.version), as_json=False)
     assert f"{run.info.run_id}, which was deleted from MLflow" in shown
-    assert "registered without, or its files are gone" in shown
-    assert "cannot be made again by command" in shown
-    with pytest.raises(RegistryError, match="cannot be made again"):
+    assert "registered without it, or its files are missing" in shown
+    assert "There are no commands to rebuild it" in shown
+    with pytest.raises(RegistryError, match="There are no commands to rebuild it"):
         lineage.check(known.workspace, known.params, str(version.version))
     client.delete_model_version("reelnest", version.version)
 

@@ -214,7 +214,7 @@ def test_the_champion_is_evaluated_again_as_an_evaluation_does(project: Project,
     pd.testing.assert_frame_equal(found, before)
     assert found.attrs == before.attrs
     other = evaluation.model_copy(update={"code": evaluation.code.model_copy(update={"hash": "other"})})
-    with pytest.raises(RegistryError, match=r"other code.*Run `reelnest evaluate`"):
+    with pytest.raises(RegistryError, match=r"another version of the code.*Run `reelnest evaluate`"):
         measure(project.workspace, project.params, other, champion, tmp_path)
 
 
@@ -222,7 +222,7 @@ def test_a_champion_whose_files_are_gone_or_whose_evaluation_fails_is_left_to_a_
     register.run(project.workspace, project.params)
 
     def failing(version: ModelVersion, folder: Path) -> None:
-        raise CannotMeasureError("it cannot be evaluated again (out of memory)")
+        raise CannotMeasureError("its evaluation failed: out of memory")
 
     failed = registered_as(project, another_model(project.workspace.candidate, 3), 0.9, measure=failing)
     assert (failed.decision, "out of memory" in failed.reason) == ("not promoted", True)
@@ -346,7 +346,7 @@ def test_what_mlflow_refuses_is_told_with_what_to_do(project: Project, monkeypat
 
 def test_a_model_that_was_not_the_one_evaluated_is_refused(project: Project) -> None:
     another_model(project.workspace.candidate, 9)
-    with pytest.raises(RegistryError, match=r"measures another model .* Run `reelnest evaluate`"):
+    with pytest.raises(RegistryError, match=r"is of another model .* Run `reelnest evaluate`"):
         register.run(project.workspace, project.params)
 
 

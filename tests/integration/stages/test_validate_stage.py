@@ -135,7 +135,7 @@ def test_behaviour_tests_are_checked_and_those_on_what_training_reads_are_counte
     assert [test.line for test in stored_behaviour(workspace.reports / "behaviour.jsonl")] == [1, 2]
     ((file, line, reason),) = [(found["file"], found["line"], found["reason"]) for found in quarantine(workspace)]
     assert (file, line, reason) == ("behaviour.jsonl", 3, "unknown_video")
-    assert "1 behaviour tests ask or name what training reads" in caplog.text
+    assert "1 behaviour tests use texts or videos of the train split" in caplog.text
     with pytest.raises(DataError, match=r"behaviour\.jsonl: 1 unknown_video"):
         validate.run(workspace, allowing(0.05))
 
@@ -263,7 +263,7 @@ def test_a_decoder_that_takes_too_long_makes_the_video_bad(workspace: Workspace)
 def test_an_empty_split_stops_the_stage_and_says_what_can_be_done(workspace: Workspace, split: str) -> None:
     other = {"train": "test", "test": "train"}[split]
     write_lines(workspace.data / "pairs.jsonl", *({"query": f"a {name}", "target": name, "split": other} for name in ("cat", "dog")))
-    with pytest.raises(DataError, match=f"no pair is left for the {split} split: 2 pairs are good, in 2 groups.*test_fraction"):
+    with pytest.raises(DataError, match=f"the {split} split has no pairs: 2 good pairs form 2 groups.*test_fraction"):
         validate.run(workspace, Params())
     assert report(workspace)["passed"] is False
 

@@ -41,7 +41,7 @@ def test_adapters_alone_and_merged_again_give_the_candidates_vectors(prepared: P
     assert not (tmp_path / "merged" / "adapter").exists()
     base.rename(tmp_path / "base that is gone")
     np.testing.assert_allclose(reelnest.load(tmp_path / "merged").encode_texts(TEXTS), expected, atol=1e-5)
-    with pytest.raises(ModelError, match="merged: is there already"):
+    with pytest.raises(ModelError, match="merged exists already"):
         export.run(workspace, params, tmp_path / "merged", adapter=False)
 
 

@@ -27,5 +27,5 @@ def test_the_command_says_what_a_step_takes_by_part_and_what_fits(prepared: Path
     text = told(root, "gpu-fsdp2", gpu_gb=8)
     assert "one of 4 processes" in text
     assert "each process holds 1/4 of them" in text
-    assert "as set: " in text
+    assert "with the current settings: " in text
     assert "MiB, fits; largest micro-batch 2 pairs" in text
