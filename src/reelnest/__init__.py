@@ -1,4 +1,4 @@
-"""reelnest: one nested (Matryoshka) encoder for text and video, from pairs of what people searched and what they wanted."""
+"""reelnest: a nested (Matryoshka) encoder for text and video, trained on pairs of queries and targets."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    # torch and transformers take seconds to import: only those who load a model wait for them.
+    # Imported on first use, because torch and transformers take seconds to import.
     if name in __all__:
         from reelnest.encoder import saved
 

@@ -1,6 +1,6 @@
-"""Files that are whole or absent: written aside, flushed to disk, then put in place in one step.
+"""Atomic writes: a file or folder is written under a temporary name, flushed to disk, then renamed.
 
-A stage that is killed leaves the file of the run before, or none, and never half of one that the next stage takes for whole.
+A killed stage leaves the file of the previous run, or none, and never an incomplete file that the next stage would read.
 """
 
 import ctypes
@@ -13,18 +13,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-# The kernel's own numbers, which Python does not name.
+# Constants of the Linux kernel that Python does not define.
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` in the form that all reports have. NaN, which is no JSON, raises ValueError."""
+    """Writes `value` in the JSON format of all reports. Raises ValueError for NaN and infinity, which are not valid JSON."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     write_lines(path, [text])
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Writes each of `lines` with a line end, as UTF-8."""
+    """Writes `lines` as UTF-8, each with a line end."""
     with atomic_write(path) as file:
         for line in lines:
             file.write(line.encode("utf-8") + b"\n")
@@ -32,7 +32,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that takes the place of `path` when the block ends without an error."""
+    """Yields a binary file that replaces `path` when the block ends without an error."""
     aside = aside_of(path)
     try:
         with aside.open("xb") as file:
@@ -46,7 +46,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """An empty folder beside `path` that takes its place when the block ends without an error."""
+    """Yields an empty folder that replaces `path` when the block ends without an error."""
     aside = aside_of(path)
     aside.mkdir()
     try:
@@ -58,10 +58,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def replace_folder(aside: Path, path: Path) -> None:
-    """Gives the folder `aside`, which is on the disk, the name `path`, and removes the folder that had it."""
+    """Renames the folder `aside`, which must be flushed to disk, to `path`, and removes the previous folder."""
     before = aside_of(path)
     try:
-        # A folder cannot be replaced in one step: for a moment there is none, which is never taken for whole. A half deleted one might be.
+        # A folder cannot be replaced in one step. So there is a moment without one, but never a partly deleted one at `path`.
         if path.exists():
             path.replace(before)
         aside.replace(path)
@@ -70,20 +70,20 @@ def replace_folder(aside: Path, path: Path) -> None:
         shutil.rmtree(before, ignore_errors=True)
 
 
-def exchange_folders(one: Path, other: Path) -> None:
-    """Each gets the other's name, in one step where the system can do that (Linux): at no moment is either name without a folder."""
+def exchange_folders(first: Path, second: Path) -> None:
+    """Swaps the names of two folders. On Linux this is one step, so both names exist at all times."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if rename is not None and rename(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0:
+    if rename is not None and rename(AT_FDCWD, os.fsencode(first), AT_FDCWD, os.fsencode(second), RENAME_EXCHANGE) == 0:
         return
-    between = aside_of(other)
-    other.replace(between)
-    one.replace(other)
-    between.replace(one)
+    between = aside_of(second)
+    second.replace(between)
+    first.replace(second)
+    between.replace(first)
 
 
 def flush_folder(folder: Path) -> None:
-    """Waits until all that is in a folder is on the disk."""
-    os.sync()  # all at once: a thousand files that each wait for the disk take ten times as long
+    """Waits until all files in a folder are on the disk."""
+    os.sync()  # first all at once: flushing a thousand files one by one takes ten times as long
     for written in folder.rglob("*"):
         flush(written)
 
@@ -98,6 +98,6 @@ def flush(path: Path) -> None:
 
 
 def aside_of(path: Path) -> Path:
-    """A name of its own beside `path`, so that two runs in one folder cannot mix their bytes."""
+    """A unique temporary path in the folder of `path`, so that two runs never write to the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}")

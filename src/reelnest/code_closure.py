@@ -1,12 +1,11 @@
-"""Which code a result depends on: the import closure of the module that makes it.
+"""The code that a result depends on: the import closure of the module that computes it.
 
-In: a module's name, and the sources of this package, which are read and never imported. Out: the files that the module imports, directly or
-through others, and one digest of their contents. All that asks "was this made by other code?" asks here: the `deps` of `dvc.yaml`
-(`commands/dvc_yaml.py`), the key of a training's checkpoints, the key of cached features, and the code hash of an evaluation.
+In: a module's name, and the sources of this package, which are parsed and never imported. Out: the files that the module imports, directly
+or indirectly, and a digest of their contents. The digest decides whether a result is stale. It is used for the `deps` of `dvc.yaml`
+(`commands/dvc_yaml.py`), the keys of checkpoints and of cached features, and the code hash of an evaluation.
 
-A file outside the closure changes nothing, so a new page or a new command throws no training away. What is inside but changes no result
-is left out below, each with its reason. The digest is of whole files: a comment in a module of the closure counts, a comment elsewhere
-does not.
+Files outside the closure do not change the digest, so a new page or command makes no training stale. Modules inside the closure that
+cannot change a result are excluded below, with reasons. The digest covers complete files, including comments.
 """
 
 import ast
@@ -18,56 +17,56 @@ from pathlib import Path, PurePosixPath
 
 PACKAGE = Path(__file__).parent
 DATA_SUFFIXES = (".j2", ".css", ".js", ".html")
-"""Files that a module reads from its own folder, such as the templates of a page: they count as code."""
+"""Suffixes of files that a module reads from its own folder, such as page templates. They count as code."""
 
 LEFT_OUT = {
-    "reelnest.settings": "the values of the settings are named one by one where it matters which they are",
-    "reelnest.errors": "the classes of errors: no result has one in it",
-    "reelnest.registry": "a promotion makes nothing stale, and what was compared is written into the report",
-    "reelnest.atomic_files": "how a file is written, not what is in it",
-    "reelnest.launch": "how a stage's processes are started and ended",
-    "reelnest.stages.training_inputs": "refuses what cannot be trained on",
+    "reelnest.settings": "keys include the values of the relevant settings",
+    "reelnest.errors": "error classes; no result contains them",
+    "reelnest.registry": "a promotion makes nothing stale, and the report contains the compared values",
+    "reelnest.atomic_files": "how files are written, not their content",
+    "reelnest.launch": "starts and ends a stage's processes",
+    "reelnest.stages.training_inputs": "rejects invalid training inputs",
     "reelnest.stages.workspace": "the names of a checkout's folders",
-    "reelnest.code_closure": "names code and computes nothing",
+    "reelnest.code_closure": "lists code and computes no results",
 }
-"""Module or package → why it is left out of every closure."""
+"""Module or package → the reason why it is excluded from every closure."""
 READ_BEFORE = {
-    "reelnest.records.formats": "records are read by the stages before",
-    "reelnest.records.json_lines": "records are read by the stages before",
-    "reelnest.video.decoder": "videos are decoded by the stages before; a saved model opens others with it",
+    "reelnest.records.formats": "earlier stages read the records",
+    "reelnest.records.json_lines": "earlier stages read the records",
+    "reelnest.video.decoder": "earlier stages decode the videos; only a saved model decodes with it",
 }
-"""Left out of what reads `prepared/`, whose content is a dependency of its own."""
+"""Excluded from stages that read `prepared/`, whose content is a dependency."""
 RUNS_A_MODEL = {
-    f"reelnest.backbones.{name}": "preprocessing asks a model family how it cuts frames, and runs no model"
+    f"reelnest.backbones.{name}": "preprocessing uses the family's vision spec and runs no model"
     for name in ("attention", "flops", "packing", "patch_projection", "positions", "prompt", "segments", "tiny")
 }
-"""Left out of preprocessing: parts of the families that only compute, so that a change there decodes no video again."""
+"""Excluded from preprocessing: modules that only run a model, so that a change there does not decode videos again."""
 CHANGES_NO_WEIGHTS = {
     "reelnest.artifacts": "names the fields of a report",
     "reelnest.encoder.saved": "how a trained model is written and opened",
     "reelnest.encoder.saved_settings": "how a trained model is opened",
     "reelnest.profiling": "measures the steps",
-    "reelnest.training.checkpoint.timer": "says when a checkpoint is due",
-    "reelnest.training.figures": "names what the trackers get",
-    "reelnest.training.host_memory": "gives freed memory back",
-    "reelnest.training.progress": "shows how far a training is",
-    "reelnest.training.tracker": "records what a step gave",
+    "reelnest.training.checkpoint.timer": "decides when a checkpoint is due",
+    "reelnest.training.figures": "names the values for the trackers",
+    "reelnest.training.host_memory": "returns freed memory",
+    "reelnest.training.progress": "shows the progress of a training",
+    "reelnest.training.tracker": "records the results of steps",
 }
-"""Left out of the numerics of a training."""
+"""Excluded from the code that decides the weights of a training."""
 DRAWS_FIGURES = {
-    "reelnest.report": "draws the metrics of an evaluation and makes none",
+    "reelnest.report": "shows the metrics of an evaluation and computes none",
     "reelnest.artifacts": "names the fields of a report",
     "reelnest.stages.evaluation_entries": "fills the fields of a report",
     "reelnest.stages.evaluation_files": "writes the metrics into files",
 }
 
-DRAWS_CHECKS = {"reelnest.report": "draws the page of the checks; to validate large data again for it would take hours"}
-"""Left out of the validation."""
+DRAWS_CHECKS = {"reelnest.report": "shows the results of the checks; validating large data again takes hours"}
+"""Excluded from the validation."""
 
 
 @dataclass(frozen=True, eq=False)
 class Code:
-    """The code that makes one kind of result: what `module` imports, without some modules or packages and what only these import."""
+    """The code that computes one kind of result: the imports of `module`, without excluded modules and what only these import."""
 
     module: str
     left_out: Mapping[str, str]
@@ -75,23 +74,23 @@ class Code:
 
 
 TRAINING = Code("reelnest.stages.train", LEFT_OUT | READ_BEFORE | CHANGES_NO_WEIGHTS)
-"""What decides the weights that come out of a training: the key of its checkpoints."""
+"""The code that decides the weights of a training, for the key of its checkpoints."""
 FROZEN_FEATURES = Code("reelnest.training.frozen", LEFT_OUT | READ_BEFORE)
-"""What decides the rows that a frozen part of the model gives."""
+"""The code that decides the features of a frozen module."""
 FIGURES = Code("reelnest.stages.evaluate", LEFT_OUT | READ_BEFORE | DRAWS_FIGURES)
-"""What decides the figures of an evaluation."""
+"""The code that decides the metrics of an evaluation."""
 _LEFT_OUT_OF_STAGE = {"validate": DRAWS_CHECKS, "preprocess": RUNS_A_MODEL, "train": READ_BEFORE, "evaluate": READ_BEFORE}
 
 
 @functools.cache
 def stage_code(stage: str) -> Code:
-    """What DVC runs a stage again for."""
+    """The code whose changes make DVC run a stage again."""
     return Code(f"reelnest.stages.{stage}", LEFT_OUT | _LEFT_OUT_OF_STAGE.get(stage, {}))
 
 
 @functools.cache
 def code_digest(code: Code, package: Path = PACKAGE) -> str:
-    """SHA-256 over the names and contents of `code_files`: the same wherever the package is."""
+    """SHA-256 over the names and contents of `code_files`, independent of the package's location."""
     digest = hashlib.sha256()
     for name in code_files(code, package):
         digest.update(f"{name}\0{hashlib.sha256((package / name).read_bytes()).hexdigest()}\n".encode())
@@ -102,10 +101,10 @@ def code_digest(code: Code, package: Path = PACKAGE) -> str:
 def code_files(code: Code, package: Path = PACKAGE) -> tuple[str, ...]:
     """The files of the closure, relative to `package`, in alphabetical order.
 
-    An `__init__.py` that holds a docstring alone is no code. Raises ValueError where the module itself is missing.
+    An `__init__.py` with only a docstring does not count. Raises ValueError if the module itself is missing.
     """
     if _source(code.module, package) is None:
-        raise ValueError(f"{code.module} is no module below {package}")
+        raise ValueError(f"{code.module} is not a module in {package}")
     waiting, seen = [code.module], set[PurePosixPath]()
     while waiting:
         module = waiting.pop()
@@ -125,19 +124,19 @@ def _is_within(module: str, package: str) -> bool:
 
 
 def _source(module: str, package: Path) -> PurePosixPath | None:
-    """The module's file; None where it is no module of the package, or the package itself, which only names what `reelnest.load` is."""
-    root, *parts = module.split(".")
-    if root != PACKAGE.name or not parts:
+    """The module's file; None if it is not in the package, or is the package itself, which only defines `reelnest.load`."""
+    root, *names = module.split(".")
+    if root != PACKAGE.name or not names:
         return None
-    path = PurePosixPath(*parts)
+    path = PurePosixPath(*names)
     return next((name for name in (path.with_name(f"{path.name}.py"), path / "__init__.py") if (package / name).is_file()), None)
 
 
 def _imported(path: Path, module: str, package: Path) -> Iterator[str]:
-    """The modules that a file names: by an import, as a string (`python -m`), or as the packages around it.
+    """The modules that a file refers to: imports, strings (`python -m`), and its parent packages.
 
-    A package that is looked through for implementations counts as an import of all modules in it: where code takes its `__path__`, or names
-    it as a string (`implementations.py`).
+    A package that is searched for implementations counts as an import of all its modules. That is the case if code uses its `__path__`, or
+    contains its name as a string (`implementations.py`).
     """
     parents = module.split(".")[:-1]
     yield from (".".join(parents[:end]) for end in range(2, len(parents) + 1))
@@ -165,7 +164,7 @@ def _modules_in(name: str, package: Path) -> Iterator[str]:
 
 
 def _full_name(name: str, path: Path) -> str:
-    """What a file imports under this name."""
+    """The full name of what a file imports as `name`."""
     for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             start = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""

@@ -1,20 +1,20 @@
-"""The errors that a user can act on. The command line prints their text without a traceback and exits with `exit_status`."""
+"""Errors that a user can fix. The command line prints their text without a traceback and exits with `exit_status`."""
 
 
 class ReelnestError(Exception):
-    """Something that the person running the command can put right. The text says what was found, where, what was expected, what to do."""
+    """An error that the user can fix. The text has the problem, its location, the expected state and advice."""
 
     exit_status = 1
 
 
 class ConfigError(ReelnestError):
-    """`params.yaml` (or a file it names) asks for something that does not exist or cannot be combined."""
+    """A setting in `params.yaml`, or in a file it names, does not exist, is invalid or conflicts with another."""
 
     exit_status = 2
 
 
 class DataError(ReelnestError):
-    """The data cannot be used: a missing folder, too many bad records, nothing left to train on."""
+    """The data cannot be used: a missing folder, too many bad records, no pairs to train on."""
 
 
 class VideoError(ReelnestError):
@@ -26,42 +26,42 @@ class VideoError(ReelnestError):
 
 
 class ModelError(ReelnestError):
-    """A model folder that cannot be opened: no weights, pickled weights, a width that does not fit."""
+    """A model folder that cannot be opened: no weights, pickled weights, a wrong width."""
 
 
 class QueryError(ReelnestError):
-    """A search that cannot be answered as it was asked: no words, a dim that the vectors do not have, an index that is not there."""
+    """An invalid search: an empty query, a dim that the vectors do not have, a missing index."""
 
     exit_status = 2
 
 
 class TrainingError(ReelnestError):
-    """Training cannot go on: a wrong number of processes, a loss that is no number, a worker that died."""
+    """Training cannot continue: a wrong number of processes, a loss of NaN, a worker that ended."""
 
 
 class ArtifactError(ReelnestError):
-    """A report in `reports/` is missing, broken or of another version."""
+    """A report in `reports/` is missing, damaged or of another version."""
 
 
 class RegistryError(ReelnestError):
-    """MLflow cannot be used or does not hold what was asked for."""
+    """MLflow cannot be used, or lacks the requested run or model."""
 
 
-class RegistryAway(RegistryError):  # noqa: N818 — a state of affairs
-    """MLflow does not answer now, and may later. The exit status is sysexits' EX_TEMPFAIL, at which a flow tries the stage again."""
+class RegistryAway(RegistryError):  # noqa: N818 — a state, not a mistake
+    """MLflow is temporarily unreachable. The exit status is sysexits' EX_TEMPFAIL, on which a flow retries the stage."""
 
     exit_status = 75
 
 
-class NothingTracked(RegistryError):  # noqa: N818 — a state of affairs
-    """There is no MLflow database yet: nothing was trained here."""
+class NothingTracked(RegistryError):  # noqa: N818 — a state, not a mistake
+    """There is no MLflow database yet, because nothing was trained here."""
 
 
 class RunError(ReelnestError):
-    """A run's workspace, its ref or its data in git and DVC cannot be used."""
+    """A run's workspace, ref, or data in git and DVC cannot be used."""
 
 
-class Interrupted(ReelnestError):  # noqa: N818 — nothing went wrong
-    """Training was told to stop and can be resumed by the same command. The exit status is sysexits' EX_TEMPFAIL, "try again later"."""
+class Interrupted(ReelnestError):  # noqa: N818 — not a failure
+    """Training was stopped. The same command resumes it. The exit status is sysexits' EX_TEMPFAIL, "try again later"."""
 
     exit_status = 75

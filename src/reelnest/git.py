@@ -1,4 +1,4 @@
-"""git, run without hooks, without questions, and without touching the caller's branch."""
+"""Runs git without hooks and without commit signing."""
 
 import os
 import subprocess
@@ -8,23 +8,23 @@ from pathlib import Path
 from reelnest.errors import RunError
 
 TIMEOUT_SECONDS = 600
-# A hook of the team's (`dvc install` adds one that checks data out) would act on a worktree that is none of theirs. A run's commit is a
-# machine's: it needs no name and no key of whoever started the worker.
+# The team's hooks (`dvc install` adds one that checks data out) must not run in a run's worktree. A run's commit is made by a machine, so
+# it has neither the name nor the key of the user who started the worker.
 CONFIG = ("core.hooksPath=/dev/null", "commit.gpgSign=false", "user.name=reelnest", "user.email=reelnest@localhost")
 
 
 def git(folder: Path, *arguments: str, text: str = "") -> str:
-    """Runs a git command in `folder`, with `text` on its standard input, and returns what it printed. Raises RunError with its words."""
-    return git_bytes(folder, *arguments, given=text.encode()).decode(errors="replace")
+    """Runs a git command in `folder`, with `text` as standard input, and returns its output. Raises RunError with its error message."""
+    return git_bytes(folder, *arguments, stdin=text.encode()).decode(errors="replace")
 
 
-def git_bytes(folder: Path, *arguments: str, given: bytes = b"", environment: Mapping[str, str] | None = None) -> bytes:
-    """As `git`, for input and output that is no text. `environment` is added to this process's."""
+def git_bytes(folder: Path, *arguments: str, stdin: bytes = b"", environment: Mapping[str, str] | None = None) -> bytes:
+    """Like `git`, with binary input and output. `environment` is added to this process's environment."""
     try:
         done = subprocess.run(
             ["git", *(word for option in CONFIG for word in ("-c", option)), *arguments],
             cwd=folder,
-            input=given,
+            input=stdin,
             env={**os.environ, **(environment or {})},
             capture_output=True,
             timeout=TIMEOUT_SECONDS,
@@ -33,6 +33,6 @@ def git_bytes(folder: Path, *arguments: str, given: bytes = b"", environment: Ma
     except (OSError, subprocess.TimeoutExpired) as error:
         raise RunError(f"{folder}: `git {arguments[0]}` could not be run: {error}") from error
     if done.returncode != 0:
-        words = done.stderr.decode(errors="replace").strip() or f"status {done.returncode}"
-        raise RunError(f"{folder}: `git {' '.join(arguments)}` failed: {words}")
+        message = done.stderr.decode(errors="replace").strip() or f"status {done.returncode}"
+        raise RunError(f"{folder}: `git {' '.join(arguments)}` failed: {message}")
     return done.stdout

@@ -1,6 +1,6 @@
-"""The implementations of a protocol, by name: one file each in one package, or registered by other code.
+"""Registries of a protocol's implementations by name: one file each in a package, or registered by other code.
 
-In: classes or functions that a decorator names. Out: the one of a name, or a ConfigError with the names that there are.
+In: classes or functions registered with a decorator. Out: the implementation of a name, or a ConfigError with the known names.
 """
 
 import importlib
@@ -14,7 +14,7 @@ Protocol = TypeVar("Protocol")
 
 
 class Implementations(Generic[Protocol]):
-    """What implements one protocol. Each module of `package` registers its own when the first name is looked up.
+    """The implementations of one protocol. The modules of `package` are imported, and so registered, on the first lookup.
 
     Example:
         >>> IMPORTERS: Implementations[Importer] = Implementations("importer", "reelnest.records.importers")
@@ -23,20 +23,20 @@ class Implementations(Generic[Protocol]):
     """
 
     def __init__(self, what: str, package: str) -> None:
-        """`what` is the singular noun of messages, `package` the full name of the package.
+        """`what` is a singular noun for messages, `package` the package's full name.
 
-        Write the name as a literal: `code_closure.py` reads it, so that a change in an implementation counts as a change of code.
+        Pass `package` as a string literal: `code_closure.py` reads it, so that changes in an implementation count as changes of code.
         """
         self._what, self._package = what, package
         self._by_name: dict[str, Protocol] = {}
         self._is_complete = False
 
     def register(self, name: str) -> Callable[[Protocol], Protocol]:
-        """A decorator that makes an implementation known under `name`. Raises ValueError for a name that is taken by another one."""
+        """A decorator that registers an implementation under `name`. Raises ValueError if the name is taken by another one."""
 
         def add(implementation: Protocol) -> Protocol:
             if self._by_name.setdefault(name, implementation) is not implementation:
-                raise ValueError(f"{self._what} '{name}' is registered already; give this one another name")
+                raise ValueError(f"{self._what} '{name}' is already registered; choose another name")
             return implementation
 
         return add
@@ -47,12 +47,12 @@ class Implementations(Generic[Protocol]):
         return tuple(sorted(self._by_name))
 
     def __getitem__(self, name: str) -> Protocol:
-        """Raises ConfigError, with the names that there are, for any other."""
+        """Raises ConfigError with the known names for an unknown one."""
         self._complete()
         try:
             return self._by_name[name]
         except KeyError:
-            raise ConfigError(f"there is no {self._what} '{name}'; known: {', '.join(self.names())}.") from None
+            raise ConfigError(f"unknown {self._what} '{name}'; known: {', '.join(self.names())}.") from None
 
     def _complete(self) -> None:
         if not self._is_complete:

@@ -6,7 +6,7 @@ import pytest
 from reelnest.atomic_files import atomic_folder, atomic_write, exchange_folders, write_json, write_lines
 
 
-def test_a_file_keeps_what_it_held_when_writing_it_anew_fails(tmp_path: Path) -> None:
+def test_a_file_keeps_its_content_when_writing_fails(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     write_lines(path, ["first"])
     with pytest.raises(ZeroDivisionError), atomic_write(path) as file:
@@ -15,7 +15,7 @@ def test_a_file_keeps_what_it_held_when_writing_it_anew_fails(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_keeps_what_it_held_when_writing_it_anew_fails(tmp_path: Path) -> None:
+def test_a_folder_keeps_its_content_when_writing_fails(tmp_path: Path) -> None:
     path = tmp_path / "docs"
     with atomic_folder(path) as folder:
         (folder / "old").write_text("old")
@@ -25,34 +25,34 @@ def test_a_folder_keeps_what_it_held_when_writing_it_anew_fails(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_new_folder_takes_the_place_of_the_old_one_with_all_its_files(tmp_path: Path) -> None:
+def test_a_new_folder_replaces_the_old_one_with_all_its_files(tmp_path: Path) -> None:
     for name in ("old", "new"):
         with atomic_folder(tmp_path / "docs") as folder:
             (folder / name).write_text(name)
     assert [file.name for file in (tmp_path / "docs").iterdir()] == ["new"]
 
 
-def test_json_is_the_same_bytes_for_the_same_value(tmp_path: Path) -> None:
+def test_equal_values_give_equal_json(tmp_path: Path) -> None:
     write_json(tmp_path / "sub" / "a.json", {"b": "é", "a": [1]})
     assert (tmp_path / "sub" / "a.json").read_bytes() == '{\n  "a": [\n    1\n  ],\n  "b": "é"\n}\n'.encode()
 
 
-def test_a_number_that_json_does_not_have_is_refused_and_leaves_no_file(tmp_path: Path) -> None:
+def test_nan_is_rejected_and_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"loss": float("nan")})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_others_may_read_what_was_written(tmp_path: Path) -> None:
+def test_files_have_the_default_permissions(tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("x")
     write_json(tmp_path / "a.json", json.loads("{}"))
     assert (tmp_path / "a.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_exchanged_folders_have_each_others_names(tmp_path: Path) -> None:
-    one, other = tmp_path / "one", tmp_path / "other"
-    for folder in (one, other):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
         folder.mkdir()
         (folder / folder.name).touch()
-    exchange_folders(one, other)
-    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*/*"))] == ["one/other", "other/one"]
+    exchange_folders(first, second)
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*/*"))] == ["first/second", "second/first"]

@@ -1,4 +1,4 @@
-"""The import closure: what makes a checkpoint, a cached feature, a stage and an evaluation's figures those of other code."""
+"""The import closures of checkpoints, cached features, stages and evaluations."""
 
 import shutil
 from modulefinder import ModuleFinder
@@ -21,7 +21,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def changed_by(copy: Path, name: str) -> set[str]:
-    """What is made by other code after a line end was added to a file of the package."""
+    """The closures whose digest changes when a line end is added to a file of the package."""
     before = {what: code_digest(code, copy) for what, code in ALL.items()}
     content = (copy / name).read_bytes()
     (copy / name).write_bytes(content + b"\n")
@@ -33,7 +33,7 @@ def changed_by(copy: Path, name: str) -> set[str]:
 
 
 def file_of(words: str) -> str:
-    """The one file of the package in which the words are."""
+    """The only file of the package that contains the words."""
     [path] = [path for path in PACKAGE.rglob("*.py") if words in path.read_text(encoding="utf-8")]
     return str(path.relative_to(PACKAGE))
 
@@ -43,13 +43,13 @@ def test_mean_and_std_decide_weights_features_and_figures(copy: Path) -> None:
     assert changed >= {"training", "frozen features", "figures", "train", "evaluate"}
 
 
-def test_a_loss_trains_again_and_keeps_features_and_decoded_videos(copy: Path) -> None:
+def test_a_loss_makes_training_stale_but_not_features_and_decoded_videos(copy: Path) -> None:
     path = next(name for name in code_files(TRAINING) if name.startswith("training/losses/"))
     assert changed_by(copy, path) == {"training", "train"}
 
 
 @pytest.mark.parametrize("path", ["report/evaluation_page.html.j2", "report/evaluation_page.py", "report/page.css"])
-def test_a_page_is_drawn_again_and_changes_no_weights_and_no_figures(path: str, copy: Path) -> None:
+def test_a_page_makes_only_the_evaluate_stage_stale(path: str, copy: Path) -> None:
     assert changed_by(copy, path) == {"evaluate"}
 
 
@@ -58,14 +58,14 @@ def test_the_page_of_the_data_checks_makes_nothing_stale(path: str, copy: Path) 
     assert changed_by(copy, path) == set()
 
 
-def test_how_a_model_is_saved_does_not_throw_its_training_away(copy: Path) -> None:
+def test_saving_a_model_does_not_make_its_training_stale(copy: Path) -> None:
     assert changed_by(copy, "encoder/saved.py") == {"figures", "train", "evaluate"}
 
 
 @pytest.mark.parametrize(
     "path", ["cli.py", "commands/search.py", "serving/app.py", "registry/tracking.py", "settings/train.py", "errors.py"]
 )
-def test_what_computes_nothing_makes_nothing_stale(path: str, copy: Path) -> None:
+def test_code_that_computes_no_results_makes_nothing_stale(path: str, copy: Path) -> None:
     assert changed_by(copy, path) == set()
 
 
@@ -78,16 +78,16 @@ def test_the_digest_is_the_same_in_another_folder(copy: Path) -> None:
     ("module", "registered"),
     [("reelnest.stages.train", ["reelnest.training.losses.nested_infonce"]), ("reelnest.stages.evaluate", [])],
 )
-def test_the_closure_holds_what_python_would_import_what_is_started_and_what_a_registry_finds(module: str, registered: list[str]) -> None:
+def test_the_closure_has_imports_started_modules_and_registered_implementations(module: str, registered: list[str]) -> None:
     finder = ModuleFinder(path=[str(PACKAGE.parent)], excludes=["reelnest.code_closure"])
-    # Found by packages that look through their own folders.
+    # Found by packages that search their folders.
     decoders = [f"reelnest.video.decoders.{path.stem}" for path in (PACKAGE / "video/decoders").glob("[!_]*.py")]
     for started in (module, "reelnest.video.decoder_process", "reelnest.backbones.families.qwen2_5_vl", *decoders, *registered):
         finder.import_hook(started)
     paths = {Path(str(imported.__file__)) for name, imported in finder.modules.items() if name.startswith("reelnest.")}
     expected = {str(path.relative_to(PACKAGE)) for path in paths if path.name != "__init__.py"}
-    found = {name for name in code_files(Code(module, {"reelnest.code_closure": "it names modules"})) if name.endswith(".py")}
-    assert {name for name in found if not name.endswith("__init__.py")} == expected
+    closure = {name for name in code_files(Code(module, {"reelnest.code_closure": "it names modules"})) if name.endswith(".py")}
+    assert {name for name in closure if not name.endswith("__init__.py")} == expected
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def package(tmp_path: Path) -> Path:
         "b/c.py": 'COMMAND = ["python", "-m", "reelnest.d"]\n',
         "d.py": "import json\n",
         "e.py": "",
-        "kinds/__init__.py": "import pkgutil\n\nNAMES = [found.name for found in pkgutil.iter_modules(__path__)]\n",
+        "kinds/__init__.py": "import pkgutil\n\nNAMES = [module.name for module in pkgutil.iter_modules(__path__)]\n",
         "kinds/first.py": "",
         "kinds/second.py": "",
         "f.py": "import reelnest.kinds\n",
@@ -116,22 +116,22 @@ def test_imports_in_functions_and_started_modules_count(package: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["f.py", "g.py", "h.py"])
-def test_a_package_that_is_looked_through_counts_with_all_its_modules(file: str, package: Path) -> None:
-    found = code_files(Code(f"reelnest.{file[0]}", {}), package)
-    assert found == (file, "kinds/__init__.py", "kinds/first.py", "kinds/second.py")
+def test_a_package_that_is_searched_counts_with_all_its_modules(file: str, package: Path) -> None:
+    files = code_files(Code(f"reelnest.{file[0]}", {}), package)
+    assert files == (file, "kinds/__init__.py", "kinds/first.py", "kinds/second.py")
 
 
-def test_what_only_a_left_out_module_imports_is_left_out_too(package: Path) -> None:
+def test_imports_of_only_an_excluded_module_are_excluded_too(package: Path) -> None:
     assert code_files(Code("reelnest.a", {"reelnest.b": "for this test"}), package) == ("a.py",)
 
 
 def test_a_missing_module_is_an_error(package: Path) -> None:
-    with pytest.raises(ValueError, match=r"reelnest\.z is no module below"):
+    with pytest.raises(ValueError, match=r"reelnest\.z is not a module in"):
         code_files(Code("reelnest.z", {}), package)
 
 
 @pytest.mark.parametrize("code", ALL.values(), ids=ALL)
-def test_what_is_left_out_exists(code: Code) -> None:
+def test_excluded_modules_exist(code: Code) -> None:
     for name in code.left_out:
         path = PACKAGE.joinpath(*name.split(".")[1:])
         assert path.is_dir() or path.with_suffix(".py").is_file(), name

@@ -33,12 +33,12 @@ MANY_PARAMETERS = {
 COMMAND_LINE = ("src/reelnest/cli.py", "src/reelnest/cli_data.py")
 
 # fmt: off
-GONE = (
+FORBIDDEN_WORDS = (
     "foretell", "foretold", "judging", "tells", "keeps", "barred", "stranger", "strangers", "see", "leftover", "offers", "these", "says",
     "stands", "lies", "doors", "rooms", "same_side", "right_answers",
 )
 # fmt: on
-"""Words that must not come back as names: the left column of the table of plain words."""
+"""Words that names must not contain, because a plainer word exists."""
 
 
 @functools.cache
@@ -46,7 +46,7 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def shown(path: Path) -> str:
+def relative(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
@@ -54,7 +54,7 @@ def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
     for path in FILES:
         for node in ast.walk(tree(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                yield f"{shown(path)}: {node.name}", node
+                yield f"{relative(path)}: {node.name}", node
 
 
 def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -97,9 +97,9 @@ def layers() -> list[str]:
     ]
 
 
-def test_no_file_is_long_without_a_reason_at_its_head() -> None:
-    long = {shown(path): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
-    excused = {shown(path) for path in FILES if REASON_FOR_LENGTH in (ast.get_docstring(tree(path)) or "")}
+def test_a_long_file_has_its_reason_in_its_docstring() -> None:
+    long = {relative(path): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
+    excused = {relative(path) for path in FILES if REASON_FOR_LENGTH in (ast.get_docstring(tree(path)) or "")}
     assert {name: lines for name, lines in long.items() if lines > MOST_LINES and name not in excused} == {}
 
 
@@ -108,12 +108,12 @@ def test_half_of_the_files_fit_on_a_few_screens() -> None:
 
 
 def test_no_package_has_many_modules() -> None:
-    modules = Counter(shown(path.parent) for path in FILES if path.name != "__init__.py")
+    modules = Counter(relative(path.parent) for path in FILES if path.name != "__init__.py")
     assert {package: count for package, count in modules.items() if count > MOST_MODULES} == {}
 
 
-def test_every_package_says_what_it_is() -> None:
-    assert [shown(path) for path in FILES if path.name == "__init__.py" and not ast.get_docstring(tree(path))] == []
+def test_every_package_has_a_docstring() -> None:
+    assert [relative(path) for path in FILES if path.name == "__init__.py" and not ast.get_docstring(tree(path))] == []
 
 
 def test_no_function_is_long() -> None:
@@ -125,7 +125,7 @@ def test_no_function_has_many_parameters() -> None:
     counts = {name: parameters(node) for name, node in functions() if not name.startswith(COMMAND_LINE)}
     many = {name: count for name, count in counts.items() if count > MOST_PARAMETERS}
     assert {name: count for name, count in many.items() if name not in MANY_PARAMETERS} == {}
-    assert set(MANY_PARAMETERS) <= set(many), "take from MANY_PARAMETERS what has fewer now"
+    assert set(MANY_PARAMETERS) <= set(many), "remove functions with fewer parameters from MANY_PARAMETERS"
 
 
 @pytest.mark.parametrize(("container", "folder"), [("reelnest", "src/reelnest"), ("tasks", "tasks")])
@@ -138,11 +138,11 @@ def test_the_import_contract_names_every_package(container: str, folder: str) ->
 
 def test_every_package_that_the_code_imports_is_declared() -> None:
     project = PROJECT["project"]
-    wanted = [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
-    declared = {_distribution(requirement) for requirement in wanted}
+    requirements = [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
+    declared = {_distribution(requirement) for requirement in requirements}
     distributions = packages_distributions()
     missing = {
-        f"{shown(path)}: {name}"
+        f"{relative(path)}: {name}"
         for path in FILES
         for name in _imports(path)
         if name not in sys.stdlib_module_names and name not in ("reelnest", "flows", "tasks")
@@ -165,15 +165,15 @@ def _distribution(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def test_no_name_is_one_of_the_words_that_are_gone() -> None:
-    gone = [words(word) for word in GONE]
-    back = [
-        f"{shown(path)}:{line}: {name}"
+def test_no_name_has_a_forbidden_word() -> None:
+    sequences = [words(word) for word in FORBIDDEN_WORDS]
+    forbidden = [
+        f"{relative(path)}:{line}: {name}"
         for path in FILES
         for name, line in identifiers(path)
-        if any(_contains(words(name), word) for word in gone)
+        if any(_contains(words(name), word) for word in sequences)
     ]
-    assert back == []
+    assert forbidden == []
 
 
 def _contains(name: list[str], word: list[str]) -> bool:
@@ -184,5 +184,5 @@ def _contains(name: list[str], word: list[str]) -> bool:
     ("identifier", "expected"),
     [("same_side", ["same", "side"]), ("SameSideNegatives", ["same", "side", "negatives"]), ("QRELS_2D", ["qrels", "2", "d"])],
 )
-def test_a_name_is_taken_apart_into_its_words(identifier: str, expected: list[str]) -> None:
+def test_a_name_is_split_into_its_words(identifier: str, expected: list[str]) -> None:
     assert words(identifier) == expected

@@ -22,9 +22,9 @@ from reelnest.yaml_files import YAMLError, dump_yaml, load_yaml
     ],
 )
 def test_scalars_are_those_of_yaml_1_2(text: str, expected: Any) -> None:
-    found = load_yaml(f"key: {text}")["key"]
-    assert found == expected
-    assert type(found) is type(expected)
+    value = load_yaml(f"key: {text}")["key"]
+    assert value == expected
+    assert type(value) is type(expected)
 
 
 def test_a_key_that_occurs_twice_is_an_error() -> None:
@@ -32,7 +32,7 @@ def test_a_key_that_occurs_twice_is_an_error() -> None:
         load_yaml("epochs: 1\nepochs: 2\n")
 
 
-def test_what_is_printed_is_read_back_in_its_order() -> None:
+def test_printed_settings_are_read_back_in_order() -> None:
     settings = Params().model_dump(mode="json", by_alias=True)
     text = dump_yaml(settings)
     assert load_yaml(text) == settings
@@ -40,7 +40,7 @@ def test_what_is_printed_is_read_back_in_its_order() -> None:
     assert text.splitlines()[0] == "data:"
 
 
-def test_texts_in_any_script_are_printed_as_they_are() -> None:
+def test_texts_in_any_script_are_printed_unescaped() -> None:
     assert (
         dump_yaml({"query_instruction": "Найди видео: «кольцо»", "projection": None})
         == "query_instruction: 'Найди видео: «кольцо»'\nprojection: null\n"

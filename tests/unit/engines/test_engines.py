@@ -115,5 +115,5 @@ def test_an_engine_of_another_package_is_opened_by_name(monkeypatch: pytest.Monk
         pass
 
     assert isinstance(ENGINES["toy"](str(tmp_path / "index")), Toy)
-    with pytest.raises(ConfigError, match=r"no search engine 'none'; known: folder, toy"):
+    with pytest.raises(ConfigError, match=r"unknown search engine 'none'; known: folder, toy"):
         ENGINES["none"]

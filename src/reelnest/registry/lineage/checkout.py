@@ -79,4 +79,4 @@ def _text(folder: Path, *arguments: str) -> str:
 
 def _git(folder: Path, *arguments: str, given: bytes = b"", index: Path | None = None) -> bytes:
     environment = {"GIT_OPTIONAL_LOCKS": "0"} | ({"GIT_INDEX_FILE": str(index)} if index else {})
-    return git_bytes(folder, *arguments, given=given, environment=environment)
+    return git_bytes(folder, *arguments, stdin=given, environment=environment)
