@@ -118,7 +118,7 @@ def test_a_model_of_another_version_is_refused(checkout: Path, errors_of: Errors
     path.write_text(path.read_text().replace(f'"format_version": {FORMAT_VERSION}', '"format_version": 99'))
     status, (line,) = errors_of("evaluate", checkout)
     assert status == 1
-    assert line.startswith("reelnest: error: models/candidate/reelnest.json: format version 99; this reelnest reads version")
+    assert line.startswith("reelnest: error: models/candidate/reelnest.json: format version 99, but this reelnest reads version")
 
 
 def test_prepared_data_of_another_version_is_refused(checkout: Path, errors_of: Errors) -> None:
