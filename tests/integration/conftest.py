@@ -1,4 +1,4 @@
-"""Real videos, encoded on the spot, in which every frame tells its number by its brightness."""
+"""Fixtures for test videos. The brightness of a frame encodes its number."""
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -15,7 +15,7 @@ MakeVideo = Callable[..., Path]
 
 @pytest.fixture
 def make_video(tmp_path: Path) -> MakeVideo:
-    """Encodes `frames` frames; frame i is (i * step) % 256 bright. `times`, in milliseconds, makes the frame rate vary."""
+    """Encodes `frames` frames. The brightness of frame i is (i * step) % 256. `times`, in milliseconds, gives a variable frame rate."""
 
     def make(
         name: str = "video.mp4",

@@ -1,4 +1,4 @@
-"""The shape of the code: sizes, layers, declared dependencies, and plain words as names. `make check` runs this file."""
+"""The structure of the code: sizes, layers, declared dependencies, and plain words in names. `make check` runs this file."""
 
 import ast
 import functools
@@ -29,7 +29,7 @@ MANY_PARAMETERS = {
     "src/reelnest/backbones/attention.py: grouped_sdpa": "transformers gives an attention function these",
     "src/reelnest/backbones/attention.py: packed_sdpa": "transformers gives an attention function these",
 }
-"""Functions that may have more parameters, with the reason; those of `cli.py`, whose parameters are the options of a command, need none."""
+"""Functions that may have more parameters, with the reason. Functions of `cli.py` are exempt, because their parameters are options."""
 COMMAND_LINE = ("src/reelnest/cli.py", "src/reelnest/cli_data.py")
 
 # fmt: off
@@ -64,7 +64,7 @@ def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 def identifiers(path: Path) -> Iterator[tuple[str, int]]:
-    """Every name that a module defines or uses, with its line, and the module's own name."""
+    """Every name that a module defines or uses, and the module's name, each with its line."""
     yield path.stem, 1
     for node in ast.walk(tree(path)):
         match node:
@@ -81,12 +81,12 @@ def identifiers(path: Path) -> Iterator[tuple[str, int]]:
 
 
 def words(identifier: str) -> list[str]:
-    """The words of a name, whether it is written as `same_side`, `SAME_SIDE` or `SameSide`."""
+    """The words of a name in snake case, upper case or camel case."""
     return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", identifier)]
 
 
 def layers() -> list[str]:
-    """Every package and module that a contract of layers names, with the package that it is in."""
+    """The full names of all packages and modules in the layer contracts."""
     contracts = [contract for contract in PROJECT["tool"]["importlinter"]["contracts"] if contract["type"] == "layers"]
     return [
         f"{container}.{name}"

@@ -104,8 +104,8 @@ class Mining(Section):
     ranks: Annotated[tuple[Positive, Positive], Field(strict=False)] = (1, 2)
     """First and last rank from which negatives are sampled. Ranks do not count relevant items."""
     relative_margin: Annotated[float, Field(gt=0)] | None = None
-    """Maximum score of a negative relative to the positive's: 0.95 excludes items within 5 % of the positive's score, since they may be
-    relevant. null for no limit."""
+    """Maximum score of a negative relative to the positive's. 0.95 excludes items that score above 95 % of the positive's score, because
+    they may be relevant. null for no limit."""
     batch_size: Positive = 64
     """Items per embedding batch in each process."""
 

@@ -40,7 +40,7 @@ def decoder() -> Iterator[Decoder]:
 
 @dataclass(frozen=True)
 class Reference:
-    """FFmpeg's frames, without those that are not later than all frames before them, as in a player."""
+    """FFmpeg's frames that a player shows: those that are later than all frames before them."""
 
     times: NDArray[np.float64]
     grey: NDArray[np.float64]

@@ -1,4 +1,4 @@
-"""Data in other layouts: what comes out can be validated, and what cannot be used is named by file and row."""
+"""Importing data in other layouts: valid results, and bad rows with their file and row."""
 
 import json
 from collections.abc import Iterator
@@ -109,7 +109,7 @@ def test_the_command_prints_what_was_imported_and_what_was_not(source: Path, tmp
 
 
 def test_an_importer_of_another_package_brings_its_own_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    IMPORTERS.names()  # loads those of the package, so that the copy holds them
+    IMPORTERS.names()  # loads the package's importers, so that the copy includes them
     monkeypatch.setattr(IMPORTERS, "_by_name", dict(IMPORTERS._by_name))
 
     @IMPORTERS.register("captions")

@@ -1,4 +1,4 @@
-"""Rows of frozen parts, cached on the disk."""
+"""The feature cache of frozen modules."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -15,7 +15,7 @@ def random_frames(time: int, height: int, width: int) -> np.ndarray:
 
 
 def normalised(rows: np.ndarray) -> np.ndarray:
-    """As on the device: each value of a row belongs to one channel, 392 to a channel."""
+    """Normalises rows as the encoder does. Each row has 392 values per channel."""
     mean, std = (np.repeat(np.array(values, dtype=np.float32), 392) for values in (VISION.mean, VISION.std))
     return (rows.astype(np.float32) / 255 - mean) / std
 
@@ -46,7 +46,7 @@ def test_rows_equal_those_of_qwens_image_processor(height: int, width: int) -> N
     rows, grid = to_patches(resized[None], VISION)
 
     assert grid.tolist() == theirs["image_grid_thw"][0].tolist()
-    # The same pixels: un-normalised and rounded, theirs are ours to the last bit; normalised, they differ by float32's rounding alone.
+    # The pixels are bit-identical after undoing their normalisation and rounding. Normalised values differ only by float32 rounding.
     mean, std = (np.repeat(np.array(values), 392) for values in (VISION.mean, VISION.std))
     assert np.array_equal(np.rint((theirs["pixel_values"] * std + mean) * 255).astype(np.uint8), rows)
     np.testing.assert_allclose(normalised(rows), theirs["pixel_values"], rtol=0, atol=1e-6)
