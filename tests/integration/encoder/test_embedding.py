@@ -72,7 +72,7 @@ def on_two_ranks(base: Path, out: Path) -> list[dict[str, torch.Tensor]]:
     return [load_file(out / f"rank{rank}.safetensors") for rank in range(2)]
 
 
-def test_vectors_come_back_in_order_and_the_mode_is_kept(tiny_base: Path) -> None:
+def test_vectors_are_in_order_and_the_mode_does_not_change(tiny_base: Path) -> None:
     encoder, tokenizer = load_encoder(Model(), tiny_base, training=True)
     batcher, entries = Batcher(tokenizer, Model(), FAMILY), mixed_entries()
     vectors = embed(encoder, batcher, entries, batch_size=2, progress="items")
@@ -84,7 +84,7 @@ def test_vectors_come_back_in_order_and_the_mode_is_kept(tiny_base: Path) -> Non
     assert embed(encoder, batcher, [], batch_size=2, progress="nothing").shape == (0, 128)
 
 
-def test_entries_are_made_only_when_asked_for(tiny_base: Path) -> None:
+def test_entries_are_built_only_on_access(tiny_base: Path) -> None:
     class Lazy:
         def __len__(self) -> int:
             return 5
@@ -107,7 +107,7 @@ def test_batches_hold_like_lengths_and_the_longest_go_first() -> None:
     assert batches_by_length(entries, 2) == [[3, 1], [0, 2]]
 
 
-def test_two_ranks_give_what_one_gives_with_whole_and_with_sharded_weights(tiny_base: Path, tmp_path: Path) -> None:
+def test_two_ranks_give_what_one_gives_with_unsharded_and_sharded_weights(tiny_base: Path, tmp_path: Path) -> None:
     encoder, tokenizer = load_encoder(Model(), tiny_base, training=True)
     batcher, entries = Batcher(tokenizer, Model(), FAMILY), mixed_entries()
     results = on_two_ranks(tiny_base, tmp_path)

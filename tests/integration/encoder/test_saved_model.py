@@ -143,12 +143,12 @@ def test_videos_are_sampled_as_in_training(saved: Path, clip: Path) -> None:
         with_text = model.encode_videos([clip], fields=[fields])
         expected = model.encode([Entry("target", "caption: it moves\ntitle: a square", frames)])
         np.testing.assert_allclose(with_text, expected, atol=1e-6)
-        (given,) = reelnest.videos_for_sentence_transformers(saved, [clip], [fields])
-        assert given["text"] == "caption: it moves\ntitle: a square"
-        rows, grid = to_patches(given["video"]["array"].transpose(0, 2, 3, 1), VISION)
+        (inputs,) = reelnest.videos_for_sentence_transformers(saved, [clip], [fields])
+        assert inputs["text"] == "caption: it moves\ntitle: a square"
+        rows, grid = to_patches(inputs["video"]["array"].transpose(0, 2, 3, 1), VISION)
         np.testing.assert_array_equal(rows, frames.rows)
         assert tuple(grid) == frames.grid_thw
-        assert 2 / given["video"]["video_metadata"]["fps"] == pytest.approx(frames.seconds_per_grid)
+        assert 2 / inputs["video"]["video_metadata"]["fps"] == pytest.approx(frames.seconds_per_grid)
         with pytest.raises(VideoError):
             model.encode_videos([b"no video"])
         with pytest.raises(ValueError, match="unknown video fields"):
@@ -250,7 +250,7 @@ def name_code(path: Path) -> None:
         (edit(lambda stored: stored.pop("files")), "no checksums"),
     ],
 )
-def test_a_folder_that_is_not_whole_or_not_ours_says_what_to_do(damaged: Path, damage: Callable[[Path], None], words: str) -> None:
+def test_an_incomplete_or_foreign_folder_is_an_error_with_advice(damaged: Path, damage: Callable[[Path], None], words: str) -> None:
     damage(damaged)
     with pytest.raises(ModelError, match=words) as error:
         reelnest.load(damaged, device="cpu")

@@ -95,27 +95,27 @@ class Reader:
         rendered = self.tokenizer.apply_chat_template(messages, tokenize=False)
         video: dict[str, Any] = {}
         if frames:
-            given = sentence_transformers_input(frames, "")["video"]
+            video_input = sentence_transformers_input(frames, "")["video"]
             rendered = rendered.replace("<|video_pad|>", "<|video_pad|>" * (len(frames.rows) // 4))
-            assert given["array"].shape[0] == 2 * frames.grid_thw[0]
+            assert video_input["array"].shape[0] == 2 * frames.grid_thw[0]
             rows = torch.from_numpy(frames.rows.copy()).view(-1, 3, 392) / 255
             pixels = (rows - torch.tensor(VISION.mean)[:, None]) / torch.tensor(VISION.std)[:, None]
             video = {
                 "pixel_values_videos": pixels.view(-1, 1176),
                 "video_grid_thw": torch.tensor([frames.grid_thw]),
-                "second_per_grid_ts": torch.tensor([2 / given["video_metadata"]["fps"]]),
+                "second_per_grid_ts": torch.tensor([2 / video_input["video_metadata"]["fps"]]),
             }
         ids = self.tokenizer(rendered, return_tensors="pt")["input_ids"]
         types = 2 * (ids == self.tokenizer.convert_tokens_to_ids("<|video_pad|>")).long()
-        found = self.model(input_ids=ids, mm_token_type_ids=types, use_cache=False, **video).last_hidden_state[0]
+        actual = self.model(input_ids=ids, mm_token_type_ids=types, use_cache=False, **video).last_hidden_state[0]
         for module, path in self.modules:
             if module == "Pooling":
-                found = found[-1] if read(path / "config.json")["pooling_mode"] == "lasttoken" else found.mean(0)
+                actual = actual[-1] if read(path / "config.json")["pooling_mode"] == "lasttoken" else actual.mean(0)
             elif module == "Dense":
-                found = load_file(path / "model.safetensors")["linear.weight"] @ found
+                actual = load_file(path / "model.safetensors")["linear.weight"] @ actual
             elif module == "Normalize":
-                found = found / found.norm()
-        return np.asarray(found)
+                actual = actual / actual.norm()
+        return np.asarray(actual)
 
 
 def read(path: Path) -> Any:
@@ -141,18 +141,18 @@ def theirs(models: Path, tiny_base: Path) -> Iterator[tuple[dict[str, np.ndarray
     save_model(models / "mean-instructed", *trained(tiny_base, settings), settings, PREPROCESS, None)
     inputs = [sentence_transformers_input(frames, text) for frames, text in zip(VIDEOS, FIELDS, strict=True)]
     folder = models.parent
-    np.savez(folder / "videos.npz", **{str(i): given["video"]["array"] for i, given in enumerate(inputs)})
+    np.savez(folder / "videos.npz", **{str(i): item["video"]["array"] for i, item in enumerate(inputs)})
     described = {
-        "metadata": [given["video"]["video_metadata"] for given in inputs],
-        "rest": [{name: value for name, value in given.items() if name != "video"} for given in inputs],
+        "metadata": [item["video"]["video_metadata"] for item in inputs],
+        "rest": [{name: value for name, value in item.items() if name != "video"} for item in inputs],
     }
     (folder / "videos.json").write_text(json.dumps(described), encoding="utf-8")
     (folder / "texts.json").write_text(json.dumps(TEXTS), encoding="utf-8")
     script = Path(__file__).with_name("open_with_sentence_transformers.py")
     done = subprocess.run([str(PEERS), str(script), str(folder)], capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
-    with np.load(folder / "vectors.npz") as found:
-        yield dict(found), read(folder / "refused.json")
+    with np.load(folder / "vectors.npz") as archive:
+        yield dict(archive), read(folder / "refused.json")
 
 
 def test_sentence_transformers_gives_our_vectors(theirs: tuple[dict[str, np.ndarray], dict[str, str]], ours: dict[str, np.ndarray]) -> None:

@@ -74,16 +74,16 @@ def _train(root: Path, rank: int, processes: int, port: int) -> NoReturn:
 
 def wait(children: list[int], seconds: float) -> list[int | None]:
     """The exit status of each process (minus the signal), None for those that are still running when the time is over."""
-    found: dict[int, int] = {}
+    exit_codes: dict[int, int] = {}
     end = time.monotonic() + seconds
-    while len(found) < len(children) and time.monotonic() < end:
+    while len(exit_codes) < len(children) and time.monotonic() < end:
         for child in children:
-            if child not in found:
+            if child not in exit_codes:
                 done, status = os.waitpid(child, os.WNOHANG)
                 if done:
-                    found[child] = os.waitstatus_to_exitcode(status)
+                    exit_codes[child] = os.waitstatus_to_exitcode(status)
         time.sleep(0.005)
-    return [found.get(child) for child in children]
+    return [exit_codes.get(child) for child in children]
 
 
 def kill(children: list[int]) -> None:
@@ -118,15 +118,15 @@ def stop_at(root: Path, processes: int, moment: float, victim: int | None) -> bo
     return True
 
 
-def position(root: Path) -> str:
+def checkpoint_state(root: Path) -> str:
     """How far a training came, for the reader of the table."""
     if (root / "models" / "candidate").exists():
         return "saved the candidate"
     saved = sorted(root.glob("work/checkpoints/*/step-*.pt"))
     seen = root / "work" / "progress.json"
     step = json.loads(seen.read_text())["step"] if seen.is_file() else 0
-    kept = " and what is kept" if any(root.glob("work/frozen/[!.]*")) else ""
-    return f"about step {step}, {saved[-1].stem if saved else 'no checkpoint'}{kept}"
+    cache_note = " and a feature cache" if any(root.glob("work/frozen/[!.]*")) else ""
+    return f"about step {step}, {saved[-1].stem if saved else 'no checkpoint'}{cache_note}"
 
 
 def trials(folder: Path, prepared: Path, processes: int, *, kills: int, epochs: int, seed: int) -> int:
@@ -148,7 +148,7 @@ def trials(folder: Path, prepared: Path, processes: int, *, kills: int, epochs: 
         victim = int(random.integers(processes)) if random.random() < 0.5 else None
         hit = stop_at(root, processes, moment, victim)
         if hit:
-            where = position(root)
+            where = checkpoint_state(root)
             finish(root, processes)
             equal = [(root / name).read_bytes() for name in OUTPUTS] == expected and training_report(root) == report
             different += not equal
@@ -175,8 +175,8 @@ def main() -> int:
     torch.set_num_threads(1)
     prepared = chosen.folder.resolve() / "prepared"
     write_prepared(prepared, chosen.folder / "scratch")
-    wanted = {"kills": chosen.kills, "epochs": chosen.epochs, "seed": chosen.seed}
-    different = sum(trials(chosen.folder.resolve(), prepared, processes, **wanted) for processes in chosen.processes)
+    settings = {"kills": chosen.kills, "epochs": chosen.epochs, "seed": chosen.seed}
+    different = sum(trials(chosen.folder.resolve(), prepared, processes, **settings) for processes in chosen.processes)
     sys.stdout.write(f"{chosen.kills * len(chosen.processes)} kills, {different} different\n")
     return different > 0
 

@@ -35,9 +35,9 @@ def figures(settings: NestedInfoNceSettings) -> dict[str, Tensor]:
     related[:, -1] = True  # padding
     share = PAIRS // processes
     rows = slice(rank * share, (rank + 1) * share)
-    own = [part.unflatten(0, (processes, -1))[rank].requires_grad_() for part in (queries, targets, extras)]
+    own = [tensor.unflatten(0, (processes, -1))[rank].requires_grad_() for tensor in (queries, targets, extras)]
     temperature = torch.tensor([0.1], requires_grad=True)
-    everyones = [gather_with_gradient(part).flatten(0, 1) for part in own]
+    everyones = [gather_with_gradient(tensor).flatten(0, 1) for tensor in own]
     batch = GatheredBatch(
         own[0],
         torch.cat([everyones[1], everyones[2]]),
@@ -50,11 +50,11 @@ def figures(settings: NestedInfoNceSettings) -> dict[str, Tensor]:
     )
     losses = nested_losses(batch, DIMS, temperature, settings)
     (losses * torch.tensor([1.0, 2.0, 3.0])).sum().backward()  # type: ignore[no-untyped-call]
-    found = {"losses": losses.detach()}
+    results = {"losses": losses.detach()}
     for name, tensor in zip(("queries", "targets", "extras", "temperature"), [*own, temperature], strict=True):
         assert tensor.grad is not None
-        found[name] = tensor.grad / processes
-    return found
+        results[name] = tensor.grad / processes
+    return results
 
 
 def main(rank: int, folder: Path) -> None:

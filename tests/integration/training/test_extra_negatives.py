@@ -44,7 +44,7 @@ def test_mined_negatives_change_the_losses_from_the_first_mining_on(unbroken: Pa
     assert all(float(more) > float(without) for without, more in zip(plain[per_epoch:], mined[per_epoch:], strict=True))
 
 
-def test_batches_without_repeats_are_asked_for_in_the_settings(unbroken: Path, prepared: Path, tmp_path: Path) -> None:
+def test_the_settings_choose_batches_without_repeats(unbroken: Path, prepared: Path, tmp_path: Path) -> None:
     root = workspace(tmp_path / "checkout", prepared, MINING)
     run(root)
     assert rows(root)[0]["loss"] != rows(unbroken)[0]["loss"]

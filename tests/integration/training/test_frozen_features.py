@@ -27,7 +27,7 @@ def validated(root: Path) -> list[dict[str, float]]:
     return [entry["metrics"]["32"] for entry in report["validation"]]
 
 
-def kept(root: Path) -> list[Path]:
+def cache_folders(root: Path) -> list[Path]:
     return sorted((root / "work" / "frozen").iterdir())
 
 
@@ -36,54 +36,54 @@ def never(*_arguments: object, **_more: object) -> NoReturn:
 
 
 @pytest.mark.parametrize(("model", "part"), [(VISION, "encode_video"), (BACKBONE, "pooled")])
-def test_a_frozen_part_runs_once_and_training_finds_what_it_would_without_keeping(
-    model: dict[str, object], part: str, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_frozen_module_runs_once_and_training_gives_what_it_gives_uncached(
+    model: dict[str, object], method: str, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Not Muon, whose bfloat16 products make much of a difference in the last bit.
     mining: dict[str, object] = {"negatives_per_pair": 1, "ranks": [1, 1]}
     root = write_workspace(tmp_path / "kept", prepared, model=model, mining=mining, epochs=2, optimizer="adamw")
     run(root)
-    [folder] = kept(root)
+    [folder] = cache_folders(root)
     with monkeypatch.context() as changed:
-        changed.setattr(train, "cache_frozen_features", lambda found, *_: found)
+        changed.setattr(train, "cache_frozen_features", lambda prepared, *_: prepared)
         plain = write_workspace(tmp_path / "plain", prepared, model=model, mining=mining, epochs=2, optimizer="adamw")
         run(plain)
     np.testing.assert_allclose(losses(root), losses(plain), rtol=1e-4)
-    for found, expected in zip(*(validated(path) for path in (root, plain)), strict=True):
-        assert found == pytest.approx(expected)
+    for actual, expected in zip(*(validated(path) for path in (root, plain)), strict=True):
+        assert actual == pytest.approx(expected)
     # Other settings of the training, but the same weights and data: the part does not run at all.
     again = write_workspace(tmp_path / "again", prepared, model=model, mining=mining, epochs=1, batch_size=12)
     (again / "work").mkdir()
     shutil.copytree(root / "work" / "frozen", again / "work" / "frozen")
-    monkeypatch.setattr(Encoder, part, never)
-    if part == "pooled":
+    monkeypatch.setattr(Encoder, method, never)
+    if method == "pooled":
         monkeypatch.setattr(Encoder, "encode_video", never)
     run(again)
-    assert kept(again) == [again / "work" / "frozen" / folder.name]
+    assert cache_folders(again) == [again / "work" / "frozen" / folder.name]
 
 
-def test_a_tower_that_trains_is_not_kept(prepared: Path, tmp_path: Path) -> None:
+def test_a_tower_that_trains_is_not_cached(prepared: Path, tmp_path: Path) -> None:
     root = write_workspace(tmp_path / "checkout", prepared, model={"lora": {"r": 4, "vision": True}}, epochs=1)
     run(root)
     assert not (root / "work" / "frozen").exists()
 
 
-def test_tokens_in_bfloat16_are_read_as_they_were_and_are_others_than_float32s(prepared: Path, tmp_path: Path) -> None:
+def test_bfloat16_tokens_are_read_unchanged_and_differ_from_float32s(prepared: Path, tmp_path: Path) -> None:
     root = write_workspace(tmp_path / "checkout", prepared, model=VISION, epochs=1, mixed_precision="bf16")
     run(root)
-    [folder] = kept(root)
+    [folder] = cache_folders(root)
     assert '"dtype": "uint16"' in (folder / "rows.json").read_text()
     assert np.isfinite(losses(root)).all()
     AcceleratorState._reset_state()
     params = (root / "params.yaml").read_text()
     (root / "params.yaml").write_text(params.replace("mixed_precision: bf16", "mixed_precision: 'no'"))
     run(root)
-    [other] = kept(root)  # the one that nobody needs any more is gone
-    assert other.name != folder.name
-    assert '"dtype": "float32"' in (other / "rows.json").read_text()
+    [replacement] = cache_folders(root)  # the one that nobody needs any more is gone
+    assert replacement.name != folder.name
+    assert '"dtype": "float32"' in (replacement / "rows.json").read_text()
 
 
-def test_a_training_killed_while_it_keeps_leaves_nothing_that_is_taken_for_whole(
+def test_a_training_killed_while_it_caches_leaves_no_folder_that_looks_complete(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = write_workspace(tmp_path / "checkout", prepared, model=VISION, epochs=1)
@@ -99,17 +99,17 @@ def test_a_training_killed_while_it_keeps_leaves_nothing_that_is_taken_for_whole
         changed.setattr(CachedRowsWriter, "put", full)
         with pytest.raises(TrainingError, match=r"cannot write the video tokens of the frozen module.*No space left.*Free some space"):
             run(root)
-    assert all(path.name.startswith(".") for path in kept(root))
+    assert all(path.name.startswith(".") for path in cache_folders(root))
     run(root)
-    assert len(kept(root)) == 1
+    assert len(cache_folders(root)) == 1
 
 
-def test_a_disk_without_room_is_said_and_training_goes_on(
+def test_a_full_disk_is_logged_and_training_goes_on(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = write_workspace(tmp_path / "checkout", prepared, model=VISION, epochs=1)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     run(root)
-    assert not kept(root)
+    assert not cache_folders(root)
     assert "the video tokens of the frozen module need" in caplog.text

@@ -15,11 +15,11 @@ TOLERANCE = 2e-4
 
 
 def test_the_tiny_models_losses_are_those_on_record(prepared: Path, tmp_path: Path) -> None:
-    found = list(csv.DictReader(write_losses(tmp_path / "checkout", prepared).splitlines()))
+    rows = list(csv.DictReader(write_losses(tmp_path / "checkout", prepared).splitlines()))
     AcceleratorState._reset_state()
     expected = list(csv.DictReader(GOLDEN.read_text().splitlines()))
-    assert [list(row) for row in found] == [list(row) for row in expected]
-    for number, (row, golden) in enumerate(zip(found, expected, strict=True)):
+    assert [list(row) for row in rows] == [list(row) for row in expected]
+    for number, (row, golden) in enumerate(zip(rows, expected, strict=True)):
         tolerance = FORWARD_TOLERANCE if number < FIRST_STEPS else TOLERANCE
         for name in golden:
             allowed = TOLERANCE if name == "gradient_norm" else tolerance

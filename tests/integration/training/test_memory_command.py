@@ -10,21 +10,21 @@ from reelnest.stages.workspace import Workspace
 from tests.integration.training.training_workspace import write_workspace
 
 
-def told(root: Path, launch: str, gpu_gb: float | None = None) -> str:
+def memory_output(root: Path, launch: str, gpu_gb: float | None = None) -> str:
     settings = yaml.safe_load((root / "params.yaml").read_text())
     settings["launch"]["config"] = launch
     (root / "params.yaml").write_text(yaml.safe_dump(settings))
     return memory.run(Workspace(root), load_params(root / "params.yaml"), gpu_gb=gpu_gb, text_tokens=1000)
 
 
-def test_the_command_says_what_a_step_takes_by_part_and_what_fits(prepared: Path, tmp_path: Path) -> None:
+def test_the_command_prints_the_memory_by_component_and_what_fits(prepared: Path, tmp_path: Path) -> None:
     root = write_workspace(tmp_path / "checkout", prepared)
-    text = told(root, "cpu-1")
+    text = memory_output(root, "cpu-1")
     assert "tiny, one process, step of 8 pairs (micro-batches of 8)" in text
     assert "a text of 256 tokens" in text  # model.max_text_tokens, though more were asked for
     rows = {line.split()[0]: line for line in text.splitlines()[1:]}
     assert list(rows) == ["weights", "gradients", "optimizer", "activations", "vision", "loss", "inputs", "peak"]
-    text = told(root, "gpu-fsdp2", gpu_gb=8)
+    text = memory_output(root, "gpu-fsdp2", gpu_gb=8)
     assert "one of 4 processes" in text
     assert "each process holds 1/4 of them" in text
     assert "with the current settings: " in text

@@ -44,11 +44,11 @@ def limit_memory(monkeypatch: pytest.MonkeyPatch, share: float, *, with_graph_on
 
 
 def test_micro_batches_give_the_losses_of_the_whole_batch(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = losses(write_workspace(tmp_path / "whole", prepared, optimizer="adamw", epochs=2))
+    expected = losses(write_workspace(tmp_path / "whole", prepared, optimizer="adamw", epochs=2))
     seen = limit_memory(monkeypatch, 100)
     cached = losses(write_workspace(tmp_path / "cached", prepared, optimizer="adamw", epochs=2, micro_batch_size=3))
-    np.testing.assert_allclose(cached, whole, rtol=1e-4)
-    assert len(seen) == 2 * 3 * len(whole)
+    np.testing.assert_allclose(cached, expected, rtol=1e-4)
+    assert len(seen) == 2 * 3 * len(expected)
 
 
 @pytest.mark.parametrize("with_graph_only", [False, True])
@@ -59,11 +59,11 @@ def test_too_little_memory_halves_the_micro_batch_and_repeats_the_step(
     expected = losses(write_workspace(tmp_path / "fixed", prepared, model=MODEL, **fixed))
     limit_memory(monkeypatch, 0.4, with_graph_only=with_graph_only)
     with caplog.at_level(logging.WARNING, logger="reelnest"):
-        found = losses(write_workspace(tmp_path / "found", prepared, model=MODEL, **ADAPTIVE))
+        actual = losses(write_workspace(tmp_path / "found", prepared, model=MODEL, **ADAPTIVE))
     # From the first step on as if the setting had been that, dropout too. Batch and learning rate are the same in both.
-    assert found == expected
-    told = [record.getMessage() for record in caplog.records if "too little memory" in record.getMessage()]
-    assert [message.partition("; ")[2] for message in told] == [
+    assert actual == expected
+    messages = [record.getMessage() for record in caplog.records if "too little memory" in record.getMessage()]
+    assert [message.partition("; ")[2] for message in messages] == [
         "using micro-batches of 4 pairs instead of 8, the batch size stays 8",
         "using micro-batches of 2 pairs instead of 4, the batch size stays 8",
     ]
@@ -84,9 +84,7 @@ def test_a_resumed_training_goes_on_in_the_smaller_micro_batches(prepared: Path,
     assert losses(root) == unbroken
 
 
-def test_too_little_memory_for_one_pair_stops_training_and_says_what_to_do(
-    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_little_memory_for_one_pair_stops_training_with_advice(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limit_memory(monkeypatch, 0)
     with pytest.raises(TrainingError, match=r"does not suffice for one pair at a time \(step 1\)\. Set train\.gradient_checkpointing"):
         losses(write_workspace(tmp_path / "found", prepared, **ADAPTIVE))

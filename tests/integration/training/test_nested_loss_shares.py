@@ -28,10 +28,12 @@ def shares(tmp_path_factory: pytest.TempPathFactory) -> Shares:
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_shares_make_the_loss_and_the_gradients_of_the_whole_batch(case: str, shares: Shares) -> None:
-    whole = figures(CASES[case])
-    one, other = (share[case] for share in shares)
-    torch.testing.assert_close((one["losses"] + other["losses"]) / 2, whole["losses"], rtol=1e-5, atol=0)
+    expected = figures(CASES[case])
+    first, second = (share[case] for share in shares)
+    torch.testing.assert_close((first["losses"] + second["losses"]) / 2, expected["losses"], rtol=1e-5, atol=0)
     for name in ("queries", "targets", "extras"):
         # The mean over processes is still to be taken: of a process's vectors, no other one has gradients.
-        torch.testing.assert_close(torch.cat([one[name], other[name]]), whole[name], rtol=0, atol=1e-5 * float(whole[name].abs().max()))
-    torch.testing.assert_close(one["temperature"] + other["temperature"], whole["temperature"], rtol=1e-5, atol=0)
+        torch.testing.assert_close(
+            torch.cat([first[name], second[name]]), expected[name], rtol=0, atol=1e-5 * float(expected[name].abs().max())
+        )
+    torch.testing.assert_close(first["temperature"] + second["temperature"], expected["temperature"], rtol=1e-5, atol=0)

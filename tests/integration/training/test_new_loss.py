@@ -47,20 +47,20 @@ def test_a_loss_of_another_package_trains_with_its_own_settings(prepared: Path, 
     assert training_report(root)["temperature"] == 1.0
     [best] = root.glob("work/checkpoints/*/best.safetensors")
     assert load_file(best)["objective.loss.margin"].item() != pytest.approx(0.3)
-    other = write_workspace(tmp_path / "other", prepared, loss=loss | {"margin": 0.1}, accumulation_steps=2, epochs=1)
-    run(other)
-    assert float(rows(other)[0]["loss_32"]) < float(rows(root)[0]["loss_32"])
+    micro_batched = write_workspace(tmp_path / "other", prepared, loss=loss | {"margin": 0.1}, accumulation_steps=2, epochs=1)
+    run(micro_batched)
+    assert float(rows(micro_batched)[0]["loss_32"]) < float(rows(root)[0]["loss_32"])
 
 
 @pytest.mark.usefixtures("_acme_is_installed")
 def test_micro_batches_give_it_the_losses_of_the_whole_batch(prepared: Path, tmp_path: Path) -> None:
     loss: dict[str, object] = {"name": "hinge", "learn_margin": True}
-    found = []
+    actual = []
     for size in (None, 3):
         root = write_workspace(tmp_path / f"size-{size}", prepared, loss=loss, micro_batch_size=size, optimizer="adamw", epochs=2)
         run(root)
-        found.append([float(row["loss"]) for row in rows(root)])
-    np.testing.assert_allclose(found[1], found[0], rtol=1e-4)
+        actual.append([float(row["loss"]) for row in rows(root)])
+    np.testing.assert_allclose(actual[1], actual[0], rtol=1e-4)
 
 
 @pytest.mark.usefixtures("_acme_is_installed")
@@ -81,7 +81,7 @@ def test_settings_are_checked_by_the_loss_that_they_name(loss: dict[str, object]
     assert expected in str(caught.value)
 
 
-def test_settings_without_a_loss_say_what_is_missing(prepared: Path, tmp_path: Path) -> None:
+def test_settings_without_a_loss_are_an_error(prepared: Path, tmp_path: Path) -> None:
     @register_loss_settings
     class LonelySettings(LossSettings):
         name: str = "lonely"

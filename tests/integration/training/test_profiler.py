@@ -22,21 +22,21 @@ def profiled(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def breakdown(root: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((root / "reports" / "training.json").read_text())["speed"]["breakdown"]
-    return found
+    breakdown_entry: dict[str, Any] = json.loads((root / "reports" / "training.json").read_text())["speed"]["breakdown"]
+    return breakdown_entry
 
 
-def test_the_report_says_where_the_time_of_a_step_went(profiled: Path) -> None:
-    found = breakdown(profiled)
-    assert found["steps"] == [2, 4]
-    assert set(found["seconds"]) == set(found["share"]) == set(PHASES)
-    assert sum(found["share"].values()) == pytest.approx(1, abs=0.001)
-    assert all(found["seconds"][name] > 0 for name in ("data", "vision", "language", "loss", "optimizer"))
+def test_the_report_has_the_time_of_each_phase_of_a_step(profiled: Path) -> None:
+    phases = breakdown(profiled)
+    assert phases["steps"] == [2, 4]
+    assert set(phases["seconds"]) == set(phases["share"]) == set(PHASES)
+    assert sum(phases["share"].values()) == pytest.approx(1, abs=0.001)
+    assert all(phases["seconds"][name] > 0 for name in ("data", "vision", "language", "loss", "optimizer"))
     # The model does most of the work, whatever the machine.
-    assert found["share"]["vision"] + found["share"]["language"] > found["share"]["loss"] + found["share"]["data"]
+    assert phases["share"]["vision"] + phases["share"]["language"] > phases["share"]["loss"] + phases["share"]["data"]
 
 
-def test_the_trace_shows_the_phases_and_lies_where_tensorboard_and_mlflow_look(profiled: Path) -> None:
+def test_the_trace_shows_the_phases_and_is_where_tensorboard_and_mlflow_look(profiled: Path) -> None:
     [trace] = profiled.glob("work/tensorboard/*/*.pt.trace.json.gz")
     with gzip.open(trace) as file:
         events = json.load(file)["traceEvents"]

@@ -69,9 +69,7 @@ def saved_steps(root: Path) -> list[int]:
         (0.5, list(range(1, 19))),
     ],
 )
-def test_checkpoints_are_written_as_often_as_the_setting_says(
-    minutes: float | None, expected: list[int], prepared: Path, tmp_path: Path
-) -> None:
+def test_checkpoints_are_written_at_the_set_interval(minutes: float | None, expected: list[int], prepared: Path, tmp_path: Path) -> None:
     root = write_workspace(tmp_path / "checkout", prepared, checkpoint_every_minutes=minutes, **SETTINGS)
     run(root)
     assert saved_steps(root) == expected

@@ -32,17 +32,17 @@ def trained(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_training_leaves_a_model_and_its_reports(trained: Path) -> None:
-    found: dict[str, Any] = training_report(trained)
-    assert found["steps"] == len(rows(trained)) == 4 * (found["pairs"] // 8)
-    assert set(found["loss_by_dim"]) == {"8", "32"}
-    assert found["loss"] < float(rows(trained)[1]["loss"])
-    assert [entry["epoch"] for entry in found["validation"]] == [1, 2, 3, 4]
-    assert found["best"]["value"] == max(entry["metrics"]["32"]["ndcg@10"] for entry in found["validation"])
+    report: dict[str, Any] = training_report(trained)
+    assert report["steps"] == len(rows(trained)) == 4 * (report["pairs"] // 8)
+    assert set(report["loss_by_dim"]) == {"8", "32"}
+    assert report["loss"] < float(rows(trained)[1]["loss"])
+    assert [entry["epoch"] for entry in report["validation"]] == [1, 2, 3, 4]
+    assert report["best"]["value"] == max(entry["metrics"]["32"]["ndcg@10"] for entry in report["validation"])
     model = reelnest.load(trained / "models" / "candidate")
     assert model.encode_texts(["a red number 1"], dim=8).shape == (1, 8)
     assert json.loads((trained / "models" / "candidate" / "run.json").read_text())["run_id"] is None
     progress = json.loads((trained / "work" / "progress.json").read_text())
-    assert (progress["step"], progress["steps"], progress["epoch"], progress["epochs"]) == (found["steps"], found["steps"], 4, 4)
+    assert (progress["step"], progress["steps"], progress["epoch"], progress["epochs"]) == (report["steps"], report["steps"], 4, 4)
 
 
 def test_the_same_seed_gives_the_same_losses_to_the_last_bit(trained: Path, prepared: Path, tmp_path: Path) -> None:
@@ -124,12 +124,12 @@ def test_a_stopped_training_goes_on_as_if_nothing_had_happened(
     process = start(stopped)
     wait_for_checkpoint(stopped, process)
     process.send_signal(ending)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == (75 if ending == signal.SIGTERM else -signal.SIGKILL), said
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == (75 if ending == signal.SIGTERM else -signal.SIGKILL), stderr
     assert not (stopped / "models").exists()
     assert not (stopped / "reports").exists()
     if ending == signal.SIGTERM:
-        assert "stopped by SIGTERM after step" in said
+        assert "stopped by SIGTERM after step" in stderr
     before = sorted(path.name for path in stopped.glob("work/checkpoints/*/step-*.pt"))
     run(stopped)
     assert rows(stopped) == rows(unbroken)
@@ -208,7 +208,7 @@ def test_fp16_without_a_gpu_is_refused(prepared: Path, tmp_path: Path) -> None:
         run(root)
 
 
-def test_another_number_of_processes_than_asked_for_is_refused(prepared: Path, tmp_path: Path) -> None:
+def test_another_number_of_processes_than_configured_is_refused(prepared: Path, tmp_path: Path) -> None:
     root = write_workspace(tmp_path / "checkout", prepared)
     (root / "params.yaml").write_text((root / "params.yaml").read_text().replace("cpu-1", "cpu-2"))
     with pytest.raises(TrainingError, match=r"1 processes work together; launch\.config 'cpu-2' expects 2"):
@@ -223,9 +223,7 @@ def test_a_loss_that_is_no_number_stops_training_and_leaves_no_model(prepared: P
     assert not list(root.glob("work/checkpoints/*/step-*.pt"))
 
 
-def test_fewer_pairs_than_a_batch_are_one_batch_and_the_log_says_so(
-    prepared: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_fewer_pairs_than_a_batch_are_one_batch_with_a_log_line(prepared: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = write_workspace(tmp_path / "checkout", prepared, batch_size=64, epochs=2)
     with caplog.at_level(logging.INFO, logger="reelnest"):
         run(root)

@@ -79,36 +79,36 @@ def of_two(killed: int, checkouts: dict[str, Path], prepared: Path, base: Path, 
 
 
 def load(folder: Path, case: str) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = torch.load(folder / f"{case}.pt", weights_only=True)
-    return found
+    results: dict[str, Tensor] = torch.load(folder / f"{case}.pt", weights_only=True)
+    return results
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_give_the_loss_and_gradients_of_one(case: str, of_two: Path, prepared: Path, base: Path) -> None:
-    one, two = figures(case, prepared, base), load(of_two, case)
-    assert one.keys() == two.keys()
-    torch.testing.assert_close(two["losses"], one["losses"], rtol=TOLERANCE, atol=0)
-    torch.testing.assert_close(two["loss"], one["loss"], rtol=TOLERANCE, atol=0)
-    check_gradients(two, one)
+    expected, two = figures(case, prepared, base), load(of_two, case)
+    assert expected.keys() == two.keys()
+    torch.testing.assert_close(two["losses"], expected["losses"], rtol=TOLERANCE, atol=0)
+    torch.testing.assert_close(two["loss"], expected["loss"], rtol=TOLERANCE, atol=0)
+    check_gradients(two, expected)
 
 
-def check_gradients(two: dict[str, Tensor], one: dict[str, Tensor]) -> None:
-    largest = max(float(value.abs().max()) for name, value in one.items() if name.startswith("gradient"))
-    for name in one:
+def check_gradients(two: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    largest = max(float(value.abs().max()) for name, value in expected.items() if name.startswith("gradient"))
+    for name in expected:
         if name.startswith("gradient"):
-            error = float((two[name] - one[name]).abs().max())
-            assert error <= TOLERANCE * max(float(one[name].abs().max()), 0.01 * largest), (name, error)
+            error = float((two[name] - expected[name]).abs().max())
+            assert error <= TOLERANCE * max(float(expected[name].abs().max()), 0.01 * largest), (name, error)
 
 
 def test_the_temperature_is_trained(of_two: Path) -> None:
     assert float(load(of_two, "all_trained")["gradient objective.loss.log_scale"].abs()) > 0
 
 
-def test_a_sharded_model_gives_what_a_whole_one_does_and_resumes(of_two: Path, prepared: Path, base: Path) -> None:
-    whole, sharded = load(of_two, "all_trained"), load(of_two, "sharded")
-    torch.testing.assert_close(sharded["losses"], whole["losses"], rtol=TOLERANCE, atol=0)
-    assert {name for name in sharded if name.startswith("gradient")} == {name for name in whole if name.startswith("gradient")}
-    check_gradients(sharded, whole)
+def test_a_sharded_model_gives_what_an_unsharded_one_does_and_resumes(of_two: Path, prepared: Path, base: Path) -> None:
+    unsharded, sharded = load(of_two, "all_trained"), load(of_two, "sharded")
+    torch.testing.assert_close(sharded["losses"], unsharded["losses"], rtol=TOLERANCE, atol=0)
+    assert {name for name in sharded if name.startswith("gradient")} == {name for name in unsharded if name.startswith("gradient")}
+    check_gradients(sharded, unsharded)
     assert 0 < float(sharded["mrr"]) <= 1
     assert torch.equal(sharded["resumed second losses"], sharded["second losses"])
     assert torch.equal(sharded["resumed third losses"], sharded["third losses"])
@@ -116,47 +116,47 @@ def test_a_sharded_model_gives_what_a_whole_one_does_and_resumes(of_two: Path, p
 
 
 def test_two_processes_mine_the_negatives_that_one_does(of_two: Path, prepared: Path, base: Path) -> None:
-    one = mined_figures(prepared, base)
+    expected = mined_figures(prepared, base)
     for rank in (0, 1):
         two = load(of_two, f"mined-{rank}")
-        assert torch.equal(two.pop("table"), one["table"])
+        assert torch.equal(two.pop("table"), expected["table"])
         for name, value in two.items():
-            torch.testing.assert_close(value, one[name], rtol=TOLERANCE, atol=TOLERANCE)
+            torch.testing.assert_close(value, expected[name], rtol=TOLERANCE, atol=TOLERANCE)
 
 
 def test_two_processes_search_a_corpus_together_and_find_what_one_does_to_the_last_bit(of_two: Path) -> None:
-    one = searched()
+    expected = searched()
     for rank in (0, 1):
         two = load(of_two, f"searched-{rank}")
-        assert all(torch.equal(two[name], found) for name, found in one.items())
+        assert all(torch.equal(two[name], value) for name, value in expected.items())
 
 
-def test_two_processes_keep_what_one_would_of_a_frozen_tower(of_two: Path, prepared: Path, base: Path, tmp_path: Path) -> None:
+def test_two_processes_cache_what_one_does_of_a_frozen_tower(of_two: Path, prepared: Path, base: Path, tmp_path: Path) -> None:
     keep(prepared, base, tmp_path)
-    [one], [two] = list(tmp_path.iterdir()), list((of_two / "frozen").iterdir())
-    assert one.name == two.name
-    assert (one / "rows.bin").stat().st_size > 0
-    assert (one / "rows.bin").read_bytes() == (two / "rows.bin").read_bytes()
+    [expected], [two] = list(tmp_path.iterdir()), list((of_two / "frozen").iterdir())
+    assert expected.name == two.name
+    assert (expected / "rows.bin").stat().st_size > 0
+    assert (expected / "rows.bin").read_bytes() == (two / "rows.bin").read_bytes()
 
 
 def test_a_sharded_training_saves_a_shard_for_each_process_and_resumes_to_the_last_bit(of_two: Path, base: Path) -> None:
-    found = load(of_two, "sharded_training")
-    assert torch.equal(found["resumed"], found["rest"])
-    assert torch.equal(found["average again"], found["average"])
-    assert not torch.equal(found["first"], found["rest"][:1])
+    results = load(of_two, "sharded_training")
+    assert torch.equal(results["resumed"], results["rest"])
+    assert torch.equal(results["average again"], results["average"])
+    assert not torch.equal(results["first"], results["rest"][:1])
     folder = of_two / "checkpoints" / "sharded"
     assert sorted(path.name for path in folder.glob("step-*")) == [f"step-00000001.{end}" for end in ("pt", "shard-0-of-2", "shard-1-of-2")]
     # Weights, two moments and an average of each, in float32: half of them in each shard.
-    whole = 4 * sum(tensor.numel() * 4 for tensor in load_file(base / "model.safetensors").values())
+    unsharded_bytes = 4 * sum(tensor.numel() * 4 for tensor in load_file(base / "model.safetensors").values())
     for shard in folder.glob("*.shard-*"):
-        assert 0.4 * whole < shard.stat().st_size < 0.7 * whole
+        assert 0.4 * unsharded_bytes < shard.stat().st_size < 0.7 * unsharded_bytes
 
 
 def test_processes_save_and_stop_after_the_same_step_whoever_wants_it(of_two: Path) -> None:
-    one, two = (torch.load(of_two / f"decisions-{rank}.pt", weights_only=True) for rank in (0, 1))
-    assert one == two
-    assert [step for step, (_, checkpoint) in enumerate(one, 1) if checkpoint] == [4]
-    assert [step for step, (stop, _) in enumerate(one, 1) if stop] == [8, 9, 10]
+    first, second = (torch.load(of_two / f"decisions-{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert first == second
+    assert [step for step, (_, checkpoint) in enumerate(first, 1) if checkpoint] == [4]
+    assert [step for step, (stop, _) in enumerate(first, 1) if stop] == [8, 9, 10]
 
 
 def test_a_killed_process_ends_the_whole_training_and_leaves_no_outputs(killed: int) -> None:

@@ -78,8 +78,8 @@ def batches(case: str, prepared: Prepared, pairs: Pairs) -> np.ndarray:
         return BatchOrder(len(pairs), 12, seed=5).epoch(0)[: settings(case).train.accumulation_steps]
     sides = zip(pairs.queries.tolist(), pairs.targets.tolist(), strict=True)
     is_text = np.array([all(prepared.item(item).kind == "text" for item in pair) for pair in sides])
-    text, other = np.flatnonzero(is_text), np.flatnonzero(~is_text)
-    return np.concatenate([other[:6], np.resize(text, 6)])[None]
+    text, with_video = np.flatnonzero(is_text), np.flatnonzero(~is_text)
+    return np.concatenate([with_video[:6], np.resize(text, 6)])[None]
 
 
 def model_of(params: Params, base: Path) -> tuple[ContrastiveModel, Any]:
@@ -134,12 +134,12 @@ def figures(case: str, prepared_folder: Path, base: Path) -> dict[str, Tensor]:
     losses = training.step.gradients([batcher(rows) for rows in batches(case, prepared, pairs)], training.state)
     if case == "adaptive":
         assert training.state.micro_batch_size == (1 if processes > 1 else None)
-    found = {"loss": mean_over_processes(losses.total), "losses": mean_over_processes(losses.by_dim)}
+    results = {"loss": mean_over_processes(losses.total), "losses": mean_over_processes(losses.by_dim)}
     for name, parameter in training.model.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None, name
-            found[f"gradient {name}"] = parameter.grad.clone()
-    return found
+            results[f"gradient {name}"] = parameter.grad.clone()
+    return results
 
 
 def shard(model: ContrastiveModel) -> None:
@@ -214,18 +214,18 @@ def sharded_figures(prepared_folder: Path, base: Path) -> dict[str, Tensor]:
     gradients = {name: parameter.grad.full_tensor() for name, parameter in model.named_parameters() if isinstance(parameter.grad, DTensor)}
     weights, state = trainable_state(model), copy.deepcopy(optimizer_state(model, optimizer))
     ema = Ema(model, 0.5)
-    found = {"losses": first, **{f"weight {name}": value for name, value in weights.items()}}
+    results = {"losses": first, **{f"weight {name}": value for name, value in weights.items()}}
     with unsharded(model):
         evaluation = evaluate_split(prepared, "validation", model.encoder, batcher, params.model.dims, 4, 100)
-    found["mrr"] = torch.tensor(evaluation.value("mrr"))
-    found["second losses"] = step(model, optimizer)
-    found["third losses"] = step(model, optimizer)
+    results["mrr"] = torch.tensor(evaluation.value("mrr"))
+    results["second losses"] = step(model, optimizer)
+    results["third losses"] = step(model, optimizer)
     before = ema.state()
     ema.update()
     after, now = ema.state(), trainable_state(model)
     with ema.in_place():
         averages = trainable_state(model)
-    back = trainable_state(model)
+    restored_weights = trainable_state(model)
     ema.load_state(before)
     restored = ema.state()["averages"]
     if dist.get_rank() == 0:  # the others get no values
@@ -233,7 +233,7 @@ def sharded_figures(prepared_folder: Path, base: Path) -> dict[str, Tensor]:
             # The first step's decay is 2/11.
             torch.testing.assert_close(average, weights[name].lerp(now[name], 9 / 11))
             assert torch.equal(average, after["averages"][name])
-            assert torch.equal(back[name], now[name])
+            assert torch.equal(restored_weights[name], now[name])
             assert torch.equal(restored[name], weights[name])
 
     # Every process reads the checkpoint's file; here the first one's values are handed over.
@@ -242,9 +242,9 @@ def sharded_figures(prepared_folder: Path, base: Path) -> dict[str, Tensor]:
     resumed, _, resumed_optimizer = sharded_model()
     load_trainable_state(resumed, handed[0])
     load_optimizer_state(resumed, resumed_optimizer, handed[1])
-    found["resumed second losses"] = step(resumed, resumed_optimizer)
-    found["resumed third losses"] = step(resumed, resumed_optimizer)
-    return found | {f"gradient {name}": value for name, value in gradients.items()}
+    results["resumed second losses"] = step(resumed, resumed_optimizer)
+    results["resumed third losses"] = step(resumed, resumed_optimizer)
+    return results | {f"gradient {name}": value for name, value in gradients.items()}
 
 
 def mined_figures(prepared_folder: Path, base: Path) -> dict[str, Tensor]:
@@ -275,37 +275,37 @@ def searched(block_scores: int = 60) -> dict[str, Tensor]:
     corpus[[3, 19, 20, 21, 40]] = corpus[3].clone()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(topk, "BLOCK_SCORES", block_scores)
-        found = sharded_topk(queries, corpus, [2, 8], 30)
-    return {f"{dim} {name}": getattr(ranking, name) for dim, ranking in found.items() for name in ("indices", "scores")}
+        rankings = sharded_topk(queries, corpus, [2, 8], 30)
+    return {f"{dim} {name}": getattr(ranking, name) for dim, ranking in rankings.items() for name in ("indices", "scores")}
 
 
 def decisions() -> list[Decision]:
     """Of ten steps: the first process wants a checkpoint from the third on until it is written, the second one to stop in the seventh."""
-    votes, found = StepVotes(), list[Decision]()
+    votes, decided = StepVotes(), list[Decision]()
     rank, due = dist.get_rank(), False
     for step in range(1, 11):
         due = due or step == 3
-        found.append(votes.decide(stop=rank == 1 and step >= 7, checkpoint=rank == 0 and due))
-        due = due and not found[-1].checkpoint
-    return found
+        decided.append(votes.decide(stop=rank == 1 and step >= 7, checkpoint=rank == 0 and due))
+        due = due and not decided[-1].checkpoint
+    return decided
 
 
 def main(prepared: Path, base: Path, output: Path, *checkouts: Path) -> None:
     """Writes `<case>.pt` for each case, `frozen/`, what sharded models give, and what each process mined and found; trains in checkouts."""
     for case in CASES:
-        found = figures(case, prepared, base)
+        results = figures(case, prepared, base)
         if dist.get_rank() == 0:
-            torch.save(found, output / f"{case}.pt")
+            torch.save(results, output / f"{case}.pt")
     keep(prepared, base, output / "frozen")
-    found = sharded_figures(prepared, base)
+    results = sharded_figures(prepared, base)
     if dist.get_rank() == 0:
-        torch.save(found, output / "sharded.pt")
-    found = sharded_training(prepared, base, output / "checkpoints")
+        torch.save(results, output / "sharded.pt")
+    results = sharded_training(prepared, base, output / "checkpoints")
     if dist.get_rank() == 0:
-        torch.save(found, output / "sharded_training.pt")
+        torch.save(results, output / "sharded_training.pt")
     torch.save(searched(), output / f"searched-{dist.get_rank()}.pt")
-    found = mined_figures(prepared, base)
-    torch.save(found, output / f"mined-{dist.get_rank()}.pt")
+    results = mined_figures(prepared, base)
+    torch.save(results, output / f"mined-{dist.get_rank()}.pt")
     torch.save([tuple(decision) for decision in decisions()], output / f"decisions-{dist.get_rank()}.pt")
     for checkout in checkouts:
         train.run(Workspace(checkout), load_params(checkout / "params.yaml"))

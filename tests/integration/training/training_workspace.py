@@ -33,13 +33,13 @@ def write_prepared(folder: Path, scratch: Path, videos: int = 28) -> None:
         cache.add(f"key{number}", Frames.of(*to_patches(frames, VISION), seconds_per_grid=0.5, vision=VISION))
         video, words = Side("video", f"v{number:02}"), f"{COLOURS[number % 8]} number {number}"
         split = "validation" if number >= videos * 3 // 4 else "train"
-        found = [(Side("text", f"a {words}"), video), (Side("text", f"show me the {words}"), video)]
+        sides = [(Side("text", f"a {words}"), video), (Side("text", f"show me the {words}"), video)]
         if number % 4 == 0:
-            found.append((Side("text", f"word {words}"), Side("text", f"a {words}")))
+            sides.append((Side("text", f"word {words}"), Side("text", f"a {words}")))
         if number % 7 == 0:
-            found.append((video, Side("text", f"a thing like {words}")))
-        pairs += [Pair(query, target, 1.0, None, (), len(pairs)) for query, target in found]
-        splits += [split] * len(found)
+            sides.append((video, Side("text", f"a thing like {words}")))
+        pairs += [Pair(query, target, 1.0, None, (), len(pairs)) for query, target in sides]
+        splits += [split] * len(sides)
     write_store(folder / STORE_FOLDER, [(f"v{number:02}", f"key{number}") for number in range(videos)], cache, 1.0, VISION)
     write_tables(folder, {f"v{number:02}": (("title", f"clip {number}"),) if number % 2 else () for number in range(videos)}, pairs, splits)
 

@@ -34,7 +34,7 @@ def test_every_size_whose_width_is_known_has_its_architecture(size: str) -> None
     assert config.text_config.hidden_size == FAMILY.hidden_size_of(name)
 
 
-def test_a_name_that_is_not_known_is_told_with_what_to_do() -> None:
+def test_an_unknown_name_is_an_error_with_advice() -> None:
     with pytest.raises(ModelError, match=r"'someone/else' are not known without the Hub \(known: Qwen2\.5-VL-3B, .*Download the model"):
         backbone_config(Model(name_or_path="someone/else", revision="0" * 40))
 
@@ -42,9 +42,9 @@ def test_a_name_that_is_not_known_is_told_with_what_to_do() -> None:
 def test_a_folder_gives_the_architecture_that_it_holds(tmp_path: Path) -> None:
     tiny = Tiny(hidden_size=64, layers=2, heads=2, vision_hidden_size=32, vision_layers=1, vision_heads=2, vocabulary=300)
     build_tiny(tmp_path, ["words"], tiny, seed=0)
-    found = backbone_config(Model(name_or_path=str(tmp_path), dims=(64,)))
-    assert (found.text_config.hidden_size, found.text_config.num_hidden_layers, found.vision_config.depth) == (64, 2, 1)
-    assert backbone_config(Model(tiny=tiny, dims=(64,))).vision_config.to_dict() == found.vision_config.to_dict()
+    config = backbone_config(Model(name_or_path=str(tmp_path), dims=(64,)))
+    assert (config.text_config.hidden_size, config.text_config.num_hidden_layers, config.vision_config.depth) == (64, 2, 1)
+    assert backbone_config(Model(tiny=tiny, dims=(64,))).vision_config.to_dict() == config.vision_config.to_dict()
 
 
 def test_a_folder_of_another_architecture_is_refused(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_what_does_not_fit_is_refused_with_its_key(sections: dict[str, Any], exp
     assert f"{path}: {expected}" in str(caught.value)
 
 
-def test_all_that_does_not_fit_is_told_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_in_one_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"(?s)model\.dims.*preprocess\.frames"):
         load_compatible_params(params_file(tmp_path, model={"dims": [999]}, preprocess={"frames": 3}))
 
@@ -75,11 +75,9 @@ def test_frames_are_checked_again_once_the_family_is_known() -> None:
         check_frames(params, FAMILY)
 
 
-def test_asking_costs_no_import_of_torch_or_transformers(tmp_path: Path) -> None:
+def test_the_check_imports_neither_torch_nor_transformers(tmp_path: Path) -> None:
     path = params_file(tmp_path, model={"name_or_path": "Qwen/Qwen2.5-VL-3B-Instruct", "revision": "0" * 40})
-    asked = (
-        f"from pathlib import Path; from reelnest.backbones.compatibility import load_compatible_params as ask; ask(Path({str(path)!r}))"
-    )
+    code = f"from pathlib import Path; from reelnest.backbones.compatibility import load_compatible_params as ask; ask(Path({str(path)!r}))"
     heavy = "import sys; print([name for name in ('torch', 'transformers', 'peft') if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", f"{asked}; {heavy}"], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", f"{code}; {heavy}"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

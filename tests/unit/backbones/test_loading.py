@@ -71,7 +71,7 @@ def test_a_tokenizer_of_another_checkpoint_is_refused(base: Path) -> None:
     assert_refused(base, "different ids", "<|video_pad|>")
 
 
-def test_what_needs_a_gpu_says_so_without_one(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_that_need_a_gpu_are_errors_without_one(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert_refused(
         tiny_base, "load_in_4bit needs a GPU", settings=Model(name_or_path=str(tiny_base), load_in_4bit=True, lora=Lora(merge=False))
@@ -80,7 +80,7 @@ def test_what_needs_a_gpu_says_so_without_one(tiny_base: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("layout", ["hub", "transformers 5"])
-def test_a_conditional_generation_checkpoint_loads_whole(base: Path, layout: str) -> None:
+def test_a_conditional_generation_checkpoint_loads_completely(base: Path, layout: str) -> None:
     generator = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_pretrained(base))
     generator.model.load_state_dict(load_file(base / "model.safetensors"))
     if layout == "hub":

@@ -10,13 +10,13 @@ LENGTHS = [[3, 1, 7], [20, 9, 21, 8]]
 
 def masks(lengths: list[list[int]], skipped: int) -> list[np.ndarray]:
     """A mask a segment, padded on the left, without each row's first `skipped` tokens (but with its last)."""
-    found = []
+    masks = []
     for segment in lengths:
         mask = np.zeros((len(segment), max(segment)), dtype=np.int64)
         for row, length in enumerate(segment):
             mask[row, max(segment) - length + min(skipped, length - 1) :] = 1
-        found.append(mask)
-    return found
+        masks.append(mask)
+    return masks
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_rows_of_like_length_share_a_group_and_each_token_is_found_again(packing
             assert places == [first + min(step, length - 1) for step in range(group.shape[1])]
 
 
-def test_pooling_reads_what_its_mask_says_and_no_padding(packing: Packing) -> None:
+def test_pooling_reads_its_mask_and_no_padding(packing: Packing) -> None:
     read = [
         sorted(group[row][mask[row]].tolist())
         for group, mask in zip(packing.groups, packing.pooled, strict=True)

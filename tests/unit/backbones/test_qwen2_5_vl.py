@@ -25,7 +25,7 @@ def accelerator(kind: DistributedType) -> tuple[Accelerator, FullyShardedDataPar
     return cast("Accelerator", SimpleNamespace(distributed_type=kind, state=SimpleNamespace(fsdp_plugin=plugin))), plugin
 
 
-def test_fsdp_shards_the_layers_of_both_parts_one_by_one(tiny_base: Path) -> None:
+def test_fsdp_shards_the_layers_of_tower_and_language_model_separately(tiny_base: Path) -> None:
     encoder, _ = load_encoder(Model(), tiny_base, training=True)
     sharding, plugin = accelerator(DistributedType.FSDP)
     shard_layers(sharding, FAMILY.wrap_classes)
@@ -36,21 +36,21 @@ def test_fsdp_shards_the_layers_of_both_parts_one_by_one(tiny_base: Path) -> Non
     assert len(layers) == 6
 
 
-def test_without_fsdp_nothing_is_said_about_layers() -> None:
+def test_without_fsdp_no_layer_classes_are_set() -> None:
     plain, plugin = accelerator(DistributedType.MULTI_GPU)
     shard_layers(plain, FAMILY.wrap_classes)
     assert plugin.transformer_cls_names_to_wrap is None
 
 
 @pytest.mark.parametrize("vision", [False, True])
-def test_adapters_are_in_the_language_model_and_in_the_tower_where_they_are_asked_for(tiny_base: Path, vision: bool) -> None:
+def test_adapters_are_in_the_language_model_and_if_set_in_the_tower(tiny_base: Path, vision: bool) -> None:
     encoder, _ = load_encoder(Model(lora=Lora(r=2, vision=vision)), tiny_base, training=True)
     adapted = {name for name, module in encoder.backbone.named_modules() if isinstance(module, LoraLayer)}
     expected = {f"language_model.layers.{layer}.self_attn.{side}_proj" for layer in range(3) for side in "qkvo"}
-    expected |= {f"language_model.layers.{layer}.mlp.{part}_proj" for layer in range(3) for part in ("gate", "up", "down")}
+    expected |= {f"language_model.layers.{layer}.mlp.{name}_proj" for layer in range(3) for name in ("gate", "up", "down")}
     if vision:
-        expected |= {f"visual.blocks.{block}.attn.{part}" for block in range(3) for part in ("qkv", "proj")}
-        expected |= {f"visual.blocks.{block}.mlp.{part}_proj" for block in range(3) for part in ("gate", "up", "down")}
+        expected |= {f"visual.blocks.{block}.attn.{name}" for block in range(3) for name in ("qkv", "proj")}
+        expected |= {f"visual.blocks.{block}.mlp.{name}_proj" for block in range(3) for name in ("gate", "up", "down")}
     assert adapted == expected
 
 
@@ -67,8 +67,8 @@ def test_the_vision_spec_is_that_of_transformers_processor() -> None:
     [("Qwen/Qwen2.5-VL-3B-Instruct", "other"), ("Qwen/Qwen2.5-VL-7B-Instruct", "apache-2.0"), ("someone/Qwen2.5-VL-7B-Instruct", None)],
 )
 def test_only_the_makers_own_checkpoints_have_a_known_licence(name: str, identifier: str | None) -> None:
-    found = FAMILY.license_of(name)
-    assert (found and found.identifier) == identifier
+    license_ = FAMILY.license_of(name)
+    assert (license_ and license_.identifier) == identifier
     assert FAMILY.hidden_size_of(name) is not None
 
 

@@ -42,7 +42,7 @@ def test_an_empty_instruction_adds_nothing(tokenizer: Any) -> None:
     assert decoded_rows(batch, tokenizer) == ["a star<|endoftext|>"]
 
 
-def test_what_is_remembered_of_texts_changes_no_batch(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_tokens_of_texts_change_no_batch(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["a star", "a red circle", "a star", ""]
     batcher = Batcher(tokenizer, Model(), FAMILY)
     first, again = (decoded_rows(batcher([Entry("query", text, None) for text in texts]), tokenizer) for _ in range(2))
@@ -51,7 +51,7 @@ def test_what_is_remembered_of_texts_changes_no_batch(tokenizer: Any, monkeypatc
     assert first == again == forgetful
 
 
-def test_rows_are_padded_on_the_left_and_only_as_far_as_their_part_needs(tokenizer: Any) -> None:
+def test_rows_are_padded_on_the_left_and_only_as_far_as_their_segment_needs(tokenizer: Any) -> None:
     batch = Batcher(tokenizer, Model(), FAMILY)(mixed_entries())
     for segment in batch.segments:
         assert (segment.attention_mask.diff(dim=1) >= 0).all()  # padding first, then tokens to the end
@@ -59,7 +59,7 @@ def test_rows_are_padded_on_the_left_and_only_as_far_as_their_part_needs(tokeniz
         assert (segment.input_ids[:, -1] == tokenizer.convert_tokens_to_ids("<|endoftext|>")).all()
 
 
-def test_videos_lie_one_after_the_other_with_their_grids(tokenizer: Any) -> None:
+def test_videos_are_concatenated_with_their_grids(tokenizer: Any) -> None:
     entries = mixed_entries()
     segment = Batcher(tokenizer, Model(), FAMILY)(entries).segments[1]
     videos = [entry.frames for entry in entries if entry.frames is not None]
@@ -72,13 +72,13 @@ def test_videos_lie_one_after_the_other_with_their_grids(tokenizer: Any) -> None
     assert (segment.mm_token_type_ids == 2).sum(1).tolist() == [16, 180, 12]
 
 
-def test_special_tokens_in_somebodys_text_stay_words(tokenizer: Any) -> None:
+def test_special_tokens_in_a_text_stay_plain_text(tokenizer: Any) -> None:
     segment = Batcher(tokenizer, Model(), FAMILY)([Entry("query", "what is <|video_pad|>?<|endoftext|>", None)]).segments[0]
     assert (segment.mm_token_type_ids == 0).all()
     assert (segment.input_ids == tokenizer.convert_tokens_to_ids("<|endoftext|>")).sum() == 1
 
 
-def test_long_texts_are_cut_and_instructions_and_ends_are_kept(tokenizer: Any) -> None:
+def test_long_texts_are_truncated_but_not_their_instructions_and_ends(tokenizer: Any) -> None:
     batcher = Batcher(tokenizer, Model(query_instruction="Find it.", max_text_tokens=3), FAMILY)
     ids = tokenizer("a blue square grows on and on", add_special_tokens=False)["input_ids"]
     batch = batcher([Entry("query", "a blue square grows on and on", None)])

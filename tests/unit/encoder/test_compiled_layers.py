@@ -32,15 +32,15 @@ def test_vectors_and_gradients_stay_and_batches_of_other_sizes_need_no_new_code(
     counter = CompileCounterWithBackend("aot_eager")
     torch._dynamo.reset()
     compiled.compile_layers(counter)
-    made = 0
+    compiled_frames = 0
     for entries in (mixed_entries(), mixed_entries()[:3], mixed_entries()[1:2]):
         batch = batcher(entries)
-        expected, found = plain(batch), compiled(batch)
-        torch.testing.assert_close(found, expected)
+        expected, actual = plain(batch), compiled(batch)
+        torch.testing.assert_close(actual, expected)
         expected.square().sum().backward()
-        found.square().sum().backward()
-        made = made or counter.frame_count
-    assert counter.frame_count == made
+        actual.square().sum().backward()
+        compiled_frames = compiled_frames or counter.frame_count
+    assert counter.frame_count == compiled_frames
     gradients = {name: parameter.grad for name, parameter in plain.named_parameters() if parameter.requires_grad}
     for name, parameter in compiled.named_parameters():
         if parameter.requires_grad:

@@ -10,22 +10,22 @@ from reelnest.encoder.ema import Ema
 
 def model() -> nn.Sequential:
     torch.manual_seed(0)
-    found = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-    found[1].bias.requires_grad_(False)
-    return found
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    model[1].bias.requires_grad_(False)
+    return model
 
 
-def walk(found: nn.Module, step: int) -> None:
+def walk(model: nn.Module, step: int) -> None:
     """Changes what trains."""
     random = torch.Generator().manual_seed(step)
     with torch.no_grad():
-        for parameter in found.parameters():
+        for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn(parameter.shape, generator=random).to(parameter.dtype), alpha=0.1)
 
 
-def weights(found: nn.Module) -> list[Tensor]:
-    return [parameter.detach().clone() for parameter in found.parameters()]
+def weights(model: nn.Module) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in model.parameters()]
 
 
 def test_the_average_is_torchs_with_a_decay_that_warms_up() -> None:
@@ -44,8 +44,8 @@ def test_the_average_is_torchs_with_a_decay_that_warms_up() -> None:
         ema.update()
         reference.update_parameters(trained)
     with ema.in_place():
-        for found, expected in zip(trained.parameters(), reference.parameters(), strict=True):
-            torch.testing.assert_close(found, expected)
+        for actual, expected in zip(trained.parameters(), reference.parameters(), strict=True):
+            torch.testing.assert_close(actual, expected)
 
 
 def test_the_weights_come_back_to_the_last_bit_even_after_an_error() -> None:
@@ -56,13 +56,13 @@ def test_the_weights_come_back_to_the_last_bit_even_after_an_error() -> None:
     before = weights(trained)
     during: list[Tensor] = []
 
-    def judge() -> None:
+    def evaluate_and_fail() -> None:
         with ema.in_place():
             during.extend(weights(trained))
             raise RuntimeError("in between")
 
     with pytest.raises(RuntimeError, match="in between"):
-        judge()
+        evaluate_and_fail()
     assert not torch.equal(during[0], before[0])
     assert all(torch.equal(a, b) for a, b in zip(weights(trained), before, strict=True))
 
@@ -87,7 +87,7 @@ def test_a_restored_average_goes_on_to_the_last_bit() -> None:
     assert not torch.equal(state["averages"]["0.weight"], ema.state()["averages"]["0.weight"]), "a state is a copy"
 
 
-def test_averages_of_bfloat16_weights_move_by_less_than_bfloat16_can_tell() -> None:
+def test_averages_of_bfloat16_weights_move_by_less_than_bfloat16_resolves() -> None:
     trained = nn.Linear(1, 1, bias=False, dtype=torch.bfloat16)
     nn.init.ones_(trained.weight)
     ema = Ema(trained, 0.999)

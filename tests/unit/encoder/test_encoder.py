@@ -57,9 +57,9 @@ def test_vectors_equal_qwens_own_forward(tiny_base: Path, pooling: str) -> None:
     for segment, where in zip(batch.segments, ([0, 2], [1, 3, 4]), strict=True):
         hidden = qwen_alone(tiny_base, segment, encoder)
         for row, index in enumerate(where):
-            kept = hidden[row][segment.attention_mask[row].bool()]
+            tokens = hidden[row][segment.attention_mask[row].bool()]
             instruction = len(tokenizer(instructions[entries[index].role] + "\n").input_ids)
-            expected = kept[-1] if pooling == "last" else kept[instruction:].mean(0)
+            expected = tokens[-1] if pooling == "last" else tokens[instruction:].mean(0)
             torch.testing.assert_close(vectors[index], expected, atol=2e-5, rtol=1e-4)
 
 
@@ -160,21 +160,21 @@ def test_bfloat16_weights_still_give_float32_vectors(tiny_base: Path) -> None:
     encoder, batcher = encoder_of(tiny_base, Model(dtype="bfloat16"))
     exact, _ = encoder_of(tiny_base, Model())
     batch = batcher(mixed_entries())
-    found = encoder(batch)
+    vectors = encoder(batch)
     assert encoder.backbone.dtype == torch.bfloat16
-    assert found.dtype == torch.float32
-    assert torch.cosine_similarity(found, exact(batch)).min() > 0.97
+    assert vectors.dtype == torch.float32
+    assert torch.cosine_similarity(vectors, exact(batch)).min() > 0.97
 
 
 def test_trainable_weights_can_be_put_back(tiny_base: Path) -> None:
     encoder, batcher = encoder_of(tiny_base, Model(freeze="vision"), training=True)
     before = encoder(batcher([TEXT]))
-    kept = {name: value.clone() for name, value in encoder.trainable_state().items()}
+    state = {name: value.clone() for name, value in encoder.trainable_state().items()}
     with torch.no_grad():
         for parameter in encoder.backbone.language_model.parameters():
             parameter.mul_(1.1)
     assert not torch.equal(encoder(batcher([TEXT])), before)
-    encoder.load_trainable_state(kept)
+    encoder.load_trainable_state(state)
     assert torch.equal(encoder(batcher([TEXT])), before)
     with pytest.raises(ModelError, match="other settings"):
         encoder.load_trainable_state({"backbone.other": torch.zeros(1)})

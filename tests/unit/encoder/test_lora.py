@@ -31,7 +31,7 @@ def test_new_adapters_change_nothing(tiny_base: Path) -> None:
     torch.testing.assert_close(encoder(batch), plain(batch))
 
 
-def test_only_adapters_train_and_the_vision_tower_has_them_when_asked(tiny_base: Path) -> None:
+def test_only_adapters_train_and_the_setting_adds_them_to_the_vision_tower(tiny_base: Path) -> None:
     for vision in (False, True):
         encoder, batcher = adapted(tiny_base, Lora(vision=vision))
         encoder(batcher(mixed_entries())).square().sum().backward()

@@ -27,9 +27,9 @@ def results(layer: LinearWithAdapter, forward: type[Linear], x: Tensor) -> list[
     x = x.clone().requires_grad_()
     out = forward.forward(layer, x)
     out.square().mean().backward()
-    found = [out.detach(), x.grad, *(getattr(layer, name)[ADAPTER].weight.grad for name in ("lora_A", "lora_B"))]
-    assert all(isinstance(tensor, Tensor) for tensor in found)
-    return found
+    outputs = [out.detach(), x.grad, *(getattr(layer, name)[ADAPTER].weight.grad for name in ("lora_A", "lora_B"))]
+    assert all(isinstance(tensor, Tensor) for tensor in outputs)
+    return outputs
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -44,22 +44,22 @@ def test_the_joint_product_gives_pefts_output_and_gradients(bias: bool, shape: t
 def test_gradients_hold_against_finite_differences() -> None:
     torch.manual_seed(0)
 
-    def made(*shape: int, trained: bool = False) -> Tensor:
+    def random_tensor(*shape: int, trained: bool = False) -> Tensor:
         return torch.randn(shape, dtype=torch.float64, requires_grad=trained)
 
-    weight, bias = made(4, 5), made(4)
-    inputs = (made(3, 5, trained=True), made(2, 5, trained=True), made(4, 2, trained=True))
+    weight, bias = random_tensor(4, 5), random_tensor(4)
+    inputs = (random_tensor(3, 5, trained=True), random_tensor(2, 5, trained=True), random_tensor(4, 2, trained=True))
     assert torch.autograd.gradcheck(lambda x, a, b: _LinearWithAdapter.apply(x, weight, bias, a, b, 1.5), inputs)
 
 
 def test_dropout_bfloat16_and_autocast_take_pefts_way() -> None:
     x = torch.randn(6, 24)
     dropping = adapted(dropout=0.5)
-    found = []
+    outputs = []
     for forward in (LinearWithAdapter, Linear):
         torch.manual_seed(1)
-        found.append(results(dropping, forward, x))
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*found, strict=True))
+        outputs.append(results(dropping, forward, x))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*outputs, strict=True))
     half = adapted(dtype=torch.bfloat16)
     assert torch.equal(half(x.bfloat16()), Linear.forward(half, x.bfloat16()))
     plain = adapted()

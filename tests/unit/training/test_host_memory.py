@@ -31,9 +31,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc")
 def test_a_second_step_finds_the_memory_of_the_first() -> None:
-    fresh, kept = (
+    fresh, reused = (
         int(subprocess.run([sys.executable, "-c", STEPS, how], capture_output=True, text=True, check=True).stdout)
         for how in ("given back", "kept")
     )
 
-    assert kept < fresh / 10
+    assert reused < fresh / 10

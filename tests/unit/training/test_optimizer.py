@@ -26,20 +26,20 @@ def rates(schedule: str, steps: int = 100) -> list[float]:
     train = Train.model_validate({"schedule": schedule, "learning_rate": 1.0, "warmup_fraction": 0.1})
     optimizer = build_optimizer(nn.Linear(2, 2), train)
     scheduler = build_scheduler(optimizer, train, steps)
-    found = []
+    results = []
     for _ in range(steps):
-        found.append(scheduler.get_last_lr()[0])
+        results.append(scheduler.get_last_lr()[0])
         optimizer.step()
         scheduler.step()
-    return found
+    return results
 
 
 @pytest.mark.parametrize(("schedule", "middle", "end"), [("cosine", 0.5, 0.0), ("linear", 0.5, 0.0), ("constant", 1.0, 1.0)])
 def test_each_schedule_warms_up_and_then_goes_its_way(schedule: str, middle: float, end: float) -> None:
-    found = rates(schedule)
-    assert found[:11] == pytest.approx([step / 10 for step in range(11)])
-    assert found[55] == pytest.approx(middle)
-    assert found[-1] == pytest.approx(end, abs=0.02)
+    actual = rates(schedule)
+    assert actual[:11] == pytest.approx([step / 10 for step in range(11)])
+    assert actual[55] == pytest.approx(middle)
+    assert actual[-1] == pytest.approx(end, abs=0.02)
 
 
 def test_a_parameter_that_is_one_number_in_a_vector_does_not_decay() -> None:
@@ -60,8 +60,8 @@ class Mixed(nn.Module):
         self.linear = nn.Linear(4, 3)
 
     def forward(self) -> Tensor:
-        found: Tensor = self.linear(self.table.weight).square().sum()
-        return found
+        loss: Tensor = self.linear(self.table.weight).square().sum()
+        return loss
 
 
 def stepped(model: nn.Module, *optimizers: torch.optim.Optimizer, steps: int = 3) -> nn.Module:
@@ -110,8 +110,8 @@ def test_a_loaded_state_goes_on_as_the_unbroken_run_would() -> None:
     second.load_state_dict(deepcopy(first.state_dict()))
     stepped(unbroken, first)
     stepped(resumed, second)
-    for found, expected in zip(resumed.parameters(), unbroken.parameters(), strict=True):
-        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    for actual, expected in zip(resumed.parameters(), unbroken.parameters(), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=0)
 
 
 def test_muon_needs_neither_matrices_nor_others() -> None:

@@ -54,9 +54,9 @@ def window(prepared: Prepared, row: int, settings: Mining, excluded: tuple[int, 
     """What a pair's negatives may be drawn from, by sorting all candidates."""
     pairs = prepared.pairs("train")
     items = items_of(pairs).tolist()
-    asked, answers = (torch.nn.functional.normalize(vectors(seed, len(items)).double(), dim=1).numpy() for seed in (0, 1))
+    query_vectors, target_vectors = (torch.nn.functional.normalize(vectors(seed, len(items)).double(), dim=1).numpy() for seed in (0, 1))
     query, target = int(pairs.queries[row]), int(pairs.targets[row])
-    cosine = {item: float(asked[items.index(query)] @ answers[items.index(item)]) for item in items}
+    cosine = {item: float(query_vectors[items.index(query)] @ target_vectors[items.index(item)]) for item in items}
     ceiling = np.inf
     if settings.relative_margin is not None:
         ceiling = cosine[target] - (1 - settings.relative_margin) * abs(cosine[target])
@@ -80,10 +80,10 @@ def test_negatives_come_from_the_window_of_ranks_that_a_plain_search_finds(
     monkeypatch.setattr(mining, "BLOCK_ROWS", 7)
     monkeypatch.setattr(mining, "BLOCK_ITEMS", 5)
     settings = Mining(negatives_per_pair=3, ranks=ranks, relative_margin=share)
-    found = mined(prepared, settings)
-    assert found.shape == (len(prepared.pairs("train")), 3)
+    negatives_of_pairs = mined(prepared, settings)
+    assert negatives_of_pairs.shape == (len(prepared.pairs("train")), 3)
     short = 0
-    for row, negatives in enumerate(found):
+    for row, negatives in enumerate(negatives_of_pairs):
         allowed = window(prepared, row, settings)
         drawn = negatives[negatives != NONE].tolist()
         assert set(drawn) <= set(allowed)
@@ -94,9 +94,9 @@ def test_negatives_come_from_the_window_of_ranks_that_a_plain_search_finds(
 
 def test_the_blocks_in_which_the_corpus_is_searched_do_not_matter(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Mining(negatives_per_pair=2, ranks=(1, 6))
-    whole = mined(prepared, settings)
+    expected = mined(prepared, settings)
     monkeypatch.setattr(mining, "BLOCK_ITEMS", 4)
-    assert np.array_equal(mined(prepared, settings), whole)
+    assert np.array_equal(mined(prepared, settings), expected)
 
 
 def test_another_step_draws_others_and_the_same_step_the_same(prepared: Prepared) -> None:
@@ -113,7 +113,7 @@ def test_excluded_items_are_not_drawn(prepared: Prepared) -> None:
         assert [negative] == window(prepared, row, settings, excluded=tuple(nearest[row].tolist()))
 
 
-def test_an_answer_of_another_split_is_never_a_negative() -> None:
+def test_a_relevant_item_of_another_split_is_never_a_negative() -> None:
     # Text 0 finds video 3 best, which is its answer in the test split, and then video 4.
     prepared = prepared_of([(0, 2, "train"), (1, 3, "train"), (1, 4, "train"), (0, 3, "test")], texts=2, videos=3)
     queries = torch.tensor([[1.0, 0.0], [0.0, 1.0], *[[0.0, 0.0]] * 3])
@@ -121,11 +121,11 @@ def test_an_answer_of_another_split_is_never_a_negative() -> None:
     pairs = prepared.pairs("train")
     settings = Mining(negatives_per_pair=2, ranks=(1, 2))
     item_vectors = ItemVectors(np.arange(5), queries, targets, torch.device("cpu"))
-    found = mine(prepared, pairs, item_vectors, settings, seed=0, step=0)
-    assert found.items.tolist()[0] == [4, NONE]
-    assert found.items.tolist()[1:] == [[2, NONE]] * 2
+    result = mine(prepared, pairs, item_vectors, settings, seed=0, step=0)
+    assert result.items.tolist()[0] == [4, NONE]
+    assert result.items.tolist()[1:] == [[2, NONE]] * 2
     # 0.447 - 0.995 for the first pair; text 1 scores its answers 0 and 0.0995 and video 2 0.894.
-    assert found.margin == pytest.approx(np.mean([0.44721 - 0.99504, 0 - 0.89443, 0.0995 - 0.89443]), abs=1e-4)
+    assert result.margin == pytest.approx(np.mean([0.44721 - 0.99504, 0 - 0.89443, 0.0995 - 0.89443]), abs=1e-4)
 
 
 def test_a_model_that_has_diverged_is_named_as_such(prepared: Prepared) -> None:

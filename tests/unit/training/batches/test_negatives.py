@@ -47,7 +47,7 @@ def test_of_more_listed_negatives_than_fit_each_renewal_draws_others() -> None:
     assert seen == {5, 6, 7, 2, 3}
 
 
-def test_a_listed_negative_that_is_an_answer_in_another_pair_is_left_out() -> None:
+def test_a_listed_negative_that_is_relevant_in_another_pair_is_left_out() -> None:
     negatives = negatives_of([(0, 1, [2, 3]), (0, 3, [1]), (2, 0, [4])])
     negatives.renew(0)
     assert [negatives(row).tolist() for row in range(3)] == [[], [], [4]]
@@ -64,14 +64,14 @@ def test_a_listed_negative_that_is_an_answer_in_another_pair_is_left_out() -> No
 )
 def test_renewals_come_at_their_steps(settings: dict[str, int], renewed: list[int]) -> None:
     negatives = negatives_of(ROWS, **settings)
-    step, found = 0, []
+    step, renewals = 0, []
     while step < 15:
         if negatives.steps_until_renewal(step) == 0:
             negatives.renew(step)
-            found.append(step)
+            renewals.append(step)
         assert negatives.steps_until_renewal(step) > 0
         step += 1
-    assert found == renewed
+    assert renewals == renewed
 
 
 def test_a_stretch_ends_where_the_next_renewal_is_due() -> None:
@@ -83,9 +83,9 @@ def test_a_stretch_ends_where_the_next_renewal_is_due() -> None:
 
 
 def test_state_brings_back_the_table_and_the_step_it_was_made_for() -> None:
-    made = negatives_of(ROWS)
-    made.renew(5)
-    other = negatives_of(ROWS)
-    other.load_state(made.state())
-    assert all(np.array_equal(other(row), made(row)) for row in range(len(ROWS)))
-    assert other.steps_until_renewal(5) == made.steps_until_renewal(5) == 5
+    original = negatives_of(ROWS)
+    original.renew(5)
+    restored = negatives_of(ROWS)
+    restored.load_state(original.state())
+    assert all(np.array_equal(restored(row), original(row)) for row in range(len(ROWS)))
+    assert restored.steps_until_renewal(5) == original.steps_until_renewal(5) == 5

@@ -31,7 +31,7 @@ class Items:
 
     def related(self, item: int) -> np.ndarray:
         both = [pair for pair in PAIRS + ELSEWHERE if item in pair]
-        return np.array(sorted({other for pair in both for other in pair} - {item}), dtype=np.int64)
+        return np.array(sorted({paired for pair in both for paired in pair} - {item}), dtype=np.int64)
 
 
 class Entries:
@@ -40,7 +40,7 @@ class Entries:
     def micro_batches(self, entries: list[Entry], count: int) -> tuple[list[Any], Tensor]:
         named = [(entry.role, int(entry.text)) for entry in entries]
         places = np.arange(len(named))[::-1]  # backwards, so that the order matters
-        return [[named[place] for place in part] for part in np.array_split(places, count)], torch.from_numpy(np.argsort(places))
+        return [[named[place] for place in indices] for indices in np.array_split(places, count)], torch.from_numpy(np.argsort(places))
 
 
 def share(rank: int, processes: int, micro_batch_size: int | None = None, *, intra_modal: bool = False) -> PairBatch:
@@ -61,7 +61,7 @@ def share(rank: int, processes: int, micro_batch_size: int | None = None, *, int
 
 def entries_of(batch: PairBatch) -> list[tuple[Role, int]]:
     """Roles and items in the order of the vectors that the loss gets."""
-    rows = [named for part in cast("list[list[tuple[Role, int]]]", batch.inputs) for named in part]
+    rows = [named for inputs in cast("list[list[tuple[Role, int]]]", batch.inputs) for named in inputs]
     return [rows[place] for place in batch.inverse]
 
 
@@ -92,16 +92,16 @@ def test_columns_are_all_targets_and_then_each_extra_negative_once(processes: in
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_items_of_one_side_are_related_where_they_are_the_same_or_share_a_relevant_item(processes: int) -> None:
-    def alike(one: int, other: int) -> bool:
-        return known(one, other) or any(known(one, item) and known(other, item) for item in range(ITEMS))
+    def alike(a: int, b: int) -> bool:
+        return known(a, b) or any(known(a, item) and known(b, item) for item in range(ITEMS))
 
     for rank in range(processes):
         batch = share(rank, processes, intra_modal=True)
         mine = PAIRS[rank * batch.share : (rank + 1) * batch.share]
         assert batch.related_queries is not None
         assert batch.related_targets is not None
-        assert batch.related_queries.tolist() == [[alike(query, other) for other, _ in PAIRS] for query, _ in mine]
-        assert batch.related_targets.tolist() == [[alike(target, other) for _, other in PAIRS] for _, target in mine]
+        assert batch.related_queries.tolist() == [[alike(query, column) for column, _ in PAIRS] for query, _ in mine]
+        assert batch.related_targets.tolist() == [[alike(target, column) for _, column in PAIRS] for _, target in mine]
     assert share(0, processes).related_queries is None
 
 

@@ -8,45 +8,45 @@ from reelnest.store.prepared import Pairs
 from reelnest.training.batches.sampler import BatchOrder, negative_anchors
 
 
-def test_an_epoch_shows_each_pair_at_most_once_and_drops_only_a_remainder() -> None:
-    order = BatchOrder(pairs=23, batch_size=4, seed=0)
-    shown = order.epoch(0).ravel()
-    assert order.epoch(0).shape == (5, 4)
-    assert len(set(shown.tolist())) == 20
-    assert set(shown.tolist()) <= set(range(23))
+def test_an_epoch_has_each_pair_at_most_once_and_drops_only_a_remainder() -> None:
+    batch_order = BatchOrder(pairs=23, batch_size=4, seed=0)
+    rows = batch_order.epoch(0).ravel()
+    assert batch_order.epoch(0).shape == (5, 4)
+    assert len(set(rows.tolist())) == 20
+    assert set(rows.tolist()) <= set(range(23))
 
 
 def test_the_order_depends_on_seed_and_epoch_alone() -> None:
-    order = BatchOrder(pairs=50, batch_size=10, seed=3)
-    order.epoch(0)
-    assert np.array_equal(order.epoch(7), BatchOrder(pairs=50, batch_size=10, seed=3).epoch(7))
-    assert not np.array_equal(order.epoch(7), order.epoch(8))
-    assert not np.array_equal(order.epoch(7), BatchOrder(pairs=50, batch_size=10, seed=4).epoch(7))
+    batch_order = BatchOrder(pairs=50, batch_size=10, seed=3)
+    batch_order.epoch(0)
+    assert np.array_equal(batch_order.epoch(7), BatchOrder(pairs=50, batch_size=10, seed=3).epoch(7))
+    assert not np.array_equal(batch_order.epoch(7), batch_order.epoch(8))
+    assert not np.array_equal(batch_order.epoch(7), BatchOrder(pairs=50, batch_size=10, seed=4).epoch(7))
 
 
 def test_every_pair_is_shown_in_some_epoch() -> None:
-    order = BatchOrder(pairs=11, batch_size=4, seed=0)
-    assert {int(pair) for epoch in range(10) for pair in order.epoch(epoch).ravel()} == set(range(11))
+    batch_order = BatchOrder(pairs=11, batch_size=4, seed=0)
+    assert {int(pair) for epoch in range(10) for pair in batch_order.epoch(epoch).ravel()} == set(range(11))
 
 
 def test_steps_can_begin_anywhere() -> None:
-    order = BatchOrder(pairs=40, batch_size=4, seed=0)
-    steps = list(order.steps(2, accumulation_steps=3))
+    batch_order = BatchOrder(pairs=40, batch_size=4, seed=0)
+    steps = list(batch_order.steps(2, accumulation_steps=3))
     assert [len(step) for step in steps] == [3, 3, 3, 1]
-    assert order.steps_per_epoch(3) == 4
-    assert np.array_equal(np.concatenate(steps), order.epoch(2))
-    resumed = list(order.steps(2, accumulation_steps=3, first=2))
+    assert batch_order.steps_per_epoch(3) == 4
+    assert np.array_equal(np.concatenate(steps), batch_order.epoch(2))
+    resumed = list(batch_order.steps(2, accumulation_steps=3, first=2))
     assert np.array_equal(np.concatenate(resumed), np.concatenate(steps[2:]))
 
 
 def test_fewer_pairs_than_a_batch_make_one_even_batch() -> None:
-    order = BatchOrder.fitting(pairs=7, batch_size=64, seed=0, processes=2)
-    assert order.batch_size == 6
-    assert order.batches == 1
+    batch_order = BatchOrder.fitting(pairs=7, batch_size=64, seed=0, processes=2)
+    assert batch_order.batch_size == 6
+    assert batch_order.batches == 1
 
 
 @pytest.mark.parametrize(("pairs", "processes"), [(0, 1), (1, 1), (3, 4), (1, 2)])
-def test_too_few_pairs_are_an_error_that_says_how_many_are_needed(pairs: int, processes: int) -> None:
+def test_too_few_pairs_are_an_error_that_names_the_required_number(pairs: int, processes: int) -> None:
     with pytest.raises(DataError, match=rf"{pairs} pairs, too few for {processes} processes.*{max(2, processes)}"):
         BatchOrder.fitting(pairs=pairs, batch_size=64, seed=0, processes=processes)
 
@@ -59,16 +59,16 @@ def twins(count: int, others: int) -> Pairs:
     return Pairs(queries, targets, np.ones(len(targets), dtype=np.float32), tuple(negatives))
 
 
-def test_an_answer_and_its_listed_negative_stand_in_one_batch() -> None:
+def test_a_target_and_its_listed_negative_share_a_batch() -> None:
     pairs = twins(count=20, others=16)
-    order = BatchOrder(len(pairs), 8, seed=0, anchors=negative_anchors(pairs))
+    batch_order = BatchOrder(len(pairs), 8, seed=0, anchors=negative_anchors(pairs))
     for epoch in range(3):
-        batches = order.epoch(epoch)
+        batches = batch_order.epoch(epoch)
         assert sorted(batches.reshape(-1)) == list(range(len(pairs)))
         together = sum(any(targets[j] == targets[i] ^ 1 for j in range(8)) for targets in pairs.targets[batches] for i in range(8))
         assert together >= 0.8 * 80  # a unit may be cut by the end of a batch
-    assert not np.array_equal(order.epoch(0), order.epoch(1))
-    assert np.array_equal(order.epoch(1), BatchOrder(len(pairs), 8, seed=0, anchors=negative_anchors(pairs)).epoch(1))
+    assert not np.array_equal(batch_order.epoch(0), batch_order.epoch(1))
+    assert np.array_equal(batch_order.epoch(1), BatchOrder(len(pairs), 8, seed=0, anchors=negative_anchors(pairs)).epoch(1))
 
 
 def test_a_clip_as_query_belongs_to_the_group_of_the_clip() -> None:
@@ -92,18 +92,18 @@ def tangled(pairs: int, texts: int, videos: int) -> np.ndarray:
 
 def repeats(items: np.ndarray, batches: np.ndarray) -> int:
     """Counted by hand: items of a batch that another of its pairs brought before."""
-    found = 0
+    count = 0
     for batch in batches:
         seen: set[int] = set()
         for row in batch:
-            found += len(seen & set(items[row].tolist()))
+            count += len(seen & set(items[row].tolist()))
             seen |= set(items[row].tolist())
-    return found
+    return count
 
 
-def test_no_item_stands_twice_in_a_batch_and_no_pair_comes_back_in_an_epoch() -> None:
+def test_no_item_is_twice_in_a_batch_and_no_pair_twice_in_an_epoch() -> None:
     items = tangled(pairs=3000, texts=900, videos=700)
-    plain, apart = (BatchOrder(3000, 32, seed=1, items=given) for given in (None, items))
+    plain, apart = (BatchOrder(3000, 32, seed=1, items=apart_items) for apart_items in (None, items))
     for epoch in range(2):
         assert repeats(items, plain.epoch(epoch)) > 100
         batches = apart.epoch(epoch)
@@ -117,11 +117,11 @@ def test_no_item_stands_twice_in_a_batch_and_no_pair_comes_back_in_an_epoch() ->
 
 def test_batches_without_repeats_are_full_even_where_nothing_but_repeats_is_left() -> None:
     items = np.stack([np.arange(40), np.full(40, 99)], axis=1)  # one answer to all
-    order = BatchOrder(40, 8, seed=0, items=items)
-    batches = order.epoch(0)
+    batch_order = BatchOrder(40, 8, seed=0, items=items)
+    batches = batch_order.epoch(0)
     assert batches.shape == (5, 8)
     assert all(len(set(batch.tolist())) == 8 for batch in batches)
-    assert order.repeated_items(0) == repeats(items, batches) == 5 * 7
+    assert batch_order.repeated_items(0) == repeats(items, batches) == 5 * 7
 
 
 def test_a_pair_of_an_item_with_itself_is_no_repeat() -> None:
@@ -132,8 +132,8 @@ def test_a_pair_of_an_item_with_itself_is_no_repeat() -> None:
 def test_groups_of_listed_negatives_stay_together_in_batches_without_repeats() -> None:
     pairs = twins(count=40, others=0)
     items = np.stack([pairs.queries, pairs.targets], axis=1)
-    order = BatchOrder(len(pairs), 8, seed=0, anchors=negative_anchors(pairs), items=items)
-    batches = order.epoch(0)
+    batch_order = BatchOrder(len(pairs), 8, seed=0, anchors=negative_anchors(pairs), items=items)
+    batches = batch_order.epoch(0)
     together = sum(any(targets[j] == targets[i] ^ 1 for j in range(8)) for targets in pairs.targets[batches] for i in range(8))
     assert repeats(items, batches) == 0
     assert together >= 0.8 * batches.size

@@ -10,14 +10,14 @@ from reelnest.errors import TrainingError
 from reelnest.training.checkpoint.checkpoints import Checkpoints, load_trainable_state, trainable_state
 
 
-def test_the_last_k_are_kept_and_the_newest_is_loaded(tmp_path: Path) -> None:
+def test_the_last_k_checkpoints_remain_and_the_newest_is_loaded(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, "key")
     for step in (5, 10, 115):
         checkpoints.save(step, {"step": step, "value": torch.tensor(float(step))}, keep=2)
     assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["step-00000010.pt", "step-00000115.pt"]
-    found = checkpoints.load_last()
-    assert found is not None
-    assert found["step"] == 115
+    state = checkpoints.load_last()
+    assert state is not None
+    assert state["step"] == 115
 
 
 def test_a_broken_checkpoint_is_skipped_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -39,13 +39,13 @@ def test_a_sharded_step_counts_only_with_its_shard_which_is_removed_with_it(tmp_
         checkpoints.save(step, {"step": step, "shards": 1}, keep=2)
     names = [f"step-0000000{step}.{end}" for step in (2, 3) for end in ("pt", "shard-0-of-1")]
     assert sorted(path.name for path in checkpoints.folder.iterdir()) == names
-    found = checkpoints.load_last()
-    assert found is not None
-    assert torch.equal(found["shard"]["weights"], torch.full((3,), 3.0))
+    state = checkpoints.load_last()
+    assert state is not None
+    assert torch.equal(state["shard"]["weights"], torch.full((3,), 3.0))
     (checkpoints.folder / "step-00000003.shard-0-of-1").write_bytes(b"cut off")
-    found = checkpoints.load_last()
-    assert found is not None
-    assert found["step"] == 2
+    state = checkpoints.load_last()
+    assert state is not None
+    assert state["step"] == 2
 
 
 def test_shards_of_another_number_of_processes_are_refused(tmp_path: Path) -> None:

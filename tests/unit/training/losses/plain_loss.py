@@ -24,30 +24,30 @@ def plain_losses(
     pairs = len(queries)
     own = torch.eye(pairs, len(targets), dtype=torch.bool)
     itself = own[:, :pairs]
-    found = []
+    losses = []
     for dim in dims:
         q, t = F.normalize(queries[:, :dim], dim=-1), F.normalize(targets[:, :dim], dim=-1)
         cosines = q @ t.T
         positives = cosines.diagonal()
         forth = [(cosines, related & ~own)]
-        back = [(cosines[:, :pairs].T, (related & ~own)[:, :pairs].T)]
+        from_targets = [(cosines[:, :pairs].T, (related & ~own)[:, :pairs].T)]
         if settings.intra_modal_negatives:
             assert related_queries is not None
             assert related_targets is not None
             forth.append((q @ q.T, related_queries | itself))
-            back.append((t[:pairs] @ t[:pairs].T, related_targets | itself))
-        sums = [_log_sum(parts, positives, temperature, settings.false_negative_margin) for parts in (forth, back)]
+            from_targets.append((t[:pairs] @ t[:pairs].T, related_targets | itself))
+        sums = [_log_sum(blocks, positives, temperature, settings.false_negative_margin) for blocks in (forth, from_targets)]
         of_pairs = (sums[0] + sums[1]) / 2 - positives / temperature
         if settings.graded_relevance:
             assert relevance is not None
             of_pairs = of_pairs * relevance / relevance.mean()
-        found.append(of_pairs.mean())
-    return torch.stack(found)
+        losses.append(of_pairs.mean())
+    return torch.stack(losses)
 
 
-def _log_sum(parts: list[tuple[Tensor, Tensor]], positives: Tensor, temperature: Tensor, margin: float | None) -> Tensor:
+def _log_sum(blocks: list[tuple[Tensor, Tensor]], positives: Tensor, temperature: Tensor, margin: float | None) -> Tensor:
     logits = []
-    for number, (cosines, masked) in enumerate(parts):
+    for number, (cosines, masked) in enumerate(blocks):
         if margin is not None:
             too_alike = cosines > positives[:, None] + margin
             if number == 0:

@@ -22,15 +22,15 @@ def by_hand(rows: Tensor, columns: Tensor, masked: set[tuple[int, int]], dim: in
     def cosine(a: list[float], b: list[float]) -> float:
         return sum(x * y for x, y in zip(a, b, strict=True)) / math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
 
-    found = []
+    results = []
     for i, row in enumerate(rows[:, :dim].tolist()):
         shares = {
             j: math.exp(cosine(row, column) / TEMPERATURE.item())
             for j, column in enumerate(columns[:, :dim].tolist())
             if (i, j) not in masked
         }
-        found.append(-math.log(shares[i] / sum(shares.values())))
-    return found
+        results.append(-math.log(shares[i] / sum(shares.values())))
+    return results
 
 
 def mean(values: list[float]) -> float:
@@ -55,8 +55,8 @@ def test_each_dim_equals_the_written_out_formula(vectors: tuple[Tensor, Tensor])
     related = torch.tensor([[True, False, True, False, True], [False, True, False, False, False], [False, False, False, True, False]])
     # Query 0 and target 2 belong together, so target 2's negatives are without query 0.
     forth = [mean(by_hand(queries, targets, {(0, 2), (0, 4), (2, 3)}, dim)) for dim in DIMS]
-    back = [mean(by_hand(targets[:3], queries, {(2, 0)}, dim)) for dim in DIMS]
-    expected = [(a + b) / 2 for a, b in zip(forth, back, strict=True)]
+    from_targets = [mean(by_hand(targets[:3], queries, {(2, 0)}, dim)) for dim in DIMS]
+    expected = [(a + b) / 2 for a, b in zip(forth, from_targets, strict=True)]
     assert losses(queries, targets, related) == pytest.approx(expected, rel=1e-12)
 
 
@@ -68,12 +68,12 @@ def test_intra_modal_negatives_are_others_than_the_row_itself(vectors: tuple[Ten
     for dim in DIMS:
         # Beside the targets stand all queries, of which a row's own does not count, nor what is related.
         forth = by_hand(queries, torch.cat([targets, queries]), {(0, 3), (1, 4), (2, 5), (1, 5)}, dim)
-        back = by_hand(targets, torch.cat([queries, targets]), {(0, 3), (1, 4), (2, 5)}, dim)
-        expected.append((mean(forth) + mean(back)) / 2)
+        from_targets = by_hand(targets, torch.cat([queries, targets]), {(0, 3), (1, 4), (2, 5)}, dim)
+        expected.append((mean(forth) + mean(from_targets)) / 2)
     assert losses(queries, targets, intra_modal_negatives=True, related_queries=related) == pytest.approx(expected, rel=1e-12)
 
 
-def test_what_is_more_alike_than_the_answer_is_no_negative(vectors: tuple[Tensor, Tensor]) -> None:
+def test_an_item_more_similar_than_the_target_is_no_negative(vectors: tuple[Tensor, Tensor]) -> None:
     queries, targets = vectors[0], vectors[1][:3].clone()
     targets[1] = queries[0]  # another pair's target, and just what was asked for
     expected = []
@@ -81,8 +81,8 @@ def test_what_is_more_alike_than_the_answer_is_no_negative(vectors: tuple[Tensor
         cosines = torch.cosine_similarity(queries[:, None, :dim], targets[None, :, :dim], dim=-1).tolist()
         places = [(i, j) for i in range(3) for j in range(3)]
         forth = by_hand(queries, targets, {(i, j) for i, j in places if cosines[i][j] > cosines[i][i] + 0.1}, dim)
-        back = by_hand(targets, queries, {(j, i) for i, j in places if cosines[i][j] > cosines[j][j] + 0.1}, dim)
-        expected.append((mean(forth) + mean(back)) / 2)
+        from_targets = by_hand(targets, queries, {(j, i) for i, j in places if cosines[i][j] > cosines[j][j] + 0.1}, dim)
+        expected.append((mean(forth) + mean(from_targets)) / 2)
     assert losses(queries, targets, false_negative_margin=0.1) == pytest.approx(expected, rel=1e-12)
     assert losses(queries, targets, false_negative_margin=2.0) == pytest.approx(losses(queries, targets), rel=1e-12)
     assert losses(queries, targets) != pytest.approx(expected, rel=1e-2)
@@ -100,31 +100,31 @@ def test_a_pair_counts_as_much_as_its_grade(vectors: tuple[Tensor, Tensor]) -> N
 
 
 def test_given_weights_are_relative() -> None:
-    found = torch.tensor([1.0, 3.0])
-    assert DimWeights("equal", 2)(found) == 2.0
-    assert DimWeights((3, 1), 2)(found) == DimWeights((6, 2), 2)(found) == 1.5
-    assert DimWeights((0, 1), 2)(found) == 3.0
+    dim_losses = torch.tensor([1.0, 3.0])
+    assert DimWeights("equal", 2)(dim_losses) == 2.0
+    assert DimWeights((3, 1), 2)(dim_losses) == DimWeights((6, 2), 2)(dim_losses) == 1.5
+    assert DimWeights((0, 1), 2)(dim_losses) == 3.0
 
 
 def test_random_weights_count_the_last_dim_always_and_each_other_one_half_of_the_time() -> None:
-    found = torch.eye(4, dtype=torch.float64)
+    dim_losses = torch.eye(4, dtype=torch.float64)
     weights_of = DimWeights("random", 4)
-    drawn = [torch.stack([weights_of(row, seed=(0, step)) for row in found]) for step in range(400)]
+    drawn = [torch.stack([weights_of(row, seed=(0, step)) for row in dim_losses]) for step in range(400)]
     assert all(float(weights[-1]) > 0 and float(weights.sum()) == pytest.approx(1) for weights in drawn)
     shares = torch.stack([(weights > 0).double() for weights in drawn]).mean(0)
     assert shares[:3].tolist() == pytest.approx([0.5] * 3, abs=0.08)
-    assert torch.equal(drawn[7], torch.stack([weights_of(row, seed=(0, 7)) for row in found]))
+    assert torch.equal(drawn[7], torch.stack([weights_of(row, seed=(0, 7)) for row in dim_losses]))
 
 
-def test_learnt_weights_settle_where_each_dim_says_as_much() -> None:
-    found = torch.tensor([0.5, 2.0, 4.0])
+def test_learnt_weights_settle_where_dims_contribute_equally() -> None:
+    dim_losses = torch.tensor([0.5, 2.0, 4.0])
     weights_of = DimWeights("learnt", 3)
-    assert weights_of(found) == found.mean()
+    assert weights_of(dim_losses) == dim_losses.mean()
     assert weights_of.learnt() == [1.0, 1.0, 1.0]
     descent = torch.optim.SGD(weights_of.parameters(), lr=1.0)
     for _ in range(200):
         descent.zero_grad()
-        weights_of(found).backward()
+        weights_of(dim_losses).backward()
         descent.step()
     # The variance that makes the sum least is twice the loss.
     assert torch.exp(weights_of.log_variances).tolist() == pytest.approx([1.0, 4.0, 8.0], rel=1e-3)

@@ -44,15 +44,15 @@ def inputs(pairs: int = 11, extras: int = 5, dtype: torch.dtype = torch.float64)
     }
 
 
-def nested(found: dict[str, Tensor], settings: NestedInfoNceSettings, dims: tuple[int, ...] = DIMS) -> Tensor:
-    batch = {name: tensor for name, tensor in found.items() if name != "temperature"}
-    return nested_losses(GatheredBatch(**batch, rows=slice(0, len(found["queries"]))), dims, found["temperature"], settings)
+def nested(batch_inputs: dict[str, Tensor], settings: NestedInfoNceSettings, dims: tuple[int, ...] = DIMS) -> Tensor:
+    batch = {name: tensor for name, tensor in batch_inputs.items() if name != "temperature"}
+    return nested_losses(GatheredBatch(**batch, rows=slice(0, len(batch_inputs["queries"]))), dims, batch_inputs["temperature"], settings)
 
 
-def gradients(losses: Tensor, found: dict[str, Tensor]) -> list[Tensor]:
+def gradients(losses: Tensor, batch_inputs: dict[str, Tensor]) -> list[Tensor]:
     """For a different weight on each dim."""
     weights = torch.linspace(0.3, 1.7, len(losses), dtype=losses.dtype)
-    return list(torch.autograd.grad((losses * weights).sum(), [found[name] for name in ("queries", "targets", "temperature")]))
+    return list(torch.autograd.grad((losses * weights).sum(), [batch_inputs[name] for name in ("queries", "targets", "temperature")]))
 
 
 @pytest.mark.parametrize("chunk", [1 << 19, 1], ids=["one_chunk", "many_chunks"])
@@ -60,23 +60,25 @@ def gradients(losses: Tensor, found: dict[str, Tensor]) -> list[Tensor]:
 def test_values_and_gradients_are_the_plain_loops(options: dict[str, Any], chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(prefix_logsumexp.BUFFER_NUMBERS, "cpu", chunk)
     monkeypatch.setattr(prefix_logsumexp, "LEAST_CHUNK", 4)
-    found, settings = inputs(), NestedInfoNceSettings(**options)
-    ours, plain = nested(found, settings), plain_losses(**found, dims=DIMS, settings=settings)
+    batch_inputs, settings = inputs(), NestedInfoNceSettings(**options)
+    ours, plain = nested(batch_inputs, settings), plain_losses(**batch_inputs, dims=DIMS, settings=settings)
     torch.testing.assert_close(ours, plain, rtol=0, atol=EXACT)
-    for mine, expected in zip(gradients(ours, found), gradients(plain, found), strict=True):
+    for mine, expected in zip(gradients(ours, batch_inputs), gradients(plain, batch_inputs), strict=True):
         torch.testing.assert_close(mine, expected, rtol=0, atol=EXACT)
 
 
 @pytest.mark.parametrize("options", [OPTIONS["alone"], OPTIONS["all"]], ids=["alone", "all"])
 def test_gradients_are_those_of_finite_differences(options: dict[str, Any]) -> None:
-    found = inputs(pairs=5, extras=2)
+    batch_inputs = inputs(pairs=5, extras=2)
 
     def losses(queries: Tensor, targets: Tensor, temperature: Tensor) -> Tensor:
         return nested(
-            found | {"queries": queries, "targets": targets, "temperature": temperature}, NestedInfoNceSettings(**options), (2, 5, 20)
+            batch_inputs | {"queries": queries, "targets": targets, "temperature": temperature},
+            NestedInfoNceSettings(**options),
+            (2, 5, 20),
         )
 
-    assert torch.autograd.gradcheck(losses, (found["queries"], found["targets"], found["temperature"]))
+    assert torch.autograd.gradcheck(losses, (batch_inputs["queries"], batch_inputs["targets"], batch_inputs["temperature"]))
 
 
 @pytest.mark.parametrize("option", ["intra_modal", "margin", "graded"])
@@ -86,49 +88,49 @@ def test_each_option_changes_the_losses(option: str) -> None:
 
 def test_single_precision_is_near_and_small_temperatures_do_not_overflow() -> None:
     # Opposite and equal vectors at 0.01: logits of -100 and 100, which exp() of single precision does not hold.
-    found = inputs()
+    batch_inputs = inputs()
     with torch.no_grad():
-        found["targets"][3:6] = -found["queries"][3:6]
-        found["targets"][6] = found["queries"][2]
-        found["temperature"].fill_(0.01)
-    single = {name: value.detach().float().requires_grad_() if value.is_floating_point() else value for name, value in found.items()}
-    ours, plain = nested(single, NestedInfoNceSettings()), plain_losses(**found, dims=DIMS, settings=NestedInfoNceSettings())
+        batch_inputs["targets"][3:6] = -batch_inputs["queries"][3:6]
+        batch_inputs["targets"][6] = batch_inputs["queries"][2]
+        batch_inputs["temperature"].fill_(0.01)
+    single = {name: value.detach().float().requires_grad_() if value.is_floating_point() else value for name, value in batch_inputs.items()}
+    ours, plain = nested(single, NestedInfoNceSettings()), plain_losses(**batch_inputs, dims=DIMS, settings=NestedInfoNceSettings())
     torch.testing.assert_close(ours.double(), plain, rtol=1e-5, atol=0)
-    for mine, expected in zip(gradients(ours, single), gradients(plain, found), strict=True):
+    for mine, expected in zip(gradients(ours, single), gradients(plain, batch_inputs), strict=True):
         torch.testing.assert_close(mine.double(), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
 def test_vectors_of_zeros_have_the_plain_loops_gradients() -> None:
-    found = inputs()
+    batch_inputs = inputs()
     with torch.no_grad():
-        found["queries"][1] = 0  # no prefix has a length
-        found["targets"][2, :5] = 0  # two have none
+        batch_inputs["queries"][1] = 0  # no prefix has a length
+        batch_inputs["targets"][2, :5] = 0  # two have none
         # So short a divisor makes gradients of 1e12, of which the last digits differ.
-    ours, plain = nested(found, NestedInfoNceSettings()), plain_losses(**found, dims=DIMS, settings=NestedInfoNceSettings())
+    ours, plain = nested(batch_inputs, NestedInfoNceSettings()), plain_losses(**batch_inputs, dims=DIMS, settings=NestedInfoNceSettings())
     torch.testing.assert_close(ours, plain, rtol=0, atol=EXACT)
-    for mine, expected in zip(gradients(ours, found), gradients(plain, found), strict=True):
+    for mine, expected in zip(gradients(ours, batch_inputs), gradients(plain, batch_inputs), strict=True):
         torch.testing.assert_close(mine, expected, rtol=1e-10, atol=EXACT)
 
 
 def test_a_single_pair_without_any_negative_costs_nothing() -> None:
-    found = inputs(pairs=1, extras=0)
-    losses = nested(found, NestedInfoNceSettings(intra_modal_negatives=True))
+    batch_inputs = inputs(pairs=1, extras=0)
+    losses = nested(batch_inputs, NestedInfoNceSettings(intra_modal_negatives=True))
     torch.testing.assert_close(losses, torch.zeros_like(losses), rtol=0, atol=1e-12)
-    for gradient in gradients(losses, found):
+    for gradient in gradients(losses, batch_inputs):
         torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-12)
 
 
-def test_no_matrix_of_all_similarities_is_kept_or_made() -> None:
+def test_no_matrix_of_all_similarities_is_allocated() -> None:
     rows, columns = torch.randn(320, 16, requires_grad=True), torch.randn(500, 16)
-    kept: list[int] = []
+    sizes: list[int] = []
 
     def note(tensor: Tensor) -> Tensor:
-        kept.append(tensor.numel())
+        sizes.append(tensor.numel())
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         sums, *_ = nested_log_sums(rows, columns, (4, 16), torch.ones(1), Pairing(0, partner_counts=False, paired=500), chunk_rows=64)
-    assert max(kept) <= columns.numel()
+    assert max(sizes) <= columns.numel()
     with torch.profiler.profile(profile_memory=True) as profile:
         sums.sum().backward()  # type: ignore[no-untyped-call]
     # Two dims' gradients and three more buffers of (64, 500), and gradients and norms, which are much smaller.
@@ -137,10 +139,10 @@ def test_no_matrix_of_all_similarities_is_kept_or_made() -> None:
 
 
 def test_the_loss_is_that_of_single_precision_under_autocast() -> None:
-    found = {name: value.detach().float() if value.is_floating_point() else value for name, value in inputs().items()}
+    batch_inputs = {name: value.detach().float() if value.is_floating_point() else value for name, value in inputs().items()}
     with torch.autocast("cpu", torch.bfloat16):
-        under = nested(found, NestedInfoNceSettings())
-    assert torch.equal(under, nested(found, NestedInfoNceSettings()))
+        under = nested(batch_inputs, NestedInfoNceSettings())
+    assert torch.equal(under, nested(batch_inputs, NestedInfoNceSettings()))
 
 
 REFERENCE = Path(__file__).parents[3] / "golden" / "sentence_transformers_losses.json"

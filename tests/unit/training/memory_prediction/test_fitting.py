@@ -24,37 +24,37 @@ def settings(model: dict[str, object] | None = None, **train: object) -> Params:
 
 
 def test_settings_that_fit_are_left_as_they_are() -> None:
-    [answer] = fit(settings(), Qwen2_5_VLConfig(), SIZES, 16, predict=predict)
-    assert answer.fits
-    assert answer.settings == ()
-    assert answer.memory.peak == 12 * GIB
-    assert answer.micro_batch_size == 8
+    [result] = fit(settings(), Qwen2_5_VLConfig(), SIZES, 16, predict=predict)
+    assert result.fits
+    assert result.settings == ()
+    assert result.memory.peak == 12 * GIB
+    assert result.micro_batch_size == 8
     # 16 - 0.75 - 4 GiB hold 45 steps of a quarter.
-    assert answer.frames == 2 * 45
+    assert result.frames == 2 * 45
 
 
 def test_what_does_not_fit_is_changed_step_by_step_until_it_does() -> None:
-    answers = fit(settings(), Qwen2_5_VLConfig(), SIZES, 5.5, predict=predict)
-    assert [answer.settings for answer in answers] == [
+    fits = fit(settings(), Qwen2_5_VLConfig(), SIZES, 5.5, predict=predict)
+    assert [result.settings for result in fits] == [
         (),
         ("train.gradient_checkpointing: true",),
         ("train.gradient_checkpointing: true", "train.micro_batch_size: 1"),
     ]
-    assert [answer.fits for answer in answers] == [False, False, True]
-    assert [answer.micro_batch_size for answer in answers] == [None, 1, 1]
+    assert [result.fits for result in fits] == [False, False, True]
+    assert [result.micro_batch_size for result in fits] == [None, 1, 1]
 
 
 def test_four_bits_come_last_and_only_for_adapters() -> None:
-    answers = fit(settings(LORA), Qwen2_5_VLConfig(), SIZES, 3, predict=predict)
-    assert answers[-1].fits
-    assert answers[-1].settings[-1].startswith("model.load_in_4bit: true")
+    fits = fit(settings(LORA), Qwen2_5_VLConfig(), SIZES, 3, predict=predict)
+    assert fits[-1].fits
+    assert fits[-1].settings[-1].startswith("model.load_in_4bit: true")
     assert not fit(settings(), Qwen2_5_VLConfig(), SIZES, 3, predict=predict)[-1].fits
 
 
 def test_each_process_holds_its_share_of_the_batch() -> None:
-    [answer] = fit(settings(), Qwen2_5_VLConfig(), SIZES, 9, processes=2, predict=predict)
-    assert answer.memory.peak == 8 * GIB
-    assert answer.micro_batch_size == 4
+    [result] = fit(settings(), Qwen2_5_VLConfig(), SIZES, 9, processes=2, predict=predict)
+    assert result.memory.peak == 8 * GIB
+    assert result.micro_batch_size == 4
 
 
 @pytest.mark.parametrize(("gib", "card"), [(1, 8), (7.25, 8), (7.3, 12), (70, 80), (1000, None)])

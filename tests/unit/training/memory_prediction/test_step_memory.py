@@ -79,21 +79,21 @@ def allocated(params: Params, trace: Path) -> int:
     ids=["all trained", "LoRA, checkpointing", "gradient caching, bfloat16", "projection alone"],
 )
 def test_the_peak_is_what_a_real_step_allocates(params: Params, tmp_path: Path) -> None:
-    found = predicted(params)
+    prediction = predicted(params)
     # Inputs are numpy's.
-    assert found.peak - found.components["inputs"] == pytest.approx(allocated(params, tmp_path / "trace.json"), rel=0.03)
+    assert prediction.peak - prediction.components["inputs"] == pytest.approx(allocated(params, tmp_path / "trace.json"), rel=0.03)
 
 
 def test_weights_gradients_and_optimizer_have_the_bytes_of_their_parameters() -> None:
     params = settings()
     model = unfilled_encoder(params.model, backbone_config(params.model))
     count = sum(parameter.numel() for parameter in model.parameters())
-    found = predicted(params, processes=2)
-    assert found.components["weights"] == pytest.approx(4 * count, rel=0.01)
+    prediction = predicted(params, processes=2)
+    assert prediction.components["weights"] == pytest.approx(4 * count, rel=0.01)
     # DDP's buckets hold all gradients from the first step on.
-    assert found.components["gradients"] == pytest.approx(4 * count, rel=0.01)
-    assert found.components["optimizer"] == pytest.approx(8 * count, rel=0.01)
-    assert found.peak == sum(found.components.values())
+    assert prediction.components["gradients"] == pytest.approx(4 * count, rel=0.01)
+    assert prediction.components["optimizer"] == pytest.approx(8 * count, rel=0.01)
+    assert prediction.peak == sum(prediction.components.values())
 
 
 def test_settings_that_save_memory_save_it_where_they_should() -> None:
@@ -117,11 +117,11 @@ def test_four_bit_weights_count_for_what_they_take() -> None:
     # A weight of 4 bits, and 8 + 32 / 256 bits of scale for 64 of them.
     weights = sum(module.in_features * module.out_features for module in packed)
     assert sum(module.weight.numel() for module in packed) == pytest.approx(weights * (4 + 8.125 / 64) / 8, rel=1e-4)  # type: ignore[operator, misc]
-    found = predict_step(params.model_copy(update={"train": params.train.model_copy(update={"batch_size": 2})}), config, SIZES)
-    assert found.peak > found.components["weights"] > 0
+    prediction = predict_step(params.model_copy(update={"train": params.train.model_copy(update={"batch_size": 2})}), config, SIZES)
+    assert prediction.peak > prediction.components["weights"] > 0
 
 
-def test_a_deep_model_is_told_by_shallow_ones() -> None:
+def test_a_deep_model_is_estimated_from_shallow_ones() -> None:
     params = settings({"tiny": {**TINY, "layers": 10}, "lora": {"r": 4}}, gradient_checkpointing=True)
     estimated = estimate_step(params, backbone_config(params.model), SIZES)
     exact = predicted(params)
