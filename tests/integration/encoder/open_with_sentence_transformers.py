@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 
 
 def main(folder: Path) -> None:
-    """Opens each model, whole and cut."""
+    """Opens each model, at full width and truncated."""
     texts = json.loads((folder / "texts.json").read_text(encoding="utf-8"))
     videos = read_videos(folder)
     vectors, refused = {}, {}
@@ -30,7 +30,7 @@ def main(folder: Path) -> None:
             vectors[name.format("query")] = model.encode_query(texts, normalize_embeddings=True, batch_size=3)
             vectors[name.format("document")] = model.encode_document(texts[:-1], normalize_embeddings=True)
             vectors[name.format("video")] = model.encode_document(videos, normalize_embeddings=True, batch_size=2)
-            # Text and video in one batch are laid out apart from either alone.
+            # A batch with text and video has another layout than a batch of one kind.
             vectors[name.format("mixed")] = model.encode_document([texts[0], videos[0]], normalize_embeddings=True)
             if dim is None:
                 vectors[name.format("plain")] = model.encode_document(texts[:-1])
@@ -39,7 +39,7 @@ def main(folder: Path) -> None:
 
 
 def read_videos(folder: Path) -> list[dict[str, Any]]:
-    """As `videos_for_sentence_transformers` gave them."""
+    """Reads the inputs of `videos_for_sentence_transformers`."""
     arrays = np.load(folder / "videos.npz")
     described = json.loads((folder / "videos.json").read_text(encoding="utf-8"))
     return [

@@ -1,4 +1,4 @@
-"""`embed` on one process and on two gloo ranks, with whole and with sharded weights."""
+"""`embed` on one process and on two gloo ranks, with unsharded and with sharded weights."""
 
 import socket
 import subprocess

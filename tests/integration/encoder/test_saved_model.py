@@ -136,7 +136,7 @@ def test_videos_are_sampled_as_in_training(saved: Path, clip: Path) -> None:
         np.testing.assert_allclose(model.encode_videos([clip.read_bytes()])[0], from_path[0], atol=1e-6)
         np.testing.assert_allclose(from_path[0], from_path[1], atol=1e-6)
         frames = model.videos.frames(clip)
-        assert frames.grid_thw == (2, 4, 4)  # four frames of 56 x 56, as PREPROCESS says
+        assert frames.grid_thw == (2, 4, 4)  # four frames of 56 x 56, as in PREPROCESS
         np.testing.assert_allclose(model.encode([Entry("target", "", frames)]), from_path[:1], atol=1e-6)
 
         fields = {"title": "a square", "caption": "it moves", "asr": "left out: not among the fields of training"}
@@ -217,7 +217,7 @@ def relink(path: Path, target: Path) -> None:
 
 
 def name_code(path: Path) -> None:
-    """With the checksum made to fit: as somebody would who wants it to be run."""
+    """Adds code to a config and updates its checksum, as an attacker would."""
     content = json.dumps({**json.loads(path.read_bytes()), "auto_map": {"AutoModel": "modeling.Evil"}}).encode()
     path.write_bytes(content)
     edit(lambda stored: stored["files"].update({path.name: hashlib.sha256(content).hexdigest()}))(path.parent)

@@ -1,4 +1,4 @@
-"""A saved model gives sentence-transformers our vectors: through transformers alone, and where the peers are installed, through itself."""
+"""Sentence-transformers computes our vectors from a saved model: through transformers alone and, with the peers installed, directly."""
 
 import json
 import subprocess
@@ -134,7 +134,7 @@ def test_an_instruction_that_cannot_be_left_out_of_the_mean_is_refused_and_not_p
 
 @pytest.fixture(scope="module")
 def theirs(models: Path, tiny_base: Path) -> Iterator[tuple[dict[str, np.ndarray], dict[str, str]]]:
-    """What sentence-transformers gives for the same folders, and why it refused what it refused."""
+    """The vectors of sentence-transformers for the same folders, and its reasons for refusing others."""
     if not PEERS.is_file():
         pytest.skip("no .venv-peers here: `make bench` makes it")
     settings = Model(pooling="mean", query_instruction="Find it.")

@@ -19,6 +19,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _accelerate_starts_anew() -> Iterator[None]:
-    """accelerate keeps the precision, and whether it runs on the CPU, of a process's first training for all later ones."""
+    """Resets accelerate, which reuses the precision and device of a process's first training for later ones."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)

@@ -1,4 +1,4 @@
-"""The tiny model's losses, as they were when somebody last looked at them.
+"""The tiny model's reference losses.
 
 `python -m tests.integration.training.golden_losses` writes `tests/golden/tiny_losses.csv` anew: after a change that is meant to change what
 is trained, and the commit says why.
@@ -20,7 +20,7 @@ GOLDEN = ROOT / "tests" / "golden" / "tiny_losses.csv"
 
 
 def write_losses(folder: Path, prepared: Path) -> str:
-    """Trains for a few steps with the default settings, but for a smaller batch, and gives `reports/training.csv`."""
+    """Trains a few steps with the default settings and a smaller batch, and returns `reports/training.csv`."""
     folder.mkdir()
     (folder / "prepared").symlink_to(prepared)
     (folder / "configs").symlink_to(ROOT / "configs")

@@ -42,7 +42,7 @@ OUTPUTS = ("reports/training.csv", "models/candidate/model.safetensors")
 
 
 def start(root: Path, processes: int) -> list[int]:
-    """Starts a training; the ids of its processes."""
+    """Starts a training and returns the ids of its processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -73,7 +73,7 @@ def _train(root: Path, rank: int, processes: int, port: int) -> NoReturn:
 
 
 def wait(children: list[int], seconds: float) -> list[int | None]:
-    """The exit status of each process (minus the signal), None for those that are still running when the time is over."""
+    """Returns the exit status of each process (minus the signal), None for those that still run after `seconds`."""
     exit_codes: dict[int, int] = {}
     end = time.monotonic() + seconds
     while len(exit_codes) < len(children) and time.monotonic() < end:
@@ -87,13 +87,13 @@ def wait(children: list[int], seconds: float) -> list[int | None]:
 
 
 def kill(children: list[int]) -> None:
-    """Ends them as a crash would."""
+    """Kills the processes, as a crash would."""
     for child in children:
         os.kill(child, signal.SIGKILL)
 
 
 def finish(root: Path, processes: int) -> None:
-    """Trains, or goes on, to the end."""
+    """Trains, or resumes, to the end."""
     children = start(root, processes)
     statuses = wait(children, LONGEST_SECONDS)
     kill([child for child, status in zip(children, statuses, strict=True) if status is None])
@@ -119,7 +119,7 @@ def stop_at(root: Path, processes: int, moment: float, victim: int | None) -> bo
 
 
 def checkpoint_state(root: Path) -> str:
-    """How far a training came, for the reader of the table."""
+    """Describes how far a training came."""
     if (root / "models" / "candidate").exists():
         return "saved the candidate"
     saved = sorted(root.glob("work/checkpoints/*/step-*.pt"))
@@ -130,7 +130,7 @@ def checkpoint_state(root: Path) -> str:
 
 
 def trials(folder: Path, prepared: Path, processes: int, *, kills: int, epochs: int, seed: int) -> int:
-    """Prints a line for each kill; how many trainings came out differently."""
+    """Prints a line for each kill and returns the number of trainings with different results."""
 
     def workspace(name: str) -> Path:
         return write_workspace(folder / f"{processes}-{name}", prepared, launch=f"cpu-{processes}", epochs=epochs, **SETTINGS)
@@ -158,13 +158,13 @@ def trials(folder: Path, prepared: Path, processes: int, *, kills: int, epochs: 
             sys.stdout.write(f"{processes} processes, {moment:6.2f} s of {seconds:.2f}, {who} killed: {where}: {verdict}\n")
             sys.stdout.flush()
         else:
-            seconds *= 0.9  # the machine has become faster: moments after the end are none
+            seconds *= 0.9  # the machine became faster, and the moment is after the end
         shutil.rmtree(root)
     return different
 
 
 def main() -> int:
-    """0 if all trainings came out as the unbroken one."""
+    """Returns 0 if all trainings equal the uninterrupted one."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=20)

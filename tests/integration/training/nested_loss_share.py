@@ -24,7 +24,7 @@ CASES = {
 
 
 def figures(settings: NestedInfoNceSettings) -> dict[str, Tensor]:
-    """Losses, and the gradients of their mean over processes, as DDP would make it; of a process's own vectors, of its share of them."""
+    """Returns losses, and the gradients of their mean over processes as in DDP, for a process's share of the vectors."""
     rank, processes = world()
     numbers = torch.Generator().manual_seed(0)
     queries, targets, extras = (torch.randn(count, DIMS[-1], generator=numbers) for count in (PAIRS, PAIRS, EXTRAS))

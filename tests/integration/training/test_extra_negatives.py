@@ -1,4 +1,4 @@
-"""Trainings with extra negatives, mined as they go on, in one process."""
+"""Trainings with extra negatives, mined during training, in one process."""
 
 import json
 from pathlib import Path

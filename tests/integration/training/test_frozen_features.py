@@ -39,7 +39,7 @@ def never(*_arguments: object, **_more: object) -> NoReturn:
 def test_a_frozen_module_runs_once_and_training_gives_what_it_gives_uncached(
     model: dict[str, object], method: str, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Not Muon, whose bfloat16 products make much of a difference in the last bit.
+    # Not Muon: its bfloat16 products amplify differences in the last bit.
     mining: dict[str, object] = {"negatives_per_pair": 1, "ranks": [1, 1]}
     root = write_workspace(tmp_path / "kept", prepared, model=model, mining=mining, epochs=2, optimizer="adamw")
     run(root)
@@ -51,7 +51,7 @@ def test_a_frozen_module_runs_once_and_training_gives_what_it_gives_uncached(
     np.testing.assert_allclose(losses(root), losses(plain), rtol=1e-4)
     for actual, expected in zip(*(validated(path) for path in (root, plain)), strict=True):
         assert actual == pytest.approx(expected)
-    # Other settings of the training, but the same weights and data: the part does not run at all.
+    # Other settings of the training, but the same weights and data: the module does not run.
     again = write_workspace(tmp_path / "again", prepared, model=model, mining=mining, epochs=1, batch_size=12)
     (again / "work").mkdir()
     shutil.copytree(root / "work" / "frozen", again / "work" / "frozen")
@@ -78,7 +78,7 @@ def test_bfloat16_tokens_are_read_unchanged_and_differ_from_float32s(prepared: P
     params = (root / "params.yaml").read_text()
     (root / "params.yaml").write_text(params.replace("mixed_precision: bf16", "mixed_precision: 'no'"))
     run(root)
-    [replacement] = cache_folders(root)  # the one that nobody needs any more is gone
+    [replacement] = cache_folders(root)  # the outdated folder is removed
     assert replacement.name != folder.name
     assert '"dtype": "float32"' in (replacement / "rows.json").read_text()
 

@@ -1,4 +1,4 @@
-"""A change to training shows the same losses, or says why not."""
+"""Training gives the reference losses."""
 
 import csv
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What `reelnest memory` prints."""
+"""The output of `reelnest memory`."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def test_the_command_prints_the_memory_by_component_and_what_fits(prepared: Path
     root = write_workspace(tmp_path / "checkout", prepared)
     text = memory_output(root, "cpu-1")
     assert "tiny, one process, step of 8 pairs (micro-batches of 8)" in text
-    assert "a text of 256 tokens" in text  # model.max_text_tokens, though more were asked for
+    assert "a text of 256 tokens" in text  # limited by model.max_text_tokens
     rows = {line.split()[0]: line for line in text.splitlines()[1:]}
     assert list(rows) == ["weights", "gradients", "optimizer", "activations", "vision", "loss", "inputs", "peak"]
     text = memory_output(root, "gpu-fsdp2", gpu_gb=8)

@@ -1,4 +1,4 @@
-"""Trainings that embed their batches in micro-batches, in one process. A GPU's lack of memory is played by an error on the CPU."""
+"""Trainings that embed their batches in micro-batches, in one process. An error on the CPU simulates a GPU's lack of memory."""
 
 import logging
 from collections.abc import Callable
@@ -15,19 +15,19 @@ from reelnest.errors import ConfigError, Interrupted, TrainingError
 from reelnest.training.distributed import Decision, StepVotes
 from tests.integration.training.training_workspace import rows, run, write_workspace
 
-# Dropout, so that random numbers matter; AdamW, since Muon makes much of rounding.
+# Dropout, so that random numbers matter; AdamW, since Muon amplifies rounding.
 MODEL: dict[str, object] = {"lora": {"r": 4, "dropout": 0.2}, "dims": [8, 32]}
 ADAPTIVE: dict[str, Any] = {"adaptive_batch_size": True, "optimizer": "adamw", "epochs": 2}
 
 
 def losses(root: Path) -> list[float]:
-    """Of each step of a training in `root`, which this runs."""
+    """Trains in `root` and returns the loss of each step."""
     run(root)
     return [float(row["loss"]) for row in rows(root)]
 
 
 def limit_memory(monkeypatch: pytest.MonkeyPatch, share: float, *, with_graph_only: bool = False) -> list[int]:
-    """Lets the encoder take, when it trains, this share of the first batch's tokens at once; the tokens of each batch are noted."""
+    """Limits the trained encoder to this share of the first batch's tokens, and records the tokens of each batch."""
     forward: Callable[[Encoder, Batch], torch.Tensor] = Encoder.forward
     seen: list[int] = []
 
@@ -60,7 +60,7 @@ def test_too_little_memory_halves_the_micro_batch_and_repeats_the_step(
     limit_memory(monkeypatch, 0.4, with_graph_only=with_graph_only)
     with caplog.at_level(logging.WARNING, logger="reelnest"):
         actual = losses(write_workspace(tmp_path / "found", prepared, model=MODEL, **ADAPTIVE))
-    # From the first step on as if the setting had been that, dropout too. Batch and learning rate are the same in both.
+    # Equal from the first step on, including dropout. Batch and learning rate are the same in both.
     assert actual == expected
     messages = [record.getMessage() for record in caplog.records if "too little memory" in record.getMessage()]
     assert [message.partition("; ")[2] for message in messages] == [

@@ -1,4 +1,4 @@
-"""Two processes with half of the vectors each against one with all of them, through the loss alone."""
+"""The loss in two processes with half of the vectors each, compared with one process."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ def test_two_shares_make_the_loss_and_the_gradients_of_the_whole_batch(case: str
     first, second = (share[case] for share in shares)
     torch.testing.assert_close((first["losses"] + second["losses"]) / 2, expected["losses"], rtol=1e-5, atol=0)
     for name in ("queries", "targets", "extras"):
-        # The mean over processes is still to be taken: of a process's vectors, no other one has gradients.
+        # The mean over processes is not yet taken: only a process itself has gradients of its vectors.
         torch.testing.assert_close(
             torch.cat([first[name], second[name]]), expected[name], rtol=0, atol=1e-5 * float(expected[name].abs().max())
         )

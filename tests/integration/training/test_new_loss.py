@@ -1,4 +1,4 @@
-"""A loss that is no part of the package, from its settings in params.yaml to a trained model: the one in docs/extending.md."""
+"""A loss from outside the package, from its settings in params.yaml to a trained model: the example of docs/extending.md."""
 
 import re
 import sys
@@ -18,14 +18,14 @@ from tests.integration.training.training_workspace import ROOT, rows, run, train
 
 @pytest.fixture(autouse=True)
 def _no_loss_stays_registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    make_loss(NestedInfoNceSettings(), [8])  # so that what the package brings is registered before
+    make_loss(NestedInfoNceSettings(), [8])  # so that the package's classes are registered first
     monkeypatch.setattr(loss_settings, "_registered", dict(loss_settings._registered))
     monkeypatch.setattr(losses, "_registered", dict(losses._registered))
 
 
 @pytest.fixture
 def _acme_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package with the page's module, under the page's entry point."""
+    """A package with the page's module and entry point."""
     page = (ROOT / "docs" / "extending.md").read_text()
     [module] = re.findall(r"```python\n(.*?)```", page[page.index("## A loss") : page.index("## A backbone")], re.DOTALL)
     [point] = re.findall(r'entry-points\."(reelnest\.losses)"\]\nhinge = "acme_losses"', page)

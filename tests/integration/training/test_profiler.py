@@ -1,4 +1,4 @@
-"""Profiled steps: a trace, and where their time went."""
+"""Profiled steps: the trace and the time of each phase."""
 
 import gzip
 import json
@@ -46,7 +46,7 @@ def test_the_trace_shows_the_phases_and_is_where_tensorboard_and_mlflow_look(pro
             ranges.setdefault(event["name"].removeprefix("reelnest: "), []).append(event)
     assert {"data", "vision", "language", "loss", "optimizer"} <= set(ranges)
     assert len(ranges["optimizer"]) == 3
-    # The trace has the clock's own figures: microseconds against seconds.
+    # The trace has the same times, in microseconds.
     seconds = sum(event["dur"] for event in ranges["optimizer"]) / 1e6 / 3
     assert seconds == pytest.approx(breakdown(profiled)["seconds"]["optimizer"], rel=0.2)
     client = MlflowClient(f"sqlite:///{profiled}/mlflow.db")

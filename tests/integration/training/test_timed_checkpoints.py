@@ -1,4 +1,4 @@
-"""Checkpoints between evaluations (`train.checkpoint_every_minutes`), by a clock that the test moves on by a minute a step."""
+"""Checkpoints between evaluations (`train.checkpoint_every_minutes`), with a clock that advances by a minute per step."""
 
 from functools import partial
 from itertools import count
@@ -25,12 +25,12 @@ EVERYTHING: dict[str, Any] = {
 
 
 class Killed(BaseException):
-    """Ends a training as a crash would."""
+    """Stops a training as a crash would."""
 
 
 @pytest.fixture
 def _a_minute_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time is the number of optimizer steps that were taken in this process."""
+    """The time is the number of this process's optimizer steps."""
     taken = [0]
     step = TrainingStep.__call__
 
@@ -43,7 +43,7 @@ def _a_minute_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets the process end before it takes this step."""
+    """Makes the process crash before this step."""
     numbers, take = count(1), TrainingStep.__call__
 
     def killed(self: TrainingStep, batches: Any, state: TrainState) -> Any:
@@ -65,7 +65,7 @@ def saved_steps(root: Path) -> list[int]:
         (None, [12, 18]),
         (100, [12, 18]),
         (5, [5, 10, 12, 17, 18]),
-        (6, [6, 12, 18]),  # the end of an epoch that no evaluation follows
+        (6, [6, 12, 18]),  # the end of an epoch without an evaluation
         (0.5, list(range(1, 19))),
     ],
 )

@@ -1,4 +1,4 @@
-"""The training stage in one process, in this process where nothing is killed."""
+"""The training stage in one process: in this process unless it is killed."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ from tests.integration.training.training_workspace import rows, run, training_re
 
 @pytest.fixture(scope="module")
 def trained(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An unbroken training."""
+    """An uninterrupted training."""
     root = write_workspace(tmp_path_factory.mktemp("trained") / "checkout", prepared)
     run(root)
     return root
@@ -119,7 +119,7 @@ def unbroken(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_stopped_training_goes_on_as_if_nothing_had_happened(
     ending: signal.Signals, unbroken: Path, prepared: Path, tmp_path: Path
 ) -> None:
-    trackers = ["mlflow", "tensorboard"] if ending == signal.SIGKILL else []  # which do not change what is trained
+    trackers = ["mlflow", "tensorboard"] if ending == signal.SIGKILL else []  # which do not change the weights
     stopped = write_workspace(tmp_path / "stopped", prepared, trackers=trackers, ema_decay=0.9, **LONG)
     process = start(stopped)
     wait_for_checkpoint(stopped, process)
@@ -140,7 +140,7 @@ def test_a_stopped_training_goes_on_as_if_nothing_had_happened(
 
 
 def check_tracked(root: Path) -> None:
-    """One MLflow run holds the whole training, though two processes made it, and TensorBoard's events do too."""
+    """One MLflow run, and TensorBoard's events, have all steps of both processes of a resumed training."""
     noted = json.loads((root / "models" / "candidate" / "run.json").read_text())
     client = MlflowClient(noted["tracking_uri"])
     [run] = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
@@ -174,7 +174,7 @@ def check_tracked(root: Path) -> None:
 def test_training_stops_early_keeps_the_best_average_and_does_not_go_on_when_started_again(
     trained: Path, prepared: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Weights that move too little to change an order: each evaluation finds what the first one found.
+    # The weights move too little to change a ranking, so all evaluations are equal.
     still: dict[str, Any] = {"learning_rate": 1e-9, "patience": 2, "ema_decay": 0.5, "best_metric": "median_rank", "best_dim": 8}
     root = write_workspace(tmp_path / "checkout", prepared, epochs=9, **still)
     with caplog.at_level(logging.INFO, logger="reelnest"):

@@ -1,4 +1,4 @@
-"""Two processes with half a batch each against one with all of it, through the real encoder, DDP and loss."""
+"""Two processes with half a batch each compared with one process, with the real encoder, DDP and loss."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ from reelnest.settings import Tiny, load_params
 from tests.integration.training.training_steps import CASES, figures, keep, mined_figures, searched
 from tests.integration.training.training_workspace import COLOURS, ROOT, TINY, training_report, write_workspace
 
-# float32, sums in another order. A gradient is compared with the largest of its parameter's.
+# float32 sums in another order. Errors are relative to the parameter's largest gradient.
 TOLERANCE = 1e-5
 
 
@@ -31,7 +31,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def checkouts(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Three of one kind, to be trained in by two processes: to the end, again, and after one of the processes was killed."""
+    """Three equal checkouts for two processes: one trained to the end, one repeated, one resumed after a process was killed."""
     folder = tmp_path_factory.mktemp("checkouts")
     model: dict[str, object] = {"lora": {"r": 4, "dropout": 0.2}}
     mining: dict[str, object] = {"negatives_per_pair": 1, "every_steps": 20, "ranks": [1, 3]}
@@ -43,7 +43,7 @@ def checkouts(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 @pytest.fixture(scope="module")
 def killed(checkouts: dict[str, Path]) -> int:
-    """The launcher's exit status after one of its two processes was killed in the middle of training."""
+    """Returns the launcher's exit status after one of its two processes was killed during training."""
     root = checkouts["killed"]
     params = load_params(root / "params.yaml")
     command, environment = launch_command(params, root / "params.yaml", "reelnest.stages.train")
@@ -67,7 +67,7 @@ def killed(checkouts: dict[str, Path]) -> int:
 
 @pytest.fixture(scope="module")
 def of_two(killed: int, checkouts: dict[str, Path], prepared: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes found, a file a case. They also train in all checkouts."""
+    """The results of two processes, one file per case. They also train in all checkouts."""
     output = tmp_path_factory.mktemp("two")
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / "configs/accelerate/cpu-2.yaml")]
     command += ["--module", "tests.integration.training.training_steps"]

@@ -1,4 +1,4 @@
-"""Steps of training whose figures one process and two processes must agree on.
+"""Training steps with results that must be equal for one and for two processes.
 
 Run by accelerate on two processes: `--module tests.integration.training.training_steps <prepared> <base> <output> <checkout>…` writes the
 figures of each case and what a sharded model gives, and then trains in each checkout. `figures` gives the same cases' figures in the
@@ -108,7 +108,7 @@ def little_memory() -> Callable[[torch.nn.Module, tuple[Batch]], None]:
 def figures(case: str, prepared_folder: Path, base: Path) -> dict[str, Tensor]:
     """Loss by dim over all processes, and each trainable parameter's gradient, after one real step's backward passes.
 
-    One process is what two are compared with, and embeds all at once. In some cases there are extra negatives; in one, the second process
+    One process embeds all at once and is the reference. In some cases there are extra negatives; in one, the second process
     has memory for less than half of its share at a time.
     """
     params = settings(case)
@@ -143,7 +143,7 @@ def figures(case: str, prepared_folder: Path, base: Path) -> dict[str, Tensor]:
 
 
 def shard(model: ContrastiveModel) -> None:
-    """Spreads it over the processes, as configs/accelerate/gpu-fsdp2.yaml does on GPUs."""
+    """Shards the model over the processes, as configs/accelerate/gpu-fsdp2.yaml does on GPUs."""
     backbone: Any = model.encoder.backbone
     for block in [*backbone.language_model.layers, *backbone.visual.blocks]:
         fully_shard(block)
@@ -151,7 +151,7 @@ def shard(model: ContrastiveModel) -> None:
 
 
 def sharded_training(prepared_folder: Path, base: Path, folder: Path) -> dict[str, Tensor]:
-    """Losses of the loop's steps on a sharded model: three in a row, and the last two again after a way through a checkpoint."""
+    """Losses of the loop's steps on a sharded model: three in a row, and the last two again after a checkpoint."""
     params = settings("all_trained")
     train = params.train.model_copy(update={"optimizer": "adamw", "ema_decay": 0.5, "micro_batch_size": 4})
     params = params.model_copy(update={"train": train})
@@ -185,7 +185,7 @@ def sharded_training(prepared_folder: Path, base: Path, folder: Path) -> dict[st
 
 
 def sharded_figures(prepared_folder: Path, base: Path) -> dict[str, Tensor]:
-    """The first case with a model that is spread over the processes (FSDP2), in micro-batches, and its state after a checkpoint."""
+    """The first case with a sharded model (FSDP2), in micro-batches, and its state after a checkpoint."""
     params = settings("all_trained")
     prepared = Prepared.open(prepared_folder)
     pairs = prepared.pairs("train")
@@ -228,7 +228,7 @@ def sharded_figures(prepared_folder: Path, base: Path) -> dict[str, Tensor]:
     restored_weights = trainable_state(model)
     ema.load_state(before)
     restored = ema.state()["averages"]
-    if dist.get_rank() == 0:  # the others get no values
+    if dist.get_rank() == 0:  # the other processes get no values
         for name, average in averages.items():
             # The first step's decay is 2/11.
             torch.testing.assert_close(average, weights[name].lerp(now[name], 9 / 11))
@@ -236,7 +236,7 @@ def sharded_figures(prepared_folder: Path, base: Path) -> dict[str, Tensor]:
             assert torch.equal(restored_weights[name], now[name])
             assert torch.equal(restored[name], weights[name])
 
-    # Every process reads the checkpoint's file; here the first one's values are handed over.
+    # Every process reads the checkpoint's file; here the main process broadcasts its values.
     handed = [weights, state]
     dist.broadcast_object_list(handed)
     resumed, _, resumed_optimizer = sharded_model()
@@ -248,7 +248,7 @@ def sharded_figures(prepared_folder: Path, base: Path) -> dict[str, Tensor]:
 
 
 def mined_figures(prepared_folder: Path, base: Path) -> dict[str, Tensor]:
-    """The extra negatives of all pairs, by the model as it begins."""
+    """The extra negatives of all pairs, mined with the initial model."""
     params = settings("all_trained")
     prepared = Prepared.open(prepared_folder)
     pairs = prepared.pairs("train")
@@ -262,14 +262,14 @@ def mined_figures(prepared_folder: Path, base: Path) -> dict[str, Tensor]:
 
 
 def keep(prepared_folder: Path, base: Path, folder: Path) -> None:
-    """Keeps what the frozen vision tower makes, with all processes."""
+    """Caches the features of the frozen vision tower with all processes."""
     params = settings("accumulated").model_copy(update={"model": Model.model_validate({"tiny": TINY, "dims": [8, 32], "freeze": "vision"})})
     model, tokenizer = model_of(params, base)
     cache_frozen_features(Prepared.open(prepared_folder), "data", model.encoder, tokenizer, params, Accelerator(cpu=True), folder)
 
 
 def searched(block_scores: int = 60) -> dict[str, Tensor]:
-    """An exact search in blocks of few scores, with equal ones on both sides of where the corpus is parted; all processes share it."""
+    """An exact search in small blocks, shared by all processes, with equal scores on both sides of the corpus's split."""
     numbers = torch.Generator().manual_seed(3)
     queries, corpus = torch.randn(15, 8, generator=numbers), torch.randn(41, 8, generator=numbers)
     corpus[[3, 19, 20, 21, 40]] = corpus[3].clone()
@@ -280,7 +280,9 @@ def searched(block_scores: int = 60) -> dict[str, Tensor]:
 
 
 def decisions() -> list[Decision]:
-    """Of ten steps: the first process wants a checkpoint from the third on until it is written, the second one to stop in the seventh."""
+    """Ten steps: from the third on the first process requests a checkpoint, until it is written. In the seventh the second requests a
+    stop.
+    """
     votes, decided = StepVotes(), list[Decision]()
     rank, due = dist.get_rank(), False
     for step in range(1, 11):
@@ -291,7 +293,7 @@ def decisions() -> list[Decision]:
 
 
 def main(prepared: Path, base: Path, output: Path, *checkouts: Path) -> None:
-    """Writes `<case>.pt` for each case, `frozen/`, what sharded models give, and what each process mined and found; trains in checkouts."""
+    """Writes the results of each case, sharded models, mining and search, and `frozen/`; then trains in the checkouts."""
     for case in CASES:
         results = figures(case, prepared, base)
         if dist.get_rank() == 0:

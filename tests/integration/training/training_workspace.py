@@ -23,7 +23,7 @@ TINY = {"hidden_size": 32, "layers": 2, "heads": 2, "vision_hidden_size": 32, "v
 
 
 def write_prepared(folder: Path, scratch: Path, videos: int = 28) -> None:
-    """Videos of two sizes, each asked for twice; every fourth pair is text to text; the last quarter of the videos is for validation."""
+    """Videos of two sizes with two queries each; every fourth pair is text to text; the last quarter of the videos is for validation."""
     random = np.random.default_rng(7)
     cache = FrameCache(scratch)
     pairs, splits = [], []
@@ -54,7 +54,7 @@ def write_workspace(
     launch: str = "cpu-1",
     **train: object,
 ) -> Path:
-    """A checkout of its own: settings, launch shapes and a link to the prepared data. Mappings add to the settings, and so does `train`."""
+    """Creates a checkout with settings, launch configs and a link to the prepared data. Mappings and `train` add to the settings."""
     root.mkdir(parents=True)
     (root / "prepared").symlink_to(prepared)
     (root / "configs").symlink_to(ROOT / "configs")
@@ -90,7 +90,7 @@ def rows(root: Path) -> list[dict[str, str]]:
 
 
 def training_report(root: Path) -> dict[str, object]:
-    """What the training wrote, without what depends on the machine's speed."""
+    """Returns the training's report without values that depend on the machine's speed."""
     report: dict[str, object] = json.loads((root / "reports" / "training.json").read_text())
     del report["speed"]
     return report

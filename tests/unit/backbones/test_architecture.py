@@ -12,8 +12,8 @@ from reelnest.backbones.tiny import build_tiny
 from reelnest.errors import ModelError
 from reelnest.settings import Model, Tiny
 
-# Bytes of the published bfloat16 weights (`total_size` in model.safetensors.index.json), and whether a language head of its own is among
-# them, which the encoder has no use for.
+# Bytes of the published bfloat16 weights (`total_size` in model.safetensors.index.json), and whether they include a separate language head,
+# which the encoder does not use.
 PUBLISHED = {"3B": (7_509_245_952, False), "7B": (16_584_333_312, True)}
 
 

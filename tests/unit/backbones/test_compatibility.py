@@ -1,4 +1,4 @@
-"""Settings that do not fit the model that they name, before it is opened."""
+"""Settings that do not fit their model, checked before it is opened."""
 
 import shutil
 import subprocess

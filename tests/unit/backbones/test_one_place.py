@@ -1,4 +1,4 @@
-"""A model family is named in its own file and nowhere else."""
+"""Only a model family's own file names it."""
 
 import re
 from pathlib import Path

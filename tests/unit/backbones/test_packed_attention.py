@@ -1,4 +1,4 @@
-"""Attention over packed rows against each row by itself."""
+"""Attention over packed rows compared with attention over each row."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Packing against a walk over rows and tokens."""
+"""Packing compared with a loop over rows and tokens."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ LENGTHS = [[3, 1, 7], [20, 9, 21, 8]]
 
 
 def masks(lengths: list[list[int]], skipped: int) -> list[np.ndarray]:
-    """A mask a segment, padded on the left, without each row's first `skipped` tokens (but with its last)."""
+    """Returns one mask per segment, padded on the left, without each row's first `skipped` tokens (but with its last)."""
     masks = []
     for segment in lengths:
         mask = np.zeros((len(segment), max(segment)), dtype=np.int64)

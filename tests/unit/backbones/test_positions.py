@@ -26,7 +26,7 @@ def test_token_positions_equal_transformers(tiny_base: Path) -> None:
     config = encoder.backbone.config
     actual = FAMILY.positions(video, config)
     assert torch.equal(actual, expected)
-    assert len(actual[0][video.mm_token_type_ids == 2].unique()) > 4  # time is seen
+    assert len(actual[0][video.mm_token_type_ids == 2].unique()) > 4  # positions differ in time
     counted = FAMILY.positions(text, config)
     for mask, row in zip(text.attention_mask.bool(), counted.unbind(1), strict=True):
         assert torch.equal(row[:, mask], torch.arange(int(mask.sum())).expand(3, -1))

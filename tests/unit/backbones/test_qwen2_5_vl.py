@@ -1,4 +1,4 @@
-"""What Qwen2.5-VL's file says, against transformers."""
+"""The facts of Qwen2.5-VL's file compared with transformers."""
 
 from pathlib import Path
 from types import SimpleNamespace

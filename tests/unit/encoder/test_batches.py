@@ -21,7 +21,7 @@ def tokenizer(tiny_base: Path) -> Any:
 
 
 def decoded_rows(batch: Any, tokenizer: Any) -> list[str]:
-    """Each entry's tokens as text, padding left out, in the entries' order."""
+    """Returns each entry's tokens as text, without padding, in the entries' order."""
     rows = [
         tokenizer.decode(ids[mask.bool()])
         for segment in batch.segments
@@ -46,7 +46,7 @@ def test_cached_tokens_of_texts_change_no_batch(tokenizer: Any, monkeypatch: pyt
     texts = ["a star", "a red circle", "a star", ""]
     batcher = Batcher(tokenizer, Model(), FAMILY)
     first, again = (decoded_rows(batcher([Entry("query", text, None) for text in texts]), tokenizer) for _ in range(2))
-    monkeypatch.setattr(batches, "KNOWN_CHARACTERS", 0)  # all is forgotten each time
+    monkeypatch.setattr(batches, "KNOWN_CHARACTERS", 0)  # clears the cache each time
     forgetful = decoded_rows(batcher([Entry("query", text, None) for text in texts]), tokenizer)
     assert first == again == forgetful
 
@@ -55,7 +55,7 @@ def test_rows_are_padded_on_the_left_and_only_as_far_as_their_segment_needs(toke
     batch = Batcher(tokenizer, Model(), FAMILY)(mixed_entries())
     for segment in batch.segments:
         assert (segment.attention_mask.diff(dim=1) >= 0).all()  # padding first, then tokens to the end
-        assert segment.attention_mask.all(dim=1).any()  # the longest row has none
+        assert segment.attention_mask.all(dim=1).any()  # the longest row has no padding
         assert (segment.input_ids[:, -1] == tokenizer.convert_tokens_to_ids("<|endoftext|>")).all()
 
 

@@ -21,7 +21,7 @@ def encoder_of(base: Path, settings: Model) -> tuple[Encoder, Batcher]:
     return encoder, Batcher(tokenizer, settings, FAMILY)
 
 
-# torch's compiler looks at gradients that are not there, and makes an object of a function's class.
+# torch's compiler reads gradients that do not exist, and instantiates a Function class.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*Function'> should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("lora", [None, Lora(r=4)], ids=["all trained", "LoRA"])

@@ -1,4 +1,4 @@
-"""The moving average of the weights, against torch's own."""
+"""The moving average of the weights, compared with torch's."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def model() -> nn.Sequential:
 
 
 def walk(model: nn.Module, step: int) -> None:
-    """Changes what trains."""
+    """Changes the trainable weights."""
     random = torch.Generator().manual_seed(step)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -33,7 +33,7 @@ def test_the_average_is_torchs_with_a_decay_that_warms_up() -> None:
     ema = Ema(trained, 0.9)
 
     def average(averaged: Tensor, weight: Tensor, steps: Tensor | int) -> Tensor:
-        # torch counts from the first weights on, which it takes as they are.
+        # torch's first update copies the weights.
         decay = min(0.9, (1 + int(steps)) / (10 + int(steps)))
         return decay * averaged + (1 - decay) * weight
 

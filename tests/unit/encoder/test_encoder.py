@@ -29,7 +29,7 @@ def encoder_of(base: Path, settings: Model, *, training: bool = False) -> tuple[
 
 
 def qwen_alone(base: Path, segment: Segment, encoder: Encoder) -> torch.Tensor:
-    """Hidden states of transformers' own forward, with its own attention and index work."""
+    """Returns hidden states of transformers' forward, with its attention and indices."""
     model = Qwen2_5_VLModel.from_pretrained(base, attn_implementation="sdpa")
     inputs = {"input_ids": segment.input_ids, "attention_mask": segment.attention_mask, "use_cache": False}
     if segment.rows is not None:

@@ -22,7 +22,7 @@ def adapted(*, dropout: float = 0.0, dtype: torch.dtype = torch.float32, bias: b
 
 
 def results(layer: LinearWithAdapter, forward: type[Linear], x: Tensor) -> list[Tensor]:
-    """The output, and the gradients of the input, A and B."""
+    """Returns the output and the gradients of the input, A and B."""
     layer.zero_grad()
     x = x.clone().requires_grad_()
     out = forward.forward(layer, x)

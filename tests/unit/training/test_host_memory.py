@@ -1,4 +1,4 @@
-"""What a training on a CPU frees is not fetched from the kernel again."""
+"""Training on a CPU reuses freed memory without the kernel."""
 
 import platform
 import subprocess

@@ -1,4 +1,4 @@
-"""Under which key a training, and what a frozen part of the model gives, are stored: other code is another key."""
+"""The keys of checkpoints and cached features: other code gives another key."""
 
 import functools
 import shutil
@@ -22,7 +22,7 @@ from reelnest.training.checkpoint import checkpoints
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the code, of which the keys are made."""
+    """A copy of the code that determines the keys."""
     copy = tmp_path / "reelnest"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     for module in (checkpoints, frozen):

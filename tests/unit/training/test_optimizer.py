@@ -1,4 +1,4 @@
-"""What decays, and how the learning rate goes."""
+"""Weight decay and learning rate schedules."""
 
 from copy import deepcopy
 from typing import Literal
@@ -82,7 +82,7 @@ def test_muon_moves_matrices_and_adamw_all_else() -> None:
         [{"params": [reference.table.weight], "weight_decay": 0.1}, {"params": [reference.linear.bias], "weight_decay": 0.0}], lr=0.01
     )
     stepped(reference, muon, adamw)
-    # torch orthogonalizes in bfloat16, eight bits of which are the fraction.
+    # torch orthogonalizes in bfloat16, which has 8 bits of precision.
     moved, expected = ours.linear.weight - Mixed().linear.weight, reference.linear.weight - Mixed().linear.weight
     assert (moved - expected).norm() < 0.02 * expected.norm()
     torch.testing.assert_close(ours.linear.bias, reference.linear.bias, rtol=0, atol=3e-4)

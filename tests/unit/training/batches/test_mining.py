@@ -1,4 +1,4 @@
-"""Mined negatives against a plain search, one pair after the other."""
+"""Mined negatives compared with a plain search for each pair."""
 
 from typing import Any, cast
 
@@ -28,7 +28,7 @@ def prepared_of(rows: list[tuple[int, int, str]], texts: int = TEXTS, videos: in
 
 @pytest.fixture(scope="module")
 def prepared() -> Prepared:
-    """Pairs of all four kinds; some items have many answers, and some answers stand in another split."""
+    """Pairs of all four kinds. Some items have many relevant items, some of them in another split."""
     random = np.random.default_rng(2)
     rows = [(int(a), int(b), "test" if k % 7 == 0 else "train") for k, (a, b) in enumerate(random.integers(TEXTS + VIDEOS, size=(90, 2)))]
     return prepared_of([row for row in rows if row[0] != row[1]])
@@ -51,7 +51,7 @@ def mined(prepared: Prepared, settings: Mining, *, queries: Tensor | None = None
 
 
 def window(prepared: Prepared, row: int, settings: Mining, excluded: tuple[int, ...] = ()) -> list[int]:
-    """What a pair's negatives may be drawn from, by sorting all candidates."""
+    """Returns the items that a pair's negatives may be drawn from, by sorting all candidates."""
     pairs = prepared.pairs("train")
     items = items_of(pairs).tolist()
     query_vectors, target_vectors = (torch.nn.functional.normalize(vectors(seed, len(items)).double(), dim=1).numpy() for seed in (0, 1))
@@ -114,7 +114,7 @@ def test_excluded_items_are_not_drawn(prepared: Prepared) -> None:
 
 
 def test_a_relevant_item_of_another_split_is_never_a_negative() -> None:
-    # Text 0 finds video 3 best, which is its answer in the test split, and then video 4.
+    # Text 0 ranks video 3 first, which is relevant in the test split, then video 4.
     prepared = prepared_of([(0, 2, "train"), (1, 3, "train"), (1, 4, "train"), (0, 3, "test")], texts=2, videos=3)
     queries = torch.tensor([[1.0, 0.0], [0.0, 1.0], *[[0.0, 0.0]] * 3])
     targets = torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.5, 1.0], [1.0, 0.0], [1.0, 0.1]])
@@ -124,7 +124,7 @@ def test_a_relevant_item_of_another_split_is_never_a_negative() -> None:
     result = mine(prepared, pairs, item_vectors, settings, seed=0, step=0)
     assert result.items.tolist()[0] == [4, NONE]
     assert result.items.tolist()[1:] == [[2, NONE]] * 2
-    # 0.447 - 0.995 for the first pair; text 1 scores its answers 0 and 0.0995 and video 2 0.894.
+    # 0.447 - 0.995 for the first pair; text 1 scores its targets 0 and 0.0995, and video 2 0.894.
     assert result.margin == pytest.approx(np.mean([0.44721 - 0.99504, 0 - 0.89443, 0.0995 - 0.89443]), abs=1e-4)
 
 

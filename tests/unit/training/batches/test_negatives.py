@@ -1,4 +1,4 @@
-"""When extra negatives are renewed, and what the listed ones give."""
+"""Renewals of extra negatives, and listed negatives."""
 
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ from reelnest.training.batches.negatives import ExtraNegatives
 
 
 def negatives_of(rows: list[tuple[int, int, list[int]]], **settings: Any) -> ExtraNegatives:
-    """Over 10 texts and pairs (query, target, negatives); 5 steps an epoch. Nothing is embedded where nothing is mined."""
+    """Over 10 texts and pairs (query, target, negatives); 5 steps per epoch. Without mining nothing is embedded."""
     items = pa.Table.from_pylist([{"kind": "text", "key": str(i), "fields": []} for i in range(10)], schema=ITEMS_SCHEMA)
     columns = [{"query": q, "target": t, "relevance": 1.0, "split": "train", "negatives": n} for q, t, n in rows]
     prepared = Prepared(cast("Any", ()), items, pa.Table.from_pylist(columns, schema=PAIRS_SCHEMA))

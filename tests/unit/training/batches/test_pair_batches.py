@@ -1,4 +1,4 @@
-"""Who is whose negative, against the definition, item by item."""
+"""The negatives of each item compared with the definition."""
 
 from typing import Any, cast
 
@@ -12,9 +12,9 @@ from reelnest.store.entries import Entry, Role
 from reelnest.store.prepared import Pairs, Prepared
 from reelnest.training.batches.pair_batches import PADDING, PairBatch, PairBatcher
 
-# (query, target): two queries with one target, one query with two targets, a chain, an item that is query here and target there
+# (query, target): two queries with one target, one query with two targets, a chain, an item as query and as target
 PAIRS = [(0, 10), (1, 10), (2, 11), (2, 12), (3, 13), (13, 3), (4, 14), (5, 15)]
-# A pair of another split: its items are no negatives either.
+# A pair of another split: its items are not negatives either.
 ELSEWHERE = [(4, 15)]
 NEGATIVES = {0: [20, 21], 1: [21], 2: [10, 22], 3: [], 4: [23], 5: [20], 6: [24], 7: [25, 12]}
 ITEMS = 30
@@ -35,7 +35,7 @@ class Items:
 
 
 class Entries:
-    """Makes batches of nothing but the entries' roles and texts."""
+    """Makes batches of only the entries' roles and texts."""
 
     def micro_batches(self, entries: list[Entry], count: int) -> tuple[list[Any], Tensor]:
         named = [(entry.role, int(entry.text)) for entry in entries]
@@ -60,7 +60,7 @@ def share(rank: int, processes: int, micro_batch_size: int | None = None, *, int
 
 
 def entries_of(batch: PairBatch) -> list[tuple[Role, int]]:
-    """Roles and items in the order of the vectors that the loss gets."""
+    """Returns roles and items in the order of the loss's vectors."""
     rows = [named for inputs in cast("list[list[tuple[Role, int]]]", batch.inputs) for named in inputs]
     return [rows[place] for place in batch.inverse]
 
@@ -121,7 +121,7 @@ def test_a_batch_made_again_in_other_micro_batches_is_the_same_batch() -> None:
         cast("Batcher", Entries()),
         0,
         1,
-        negatives=lambda _row: np.array([next(drawn)]),  # other ones at each call, as after a mining in between
+        negatives=lambda _row: np.array([next(drawn)]),  # different at each call, as after mining
     )
     batch = make(np.arange(len(PAIRS)))
     assert make.resized(batch, None) is batch

@@ -1,4 +1,4 @@
-"""Batches made ahead."""
+"""Batches prepared in advance."""
 
 import threading
 from contextlib import closing

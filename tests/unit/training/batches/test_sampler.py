@@ -91,7 +91,7 @@ def tangled(pairs: int, texts: int, videos: int) -> np.ndarray:
 
 
 def repeats(items: np.ndarray, batches: np.ndarray) -> int:
-    """Counted by hand: items of a batch that another of its pairs brought before."""
+    """Counts items of a batch that an earlier pair of the batch already has."""
     count = 0
     for batch in batches:
         seen: set[int] = set()
@@ -109,14 +109,14 @@ def test_no_item_is_twice_in_a_batch_and_no_pair_twice_in_an_epoch() -> None:
         batches = apart.epoch(epoch)
         assert batches.shape == plain.epoch(epoch).shape
         assert repeats(items, batches) == apart.repeated_items(epoch) == 0
-        # All but a few pairs of the most frequent items, which wait for another epoch.
+        # All but a few pairs of the most frequent items, which are dropped in this epoch.
         assert len(np.unique(batches)) > 0.97 * batches.size
     assert not np.array_equal(apart.epoch(0), apart.epoch(1))
     assert np.array_equal(apart.epoch(1), BatchOrder(3000, 32, seed=1, items=items.copy()).epoch(1))
 
 
 def test_batches_without_repeats_are_full_even_where_nothing_but_repeats_is_left() -> None:
-    items = np.stack([np.arange(40), np.full(40, 99)], axis=1)  # one answer to all
+    items = np.stack([np.arange(40), np.full(40, 99)], axis=1)  # one target for all
     batch_order = BatchOrder(40, 8, seed=0, items=items)
     batches = batch_order.epoch(0)
     assert batches.shape == (5, 8)

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, and only this training's."""
+"""Checkpoints: atomic, and only of the same training."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Cached gradients against those of one graph over the whole batch."""
+"""Cached gradients compared with those of one graph over the whole batch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,7 +43,7 @@ def loss_of(vectors: Tensor, learnt: dict[str, Tensor], inverse: Tensor) -> Tens
 
 
 def run(calls: ModelCalls, inputs: Sequence[Batch], inverse: Tensor, *, synchronise: bool = True) -> Tensor:
-    """Adds the gradients of `loss_of` to the parameters, in the way that training takes for so many micro-batches."""
+    """Adds the gradients of `loss_of` to the parameters, as training does for this number of micro-batches."""
     passes: Passes = OneGraph(calls) if len(inputs) == 1 else GradientCache(calls)
     embedded = passes.embed(inputs, synchronise=synchronise)
     loss = loss_of(embedded.vectors, embedded.learnt, inverse)

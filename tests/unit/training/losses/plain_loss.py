@@ -1,4 +1,4 @@
-"""The loss as one would write it down: dim by dim, with whole matrices. What the nested loss is measured against."""
+"""A direct implementation of the loss, dim by dim with full matrices: the reference for the nested loss."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The loss against the formula, written out number by number, and the dims' weights."""
+"""The loss compared with its formula in plain floats, and the dims' weights."""
 
 import math
 from typing import Any
@@ -17,7 +17,7 @@ TEMPERATURE = torch.tensor([0.1], dtype=torch.float64)
 
 
 def by_hand(rows: Tensor, columns: Tensor, masked: set[tuple[int, int]], dim: int) -> list[float]:
-    """-log of the right answer's share for each row, whose right answer is the column of the same number; plain floats."""
+    """Returns -log of the softmax of each row's target, the column of the same index, in plain floats."""
 
     def cosine(a: list[float], b: list[float]) -> float:
         return sum(x * y for x, y in zip(a, b, strict=True)) / math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
@@ -51,9 +51,9 @@ def vectors() -> tuple[Tensor, Tensor]:
 
 
 def test_each_dim_equals_the_written_out_formula(vectors: tuple[Tensor, Tensor]) -> None:
-    queries, targets = vectors  # the last two targets are no pair's: extra negatives
+    queries, targets = vectors  # the last two targets are extra negatives
     related = torch.tensor([[True, False, True, False, True], [False, True, False, False, False], [False, False, False, True, False]])
-    # Query 0 and target 2 belong together, so target 2's negatives are without query 0.
+    # Target 2 is relevant to query 0, so query 0 is not a negative of target 2.
     forth = [mean(by_hand(queries, targets, {(0, 2), (0, 4), (2, 3)}, dim)) for dim in DIMS]
     from_targets = [mean(by_hand(targets[:3], queries, {(2, 0)}, dim)) for dim in DIMS]
     expected = [(a + b) / 2 for a, b in zip(forth, from_targets, strict=True)]
@@ -66,7 +66,7 @@ def test_intra_modal_negatives_are_others_than_the_row_itself(vectors: tuple[Ten
     related[1, 2] = True
     expected = []
     for dim in DIMS:
-        # Beside the targets stand all queries, of which a row's own does not count, nor what is related.
+        # All queries are negatives too, except the row's own and related ones.
         forth = by_hand(queries, torch.cat([targets, queries]), {(0, 3), (1, 4), (2, 5), (1, 5)}, dim)
         from_targets = by_hand(targets, torch.cat([queries, targets]), {(0, 3), (1, 4), (2, 5)}, dim)
         expected.append((mean(forth) + mean(from_targets)) / 2)
@@ -75,7 +75,7 @@ def test_intra_modal_negatives_are_others_than_the_row_itself(vectors: tuple[Ten
 
 def test_an_item_more_similar_than_the_target_is_no_negative(vectors: tuple[Tensor, Tensor]) -> None:
     queries, targets = vectors[0], vectors[1][:3].clone()
-    targets[1] = queries[0]  # another pair's target, and just what was asked for
+    targets[1] = queries[0]  # another pair's target, but identical to query 0
     expected = []
     for dim in DIMS:
         cosines = torch.cosine_similarity(queries[:, None, :dim], targets[None, :, :dim], dim=-1).tolist()
@@ -126,5 +126,5 @@ def test_learnt_weights_settle_where_dims_contribute_equally() -> None:
         descent.zero_grad()
         weights_of(dim_losses).backward()
         descent.step()
-    # The variance that makes the sum least is twice the loss.
+    # The variance that minimises the sum is twice the loss.
     assert torch.exp(weights_of.log_variances).tolist() == pytest.approx([1.0, 4.0, 8.0], rel=1e-3)

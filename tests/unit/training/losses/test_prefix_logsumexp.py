@@ -1,4 +1,4 @@
-"""The nested loss against the plain loop over dims, against finite differences, and against sentence-transformers."""
+"""The nested loss compared with a plain loop over dims, finite differences and sentence-transformers."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ EXACT = 1e-10
 
 
 def inputs(pairs: int = 11, extras: int = 5, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
-    """A batch with extra negatives, known answers beside the pairs' own, and a little likeness in each pair."""
+    """A batch with extra negatives, extra relevant targets, and some similarity within each pair."""
     numbers = torch.Generator().manual_seed(0)
     queries = torch.randn(pairs, DIMS[-1], generator=numbers, dtype=dtype)
     targets = torch.randn(pairs + extras, DIMS[-1], generator=numbers, dtype=dtype)
@@ -50,7 +50,7 @@ def nested(batch_inputs: dict[str, Tensor], settings: NestedInfoNceSettings, dim
 
 
 def gradients(losses: Tensor, batch_inputs: dict[str, Tensor]) -> list[Tensor]:
-    """For a different weight on each dim."""
+    """Returns gradients of the losses with a different weight for each dim."""
     weights = torch.linspace(0.3, 1.7, len(losses), dtype=losses.dtype)
     return list(torch.autograd.grad((losses * weights).sum(), [batch_inputs[name] for name in ("queries", "targets", "temperature")]))
 
@@ -87,7 +87,7 @@ def test_each_option_changes_the_losses(option: str) -> None:
 
 
 def test_single_precision_is_near_and_small_temperatures_do_not_overflow() -> None:
-    # Opposite and equal vectors at 0.01: logits of -100 and 100, which exp() of single precision does not hold.
+    # Opposite and equal vectors at 0.01: logits of -100 and 100, which overflow exp() in single precision.
     batch_inputs = inputs()
     with torch.no_grad():
         batch_inputs["targets"][3:6] = -batch_inputs["queries"][3:6]
@@ -103,9 +103,9 @@ def test_single_precision_is_near_and_small_temperatures_do_not_overflow() -> No
 def test_vectors_of_zeros_have_the_plain_loops_gradients() -> None:
     batch_inputs = inputs()
     with torch.no_grad():
-        batch_inputs["queries"][1] = 0  # no prefix has a length
-        batch_inputs["targets"][2, :5] = 0  # two have none
-        # So short a divisor makes gradients of 1e12, of which the last digits differ.
+        batch_inputs["queries"][1] = 0  # all prefixes are zero
+        batch_inputs["targets"][2, :5] = 0  # two prefixes are zero
+        # The small divisor gives gradients of 1e12, which differ in the last digits.
     ours, plain = nested(batch_inputs, NestedInfoNceSettings()), plain_losses(**batch_inputs, dims=DIMS, settings=NestedInfoNceSettings())
     torch.testing.assert_close(ours, plain, rtol=0, atol=EXACT)
     for mine, expected in zip(gradients(ours, batch_inputs), gradients(plain, batch_inputs), strict=True):

@@ -1,4 +1,4 @@
-"""What fits into a card, by a memory that is simple enough to work out by hand."""
+"""Fitting settings to a card, with a memory model simple enough to check by hand."""
 
 import pytest
 from transformers import Qwen2_5_VLConfig
@@ -13,7 +13,7 @@ LORA = {"name_or_path": "Qwen/Qwen2.5-VL-3B-Instruct", "revision": "0" * 40, "lo
 
 
 def predict(params: Params, config: Qwen2_5_VLConfig, sizes: Sizes, *, processes: int) -> StepMemory:
-    """Weights of 4 GiB, or 1 in four bits; a quarter of a GiB for each pair at once and step in time, an eighth checkpointed."""
+    """Weights of 4 GiB, or 1 in four bits; a quarter of a GiB per pair and temporal step, an eighth with checkpointing."""
     pairs = params.train.micro_batch_size or params.train.batch_size // processes
     each = GIB // 8 if params.train.gradient_checkpointing else GIB // 4
     return StepMemory({"weights": GIB if params.model.load_in_4bit else 4 * GIB, "activations": pairs * sizes.grid[0] * each})

@@ -1,4 +1,4 @@
-"""The predicted memory of a step, held to what torch's allocator hands out in a real one."""
+"""The predicted memory of a step compared with torch's allocator in a real one."""
 
 import gc
 import json
@@ -44,10 +44,10 @@ def predicted(params: Params, processes: int = 1) -> StepMemory:
 
 
 def allocated(params: Params, trace: Path) -> int:
-    """The most bytes that torch's CPU allocator had out at once while a model was made and took two steps."""
+    """Returns the peak bytes of torch's CPU allocator while a model is built and takes two steps."""
     config = backbone_config(params.model)
     empty = unfilled_encoder(params.model, config)
-    gc.collect()  # what an earlier test left would be freed while this one counts
+    gc.collect()  # garbage of an earlier test would otherwise be freed during the count
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         encoder = empty.to_empty(device="cpu")
         for tensor in [*encoder.parameters(), *encoder.buffers()]:
@@ -80,7 +80,7 @@ def allocated(params: Params, trace: Path) -> int:
 )
 def test_the_peak_is_what_a_real_step_allocates(params: Params, tmp_path: Path) -> None:
     prediction = predicted(params)
-    # Inputs are numpy's.
+    # numpy allocates the inputs.
     assert prediction.peak - prediction.components["inputs"] == pytest.approx(allocated(params, tmp_path / "trace.json"), rel=0.03)
 
 
