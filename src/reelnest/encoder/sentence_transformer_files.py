@@ -25,7 +25,7 @@ MODULES = "sentence_transformers.sentence_transformer.modules"
 POOLING_FOLDER = "pooling"
 PROJECTION_FOLDER = "projection"
 UNPOOLABLE = "reelnest.SavedModel"
-"""An unknown class for modules.json, which makes sentence-transformers refuse a model whose pooling it lacks."""
+"""An unknown class for modules.json, which makes sentence-transformers refuse a model with a pooling that it lacks."""
 
 
 def can_be_opened(settings: Model) -> bool:

@@ -280,8 +280,9 @@ def searched(block_scores: int = 60) -> dict[str, Tensor]:
 
 
 def decisions() -> list[Decision]:
-    """Ten steps: from the third on the first process requests a checkpoint, until it is written. In the seventh the second requests a
-    stop.
+    """The decisions of ten steps.
+
+    From the third on the first process requests a checkpoint until it is written; from the seventh on the second requests a stop.
     """
     votes, decided = StepVotes(), list[Decision]()
     rank, due = dist.get_rank(), False

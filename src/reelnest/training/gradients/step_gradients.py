@@ -92,7 +92,7 @@ class StepGradients:
     def _adaptive_calls(self) -> ModelCalls:
         if self._model.encoder.sharded:
             raise ConfigError(
-                "train.adaptive_batch_size: not possible for a sharded model, whose processes wait for each other in every layer. Set"
+                "train.adaptive_batch_size: not possible for a sharded model: its processes wait for each other in every layer. Set"
                 " it to false, and train.micro_batch_size to a size that fits (see `reelnest memory`)."
             )
         # Not through DDP: its forward passes wait for the other processes, so one without memory could not recover.
