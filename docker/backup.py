@@ -96,7 +96,7 @@ def _save_bucket(bucket: str, folder: Path, earlier: dict[tuple[str, str, str], 
 
 def _restore_bucket(bucket: str, objects: dict[str, dict[str, Any]], folder: Path) -> None:
     client = boto3.client("s3")
-    if bucket not in {found["Name"] for found in client.list_buckets()["Buckets"]}:
+    if bucket not in {entry["Name"] for entry in client.list_buckets()["Buckets"]}:
         client.create_bucket(Bucket=bucket)
     present = {key: (etag, size) for key, etag, size in _listed(client, bucket)}
     for key, entry in objects.items():
@@ -112,17 +112,17 @@ def _check(backup: Path, manifest: dict[str, Any]) -> None:
         for key, entry in objects.items():
             path = backup / "objects" / entry["sha256"]
             if not path.is_file() or _sha256(path) != entry["sha256"]:
-                found = "has other bytes than were saved" if path.is_file() else "is missing"
-                raise BackupError(f"{path} ({key}) {found}: this back-up cannot be used. Others: {_others(backup)}.")
+                problem = "has other bytes than were saved" if path.is_file() else "is missing"
+                raise BackupError(f"{path} ({key}) {problem}: this back-up cannot be used. Others: {_others(backup)}.")
 
 
 def _earlier_objects(folder: Path) -> dict[tuple[str, str, str], Path]:
     """Where the newest back-up has an object, by bucket, key and etag."""
-    whole = sorted(folder.glob(f"[0-9]*/{MANIFEST}"))
-    if not whole:
+    complete = sorted(folder.glob(f"[0-9]*/{MANIFEST}"))
+    if not complete:
         return {}
-    objects = whole[-1].parent / "objects"
-    buckets = json.loads(whole[-1].read_text(encoding="utf-8"))["buckets"]
+    objects = complete[-1].parent / "objects"
+    buckets = json.loads(complete[-1].read_text(encoding="utf-8"))["buckets"]
     return {
         (bucket, key, entry["etag"]): objects / entry["sha256"] for bucket, entries in buckets.items() for key, entry in entries.items()
     }
@@ -130,8 +130,8 @@ def _earlier_objects(folder: Path) -> dict[tuple[str, str, str], Path]:
 
 def _listed(client: Any, bucket: str) -> Iterator[tuple[str, str, int]]:
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
-        for found in page.get("Contents", ()):
-            yield found["Key"], found["ETag"], found["Size"]
+        for entry in page.get("Contents", ()):
+            yield entry["Key"], entry["ETag"], entry["Size"]
 
 
 def _link(source: Path, target: Path) -> None:
@@ -152,8 +152,8 @@ def _sha256(path: Path) -> str:
 
 
 def _others(backup: Path) -> str:
-    found = sorted(path.parent.name for path in backup.parent.glob(f"[0-9]*/{MANIFEST}") if path.parent.name != backup.name)
-    return f"{', '.join(found) or 'none'}, in {backup.parent}"
+    others = sorted(path.parent.name for path in backup.parent.glob(f"[0-9]*/{MANIFEST}") if path.parent.name != backup.name)
+    return f"{', '.join(others) or 'none'}, in {backup.parent}"
 
 
 def _run(*command: str) -> None:

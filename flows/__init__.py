@@ -1,4 +1,4 @@
-"""What runs, in which order, on which schedule.
+"""Prefect flows: which tasks run, and in which order.
 
-In: a deployment's parameters. Out: a finished run. Flows hold no logic of training: they call tasks. Open `pipeline.py` first.
+In: a deployment's parameters. Out: a finished run. Flows contain no training logic; they call tasks. Open `pipeline.py` first.
 """

@@ -1,6 +1,7 @@
-"""Removes what past runs leave: run refs, worktrees, checkpoints, DVC's cache, MLflow's and Prefect's runs.
+"""Removes the leftovers of past runs: run refs, worktrees, checkpoints, files in DVC's cache, MLflow's and Prefect's runs.
 
-Usage: `python -m flows.clean_up` says what would go, `python -m flows.clean_up --delete` removes it. `prefect.yaml` holds its schedule.
+Usage: `python -m flows.clean_up` lists what would be removed, `python -m flows.clean_up --delete` removes it. `prefect.yaml` has the
+schedule.
 """
 
 import argparse
@@ -31,16 +32,16 @@ Days = Annotated[int, Field(ge=1)]
 
 @flow(
     name="reelnest-clean-up",
-    description="Keeps the newest runs and the champions' with their lineage; removes the rest.",
+    description="Keeps the newest runs and the runs of champions with their lineage; removes the others.",
     persist_result=False,
 )
 def clean_up(keep: Keep = KEEP, days: Days = DAYS, delete: bool = False) -> State[Any]:
-    """A dry run first, always; its list is the page of the run.
+    """Lists what to remove on the page of the run, and removes it if `delete` is on.
 
     Args:
-        keep: The newest so many runs stay, and every run behind a champion.
-        days: Prefect's runs that ended within these stay, and trainings that were cut off within them.
-        delete: Off: only says what would go (a dry run).
+        keep: How many of the newest runs to keep. The runs of champions are kept too.
+        days: Prefect's runs that ended, and trainings that were interrupted, within this many days are kept.
+        delete: Off only lists what would be removed (a dry run).
     """
     checkout = Path.cwd()
     try:
@@ -59,12 +60,12 @@ def clean_up(keep: Keep = KEEP, days: Days = DAYS, delete: bool = False) -> Stat
 def main() -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m flows.clean_up", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--keep", type=int, default=KEEP, help="newest runs that stay (%(default)s)")
-    parser.add_argument("--days", type=int, default=DAYS, help="of Prefect's runs and of unfinished trainings that stay (%(default)s)")
-    parser.add_argument("--delete", action="store_true", help="remove; left out: say what would go")
-    asked = parser.parse_args()
+    parser.add_argument("--keep", type=int, default=KEEP, help="how many of the newest runs to keep (%(default)s)")
+    parser.add_argument("--days", type=int, default=DAYS, help="keep Prefect's runs and unfinished trainings this long (%(default)s)")
+    parser.add_argument("--delete", action="store_true", help="remove; without it, only list what would be removed")
+    arguments = parser.parse_args()
     with prefect_api(Path.cwd()):
-        state = clean_up(asked.keep, asked.days, asked.delete, return_state=True)
+        state = clean_up(arguments.keep, arguments.days, arguments.delete, return_state=True)
     sys.stderr.write(f"\n{state.message}\n")
     return 0 if state.is_completed() else 1
 

@@ -1,4 +1,4 @@
-"""Says when data has arrived, as an event; `prefect.yaml` holds the deployment that trains on it."""
+"""Emits an event when new data has arrived. `prefect.yaml` has the deployment that trains on it."""
 
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ from reelnest.errors import RunError
 from tasks.workspaces import data_arrival
 
 
-@flow(name="reelnest-look-for-data", description="Emits reelnest.data.arrived for data that no run was made from.", persist_result=False)
+@flow(name="reelnest-look-for-data", description="Emits reelnest.data.arrived for data that no run has used.", persist_result=False)
 def look_for_data(revision: Revision = "HEAD") -> State[Any]:
-    """Completed with what was found; Failed where the revision or its data.dvc is missing.
+    """Ends as Completed whether or not there is new data; as Failed if the revision or its data.dvc is missing.
 
     Args:
-        revision: What is watched: a branch, such as origin/main (fetched each time), or HEAD, the checkout's own.
+        revision: The branch to watch, such as origin/main (fetched each time), or HEAD, the checkout's own.
     """
     try:
         payload = data_arrival.arrived(Path.cwd(), revision)

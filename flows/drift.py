@@ -1,6 +1,6 @@
-"""Whether new data is still what the champion was trained on, and how good the champion is on it. `prefect.yaml` holds the deployment.
+"""Compares new data with the champion's training data, and evaluates the champion on it. `prefect.yaml` has the deployment.
 
-By hand: `reelnest drift`.
+To run it by hand: `reelnest drift`.
 """
 
 from pathlib import Path
@@ -28,16 +28,16 @@ from tasks.workspaces import drift_run
 
 @flow(
     name="reelnest-drift",
-    description="Measures how far new data is from what the champion was trained on, and how good the champion is on it.",
+    description="Compares new data with the champion's training data, and evaluates the champion on it.",
     persist_result=False,
 )
 def drift(revision: Revision = "HEAD", quality_alone: bool = False) -> State[Any]:
-    """Completed with what drifted, or that there was nothing to do; Failed where the data or MLflow is not to be had.
+    """Ends as Completed with what drifted, or if there was nothing to do; as Failed if the data or MLflow is not available.
 
     Args:
-        revision: Whose data is looked at: a branch, a tag or a commit. HEAD is what the worker's checkout has checked out (committed files
-            only); a remote's branch, such as origin/main, is fetched first.
-        quality_alone: Measures the champion's retrieval only. For a champion whose own data is no longer to be had.
+        revision: The branch, tag or commit whose data is measured. HEAD is the commit that the worker's checkout has checked out; a
+            remote's branch, such as origin/main, is fetched first.
+        quality_alone: Measures only the champion's retrieval. Use it if the champion's training data is no longer available.
     """
     logger = get_run_logger()
     try:

@@ -1,6 +1,7 @@
-"""The whole chain: validate, preprocess, train, evaluate, register.
+"""The pipeline: validate, preprocess, train, evaluate, register.
 
-Usage: `python -m flows.pipeline` runs it once, here; `prefect.yaml` holds its schedule. `dvc repro` runs the same stages without Prefect.
+Usage: `python -m flows.pipeline` runs it once in this folder; `prefect.yaml` has its schedule. `dvc repro` runs the same stages without
+Prefect.
 """
 
 import sys
@@ -24,11 +25,11 @@ from tasks.services.prefect_server import prefect_api
 
 @flow(
     name="reelnest-train",
-    description="Validates the data, prepares it, trains, evaluates and registers the model. Runs only what DVC finds stale.",
+    description="Validates and preprocesses the data, trains, evaluates and registers the model. Runs only stages that DVC finds stale.",
     persist_result=False,
 )
 def train_pipeline(register_model: bool = True) -> State[Any]:
-    """Ends in the state of the first stage that did not succeed, or Completed with what each stage did.
+    """Ends in the state of the first stage that did not succeed, or as Completed with what each stage did.
 
     Args:
         register_model: Off evaluates only.
@@ -51,8 +52,8 @@ def train_pipeline(register_model: bool = True) -> State[Any]:
         return _ended(state)
     outcomes["register"] = state.result()
     if pages.waits_for_approval(Workspace()):
-        answer = approval.ask(Workspace())
-        state = stages.register(tuple(outcomes.values()), answer, return_state=True)
+        decision = approval.ask(Workspace())
+        state = stages.register(tuple(outcomes.values()), decision, return_state=True)
         if not state.is_completed():
             return _ended(state)
         outcomes["register"] = state.result()
@@ -64,12 +65,12 @@ def _completed(outcomes: dict[str, Any]) -> State[Any]:
 
 
 def _ended(state: State[Any]) -> State[Any]:
-    """The flow's state after a task that did not succeed. (A task's own state would become "1/1 states failed".)"""
+    """The flow's state after a task that did not succeed. (Prefect would turn the task's state into "1/1 states failed".)"""
     return State(type=state.type, name=state.name, message=state.message)
 
 
 def main() -> int:
-    """Runs the flow once, against the configured Prefect server or one of its own, and says what was made. Returns the exit status."""
+    """Runs the flow once, with the configured Prefect server or a temporary one, and prints a summary. Returns the exit status."""
     workspace = Workspace()
     with prefect_api(workspace.root):
         state = train_pipeline(return_state=True)

@@ -1,6 +1,6 @@
-"""What a deployment runs: the pipeline in a git worktree of its own, at the revision that the deployment names.
+"""The flow of the training deployments: runs the pipeline in a new git worktree at a revision.
 
-`prefect.yaml` holds the deployments. By hand and in the checkout itself: `python -m flows.pipeline`.
+`prefect.yaml` has the deployments. To run the pipeline in the checkout itself: `python -m flows.pipeline`.
 """
 
 from pathlib import Path
@@ -26,22 +26,22 @@ Revision = Annotated[str, Field(min_length=1)]
 
 @flow(
     name="reelnest-train",
-    description="The pipeline in a git worktree of its own. What it made is saved under refs/reelnest/runs/; `reelnest runs` lists it.",
+    description="Runs the pipeline in a new git worktree. The run is saved under refs/reelnest/runs/; `reelnest runs` lists it.",
     persist_result=False,
 )
 def scheduled_pipeline(
     revision: Revision = "HEAD", settings: dict[str, Any] | None = None, register_model: bool = True, parent_run: str | None = None
 ) -> State[Any]:
-    """Ends as the pipeline does; Failed where the workspace cannot be made, or was removed under the run.
+    """Ends as the pipeline does; as Failed if the worktree cannot be created or was removed during the run.
 
     Args:
-        revision: What to run: a branch, a tag or a commit. HEAD is what the worker's checkout has checked out (committed files only);
-            a remote's branch, such as origin/main, is fetched first.
-        settings: Changes to params.yaml for this run alone, by dotted key: {"train.epochs": 10, "loss.temperature": 0.02}.
+        revision: The branch, tag or commit to run. HEAD is the commit that the worker's checkout has checked out; a remote's branch, such
+            as origin/main, is fetched first.
+        settings: Changes to params.yaml for this run, by dotted key: {"train.epochs": 10, "loss.temperature": 0.02}.
         register_model: Off evaluates only.
-        parent_run: The MLflow run below which the training's is shown. A sweep enters its own.
+        parent_run: The MLflow parent run of the training's run. A sweep sets it to its own.
     """
-    # Prefect's form takes its help texts from here: it drops the description of an annotated Field.
+    # Prefect's form takes its help texts from the docstring: it drops the description of an annotated Field.
     try:
         with run_workspace(Path.cwd(), str(flow_run.get_id()), str(flow_run.get_name()), revision, settings or {}) as workspace:
             try:
@@ -57,19 +57,17 @@ def scheduled_pipeline(
 
 
 def _save(workspace: RunWorkspace, state: State[Any], *, registered: bool) -> State[Any]:
-    """The run's state: Failed where the name that it would be saved under holds another run's results."""
+    """Saves and pushes the run. Returns its state: Failed if another run has saved its results under this run's name."""
     logger = get_run_logger()
     run = workspace.save(str(state.message), registered=registered)
     logger.info("saved as %s", run.ref)
     try:
         pushed = workspace.push()
     except (RunError, CommandError) as error:
-        logger.warning("the run is saved here, but was not pushed. The next run pushes it too. %s", error)
+        logger.warning("the run is saved, but was not pushed. The next run will push it too. %s", error)
     else:
         if pushed:
             logger.info("pushed: %s", ", ".join(pushed))
     if run.id != workspace.run.id and workspace.owner() != run.flow_run:
-        return Failed(
-            message=f"{workspace.run.ref} exists and is not this run's: it was left as it is. This run's results are saved as {run.ref}."
-        )
+        return Failed(message=f"{workspace.run.ref} belongs to another run and was not changed. This run's results are saved as {run.ref}.")
     return state

@@ -1,6 +1,6 @@
-"""Tries settings and registers the best: each trial is a run of the deployment `by-hand`, and only the best one's model is registered.
+"""Tries settings and registers the best model. Each trial is a run of the deployment `by-hand`.
 
-`prefect.yaml` holds the deployment; docs/runs.md says how to start one.
+`prefect.yaml` has the deployment; docs/runs.md describes how to start a sweep.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ Seed = Annotated[int, Field(ge=0)]
 
 @dataclass(frozen=True)
 class Plan:
-    """What makes a sweep the same one, whoever starts it again: all but how many trials, and how many at once."""
+    """What identifies a sweep when it is started again: everything except the number of trials, and how many run at once."""
 
     commit: str
     space: dict[str, Any]
@@ -50,35 +50,35 @@ class Plan:
 
     @property
     def metric(self) -> str:
-        """The registry's, at the validation split."""
+        """The metric of the registry, which a sweep maximises on the validation split."""
         return self.params.registration.metric
 
     @property
     def about(self) -> dict[str, Any]:
-        """As MLflow shows it."""
+        """The parameters of the sweep's run in MLflow."""
         return {"commit": self.commit, "space": self.space, "seed": self.seed, "metric": self.metric}
 
     @property
     def key(self) -> str:
-        """Names the sweep's files, and its run in MLflow."""
+        """The name of the sweep's files and of its run in MLflow."""
         return hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @flow(
     name="reelnest-sweep",
-    description="Tries settings, each in a run of its own, and registers the best.",
+    description="Tries settings, each in a separate run, and registers the best model.",
     persist_result=False,
 )
 def sweep(space: Space, revision: Revision = "HEAD", trials: Count = 10, at_once: Count = 2, seed: Seed = 0) -> State[Any]:
-    """Completed with the best settings; Failed where a setting cannot be tried, or no trial was completed.
+    """Ends as Completed with the best settings; as Failed if the search space is invalid or no trial was completed.
 
     Args:
-        space: What to try, by dotted key of params.yaml: {"train.learning_rate": {"low": 0.001, "high": 0.1, "log": true},
+        space: The settings to try, by dotted key of params.yaml: {"train.learning_rate": {"low": 0.001, "high": 0.1, "log": true},
             "train.optimizer": ["adamw", "muon"]}.
-        revision: What to run, as for a training by hand.
-        trials: How many settings to try. More than before goes on where a sweep with the same other parameters ended.
-        at_once: At most so many trials at the same time; the deployment by-hand has a limit of its own.
-        seed: Of the choice among the settings.
+        revision: The branch, tag or commit to run.
+        trials: How many settings to try. To continue a sweep, use the same other parameters and more trials.
+        at_once: The most trials at the same time; the deployment by-hand has its own limit.
+        seed: The seed for the choice of settings.
     """
     checkout = Path.cwd()
     try:
@@ -87,14 +87,14 @@ def sweep(space: Space, revision: Revision = "HEAD", trials: Count = 10, at_once
         allowed, plan = SearchSpace(space, params), _plan(commit, params, space, seed)
         with lock_or_none(checkout / SWEEPS / f"{plan.key}.lock") as lock:
             if lock is None:
-                return Failed(message=f"This sweep ({plan.key}) runs already. Another seed makes another one.")
+                return Failed(message=f"This sweep ({plan.key}) is already running. Use another seed to start a different one.")
             return _run(allowed, plan, trials, at_once)
     except ReelnestError as error:
         return Failed(message=str(error))
 
 
-def _run(space: SearchSpace, plan: Plan, wanted: int, at_once: int) -> State[Any]:
-    """The trials, then the best one's registration."""
+def _run(space: SearchSpace, plan: Plan, count: int, at_once: int) -> State[Any]:
+    """Runs the trials, then registers the best model."""
     logger = get_run_logger()
     trials = Trials.read(Path.cwd() / SWEEPS / f"{plan.key}.json")
     mlflow_run = SweepRun.open(plan.params, plan.key, plan.about)
@@ -102,20 +102,20 @@ def _run(space: SearchSpace, plan: Plan, wanted: int, at_once: int) -> State[Any
     status: Status = "KILLED"
     try:
         runs = TrialRuns(Path.cwd(), plan.commit, plan.key, plan.metric, mlflow_run.id, str(flow_run.get_id()))
-        Sweep(space, plan.seed, trials, runs, pages.show, logger.warning).run(wanted, at_once)
+        Sweep(space, plan.seed, trials, runs, pages.show, logger.warning).run(count, at_once)
         status = "FAILED"
         best = trials.best()
         if best is None:
-            return Failed(message=f"None of {len(trials.found)} trials was completed. The last one: {trials.found[-1].why}")
-        logger.info("the best: trial %d, %s %.4g with %s; it is registered now", best.number, plan.metric, best.value, best.settings)
+            return Failed(message=f"None of {len(trials.trials)} trials was completed. The last one: {trials.trials[-1].why}")
+        logger.info("best: trial %d, %s %.4g with %s; registering it", best.number, plan.metric, best.value, best.settings)
         ended = runs.register(best, logger.warning)
         if ended.kind != "completed":
-            return Failed(message=f"The best one's registration {ended.kind}: {ended.why} Started again, the sweep registers it again.")
+            return Failed(message=f"The registration of the best model {ended.kind}: {ended.why} Start the sweep again to retry.")
         status = "FINISHED"
         registration = ended.registration
         registered = f"version {registration.version}, {registration.decision}" if registration else "not registered"
         return Completed(
-            message=f"best of {len(trials.found)}: trial {best.number}, {plan.metric} {best.value:.4g} on the validation split with"
+            message=f"best of {len(trials.trials)}: trial {best.number}, {plan.metric} {best.value:.4g} on the validation split with"
             f" {json.dumps(best.settings)}; {registered}"
         )
     except ReelnestError:
@@ -126,7 +126,7 @@ def _run(space: SearchSpace, plan: Plan, wanted: int, at_once: int) -> State[Any
 
 
 def _plan(commit: str, params: ParamsText, space: Space, seed: int) -> Plan:
-    # Those sections that the sweep itself goes by. The others are the trials' own, and may be another version's.
+    # Only the sections that the sweep itself needs. The others are for the trials, and may be those of another version.
     own = Params.model_validate({name: params.params[name] for name in ("register", "tracking") if name in params.params})
-    plain = {key: asked.model_dump() if isinstance(asked, Range) else asked for key, asked in space.items()}
+    plain = {key: values.model_dump() if isinstance(values, Range) else values for key, values in space.items()}
     return Plan(commit, plain, seed, own)

@@ -1,4 +1,4 @@
-"""Prefect's side of a run: a task for each stage.
+"""Prefect tasks, one for each stage.
 
 In: a workspace. Out: a finished DVC stage, its pages in Prefect, its events. Open `stages.py` first.
 """

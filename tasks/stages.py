@@ -1,8 +1,7 @@
-"""One Prefect task a stage. A task runs its DVC stage and shows what it made; whether there is anything to do, DVC decides.
+"""One Prefect task for each stage. A task runs its DVC stage and publishes its pages; DVC decides whether the stage is stale.
 
-A stage that fails ends its task in state Failed with the stage's own error message, and no traceback of ours around it. It is tried
-again where it was interrupted (a killed worker; training then goes on from its last checkpoint) or MLflow did not answer, never where data
-or settings are at fault.
+If a stage fails, its task ends in state Failed with the stage's error message and no traceback. Prefect retries it if it was interrupted (a
+killed worker; training then resumes from its last checkpoint) or MLflow was unreachable, but not for errors in data or settings.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,24 +32,24 @@ R = TypeVar("R")
 
 HOUR = 3600.0
 RETRY_DELAYS = [5, 15, 30]
-"""Seconds before each further try of a stage that needs MLflow: enough for a server that starts anew."""
+"""Seconds before each retry of a stage that needs MLflow: enough for its server to restart."""
 REGISTER = ("reelnest", "register")
 
 Pages = Mapping[str, Callable[[Workspace], str]]
-"""What makes each page, by the artifact's key."""
+"""The function that renders each page, by the artifact's key."""
 VALIDATION_PAGES: Pages = {"validate": pages.validation_page, "quarantine": pages.quarantine_page, "data-docs": pages.data_docs_page}
 REGISTRATION_PAGES: Pages = {"register": pages.registration_page, "lineage": pages.lineage_page}
 NOT_PUBLISHED = (OSError, ValueError, KeyError, TypeError, ArtifactError, httpx.HTTPError, PrefectException)
-"""Errors that keep a page or a notification from being published, and are no reason for a stage to fail."""
+"""Errors that prevent a page or a notification from being published, but must not fail the stage."""
 
 
 def was_interrupted(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Prefect's question before a retry."""
+    """Whether Prefect should retry the task."""
     return isinstance(state.data, dvc.StageError) and state.data.interrupted
 
 
 def _task(name: str, description: str, **retrying: Any) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """A Prefect task that keeps nothing of its own (DVC does), tried again, `retries` times, only where it was interrupted."""
+    """A Prefect task without caching (DVC does that), which is retried only if it was interrupted."""
     return task(
         name=name,
         description=description,
@@ -61,20 +60,20 @@ def _task(name: str, description: str, **retrying: Any) -> Callable[[Callable[P,
     )
 
 
-@_task("look-for-changes", "Asks DVC which stages are stale, and takes over data that was changed by hand.")
+@_task("look-for-changes", "Asks DVC which stages are stale, and records data that was edited by hand.")
 def look_for_changes() -> State[Any]:
-    """The stale stages' names, with DVC's account of each."""
+    """The names of the stale stages, with DVC's status of each."""
     logger = get_run_logger()
     workspace = Workspace()
     if not workspace.data.is_dir():
         return Failed(
-            message=f"There is no data: {workspace.data.resolve()} does not exist. Make the sample with `reelnest sample`, fetch your"
-            " team's with `dvc pull data.dvc`, or put your own there (README, 'Your own data')."
+            message=f"There is no data: {workspace.data.resolve()} does not exist. Generate the sample with `reelnest sample`, fetch your"
+            " team's data with `dvc pull data.dvc`, or add your own (README, 'Your own data')."
         )
     try:
         changed = dvc.changed_stages(workspace.root)
         if "data.dvc" in changed:
-            # What `dvc repro` does with it too: the file then names the data that this run used.
+            # As `dvc repro` does: data.dvc then names the data that this run uses.
             dvc.reproduce("data.dvc", workspace.root, on_line=logger.info)
     except (CommandError, dvc.StageError) as error:
         return Failed(message=str(error), data=error)
@@ -90,36 +89,36 @@ def look_for_changes() -> State[Any]:
     timeout_seconds=12 * HOUR,
 )
 def validate(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State[dvc.Outcome]:
-    """Shows its pages also where the data cannot be used: that is when they are needed."""
+    """Publishes its pages even if the data cannot be used, since they are needed most then."""
     state = _run("validate", changed, before, VALIDATION_PAGES)
     workspace = Workspace()
     if state.is_failed() and (workspace.reports / ValidationReport.FILE).is_file():
-        shown = show("validate", VALIDATION_PAGES, workspace)
-        notify(lambda: notifications.data_refused(workspace, str(state.message), shown.get("quarantine")))
+        addresses = show("validate", VALIDATION_PAGES, workspace)
+        notify(lambda: notifications.data_refused(workspace, str(state.message), addresses.get("quarantine")))
     return state
 
 
 @_task(
     "preprocess",
-    "Decodes each new video once into the frame store, and settles the splits.",
+    "Decodes each new video once into the frame store, and assigns the splits.",
     retries=1,
     retry_delay_seconds=5,
     timeout_seconds=48 * HOUR,
 )
 def preprocess(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State[dvc.Outcome]:
-    """A second try decodes only what the first did not reach."""
+    """A retry decodes only the videos that are still missing."""
     return _run("preprocess", changed, before, {"preprocess": pages.preprocessing_page})
 
 
 @_task(
     "train",
-    "Trains under `accelerate launch`; goes on from the last checkpoint where it was interrupted.",
+    "Trains under `accelerate launch`; resumes from the last checkpoint after an interruption.",
     retries=3,
     retry_delay_seconds=RETRY_DELAYS,
     timeout_seconds=14 * 24 * HOUR,
 )
 def train(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State[dvc.Outcome]:
-    """Shows its progress while it runs, then the curve and the link to its run."""
+    """Shows progress while it runs, then the loss curve and a link to its MLflow run."""
     workspace = Workspace()
     state = _run("train", changed, before, {"train": pages.training_page}, on_tick=LiveProgress(workspace.work / "progress.json"))
     link = pages.run_link(workspace)
@@ -136,42 +135,42 @@ def train(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State[dv
     timeout_seconds=12 * HOUR,
 )
 def evaluate(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State[dvc.Outcome]:
-    """Shows a table of quality by dim, and the link to the page with its curves and pictures."""
+    """Publishes a table of quality by dim, and a link to the evaluation page."""
     state = _run("evaluate", changed, before, {"evaluate": pages.evaluation_page})
     link = pages.evaluation_link(Workspace()) if state.name == "Completed" else None
     if link is not None:
-        create_link_artifact(key="evaluation-page", link=link, link_text="The evaluation's page in MLflow: what to ship, and why")
+        create_link_artifact(key="evaluation-page", link=link, link_text="The evaluation page in MLflow")
     return state
 
 
 DVC_STAGES = (validate, preprocess, train, evaluate)
-"""The tasks of the stages of `dvc.yaml`, in the order in which they run."""
+"""The tasks of the stages in `dvc.yaml`, in order."""
 
 
 @_task(
     "register",
-    "Makes the model a version in MLflow's registry: challenger, and champion where it is the better one.",
+    "Registers the model in MLflow as challenger, and promotes it to champion if it passes the gate.",
     retries=3,
     retry_delay_seconds=RETRY_DELAYS,
     timeout_seconds=2 * HOUR,
 )
-def register(before: Sequence[dvc.Outcome], answer: Sequence[str] = ()) -> State[dvc.Outcome]:
-    """No DVC stage, since its effects are outside: runs where a stage ran, or where this model was not registered yet.
+def register(before: Sequence[dvc.Outcome], decision: Sequence[str] = ()) -> State[dvc.Outcome]:
+    """This is not a DVC stage, since it changes MLflow. It runs if a stage ran, or if this model is not registered yet.
 
-    `answer` is a person's, as `approval.ask` gives it.
+    `decision` is a person's decision on the model, as `approval.ask` returns it.
     """
     logger = get_run_logger()
     workspace = Workspace()
-    if not answer and "ran" not in before and pages.is_registered(workspace):
-        notify(lambda: notifications.new_champion(workspace))  # where an earlier try was cut off before it did
-        return Completed(name="Unchanged", message="this model is registered already", data="unchanged")
+    if not decision and "ran" not in before and pages.is_registered(workspace):
+        notify(lambda: notifications.new_champion(workspace))  # in case an earlier try was interrupted before it notified
+        return Completed(name="Unchanged", message="this model is already registered", data="unchanged")
     lock = waiting_lock(
         workspace.work / "locks" / "register.lock",
-        lambda: logger.info("another run registers at this moment: if it is the same model, that becomes one version"),
+        lambda: logger.info("waiting for another run that is registering a model"),
     )
     try:
         with lock:
-            dvc.run_stage("register", [*REGISTER, *answer], workspace.root, on_line=logger.info)
+            dvc.run_stage("register", [*REGISTER, *decision], workspace.root, on_line=logger.info)
     except dvc.StageError as error:
         return Failed(message=str(error), data=error)
     show("register", REGISTRATION_PAGES, workspace)
@@ -183,40 +182,42 @@ def _run(
     stage: str,
     changed: Mapping[str, Any],
     before: Sequence[dvc.Outcome],
-    made: Pages,
+    page_makers: Pages,
     *,
     on_tick: Callable[[], None] | None = None,
 ) -> State[dvc.Outcome]:
     logger = get_run_logger()
     workspace = Workspace()
     if not dvc.due(stage, changed, before):
-        return Completed(name="Unchanged", message="inputs, settings and outputs are those of the last run", data="unchanged")
+        return Completed(name="Unchanged", message="inputs, settings and outputs have not changed since the last run", data="unchanged")
     try:
         with waiting_lock(
-            dvc.stage_lock(stage, workspace), lambda: logger.info("another run makes the same at this moment; its outputs will be taken")
+            dvc.stage_lock(stage, workspace), lambda: logger.info("waiting for another run of this stage; its outputs will be reused")
         ):
             outcome = dvc.reproduce(stage, workspace.root, on_line=logger.info, on_tick=on_tick)
     except dvc.StageError as error:
         return Failed(message=str(error), data=error)
     if outcome == "unchanged":
-        return Completed(name="Unchanged", message="inputs, settings and outputs are those of the last run", data=outcome)
-    show(stage, made, workspace)
+        return Completed(name="Unchanged", message="inputs, settings and outputs have not changed since the last run", data=outcome)
+    show(stage, page_makers, workspace)
     if outcome == "restored":
-        return Completed(name="Restored", message="the same inputs and settings ran before: outputs taken from DVC's cache", data=outcome)
+        return Completed(
+            name="Restored", message="outputs restored from DVC's cache, since the same inputs and settings ran before", data=outcome
+        )
     return Completed(data=outcome)
 
 
-def show(stage: str, made: Pages, workspace: Workspace) -> dict[str, str]:
-    """Makes the stage's pages artifacts, and gives their addresses, where they have one, by key.
+def show(stage: str, page_makers: Pages, workspace: Workspace) -> dict[str, str]:
+    """Publishes the stage's pages as artifacts. Returns their URLs by key, if Prefect has a UI.
 
-    A page that cannot be made is logged: the stage itself has done its work.
+    A page that cannot be published is logged and does not fail the stage.
     """
     addresses = {}
-    for key, make_page in made.items():
+    for key, make_page in page_makers.items():
         try:
-            artifact = create_markdown_artifact(key=key, markdown=make_page(workspace), description=f"What {stage} found.")
+            artifact = create_markdown_artifact(key=key, markdown=make_page(workspace), description=f"Results of {stage}.")
         except NOT_PUBLISHED as error:
-            get_run_logger().warning("the page '%s' of %s was not made: %s: %s", key, stage, type(error).__name__, error)
+            get_run_logger().warning("the page '%s' of %s was not published: %s: %s", key, stage, type(error).__name__, error)
         else:
             if PREFECT_UI_URL.value():
                 addresses[key] = f"{PREFECT_UI_URL.value()}/artifacts/artifact/{artifact}"
@@ -224,7 +225,7 @@ def show(stage: str, made: Pages, workspace: Workspace) -> dict[str, str]:
 
 
 def notify(emit: Callable[[], None]) -> None:
-    """Emits an event. A failure is logged: what the event is about has happened all the same."""
+    """Emits an event. A failure is logged and does not fail the stage."""
     try:
         emit()
     except NOT_PUBLISHED as error:

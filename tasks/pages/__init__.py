@@ -1,4 +1,4 @@
-"""What a run shows in Prefect: artifacts in Markdown.
+"""A run's pages in Prefect, in Markdown.
 
-In: the reports of a stage. Out: artifacts, with every text of the data escaped. Open `artifacts.py` first.
+In: the reports of a stage. Out: the text of artifacts, with every text of the data escaped. Open `artifacts.py` first.
 """

@@ -1,4 +1,4 @@
-"""Markdown for Prefect's pages. Everything that comes from data, settings or a program is escaped: a query may be `<script>` or `| x |`."""
+"""Markdown for Prefect's pages. Text from data, settings and programs is escaped, since a query may be `<script>` or `| x |`."""
 
 import html
 import re
@@ -8,7 +8,7 @@ SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~-])")
 
 
 def escape(value: object) -> str:
-    """A value as text that Markdown and HTML leave as it is, on one line. Floats get four significant digits."""
+    """A value as text on one line, escaped for Markdown and HTML. Floats get four significant digits."""
     if isinstance(value, bool):
         text = "yes" if value else "no"
     elif isinstance(value, int):
@@ -21,7 +21,7 @@ def escape(value: object) -> str:
 
 
 def table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
-    """A table; empty text where there are no rows. None is an empty cell."""
+    """A table; empty if there are no rows. None is an empty cell."""
     lines = [_row(row) for row in rows]
     if not lines:
         return ""
@@ -29,13 +29,13 @@ def table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
 
 
 def code(*lines: str) -> str:
-    """Commands, as they are: nothing ends a block that is indented but the end of its lines."""
+    """Commands as an indented code block, in which nothing needs escaping."""
     return "\n".join("    " + " ".join(line.split()) for line in lines)
 
 
-def page(*parts: str) -> str:
-    """Headings, sentences and tables one below the other; empty parts are left out."""
-    return "\n\n".join(part for part in parts if part)
+def page(*blocks: str) -> str:
+    """Joins headings, sentences and tables; empty blocks are left out."""
+    return "\n\n".join(block for block in blocks if block)
 
 
 def _row(cells: Sequence[object]) -> str:

@@ -1,4 +1,4 @@
-"""The last words of a run, for the person at the terminal: what was made, how good it is, where to look."""
+"""The summary that a run prints at its end: quality, registration, and where the results are."""
 
 from reelnest.artifacts.evaluation_report import ALL, EvaluationReport
 from reelnest.artifacts.registration_report import RegistrationReport
@@ -7,8 +7,8 @@ from reelnest.stages.workspace import Workspace
 
 
 def summary(workspace: Workspace) -> str:
-    """Plain text, from the reports that are there."""
-    return "\n\n".join(part for part in (_quality(workspace), _registered(workspace), _where(workspace)) if part)
+    """Returns plain text from the reports that exist."""
+    return "\n\n".join(block for block in (_quality(workspace), _registered(workspace), _where(workspace)) if block)
 
 
 def _quality(workspace: Workspace) -> str:
@@ -43,11 +43,11 @@ def _registered(workspace: Workspace) -> str:
 def _where(workspace: Workspace) -> str:
     places = [
         (workspace.candidate, "the model; in Python: reelnest.load(folder)"),
-        (workspace.reports / "evaluation.html", "quality by dim, and what the model finds (a page)"),
-        (workspace.reports / "data_docs" / "index.html", "what was checked in the data (a page)"),
+        (workspace.reports / "evaluation.html", "quality by dim, and example searches (a page)"),
+        (workspace.reports / "data_docs" / "index.html", "the checks of the data (a page)"),
         (workspace.reports / "quarantine.jsonl", "records that were left out, and why"),
     ]
-    there = [(str(path.relative_to(workspace.root)), what) for path, what in places if path.exists()]
-    there.append(("make up", "opens Prefect and MLflow here: runs, curves, the registry, the schedule"))
-    width = max(len(place) for place, _ in there)
-    return "\n".join(["Where to look:", *(f"  {place:<{width}}  {what}" for place, what in there)])
+    lines = [(str(path.relative_to(workspace.root)), what) for path, what in places if path.exists()]
+    lines.append(("make up", "starts Prefect and MLflow here: runs, curves, the registry, the schedule"))
+    width = max(len(place) for place, _ in lines)
+    return "\n".join(["Where to look:", *(f"  {place:<{width}}  {what}" for place, what in lines)])

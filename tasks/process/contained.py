@@ -1,10 +1,10 @@
-"""Runs a command as the only one of a container, which does not end before the command's stages have had their grace.
+"""Runs a command as the first process of a container, and gives the command's stages their grace period before the container ends.
 
 Usage, in a container's command: `python -m tasks.process.contained prefect worker start ...`
 
-A container ends with its first process, and the kernel then kills all others. Prefect's worker waits 30 s for a run that it ends, however
-long the run's stage needs to save. So this is the first process: it hands SIGTERM on to the command, and when the command has ended it
-gives what the command left running `launch.grace_seconds` to end.
+A container ends with its first process, and the kernel then kills all others. Prefect's worker waits only 30 s for a run that it stops,
+even if a stage needs longer to save. So this process passes SIGTERM on to the command, and after the command has ended it gives the
+remaining processes `launch.grace_seconds` to end.
 """
 
 import os
@@ -22,7 +22,7 @@ CHECKOUT = Path(__file__).parents[2]
 
 
 def main(command: Sequence[str]) -> int:
-    """Returns the command's exit status, 128 + n where signal n ended it."""
+    """Returns the command's exit status, 128 + n after signal n."""
     mark = secrets.token_hex(16)
     marks = ":".join(filter(None, [os.environ.get(MARKS), mark]))
     child = subprocess.Popen(command, env={**os.environ, MARKS: marks})

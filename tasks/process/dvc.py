@@ -1,4 +1,4 @@
-"""What is asked of DVC: which stages are stale, and to run one of them. DVC decides freshness; no second opinion is kept here."""
+"""Asks DVC which stages are stale, and runs a stage. Only DVC decides what is stale."""
 
 import hashlib
 import json
@@ -17,16 +17,16 @@ from tasks.process.grace import grace_seconds
 from tasks.process.runner import TAIL_LINES, CommandError, is_signal, output_of, run
 
 Outcome = Literal["ran", "restored", "unchanged"]
-"""A stage's command ran; or DVC took its outputs from an earlier run with the same inputs; or there was nothing to do."""
+"""ran: the stage's command ran; restored: DVC took its outputs from an earlier run with the same inputs; unchanged: it was not stale."""
 
 DVC = (sys.executable, "-m", "dvc")
 STATUS_TIMEOUT_SECONDS = 3600.0
-"""Hashing terabytes of new videos takes a while; a lock that is never given back should not take for ever."""
+"""Long enough to hash terabytes of new videos, but not unlimited, in case a lock is never released."""
 
 RESUMABLE_STATUS = 75
-"""EX_TEMPFAIL: a stage that ends with it wants to be started again."""
+"""EX_TEMPFAIL: a stage that ends with this status asks to be started again."""
 
-# Advice for the person at a terminal that DVC prints after each stage; an empty quarantine is good news, and behaviour tests are optional.
+# Hints that DVC prints after each stage, and warnings about files that may be empty.
 CHATTER = (
     "To track the changes with git",
     "\tgit add ",
@@ -37,13 +37,13 @@ CHATTER = (
     "WARNING: 'reports/behaviour.jsonl' is empty",
 )
 ERROR = "reelnest: error: "
-"""How a stage's command begins the lines in which it says what was wrong."""
+"""Prefix of a stage's error message."""
 COMMAND_FAILED = re.compile(r"^ERROR: failed to reproduce .* exited with (-?\d+)$")
-"""DVC's last line on a stage's command that failed, with its status; -n for signal n. DVC's own status is another one."""
+"""DVC's last line about a failed command, with the command's status, or -n for signal n. DVC itself ends with another status."""
 
 
 class StageError(Exception):
-    """A stage that failed. `interrupted`: it was ended from outside or asked to be started again, so another try may end well."""
+    """A stage failed. `interrupted`: it was stopped from outside or asked to be started again, so a retry may succeed."""
 
     def __init__(self, stage: str, text: str, *, interrupted: bool) -> None:
         super().__init__(f"Stage {stage} failed. {text}")
@@ -52,12 +52,12 @@ class StageError(Exception):
 
 
 def changed_stages(folder: Path) -> dict[str, Any]:
-    """Stages (and `.dvc` files) whose inputs, outputs or settings are not those of `dvc.lock`, each with DVC's account of the difference.
+    """Returns the stages (and `.dvc` files) whose inputs, outputs or settings differ from `dvc.lock`, with DVC's status of each.
 
-    Empty: nothing is stale. A stage after a stale one is listed only where it is stale itself.
+    Empty if nothing is stale. A stage after a stale one is included only if it is stale itself.
     """
     lines = output_of([*DVC, "--wait-for-lock", "status", "--json"], folder=folder, timeout_seconds=STATUS_TIMEOUT_SECONDS)
-    # Warnings go to the same stream; the status is the line that is JSON.
+    # Warnings are in the same stream; the status is the line with JSON.
     status = next((line for line in reversed(lines) if line.startswith("{")), None)
     if status is None:
         raise CommandError([*DVC, "status", "--json"], 0, lines)
@@ -66,10 +66,10 @@ def changed_stages(folder: Path) -> dict[str, Any]:
 
 
 def reproduce(stage: str, folder: Path, *, on_line: Callable[[str], None], on_tick: Callable[[], None] | None = None) -> Outcome:
-    """Runs one stage where it is stale, as `dvc repro --single-item` does, and returns what came of it. Raises StageError.
+    """Runs a stage if it is stale, by `dvc repro --single-item`, and returns the outcome. Raises StageError.
 
-    `--wait-for-lock`, because DVC takes the repository's lock again after the stage's command: without it, a second DVC command at that
-    moment would lose the record of a finished training.
+    `--wait-for-lock` is needed because DVC takes the repository's lock again after the stage's command: if another DVC command held it at
+    that moment, the record of a finished training would be lost.
     """
     outcome: Outcome = "unchanged"
 
@@ -89,9 +89,9 @@ def reproduce(stage: str, folder: Path, *, on_line: Callable[[str], None], on_ti
 def run_stage(
     stage: str, argv: Sequence[str], folder: Path, *, on_line: Callable[[str], None], on_tick: Callable[[], None] | None = None
 ) -> None:
-    """Runs a stage's command. Raises StageError with the stage's own error message.
+    """Runs a stage's command. Raises StageError with the stage's error message.
 
-    `on_line` does not get DVC's line on the command that failed: the error is raised.
+    `on_line` does not get DVC's line about the failed command, since the error is raised.
     """
     command_status: int | None = None
     printed: deque[str] = deque(maxlen=TAIL_LINES)
@@ -113,14 +113,14 @@ def run_stage(
 
 
 def error_message(lines: Iterable[str]) -> str | None:
-    """Returns what a stage printed after `reelnest: error:`, to its end; None where it printed no error of that form."""
+    """Returns the text after `reelnest: error:` in a stage's output; None if there is none."""
     text = "\n".join(lines)
     at = text.rfind(ERROR)
     return text[at + len(ERROR) :].strip() if at >= 0 else None
 
 
 def flow_run_environment() -> dict[str, str]:
-    """Returns the variables by which a stage knows its flow run, which it records with what it makes; none where there is no flow run."""
+    """Returns the variables that name the flow run, which a stage records with its outputs; none outside of a flow run."""
     if flow_run.id is None:
         return {}
     page = flow_run.ui_url if PREFECT_UI_URL.value() else ""
@@ -128,15 +128,15 @@ def flow_run_environment() -> dict[str, str]:
 
 
 def is_interruption(status: int) -> bool:
-    """Whether a status means that the process was killed, or that it asks to be started again."""
+    """Whether a status means that the process was killed or asks to be started again."""
     return status == RESUMABLE_STATUS or status < 0 or is_signal(status)
 
 
 def stage_key(stage: str, folder: Path) -> str:
-    """Returns a name for "this stage with these inputs and settings": two runs of the same key make the same outputs.
+    """Returns a hash of a stage with its inputs and settings: runs with the same key have the same outputs.
 
-    It is a digest of the command and of what `dvc.lock` would hold of its dependencies and settings; the stages before have to be done.
-    Empty where an input is missing: running the stage reports which.
+    It covers the command and what `dvc.lock` would record of the dependencies and settings; the stages before it must be done. Empty if an
+    input is missing, which running the stage will report.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -147,20 +147,20 @@ def stage_key(stage: str, folder: Path) -> str:
             loaded.save_deps()
         except DvcException:
             return ""
-        parts = {"cmd": loaded.cmd, "deps": [[str(dep.def_path), dep.hash_info.value] for dep in loaded.deps]}
-    text = json.dumps(parts, sort_keys=True, default=str)
+        inputs = {"cmd": loaded.cmd, "deps": [[str(dep.def_path), dep.hash_info.value] for dep in loaded.deps]}
+    text = json.dumps(inputs, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def stage_lock(stage: str, workspace: Workspace) -> Path:
-    """Held while a stage runs, so that no two runs make the same outputs at once: the second takes the first one's from the cache.
+    """The lock that a run holds while a stage runs. A second run with the same inputs waits and takes the outputs from the cache.
 
-    All preprocessing shares one lock, since it shares `work/frames/`, from which each run removes what it does not want.
+    All preprocessing shares one lock, since it shares `work/frames/`, from which each run removes the frames that it does not need.
     """
     key = "" if stage == "preprocess" else f"-{stage_key(stage, workspace.root)}"
     return workspace.work / "locks" / f"{stage}{key}.lock"
 
 
 def due(stage: str, changed: Mapping[str, Any], before: Collection[Outcome]) -> bool:
-    """Whether a stage has to be looked at: it is stale itself, or a stage before it has made something new."""
+    """Whether a stage must run: it is stale, or a stage before it has new outputs."""
     return stage in changed or any(outcome != "unchanged" for outcome in before)

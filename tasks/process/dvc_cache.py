@@ -1,4 +1,4 @@
-"""DVC's cache and remotes: sharing the cache between checkouts, getting data out of it, pushing and cleaning it."""
+"""DVC's cache and remotes: shares the cache between checkouts, checks data out of it, pushes it and removes unused files."""
 
 import contextlib
 import time
@@ -10,11 +10,11 @@ from tasks.process.dvc import DVC
 from tasks.process.runner import CommandError, output_of
 
 FILLED_SECONDS = 5.0
-"""DVC fills a new folder of its run cache within a moment: one that is still empty after this time stays so."""
+"""A folder of the run cache that is empty for longer will never be filled: DVC fills a new one at once."""
 
 
 def share_cache(source: Path, folder: Path) -> None:
-    """Lets the checkout in `folder` use the cache and the remotes of the one in `source`, in its own ignored `.dvc/config.local`."""
+    """Makes the checkout in `folder` use the cache and remotes of the one in `source`, by its git-ignored `.dvc/config.local`."""
     from dvc.repo import Repo
 
     with Repo(str(source)) as repo:
@@ -23,15 +23,15 @@ def share_cache(source: Path, folder: Path) -> None:
         core = {name: repo.config["core"][name] for name in ("remote",) if repo.config["core"].get(name)}
     _remove_empty_records(Path(cache))
     with Repo(str(folder)) as repo, repo.config.edit("local") as config:
-        # A link costs nothing. No symbolic links: a record whose file is a link out of data/ is refused.
+        # Links take no space. Not symbolic ones: records whose file is a link out of data/ are rejected.
         config["cache"].update(dir=cache, type="reflink,hardlink,copy")
-        # Hashes of files that go away with the folder; in the shared place they would stay.
+        # The hashes of this folder's files are deleted with it; in the shared place they would stay.
         config["core"].update(core, site_cache_dir=str(folder / ".dvc" / "tmp" / "site"))
         config["remote"].update(remotes)
 
 
 def _remove_empty_records(cache: Path) -> None:
-    """Removes folders of the run cache that a DVC made and, since it was killed or had no space, never filled: DVC fails at such a one."""
+    """Removes empty folders of the run cache, which DVC leaves if it is killed or the disk is full, and which make it fail later."""
     for folder in (cache / "runs").glob("*/*"):
         with contextlib.suppress(OSError):  # removed by another run, or filled
             if time.time() - folder.stat().st_mtime > FILLED_SECONDS:
@@ -39,7 +39,7 @@ def _remove_empty_records(cache: Path) -> None:
 
 
 def checkout(target: str, folder: Path) -> None:
-    """Puts what a `.dvc` file names in place: from the cache, or else from the remote. Raises CommandError."""
+    """Checks out the files of a `.dvc` file from the cache, or else from the remote. Raises CommandError."""
     try:
         output_of([*DVC, "--wait-for-lock", "checkout", target], folder=folder)
     except CommandError:
@@ -49,12 +49,12 @@ def checkout(target: str, folder: Path) -> None:
 
 
 def checkout_all(folder: Path) -> None:
-    """Puts what `.dvc` files and `dvc.lock` name in place, from the cache alone. Raises CommandError where something is missing."""
+    """Checks out the files of all `.dvc` files and of `dvc.lock` from the cache. Raises CommandError if something is missing."""
     output_of([*DVC, "--wait-for-lock", "checkout"], folder=folder)
 
 
 def has_remote(folder: Path) -> bool:
-    """Whether a default remote is set, which `dvc push` uses."""
+    """Whether a default remote is configured, which `dvc push` uses."""
     from dvc.repo import Repo
 
     with Repo(str(folder)) as repo:
@@ -62,7 +62,7 @@ def has_remote(folder: Path) -> bool:
 
 
 def remotes(folder: Path) -> list[str]:
-    """The names of the remotes that are set."""
+    """The names of the configured remotes."""
     from dvc.repo import Repo
 
     with Repo(str(folder)) as repo:
@@ -70,9 +70,9 @@ def remotes(folder: Path) -> list[str]:
 
 
 def push(folder: Path, remote: str | None = None) -> None:
-    """Pushes the outputs, and the run cache that says from which inputs they came, to a remote (None: the default). Raises CommandError.
+    """Pushes the outputs, and the run cache with their inputs, to a remote (None: the default). Raises CommandError.
 
-    Without the run cache (remotes over HTTP take none) another machine gets the outputs by `dvc.lock` alone, which is enough.
+    Remotes over HTTP accept no run cache. Another machine can then still restore the outputs from `dvc.lock`.
     """
     to = ["--remote", remote] if remote else []
     try:
@@ -84,14 +84,14 @@ def push(folder: Path, remote: str | None = None) -> None:
 
 
 def push_commits(folder: Path, commits: Sequence[str], remote: str | None = None) -> None:
-    """Pushes the outputs that these commits name to a remote (None: the default). Raises RunError.
+    """Pushes the outputs of commits to a remote (None: the default). Raises RunError.
 
-    `dvc push` has no option for commits that no branch holds; its Python interface has.
+    `dvc push` has no option for commits outside of branches, but DVC's Python interface has.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    for commit in commits:  # one by one: DVC takes several commits without a branch for one
+    for commit in commits:  # one by one: DVC treats several commits outside of branches as one
         try:
             with Repo(str(folder)) as repo:
                 repo.push(revs=[commit], workspace=False, remote=remote)
@@ -100,9 +100,9 @@ def push_commits(folder: Path, commits: Sequence[str], remote: str | None = None
 
 
 def collect_garbage(folder: Path, commits: Sequence[str], *, dry: bool) -> int:
-    """Removes from the cache what neither the workspace, nor a commit of any branch or tag, nor one of `commits` names. Returns how many.
+    """Removes files from the cache that neither the workspace, nor a branch or tag, nor one of `commits` uses. Returns their number.
 
-    `dvc gc` itself would not do: of several commits that no branch holds it can keep one.
+    `dvc gc` cannot do this: of several commits outside of branches it keeps the files of only one.
     """
     from dvc.repo import Repo
     from dvc_data.hashfile.gc import gc

@@ -1,4 +1,4 @@
-"""How long a stage gets between SIGTERM and SIGKILL, and what follows from it. `launch.grace_seconds` of params.yaml decides."""
+"""Grace periods: how long a stage has between SIGTERM and SIGKILL (`launch.grace_seconds`), and how long its worker must wait."""
 
 from pathlib import Path
 
@@ -6,13 +6,13 @@ from reelnest.settings import Launch
 from reelnest.yaml_files import YAMLError, load_yaml
 
 WORKER_SECONDS = 30
-"""How long Prefect waits for the process of a flow run that it ends."""
+"""How long Prefect waits for the process of a flow run that it stops."""
 REPORT_SECONDS = 60
-"""Enough for the ends of runs to be reported to Prefect and MLflow."""
+"""Time to report the ends of runs to Prefect and MLflow."""
 
 
 def grace_seconds(folder: Path) -> float:
-    """Returns the grace that the `params.yaml` in a folder sets; the default where it cannot be read, which the stage itself reports."""
+    """Returns the grace period in a folder's `params.yaml`; the default if the file is invalid, which the stage itself reports."""
     try:
         params = load_yaml((folder / "params.yaml").read_text(encoding="utf-8"))
         return Launch.model_validate(params["launch"]).grace_seconds
@@ -21,5 +21,5 @@ def grace_seconds(folder: Path) -> float:
 
 
 def stop_seconds(folder: Path) -> int:
-    """Returns how long whoever stops a worker, or a run's container, has to wait before killing it."""
+    """Returns how long to wait between stopping and killing a worker or a run's container."""
     return round(grace_seconds(folder)) + WORKER_SECONDS + REPORT_SECONDS

@@ -1,16 +1,16 @@
-"""Stands between the runner and a command, so that the command never outlives whoever asked for it.
+"""Runs between the runner and a command, so that the command never outlives its caller.
 
-Usage (the runner's, not a person's): `python guard.py MARK GRACE_SECONDS COMMAND ARGUMENT...`
+Usage, by the runner: `python guard.py MARK GRACE_SECONDS COMMAND ARGUMENT...`
 
-The guard ends everything that carries the mark in its environment as soon as one of these happens:
+The guard ends every process that has the mark in its environment as soon as one of these happens:
 
-1. the command ends, whatever it left running;
-2. the guard gets SIGTERM or SIGINT;
-3. the other end of its standard input is closed. The runner holds that end and never writes: when its process dies, however it dies,
-   the kernel closes it. (`PR_SET_PDEATHSIG` would not do: it fires when the *thread* that started the child ends.)
+1. The command ends, even if it left processes running.
+2. The guard gets SIGTERM or SIGINT.
+3. The other end of its standard input is closed. The runner has that end open and never writes; when the runner's process dies, the
+   kernel closes it. (`PR_SET_PDEATHSIG` does not work here: it fires when the *thread* that started the child ends.)
 
-A mark, not a process group: torch's elastic launcher puts its workers into sessions of their own, and a dead parent's children are
-handed to init. The environment stays with them through both.
+A process group would not be enough: torch's elastic launcher starts its workers in new sessions, and the children of a dead parent go to
+init. Both keep the environment.
 """
 
 import os
@@ -24,14 +24,14 @@ from collections.abc import Sequence
 import psutil
 
 MARKS = "REELNEST_MARKS"
-"""Environment variable: the marks of all runners above a process, outermost first, joined by `:`."""
+"""Environment variable with the marks of all runners above a process, outermost first, joined by `:`."""
 POLL_SECONDS = 0.1
 KILL_SECONDS = 10.0
-"""How long to wait for processes after SIGKILL: one that hangs in the kernel is not ours to wait for."""
+"""How long to wait for processes after SIGKILL. A process can hang in the kernel."""
 
 
 def marked_processes(mark: str) -> list[psutil.Process]:
-    """Running processes, other than this one, that carry `mark`. Zombies and other users' processes have no readable environment."""
+    """Returns the running processes with `mark`, except this one. Zombies and other users' processes have no readable environment."""
     marked = []
     for process in psutil.process_iter():
         if process.pid == os.getpid():
@@ -46,12 +46,11 @@ def marked_processes(mark: str) -> list[psutil.Process]:
 
 
 def end_marked(mark: str, grace_seconds: float) -> list[psutil.Process]:
-    """Ends every process that carries `mark`: SIGTERM, and SIGKILL to those that still run after `grace_seconds`.
+    """Ends every process with `mark`: SIGTERM, then SIGKILL for those that still run after `grace_seconds`.
 
-    Looks again until none is left, because a process can start another between the look and the signal. Returns those that even
-    SIGKILL did not end.
+    Repeats until none is left, because a process can start another one before it gets the signal. Returns those that survived SIGKILL.
     """
-    asked: set[psutil.Process] = set()
+    signalled: set[psutil.Process] = set()
     kill_from = time.monotonic() + grace_seconds
     while left := marked_processes(mark):
         now = time.monotonic()
@@ -61,17 +60,17 @@ def end_marked(mark: str, grace_seconds: float) -> list[psutil.Process]:
             try:
                 if now >= kill_from:
                     process.kill()
-                elif process not in asked:
-                    asked.add(process)
+                elif process not in signalled:
+                    signalled.add(process)
                     process.terminate()
-            except psutil.Error:  # ended by itself since the look
+            except psutil.Error:  # it has ended in the meantime
                 continue
         time.sleep(POLL_SECONDS)
     return []
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command to its end or to ours. Returns its exit status, 128 + n where signal n ended it."""
+    """Runs the command until it ends or the guard is stopped. Returns its exit status, 128 + n after signal n."""
     mark, grace_seconds, *command = arguments
     stopped = False
 
@@ -79,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
         nonlocal stopped
         stopped = True
 
-    # Handled, not ignored: what is ignored here would be ignored by the command too, and Prefect's worker ends by a SIGINT to itself.
+    # Handled, not ignored: the command would inherit an ignored signal, and Prefect's worker ends itself with SIGINT.
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     try:

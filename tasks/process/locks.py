@@ -1,7 +1,7 @@
-"""Locks between runs of this machine. The kernel gives one back when its process dies, however it dies.
+"""Locks between runs on one machine. The kernel releases a lock when its process ends, for whatever reason.
 
-What a lock's holder has started may live longer: a stage that saves its checkpoint after its flow was killed. Commands started under a lock
-therefore carry the lock's mark (`guard.py`), and a lock counts as held until none of them is left.
+Commands that the holder started may outlive it, such as a stage that saves its checkpoint after its flow was killed. So commands that are
+started under a lock carry its mark (`guard.py`), and the lock counts as held until all of them have ended.
 """
 
 import contextlib
@@ -18,12 +18,12 @@ from tasks.process.guard import MARKS, marked_processes
 from tasks.process.runner import environment
 
 POLL_SECONDS = 0.5
-"""Short waits: an exception that Prefect raises in this thread is only delivered between two of them."""
+"""Short, because exceptions that Prefect raises in this thread are only delivered between two waits."""
 
 
 @contextmanager
 def waiting_lock(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Holds the lock for the block. `on_wait` is called once where another process has it; then it waits for as long as that takes."""
+    """Holds the lock for the block. If another process has it, calls `on_wait` once and waits without a limit."""
     with _lock(path) as lock:
         if not _acquire(lock, path, seconds=0):
             on_wait()
@@ -34,7 +34,7 @@ def waiting_lock(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def lock_or_none(path: Path, wait_seconds: float = 0) -> Iterator[FileLock | None]:
-    """Holds the lock for the block; None where another process has it, and still after so long."""
+    """Holds the lock for the block; yields None if another process still has it after `wait_seconds`."""
     with _lock(path) as lock:
         if not _acquire(lock, path, wait_seconds):
             yield None
@@ -44,7 +44,7 @@ def lock_or_none(path: Path, wait_seconds: float = 0) -> Iterator[FileLock | Non
 
 
 def _acquire(lock: FileLock, path: Path, seconds: float | None) -> bool:
-    """Returns False where the lock, or a process of an earlier holder, could not be had within so many seconds (None: waits for ever)."""
+    """Returns False if the lock, or a process of an earlier holder, is not free within `seconds` (None waits without a limit)."""
     deadline = None if seconds is None else time.monotonic() + seconds
     with contextlib.suppress(Timeout):
         lock.acquire(timeout=-1 if seconds is None else seconds, poll_interval=POLL_SECONDS)
@@ -70,7 +70,7 @@ def _mark(path: Path) -> str:
 @contextmanager
 def _lock(path: Path) -> Iterator[FileLock]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # One for each call, and none of a thread's own: Prefect may run a task and its flow in different threads.
+    # A new lock for each call, not bound to a thread: Prefect may run a task and its flow in different threads.
     lock = FileLock(path, thread_local=False)
     try:
         yield lock

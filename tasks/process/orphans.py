@@ -1,7 +1,7 @@
-"""Orphaned runs: those whose worker is gone.
+"""Orphaned runs: runs whose worker no longer exists.
 
-A machine that lost power, or a `make up` that was killed, leaves runs in state Running that nobody runs. Prefect keeps them so for ever,
-and such a run keeps its deployment's only slot: every later run would be cancelled.
+If a machine loses power or `make up` is killed, its runs stay in state Running for ever and occupy the only slot of their deployment, so
+Prefect would cancel every later run.
 """
 
 from prefect.client.orchestration import get_client
@@ -14,7 +14,7 @@ STARTED = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 
 
 def end_orphaned_runs(api: str, work_pool: str) -> list[str]:
-    """Sets the started runs of a work pool that has no worker yet to Crashed, which gives back their slots. Returns the runs' names."""
+    """Sets the started runs of a work pool to Crashed, which frees their slots. Call it before a worker starts. Returns their names."""
     with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
         orphans = client.read_flow_runs(
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=STARTED))),

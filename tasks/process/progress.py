@@ -1,4 +1,4 @@
-"""Shows a training's progress in Prefect's UI while it runs."""
+"""Shows the progress of a training in Prefect's UI."""
 
 import json
 from pathlib import Path
@@ -13,19 +13,19 @@ KEY = "training-progress"
 
 
 class LiveProgress:
-    """One progress artifact, kept up to date from the file that training replaces about once a second (`work/progress.json`)."""
+    """A progress artifact that follows `work/progress.json`, which training replaces about once a second."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._shown: str | None = _text(path)  # an earlier training's: not ours to show
+        self._last_text: str | None = _text(path)  # of an earlier training, which is not shown
         self._artifact: UUID | None = None
 
     def __call__(self) -> None:
-        """Looks at the file, and updates the artifact where it changed. Never fails a training: a server that does not answer is logged."""
+        """Updates the artifact if the file has changed. Errors are logged, so that they never fail a training."""
         text = _text(self._path)
-        if text is None or text == self._shown:
+        if text is None or text == self._last_text:
             return
-        self._shown = text
+        self._last_text = text
         try:
             progress = json.loads(text)
             percent = 100.0 * progress["step"] / max(1, progress["steps"])

@@ -1,10 +1,10 @@
-"""Runs commands so that none is ever left behind, and hands their lines on while they run.
+"""Runs commands so that no process is left behind, and passes their output lines on while they run.
 
-Every command gets a session of its own, a mark in its environment and a guard (see `guard.py`). When the caller leaves, by a return, an
-exception, a cancellation or its own death, all processes with the mark end, wherever torch's launcher or anything else has put them.
+Every command gets a new session, a mark in its environment and a guard (see `guard.py`). When the caller returns, raises, is cancelled or
+dies, all processes with the mark are ended, in whatever session they are.
 
-A killed caller does not shorten their grace: Prefect kills the process of a cancelled flow 30 s after SIGTERM, for which it has no setting,
-but the guard is in a session of its own. Until it is done, `locks.py` takes for held what the caller had locked.
+Killing the caller does not shorten their grace period: Prefect kills the process of a cancelled flow 30 s after SIGTERM and has no setting
+for it, but the guard runs in its own session. Until it has finished, `locks.py` treats the caller's locks as held.
 """
 
 import os
@@ -28,7 +28,7 @@ from tasks.process.guard import MARKS, end_marked
 
 GUARD = Path(__file__).with_name("guard.py")
 GRACE_SECONDS = 10.0
-"""Between SIGTERM and SIGKILL, for a command that has nothing to save. A stage gets `launch.grace_seconds` (`dvc.grace_seconds`)."""
+"""Time between SIGTERM and SIGKILL for a command that saves nothing. A stage gets `launch.grace_seconds` (`dvc.grace_seconds`)."""
 TAIL_LINES = 20
 TICK_SECONDS = 2.0
 
@@ -37,11 +37,11 @@ QUIET = LIBRARY_QUIET | {
     "DVC_NO_ANALYTICS": "1",
     "PYTHONUNBUFFERED": "1",
 }
-"""As in the library, and for the tools that it does not know."""
+"""The library's settings, and those for tools that only orchestration uses."""
 
 
 class CommandError(Exception):
-    """A command that ended with a status other than 0. The text holds the status and the command's last lines."""
+    """A command ended with a status other than 0. The text has the status and the command's last lines."""
 
     def __init__(self, argv: Sequence[str], status: int, tail: Iterable[str]) -> None:
         self.argv, self.status, self.tail = tuple(argv), status, tuple(tail)
@@ -50,17 +50,17 @@ class CommandError(Exception):
 
 
 def describe_status(status: int) -> str:
-    """An exit status in words; statuses above 128 are a shell's way to name a signal."""
+    """An exit status in words; 128 + n means signal n, as in a shell."""
     return f"was ended by signal {status - 128}" if is_signal(status) else f"ended with status {status}"
 
 
 def is_signal(status: int) -> bool:
-    """Whether a status stands for a signal. Programs use 255 for errors of their own (DVC for every failed stage): that is none."""
+    """Whether a status means a signal. 255 does not: programs use it for errors (DVC for every failed stage)."""
     return 128 < status <= 128 + max(signal.Signals)
 
 
 def quieten() -> None:
-    """Sets the variables of `QUIET` that the environment leaves open, for this process and those it starts."""
+    """Sets the variables of `QUIET` that are not set, for this process and those that it starts."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
 
@@ -71,13 +71,13 @@ def python_module(name: str) -> tuple[str, ...]:
 
 
 def setting(name: str) -> str | None:
-    """A variable of the environment; None where it is missing or empty. (Orchestration reads the environment here alone.)"""
+    """A variable of the environment; None if it is missing or empty. (Orchestration reads the environment only here.)"""
     return os.environ.get(name) or None
 
 
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Sets variables for this process, and those that it starts, until the block ends."""
+    """Sets variables for this process and those that it starts, until the block ends."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -98,9 +98,9 @@ def command_environment(extra: Mapping[str, str] | None = None) -> dict[str, str
 
 
 class Command:
-    """A running command. A context manager: leaving it ends the command and everything that the command started.
+    """A running command, as a context manager: leaving it ends the command and every process that it started.
 
-    Standard error is read together with standard output. Bytes that are no UTF-8 become replacement characters.
+    Standard error is read together with standard output. Bytes that are not UTF-8 become replacement characters.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Command:
         variables = command_environment(environment)
         variables[MARKS] = ":".join(filter(None, [variables.get(MARKS), self.mark]))
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        # -P: the guard's folder is not put on its path, where our modules' names could hide others.
+        # -P keeps the guard's folder off its path, where the names of our modules could hide others.
         self._guard = subprocess.Popen(
             [sys.executable, "-P", str(GUARD), self.mark, str(grace_seconds), *self.argv],
             stdin=subprocess.PIPE,
@@ -127,12 +127,12 @@ class Command:
             env=variables,
             start_new_session=True,
         )
-        assert self._guard.stdout is not None  # noqa: S101 -- for the type checker: PIPE was asked for
+        assert self._guard.stdout is not None  # noqa: S101 -- for the type checker: stdout is PIPE
         self._reader = threading.Thread(target=_read, args=(self._guard.stdout, self._lines), daemon=True)
         self._reader.start()
 
     def line(self, timeout_seconds: float) -> str | None:
-        """The next line, or None when none came in time."""
+        """The next line, or None if none comes in time."""
         try:
             return self._lines.get(timeout=timeout_seconds)
         except queue.Empty:
@@ -144,15 +144,15 @@ class Command:
         return self._guard.poll()
 
     def stop(self) -> None:
-        """Ends the command and everything that it started; does nothing where all have ended."""
+        """Ends the command and every process that it started, if they still run."""
         if self._guard.stdin is not None:
-            self._guard.stdin.close()  # tells the guard
+            self._guard.stdin.close()  # stops the guard
         try:
             self._guard.wait(self._grace_seconds + 2)
         except subprocess.TimeoutExpired:
             self._guard.kill()
             self._guard.wait()
-        # Usually finds nothing: the guard has done it, unless somebody killed the guard.
+        # Only needed if the guard itself was killed.
         end_marked(self.mark, self._grace_seconds)
         self._reader.join(timeout=1)
         if not self._reader.is_alive() and self._guard.stdout is not None:
@@ -177,11 +177,11 @@ def run(
 ) -> None:
     """Runs a command to its end.
 
-    `on_line` gets each line as it comes. `on_tick` is called every two seconds meanwhile, and once at the end.
+    Calls `on_line` with each line as it comes, and `on_tick` every two seconds and once at the end.
 
     Raises:
-        CommandError: the status was not 0.
-        TimeoutError: it took longer than `timeout_seconds`, and was ended.
+        CommandError: The status is not 0.
+        TimeoutError: It took longer than `timeout_seconds` and was ended.
     """
     tail: deque[str] = deque(maxlen=TAIL_LINES)
     started = last_tick = time.monotonic()
@@ -191,7 +191,7 @@ def run(
         on_line(line)
 
     with Command(argv, folder=folder, environment=environment, grace_seconds=grace_seconds) as command:
-        # Short waits: an exception that Prefect raises in this thread is only delivered between two of them.
+        # Short waits, because exceptions that Prefect raises in this thread are only delivered between two of them.
         while command.status is None:
             if (line := command.line(timeout_seconds=0.2)) is not None:
                 take(line)
@@ -220,7 +220,7 @@ def output_of(
 
 
 def _read(stream: IO[bytes], lines: queue.SimpleQueue[str | None]) -> None:
-    """Puts a stream's lines on the queue, then None. What a progress bar overwrites by a carriage return is dropped, as a terminal does."""
+    """Puts a stream's lines on the queue, then None. Text overwritten by a carriage return (progress bars) is dropped, as in a terminal."""
     for raw in stream:
         states = [state for state in raw.decode("utf-8", errors="replace").rstrip("\r\n").split("\r") if state.strip()]
         lines.put(states[-1].rstrip() if states else "")

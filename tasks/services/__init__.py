@@ -1,5 +1,5 @@
-"""Prefect and MLflow as servers, and what a Prefect server knows of this checkout.
+"""Prefect and MLflow as servers, and what this checkout registers with a Prefect server.
 
-In: the checkout and the channels' addresses. Out: running servers, deployments, work pools, automations, events, a person's approval.
+In: the checkout and the channels' addresses. Out: running servers, deployments, work pools, automations, events, approvals.
 Open `deploy.py` first.
 """

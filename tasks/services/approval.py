@@ -1,4 +1,4 @@
-"""A person's word on a model that fulfils all else: the flow pauses and asks in Prefect."""
+"""Asks a person in Prefect to approve a model that meets all other conditions. The flow pauses meanwhile."""
 
 from uuid import UUID
 
@@ -19,7 +19,7 @@ SECONDS_BETWEEN_LOOKS = 5
 
 
 class ApprovalForm(RunInput):
-    """What Prefect's page asks for where a person resumes the flow."""
+    """The form in Prefect's UI when a person resumes the flow."""
 
     approve: bool
     name: str
@@ -27,20 +27,23 @@ class ApprovalForm(RunInput):
 
 
 def ask(workspace: Workspace) -> list[str]:
-    """Waits, inside of a flow, for a person's answer, and gives it as options of `reelnest register`. No answer in time is a refusal."""
+    """Waits for a person's decision and returns it as options of `reelnest register`. No decision in time counts as a refusal.
+
+    Call it inside of a flow.
+    """
     hours = load_params(workspace.params).registration.approval_hours
     get_run_logger().info("waiting up to %g hours for a person's approval: resume this flow run in Prefect", hours)
-    asked = ApprovalForm.with_initial_data(description=pages.registration_page(workspace))
+    form = ApprovalForm.with_initial_data(description=pages.registration_page(workspace))
     try:
-        answer = pause_flow_run(wait_for_input=asked, timeout=max(1, round(hours * HOUR)), poll_interval=SECONDS_BETWEEN_LOOKS)
+        reply = pause_flow_run(wait_for_input=form, timeout=max(1, round(hours * HOUR)), poll_interval=SECONDS_BETWEEN_LOOKS)
     except FlowPauseTimeout:
-        _go_on()
-        return ["--refused", f"nobody answered within {hours:g} hours"]
-    words = f"{answer.name}: {answer.note}" if answer.note else answer.name
-    return ["--approved" if answer.approve else "--refused", words]
+        _resume()
+        return ["--refused", f"no decision within {hours:g} hours"]
+    words = f"{reply.name}: {reply.note}" if reply.note else reply.name
+    return ["--approved" if reply.approve else "--refused", words]
 
 
-def _go_on() -> None:
-    """Prefect lets no task run in a flow whose pause went by, and no such flow run again: unless it is told to."""
+def _resume() -> None:
+    """Sets the flow run to Running, since Prefect otherwise runs no more tasks in it after its pause has timed out."""
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(UUID(flow_run.id), Running(), force=True)

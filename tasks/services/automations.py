@@ -1,6 +1,6 @@
-"""Prefect's automations: runs that died are marked as crashed, and people are notified.
+"""Prefect's automations: they mark dead runs as crashed and notify people.
 
-Only runs that carry the deployments' tag `reelnest` are meant; a server may have others.
+They apply only to runs with the deployments' tag `reelnest`, since a server may have other runs.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,12 +21,12 @@ HEARTBEAT = "prefect.flow-run.heartbeat"
 ENDS = tuple(f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "TimedOut", "Crashed", "Cancelled"))
 PENDING = "prefect.flow-run.Pending"
 AFTER_PENDING = tuple(f"prefect.flow-run.{state}" for state in ("Running", "Scheduled", "AwaitingConcurrencySlot", "AwaitingRetry", "Late"))
-"""It begins, or waits for its turn again. (One that has ended is left as it is anyhow.)"""
+"""Events after which a pending run is not lost: it runs, or waits again."""
 
 SILENCE = timedelta(minutes=5)
-"""Without a heartbeat, until a run is taken for dead. `prefect.yaml` asks for one each half a minute; a server may restart meanwhile."""
+"""A run without a heartbeat for this time counts as dead. Runs send one every 30 s (`prefect.yaml`); a server restart may delay them."""
 START = timedelta(minutes=30)
-"""Until a run that a worker took begins: a cluster may have to fetch an image of gigabytes first."""
+"""A run that a worker took counts as lost if it does not start in this time: a cluster may first have to download a large image."""
 
 DIED, NEVER_BEGAN = "reelnest: a run that died is crashed", "reelnest: a run that never began is crashed"
 FAILED, NEW_CHAMPION, REFUSED = "reelnest: notify of a failed run", "reelnest: notify of a new champion", "reelnest: notify of refused data"
@@ -35,26 +35,26 @@ NOTIFICATIONS = (FAILED, NEW_CHAMPION, REFUSED, DRIFTED)
 
 
 def _plain(expression: str) -> str:
-    """A value in a message. Without angle brackets nothing in it is a link, a mention or markup, in whatever channel."""
+    """A value in a message. Angle brackets are replaced, so that it cannot contain a link, a mention or markup in any channel."""
     return "{{ (" + expression + ") | string | truncate(1500, true) | replace('<', '‹') | replace('>', '›') }}"
 
 
-RUN = "Its run, with log and pages: {{ flow_run | ui_url }}"
+RUN = "The run, with its log and pages: {{ flow_run | ui_url }}"
 FAILED_SUBJECT = f"{_plain('flow.name')}: {_plain('flow_run.name')} {_plain('flow_run.state.name')}"
 FAILED_BODY = f"""{_plain("flow_run.state.message or 'no reason was given'")}
 
 {RUN}
-When what it says is mended, start it again: prefect deployment run '{_plain("flow.name")}/{_plain("deployment.name")}'
-What was finished is not done again, and a training goes on from its last checkpoint."""
+After fixing the cause, start it again: prefect deployment run '{_plain("flow.name")}/{_plain("deployment.name")}'
+Finished stages are not repeated, and a training resumes from its last checkpoint."""
 
 NEW_CHAMPION_SUBJECT = f"New champion: {_plain('event.payload.name')} version {_plain('event.payload.version')}"
 NEW_CHAMPION_BODY = f"""{_plain("event.payload.reason")}
 {_plain("event.payload.metric")}: {_plain("event.payload.value")}
 
-{{% if event.payload.evaluation %}}Its evaluation: {_plain("event.payload.evaluation")}
-{{% endif %}}{{% if event.payload.training %}}Its training: {_plain("event.payload.training")}
+{{% if event.payload.evaluation %}}Evaluation: {_plain("event.payload.evaluation")}
+{{% endif %}}{{% if event.payload.training %}}Training: {_plain("event.payload.training")}
 {{% endif %}}{RUN}
-To take it back: reelnest rollback"""
+To undo the promotion: reelnest rollback"""
 
 REFUSED_SUBJECT = f"Data refused: {_plain('event.payload.quarantined')} bad records"
 REFUSED_BODY = f"""{_plain("event.payload.why")}
@@ -63,24 +63,24 @@ Good: {_plain("event.payload.videos_good")} of {_plain("event.payload.videos")} 
 {_plain("event.payload.pairs_good")} of {_plain("event.payload.pairs")} pairs.
 {{% for reason in event.payload.reasons %}}- {_plain("reason")}
 {{% endfor %}}
-{{% if event.payload.page %}}What is wrong with which record: {_plain("event.payload.page")}
+{{% if event.payload.page %}}The bad records: {_plain("event.payload.page")}
 {{% endif %}}{RUN}
-Nothing was trained. Commit better data, or allow more bad records: validate.max_quarantined_fraction in params.yaml."""
+Nothing was trained. Commit corrected data, or allow more bad records: validate.max_quarantined_fraction in params.yaml."""
 
 DRIFTED_SUBJECT = f"Data drifted from {_plain('event.payload.name')} version {_plain('event.payload.version')}"
 DRIFTED_BODY = f"""{_plain("event.payload.headline")}
 
 {{% for measure in event.payload.measures %}}- {_plain("measure")}
 {{% endfor %}}
-{{% if event.payload.page %}}How far, and what is new: {_plain("event.payload.page")}
+{{% if event.payload.page %}}Details: {_plain("event.payload.page")}
 {{% endif %}}{RUN}
 To train on the new data: prefect deployment run reelnest-train/by-hand"""
 
 
 def on_death(silence: timedelta = SILENCE, start: timedelta = START) -> list[AutomationCore]:
-    """Gives back the place of a run that nobody runs any more. A run that has ended meanwhile keeps its state."""
-    dead = ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message="It gave no sign of life: its process or machine is gone.")
-    lost = ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message="It did not begin: its worker or machine is gone.")
+    """Returns the automations that mark dead runs as crashed, which frees their slots. A run that has ended keeps its state."""
+    dead = ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message="No heartbeat: the run's process or machine is gone.")
+    lost = ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message="The run did not start: its worker or machine is gone.")
     return [
         AutomationCore(name=DIED, trigger=_missing(HEARTBEAT, {HEARTBEAT, *ENDS}, silence), actions=[dead]),
         AutomationCore(name=NEVER_BEGAN, trigger=_missing(PENDING, {*AFTER_PENDING}, start), actions=[lost]),
@@ -88,7 +88,7 @@ def on_death(silence: timedelta = SILENCE, start: timedelta = START) -> list[Aut
 
 
 def on_news(channels: Mapping[str, UUID]) -> list[AutomationCore]:
-    """The messages, each to every channel: `channels` has the ids of their blocks, by name."""
+    """Returns the automations that notify people, each through every channel. `channels` has the ids of their blocks by name."""
     ended_badly = EventTrigger(
         expect={RUNS},
         match={"prefect.resource.id": RUNS, "prefect.state-type": ["FAILED", "CRASHED"]},
@@ -105,16 +105,16 @@ def on_news(channels: Mapping[str, UUID]) -> list[AutomationCore]:
     ]
 
 
-def keep(wanted: Iterable[AutomationCore]) -> None:
-    """Makes each automation, or brings the one of its name up to date. One that somebody switched off stays off."""
+def keep(automations: Iterable[AutomationCore]) -> None:
+    """Creates each automation, or updates the one with its name. Disabled automations stay disabled."""
     with get_client(sync_client=True) as client:
-        for automation in wanted:
+        for automation in automations:
             present = _named(client, automation.name)
             if present:
                 client.update_automation(present[0].id, automation.model_copy(update={"enabled": present[0].enabled}))
             else:
                 client.create_automation(automation)
-            # Two commands at the same moment may both have made one: both keep the same.
+            # Two simultaneous commands may both have created one; both keep the same.
             _delete(client, _named(client, automation.name)[1:])
 
 
@@ -126,7 +126,7 @@ def remove(names: Iterable[str]) -> None:
 
 
 def _named(client: SyncPrefectClient, name: str) -> list[Automation]:
-    # Every command is to see them in the same order.
+    # All commands must see them in the same order.
     return sorted(client.read_automations_by_name(name), key=lambda automation: str(automation.id))
 
 

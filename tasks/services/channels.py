@@ -1,7 +1,7 @@
-"""Where messages go: Slack, a webhook, e-mail. Each is a block of Prefect's, named `reelnest`, which keeps the address secret.
+"""Notification channels: Slack, a webhook, e-mail. Each is a Prefect block named `reelnest`, which stores the address as a secret.
 
-An address is as good as a password. It comes from an environment variable or a file, since a command line is seen by every process of the
-machine and stays in the shell's history; no error repeats it.
+An address must be treated like a password. It comes from an environment variable or a file, because every process of the machine can read a
+command line, which also stays in the shell's history. Errors never contain it.
 """
 
 import re
@@ -27,33 +27,33 @@ EMAIL_FORM = re.compile(r"sendgrid://(?P<key>[^\s:/]+):(?P<sender>[^\s/@]+@[^\s/
 
 
 class ChannelError(Exception):
-    """A channel's address that cannot be used. The text says which and what to do, and not the address."""
+    """A channel's address cannot be used. The text names the channel and what to do, but not the address."""
 
 
 def slack(address: str) -> Block:
-    """An incoming webhook of Slack's."""
+    """A block for an incoming webhook of Slack."""
     return SlackWebhook(url=SecretStr(address))
 
 
 def webhook(address: str) -> Block:
-    """What JSON with `subject` and `body` is posted to.
+    """A block for a URL that gets JSON with `subject` and `body` by POST.
 
-    Not Prefect's custom webhook notification: where the receiver refuses, that one writes the address into the server's log.
+    Prefect's custom webhook notification is not used, because it writes the address into the server's log if the receiver rejects it.
     """
     return Webhook(url=SecretStr(address), headers=SecretDict({"Content-Type": "application/json"}))
 
 
 def email(address: str) -> Block:
-    """Through SendGrid, Prefect's only way to send e-mail without a further package."""
-    parts = EMAIL_FORM.fullmatch(address)
-    assert parts is not None  # noqa: S101 -- for the type checker: `address_from` has matched it
-    receivers = parts["to"].strip("/").split("/")
-    return SendgridEmail(api_key=SecretStr(parts["key"]), sender_email=parts["sender"], to_emails=receivers)
+    """A block for e-mail through SendGrid, the only way in Prefect without another package."""
+    fields = EMAIL_FORM.fullmatch(address)
+    assert fields is not None  # noqa: S101 -- for the type checker: `address_from` has matched it
+    receivers = fields["to"].strip("/").split("/")
+    return SendgridEmail(api_key=SecretStr(fields["key"]), sender_email=fields["sender"], to_emails=receivers)
 
 
 @dataclass(frozen=True)
 class Channel:
-    """A way to tell people."""
+    """A way to notify people."""
 
     name: str
     make: Callable[[str], Block]
@@ -70,32 +70,32 @@ CHANNELS = (
 
 
 def address_from(channel: Channel, source: str) -> str:
-    """The address that an environment variable or a file of the name `source` holds. Raises ChannelError."""
+    """Reads the address from the environment variable or file `source`. Raises ChannelError."""
     option = f"--{channel.name}"
     if "://" in source:
         raise ChannelError(
-            f"{option}: give the name of an environment variable or of a file that holds the address, not the address itself: others can"
-            " read a command line. (It now stands in your shell's history.)"
+            f"{option}: give the name of an environment variable or file with the address, not the address itself: others can read a"
+            " command line. (The address is now in your shell's history.)"
         )
     address = setting(source)
     if address is None:
         try:
             address = Path(source).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ChannelError(f"{option} {source}: no such environment variable is set, and no such file can be read ({error}).") from None
+            raise ChannelError(f"{option} {source}: no such environment variable, and no readable file ({error}).") from None
     address = address.strip()
     if channel.form.fullmatch(address) is None:
-        raise ChannelError(f"{option} {source}: what it holds is not of the form {channel.expected}.")
+        raise ChannelError(f"{option} {source}: its content is not of the form {channel.expected}.")
     return address
 
 
 def keep(channel: Channel, address: str) -> None:
-    """Makes the channel's block, or gives the one that is there the new address."""
+    """Creates the channel's block, or updates its address."""
     channel.make(address).save(BLOCK, overwrite=True)
 
 
 def known_blocks() -> dict[str, UUID]:
-    """The channels that Prefect knows, by name, with the ids of their blocks."""
+    """Returns the ids of the channels' blocks in Prefect, by channel name."""
     blocks = {}
     with get_client(sync_client=True) as client:
         for channel in CHANNELS:

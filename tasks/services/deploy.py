@@ -1,8 +1,7 @@
-"""Makes a Prefect server know this checkout: the work pool, the deployments of `prefect.yaml`, the automations, and whom to notify.
+"""Registers this checkout with a Prefect server: the work pool, the deployments of `prefect.yaml`, automations and notifications.
 
-Usage: `python -m tasks.services.deploy` or `reelnest deploy`. Running it again brings all of it up to date. The channels' addresses are
-read from environment variables or files (`tasks/services/channels.py`), and kept in Prefect: a later run without them leaves them as they
-are.
+Usage: `python -m tasks.services.deploy` or `reelnest deploy`. Running it again updates everything. The channels' addresses are read from
+environment variables or files (`tasks/services/channels.py`) and stored in Prefect; a later run without them does not change them.
 """
 
 import argparse
@@ -23,21 +22,21 @@ from tasks.services.prefect_server import PREFECT
 
 
 class DeployError(Exception):
-    """There is no server or nothing to deploy. The text says what to do."""
+    """There is no server, or nothing to deploy. The text says what to do."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser(prog="reelnest deploy", description=(__doc__ or "").splitlines()[0])
-    text = "on what runs run, where the work pool is still to be made (process): docs/runs.md, 'Other work pools'"
+    text = "the type of a new work pool (process): see docs/runs.md, 'Other work pools'"
     parser.add_argument("--pool", choices=work_pools.TYPES, help=text)
     for channel in channels.CHANNELS:
-        text = f"environment variable or file that holds {channel.expected}: notified of failures, champions, refused and drifted data"
+        text = f"environment variable or file with {channel.expected}: gets news of failures, champions, refused and drifted data"
         parser.add_argument(f"--{channel.name}", metavar="VARIABLE|FILE", help=text)
-    asked = vars(parser.parse_args(arguments))
-    pool = asked.pop("pool")
+    options = vars(parser.parse_args(arguments))
+    pool = options.pop("pool")
     try:
-        deploy(Path.cwd(), pool, {name: source for name, source in asked.items() if source is not None})
+        deploy(Path.cwd(), pool, {name: source for name, source in options.items() if source is not None})
     except (DeployError, work_pools.WorkPoolError, channels.ChannelError, CommandError, PrefectException) as error:
         sys.stderr.write(f"reelnest deploy: error: {error}\n")
         return 1
@@ -48,14 +47,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def deploy(checkout: Path, pool: str | None, sources: dict[str, str]) -> None:
-    """`pool` is the type that the work pool is to be of. `sources` names, by channel, where its address is.
+    """Deploys the checkout.
 
-    Everything that can be wrong with them is reported before anything is changed.
+    Args:
+        checkout: The folder with `prefect.yaml`.
+        pool: The type of a new work pool.
+        sources: By channel, the environment variable or file with its address.
+
+    Errors in these are reported before anything is changed.
     """
     if not get_current_settings().api.url:
-        raise DeployError("PREFECT_API_URL is not set: start a server with `make up`, which deploys by itself, or name yours.")
+        raise DeployError("PREFECT_API_URL is not set. Set it to your server's API, or run `make up`, which also deploys.")
     if not (checkout / "prefect.yaml").is_file():
-        raise DeployError(f"{checkout}: there is no prefect.yaml here. Run it in the checkout that the worker runs in.")
+        raise DeployError(f"{checkout} has no prefect.yaml. Run this command in the worker's checkout.")
     addresses = [
         (channel, channels.address_from(channel, sources[channel.name])) for channel in channels.CHANNELS if channel.name in sources
     ]
@@ -64,17 +68,17 @@ def deploy(checkout: Path, pool: str | None, sources: dict[str, str]) -> None:
     output_of([*PREFECT, "deploy", "--all"], folder=checkout)
     _print("deployments: those of prefect.yaml")
     automations.keep(automations.on_death())
-    _print("runs that died: marked as crashed")
+    _print("automations: dead runs are marked as crashed")
 
     for channel, address in addresses:
         channels.keep(channel, address)
     blocks = channels.known_blocks()
     if blocks:
         automations.keep(automations.on_news(blocks))
-        _print(f"notifications of failures, new champions, refused and drifted data go to: {', '.join(blocks)}")
+        _print(f"notifications of failures, new champions, refused and drifted data: {', '.join(blocks)}")
     else:
         automations.remove(automations.NOTIFICATIONS)
-        _print("nobody is notified of failures, new champions, refused and drifted data: name a channel with --slack, --webhook or --email")
+        _print("notifications of failures, new champions, refused and drifted data: none. Add a channel with --slack, --webhook or --email")
 
 
 def _print(text: str) -> None:

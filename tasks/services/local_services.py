@@ -1,7 +1,7 @@
-"""Prefect's server, MLflow's server and a worker on this machine, without Docker, until Ctrl-C.
+"""Runs Prefect's server, MLflow's server and a worker on this machine, without Docker, until Ctrl-C.
 
 Usage: `make up`, or `python -m tasks.services.local_services`. The ports come from PREFECT_PORT (4200) and MLFLOW_PORT (5000). Both servers
-listen on 127.0.0.1 alone: they ask nobody for a password.
+listen only on 127.0.0.1, because they have no passwords.
 """
 
 import signal
@@ -23,40 +23,40 @@ MLFLOW_DATABASE = "mlflow.db"
 
 
 class ServicesError(Exception):
-    """The services cannot start or one of them ended. The text says which and what to do."""
+    """The services cannot start, or one of them ended. The text says which and what to do."""
 
 
 def port(variable: str, default: int) -> int:
-    """The port that the environment asks for, if nothing uses it. Raises ServicesError."""
+    """Returns the port in the environment variable, or `default`. Raises ServicesError if it is invalid or in use."""
     text = setting(variable) or str(default)
     if not text.isdecimal() or not 0 < int(text) < 65536:
-        raise ServicesError(f"{variable}: '{text}' is no port; expected a number from 1 to 65535.")
+        raise ServicesError(f"{variable}: '{text}' is not a port; expected a number from 1 to 65535.")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", int(text)))
         except OSError as error:
             raise ServicesError(
-                f"Port {text} of this machine cannot be used ({error.strerror}): perhaps `make up` runs already. Choose another:"
+                f"Port {text} cannot be used ({error.strerror}). Perhaps `make up` is already running. To use another port:"
                 f" make up {variable}={int(text) + 1}"
             ) from error
     return int(text)
 
 
 def mlflow_command(folder: Path, mlflow_port: int) -> list[str]:
-    """Serves the store that runs on this machine use by themselves.
+    """The command that serves the store which runs on this machine use without a server.
 
-    Artifacts are not sent through the server but written to `mlruns/`, so that what was logged with the server is read without it too.
+    Artifacts do not go through the server but into `mlruns/`, so that they can also be read without it.
     """
     store = ["--backend-store-uri", f"sqlite:///{folder / MLFLOW_DATABASE}"]
     artifacts = ["--default-artifact-root", (folder / "mlruns").as_uri(), "--no-serve-artifacts"]
-    # One process is plenty for one machine; four, the default, take a minute to import on two cores.
+    # One process is enough for one machine; the default of four takes a minute to import on two cores.
     lean = ["--workers", "1", "--uvicorn-opts", "--log-level warning"]
     return [sys.executable, "-m", "mlflow", "server", *store, *artifacts, *lean, "--host", "127.0.0.1", "--port", str(mlflow_port)]
 
 
 def main() -> int:
-    """Runs until it is told to stop or a service ends. Returns the exit status."""
+    """Runs until it is stopped or a service ends. Returns the exit status."""
     quieten()
     signal.signal(signal.SIGTERM, _stop)
     try:
@@ -90,16 +90,16 @@ def _serve(folder: Path, running: ExitStack) -> None:
     from tasks.process.orphans import end_orphaned_runs
 
     for name in end_orphaned_runs(client["PREFECT_API_URL"], WORK_POOL):
-        _write(f"The run {name} was cut off when its worker ended; it is marked as crashed.")
-    # The last to start is the first to stop: a run may need its stage's whole grace, and then a server to report to.
+        _write(f"The run {name} was interrupted when its worker ended; it is marked as crashed.")
+    # The last to start is the first to stop: a run may need its stage's full grace period, and then a server to report to.
     start("worker", [*PREFECT, "worker", "start", "--pool", WORK_POOL, "--type", "process"], client, grace_seconds=stop_seconds(folder))
 
-    _write(f"\nPrefect (runs, schedule):           {prefect}\nMLflow  (experiments and models):   {mlflow}\n\nCtrl-C ends all of it.\n")
+    _write(f"\nPrefect (runs, schedule):           {prefect}\nMLflow  (experiments and models):   {mlflow}\n\nCtrl-C stops all services.\n")
     _show(services)
 
 
 def _wait_until_ready(services: dict[str, Command], ready: Callable[[], bool]) -> None:
-    """Keeps the banners of the start to itself. Raises ServicesError, with the last lines, when a service ends or none answers."""
+    """Waits without printing the services' start messages. Raises ServicesError with the last lines if a service ends or none responds."""
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
     last: deque[str] = deque(maxlen=TAIL_LINES)
     while not ready():
@@ -107,18 +107,18 @@ def _wait_until_ready(services: dict[str, Command], ready: Callable[[], bool]) -
         ended = _ended(services)
         if ended or time.monotonic() > deadline:
             last += _new_lines(services)
-            cause = f"{ended} ended" if ended else f"The servers did not answer within {START_TIMEOUT_SECONDS:g} s"
-            raise ServicesError("\n".join([*last, f"{cause}; all are stopped."]))
+            cause = f"{ended} ended" if ended else f"The servers did not respond within {START_TIMEOUT_SECONDS:g} s"
+            raise ServicesError("\n".join([*last, f"{cause}; all services were stopped."]))
 
 
 def _show(services: dict[str, Command]) -> None:
-    """Shows the services' lines for as long as all run. Raises ServicesError when one ends."""
+    """Prints the services' output while all run. Raises ServicesError when one ends."""
     while True:
         ended = _ended(services)
         for line in _new_lines(services):
             _write(line)
         if ended:
-            raise ServicesError(f"{ended} ended; all are stopped.")
+            raise ServicesError(f"{ended} ended; all services were stopped.")
 
 
 def _ended(services: dict[str, Command]) -> str:

@@ -1,6 +1,6 @@
-"""Makes MLflow's database before its server starts, as the stages do: it is there with all its tables, or not at all.
+"""Creates MLflow's database before its server starts, as the stages do, so that it never has only some of its tables.
 
-Usage: `python -m tasks.services.mlflow_store FILE`, a process of its own, so that `make up` need not hold MLflow in memory for days.
+Usage: `python -m tasks.services.mlflow_store FILE`. It is a separate process, so that `make up` does not have MLflow in memory for days.
 """
 
 import sys

@@ -1,6 +1,6 @@
-"""Events that people are notified of: a new champion, data that was refused or has drifted.
+"""Events of which people are notified: a new champion, and data that was refused or has drifted.
 
-`tasks/services/automations.py` makes messages of them.
+`tasks/services/automations.py` turns them into messages.
 """
 
 from collections.abc import Mapping
@@ -17,16 +17,16 @@ from tasks.pages import artifacts as pages
 CHAMPION, CHAMPION_CHANGED, CHAMPION_DRIFTED = "reelnest.champion", "reelnest.champion.changed", "reelnest.champion.drifted"
 DATA, DATA_REFUSED = "reelnest.data", "reelnest.data.refused"
 CHAMPION_NOTIFIED = "reelnest_champion_notified"
-"""Prefect's variable: the champion of the last notification. A model that is registered again is no news."""
+"""Prefect variable with the champion of the last notification, so that registering a model again does not notify again."""
 DRIFT_NOTIFIED = "reelnest_drift_notified"
-"""Prefect's variable: the champion and the data of the last notification that they drifted apart."""
+"""Prefect variable with the champion and the data of the last notification of drift."""
 REASONS = 5
 
 
 def new_champion(workspace: Workspace) -> None:
-    """Emits the event for the version that was registered here, if it is champion and had none yet.
+    """Emits the event for the registered version, if it is champion and was not notified yet.
 
-    The variable is set after the event: if this is cut off in between, there are two notifications, and never none.
+    The variable is set after the event, so an interruption causes a second notification rather than none.
     """
     report = RegistrationReport.read(workspace.reports)
     notified = f"{report.name} {report.version} {report.run_id}"
@@ -39,7 +39,7 @@ def new_champion(workspace: Workspace) -> None:
 
 
 def data_drifted(report: Mapping[str, Any]) -> None:
-    """Emits the event that the data is no longer what the champion was trained on, once for each champion and version of the data."""
+    """Emits the event that the data has drifted from the champion's training data, once for each champion and data version."""
     champion = report["champion"]
     notified = f"{champion['name']} {champion['version']} {report['data']}"
     if not report["drifted"] or notified == Variable.get(DRIFT_NOTIFIED):
@@ -53,7 +53,7 @@ def data_drifted(report: Mapping[str, Any]) -> None:
 
 
 def data_refused(workspace: Workspace, why: str, page: str | None) -> None:
-    """Emits the event that validation refused the data. `page` is the address of the page with the bad records, if there is one."""
+    """Emits the event that validation refused the data. `page` is the URL of the page with the bad records, if there is one."""
     report = ValidationReport.read(workspace.reports)
     by_reason = report.quarantined.by_reason
     counts = [(n, f"{file}: {reason}") for file, reasons in by_reason.items() for reason, n in reasons.items()]

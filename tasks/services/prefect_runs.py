@@ -1,4 +1,4 @@
-"""Prefect's record of our past flow runs."""
+"""Past flow runs in Prefect: lists and deletes them."""
 
 from datetime import datetime
 from uuid import UUID
@@ -19,7 +19,7 @@ PAGE = 200
 
 
 def ended_before(moment: datetime) -> list[UUID]:
-    """Our flows' runs that ended before then."""
+    """Returns the runs of this project's flows that ended before `moment`."""
     ended: list[UUID] = []
     with get_client(sync_client=True) as client:
         while True:
@@ -38,7 +38,7 @@ def ended_before(moment: datetime) -> list[UUID]:
 
 
 def delete(runs: list[UUID]) -> None:
-    """Deletes them, with their logs' and tasks' records; what is gone already is no error."""
+    """Deletes flow runs with their logs and task runs. Runs that no longer exist are ignored."""
     with get_client(sync_client=True) as client:
         for run in runs:
             try:

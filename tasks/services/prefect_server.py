@@ -1,4 +1,4 @@
-"""The Prefect server that a flow talks to: the one that is configured, or else one for as long as the flow runs."""
+"""The Prefect server of a flow: the configured one, or else a temporary one that runs as long as the flow."""
 
 import socket
 import sys
@@ -18,36 +18,36 @@ SEND_TIMEOUT_SECONDS = 10.0
 
 
 def server_command(port: int, *, pages: bool) -> list[str]:
-    """Starts Prefect's server on this machine alone."""
+    """The command that starts Prefect's server on 127.0.0.1."""
     return [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--ui" if pages else "--no-ui"]
 
 
 def server_environment(folder: Path) -> dict[str, str]:
-    """Keeps the runs in `prefect.db` beside MLflow's `mlflow.db`: a checkout's runs stay with it, whoever started its server.
+    """The server's environment. It stores runs in `prefect.db` beside MLflow's `mlflow.db`, so that they stay with the checkout.
 
-    The slots that runs occupy are kept in files. Prefect would keep them in memory, and a server that starts anew would know of none:
-    minutes later it refuses to prolong them, at which Prefect ends the runs that it was to let go on.
+    Concurrency slots are stored in files. By default they are in memory, so a restarted server does not know them, refuses to renew them,
+    and Prefect ends their runs.
     """
     return {
         "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder.resolve() / 'prefect.db'}",
         "PREFECT_HOME": str(folder.resolve() / "work" / "prefect"),
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-        # The pages ask the server that they came from, whatever its port, through an SSH tunnel too. (Left alone, they ask port 4200.)
+        # The UI calls the server that it was loaded from, on any port and through an SSH tunnel. (The default is port 4200.)
         "PREFECT_SERVER_UI_API_URL": "/api",
-        # The address of another server, where one is set, would be followed by the server's own services.
+        # Otherwise the server's own services would use another server's address, if one is set.
         "PREFECT_API_URL": "",
     }
 
 
 def free_port() -> int:
-    """A port that nothing uses at the moment."""
+    """Returns a port that is free at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def is_answering(url: str) -> bool:
-    """Whether something at the address answers without an error."""
+    """Whether the URL responds without an error."""
     try:
         return httpx.get(url, timeout=2).status_code < 400
     except httpx.HTTPError:
@@ -56,9 +56,9 @@ def is_answering(url: str) -> bool:
 
 @contextmanager
 def prefect_api(folder: Path) -> Iterator[str]:
-    """The address of the API that flows in this process talk to, until the block ends.
+    """Yields the address of the API for flows in this process. A temporary server ends with the block.
 
-    Prefect would start such a server by itself, but end it before the last events are sent, and then print the tracebacks of that.
+    Prefect would start a temporary server by itself, but stop it before the last events are sent and print tracebacks.
     """
     from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, get_current_settings, temporary_settings
 
@@ -70,12 +70,12 @@ def prefect_api(folder: Path) -> Iterator[str]:
     address = f"http://127.0.0.1:{port}/api"
     with Command(server_command(port, pages=False), folder=folder, environment=server_environment(folder)) as server:
         _wait(server, f"{address}/health")
-        # It has no pages, and ends with the flow: no address of a run's page is worth keeping.
+        # It has no UI and ends with the flow, so links to its pages would be useless.
         with temporary_settings({PREFECT_API_URL: address, PREFECT_UI_URL: ""}):
             try:
                 yield address
             finally:
-                send_what_waits()
+                flush_queues()
 
 
 def _wait(server: Command, url: str) -> None:
@@ -89,8 +89,8 @@ def _wait(server: Command, url: str) -> None:
         time.sleep(0.1)
 
 
-def send_what_waits() -> None:
-    """Sends the log lines and events that background threads still hold, while there is a server to send them to."""
+def flush_queues() -> None:
+    """Sends the log lines and events that are still queued in background threads. Call it while the server runs."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
 

@@ -1,7 +1,7 @@
-"""The work pool: on what the deployments' runs run. As processes of the worker, in containers, or as Kubernetes jobs.
+"""The work pool of the deployments: runs are processes of the worker, containers, or Kubernetes jobs.
 
-What a container or a job is like stands in `docker/pools/`: image, GPUs, shared memory, volumes, environment. The pool keeps it from then
-on, where a person changes it in Prefect's pages.
+`docker/pools/` has the template of a container or job: image, GPUs, shared memory, volumes, environment. It is copied into the pool, where
+people can change it in Prefect's UI.
 """
 
 import json
@@ -22,28 +22,28 @@ SECRETS = "REELNEST_SECRETS"
 
 
 class WorkPoolError(Exception):
-    """The work pool is of another type than was asked for. The text says what to do."""
+    """The work pool has another type than the requested one. The text says what to do."""
 
 
-def keep(asked: str | None, checkout: Path) -> str:
-    """Makes the pool where there is none, of the type asked for or else process; one that is there stays as it is. Says which it was."""
-    made = asked or TYPES[0]
+def keep(requested: str | None, checkout: Path) -> str:
+    """Creates the pool if there is none, with the requested type or `process`. An existing pool is not changed. Returns what to print."""
+    new_type = requested or TYPES[0]
     with get_client(sync_client=True) as client:
         try:
-            client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type=made, base_job_template=job_template(made, checkout)))
-            return f"work pool '{WORK_POOL}': made, of type {made}"
+            client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type=new_type, base_job_template=job_template(new_type, checkout)))
+            return f"work pool '{WORK_POOL}': created, type {new_type}"
         except ObjectAlreadyExists:
             present = client.read_work_pool(WORK_POOL).type
-    if asked not in (None, present):
+    if requested not in (None, present):
         raise WorkPoolError(
-            f"The work pool '{WORK_POOL}' is of type {present}, not {asked}, and was left as it is. To change it, stop its workers, run"
+            f"The work pool '{WORK_POOL}' has type {present}, not {requested}, and was not changed. To change it, stop its workers, run"
             f" `prefect work-pool delete {WORK_POOL}` and deploy again."
         )
-    return f"work pool '{WORK_POOL}': is there, of type {present}, and stays as it is"
+    return f"work pool '{WORK_POOL}': exists, type {present}, not changed"
 
 
 def job_template(kind: str, checkout: Path) -> dict[str, Any]:
-    """The pool's base job template; where the checkout is, whose it is and where its secrets are stand in it as defaults."""
+    """Returns the pool's base job template, with the checkout's path and owner and the folder of its secrets as defaults."""
     if kind == "process":
         from prefect.workers.process import ProcessWorker
 

@@ -1,4 +1,4 @@
 """Sweeps: trials of settings.
 
-In: a search space and a number of trials. Out: runs with their figures, and the best of them. Open `sweep.py` first.
+In: a search space and a number of trials. Out: runs with their metrics, and the best of them. Open `sweep.py` first.
 """

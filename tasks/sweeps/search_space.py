@@ -1,4 +1,4 @@
-"""What a sweep may try: settings with a range or a list of choices, and Optuna's choice among them."""
+"""The search space of a sweep: settings with a range or a list of choices, from which Optuna chooses."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,14 +19,14 @@ EXPECTED = 'Expected {"low": 0.001, "high": 0.1, "log": true}, or a list of choi
 
 
 class Range(BaseModel):
-    """All numbers between two, the ends included; whole ones where both ends are and the setting is no fraction."""
+    """All numbers from `low` to `high`, both included; integers if both ends are, unless the setting is a float."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     low: int | float
     high: int | float
     log: bool = False
-    """As many between 0.001 and 0.01 as between 0.01 and 0.1."""
+    """Sample uniformly on a logarithmic scale."""
 
 
 Space = dict[str, Range | list[Any]]
@@ -35,7 +35,7 @@ Space = dict[str, Range | list[Any]]
 
 @dataclass(frozen=True)
 class Tried:
-    """Settings that were chosen before. `value`: None while they run, and where they failed."""
+    """Settings of an earlier trial. `value` is None while it runs and if it failed."""
 
     settings: Mapping[str, Any]
     state: TrialState
@@ -43,7 +43,7 @@ class Tried:
 
 
 class SearchSpace:
-    """A space that the settings of a commit allow. Raises RunError, which names the first key that is wrong."""
+    """A search space that is valid for the settings of a commit. Raises RunError, which names the first invalid key."""
 
     def __init__(self, space: Space, params: ParamsText) -> None:
         if not space:
@@ -58,10 +58,10 @@ class SearchSpace:
             params.change(key, before)
 
     def choose(self, tried: Sequence[Tried], seed: int) -> dict[str, Any]:
-        """The next settings, by Optuna's tree-structured Parzen estimator (Bergstra et al. 2011).
+        """Returns the next settings, by Optuna's tree-structured Parzen estimator (Bergstra et al. 2011).
 
-        They depend on the seed and on what was tried, and on nothing else: a sweep that was killed goes on as it would have gone. (Each
-        choice therefore has a sampler of its own: one that is begun again would repeat its first draws.)
+        They depend only on the seed and on `tried`, so a killed sweep continues as it would have without the interruption. (Each choice has
+        a new sampler, because a restarted one would repeat its first draws.)
         """
         own_seed = int(np.random.SeedSequence([seed, len(tried)]).generate_state(1)[0])
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -69,7 +69,7 @@ class SearchSpace:
         study.add_trials(
             [
                 create_trial(
-                    state=earlier.state, value=earlier.value, params=self._told(earlier.settings), distributions=self._distributions
+                    state=earlier.state, value=earlier.value, params=self._as_text(earlier.settings), distributions=self._distributions
                 )
                 for earlier in tried
             ]
@@ -77,7 +77,7 @@ class SearchSpace:
         chosen = study.ask(self._distributions).params
         return {key: json.loads(value) if self._is_choice(key) else value for key, value in chosen.items()}
 
-    def _told(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def _as_text(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         return {key: json.dumps(value) if self._is_choice(key) else value for key, value in settings.items()}
 
     def _is_choice(self, key: str) -> bool:
@@ -88,10 +88,10 @@ def _distribution(key: str, requested: Range | list[Any], now: Any) -> BaseDistr
     if isinstance(requested, list):
         if not requested:
             raise RunError(f"space: {key}: the list of choices is empty. {EXPECTED}")
-        # As text: a choice may be a list (`model.dims`), which Optuna does not take.
+        # As text: a choice may be a list (`model.dims`), which Optuna does not accept.
         return CategoricalDistribution(list(dict.fromkeys(json.dumps(choice) for choice in requested)))
     if requested.low > requested.high or (requested.log and requested.low <= 0):
-        problem = "a logarithmic range begins above 0" if requested.low <= requested.high else "low is above high"
+        problem = "a logarithmic range must start above 0" if requested.low <= requested.high else "low is above high"
         raise RunError(f"space: {key}: {problem}; found low {requested.low}, high {requested.high}. {EXPECTED}")
     if isinstance(requested.low, int) and isinstance(requested.high, int) and not isinstance(now, float):
         return IntDistribution(requested.low, requested.high, log=requested.log)

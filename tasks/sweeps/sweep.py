@@ -1,8 +1,7 @@
-"""A sweep: asks for settings, has each tried by a run, and tells what came of it, until so many trials have ended.
+"""A sweep: chooses settings, tries each in a run, and records the results, until enough trials have ended.
 
-It knows runs by what `Runs` says of them (`tasks.sweeps.trial_runs`: Prefect's), and keeps all that it knows in `Trials`. So whatever
-happens to its process, the next one looks at the same trials and goes on: no finished trial runs again, and one whose run died is run
-again.
+It accesses runs through `Runs` (for Prefect, `tasks.sweeps.trial_runs`) and stores all its state in `Trials`. So if its process ends, the
+next one continues with the same trials: finished trials are not repeated, and trials whose run died are run again.
 """
 
 import contextlib
@@ -24,16 +23,16 @@ T = TypeVar("T")
 
 POLL_SECONDS = 3.0
 REFUSED = (401, 403, 404, 422)
-"""Answers of a server that would be the same again."""
+"""HTTP statuses for which a retry is useless."""
 MOST_DEATHS = 3
-"""Runs of one trial that were cut off under one sweep: settings that bring a machine down are no good settings."""
+"""How many runs of a trial may die before the trial fails: its settings probably crash the machine."""
 
 STATES = {"running": TrialState.RUNNING, "completed": TrialState.COMPLETE, "failed": TrialState.FAIL}
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended. `died`: its process or machine did, so another try may end well."""
+    """How a run ended. `died` means that its process or machine did, so a retry may succeed."""
 
     kind: Literal["completed", "failed", "died", "cancelled"]
     why: str = ""
@@ -43,25 +42,25 @@ class Ended:
 
 
 class Runs(Protocol):
-    """What runs the trials. A server that is away raises httpx.HTTPError, and is asked again."""
+    """Runs the trials. Methods raise httpx.HTTPError if the server is unreachable, and are then retried."""
 
     def start(self, trial: Trial) -> str:
-        """Starts the trial's present attempt and returns its id; that of the run that there is, where it was started before."""
+        """Starts the trial's current attempt and returns the run's id. If it was started before, returns the existing run's id."""
 
     def ended(self, run: str) -> Ended | None:
-        """None while it waits or runs."""
+        """Returns how a run ended; None while it waits or runs."""
 
     def cancel(self, run: str) -> None:
-        """Ends it, if it has not ended."""
+        """Cancels a run, if it has not ended."""
 
     def check(self, waiting: list[str]) -> None:
-        """Raises RunError where nothing will ever start these."""
+        """Raises RunError if these runs will never start."""
 
 
 def until(ask: Callable[[], T | None], on_trouble: Callable[[str], None]) -> T:
-    """Asks again and again, for the first answer. While Prefect's server is away it waits for it, as the runs themselves do.
+    """Calls `ask` repeatedly and returns its first result. Waits while Prefect's server is unreachable, as the runs themselves do.
 
-    Raises RunError where the server is there and refuses.
+    Raises RunError if the server rejects the request.
     """
     while True:
         try:
@@ -69,14 +68,14 @@ def until(ask: Callable[[], T | None], on_trouble: Callable[[str], None]) -> T:
                 return result
         except httpx.HTTPError as error:
             if isinstance(error, httpx.HTTPStatusError) and error.response.status_code in REFUSED:
-                raise RunError(f"Prefect's server refuses what the sweep asks (is PREFECT_API_AUTH_STRING right?): {error}") from error
-            on_trouble(f"Prefect's server is away, and will be asked again: {type(error).__name__}: {error}")
+                raise RunError(f"Prefect's server rejects the sweep's request (is PREFECT_API_AUTH_STRING correct?): {error}") from error
+            on_trouble(f"Prefect's server is unreachable; retrying: {type(error).__name__}: {error}")
         time.sleep(POLL_SECONDS)
 
 
 @dataclass
 class Sweep:
-    """`on_change` is called whenever a trial began or ended, `on_trouble` with each line of a server that is away."""
+    """A sweep. It calls `on_change` whenever a trial starts or ends, and `on_trouble` with a message while the server is unreachable."""
 
     space: SearchSpace
     seed: int
@@ -87,7 +86,7 @@ class Sweep:
     _deaths: Counter[int] = field(default_factory=Counter)
 
     def run(self, trials: int, at_once: int) -> None:
-        """Until `wanted` trials have ended. Stopped before that, by whatever it is, it cancels the runs that are under way."""
+        """Runs until `trials` trials have ended. If it is stopped before that, it cancels the active runs."""
         try:
             until(self._take_over, self.on_trouble)
             until(lambda: self._look(trials, at_once), self.on_trouble)
@@ -99,7 +98,7 @@ class Sweep:
             raise
 
     def _take_over(self) -> bool:
-        """Trials that another process of the sweep left: cancelled with it, they are run again; still at work, they are waited for."""
+        """Takes over the trials of an earlier process of the sweep: cancelled ones are run again, active ones are waited for."""
         for trial in self.trials.running():
             ended = None if trial.run is None else self.runs.ended(trial.run)
             if ended is not None and ended.kind in ("died", "cancelled"):
@@ -111,13 +110,13 @@ class Sweep:
             ended = None if trial.run is None else self.runs.ended(trial.run)
             if ended is not None:
                 self._end(trial, ended)
-        while len(self.trials.found) < trials and len(self.trials.running()) < at_once:
-            tried = [Tried(trial.settings, STATES[trial.state], trial.value) for trial in self.trials.found]
-            self.trials.found.append(Trial(len(tried), self.space.choose(tried, self.seed)))
+        while len(self.trials.trials) < trials and len(self.trials.running()) < at_once:
+            tried = [Tried(trial.settings, STATES[trial.state], trial.value) for trial in self.trials.trials]
+            self.trials.trials.append(Trial(len(tried), self.space.choose(tried, self.seed)))
             self.trials.save()
         for trial in self.trials.running():
             if trial.run is None:
-                # Killed before the id is kept, the next process gets the same run for the same attempt.
+                # If this process is killed before the id is saved, the next one gets the same run for the same attempt.
                 trial.run = self.runs.start(trial)
                 self.trials.save()
                 self.on_change()

@@ -1,4 +1,4 @@
-"""What a sweep shows of its trials: a table among its flow run's artifacts, and a run in MLflow above theirs."""
+"""Shows the trials of a sweep: a table among its flow run's artifacts, and their parent run in MLflow."""
 
 import json
 from typing import Any
@@ -16,18 +16,18 @@ from tasks.sweeps.trials import Trial, Trials
 
 
 class SweepPages:
-    """A page that cannot be made is logged: the trials themselves are in their file."""
+    """The table and MLflow run of a sweep. Errors are logged, since the trials are also in their file."""
 
     def __init__(self, trials: Trials, metric: str, mlflow_run: SweepRun) -> None:
         self._trials, self._metric, self._mlflow_run = trials, metric, mlflow_run
 
     def show(self) -> None:
-        """The trials as they stand: the artifact `sweep` with one row a trial, the same in MLflow, the best marked in both."""
+        """Publishes the current trials as the artifact `sweep`, one row for each, and in MLflow; the best is marked in both."""
         best = self._trials.best()
         try:
             create_table_artifact(
                 key="sweep",
-                table=[_row(trial, self._metric, is_best=trial is best) for trial in self._trials.found],
+                table=[_row(trial, self._metric, is_best=trial is best) for trial in self._trials.trials],
                 description="The trials of the sweep, by the metric on the validation split.",
             )
             self._mlflow_run.show(self._trials.records(), best.mlflow_run if best else None)
@@ -35,7 +35,7 @@ class SweepPages:
             get_run_logger().warning("the sweep's trials were not shown: %s", error)
 
     def close(self, status: Status) -> None:
-        """Shows the last state, and ends MLflow's run."""
+        """Publishes the final state and ends the MLflow run."""
         self.show()
         try:
             self._mlflow_run.close(status)
@@ -55,6 +55,6 @@ def _row(trial: Trial, metric: str, *, is_best: bool) -> dict[str, Any]:
 
 
 def _link(run: str | None) -> str:
-    """The address of the run's page; its id where the server has no pages."""
+    """A link to the run's page; its id if the server has no UI."""
     page = url_for("flow-run", obj_id=run) if run and PREFECT_UI_URL.value() else None
     return f"[{run}]({page})" if page else run or ""

@@ -1,8 +1,8 @@
-"""The runs of a sweep's trials: runs of a deployment, as the Run button makes them.
+"""The runs of a sweep's trials: runs of a deployment, as the Run button starts them.
 
-Each works in a worktree of its own (`tasks.workspaces.run_workspace`), and its figures are read from what it saved. The sweep itself
-trains nothing: it waits in its own slot while its trials need others. So it starts only where there is more than one, and ends with an
-error where its trials still wait while nothing else in the work pool runs.
+Each runs in its own worktree (`tasks.workspaces.run_workspace`), and its metrics are read from its saved run. The sweep itself trains
+nothing: it occupies one slot while its trials need others. So it starts only if there is more than one slot, and ends with an error if its
+trials still wait while nothing else runs in the work pool.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from tasks.sweeps.trials import Trial
 
 DEPLOYMENT = "reelnest-train/by-hand"
 STARTING_SECONDS = 600.0
-"""How long trials may wait while nothing else runs: time for a machine to be found, or an image to be fetched."""
+"""How long trials may wait while nothing else runs: time to find a machine or download an image."""
 AT_WORK = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 KINDS = {StateType.FAILED: "failed", StateType.CRASHED: "died", StateType.CANCELLED: "cancelled"}
 
@@ -35,7 +35,7 @@ KINDS = {StateType.FAILED: "failed", StateType.CRASHED: "died", StateType.CANCEL
 class TrialRuns:
     """Runs of DEPLOYMENT at one commit.
 
-    `own` is the sweep's flow run. Raises RunError where the deployment is not known, or its work pool has no second slot.
+    `own` is the sweep's flow run. Raises RunError if the deployment does not exist or its work pool has no second slot.
     """
 
     def __init__(self, checkout: Path, commit: str, key: str, metric: str, parent_run: str, own: str) -> None:
@@ -46,17 +46,17 @@ class TrialRuns:
             try:
                 deployment = client.read_deployment_by_name(DEPLOYMENT)
             except ObjectNotFound:
-                raise RunError(f"The deployment {DEPLOYMENT}, which runs the trials, is not known: reelnest deploy") from None
+                raise RunError(f"Prefect has no deployment {DEPLOYMENT}, which runs the trials. Run `reelnest deploy`.") from None
             self._pool = deployment.work_pool_name or ""
             pool = client.read_work_pool(self._pool)
         if pool.concurrency_limit is not None and pool.concurrency_limit < 2:
             raise RunError(
-                f"The work pool {self._pool} runs {pool.concurrency_limit} at once, and the sweep itself is one: no trial would ever start."
-                f" Allow more: prefect work-pool set-concurrency-limit {self._pool} 3"
+                f"The work pool {self._pool} has {pool.concurrency_limit} slot, which the sweep itself needs, so no trial could start."
+                f" Raise the limit: prefect work-pool set-concurrency-limit {self._pool} 3"
             )
 
     def start(self, trial: Trial) -> str:
-        """Starts the trial's present attempt; Prefect gives back the run that there is, where it was started before."""
+        """Starts the trial's current attempt. If it was started before, Prefect returns the existing run."""
         return self._start(
             f"sweep-{self._key[:8]}-trial-{trial.number}",
             trial.settings,
@@ -65,7 +65,7 @@ class TrialRuns:
         )
 
     def register(self, trial: Trial, on_trouble: Callable[[str], None]) -> Ended:
-        """Has a run with the trial's settings register its model, and waits for it. What the trial made is taken from DVC's cache."""
+        """Starts a run with the trial's settings that registers its model, and waits for it. The stages come from DVC's cache."""
         run = self._start(f"sweep-{self._key[:8]}-best", trial.settings, f"{self._key}-best-{self._own}", register_model=True)
 
         def look() -> Ended | None:
@@ -82,32 +82,32 @@ class TrialRuns:
             raise
 
     def ended(self, run: str) -> Ended | None:
-        """None while it waits or runs.
+        """Returns how a run ended; None while it waits or runs.
 
-        Its value is the metric on the validation split. The registry's gate looks at the test split: chosen by that, the best would look
-        better than it is.
+        The value is the metric on the validation split. The registry's gate uses the test split: choosing by that would overestimate the
+        best trial.
         """
         try:
             with get_client(sync_client=True) as client:
                 state = client.read_flow_run(UUID(run)).state
         except ObjectNotFound:
-            return Ended("died", "Prefect does not know the run any more")
+            return Ended("died", "Prefect no longer has the run")
         if state is None or not state.is_final():
             return None
         if state.type != StateType.COMPLETED:
             return Ended(KINDS[state.type], state.message or state.name or "")  # type: ignore[arg-type]
         saved = self._saved(run)
         if saved is None:
-            return Ended("died", "what it made is no longer saved")
+            return Ended("died", "its saved run no longer exists")
         if self._metric not in saved.validation:
-            return Ended("failed", f"no {self._metric} on a validation split: a sweep needs one (data.validation_fraction)")
+            return Ended("failed", f"no {self._metric} on the validation split, which a sweep needs (data.validation_fraction)")
         return Ended("completed", value=saved.validation[self._metric], mlflow_run=saved.mlflow_run, registration=saved.registration)
 
     def _saved(self, run: str) -> Run | None:
         return next((saved for saved in saved_runs(self._checkout) if saved.flow_run == run), None)
 
     def cancel(self, run: str) -> None:
-        """Asks for the run's end; its worker sees to it."""
+        """Cancels a run, which its worker then stops."""
         try:
             with get_client(sync_client=True) as client:
                 client.set_flow_run_state(UUID(run), Cancelling(message="The sweep was stopped."))
@@ -115,7 +115,7 @@ class TrialRuns:
             return
 
     def check(self, waiting: Sequence[str]) -> None:
-        """Raises RunError where all have waited for STARTING_SECONDS while nothing but this sweep ran in the work pool."""
+        """Raises RunError if all have waited for STARTING_SECONDS while only this sweep ran in the work pool."""
         if not waiting or any(str(run.id) != self._own for run in self._at_work()):
             self._idle_since = None
             return
@@ -123,8 +123,8 @@ class TrialRuns:
         if time.monotonic() - self._idle_since > STARTING_SECONDS:
             raise RunError(
                 f"{len(waiting)} trials have waited for {STARTING_SECONDS / 60:.0f} minutes, and nothing else runs in the work pool"
-                f" {self._pool}. A worker that runs one at a time is busy with the sweep itself: start it with a --limit of 2 or more."
-                " The sweep, started again with the same parameters, goes on where it was."
+                f" {self._pool}. A worker that runs one at a time is busy with the sweep itself: start it with a --limit of 2 or more,"
+                " then start the sweep again with the same parameters, and it continues."
             )
 
     def _at_work(self) -> list[FlowRun]:

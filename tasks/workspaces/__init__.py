@@ -1,5 +1,5 @@
-"""A run's git worktree, its data, and what is saved of it.
+"""The git worktree of a run, its data, and how the run is saved.
 
-In: a revision and changed settings. Out: a worktree to run in, a commit under `refs/reelnest/runs/` afterwards, and the versions of the
-data. Open `run_workspace.py` first.
+In: a revision and changed settings. Out: a worktree to run in, then a commit under `refs/reelnest/runs/`; versions of the data. Open
+`run_workspace.py` first.
 """

@@ -1,6 +1,6 @@
-"""A version of the data, read from DVC's cache by what its `data.dvc` says. Nothing of the workspace moves.
+"""Reads the version of the data that a `data.dvc` names from DVC's cache, without changing the workspace.
 
-What the cache lacks comes from the remote: a folder's own object, and the files that are asked for, never all that it lists.
+Files that are missing from the cache are fetched from the remote: the folder's listing and the requested files, not the whole folder.
 """
 
 import json
@@ -29,11 +29,11 @@ class Version:
 
     contents: Contents
     oids: dict[str, str]
-    """The hash of each file, by its path in `data/`."""
+    """Path in `data/` → hash of the file."""
 
 
 class CachedData:
-    """The files of one version. Raises RunError where neither the cache nor the remote has what is asked for."""
+    """The files of one version. Raises RunError if a requested file is in neither the cache nor the remote."""
 
     def __init__(self, repo: Any, text: str, name: str) -> None:
         from dvc_data.hashfile.hash_info import HashInfo
@@ -43,12 +43,12 @@ class CachedData:
         self.oids = {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_text(encoding="utf-8"))}
 
     def put(self, names: Iterable[str], folder: Path) -> None:
-        """Puts those of the files that the version has into `folder`: as links where the file system has them."""
+        """Puts those of the files that the version has into `folder`, as hard links if possible."""
         from dvc_data.hashfile.hash_info import HashInfo
 
-        there = [name for name in dict.fromkeys(names) if name in self.oids]
-        files = self._fetch([HashInfo("md5", self.oids[name]) for name in there])
-        for name, file in zip(there, files, strict=True):
+        present = [name for name in dict.fromkeys(names) if name in self.oids]
+        files = self._fetch([HashInfo("md5", self.oids[name]) for name in present])
+        for name, file in zip(present, files, strict=True):
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -57,7 +57,7 @@ class CachedData:
                 shutil.copyfile(file, target)
 
     def _fetch(self, objects: Collection[Any]) -> list[Path]:
-        """Returns the files of objects in the cache; what it lacks is fetched from the remote first."""
+        """Returns the files of objects in the cache, after fetching missing ones from the remote."""
         from dvc.exceptions import DvcException
         from dvc_data.hashfile.transfer import transfer
 
@@ -67,19 +67,19 @@ class CachedData:
             try:
                 transfer(self._repo.cloud.get_remote_odb(), cache, missing, shallow=True)
             except (DvcException, OSError) as error:
-                raise self._not_here(error) from error
+                raise self._unavailable(error) from error
         if any(not cache.exists(hash_info.value) for hash_info in missing):
-            raise self._not_here("the remote does not hold it")
+            raise self._unavailable("the remote does not have it")
         return [Path(cache.oid_to_path(hash_info.value)) for hash_info in objects]
 
-    def _not_here(self, why: object) -> RunError:
+    def _unavailable(self, why: object) -> RunError:
         return RunError(
-            f"The data of {self._name} is not in DVC's cache, and not to be had from the remote: {why}. Where it is, run `dvc push`."
+            f"The data of {self._name} is not in DVC's cache and cannot be fetched: {why}. Run `dvc push` on the machine that has it."
         )
 
 
 def version(root: Path, params: Params, text: str, name: str) -> Version:
-    """The version that the text of a `data.dvc` names. Raises RunError where neither cache nor remote has its records."""
+    """Returns the version that the text of a `data.dvc` names. Raises RunError if neither cache nor remote has its records."""
     from dvc.repo import Repo
 
     with Repo(str(root)) as repo, TemporaryDirectory(prefix="reelnest-") as scratch:
@@ -90,7 +90,7 @@ def version(root: Path, params: Params, text: str, name: str) -> Version:
 
 
 def data_hash(text: str, name: str) -> str:
-    """The hash of the folder that the text of a `data.dvc` names."""
+    """Returns the hash of the folder that the text of a `data.dvc` names."""
     try:
         (out,) = load_yaml(text)["outs"]
         return str(out["md5"])
@@ -99,14 +99,14 @@ def data_hash(text: str, name: str) -> str:
 
 
 def dvc_file(root: Path, revision: str | None) -> str:
-    """The text of a revision's `data.dvc`; the checkout's own, where left out. Raises RunError where there is none."""
+    """Returns the text of a revision's `data.dvc`, or of the checkout's if `revision` is None. Raises RunError if there is none."""
     if revision is None:
         path = root / "data.dvc"
         if not path.is_file():
-            raise RunError(f"{path}: no such file. Record the data first: reelnest data add")
+            raise RunError(f"{path} is missing. Record the data: reelnest data add")
         return path.read_text(encoding="utf-8")
     commit = commit_of(root, revision)
     try:
         return git(root, "show", f"{commit}:./data.dvc")
     except RunError:
-        raise RunError(f"revision: '{revision}' has no data.dvc, so it names no data.") from None
+        raise RunError(f"revision: '{revision}' has no data.dvc. Choose a commit with one.") from None

@@ -1,4 +1,4 @@
-"""Whether a revision's data is new: named by a `data.dvc` that no saved run was made from, and that had no event yet."""
+"""Detects new data: a revision's `data.dvc` that no saved run has used and for which no event was emitted."""
 
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ from tasks.workspaces.revisions import commit_of
 EVENT = "reelnest.data.arrived"
 RESOURCE = "reelnest.data"
 NOTIFIED = "reelnest_data_notified"
-"""Prefect's variable: git's hash of the data.dvc of the last event. Without it, data that fails its checks would be tried for ever."""
+"""Prefect variable with git's hash of the data.dvc of the last event, so that data that fails validation is not tried again and again."""
 
 
 def arrived(checkout: Path, revision: str) -> dict[str, Any] | None:
-    """The event's payload; None where the data is known. Raises RunError where the revision or its data.dvc is missing."""
+    """Returns the event's payload; None if the data is not new. Raises RunError if the revision or its data.dvc is missing."""
     commit = commit_of(checkout, revision)
     try:
         data = git(checkout, "rev-parse", "--verify", "--quiet", f"{commit}:data.dvc").strip()
@@ -30,6 +30,6 @@ def arrived(checkout: Path, revision: str) -> dict[str, Any] | None:
 
 
 def notify(payload: dict[str, Any]) -> None:
-    """Emits the event, then sets the variable: cut off in between, there are two events, and the second run has nothing to do."""
+    """Emits the event, then sets the variable. An interruption in between causes a second event, whose run has nothing to do."""
     emit_event(EVENT, resource={"prefect.resource.id": RESOURCE}, payload=payload)
     Variable.set(NOTIFIED, payload["data"], overwrite=True)

@@ -1,7 +1,7 @@
-"""Versions of the data: add to it, see what changed between two of them, push it and notify the deployments.
+"""Versions of the data: adds records, compares two versions, pushes the data and notifies the deployments.
 
-Usage: `reelnest data add|diff|push`, which runs `python -m tasks.workspaces.data_versions` in the checkout. DVC keeps the bytes;
-`data.dvc`, in git, names a version. The merging and comparing know neither: `reelnest.records.merging`, `reelnest.records.changes`.
+Usage: `reelnest data add|diff|push`, which runs `python -m tasks.workspaces.data_versions` in the checkout. DVC stores the bytes, and
+`data.dvc` in git names a version. `reelnest.records.merging` and `reelnest.records.changes` merge and compare, without git or DVC.
 """
 
 import argparse
@@ -34,21 +34,21 @@ from tasks.workspaces.revisions import git_remote
 
 LOCK = Path("work/locks/data.lock")
 ADDING = "adding"
-"""In `work/`: the reports of the last `data add`."""
+"""Folder in `work/` with the reports of the last `data add`."""
 MOST_DURATIONS = 500
-"""Videos of a version that are opened for their duration: those whose bytes have the smallest hashes, the same ones each time."""
+"""How many videos of a version are opened to read their duration: those with the smallest hashes, so the same ones each time."""
 
 
 def add(root: Path, params: Params, sources: list[Path], *, replacing: bool, committing: bool) -> str:
-    """Merges the sources into `data/`, checks the result, puts it in place and records it. Returns what to print.
+    """Merges the sources into `data/`, validates the result and records it. Returns the text to print.
 
-    Raises DataError for conflicts and for data that fails its checks, RunError and CommandError for git and DVC; `data/` and `data.dvc`
-    are then what they were.
+    Raises DataError for conflicts and for data that fails validation, RunError and CommandError for git and DVC. `data/` and `data.dvc`
+    are then unchanged.
     """
     workspace = Workspace(root)
     with lock_or_none(root / LOCK) as lock:
         if lock is None:
-            raise RunError(f"{root / LOCK}: another `reelnest data add` works on data/. Start this one again when it has ended.")
+            raise RunError(f"{root / LOCK}: another `reelnest data add` is running. Try again when it has ended.")
         _check_present(workspace)
         before = _version_at_head(root, params)
         aside = aside_of(workspace.data)
@@ -63,10 +63,10 @@ def add(root: Path, params: Params, sources: list[Path], *, replacing: bool, com
             shutil.rmtree(aside, ignore_errors=True)
         changes = compare(before, version(root, params, (root / "data.dvc").read_text(encoding="utf-8"), "data.dvc").contents)
         if not changes.any and _is_committed(root):
-            return "Nothing new: data/ is what data.dvc at HEAD names."
+            return "No changes: data/ is the version of data.dvc at HEAD."
         message = f"Data: {changes.headline}\n\n{changes.counts}"
         if not committing:
-            return f"{message}\n\nIn place, and recorded in data.dvc. Commit it, with this message: reelnest data add --commit"
+            return f"{message}\n\nRecorded in data.dvc. To commit it with this message: reelnest data add --commit"
         names = [name for name in ("data.dvc", ".gitignore") if (root / name).is_file()]
         output_of(["git", "add", "--", *names], folder=root)
         output_of(["git", "commit", "--quiet", f"--message={message}", "--", *names], folder=root)
@@ -74,9 +74,10 @@ def add(root: Path, params: Params, sources: list[Path], *, replacing: bool, com
 
 
 def diff(root: Path, params: Params, before: str, after: str | None) -> tuple[Changes, dict[str, list[float]]]:
-    """What changed from one revision's data to another's (left out: that of the checkout's `data.dvc`), and durations of either.
+    """Compares the data of two revisions, and returns the changes and the video durations of both sides.
 
-    Reads git, DVC's cache and, for what is not there, the remote; durations are of videos in the cache. Nothing of the workspace moves.
+    `after` defaults to the checkout's `data.dvc`. Reads git, DVC's cache and, for missing records, the remote; durations are those of
+    videos in the cache. The workspace does not change.
     """
     texts = [dvc_file(root, before), dvc_file(root, after)]
     versions = [version(root, params, text, name) for text, name in zip(texts, (before, after or "data.dvc"), strict=True)]
@@ -89,27 +90,28 @@ def diff(root: Path, params: Params, before: str, after: str | None) -> tuple[Ch
 
 
 def push(root: Path, *, branch: bool) -> str:
-    """Hands data and run cache to DVC's default remote, where asked the branch to git's, and says that data has arrived."""
+    """Pushes data and run cache to DVC's default remote, with `branch` also the git branch, and emits the event of new data."""
     if not dvc_cache.has_remote(root):
         raise RunError(
-            "There is no DVC remote to push to. Name one: dvc remote add --default NAME with a folder, ssh://HOST/PATH or s3://BUCKET/PATH."
+            "There is no DVC remote to push to. Add one: dvc remote add --default NAME URL, where URL is a folder, ssh://HOST/PATH or"
+            " s3://BUCKET/PATH."
         )
     if not _is_committed(root):
-        raise RunError("data.dvc is not committed as it stands, and a run works on commits. Commit it: reelnest data add --commit")
+        raise RunError("data.dvc has uncommitted changes, and runs use commits. Commit it: reelnest data add --commit")
     dvc_cache.push(root)
     done = ["Pushed to DVC's remote."]
     if branch:
         remote = git_remote(root)
         name = git(root, "branch", "--show-current").strip()
         if remote is None or not name:
-            raise RunError("The data is pushed; no branch is: expected a remote `origin` (or one remote only), and a branch checked out.")
+            raise RunError("The data was pushed, but no branch: expected a remote `origin` (or a single remote) and a checked-out branch.")
         output_of(["git", "push", "--quiet", remote, name], folder=root)
         done.append(f"Pushed {name} to {remote}.")
     return " ".join([*done, _notify(root)])
 
 
 def _version_at_head(root: Path, params: Params) -> Contents:
-    """What a commit's counts are relative to: nothing, where HEAD names no data."""
+    """The data at HEAD, to which a commit message's counts refer; NOTHING if HEAD has no data.dvc."""
     try:
         text = git(root, "show", "HEAD:./data.dvc")
     except RunError:
@@ -118,16 +120,16 @@ def _version_at_head(root: Path, params: Params) -> Contents:
 
 
 def _check_present(workspace: Workspace) -> None:
-    """Removes what a killed `data add` left, and raises RunError where `data/` cannot be added to."""
+    """Removes folders of a killed `data add`. Raises RunError if `data/` cannot be replaced."""
     left = sorted(workspace.data.parent.glob(f".{workspace.data.name}.*/"))
     if workspace.data.is_symlink():
-        raise RunError(f"{workspace.data} is a link; expected a folder of the checkout, which can be exchanged as a whole.")
+        raise RunError(f"{workspace.data} is a link; expected a folder in the checkout, which can be replaced atomically.")
     if not workspace.data.is_dir():
         if left:
-            raise RunError(f"There is no data/, but {left[0].name}/, which may be it: look into it, and rename or remove it.")
+            raise RunError(f"data/ is missing, but {left[0].name}/ may be a copy of it. Check it, then rename it to data/ or remove it.")
         if (workspace.root / "data.dvc").is_file():
             raise RunError(
-                "There is no data/, but a data.dvc: get what it names first, with `dvc checkout data.dvc` or `dvc pull data.dvc`."
+                "data/ is missing, but there is a data.dvc. Restore the data with `dvc checkout data.dvc` or `dvc pull data.dvc`."
             )
         workspace.data.mkdir()
     for folder in left:
@@ -135,7 +137,7 @@ def _check_present(workspace: Workspace) -> None:
 
 
 def _validate(workspace: Workspace, params: Params, data: Path) -> None:
-    """The stage's own checks, on data that is not in place yet; its reports go to `work/adding/reports/`."""
+    """Runs the validate stage on data in another folder; its reports go to `work/adding/reports/`."""
     scratch = Workspace(workspace.work / ADDING)
     shutil.rmtree(scratch.root, ignore_errors=True)
     scratch.root.mkdir(parents=True)
@@ -144,14 +146,14 @@ def _validate(workspace: Workspace, params: Params, data: Path) -> None:
         validate.run(scratch, params)
     except DataError as error:
         where = scratch.reports.relative_to(workspace.root)
-        raise DataError(f"Nothing was added; with it, {str(error).replace('reports/', f'{where}/')}") from error
+        raise DataError(f"Nothing was added, because the result fails validation: {str(error).replace('reports/', f'{where}/')}") from error
     finally:
         scratch.data.unlink()
 
 
 @contextmanager
 def _in_place(data: Path, aside: Path) -> Iterator[None]:
-    """`aside` is `data` for the block, and stays it unless the block fails."""
+    """Exchanges `aside` and `data` for the block, and exchanges them back if the block fails."""
     exchange_folders(aside, data)
     try:
         yield
@@ -165,46 +167,46 @@ def _is_committed(root: Path) -> bool:
 
 
 def _durations(root: Path, params: Params, versions: list[Version]) -> dict[tuple[str, ...], float]:
-    """Seconds of videos that are in the cache, by the hashes of their files; the same bytes are opened once."""
+    """Returns the durations in seconds of videos in the cache, by the hashes of their files. Equal bytes are opened once."""
     from dvc.repo import Repo
 
-    wanted: dict[tuple[str, ...], Video] = {}
+    videos: dict[tuple[str, ...], Video] = {}
     for data in versions:
         of_files = {data.contents.hashes[video_id]: video for video_id, video in data.contents.videos.items() if video.path is not None}
-        wanted.update((oids, of_files[oids]) for oids in sorted(of_files)[:MOST_DURATIONS])
+        videos.update((oids, of_files[oids]) for oids in sorted(of_files)[:MOST_DURATIONS])
     with Repo(str(root)) as repo:
         cache = repo.cache.local
-        there = [oids for oids in wanted if all(oid and Path(cache.oid_to_path(oid)).is_file() for oid in oids)]
+        cached = [oids for oids in videos if all(oid and Path(cache.oid_to_path(oid)).is_file() for oid in oids)]
 
-        def look(decoder: Decoder, oids: tuple[str, ...]) -> VideoInfo:
+        def inspect(decoder: Decoder, oids: tuple[str, ...]) -> VideoInfo:
             return decoder.inspect([Path(cache.oid_to_path(oid)) for oid in oids])
 
-        looked_at = list(in_parallel(there, look, Limits.of(params.validation)))
-    return {oids: info.seconds for oids, info in looked_at if not isinstance(info, VideoError)}
+        inspected = list(in_parallel(cached, inspect, Limits.of(params.validation)))
+    return {oids: info.seconds for oids, info in inspected if not isinstance(info, VideoError)}
 
 
 def _notify(root: Path) -> str:
-    """Emits the event if Prefect's server answers. Returns what to print of it."""
+    """Emits the event if Prefect's server responds. Returns the text to print."""
     from prefect.exceptions import PrefectException
     from prefect.settings import get_current_settings
 
-    from tasks.services.prefect_server import is_answering, send_what_waits
+    from tasks.services.prefect_server import flush_queues, is_answering
     from tasks.workspaces import data_arrival
 
-    later = "the deployment reelnest-look-for-data finds the data at its next look"
+    later = "the deployment reelnest-look-for-data will find the data"
     address = get_current_settings().api.url
     if not address:
-        return f"No Prefect server is named (PREFECT_API_URL), so no event was sent: {later}."
+        return f"No event was sent, because PREFECT_API_URL is not set; {later}."
     if not is_answering(f"{address}/health"):
-        return f"Prefect's server at {address} does not answer, so no event was sent: {later}."
+        return f"No event was sent, because Prefect's server at {address} does not respond; {later}."
     try:
         payload = data_arrival.arrived(root, "HEAD")
         if payload is None:
-            return "No event was sent: a run was made from this data, or its event was sent before."
+            return "No event was sent: a run has used this data, or its event was sent before."
         data_arrival.notify(payload)
-        send_what_waits()
+        flush_queues()
     except (httpx.HTTPError, PrefectException) as error:
-        return f"Prefect's server at {address} did not take the event ({error}): {later}."
+        return f"Prefect's server at {address} did not accept the event ({error}); {later}."
     return f"Sent the event {data_arrival.EVENT}, at {payload['commit'][:12]}."
 
 
@@ -221,19 +223,19 @@ def main() -> int:
     comparing.add_argument("after", nargs="?")
     comparing.add_argument("--json", action="store_true")
     commands.add_parser("push").add_argument("--branch", action="store_true")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     prepare_process()
     quieten()
     root = Path.cwd()
     try:
         params = load_params(root / "params.yaml")
-        if asked.command == "add":
-            text = add(root, params, asked.sources, replacing=asked.replace, committing=asked.commit)
-        elif asked.command == "push":
-            text = push(root, branch=asked.branch)
+        if arguments.command == "add":
+            text = add(root, params, arguments.sources, replacing=arguments.replace, committing=arguments.commit)
+        elif arguments.command == "push":
+            text = push(root, branch=arguments.branch)
         else:
-            changes, seconds = diff(root, params, asked.before, asked.after)
-            text = json.dumps(as_json(changes, seconds), indent=2, ensure_ascii=True) if asked.json else as_text(changes, seconds)
+            changes, seconds = diff(root, params, arguments.before, arguments.after)
+            text = json.dumps(as_json(changes, seconds), indent=2, ensure_ascii=True) if arguments.json else as_text(changes, seconds)
     except ReelnestError as error:
         sys.stderr.write(f"reelnest: error: {error}\n")
         return error.exit_status

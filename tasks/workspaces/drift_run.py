@@ -1,8 +1,8 @@
-"""How far a revision's data is from what the champion was trained on, and how good the champion is on it.
+"""Compares a revision's data with the champion's training data, and evaluates the champion on it.
 
 Usage: `reelnest drift`, which runs `python -m tasks.workspaces.drift_run` in the checkout, or the deployment `reelnest-drift/champion`. It
-measures in a run's own worktree at the revision (`reelnest.commands.drift`). The champion's lineage names the data that it was trained on,
-and DVC's cache holds it.
+runs `reelnest.commands.drift` in a new worktree at the revision. The champion's lineage names its training data, which comes from DVC's
+cache.
 """
 
 import argparse
@@ -33,41 +33,41 @@ from tasks.workspaces.run_workspace import run_workspace
 STAGE = (sys.executable, "-m", "reelnest.commands.drift")
 FILES = ("drift.json", "drift.html")
 BEFORE = Path("work/drift")
-"""In the run's worktree: what the champion was trained on, as far as it is looked at."""
+"""Folder in the run's worktree with the needed files of the champion's training data."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What came of it."""
+    """The result of a measurement."""
 
     message: str
     report: Mapping[str, Any] | None = None
-    """`reports/drift.json`; None where there was nothing to do."""
+    """The content of `reports/drift.json`; None if there was nothing to do."""
 
 
 @dataclass(frozen=True)
 class _Champion:
     version: str
     dvc_file: str
-    """The text of the `data.dvc` that it was trained on."""
+    """The text of the `data.dvc` of its training data."""
 
     @property
     def data(self) -> str:
-        """What that names."""
+        """The hash of its training data."""
         return data_hash(self.dvc_file, f"version {self.version}, the champion,")
 
 
 def measure(
     checkout: Path, revision: str, name: str, *, quality_alone: bool, on_line: Callable[[str], None], keep: Path | None = None
 ) -> Measured:
-    """Measures in a worktree at `revision`, unless the champion was trained on the same data. `keep` is a folder for the files.
+    """Measures in a worktree at `revision`, unless the champion was trained on the same data. Copies the reports to `keep`.
 
-    Raises ReelnestError, CommandError or dvc.StageError: data that is not to be had or does not pass its checks, an MLflow that is away.
+    Raises ReelnestError, CommandError or dvc.StageError if the data is not available or invalid, or MLflow is unreachable.
     """
     commit = commit_of(checkout, revision)
     champion = _champion(_params(checkout, commit))
     if champion is None:
-        return Measured("There is no champion, so nothing is compared with the data. A training registers one.")
+        return Measured("There is no champion to compare the data with. Register one with a training.")
     after = data_hash(dvc_file(checkout, commit), revision)
     if after == champion.data:
         return Measured(f"Nothing to do: version {champion.version}, the champion, was trained on the data of {revision}.")
@@ -75,7 +75,7 @@ def measure(
         here = Workspace(workspace.folder)
         before = [] if quality_alone else ["--before", str(_lay_out(checkout, champion, here))]
         for stage in ("validate", "preprocess"):
-            with waiting_lock(dvc.stage_lock(stage, here), lambda: on_line("another run makes the same at this moment")):
+            with waiting_lock(dvc.stage_lock(stage, here), lambda: on_line("waiting for another run of this stage")):
                 dvc.reproduce(stage, here.root, on_line=on_line)
         dvc.run_stage("drift", [*STAGE, champion.version, after, *before], here.root, on_line=on_line)
         workspace.check()
@@ -89,7 +89,7 @@ def measure(
 
 
 def as_text(report: Mapping[str, Any]) -> str:
-    """For a terminal."""
+    """The report as text for a terminal."""
     rows: list[Sequence[object]] = [("measure", "", "effect", "margin", "p")]
     for measure in report["measures"]:
         verdict = "drifted" if measure["drifted"] else "not shown"
@@ -100,13 +100,13 @@ def as_text(report: Mapping[str, Any]) -> str:
 
 
 def _params(checkout: Path, commit: str) -> Params:
-    """Those sections that say which registry is asked; the others may be another version's."""
+    """The settings that name the registry; the other sections may be those of another version."""
     params = params_at(checkout, commit).params
     return Params.model_validate({name: params[name] for name in ("register", "tracking") if name in params})
 
 
 def _champion(params: Params) -> _Champion | None:
-    # Only here: MLflow takes seconds to import.
+    # Imported here because MLflow takes seconds to import.
     from reelnest.registry.drift_log import champion
     from reelnest.registry.lineage.dvc_lock import DATA_FILE
     from reelnest.registry.lineage.lineage import find_origin
@@ -118,14 +118,14 @@ def _champion(params: Params) -> _Champion | None:
         file = find_origin(params, str(version.version), Path(folder)).folder / DATA_FILE
         if not file.is_file():
             raise RunError(
-                f"Version {version.version}, the champion, was registered without its lineage, or without a data.dvc: it is not known which"
-                " data it was trained on. Commit data.dvc, and train again."
+                f"Version {version.version}, the champion, was registered without lineage or data.dvc, so its training data is unknown."
+                " Commit data.dvc and train again."
             )
         return _Champion(str(version.version), file.read_text(encoding="utf-8"))
 
 
 def _lay_out(checkout: Path, champion: _Champion, workspace: Workspace) -> Path:
-    """The champion's records and the files of its sample, in a folder of their own."""
+    """Writes the records of the champion's data, and the files of their sample, to a folder."""
     from dvc.repo import Repo
 
     folder = workspace.root / BEFORE
@@ -138,7 +138,7 @@ def _lay_out(checkout: Path, champion: _Champion, workspace: Workspace) -> Path:
             videos = {video.video_id: video for video in read_videos(folder)[0]}
             data.put([name for chosen in sampled(list(videos), most) for name in file_names(videos[chosen])], folder)
     except RunError as error:
-        raise RunError(f"{error} Or measure the champion's retrieval alone: reelnest drift --quality-alone") from error
+        raise RunError(f"{error} Or measure only the champion's retrieval: reelnest drift --quality-alone") from error
     return folder
 
 
@@ -147,7 +147,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="reelnest drift", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--revision", default="HEAD")
     parser.add_argument("--quality-alone", action="store_true")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     prepare_process()
     quieten()
     checkout = Path.cwd()
@@ -157,7 +157,7 @@ def main() -> int:
         sys.stderr.write(f"{line}\n")
 
     try:
-        measured = measure(checkout, asked.revision, "drift", quality_alone=asked.quality_alone, on_line=on_line, keep=reports)
+        measured = measure(checkout, arguments.revision, "drift", quality_alone=arguments.quality_alone, on_line=on_line, keep=reports)
     except ReelnestError as error:
         sys.stderr.write(f"reelnest: error: {error}\n")
         return error.exit_status

@@ -1,4 +1,4 @@
-"""Changed settings of a run: dotted keys of `params.yaml`, written into it with its comments kept."""
+"""Changes settings in the text of a `params.yaml` by dotted key, and keeps its comments."""
 
 import difflib
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ from reelnest.errors import RunError
 
 
 class ParamsText:
-    """A `params.yaml` as it stands at a commit, and what changes in it.
+    """The `params.yaml` of a commit, whose settings can be changed.
 
-    Raises RunError where the text cannot be read as sections.
+    Raises RunError if the text is not YAML with sections.
     """
 
     def __init__(self, text: str, commit: str) -> None:
@@ -30,17 +30,17 @@ class ParamsText:
             raise RunError(f"{self._where} has no sections such as `train:`.")
 
     def value(self, key: str) -> Any:
-        """What is set. Raises RunError, with the nearest known key, where there is no such setting."""
+        """Returns the value of a setting. Raises RunError, with the nearest known key, if there is no such setting."""
         section, last = self._find(key)
         return section[last]
 
     def change(self, key: str, value: Any) -> None:
-        """Sets another value. Raises RunError, as `value` does."""
+        """Sets a value. Raises RunError as `value` does."""
         section, last = self._find(key)
         section[last] = value
 
     def text(self) -> str:
-        """The file's text."""
+        """Returns the text of the file."""
         file = StringIO()
         self._yaml.dump(self.params, file)
         return file.getvalue()
@@ -52,7 +52,7 @@ class ParamsText:
             section = section.get(name) if isinstance(section, dict) else None
         if not isinstance(section, dict) or last not in section:
             near = difflib.get_close_matches(key, _keys(self.params), n=1, cutoff=0.5)
-            advice = f"did you mean {near[0]}?" if near else f"its sections: {', '.join(self.params)}."
+            advice = f"did you mean {near[0]}?" if near else f"its sections are {', '.join(self.params)}."
             raise RunError(f"{self._where} has no {key}; {advice} Expected dotted keys such as train.epochs.")
         return section, last
 

@@ -1,7 +1,7 @@
 """Pushes completed runs to the remotes that `runs` in params.yaml names.
 
-A run that was not pushed yet has a second ref, `refs/reelnest/unpushed/<id>`, made together with its own. A push takes all of these runs,
-so one that failed (a night without a network) is made up for by the next run's, and removes their second refs.
+An unpushed run has a second ref, `refs/reelnest/unpushed/<id>`, which is created together with its ref. A push includes all of these runs
+and removes their second refs, so the push of the next run makes up for one that failed.
 """
 
 from collections.abc import Iterable
@@ -18,9 +18,9 @@ UNPUSHED = "refs/reelnest/unpushed/"
 
 
 def create_refs(folder: Path, run: Run) -> None:
-    """Creates the run's ref, and the one that says that it has to be pushed, both or none.
+    """Creates the run's ref and its unpushed ref in one transaction.
 
-    A ref that exists is not moved. Raises RunError where it exists, or git fails.
+    Existing refs are not moved. Raises RunError if one exists or git fails.
     """
     git(folder, "update-ref", "--stdin", text=f"create {run.ref} {run.commit}\ncreate {UNPUSHED}{run.id} {run.commit}\n")
 
@@ -31,7 +31,7 @@ def delete_refs(folder: Path, run: Run) -> None:
 
 
 def check_remotes(folder: Path, settings: Runs) -> None:
-    """Raises RunError where a remote that the settings name does not exist: better before a training than after it."""
+    """Raises RunError if a remote in the settings does not exist, so that this is reported before the training."""
     if settings.push is None:
         return
     known = git(folder, "remote").split()
@@ -45,10 +45,10 @@ def check_remotes(folder: Path, settings: Runs) -> None:
 
 
 def push(folder: Path, settings: Runs) -> list[str]:
-    """Pushes all runs that were not pushed yet: first their outputs, then the refs that name these. Returns the runs' ids.
+    """Pushes all unpushed runs: first their outputs, then their refs. Returns the runs' ids.
 
-    `folder` is the worktree of a run that has just ended, or a checkout. Raises RunError or CommandError where a remote is away or
-    refuses: what it did not take is pushed by the next call.
+    `folder` is the worktree of a run that has just ended, or a checkout. Raises RunError or CommandError if a remote is unreachable or
+    rejects a push; the next call pushes what is missing.
     """
     if settings.push is None:
         return []
@@ -59,23 +59,23 @@ def push(folder: Path, settings: Runs) -> list[str]:
     try:
         git(folder, "push", "--quiet", settings.push, *(f"{REFS}{run}:{REFS}{run}" for run in waiting))
     except RunError:
-        with suppress(RunError):  # it is the first error that counts
-            _mark_pushed(folder, _taken(folder, settings.push, waiting))
+        with suppress(RunError):  # the first error is the one to report
+            _mark_pushed(folder, _accepted(folder, settings.push, waiting))
         raise
     _mark_pushed(folder, waiting)
     return list(waiting)
 
 
 def _waiting(folder: Path) -> dict[str, str]:
-    """The commits of the runs that were not pushed yet, by id."""
+    """Returns the commits of the unpushed runs by id."""
     lines = git(folder, "for-each-ref", "--format=%(refname) %(objectname)", UNPUSHED).splitlines()
     return {ref.removeprefix(UNPUSHED): commit for ref, commit in (line.split(" ") for line in lines)}
 
 
-def _taken(folder: Path, remote: str, waiting: dict[str, str]) -> list[str]:
-    """Those that the remote has after a push that failed: it refuses refs one by one."""
-    there = set(git(folder, "ls-remote", remote, f"{REFS}*").splitlines())
-    return [run for run, commit in waiting.items() if f"{commit}\t{REFS}{run}" in there]
+def _accepted(folder: Path, remote: str, waiting: dict[str, str]) -> list[str]:
+    """Returns the runs that the remote has after a failed push, since it may reject only some refs."""
+    present = set(git(folder, "ls-remote", remote, f"{REFS}*").splitlines())
+    return [run for run, commit in waiting.items() if f"{commit}\t{REFS}{run}" in present]
 
 
 def _mark_pushed(folder: Path, runs: Iterable[str]) -> None:

@@ -1,7 +1,8 @@
-"""Retention: which past runs stay, and removing the rest: refs, worktrees, checkpoints, DVC's cache, MLflow's runs, Prefect's.
+"""Retention: decides which past runs to keep and removes the others.
 
-A run stays where it is among the newest, or where a version that was registered from it has an alias, was champion or is what a rollback
-would take back. What stays keeps its lineage: its commit holds its settings, its code and the data's name, and DVC keeps what they name.
+It removes refs, worktrees, checkpoints, files in DVC's cache, MLflow runs and Prefect runs. A run is kept if it is among the newest, or if
+a version registered from it has an alias, was champion, or is the target of a rollback. Its lineage is kept too: the commit with its
+settings, code and data.dvc, and the files in DVC's cache.
 """
 
 import shutil
@@ -31,7 +32,7 @@ DAY_SECONDS = 86400.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What a clean-up removes."""
+    """What a clean-up will remove."""
 
     refs: list[Run] = field(default_factory=list)
     worktrees: list[Path] = field(default_factory=list)
@@ -41,10 +42,10 @@ class Plan:
     flow_runs: list[UUID] = field(default_factory=list)
     cache_files: int = 0
     working: list[str] = field(default_factory=list)
-    """Runs at work: DVC's cache is left alone, since nothing names yet what they have just put there."""
+    """Active runs. While there are any, DVC's cache is not cleaned, since their new files are not referenced yet."""
 
     def text(self) -> str:
-        """One line a kind."""
+        """One line for each kind."""
         lines = [
             ("run refs", ", ".join(run.id for run in self.refs)),
             ("orphaned worktrees", ", ".join(folder.name for folder in self.worktrees)),
@@ -56,14 +57,14 @@ class Plan:
         ]
         text = [f"{what}: {which or 'none'}" for what, which in lines]
         if self.working:
-            text[-1] = f"files of DVC's cache: left alone, since runs are at work ({', '.join(self.working)})"
+            text[-1] = f"files of DVC's cache: none, because runs are active ({', '.join(self.working)})"
         return "\n".join(text)
 
 
 def plan(checkout: Path, keep: int, days: int) -> Plan:
-    """What goes when the newest `keep` runs stay, and of unfinished trainings and Prefect's runs the last `days`. Removes nothing.
+    """Plans a clean-up that keeps the newest `keep` runs, and unfinished trainings and Prefect runs of the last `days`. Removes nothing.
 
-    Raises RunError or RegistryError where it cannot be known which runs are needed: then nothing goes.
+    Raises RunError or RegistryError if it cannot be determined which runs are needed.
     """
     params = load_params(checkout / "params.yaml")
     runs, versions = saved_runs(checkout), registered(params)
@@ -84,7 +85,7 @@ def plan(checkout: Path, keep: int, days: int) -> Plan:
 
 
 def carry_out(plan: Plan, checkout: Path) -> None:
-    """Removes what the plan names. Cut off, or done again, it does what is left: what names a thing goes after the thing it names."""
+    """Removes what the plan names. It can be repeated after an interruption, since references are removed after their targets."""
     params = load_params(checkout / "params.yaml")
     remove_orphaned_workspaces(checkout)
     for folder in plan.checkpoints:
@@ -94,7 +95,7 @@ def carry_out(plan: Plan, checkout: Path) -> None:
     prefect_runs.delete(plan.flow_runs)
     for run in plan.refs:
         if params.runs.push:
-            with suppress(RunError):  # it may never have been pushed; a remote that is away keeps a ref too many
+            with suppress(RunError):  # it may not have been pushed; an unreachable remote keeps the ref
                 git(checkout, "push", "--quiet", params.runs.push, f":{run.ref}")
         pushing.delete_refs(checkout, run)
     with waiting_lock(checkout / GATE, lambda: None):
@@ -103,13 +104,13 @@ def carry_out(plan: Plan, checkout: Path) -> None:
 
 
 def runs_to_remove(runs: list[Run], versions: list[Registered], keep: int) -> list[Run]:
-    """Of runs, the newest first, those that are neither among the first `keep` nor behind a version that stays."""
+    """Returns the runs that are neither among the newest `keep` nor the origin of a version that stays. `runs` has the newest first."""
     staying = {version.version for version in versions if version.stays}
     return [run for run in runs[keep:] if run.registration is None or run.registration.version not in staying]
 
 
 def stale_checkpoints(checkout: Path, days: int) -> list[Path]:
-    """Of trainings that were cut off and not resumed for so many days. (Finished ones remove each other's by themselves.)"""
+    """Returns checkpoint folders of trainings that were interrupted and not resumed for `days`. (Finished trainings remove older ones.)"""
     oldest = time.time() - days * DAY_SECONDS
     folders = (Workspace(checkout).work / "checkpoints").glob("*/")
     return sorted(
@@ -124,7 +125,7 @@ def _versions(runs: list[Run], name: str) -> set[int]:
 
 
 def _collect_mlflow(params: Params, checkout: Path, run_ids: list[str]) -> None:
-    """`mlflow gc` frees what deleted runs hold. It works on a store, not through a server, whose keeper runs it there."""
+    """Frees the storage of deleted runs with `mlflow gc`. It needs direct access to the store, so a server's operator must run it there."""
     address = tracking_uri(params)
     if not run_ids or address.startswith(("http://", "https://")):
         return

@@ -1,4 +1,4 @@
-"""Revisions of the checkout's repository: the commit that one stands for, and the settings that a commit holds."""
+"""Resolves revisions of the checkout's repository to commits, and reads the settings of a commit."""
 
 import contextlib
 import re
@@ -9,26 +9,24 @@ from reelnest.git import git
 from tasks.workspaces.params_text import ParamsText
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-"""As an event names it that another machine's `reelnest data push` emitted."""
+"""A full hash, as in the event that `reelnest data push` emits on another machine."""
 
 
 def git_remote(checkout: Path) -> str | None:
-    """Where commits are fetched from, and data versions are pushed: `origin`, or else the only remote there is."""
+    """Returns the remote for fetching commits and pushing data versions: `origin`, or else the only remote."""
     remotes = git(checkout, "remote").split()
     return "origin" if "origin" in remotes else remotes[0] if len(remotes) == 1 else None
 
 
 def check_checkout(checkout: Path) -> None:
-    """Raises RunError where the folder is not the repository's own, in which deployments work."""
+    """Raises RunError if the folder is not the top folder of its repository, in which deployments run."""
     top = Path(git(checkout, "rev-parse", "--show-toplevel").strip())
     if top.resolve() != checkout:
-        raise RunError(
-            f"{checkout} is a folder of the repository {top}. A deployment works in the repository's own folder: deploy it from there."
-        )
+        raise RunError(f"{checkout} is a subfolder of the repository {top}. Deploy from the repository's top folder.")
 
 
 def commit_of(checkout: Path, revision: str) -> str:
-    """The commit that a revision stands for; a remote's branch, and a commit that is not here yet, are fetched first."""
+    """Returns the commit of a revision. A remote's branch, or a commit that is missing here, is fetched first."""
     remotes = git(checkout, "remote").split()
     remote, _, branch = revision.partition("/")
     if branch and remote in remotes:
@@ -42,10 +40,10 @@ def commit_of(checkout: Path, revision: str) -> str:
         return git(checkout, *name).strip()
     except RunError:
         raise RunError(
-            f"revision: {checkout} knows no commit '{revision}'. Expected a branch, a tag or a commit; a remote's branch as origin/main."
+            f"revision: {checkout} has no commit '{revision}'. Expected a branch, tag, commit, or remote branch such as origin/main."
         ) from None
 
 
 def params_at(folder: Path, commit: str) -> ParamsText:
-    """The settings that a commit holds. Raises RunError where it holds none."""
+    """Returns the settings of a commit. Raises RunError if it has none."""
     return ParamsText(git(folder, "show", f"{commit}:params.yaml"), commit)

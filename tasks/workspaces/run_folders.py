@@ -1,6 +1,6 @@
-"""The folders of runs under `work/runs/`: which are at work, which are orphaned, and removing those.
+"""The folders of runs in `work/runs/`: finds active and orphaned ones, and removes the orphaned ones.
 
-A run holds the lock of its folder. An orphaned folder is one whose run was killed: nobody holds its lock.
+A run holds the lock of its folder. A folder is orphaned if no process holds its lock, because its run was killed.
 """
 
 import contextlib
@@ -17,16 +17,16 @@ ID_DIGITS = 12
 
 
 def run_id(flow_run: str) -> str:
-    """A run's id, from its flow run's: short enough to type.
+    """Returns a short id for a run, derived from its flow run's id.
 
-    A digest of the whole id. Prefect makes ids by time (UUIDv7): the first twelve digits of all runs that its scheduler makes in one
-    millisecond are the same.
+    It is a digest of the full id, because Prefect's ids start with the time (UUIDv7): runs that its scheduler creates in the same
+    millisecond share their first twelve digits.
     """
     return hashlib.sha256(flow_run.encode()).hexdigest()[:ID_DIGITS]
 
 
 def remove_orphaned_workspaces(checkout: Path) -> list[str]:
-    """Removes the orphaned worktrees, and never a running run's. Returns the runs' ids."""
+    """Removes the orphaned worktrees, but never that of an active run. Returns the runs' ids."""
     removed = []
     for folder in orphaned_workspaces(checkout):
         with lock_or_none(lock_file(checkout, folder.name)) as lock:
@@ -37,12 +37,12 @@ def remove_orphaned_workspaces(checkout: Path) -> list[str]:
 
 
 def orphaned_workspaces(checkout: Path) -> list[Path]:
-    """Returns the worktrees whose run was killed."""
+    """Returns the worktrees of killed runs."""
     return [folder for folder in sorted((checkout / RUNS).glob("*/")) if not _is_locked(lock_file(checkout, folder.name))]
 
 
 def working(checkout: Path) -> list[str]:
-    """Returns the ids of the runs that are at work."""
+    """Returns the ids of the active runs."""
     return [folder.name for folder in sorted((checkout / RUNS).glob("*/")) if _is_locked(lock_file(checkout, folder.name))]
 
 
@@ -58,8 +58,8 @@ def lock_file(checkout: Path, run: str) -> Path:
 
 def remove(checkout: Path, folder: Path) -> None:
     """Removes a run's worktree and its lock."""
-    # The folder first: git refuses a worktree that a kill left half made, but forgets one that is gone. Links are not followed.
+    # The folder first: git refuses to remove an incomplete worktree, but forgets one without a folder. Links are not followed.
     shutil.rmtree(folder, ignore_errors=True)
-    with contextlib.suppress(RunError):  # git may not know it
+    with contextlib.suppress(RunError):  # git may not have registered it
         git(checkout, "worktree", "remove", "--force", "--force", str(folder))
     lock_file(checkout, folder.name).unlink(missing_ok=True)

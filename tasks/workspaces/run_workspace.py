@@ -1,12 +1,12 @@
-"""A git worktree for each run of a deployment: runs at once cannot touch each other, and none touches anybody's checkout.
+"""A git worktree for each run of a deployment, so that simultaneous runs do not affect each other or the checkout.
 
-1. The worktree is made at the revision that the deployment names, under the checkout's `work/runs/`, and the run's settings are written to
-   its `params.yaml`.
-2. It shares with the checkout what is safe to share: DVC's cache, from which `data/` and finished stages come as links or copies, and the
-   folders of `work/` in which files are named by what they hold. So a run that was killed is started again without its worktree, and its
-   training goes on from its checkpoint.
-3. A completed run is saved as a commit under its own ref (`reelnest.commands.runs`). Nobody's branch, index or HEAD moves.
-4. The worktree is removed. A run that was killed leaves its own to the next run (`run_folders.py`).
+1. The worktree is created at the deployment's revision under the checkout's `work/runs/`, and the run's settings are written to its
+   `params.yaml`.
+2. It shares DVC's cache with the checkout, from which `data/` and finished stages come as links or copies, and the folders of `work/` whose
+   files are named by a hash of their inputs. So a killed run can be started again without its worktree, and its training resumes from its
+   checkpoint.
+3. A completed run is saved as a commit under its own ref (`reelnest.commands.runs`). No branch, index or HEAD changes.
+4. The worktree is removed. The worktree of a killed run is removed by the next run (`run_folders.py`).
 """
 
 import contextlib
@@ -37,34 +37,34 @@ from tasks.workspaces.revisions import check_checkout, commit_of, params_at
 from tasks.workspaces.run_folders import RUNS, lock_file, remove, remove_orphaned_workspaces, run_id
 
 GATE = Path("work/locks/gate.lock")
-"""Held while a run starts, and while DVC's cache is cleaned: nothing is removed that a run has put there and nothing names yet."""
+"""Lock for the start of a run and for cleaning DVC's cache, so that files which a starting run has just added are not removed."""
 LOOK_SECONDS = 3.0
 SHARED = ("checkpoints", "frames", "tensorboard", "locks", "errors")
-"""Folders of `work/`. The others (progress, a frozen tower's outputs, which remove each other's) are each worktree's own."""
+"""Shared folders of `work/`. The others (progress, cached features of a frozen tower) belong to one worktree each."""
 SAVED = ("params.yaml", "dvc.yaml", "dvc.lock", "data.dvc", RECORD)
 SQLITE = "sqlite:///"
 
 
 @dataclass(frozen=True)
 class RunWorkspace:
-    """A run's own worktree, while it runs."""
+    """The worktree of a run while it runs."""
 
     checkout: Path
     folder: Path
     run: Run
 
     def check(self) -> None:
-        """Raises RunError where the worktree was removed under the run."""
+        """Raises RunError if the worktree was removed during the run."""
         if not (self.folder / ".git").exists():
             raise RunError(
-                f"The run's worktree {self.folder} was removed while the run worked in it. Nothing else was touched: start the run again;"
-                " stages that had finished come back from DVC's cache, and a training goes on from its checkpoint."
+                f"The worktree {self.folder} was removed while its run was active. Start the run again: finished stages are restored from"
+                " DVC's cache, and a training resumes from its checkpoint."
             )
 
     def save(self, done: str, *, registered: bool = True) -> Run:
-        """Makes the run's commit and its ref. (Where it did not register, `reports/registration.json` is an earlier run's.)
+        """Creates the run's commit and ref. (If the run did not register, `reports/registration.json` is of an earlier run.)
 
-        A ref is created, never moved: where the name is taken, the run gets another, `<id>-2` and so on.
+        Refs are created and never moved: if the name is taken, the run is saved as `<id>-2` and so on.
         """
         reports = Workspace(self.folder).reports
         training = TrainingReport.read_if_there(reports)
@@ -89,15 +89,15 @@ class RunWorkspace:
         raise AssertionError  # the numbers do not end
 
     def owner(self) -> str | None:
-        """The flow run whose results the ref with this run's own name holds: None where they are nobody's, or no longer readable."""
+        """Returns the flow run whose results the ref with this run's name has; None if it is missing or unreadable."""
         with contextlib.suppress(RunError, ValueError):
             return str(json.loads(git(self.folder, "show", f"{self.run.ref}:{RECORD}")).get("flow_run"))
         return None
 
     def push(self) -> list[str]:
-        """Pushes this run and those that could not be pushed before, where the settings ask for it. Returns their ids.
+        """Pushes this run and earlier unpushed ones, if the settings name a remote. Returns their ids.
 
-        Raises RunError or CommandError where a remote is away or refuses. The run is saved here all the same.
+        Raises RunError or CommandError if a remote is unreachable or rejects the push. The run stays saved here.
         """
         return pushing.push(self.folder, _runs_section(self.folder))
 
@@ -114,17 +114,17 @@ class RunWorkspace:
 
 @contextlib.contextmanager
 def run_workspace(checkout: Path, flow_run: str, name: str, revision: str, settings: Mapping[str, Any]) -> Iterator[RunWorkspace]:
-    """A worktree, which is the current folder for the block, and removed after it. `flow_run` is the whole id, `name` is for people.
+    """Yields a worktree, which is the current folder for the block and is removed after it. `flow_run` is the full id.
 
-    Raises RunError where there is no such revision, setting or remote, the data cannot be had, or the run runs already.
+    Raises RunError if a revision, setting or remote does not exist, the data is not available, or the run is already active.
     """
     checkout, own_id = checkout.resolve(), run_id(flow_run)
     check_checkout(checkout)
     remove_orphaned_workspaces(checkout)
-    # Another run may be looking at this folder's lock, or removing the folder: that takes a moment.
+    # Another run may briefly check this folder's lock or remove the folder.
     with lock_or_none(lock_file(checkout, own_id), LOOK_SECONDS) as lock:
         if lock is None:
-            raise RunError(f"The run {own_id} works in {checkout / RUNS / own_id} already.")
+            raise RunError(f"The run {own_id} is already active in {checkout / RUNS / own_id}.")
         folder = checkout / RUNS / own_id
         base = commit_of(checkout, revision)
         try:
@@ -139,7 +139,7 @@ def run_workspace(checkout: Path, flow_run: str, name: str, revision: str, setti
             _check_out_data(folder, revision, like=same[0] if same else None)
             previous = latest_registration(same) or latest_registration(runs)
             if previous is not None:
-                # So that a model which is registered already is known to be, without asking MLflow.
+                # So that an already registered model is recognised without MLflow.
                 previous.write(Workspace(folder).reports)
             data = git(folder, "rev-parse", "HEAD:data.dvc").strip()
             run = Run(own_id, name, revision, base, dict(settings), _now(), "", "", data, flow_run=flow_run)
@@ -150,7 +150,7 @@ def run_workspace(checkout: Path, flow_run: str, name: str, revision: str, setti
 
 
 def _set(folder: Path, settings: Mapping[str, Any], base: str) -> None:
-    """Writes changed settings into `params.yaml`, comments kept, and commits them: what is registered names a commit that has them."""
+    """Writes changed settings into `params.yaml`, keeps its comments, and commits them, so that the lineage's commit includes them."""
     if not settings:
         return
     params = params_at(folder, base)
@@ -172,14 +172,14 @@ def _share(checkout: Path, folder: Path) -> None:
 def _check_names_data(folder: Path, revision: str) -> None:
     if not (folder / "data.dvc").is_file():
         raise RunError(
-            f"revision: '{revision}' has no data.dvc, so it does not say which data to use. Run `dvc add data` and commit data.dvc there."
+            f"revision: '{revision}' has no data.dvc, which names the data to use. Run `dvc add data` and commit data.dvc there."
         )
 
 
 def _check_out_data(folder: Path, revision: str, like: Run | None) -> None:
-    """Puts `data/` in place, and the outputs of `like`, an earlier run at the same commit with the same settings, if they are in the cache.
+    """Checks out `data/`, and from the cache the outputs of `like`, an earlier run at the same commit with the same settings.
 
-    DVC then finds nothing stale in a run that has nothing to do. What the cache lacks is made again.
+    DVC then finds no stale stages if nothing has changed. Outputs that are missing from the cache are made again.
     """
     try:
         if like is not None:
@@ -191,12 +191,12 @@ def _check_out_data(folder: Path, revision: str, like: Run | None) -> None:
     except CommandError as error:
         raise RunError(
             f"The data of revision '{revision}' (its data.dvc) is not in DVC's cache{' or remote' if dvc_cache.has_remote(folder) else ''}."
-            f" Where it is, run `dvc add data` (and `dvc push`, from another machine), and commit data.dvc. {error}"
+            f" On the machine that has it, run `dvc add data` (and `dvc push`), and commit data.dvc. {error}"
         ) from error
 
 
 def _environment(checkout: Path, folder: Path) -> dict[str, str]:
-    """For the stages: the worktree's code, not the checkout's, and the checkout's MLflow store, not one in the worktree."""
+    """The stages' environment: the code of the worktree, and the MLflow store of the checkout."""
     variables = {"PYTHONPATH": str(folder / "src")}
     address = _tracking_uri(folder)
     if setting("MLFLOW_TRACKING_URI") is None and address.startswith(SQLITE):
@@ -216,7 +216,7 @@ def _runs_section(folder: Path) -> Runs:
 
 
 def _section(folder: Path, name: str) -> dict[str, Any]:
-    """One section of a run's settings; the others may be another version's."""
+    """One section of a run's settings; the others may be those of another version."""
     params = load_yaml((folder / "params.yaml").read_text(encoding="utf-8"))
     return params.get(name) or {}
 
@@ -226,7 +226,7 @@ def _now() -> str:
 
 
 def _metrics(path: Path) -> dict[str, dict[str, float]]:
-    """The headline of an evaluation, by metric and dim; empty where there is none."""
+    """The headline metrics of an evaluation, by metric and dim; empty if there is none."""
     try:
         metrics: dict[str, dict[str, float]] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -91,4 +91,4 @@ def test_a_person_approves_and_another_refuses(project: Path, monkeypatch: pytes
 def test_no_answer_in_time_is_a_refusal_that_is_written_down(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_flow(monkeypatch, hours=0.001).endswith("register ran")
     assert registration()["decision"] == "not promoted"
-    assert "nobody answered within 0.001 hours" in registration()["reason"]
+    assert "no decision within 0.001 hours" in registration()["reason"]

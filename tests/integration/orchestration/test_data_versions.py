@@ -162,7 +162,7 @@ def test_a_killed_addition_leaves_whole_data_and_the_next_one_completes_it(
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        with pytest.raises(RunError, match="another `reelnest data add` works"):
+        with pytest.raises(RunError, match="another `reelnest data add` is running"):
             add(checkout, params, more)
         process.send_signal(signal.SIGKILL)
     left = state(checkout)
@@ -182,7 +182,7 @@ def test_a_clone_compares_versions_with_what_the_remote_has_and_fetches_no_video
 
     dvc_cache.push(checkout)
     add(checkout, params, source(tmp_path / "more", [6]))
-    with pytest.raises(RunError, match="not committed"):
+    with pytest.raises(RunError, match="uncommitted changes"):
         data_versions.push(checkout, branch=False)
     subprocess.run([*GIT, "commit", "--quiet", "--all", "--message=More"], cwd=checkout, check=True)
     subprocess.run(["git", "init", "--quiet", "--bare", str(tmp_path / "origin")], check=True)
@@ -202,7 +202,7 @@ def test_a_clone_compares_versions_with_what_the_remote_has_and_fetches_no_video
     assert not [path for path in fetched if path.read_bytes().startswith(b"\x89PNG")]
     shutil.rmtree(clone / ".dvc" / "cache")
     shutil.rmtree(checkout.with_name("store"))
-    with pytest.raises(RunError, match=r"data of HEAD~1 is not in DVC's cache.*run `dvc push`"):
+    with pytest.raises(RunError, match=r"data of HEAD~1 is not in DVC's cache.*Run `dvc push`"):
         data_versions.diff(clone, params, "HEAD~1", "HEAD")
 
 
@@ -210,7 +210,7 @@ def test_without_a_server_the_push_says_who_finds_the_data(checkout: Path) -> No
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-        assert "does not answer, so no event was sent: the deployment reelnest-look-for-data" in data_versions.push(checkout, branch=False)
+        assert "does not respond; the deployment reelnest-look-for-data will find the data" in data_versions.push(checkout, branch=False)
     (checkout / ".dvc" / "config").write_text("[core]\n    analytics = false\n")
     with pytest.raises(RunError, match="no DVC remote to push to"):
         data_versions.push(checkout, branch=False)

@@ -35,10 +35,10 @@ def ours() -> Counter[str]:
 
 
 def test_deployed_twice_all_is_there_once_and_the_address_is_shown_nowhere(deployable: Path, child_environment: dict[str, str]) -> None:
-    assert "nobody is notified" in deploy(deployable, child_environment)
+    assert "drifted data: none" in deploy(deployable, child_environment)
     assert ours() == {DIED: 1, NEVER_BEGAN: 1}
     shown = deploy(deployable, child_environment | {"HOOK": ADDRESS}, "--webhook", "HOOK")
-    assert "go to: webhook" in shown
+    assert "drifted data: webhook" in shown
     assert ours() == dict.fromkeys((DIED, NEVER_BEGAN, *NOTIFICATIONS), 1)
     with get_client(sync_client=True) as client:
         assert client.read_work_pool("reelnest").type == "process"
@@ -73,7 +73,7 @@ def test_nothing_is_deployed_from_a_folder_without_deployments(tmp_path: Path, c
         [sys.executable, "-m", "tasks.services.deploy"], cwd=tmp_path, env=child_environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert "there is no prefect.yaml here" in done.stderr
+    assert "has no prefect.yaml" in done.stderr
     done = subprocess.run([REELNEST, "deploy"], cwd=tmp_path, env=child_environment, capture_output=True, text=True, check=False)
-    assert "there is no tasks/ here" in done.stderr
+    assert "has no tasks/" in done.stderr
     assert ours() == {}

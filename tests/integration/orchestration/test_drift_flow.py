@@ -83,7 +83,7 @@ def test_nothing_to_do_is_completed_and_missing_data_failed_with_what_to_do(
 def test_a_revision_that_is_not_there_is_refused(repository: Path) -> None:
     state = drift("nowhere", return_state=True)
     assert state.is_failed()
-    assert "knows no commit 'nowhere'" in str(state.message)
+    assert "has no commit 'nowhere'" in str(state.message)
 
 
 def test_without_a_server_the_page_names_no_link() -> None:

@@ -155,7 +155,7 @@ def test_a_run_that_never_began_is_crashed(server: Server, deployed: Path) -> No
         client.set_flow_run_state(run.id, Pending())
     wait_until(lambda: read(run).is_final(), "the run's end")
     assert read(run).is_crashed()
-    assert "did not begin" in str(read(run).message)
+    assert "did not start" in str(read(run).message)
 
 
 def test_refused_and_drifted_data_a_failed_run_and_a_new_champion_are_told_with_links(

@@ -118,7 +118,7 @@ def test_registrations_of_one_machine_take_turns(project: Path) -> None:
         with waiting_lock(project / "work" / "locks" / "register.lock", lambda: None):  # as another run holds it
             running = threads.submit(run_flow)
             deadline = time.monotonic() + 120
-            while not logged("another run registers at this moment"):
+            while not logged("waiting for another run that is registering a model"):
                 assert time.monotonic() < deadline
                 time.sleep(0.5)
             assert not (project / "reports" / "registration.json").exists()

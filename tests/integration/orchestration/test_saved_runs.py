@@ -84,9 +84,7 @@ def test_a_run_whose_name_another_one_has_fails_and_keeps_its_results(repository
     monkeypatch.setattr(workspaces, "run_id", lambda _: other.id)
     state = scheduled_pipeline(register_model=False, return_state=True)
     assert state.is_failed()
-    assert state.message == (
-        f"{other.ref} exists and is not this run's: it was left as it is. This run's results are saved as {other.ref}-2."
-    )
+    assert state.message == (f"{other.ref} belongs to another run and was not changed. This run's results are saved as {other.ref}-2.")
     assert git(repository, "rev-parse", other.ref) == other.commit
     assert "weights.txt" not in git(repository, "show", f"{other.ref}:dvc.lock")
     assert json.loads(git(repository, "show", f"{other.ref}-2:run.json"))["done"].startswith("validate ran")

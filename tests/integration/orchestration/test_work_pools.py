@@ -55,7 +55,7 @@ def docker_pool(deployable: Path, child_environment: dict[str, str]) -> Path:
         [sys.executable, "-m", "tasks.services.deploy", "--pool", "docker"],
         cwd=deployable, env=child_environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert "made, of type docker" in done.stdout, done.stdout + done.stderr
+    assert "created, type docker" in done.stdout, done.stdout + done.stderr
     return deployable
 
 
@@ -230,12 +230,12 @@ def test_a_pool_of_another_type_is_left_and_named(
     monkeypatch.chdir(docker_pool)
     assert deploy.main(["--pool", "process"]) == 1
     told = capsys.readouterr().err
-    assert "is of type docker, not process" in told
+    assert "has type docker, not process" in told
     assert "prefect work-pool delete reelnest" in told
     with get_client(sync_client=True) as client:
         assert client.read_work_pool(WORK_POOL).type == "docker"
     for asked in (None, "docker"):
-        assert work_pools.keep(asked, docker_pool) == "work pool 'reelnest': is there, of type docker, and stays as it is"
+        assert work_pools.keep(asked, docker_pool) == "work pool 'reelnest': exists, type docker, not changed"
 
 
 def test_a_job_has_gpus_shared_memory_and_the_checkout_under_the_restricted_standard(kubernetes_pool: Path, tmp_path: Path) -> None:

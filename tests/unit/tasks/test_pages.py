@@ -78,7 +78,7 @@ def test_the_pages_of_validation_read_what_great_expectations_found(tmp_path: Pa
         assert "3 of 9" in shown
 
 
-@pytest.mark.parametrize(("records", "rows", "more"), [(0, 0, ""), (50, 50, ""), (60, 50, "And 10 more")])
+@pytest.mark.parametrize(("records", "rows", "more"), [(0, 0, ""), (50, 50, ""), (60, 50, "And 10 more in")])
 def test_the_first_bad_records_are_shown_with_what_is_wrong(records: int, rows: int, more: str, tmp_path: Path) -> None:
     bad = {"file": "videos.jsonl", "reason": "path", "detail": "[x](javascript:alert(1)) <img onerror=1>"}
     (tmp_path / "reports").mkdir()
@@ -94,7 +94,7 @@ def test_the_first_bad_records_are_shown_with_what_is_wrong(records: int, rows: 
 def test_a_models_name_cannot_leave_the_commands_of_its_lineage(tmp_path: Path) -> None:
     write(tmp_path, "registration.json", reports.registration(name="x\n\n<script>'; rm -r y", version=2))
     shown = lineage_page(Workspace(tmp_path))
-    assert "registered without its lineage" in shown
+    assert "registered without lineage" in shown
     assert all(line.startswith("    ") for line in shown.splitlines() if "script" in line)
     assert """reelnest lineage 'models:/x <script>'"'"'; rm -r y/2' --commands | bash""" in shown
 
@@ -112,7 +112,7 @@ def test_the_choice_and_the_differences_stand_above_the_figures(tmp_path: Path) 
     shown = evaluation_page(Workspace(tmp_path))
     assert "Recommended: **64 dims, int8**. recall@10 0.961 (best: 0.964 with 64 dims); 68 bytes a vector." in shown
     assert "| 16 | 0.03 | 0.01 | 0.05 |" in shown
-    assert "Not compared with the previous run: there is none yet." in shown
+    assert "No comparison with the previous run: there is none yet." in shown
     assert shown.index("Recommended") < shown.index("| dim | storage |")
 
 

@@ -71,8 +71,8 @@ def run(path: Path, runs: StandInRuns, wanted: int, at_once: int = 1, seed: int 
     """As a new process would: with what the file says and nothing else."""
     trials = Trials.read(path)
     Sweep(space(), seed, trials, runs, lambda: None, lambda _: None).run(wanted, at_once)
-    assert Trials.read(path).found == trials.found
-    return trials.found
+    assert Trials.read(path).trials == trials.trials
+    return trials.trials
 
 
 def test_trials_stay_in_their_space_and_the_best_has_the_highest_figure(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_server_that_refuses_ends_the_sweep(tmp_path: Path) -> None:
         ({"train.epochs": Range(low=0, high=3)}, r"train\.epochs: .*greater than or equal to 1; found 0"),
         ({"train.batch_size": Range(low=16.5, high=32)}, r"train\.batch_size: .*integer.*16\.5"),
         ({RATE: Range(low=0.1, high=0.01)}, r"low is above high; found low 0\.1, high 0\.01\. Expected"),
-        ({RATE: Range(low=0, high=0.1, log=True)}, "begins above 0"),
+        ({RATE: Range(low=0, high=0.1, log=True)}, "must start above 0"),
         ({RATE: []}, "list of choices is empty"),
         ({}, "no setting to try"),
     ],
