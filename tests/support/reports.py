@@ -13,7 +13,13 @@ def validation(**changes: Any) -> Content:
         "videos": {"lines": 4, "good": 3, "frames": 90, "seconds": 3.0, "by_decoder": {"decord": 3}, "megabytes": 0.1},
         "pairs": {"lines": 9, "good": 6, "by_split_and_kind": {"train": {"text_to_video": 6}}},
         "quarantined": {"records": 4, "fraction": 0.1, "allowed_fraction": 0.2, "by_reason": {"videos.jsonl": {"truncated": 4}}},
-        "behaviour": {"lines": 4, "good": 4, "by_kind": {"invariance": 0, "direction": 4, "minimum": 0}, "of_training": 0},
+        "behaviour": {
+            "lines": 4,
+            "good": 4,
+            "by_kind": {"invariance": 0, "direction": 4, "minimum": 0},
+            "of_training": 0,
+            "of_other_data": 0,
+        },
         "queries_without_target": {"count": 0, "pairs_by_reason": {}, "queries": []},
         "expectations": [expectation()],
     } | changes

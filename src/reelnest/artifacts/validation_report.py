@@ -48,6 +48,8 @@ class BehaviourCounts(RecordCounts):
     by_kind: dict[str, int]
     of_training: int
     """Tests whose query or videos are also in the training split, which makes them less meaningful."""
+    of_other_data: int
+    """Tests that are not used, because most of the file's tests name videos that this data does not have."""
 
 
 class LostQueries(FrozenModel):

@@ -85,6 +85,14 @@ def read_behaviour(
     return tests, read_records(data, BEHAVIOUR_FILE, read)
 
 
+def belong_to_other_data(tests: Sequence[BehaviourTest], bad: Sequence[BadRecord]) -> bool:
+    """Whether the file was written for other data: of the tests that name videos, more name unknown ones than known ones.
+
+    `tests` and `bad` are those of `read_behaviour`. The paraphrases of such a file are about other videos too, so none of it is of use.
+    """
+    return sum(record.reason == "unknown_video" for record in bad) > sum(bool(test.video) for test in tests)
+
+
 def write_behaviour(path: Path, tests: Sequence[BehaviourTest]) -> None:
     """Writes the tests with all fields, one per line."""
     write_lines(path, (json.dumps(asdict(test), ensure_ascii=False) for test in tests))

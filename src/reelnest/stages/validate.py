@@ -21,7 +21,7 @@ from reelnest.atomic_files import atomic_folder
 from reelnest.checks.expectations import check, pair_advice, pair_checks, video_advice, video_checks
 from reelnest.checks.tables import VideoFacts, pair_table, side_name, video_table
 from reelnest.errors import DataError
-from reelnest.records.behaviour_tests import BEHAVIOUR_FILE, KINDS, BehaviourTest, read_behaviour, write_behaviour
+from reelnest.records.behaviour_tests import BEHAVIOUR_FILE, KINDS, BehaviourTest, belong_to_other_data, read_behaviour, write_behaviour
 from reelnest.records.formats import PAIRS_FILE, VIDEOS_FILE, BadRecord, Pair, Side, known_ids, read_pairs, read_videos, write_quarantine
 from reelnest.records.quarantine import count_by_reason, quarantine_pairs, queries_without_target
 from reelnest.records.splits import assign_splits, connected_components, count_pairs
@@ -54,6 +54,9 @@ def run(workspace: Workspace, params: Params) -> None:
     good, unusable = quarantine_pairs(pairs, reasons, settings.max_text_characters, data.validation_fraction, data.test_fraction)
     bad_pairs += unusable
     tests, bad_tests = read_behaviour(workspace.data, inspected, reasons, settings.max_text_characters)
+    of_other_data = len(tests) + len(bad_tests) if belong_to_other_data(tests, bad_tests) else 0
+    if of_other_data:
+        tests, bad_tests = [], []
     lines[BEHAVIOUR_FILE] = len(tests) + len(bad_tests)
     found_splits = assign_splits(pairs, data.validation_fraction, data.test_fraction)
     splits = assign_splits(good, data.validation_fraction, data.test_fraction)
@@ -91,7 +94,7 @@ def run(workspace: Workspace, params: Params) -> None:
             allowed_fraction=settings.max_quarantined_fraction,
             by_reason=count_by_reason(bad),
         ),
-        behaviour=_behaviour(tests, len(bad_tests), good, splits),
+        behaviour=_behaviour(tests, len(bad_tests), of_other_data, good, splits),
         queries_without_target=_lost_queries(pairs, good, unusable),
         expectations=tuple(outcomes),
     )
@@ -116,7 +119,9 @@ def _lost_queries(pairs: Sequence[Pair], good: Sequence[Pair], bad: Sequence[Bad
     return LostQueries(count=len(lost), pairs_by_reason=dict(by_reason), queries=tuple(sorted(map(side_name, lost))[:NAMED]))
 
 
-def _behaviour(tests: Sequence[BehaviourTest], bad: int, pairs: Sequence[Pair], splits: Sequence[str]) -> BehaviourCounts:
+def _behaviour(
+    tests: Sequence[BehaviourTest], bad: int, of_other_data: int, pairs: Sequence[Pair], splits: Sequence[str]
+) -> BehaviourCounts:
     """Counts the behaviour tests by kind, and those that use texts or videos of the train split, which are easier to pass."""
     trained = {side for pair, split in zip(pairs, splits, strict=True) if split == "train" for side in (pair.query, pair.target)}
     known = [
@@ -126,7 +131,13 @@ def _behaviour(tests: Sequence[BehaviourTest], bad: int, pairs: Sequence[Pair], 
         or any(Side("video", video) in trained for video in (*test.video, *test.above))
     ]
     by_kind = {kind: sum(test.kind == kind for test in tests) for kind in KINDS}
-    return BehaviourCounts(lines=len(tests) + bad, good=len(tests), by_kind=dict(by_kind), of_training=len(known))
+    return BehaviourCounts(
+        lines=len(tests) + bad + of_other_data,
+        good=len(tests),
+        by_kind=dict(by_kind),
+        of_training=len(known),
+        of_other_data=of_other_data,
+    )
 
 
 def _fault(
@@ -172,7 +183,12 @@ def _log(report: ValidationReport) -> None:
         *(sum(outcome.success for outcome in outcomes), sum(not outcome.success for outcome in outcomes)),
     )
     tests = report.behaviour
-    if tests.lines:
+    if tests.of_other_data:
+        log.warning(
+            "data/%s is not used: most of its %d tests name videos that are not in data/%s. Delete it, or write tests for this data.",
+            *(BEHAVIOUR_FILE, tests.of_other_data, VIDEOS_FILE),
+        )
+    elif tests.lines:
         log.info("%d of %d behaviour tests are good", tests.good, tests.lines)
     else:
         log.info("no behaviour tests: data/%s is missing or empty", BEHAVIOUR_FILE)

@@ -131,6 +131,7 @@ def test_behaviour_tests_are_checked_and_those_on_what_training_reads_are_counte
         "good": 2,
         "by_kind": {"invariance": 0, "direction": 0, "minimum": 2},
         "of_training": 1,
+        "of_other_data": 0,
     }
     assert [test.line for test in stored_behaviour(workspace.reports / "behaviour.jsonl")] == [1, 2]
     ((file, line, reason),) = [(found["file"], found["line"], found["reason"]) for found in quarantine(workspace)]
@@ -138,6 +139,16 @@ def test_behaviour_tests_are_checked_and_those_on_what_training_reads_are_counte
     assert "1 behaviour tests use texts or videos of the train split" in caplog.text
     with pytest.raises(DataError, match=r"behaviour\.jsonl: 1 unknown_video"):
         validate.run(workspace, allowing(0.05))
+
+
+def test_behaviour_tests_of_other_data_are_not_used_and_are_no_bad_records(workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:
+    foreign = [{"kind": "minimum", "query": f"clip {number}", "video": f"clip-{number}"} for number in range(50)]
+    write_lines(workspace.data / "behaviour.jsonl", {"kind": "invariance", "query": "a ring", "same_as": "a hoop"}, *foreign)
+    validate.run(workspace, allowing(0.05))
+    assert report(workspace)["behaviour"]["of_other_data"] == 51
+    assert stored_behaviour(workspace.reports / "behaviour.jsonl") == []
+    assert quarantine(workspace) == []
+    assert "behaviour.jsonl is not used: most of its 51 tests name videos that are not in data/videos.jsonl" in caplog.text
 
 
 BROKEN = {

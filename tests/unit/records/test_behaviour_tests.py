@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from reelnest.errors import DataError
-from reelnest.records.behaviour_tests import BehaviourTest, read_behaviour, stored_behaviour, write_behaviour
+from reelnest.records.behaviour_tests import BehaviourTest, belong_to_other_data, read_behaviour, stored_behaviour, write_behaviour
 
 GOOD: list[dict[str, Any]] = [
     {"kind": "invariance", "query": "a red hoop", "same_as": "a crimson ring"},
@@ -47,6 +47,14 @@ def test_stored_tests_are_read_back(tmp_path: Path) -> None:
 def test_without_the_file_there_are_no_tests(tmp_path: Path) -> None:
     assert read(tmp_path) == ([], [])
     assert stored_behaviour(tmp_path / "behaviour.jsonl") == []
+
+
+@pytest.mark.parametrize(
+    ("videos", "other"), [(["v1", "v4", "v5"], True), (["v1", "v2", "v5"], False), (["v4"], True), (["v9", "v9"], False), ([], False)]
+)
+def test_a_file_that_names_mostly_unknown_videos_belongs_to_other_data(videos: list[str], other: bool, tmp_path: Path) -> None:
+    minimum = [{"kind": "minimum", "query": "a red ball", "video": video} for video in videos]
+    assert belong_to_other_data(*read(written(tmp_path, GOOD[0], *minimum))) == other
 
 
 @pytest.mark.parametrize(

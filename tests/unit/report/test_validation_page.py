@@ -51,7 +51,7 @@ def report(bad: int = 0, kinds: dict[str, int] | None = None) -> ValidationRepor
             "allowed_fraction": 0.05,
             "by_reason": {"videos.jsonl": {"bad_json": bad}} if bad else {},
         },
-        behaviour={"lines": 0, "good": 0, "by_kind": {}, "of_training": 0},
+        behaviour={"lines": 0, "good": 0, "by_kind": {}, "of_training": 0, "of_other_data": 0},
         queries_without_target={"count": 2 if bad else 0, "pairs_by_reason": {}, "queries": []},
     )
     del content["schema_version"]
