@@ -1,11 +1,11 @@
 """Saves and restores the databases and the store.
 
-Usage: `backup.py save /backups` makes `/backups/TIME`; `backup.py restore /backups/TIME` brings it back. PostgreSQL is reached as libpq's
-variables say (PGHOST, PGUSER, PGPASSWORD …), the store as boto3's do (AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID …).
+Usage: `backup.py save /backups` writes `/backups/TIME`; `backup.py restore /backups/TIME` restores it. The connections come from the
+variables of libpq (PGHOST, PGUSER, PGPASSWORD …) and boto3 (AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID …).
 
-A back-up is a folder that needs no other: a dump of each database, the objects of each bucket under the hash of their bytes, and
-`manifest.json`. An object that an earlier back-up holds is linked to, not fetched again. The databases come first and the store after them:
-whatever a row names was in the store before the row was written, so the store's copy holds it. Restored is in the other order.
+A back-up is a self-contained folder: a dump of each database, the objects of each bucket named by the hash of their bytes, and
+`manifest.json`. Objects of the previous back-up are hard-linked, not downloaded again. The databases are saved before the store: an object
+is stored before a row refers to it, so every object that a saved row names is in the back-up. Restoring uses the opposite order.
 """
 
 import argparse
@@ -33,11 +33,11 @@ log = logging.getLogger("backup")
 
 
 class BackupError(Exception):
-    """A back-up cannot be made or used. The text says which and what to do."""
+    """A back-up cannot be saved or restored. The text says which and what to do."""
 
 
 def save(folder: Path, databases: tuple[str, ...] = DATABASES, buckets: tuple[str, ...] = BUCKETS) -> Path:
-    """Makes a back-up beside the earlier ones in `folder`. It gets its name when it is whole; until then it is `.TIME`."""
+    """Writes a back-up into `folder`, beside earlier ones. Its name is `.TIME` until it is complete, then `TIME`."""
     name = datetime.now(UTC).strftime("%Y-%m-%dT%H%M%SZ")
     partial = folder / f".{name}"
     (partial / "objects").mkdir(parents=True)
@@ -52,12 +52,12 @@ def save(folder: Path, databases: tuple[str, ...] = DATABASES, buckets: tuple[st
 
 
 def restore(backup: Path) -> None:
-    """Brings the databases and the store back to what they were. The servers must be stopped; objects that came later stay.
+    """Restores the databases and the store. The servers must be stopped; newer objects stay in the store.
 
-    Raises BackupError before anything is changed where the back-up is not whole.
+    Raises BackupError, before anything is changed, if the back-up is incomplete.
     """
     if not (backup / MANIFEST).is_file():
-        raise BackupError(f"{backup} is no back-up: it has no {MANIFEST}. Others: {_others(backup)}.")
+        raise BackupError(f"{backup} is not a back-up: it has no {MANIFEST}. Others: {_others(backup)}.")
     manifest = json.loads((backup / MANIFEST).read_text(encoding="utf-8"))
     _check(backup, manifest)
     for bucket, objects in manifest["buckets"].items():
@@ -76,7 +76,7 @@ def restore(backup: Path) -> None:
 
 
 def _save_bucket(bucket: str, folder: Path, earlier: dict[tuple[str, str, str], Path]) -> dict[str, dict[str, Any]]:
-    """Each key's entry: the hash of its bytes and what the store says of it."""
+    """Saves the objects of a bucket. Returns by key the hash of the bytes, the etag and the size."""
     client = boto3.client("s3")
     entries = {}
     for key, etag, size in _listed(client, bucket):
@@ -107,17 +107,17 @@ def _restore_bucket(bucket: str, objects: dict[str, dict[str, Any]], folder: Pat
 def _check(backup: Path, manifest: dict[str, Any]) -> None:
     for database in manifest["databases"]:
         if not (backup / f"{database}.dump").is_file():
-            raise BackupError(f"{backup / database}.dump is missing: this back-up cannot be used. Others: {_others(backup)}.")
+            raise BackupError(f"{backup / database}.dump is missing, so this back-up cannot be restored. Others: {_others(backup)}.")
     for objects in manifest["buckets"].values():
         for key, entry in objects.items():
             path = backup / "objects" / entry["sha256"]
             if not path.is_file() or _sha256(path) != entry["sha256"]:
-                problem = "has other bytes than were saved" if path.is_file() else "is missing"
-                raise BackupError(f"{path} ({key}) {problem}: this back-up cannot be used. Others: {_others(backup)}.")
+                problem = "is damaged" if path.is_file() else "is missing"
+                raise BackupError(f"{path} ({key}) {problem}, so this back-up cannot be restored. Others: {_others(backup)}.")
 
 
 def _earlier_objects(folder: Path) -> dict[tuple[str, str, str], Path]:
-    """Where the newest back-up has an object, by bucket, key and etag."""
+    """Returns the paths of the objects in the newest back-up, by bucket, key and etag."""
     complete = sorted(folder.glob(f"[0-9]*/{MANIFEST}"))
     if not complete:
         return {}

@@ -1,7 +1,7 @@
-"""Makes what the servers need and do not make by themselves: the bucket of MLflow's artifacts, and MLflow's user for workers.
+"""Creates the bucket of MLflow's artifacts and MLflow's user for workers, which the servers do not create by themselves.
 
-Usage: `provision.py --bucket mlflow --user worker`. The user's password comes from WORKER_PASSWORD; the addresses and the admin's sign-in
-from the variables that boto3 and MLflow read. What is there already is left as it is, but for the user's password.
+Usage: `provision.py --bucket mlflow --user worker`. The user's password comes from WORKER_PASSWORD; the addresses and the admin's password
+come from the variables of boto3 and MLflow. Of an existing bucket and user, only the user's password changes.
 """
 
 import argparse
@@ -18,21 +18,21 @@ log = logging.getLogger("provision")
 
 
 def make_bucket(name: str) -> None:
-    """Makes the bucket, unless it is this user's already."""
+    """Creates the bucket, unless it exists."""
     try:
         boto3.client("s3").create_bucket(Bucket=name)
-        log.info("made the bucket %s", name)
+        log.info("created the bucket %s", name)
     except ClientError as error:
         if error.response["Error"]["Code"] not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
             raise
 
 
 def make_user(name: str, password: str) -> None:
-    """Makes the user, or gives the one that is there this password. It may make experiments and models, and is no admin."""
+    """Creates the user, or updates its password. It can create experiments and models, and is not an admin."""
     users = get_app_client("basic-auth", tracking_uri=os.environ["MLFLOW_TRACKING_URI"])
     try:
         users.create_user(name, password)
-        log.info("made MLflow's user %s", name)
+        log.info("created MLflow's user %s", name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
