@@ -2,13 +2,20 @@
 
 from reelnest.artifacts.evaluation_report import ALL, EvaluationReport
 from reelnest.artifacts.registration_report import RegistrationReport
+from reelnest.errors import RunError
 from reelnest.evaluation.metrics import charted_names
+from reelnest.git import git
 from reelnest.stages.workspace import Workspace
+
+INPUTS = ("data.dvc", "params.yaml")
+"""What a run is made of besides code. A scheduled run takes it from the last commit."""
 
 
 def summary(workspace: Workspace) -> str:
     """Returns plain text from the reports that exist."""
-    return "\n\n".join(block for block in (_quality(workspace), _registered(workspace), _where(workspace)) if block)
+    return "\n\n".join(
+        block for block in (_quality(workspace), _registered(workspace), _where(workspace), _uncommitted(workspace)) if block
+    )
 
 
 def _quality(workspace: Workspace) -> str:
@@ -51,3 +58,17 @@ def _where(workspace: Workspace) -> str:
     lines.append(("make up", "starts Prefect and MLflow here: runs, curves, the registry, the schedule"))
     width = max(len(place) for place, _ in lines)
     return "\n".join(["Where to look:", *(f"  {place:<{width}}  {what}" for place, what in lines)])
+
+
+def _uncommitted(workspace: Workspace) -> str:
+    """Returns a warning if a scheduled run would use other data or settings than this one did."""
+    try:
+        changed = [line[3:] for line in git(workspace.root, "status", "--porcelain", "--", *INPUTS).splitlines()]
+    except RunError:  # no repository: no scheduled runs either
+        return ""
+    if not changed:
+        return ""
+    return (
+        f"Not committed: {', '.join(changed)}. A scheduled run uses the last commit, so it would not see these changes. Commit them:\n"
+        f'  git add {" ".join(changed)} dvc.lock && git commit -m "Data and settings"'
+    )
