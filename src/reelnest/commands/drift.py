@@ -31,7 +31,7 @@ from reelnest.evaluation.significance import bootstrap_intervals
 from reelnest.launch.command import prepare_process
 from reelnest.records.changes import Contents, pair_texts, read_contents, summarise, video_texts
 from reelnest.records.formats import TEXT_FIELDS, Video, pair_kind, video_files
-from reelnest.registry.drift_log import ChampionsRun, Figures
+from reelnest.registry.drift_log import ChampionRun, StoredMetrics
 from reelnest.registry.versions.fetched_model import fetch_model
 from reelnest.registry.versions.measuring import CannotMeasureError
 from reelnest.settings import Params, load_params
@@ -56,7 +56,7 @@ log = logging.getLogger("reelnest.commands.drift")  # __name__ would be __main__
 
 def run(workspace: Workspace, params: Params, number: str, data: str, before: Path | None) -> None:
     """Measures drift. Raises RegistryError if the version or its model is missing, DataError if `prepared/` or a record file is missing."""
-    champions_run = ChampionsRun(params, number)
+    champions_run = ChampionRun(params, number)
     model_folder = fetch_model(params, f"models:/{params.registration.name}/{number}", workspace.work / "models").folder
     measures = _DriftMeasures(params)
     if before is not None:
@@ -72,7 +72,7 @@ def run(workspace: Workspace, params: Params, number: str, data: str, before: Pa
     write_json(files[0], report)
     write_drift_page(files[1], report)
     effects = {entry["measure"]: entry["effect"] for entry in report["measures"]}
-    logged = champions_run.keep_report(data, report["headline"], effects, files)
+    logged = champions_run.log_report(data, report["headline"], effects, files)
     if logged is None:
         log.warning("the champion's run was deleted from MLflow, so the report is only in reports/")
     else:
@@ -181,14 +181,14 @@ class _EncodedSample:
 
 
 def _quality(
-    measures: _DriftMeasures, workspace: Workspace, params: Params, champions_run: ChampionsRun, model_folder: Path
+    measures: _DriftMeasures, workspace: Workspace, params: Params, champions_run: ChampionRun, model_folder: Path
 ) -> dict[str, Any] | None:
     """The champion's metrics on this test split and those of its registration; None if the split has no pairs."""
     metric, confidence = params.registration.metric, params.drift.confidence
     now = _figures_now(measures, workspace, params, champions_run, model_folder)
     if now is None:
         return None
-    then = champions_run.registered_figures()
+    then = champions_run.registered_metrics()
     if then is None:
         measures.not_measured[RETRIEVAL] = "the metrics of the champion's registration are missing from its run in MLflow"
     else:
@@ -210,15 +210,15 @@ def _quality(
 
 
 def _figures_now(
-    measures: _DriftMeasures, workspace: Workspace, params: Params, champions_run: ChampionsRun, model_folder: Path
-) -> Figures | None:
+    measures: _DriftMeasures, workspace: Workspace, params: Params, champions_run: ChampionRun, model_folder: Path
+) -> StoredMetrics | None:
     """Returns the champion's metrics on this test split: those in its run if this code made them, else new ones, which are added to it."""
     prepared = Prepared.open(workspace.prepared)
     if not len(prepared.pairs(SPLIT)):
         measures.not_measured[RETRIEVAL] = f"the data has no pairs in the {SPLIT} split"
         return None
     expected, code = data_hash(retrieval_sets(prepared, SPLIT), prepared), evaluation_code_hash(params.evaluate.depth)
-    known = champions_run.figures(expected)
+    known = champions_run.metrics(expected)
     if known is not None and known.code == code:
         return known
     with TemporaryDirectory(prefix="reelnest-") as scratch:
@@ -228,11 +228,11 @@ def _figures_now(
         except CannotMeasureError as error:
             raise RegistryError(f"The champion on the {SPLIT} split of the new data: {error}") from error
         if champions_run.is_there:
-            champions_run.keep_figures(expected, out)
-        return Figures(pd.read_parquet(out), expected)
+            champions_run.log_metrics(expected, out)
+        return StoredMetrics(pd.read_parquet(out), expected)
 
 
-def _figure(figures: Figures, dim: int, metric: str, confidence: float) -> dict[str, float] | None:
+def _figure(figures: StoredMetrics, dim: int, metric: str, confidence: float) -> dict[str, float] | None:
     values = figures.table.loc[figures.table["dim"] == dim, metric].to_numpy()
     if not len(values):
         return None
@@ -240,7 +240,7 @@ def _figure(figures: Figures, dim: int, metric: str, confidence: float) -> dict[
     return {"value": float(values.mean()), "low": low, "high": high}
 
 
-def _queries_of(figures: Figures) -> int:
+def _queries_of(figures: StoredMetrics) -> int:
     return int((figures.table["dim"] == figures.table["dim"].max()).sum())
 
 

@@ -1,5 +1,5 @@
-"""MLflow: runs, versions, aliases, lineage. No other part of the library imports it.
+"""MLflow: runs, versions, aliases, lineage. No other package of the library imports MLflow.
 
-In: the candidate, its figures and its settings. Out: runs, versions and their tags, and RegistryError where MLflow refuses or is away.
-Open `connection.py` first; every call to MLflow begins there.
+In: the candidate, its metrics and its settings. Out: runs, versions and their tags, and a RegistryError if MLflow rejects a request or
+cannot be reached. Open `connection.py` first; every use of MLflow begins there.
 """

@@ -1,4 +1,4 @@
-"""The trained model as the registry knows it: its content hash, and the MLflow run that it belongs to."""
+"""The trained model in the registry: its content hash and its MLflow run."""
 
 import logging
 from dataclasses import dataclass
@@ -19,27 +19,27 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Candidate:
-    """A saved model's folder. Two folders with one hash are one model, whoever trained it and when."""
+    """A saved model's folder. Two folders with the same hash are the same model."""
 
     folder: Path
     hash: str
-    """Of all files but `ABOUT_THE_MODEL`."""
+    """Hash of all files except `ABOUT_THE_MODEL`."""
     run_id: str | None
-    """The run that training recorded; None if it was told to record none."""
+    """The MLflow run of the training; None if tracking was off."""
 
     @classmethod
     def of(cls, folder: Path) -> "Candidate":
-        """Reads and hashes the folder. Raises RegistryError where there is no model, ArtifactError for a broken `run.json`."""
+        """Reads and hashes the folder. Raises RegistryError if there is no model, ArtifactError for an invalid `run.json`."""
         if not folder.is_dir():
-            raise RegistryError(f"{folder}: there is no model. Run `reelnest train` first.")
+            raise RegistryError(f"{folder}: no such model. Run `reelnest train` first.")
         return cls(folder, folder_hash(folder, without=ABOUT_THE_MODEL), CandidateRun.read(folder).run_id)
 
 
 def candidate_run(candidate: Candidate, experiment_id: str) -> str:
-    """The id of the candidate's run in the MLflow that this process is connected to, made if it is not there.
+    """The id of the candidate's run in the connected MLflow. Creates a run if there is none.
 
-    It is not there where DVC brought the model back from a cache that another checkout filled, under another MLflow. The run that is then
-    made carries the model's hash, by which the next stage finds it.
+    There is none if DVC restored the model from a cache that a checkout with another MLflow filled. The new run is tagged with the model's
+    hash, so that the next stage finds it.
     """
     client = mlflow.MlflowClient()
     if candidate.run_id is not None:
@@ -49,13 +49,13 @@ def candidate_run(candidate: Candidate, experiment_id: str) -> str:
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-    found = client.search_runs([experiment_id], f"tags.`{MODEL_HASH_TAG}` = '{candidate.hash}'", max_results=1)
-    if found:
-        return str(found[0].info.run_id)
+    runs = client.search_runs([experiment_id], f"tags.`{MODEL_HASH_TAG}` = '{candidate.hash}'", max_results=1)
+    if runs:
+        return str(runs[0].info.run_id)
     run = client.create_run(experiment_id, run_name=f"model-{candidate.hash[:8]}", tags={MODEL_HASH_TAG: candidate.hash})
     client.set_terminated(run.info.run_id)
     log.warning(
-        "MLflow has no run %s: the model was trained under another MLflow, or without one. What follows goes to the new run %s.",
+        "MLflow has no run %s: the model was trained with another MLflow, or without one. Its results go to the new run %s.",
         candidate.run_id or "for this model",
         run.info.run_id,
     )

@@ -1,4 +1,4 @@
-"""How this process reaches MLflow: quickly, quietly, or with an error that says what to do."""
+"""The connection to MLflow. An unreachable MLflow gives an error within seconds, with advice."""
 
 import logging
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
@@ -27,22 +27,22 @@ from reelnest.settings import Params, tracking_uri
 
 HEALTH_TIMEOUT_SECONDS = 5
 AWAY_STATUSES = (502, 503, 504)
-"""What a proxy says of a server that starts anew."""
+"""HTTP statuses that a proxy returns while its server restarts."""
 
 log = logging.getLogger(__name__)
 
 
 def connect(params: Params) -> str:
-    """Points this process's MLflow at `tracking.uri`, makes `tracking.experiment` if it is missing, and returns the experiment's id.
+    """Connects this process to `tracking.uri`, creates `tracking.experiment` if it is missing, and returns the experiment's id.
 
-    MLflow itself retries for minutes before it gives up; a wrong address should be known in seconds, before hours of training. So the
-    server (or database) is asked once, first. Calling this again is cheap and harmless. A SQLite database that is missing is made.
+    MLflow retries for minutes before it gives up, but a wrong address should fail within seconds, before hours of training. So one request
+    checks the server or database first. Repeated calls are cheap and safe. A missing SQLite database is created.
 
-    Raises RegistryAway when nothing answers there, RegistryError when what answers or the experiment cannot be used.
+    Raises RegistryAway if the server does not respond, RegistryError if the server, database or experiment cannot be used.
     """
     uri = _signed_in(tracking_uri(params))
     _quiet()
-    _check_answers(uri)
+    _check_reachable(uri)
     file = database_file(uri)
     if file is not None:
         make_database(file)
@@ -51,113 +51,111 @@ def connect(params: Params) -> str:
         return _experiment_id(uri, params.tracking.experiment)
     except MlflowException as error:
         where = f"MLflow at {without_credentials(uri)}, experiment '{params.tracking.experiment}'"
-        raise RegistryError(f"{where}: refused with: {error.message}. {_ADVICE}") from error
+        raise RegistryError(f"{where}: rejected with: {error.message}. {_ADVICE}") from error
 
 
 def connect_to_read(params: Params) -> None:
-    """Points this process's MLflow at `tracking.uri` and makes nothing there: neither a database nor an experiment.
+    """Connects this process to `tracking.uri` without creating a database or an experiment.
 
-    Raises NothingTracked where there is no database yet, RegistryAway and RegistryError as `connect` does.
+    Raises NothingTracked if there is no database yet, RegistryAway and RegistryError as `connect` does.
     """
     uri = _signed_in(tracking_uri(params))
     _quiet()
-    _check_answers(uri)
+    _check_reachable(uri)
     file = database_file(uri)
     state = State.READY if file is None else database_state(file)
     if state is State.INCOMPLETE:
         raise NothingTracked(
-            f"{file}: a command was interrupted while it made MLflow's database, and no run is in it. The next training moves it aside and"
-            " makes a new one: run `reelnest train`."
+            f"{file}: a command was interrupted while it created MLflow's database, which has no runs. Run `reelnest train`: it moves the"
+            " file aside and creates a new database."
         )
     if state is State.MISSING:
         raise NothingTracked(
-            f"MLflow has no runs and no models yet: there is no database {file}. Run `make demo`, or `reelnest train`, `reelnest evaluate`"
-            " and `reelnest register`."
+            f"MLflow has no runs and no models yet: no database {file}. Run `make demo`, or `reelnest train`, `reelnest evaluate` and"
+            " `reelnest register`."
         )
     _set_uri(uri)
 
 
 def without_credentials(uri: str) -> str:
-    """The address without user name and password, fit for files and logs."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
+    """The address without user name and password, for files and logs."""
+    address = urlsplit(uri)
+    if "@" not in address.netloc:
         return uri
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return urlunsplit(address._replace(netloc=address.netloc.rpartition("@")[2]))
 
 
 def error_type(error: MlflowException | OSError) -> type[RegistryError]:
-    """RegistryAway for what MLflow's client raises where nothing answered it, RegistryError for an answer that refuses."""
+    """RegistryAway if MLflow's client got no response, RegistryError if it got an error response."""
     cause = error.__context__ if isinstance(error, MlflowException) else error
     return RegistryAway if isinstance(cause, requests.ConnectionError | requests.Timeout) else RegistryError
 
 
 _ADVICE = (
-    "Start the server (`make up`), or set tracking.uri in params.yaml (or MLFLOW_TRACKING_URI) to an address that answers, "
-    "such as sqlite:///mlflow.db."
+    "Start the server (`make up`), or set tracking.uri in params.yaml (or MLFLOW_TRACKING_URI) to another address, such as "
+    "sqlite:///mlflow.db."
 )
 
 
 def _quiet() -> None:
     MLFLOW_DISABLE_TELEMETRY.set(True)
-    set_telemetry_client()  # the client that `import mlflow` made, before we could say no
+    set_telemetry_client()  # resets the client that `import mlflow` created
     MLFLOW_ALLOW_PICKLE_DESERIALIZATION.set(False)
     MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
-    # MLflow's own defaults add up to four minutes on a server that went away; whoever set these in the environment knows better.
+    # MLflow's defaults add up to four minutes for an unreachable server. Values from the environment take precedence.
     for variable, value in ((MLFLOW_HTTP_REQUEST_MAX_RETRIES, 2), (MLFLOW_HTTP_REQUEST_TIMEOUT, 60)):
         if not variable.is_set():
             variable.set(value)
 
 
 def _signed_in(uri: str) -> str:
-    """A server's address without the user name and password in it, which MLflow gets by its own variables.
+    """A server's address without user name and password, which MLflow gets through its own variables.
 
-    Left in the address, they would stand in MLflow's every error and log line.
+    In the address, they would appear in MLflow's errors and log lines.
     """
-    parts = urlsplit(uri)
-    if parts.scheme not in ("http", "https") or parts.username is None:
+    address = urlsplit(uri)
+    if address.scheme not in ("http", "https") or address.username is None:
         return uri
-    MLFLOW_TRACKING_USERNAME.set(unquote(parts.username))
-    MLFLOW_TRACKING_PASSWORD.set(unquote(parts.password or ""))
+    MLFLOW_TRACKING_USERNAME.set(unquote(address.username))
+    MLFLOW_TRACKING_PASSWORD.set(unquote(address.password or ""))
     return without_credentials(uri)
 
 
 def _set_uri(uri: str) -> None:
-    # MLflow writes the address into the environment as well, where the next call (other params, same process) would find it and think
-    # that the user had set it.
-    ours = [variable for variable in (MLFLOW_TRACKING_URI, MLFLOW_REGISTRY_URI) if not variable.is_set()]
+    # MLflow also writes the address to the environment. The next call (other params, same process) would take it for the user's setting.
+    unset = [variable for variable in (MLFLOW_TRACKING_URI, MLFLOW_REGISTRY_URI) if not variable.is_set()]
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
-    for variable in ours:
+    for variable in unset:
         variable.unset()
 
 
-def _check_answers(uri: str) -> None:
+def _check_reachable(uri: str) -> None:
     scheme = urlsplit(uri).scheme
     if scheme in ("http", "https"):
         _check_server(uri)
     elif scheme.startswith(("postgresql", "mysql", "mssql")):
         _check_database(uri)
     elif not scheme.startswith(("sqlite", "databricks")):
-        found = f"tracking.uri: '{without_credentials(uri)}'"
-        raise RegistryError(f"{found} is no address that MLflow 3 can use (plain folders are no longer supported). {_ADVICE}")
+        address = without_credentials(uri)
+        raise RegistryError(f"tracking.uri: MLflow 3 does not support '{address}' (nor plain folders). {_ADVICE}")
 
 
 def _check_server(uri: str) -> None:
-    shown = without_credentials(uri)
+    address = without_credentials(uri)
     try:
-        answer = requests.get(f"{uri.rstrip('/')}/health", timeout=HEALTH_TIMEOUT_SECONDS)
+        response = requests.get(f"{uri.rstrip('/')}/health", timeout=HEALTH_TIMEOUT_SECONDS)
     except requests.RequestException as error:
-        raise RegistryAway(f"MLflow does not answer at {shown} ({type(error).__name__}). {_ADVICE}") from error
-    if answer.status_code in AWAY_STATUSES:
-        raise RegistryAway(f"MLflow does not answer at {shown} (HTTP {answer.status_code}). {_ADVICE}")
-    # A proxy in front of the server may ask for a log-in (401, 403) that MLflow's own client then brings.
-    if answer.status_code >= 500 or answer.status_code == 404:
-        found = f"{shown}/health gave HTTP {answer.status_code}"
-        raise RegistryError(f"What answers at {shown} is no MLflow server, or a broken one: {found}. {_ADVICE}")
+        raise RegistryAway(f"MLflow does not respond at {address} ({type(error).__name__}). {_ADVICE}") from error
+    if response.status_code in AWAY_STATUSES:
+        raise RegistryAway(f"MLflow does not respond at {address} (HTTP {response.status_code}). {_ADVICE}")
+    # A proxy in front of the server may require a login (401, 403) that MLflow's client provides later.
+    if response.status_code >= 500 or response.status_code == 404:
+        raise RegistryError(f"No working MLflow server at {address}: {address}/health returned HTTP {response.status_code}. {_ADVICE}")
 
 
 def _check_database(uri: str) -> None:
-    shown = without_credentials(uri)
+    address = without_credentials(uri)
     try:
         engine = sqlalchemy.create_engine(uri)
         try:
@@ -166,14 +164,14 @@ def _check_database(uri: str) -> None:
         finally:
             engine.dispose()
     except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
-        raise RegistryError(f"MLflow's database {shown} cannot be opened: {error}. {_ADVICE}") from error
+        raise RegistryError(f"MLflow's database {address} cannot be opened: {error}. {_ADVICE}") from error
 
 
 def _experiment_id(uri: str, name: str) -> str:
     client = mlflow.MlflowClient()
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        # Left to itself MLflow puts the artifacts of a local store under the current folder, wherever that is.
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        # By default, MLflow writes the artifacts of a local store to the current folder.
         file = database_file(uri)
         try:
             return client.create_experiment(
@@ -182,10 +180,10 @@ def _experiment_id(uri: str, name: str) -> str:
         except MlflowException as error:
             if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
                 raise
-            return _experiment_id(uri, name)  # another process made it in between
-    if found.lifecycle_stage != "active":
+            return _experiment_id(uri, name)  # another process created it in the meantime
+    if experiment.lifecycle_stage != "active":
         raise RegistryError(
             f"MLflow at {without_credentials(uri)}: experiment '{name}' was deleted. "
-            f"Restore it (`mlflow experiments restore -x {found.experiment_id}`), or set another tracking.experiment in params.yaml."
+            f"Restore it (`mlflow experiments restore -x {experiment.experiment_id}`), or set another tracking.experiment in params.yaml."
         )
-    return str(found.experiment_id)
+    return str(experiment.experiment_id)

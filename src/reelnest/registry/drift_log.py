@@ -1,7 +1,7 @@
-"""What MLflow holds of a champion on data that it was not trained on: its figures by query, and the report of how that data has drifted.
+"""A champion's results on new data in MLflow: its metrics by query, and the drift report of each version of the data.
 
-Both stand with the champion's own run, which clean-up keeps for as long as the champion stays: the figures where the gate looks for them,
-so that whichever comes first measures for both, and a report for each version of the data.
+Both are files of the champion's run, which clean-up does not delete while the version is champion. The gate reads the same metrics, so the
+champion is measured only once on new data.
 """
 
 import time
@@ -23,27 +23,27 @@ from reelnest.registry.promotion.evaluation_log import DATA_HASH_TAG, gate_folde
 from reelnest.settings import Params
 
 DRIFT_TAG = "reelnest.drift"
-"""Of a champion's run: what was found of the newest data that was looked at."""
+"""Tag of a champion's run: the headline of the latest drift report."""
 DRIFT_FOLDER = "drift"
 
 
 @dataclass(frozen=True)
-class Figures:
-    """A model's figures by query on one test split."""
+class StoredMetrics:
+    """A model's metrics by query on one test split."""
 
     table: pd.DataFrame
     data_hash: str
 
     @property
     def code(self) -> str | None:
-        """The hash of the code that made them."""
-        found: str | None = self.table.attrs.get(CODE)
-        return found
+        """The hash of the code that measured them."""
+        code: str | None = self.table.attrs.get(CODE)
+        return code
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Where the report is in MLflow."""
+class LoggedReport:
+    """The location of a drift report in MLflow."""
 
     tracking_uri: str
     experiment_id: str
@@ -52,7 +52,7 @@ class Kept:
 
 
 def champion(params: Params) -> ModelVersion | None:
-    """The version that carries the alias; None where none does. Raises RegistryError where MLflow cannot be reached."""
+    """The version with the alias `champion`, or None. Raises RegistryError if MLflow cannot be reached."""
     try:
         connect_to_read(params)
         return champion_of(params.registration.name)
@@ -62,8 +62,8 @@ def champion(params: Params) -> ModelVersion | None:
         raise RegistryError(f"MLflow's registry cannot be read: {error}") from error
 
 
-class ChampionsRun:
-    """The MLflow run of a version. What MLflow refuses raises RegistryError."""
+class ChampionRun:
+    """The MLflow run of a version. Errors of MLflow become RegistryError."""
 
     def __init__(self, params: Params, number: str) -> None:
         connect_to_read(params)
@@ -76,30 +76,30 @@ class ChampionsRun:
 
     @property
     def is_there(self) -> bool:
-        """Whether the run was not deleted."""
+        """Whether the run exists and was not deleted."""
         return self._run is not None
 
-    def registered_figures(self) -> Figures | None:
-        """Those that the version was registered with."""
-        return self.figures(self.version.tags.get(DATA_HASH_TAG, ""))
+    def registered_metrics(self) -> StoredMetrics | None:
+        """The metrics with which the version was registered."""
+        return self.metrics(self.version.tags.get(DATA_HASH_TAG, ""))
 
-    def figures(self, data_hash: str) -> Figures | None:
-        """Those on the test split of that hash; None where there are none."""
+    def metrics(self, data_hash: str) -> StoredMetrics | None:
+        """The metrics on the test split with that hash; None if there are none."""
         try:
             table = stored_query_metrics(self.version.run_id, f"{gate_folder(data_hash)}/{QUERY_METRICS_FILE}")
         except (MlflowException, OSError) as error:
-            raise RegistryError(f"The champion's figures cannot be read from MLflow: {error}") from error
-        return None if table is None else Figures(table, data_hash)
+            raise RegistryError(f"The champion's metrics cannot be read from MLflow: {error}") from error
+        return None if table is None else StoredMetrics(table, data_hash)
 
-    def keep_figures(self, data_hash: str, file: Path) -> None:
-        """Adds those of a new test split."""
+    def log_metrics(self, data_hash: str, file: Path) -> None:
+        """Uploads the metrics on a new test split."""
         try:
             self._client.log_artifact(str(self.version.run_id), str(file), gate_folder(data_hash))
         except (MlflowException, OSError) as error:
-            raise RegistryError(f"MLflow does not take the champion's figures: {error}. Start it again.") from error
+            raise RegistryError(f"The champion's metrics cannot be uploaded to MLflow: {error}. Run the command again.") from error
 
-    def keep_report(self, data: str, headline: str, effects: Mapping[str, float], files: Sequence[Path]) -> Kept | None:
-        """Adds the report of one version of the data, in place of an earlier one of the same. None where the run is gone."""
+    def log_report(self, data: str, headline: str, effects: Mapping[str, float], files: Sequence[Path]) -> LoggedReport | None:
+        """Uploads the report of one version of the data and replaces an earlier one. Returns None if the run was deleted."""
         if self._run is None:
             return None
         info = self._run.info
@@ -110,8 +110,8 @@ class ChampionsRun:
             self._client.log_batch(info.run_id, metrics=[Metric(f"drift/{name}", effect, now, 0) for name, effect in effects.items()])
             self._client.set_tag(info.run_id, DRIFT_TAG, headline)
         except (MlflowException, OSError) as error:
-            raise RegistryError(f"MLflow does not take the drift report: {error}. The files in reports/ are whole.") from error
-        return Kept(without_credentials(mlflow.get_tracking_uri()), info.experiment_id, info.run_id, folder)
+            raise RegistryError(f"The drift report cannot be uploaded to MLflow: {error}. The files in reports/ are complete.") from error
+        return LoggedReport(without_credentials(mlflow.get_tracking_uri()), info.experiment_id, info.run_id, folder)
 
     def _find(self) -> mlflow.entities.Run | None:
         if not self.version.run_id:

@@ -1,4 +1,4 @@
-"""A sweep in MLflow: a run with the search space, above its trials' trainings."""
+"""A sweep in MLflow: a run with the search space, which is the parent of the trainings."""
 
 import json
 import os
@@ -19,19 +19,19 @@ from reelnest.training.tracker import Status
 
 SWEEP_TAG = "reelnest.sweep"
 BEST_TAG = "reelnest.best_of_sweep"
-"""Of a training's run: the sweep's run in which it is the best."""
+"""Tag of a training's run: the run of the sweep in which it is the best."""
 TRIALS_FILE = "trials.json"
 
 
 def parent_tags() -> dict[str, str]:
-    """Puts this process's training below the run that it was told of, in MLflow's table of runs."""
+    """The tag that makes this process's training a child of the run in REELNEST_PARENT_RUN, if it is set."""
     parent = os.environ.get("REELNEST_PARENT_RUN")
     return {MLFLOW_PARENT_RUN_ID: parent} if parent else {}
 
 
 @dataclass(frozen=True)
 class SweepRun:
-    """A sweep's run. What MLflow refuses raises RegistryError."""
+    """A sweep's run. Errors of MLflow become RegistryError."""
 
     client: mlflow.MlflowClient
     experiment: str
@@ -39,22 +39,22 @@ class SweepRun:
 
     @classmethod
     def open(cls, params: Params, key: str, about: Mapping[str, Any]) -> "SweepRun":
-        """The run of the sweep with this key, or a new one that tells `about` it."""
+        """Opens the run of the sweep with this key, or creates one with `about` as its parameters."""
         experiment = connect(params)
         client = mlflow.MlflowClient(mlflow.get_tracking_uri())
         try:
-            found = client.search_runs([experiment], f"tags.`{SWEEP_TAG}` = '{key}'", max_results=1)
-            if found:
-                client.update_run(found[0].info.run_id, status="RUNNING")
-                return cls(client, experiment, found[0].info.run_id)
+            runs = client.search_runs([experiment], f"tags.`{SWEEP_TAG}` = '{key}'", max_results=1)
+            if runs:
+                client.update_run(runs[0].info.run_id, status="RUNNING")
+                return cls(client, experiment, runs[0].info.run_id)
             run = client.create_run(experiment, run_name=f"sweep-{key[:8]}", tags={SWEEP_TAG: key}).info.run_id
             client.log_batch(run, params=[Param(name, json.dumps(value)[:MAX_PARAM_VAL_LENGTH]) for name, value in about.items()])
         except MlflowException as error:
-            raise RegistryError(f"MLflow at tracking.uri: the sweep's run could not be made: {error.message}") from error
+            raise RegistryError(f"MLflow at tracking.uri: the sweep's run could not be created: {error.message}") from error
         return cls(client, experiment, run)
 
     def show(self, trials: Sequence[Mapping[str, Any]], best: str | None) -> None:
-        """Keeps the trials as they stand, and marks the training's run that is the best of them."""
+        """Logs the trials, and tags the run of the best training."""
         try:
             self.client.log_dict(self.id, {"trials": list(trials)}, TRIALS_FILE)
             marked = {run.info.run_id for run in self.client.search_runs([self.experiment], f"tags.`{BEST_TAG}` = '{self.id}'")}
@@ -63,7 +63,7 @@ class SweepRun:
             if best is not None and best not in marked:
                 self.client.set_tag(best, BEST_TAG, self.id)
         except MlflowException as error:
-            raise RegistryError(f"MLflow at tracking.uri: the sweep's trials could not be shown: {error.message}") from error
+            raise RegistryError(f"MLflow at tracking.uri: the sweep's trials could not be logged: {error.message}") from error
 
     def close(self, status: Status) -> None:
         """Ends the run."""

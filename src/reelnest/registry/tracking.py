@@ -1,4 +1,4 @@
-"""Trackers: MLflow, TensorBoard and Weights & Biases behind `reelnest.training.tracker.Tracker`."""
+"""The trackers MLflow, TensorBoard and Weights & Biases. They implement `reelnest.training.tracker.Tracker`."""
 
 import logging
 import time
@@ -22,20 +22,19 @@ from reelnest.training.tracker import PROFILE_FOLDER, Status, Tracker, Trackers
 log = logging.getLogger(__name__)
 
 BATCH = 900
-"""Metrics in one request; MLflow takes at most 1000."""
+"""Metrics per request. MLflow accepts at most 1000."""
 LONGEST_PARAM = 6000
-"""Characters; MLflow refuses longer values."""
+"""Characters. MLflow rejects longer values."""
 LARGEST_ARTIFACT = 1 << 30
-"""Bytes. A tracking server that stands between us and its storage times out on more: adapters fit, base weights do not."""
+"""Bytes. A tracking server that proxies its storage times out on larger files. Adapters are smaller, base weights are not."""
 SECONDS_BETWEEN_TRIES = 15.0
-"""While the server is away."""
+"""Seconds between attempts while the server is unreachable."""
 
 
 def open_trackers(params: Params, work: Path, key: str, runs: Mapping[str, str], tags: Mapping[str, str]) -> Trackers:
-    """The trackers that `train.trackers` names, going on with `runs` (by tracker name) of an earlier process where they still exist.
+    """Opens the trackers of `train.trackers`. They continue the `runs` (by tracker name) of an earlier process if these still exist.
 
-    `key` names this training. Raises RegistryError if MLflow cannot be reached and ConfigError if wandb is not installed: better before
-    training than after.
+    `key` identifies this training. Raises RegistryError if MLflow cannot be reached, ConfigError if wandb is not installed.
     """
     opened: list[Tracker] = []
     for name in params.train.trackers:
@@ -53,7 +52,7 @@ def open_trackers(params: Params, work: Path, key: str, runs: Mapping[str, str],
 
 
 def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """`{"train": {"epochs": 3}}` as `{"train.epochs": "3"}`."""
+    """Turns `{"train": {"epochs": 3}}` into `{"train.epochs": "3"}`."""
     flat: dict[str, str] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):
@@ -64,7 +63,7 @@ def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, st
 
 
 class MlflowTracker:
-    """An MLflow run. What it cannot deliver waits, and is delivered when MLflow is back; what never is, the log says."""
+    """An MLflow run. While MLflow is unreachable, metrics and files wait here. At the end, a warning counts those not delivered."""
 
     name = "mlflow"
 
@@ -83,22 +82,22 @@ class MlflowTracker:
                     experiment, run_name=f"train-{key[:8]}", tags={**tags, "reelnest.training_key": key}
                 ).info.run_id
         except MlflowException as error:
-            raise RegistryError(f"MLflow at tracking.uri: no run could be made: {error.message}") from error
+            raise RegistryError(f"MLflow at tracking.uri: no run could be created: {error.message}") from error
         self.run: str = run
         if not MLFLOW_HTTP_REQUEST_MAX_RETRIES.is_set() or MLFLOW_HTTP_REQUEST_MAX_RETRIES.get() > 1:
-            # From here on a server that went away must not hold up training: figures wait here, not in a retry.
+            # From here on, an unreachable server must not delay the training: metrics wait here, not in a retry.
             MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(1)
         MLFLOW_HTTP_REQUEST_TIMEOUT.set(min(MLFLOW_HTTP_REQUEST_TIMEOUT.get(), 30))
         self._monitor = self._start_monitor(resume=not self.is_new)
 
     def log_params(self, params: Mapping[str, str]) -> None:
-        """Once, when the run is new; MLflow keeps the first value of each."""
-        found = [Param(name, value[:LONGEST_PARAM]) for name, value in params.items()]
-        for start in range(0, len(found), 100):
-            self._deliver(lambda part=found[start : start + 100]: self._client.log_batch(self.run, params=part))  # type: ignore[misc]
+        """Logs the settings. Call it once, for a new run: MLflow does not change logged values."""
+        entries = [Param(name, value[:LONGEST_PARAM]) for name, value in params.items()]
+        for start in range(0, len(entries), 100):
+            self._deliver(lambda batch=entries[start : start + 100]: self._client.log_batch(self.run, params=batch))  # type: ignore[misc]
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Figures of one step, with the time at which they were made even if they are delivered later."""
+        """Logs the metrics of one step with the current time, even if they are delivered later."""
         now = int(time.time() * 1000)
         self._waiting += [Metric(name, value, now, step) for name, value in metrics.items()]
         if self._away_since is None or time.monotonic() - self._last_try > SECONDS_BETWEEN_TRIES:
@@ -108,13 +107,13 @@ class MlflowTracker:
         """Uploads a file, unless it is too large for a tracking server."""
         size = path.stat().st_size
         if size > LARGEST_ARTIFACT:
-            log.warning("MLflow: %s has %.1f GB, too much for a tracking server; it stays where it is", path, size / 1e9)
+            log.warning("MLflow: %s has %.1f GB, too much for a tracking server, and is not uploaded", path, size / 1e9)
             return
         if not self._deliver(lambda: self._client.log_artifact(self.run, str(path), folder)):
             self._artifacts.append((path, folder))
 
     def close(self, status: Status) -> None:
-        """Delivers what waits, ends the run, and says what could not be delivered."""
+        """Delivers waiting metrics and files, ends the run, and logs how many could not be delivered."""
         self._flush()
         self._artifacts = [
             (path, folder)
@@ -125,20 +124,20 @@ class MlflowTracker:
         ended = self._deliver(lambda: self._client.set_terminated(self.run, status))
         if self._waiting or self._artifacts or not ended:
             log.warning(
-                "MLflow run %s: %d figures, %d files%s could not be delivered; reports/training.csv has every step",
+                "MLflow run %s: %d metrics, %d files%s could not be delivered; reports/training.csv has every step",
                 self.run,
                 len(self._waiting),
                 len(self._artifacts),
-                "" if ended else f" and its end ({status})",
+                "" if ended else f" and its final status ({status})",
             )
 
     def _continue(self, run: str, experiment: str) -> bool:
         try:
-            found = self._client.get_run(run)
+            earlier = self._client.get_run(run)
         except MlflowException as error:
-            log.warning("MLflow: the earlier process's run %s is not there any more (%s); starting a new one", run, error.message)
+            log.warning("MLflow: the run %s of the earlier process no longer exists (%s); starting a new one", run, error.message)
             return False
-        if found.info.lifecycle_stage != "active" or found.info.experiment_id != experiment:
+        if earlier.info.lifecycle_stage != "active" or earlier.info.experiment_id != experiment:
             return False
         self._client.update_run(run, status=RunStatus.to_string(RunStatus.RUNNING))
         return True
@@ -151,25 +150,25 @@ class MlflowTracker:
 
     def _flush(self) -> None:
         while self._waiting:
-            part = self._waiting[:BATCH]
-            if not self._deliver(lambda part=part: self._client.log_batch(self.run, metrics=part)):  # type: ignore[misc]
+            batch = self._waiting[:BATCH]
+            if not self._deliver(lambda batch=batch: self._client.log_batch(self.run, metrics=batch)):  # type: ignore[misc]
                 return
-            del self._waiting[: len(part)]
+            del self._waiting[: len(batch)]
 
     def _deliver(self, send: Callable[[], object]) -> bool:
-        """Whether it arrived. Tells the log when MLflow goes away and when it is back."""
+        """Sends a request and returns whether it succeeded. Logs when MLflow becomes unreachable and when it is back."""
         self._last_try = time.monotonic()
         try:
             send()
         except (MlflowException, OSError) as error:  # requests' errors are OSErrors
             if self._away_since is None:
                 self._away_since = time.monotonic()
-                log.warning("MLflow does not take figures (%s); training goes on and they wait here", str(error).splitlines()[0])
+                log.warning("MLflow did not accept metrics (%s); training continues, and they are sent later", str(error).splitlines()[0])
             return False
         if self._away_since is not None:
             log.warning("MLflow is back after %.0f s", time.monotonic() - self._away_since)
             self._away_since = None
-            # Its own monitor thread gives up at the first failure.
+            # MLflow's monitor thread stops at the first failure.
             self._monitor.finish()
             self._monitor = self._start_monitor(resume=True)
         return True
@@ -186,37 +185,37 @@ class TensorBoardTracker:
         self._writer = SummaryWriter(str(folder))
 
     def log_params(self, params: Mapping[str, str]) -> None:
-        """As a table under "text"."""
+        """Logs the settings as a table, on the page "Text"."""
         rows = [f"| {name} | {value} |" for name, value in params.items()]
         self._writer.add_text("settings", "\n".join(["| setting | value |", "| --- | --- |", *rows]))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """One scalar each."""
+        """Logs each metric as a scalar."""
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
 
     def log_artifact(self, path: Path, folder: str) -> None:
-        """TensorBoard shows no files but traces, which its profiler page finds beside the events."""
+        """Copies profiler traces beside the events, where TensorBoard's profiler page reads them. It shows no other files."""
         if folder == PROFILE_FOLDER:
             with atomic_write(Path(self.run) / path.name) as copy:
                 copy.write(path.read_bytes())
 
     def close(self, status: Status) -> None:  # noqa: ARG002 (event files know no status)
-        """Writes what is buffered."""
+        """Flushes and closes the event file."""
         self._writer.close()
 
 
 class WandbTracker:
-    """A Weights & Biases run: offline under `work/wandb/`, to be sent by `wandb sync`, unless WANDB_MODE says otherwise."""
+    """A Weights & Biases run. By default it is offline in `work/wandb/`, for `wandb sync`; WANDB_MODE overrides this."""
 
     name = "wandb"
 
     def __init__(self, params: Params, work: Path, key: str, run: str | None, tags: Mapping[str, str]) -> None:
         try:
-            import wandb  # an extra: most installations have none
+            import wandb  # an optional dependency
         except ImportError:
             raise ConfigError(
-                "params.yaml: train.trackers names wandb, which is not installed: pip install 'reelnest[wandb]', or take it off the list."
+                "params.yaml: train.trackers has wandb, which is not installed. Run: pip install 'reelnest[wandb]', or remove it."
             ) from None
         work.mkdir(parents=True, exist_ok=True)
         self.is_new = run is None
@@ -233,17 +232,17 @@ class WandbTracker:
         self.run: str = self._run.id
 
     def log_params(self, params: Mapping[str, str]) -> None:
-        """As the run's config."""
+        """Logs the settings as the run's config."""
         self._run.config.update(dict(params), allow_val_change=True)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Figures of one step."""
+        """Logs the metrics of one step."""
         self._run.log(dict(metrics), step=step)
 
     def log_artifact(self, path: Path, folder: str) -> None:  # noqa: ARG002
-        """Keeps a copy among the run's files, which have no folders here."""
+        """Copies a file to the run's files, without folders."""
         self._run.save(str(path), base_path=str(path.parent), policy="now")
 
     def close(self, status: Status) -> None:
-        """Ends the run; a failed one has a status other than 0."""
+        """Ends the run, with exit code 0 if it finished and 1 otherwise."""
         self._run.finish(exit_code=0 if status == "FINISHED" else 1)

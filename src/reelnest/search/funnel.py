@@ -84,7 +84,7 @@ def rescore(queries: Tensor, vectors: Rows, rows: Tensor, k: int) -> Ranking:
     if not torch.isfinite(scores).all():
         query, column = (~torch.isfinite(scores)).nonzero()[0].tolist()
         raise ModelError(
-            f"query {query} or corpus row {int(rows[query, column])} holds NaN or infinity, so nothing can be ranked. "
+            f"query {query} or corpus row {int(rows[query, column])} contains NaN or infinity, so nothing can be ranked. "
             "Check the model that produced the vectors."
         )
     scores, permutation = scores.sort(dim=1, descending=True, stable=True)

@@ -42,7 +42,7 @@ def prefix_topk(queries: Tensor, corpus: Corpus, dims: Sequence[int], k: int, sh
         shard: (0, 1) for the full corpus, (n, shards) for the blocks of its n-th shard (see sharded.py). A shard with fewer than `k` rows
             is padded with row 0 at a score of -inf.
 
-    Raises ModelError for vectors that hold NaN or infinity, ValueError for invalid shapes or dims.
+    Raises ModelError for vectors that contain NaN or infinity, ValueError for invalid shapes or dims.
     """
     _check(queries, corpus, dims, k)
     k = min(k, len(corpus))
@@ -199,6 +199,6 @@ def _check(queries: Tensor, corpus: Corpus, dims: Sequence[int], k: int) -> None
         bad = bad[~torch.isfinite(vectors[bad]).all(dim=1)]
         if len(bad):
             raise ModelError(
-                f"{len(bad)} of {len(vectors)} {name} vectors hold NaN or infinity (first: row {int(bad[0])}), so nothing can be ranked. "
-                "Training has diverged or the weights are damaged. Check the loss in reports/training.csv; lower train.learning_rate."
+                f"{len(bad)} of {len(vectors)} {name} vectors contain NaN or infinity; the first is row {int(bad[0])}. Training has diverged"
+                " or the weights are damaged. Check the loss in reports/training.csv; lower train.learning_rate."
             )

@@ -1,12 +1,12 @@
-"""The server: a page to search with, and the JSON API that the page itself uses.
+"""The server: a search page, and the JSON API that the page uses.
 
-GET  /api/indexes                          what can be searched, with which dims
-GET  /api/search?q=…&index=…&dim=…&k=…     `funnel=true`: a shortlist at `dim`, ordered anew at the full width
-POST /api/search?index=…&dim=…&k=…         the same for a video, which is the request's body
-GET  /api/clip?index=…&id=…&frame=…        a video of an index by its id, or a frame of one that is kept as images; answers HTTP ranges
+GET  /api/indexes                          the indexes and their dims
+GET  /api/search?q=…&index=…&dim=…&k=…     with `funnel=true`, `dim` gives a shortlist that the full width reranks
+POST /api/search?index=…&dim=…&k=…         the same for a video, sent as the request's body
+GET  /api/clip?index=…&id=…&frame=…        a video of an index by id, or a frame of a video that consists of images; supports HTTP ranges
 GET  /api/health
 
-Whatever goes wrong is answered with {"error": "…"} and a status of 4xx or 5xx.
+An error returns {"error": "…"} with a status of 4xx or 5xx.
 """
 
 import asyncio
@@ -33,21 +33,21 @@ from reelnest.serving.searcher import MAX_RESULTS, Searcher, SearchResults
 PAGE = Path(__file__).with_name("page")
 PAGE_FILES = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js"}
 PLAYED = ("video/", "image/")
-"""Kinds of files that are sent as what they are; any other is sent as bytes that a browser will not open."""
+"""Media types that are sent unchanged. All others become application/octet-stream, which a browser does not open."""
 UPLOAD_TIMEOUT_SECONDS = 120
-"""To send a video in: one who sends a byte a minute is not waited for."""
+"""The longest time for the upload of a video, so that a slow client does not hold a request open."""
 
 log = logging.getLogger(__name__)
 
-Index = Annotated[str | None, Query(description="A name of /api/indexes; the first where it is left out.")]
-Dim = Annotated[int | None, Query(description="Numbers of each vector that are compared; the full width where it is left out.")]
-Funnel = Annotated[bool, Query(description="A shortlist at `dim` (the smallest where it is left out), ordered anew at the full width.")]
-K = Annotated[int, Query(description=f"SearchResults, 1 to {MAX_RESULTS}.")]
+Index = Annotated[str | None, Query(description="A name from /api/indexes. Default: the first.")]
+Dim = Annotated[int | None, Query(description="Dimensions to compare. Default: the full width.")]
+Funnel = Annotated[bool, Query(description="Shortlist at `dim` (default: the smallest), then rerank at the full width.")]
+K = Annotated[int, Query(description=f"Number of results, 1 to {MAX_RESULTS}.")]
 
 
 def create_app(searchers: Mapping[str, Searcher], hosts: Collection[str] = LOCAL_HOSTS, upload_megabytes: float = 64) -> ASGIApp:
-    """The ASGI application over these indexes, by name. `hosts` are the host names that it answers to."""
-    # The generated API pages would load scripts from the network; the description itself stays.
+    """The ASGI application for indexes by name. Requests must name one of `hosts` as their host."""
+    # The generated API pages load scripts from the network, so only the OpenAPI description is served.
     app = FastAPI(title="reelnest", version=reelnest.__version__, docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
     _add_errors(app)
     for address, name in PAGE_FILES.items():
@@ -56,7 +56,7 @@ def create_app(searchers: Mapping[str, Searcher], hosts: Collection[str] = LOCAL
     def searcher(name: str | None) -> tuple[str, Searcher]:
         chosen = next(iter(searchers)) if name is None else name
         if chosen not in searchers:
-            raise HTTPException(404, f"There is no index of this name; there are: {', '.join(searchers)}.")
+            raise HTTPException(404, f"No index has this name. Indexes: {', '.join(searchers)}.")
         return chosen, searchers[chosen]
 
     @app.get("/api/health")
@@ -94,14 +94,14 @@ def create_app(searchers: Mapping[str, Searcher], hosts: Collection[str] = LOCAL
         _, chosen = searcher(index)
         try:
             files = chosen.files(id)
-        except ReelnestError as error:  # an id that is none, a file that is gone, or one that became a link out of the folder
+        except ReelnestError as error:  # an unknown id, a missing file, or a link to a file outside the folder
             raise HTTPException(404, str(error)) from None
         if frame >= len(files):
             raise HTTPException(404, f"The video has {len(files)} files.")
         kind = mimetypes.guess_type(files[frame].name)[0] or ""
         return FileResponse(files[frame], media_type=kind if kind.startswith(PLAYED) else "application/octet-stream")
 
-    return Guard(app, hosts)  # outside of all else, so that answers to errors are guarded too
+    return Guard(app, hosts)  # outermost, so that it also guards error responses
 
 
 def _page(name: str) -> Any:
@@ -131,39 +131,39 @@ def _as_json(name: str, searcher: Searcher, results: SearchResults) -> dict[str,
 
 
 async def _receive(request: Request, file: Any, megabytes: float) -> None:
-    """Raises HTTPException for a body that is empty or too large, as soon as that is seen."""
+    """Writes the request's body to `file`. Raises HTTPException as soon as the body turns out too large, or if it is empty."""
     most, size = int(megabytes * 1e6), 0
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > most:
-        raise HTTPException(413, f"The video has {int(announced) / 1e6:.1f} MB; at most {megabytes:g} MB are read.")
+        raise HTTPException(413, f"The video has {int(announced) / 1e6:.1f} MB; the limit is {megabytes:g} MB.")
     async for chunk in request.stream():
         size += len(chunk)
         if size > most:
-            raise HTTPException(413, f"The video has more than the {megabytes:g} MB that are read.")
+            raise HTTPException(413, f"The video exceeds the limit of {megabytes:g} MB.")
         await run_in_threadpool(file.write, chunk)
     if not size:
-        raise HTTPException(422, "The request has no body: send a video file's bytes.")
+        raise HTTPException(422, "The request has no body. Send the bytes of a video file.")
     file.flush()
 
 
 def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
-    async def refused(_: Request, error: HTTPException) -> Response:
+    async def http_error(_: Request, error: HTTPException) -> Response:
         return JSONResponse({"error": str(error.detail)}, status_code=error.status_code, headers=error.headers)
 
     @app.exception_handler(RequestValidationError)
-    async def misunderstood(_: Request, error: RequestValidationError) -> Response:
+    async def invalid_request(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        given = "" if first["type"] == "missing" else f" (found {str(first.get('input'))[:100]!r})"
-        return JSONResponse({"error": f"{first['loc'][-1]}: {first['msg']}{given}."}, status_code=422)
+        value = "" if first["type"] == "missing" else f" (found {str(first.get('input'))[:100]!r})"
+        return JSONResponse({"error": f"{first['loc'][-1]}: {first['msg']}{value}."}, status_code=422)
 
     @app.exception_handler(ReelnestError)
-    async def unanswerable(_: Request, error: ReelnestError) -> Response:
-        asked_wrongly = isinstance(error, QueryError | VideoError)
-        if not asked_wrongly:
+    async def search_error(_: Request, error: ReelnestError) -> Response:
+        is_client_error = isinstance(error, QueryError | VideoError)
+        if not is_client_error:
             log.error("%s", error)
-        return JSONResponse({"error": str(error)}, status_code=422 if asked_wrongly else 500)
+        return JSONResponse({"error": str(error)}, status_code=422 if is_client_error else 500)
 
     @app.exception_handler(Exception)
-    async def failed(_: Request, error: Exception) -> Response:
-        return JSONResponse({"error": f"The server failed ({type(error).__name__}); its log says more."}, status_code=500)
+    async def unexpected_error(_: Request, error: Exception) -> Response:
+        return JSONResponse({"error": f"The server failed ({type(error).__name__}). See its log."}, status_code=500)

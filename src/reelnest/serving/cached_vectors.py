@@ -1,4 +1,4 @@
-"""Vectors of an index that is being made, kept batch by batch, so that a killed run goes on where it was."""
+"""A cache for the vectors of an index under construction. It is written batch by batch, so that the run after a killed one resumes."""
 
 import zipfile
 from collections.abc import Sequence
@@ -24,22 +24,22 @@ class CachedVectors:
                 with np.load(file, allow_pickle=False) as stored:
                     self._note(file, stored["keys"].tolist())
             except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-                file.unlink()  # of a disk that lost it; its videos are encoded again
+                file.unlink()  # damaged on disk; its videos are encoded again
 
     def __contains__(self, key: object) -> bool:
         return key in self._places
 
     def __getitem__(self, key: str) -> Vectors:
-        """The vector, (width,). Raises KeyError."""
+        """The vector of a key, (width,). Raises KeyError."""
         file, row = self._places[key]
-        if self._last is None or self._last[0] != file:  # they are asked for nearly in the order in which they were kept
+        if self._last is None or self._last[0] != file:  # vectors are read nearly in the order of the files
             with np.load(file, allow_pickle=False) as stored:
                 self._last = file, stored["vectors"]
         vector: Vectors = self._last[1][row]
         return vector
 
     def add(self, keys: Sequence[str], vectors: Vectors) -> None:
-        """Keeps a batch, (keys, width)."""
+        """Writes a batch of vectors, (keys, width)."""
         file = self._folder / f"{keys[0]}.npz"
         with atomic_write(file) as out:
             np.savez(out, keys=np.array(keys), vectors=vectors)

@@ -1,7 +1,7 @@
-"""What stands before every answer of the server: who may ask, and what a browser may do with the page.
+"""Protection of the server: it checks who sends a request, and restricts what a browser may do with the page.
 
-A server on 127.0.0.1 is reached by any page that is open in the same browser. A name that its owner points to 127.0.0.1 (DNS rebinding)
-would make that page one of ours, so only known host names are answered; and what another site's page sends is refused.
+Any page that is open in the same browser can reach a server on 127.0.0.1. With DNS rebinding, a domain that resolves to 127.0.0.1 would
+even give that page our origin. So only requests to known host names are accepted, and requests from pages of other sites are refused.
 """
 
 from collections.abc import Collection
@@ -26,14 +26,14 @@ HEADERS = {
 
 
 class Guard:
-    """ASGI middleware: refuses hosts that are not ours and requests of other sites' pages, and adds HEADERS to every answer."""
+    """ASGI middleware that refuses unknown hosts and requests from other sites' pages, and adds HEADERS to every response."""
 
     def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
         self._app = app
         self._hosts = frozenset(host.lower() for host in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Handles one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -53,15 +53,15 @@ class Guard:
     def _refusal(self, headers: Headers) -> str | None:
         host = _hostname(headers.get("host", ""))
         if host not in self._hosts:
-            return f"This server does not answer to the name {host!r}. Start it with --allow-host NAME if it should."
+            return f"The host name {host!r} is not allowed. To allow it, start the server with --allow-host NAME."
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc.lower() != headers["host"].lower():
-            return "A page of another site asked; only this server's own page may."
+            return "The request comes from a page of another site. Only this server's own page may send requests."
         return None
 
 
 def _hostname(host: str) -> str | None:
-    """Without the port, in lower case; None where the header is none."""
+    """The host name without port, in lower case; None if the header is invalid."""
     try:
         return urlsplit(f"//{host}").hostname
     except ValueError:

@@ -1,4 +1,4 @@
-"""Makes an index: every video of a data folder is encoded once, at the full width, and never again while it and the model are the same."""
+"""Builds an index. Each video of a data folder is encoded at the full width, and only encoded again if the video or the model changes."""
 
 import hashlib
 import json
@@ -35,13 +35,13 @@ from reelnest.video.frames import Frames
 log = logging.getLogger(__name__)
 
 GRAPH_FROM = 100_000
-"""Videos from which a graph is made where it is not asked for. Below, all vectors of one dim are looked at in some 10 ms."""
+"""The number of videos from which `graph=None` builds a graph. Exact search over fewer videos takes about 10 ms."""
 LONGEST_HASH = 16
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model and what an index says of it."""
+    """A model and its description in an index."""
 
     model: SavedModel
     name: str
@@ -52,32 +52,32 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class IndexOptions:
-    """How an index is made."""
+    """Options of `build_index`."""
 
     limits: Limits
-    """Of a video that is decoded."""
+    """Limits of the decoder."""
     storage: IndexStorage = "float32"
     graph: bool | None = None
-    """Whether to make an approximate index over the smallest dim; None: from GRAPH_FROM videos on."""
+    """Whether to build an approximate index over the smallest dim. None: only from GRAPH_FROM videos on."""
     batch_size: int = 64
     store: FrameStore | None = None
-    """Frames that are decoded already."""
+    """Frames that are already decoded."""
 
 
 @dataclass(frozen=True)
 class Indexed:
-    """What `build_index` did."""
+    """The result of `build_index`."""
 
     manifest: Manifest
     encoded: int
-    """Videos that were encoded now; the others were found done."""
+    """The number of videos that were encoded in this run."""
     skipped: tuple[BadRecord, ...]
-    """Videos that the index lacks."""
+    """Videos that are missing from the index."""
 
 
 @dataclass(frozen=True)
 class _Item:
-    """A video to be in the index."""
+    """A video to index."""
 
     video: Video
     frames_key: str
@@ -86,30 +86,30 @@ class _Item:
 
 
 def build_index(source: ModelSource, data: Path, engine: Engine, out: Path, work: Path, options: IndexOptions) -> Indexed:
-    """Writes the index of the videos of `data` with `engine`, whole, in place of one that is there.
+    """Builds the index of the videos of `data` with `engine`, and atomically replaces an existing one.
 
-    A vector is taken from the index before, or from a run that was killed (kept under `work`), where the video's bytes, its text and the
-    model are the same; frames are taken from `options.store` where it holds them. Videos that cannot be read are left out and listed. A
-    second process that would write the same index waits for the first one.
+    If a video's bytes, its text and the model are unchanged, its vector is reused from the previous index or from a killed run (cached in
+    `work`). Frames are read from `options.store` if it has them. Videos that cannot be read are left out and listed. A second process that
+    builds the same index waits for the first one.
 
     Args:
-        out: the place of the index, from which the paths in its manifest start.
+        out: the location of the index. Paths in its manifest are relative to it.
 
-    Raises DataError where there is no data or no video can be read, ModelError for vectors that are no numbers.
+    Raises DataError if there is no data or no video can be read, ModelError for vectors that contain NaN or infinity.
     """
     place = work / value_hash(str(out.resolve()))[:LONGEST_HASH]
     with _alone(place.with_suffix(".lock"), out):
         videos, bad = read_videos(data)
         items, unreadable = _items(videos, data, source.model)
         before = _vectors_before(engine, source, options.storage, [item.key for item in items])
-        kept = CachedVectors(place / f"{source.hash[:LONGEST_HASH]}-{options.storage}")
-        missing = {item.key: item for item in items if item.key not in before and item.key not in kept}
-        failed = _encode(list(missing.values()), data, source.model, kept, options)
+        cached = CachedVectors(place / f"{source.hash[:LONGEST_HASH]}-{options.storage}")
+        missing = {item.key: item for item in items if item.key not in before and item.key not in cached}
+        failed = _encode(list(missing.values()), data, source.model, cached, options)
         good = sorted((item for item in items if item.key not in failed), key=lambda item: item.video.video_id)
         bad += unreadable + [_bad(item.video, failed[item.key], data) for item in items if item.key in failed]
         if not good:
-            example = f" The first: {bad[0].file}, line {bad[0].line}: {bad[0].detail}." if bad else ""
-            raise DataError(f"{data / VIDEOS_FILE}: names no video that can be read, so there is nothing to search.{example}")
+            example = f" First: {bad[0].file}, line {bad[0].line}: {bad[0].detail}." if bad else ""
+            raise DataError(f"{data / VIDEOS_FILE}: no video that can be read, so there is nothing to index.{example}")
         graph_dim = source.model.dims[0] if (len(good) >= GRAPH_FROM if options.graph is None else options.graph) else None
         manifest = Manifest(
             format_version=FORMAT_VERSION,
@@ -124,10 +124,10 @@ def build_index(source: ModelSource, data: Path, engine: Engine, out: Path, work
             videos=len(good),
             skipped=len(bad),
         )
-        vectors = (before[item.key] if item.key in before else kept[item.key] for item in good)
+        vectors = (before[item.key] if item.key in before else cached[item.key] for item in good)
         rows = (Item(item.video, item.key, vector) for item, vector in zip(good, vectors, strict=True))
         _write(engine, manifest, bad, rows, options.batch_size)
-        shutil.rmtree(place, ignore_errors=True)  # what was kept for this index, by other models too
+        shutil.rmtree(place, ignore_errors=True)  # the cached vectors of this index, also of other models
     return Indexed(manifest, len(missing) - len(failed), tuple(sorted(bad, key=lambda record: record.line)))
 
 
@@ -140,28 +140,28 @@ def _write(engine: Engine, manifest: Manifest, skipped: Sequence[BadRecord], row
         engine.build(version)
         engine.activate(version)
     finally:
-        engine.drop(version)  # does nothing to one that is active
+        engine.drop(version)  # does nothing if the version is active
 
 
 @contextmanager
 def _alone(lock: Path, out: Path) -> Iterator[None]:
     lock.parent.mkdir(parents=True, exist_ok=True)
-    held = FileLock(lock)  # it ends with the process, however that ends
+    file_lock = FileLock(lock)  # released when the process ends, even if it is killed
     try:
-        held.acquire(blocking=False)
+        file_lock.acquire(blocking=False)
     except Timeout:
         log.info("waiting for another process that writes %s", out)
-        held.acquire()
+        file_lock.acquire()
     try:
         yield
     finally:
-        held.release()
+        file_lock.release()
 
 
 def _items(videos: Sequence[Video], data: Path, model: SavedModel) -> tuple[list[_Item], list[BadRecord]]:
     names = TEXT_FIELDS if model.text_fields is None else model.text_fields
 
-    def look(video: Video) -> _Item | BadRecord:
+    def item_of(video: Video) -> _Item | BadRecord:
         try:
             frames_key = video_key(video_files(video, data), model.frame_settings)
         except VideoError as error:
@@ -172,12 +172,12 @@ def _items(videos: Sequence[Video], data: Path, model: SavedModel) -> tuple[list
         return _Item(video, frames_key, text, hashlib.sha256(json.dumps([frames_key, text]).encode()).hexdigest())
 
     with ThreadPoolExecutor(available_workers()) as pool:
-        looked = list(tqdm(pool.map(look, videos), total=len(videos), desc="hashing", unit="video", disable=None))
-    return [item for item in looked if isinstance(item, _Item)], [item for item in looked if isinstance(item, BadRecord)]
+        results = list(tqdm(pool.map(item_of, videos), total=len(videos), desc="hashing", unit="video", disable=None))
+    return [item for item in results if isinstance(item, _Item)], [item for item in results if isinstance(item, BadRecord)]
 
 
 def _vectors_before(engine: Engine, source: ModelSource, storage: IndexStorage, keys: Sequence[str]) -> Mapping[str, Vector]:
-    """The vectors of the index that is there, by key, if the same model made them."""
+    """The vectors of the existing index by key; empty if another model made it."""
     try:
         manifest = engine.manifest
     except DataError:
@@ -191,10 +191,10 @@ def _encode(
     items: Sequence[_Item],
     data: Path,
     model: SavedModel,
-    kept: CachedVectors,
+    cached: CachedVectors,
     options: IndexOptions,
 ) -> dict[str, VideoError]:
-    """Encodes `items` into `kept`; returns what went wrong, by key."""
+    """Encodes `items` into `cached`. Returns the errors by key."""
 
     def work(decoder: Decoder, item: _Item) -> Frames:
         frames = None if options.store is None else options.store.by_key(item.frames_key)
@@ -211,7 +211,7 @@ def _encode(
                 entries = [Entry("target", item.text, frames) for item, frames in decoded]
                 vectors = model.encode(entries, dim=model.dims[-1], batch_size=options.batch_size)
                 _check_finite(vectors, [item.video.video_id for item, _ in decoded])
-                kept.add([item.key for item, _ in decoded], vectors.astype(options.storage))
+                cached.add([item.key for item, _ in decoded], vectors.astype(options.storage))
             bar.update(len(batch))
     if items:
         seconds = time.monotonic() - started
@@ -224,8 +224,8 @@ def _check_finite(vectors: Vectors, video_ids: Sequence[str]) -> None:
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
         raise ModelError(
-            f"the model's vector of video {video_ids[bad[0]]} holds NaN or infinity, so nothing can be ranked. Training has diverged, or"
-            " the weights are damaged: look at the loss in reports/training.csv."
+            f"the model's vector of video {video_ids[bad[0]]} contains NaN or infinity, so nothing can be ranked. Training has diverged or"
+            " the weights are damaged. Check the loss in reports/training.csv."
         )
 
 

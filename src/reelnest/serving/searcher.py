@@ -1,4 +1,4 @@
-"""A search: a text or a video in, ranked videos with their scores and timings out."""
+"""A search with a text or a video. It returns ranked videos with scores and timings."""
 
 import os
 import threading
@@ -29,48 +29,48 @@ class Hit:
     """Cosine."""
     video_id: str
     title: str
-    """Its title or else its caption; empty where it has neither."""
+    """The video's title, or its caption if it has no title, or else an empty string."""
     path: str
-    """Under the data folder: its file, or the first of its frames."""
+    """The video file or its first frame, relative to the data folder."""
     images: int
-    """Frames that stand for it where it is no video file."""
+    """The number of frames if the video consists of images; 0 for a video file."""
     fields: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class SearchResults:
-    """The hits, best first, and how the search was done."""
+    """The hits, best first, and how they were found."""
 
     hits: Sequence[Hit]
     dims: tuple[int, ...]
-    """One, or those of the funnel, of which the last gave the scores."""
+    """The dim of an exact search, or the dims of a funnel. The scores are of the last one."""
     untrained: tuple[int, ...]
-    """Those of `dims` that the model was not trained for."""
+    """The dims that the model was not trained for."""
     encode_ms: float
     search_ms: float
 
 
 class OpenModel:
-    """A loaded model, shared by the indexes that it made, and by threads: a tokenizer must not be used by two at once."""
+    """A loaded model that its indexes and several threads share. A lock protects it, because a tokenizer is not thread-safe."""
 
     def __init__(self, model: SavedModel, hash: str, limits: Limits) -> None:
         self.hash = hash
         self._model = model
         self._lock = threading.Lock()
-        # A decoder of its own: text searches go on while an uploaded video is decoded.
+        # A separate decoder, so that text searches continue while an uploaded video is decoded.
         self._decoder = Decoder(limits)
 
     def close(self) -> None:
-        """Ends the process that decodes."""
+        """Ends the decoder process."""
         self._decoder.close()
         self._model.close()
 
     def words(self, text: str) -> NDArray[np.float32]:
-        """The vector of a search, (width,)."""
+        """The vector of a query text, (width,)."""
         return self._encode(Entry("query", text, None))
 
     def video(self, file: Path) -> NDArray[np.float32]:
-        """The vector of a video that is searched with, (width,). Raises VideoError for a file that is none."""
+        """The vector of a query video, (width,). Raises VideoError if it cannot be read."""
         return self._encode(Entry("query", "", self._decoder.frames([file], self._model.frame_settings)))
 
     def _encode(self, entry: Entry) -> NDArray[np.float32]:
@@ -83,38 +83,38 @@ class Searcher:
     """An index and the model that made it."""
 
     def __init__(self, engine: Engine, place: Path, model: OpenModel, *, shortlist: int, most_characters: int) -> None:
-        """`place` is where the index is. Raises ModelError where another model made the index, DataError where there is none."""
+        """`place` is the index's folder. Raises ModelError if another model made the index, DataError if there is no index."""
         self.manifest, self.place, self.model = engine.manifest, place, model
         if self.manifest.model_hash != model.hash:
             raise ModelError(
-                f"{place}: this index was made with the model {self.manifest.model_hash[:12]} ({self.manifest.model}), not with"
-                f" {model.hash[:12]}. Vectors of two models cannot be compared. Run `reelnest index` again, or search with the other model."
+                f"{place}: this index was built with model {self.manifest.model_hash[:12]} ({self.manifest.model}), not with"
+                f" {model.hash[:12]}. Vectors of two models cannot be compared. Run `reelnest index` again, or search with that model."
             )
         self._engine = engine
         self._data = Path(os.path.normpath(place.resolve() / self.manifest.data))
         self._shortlist, self._most_characters = shortlist, most_characters
 
     def words(self, text: str, k: int, *, dim: int | None = None, funnel: bool = False) -> SearchResults:
-        """The best `k` videos for a text. Raises QueryError for an empty or endless one, and for a dim or `k` that cannot be."""
+        """The best `k` videos for a text. Raises QueryError for an empty or too long text, and for an invalid dim or `k`."""
         if not text.strip():
-            raise QueryError("The search is empty. Type what you are looking for.")
+            raise QueryError("The search is empty. Enter a text.")
         if len(text) > self._most_characters:
-            raise QueryError(f"The search has {len(text):,} characters; at most {self._most_characters:,} are read. Shorten it.")
-        # A lone surrogate can be typed on a command line, and no tokenizer takes it.
+            raise QueryError(f"The search has {len(text):,} characters; the limit is {self._most_characters:,}. Shorten it.")
+        # A command line may contain a lone surrogate, which tokenizers do not accept.
         text = text.encode("utf-8", "replace").decode("utf-8")
         return self._search(lambda: self.model.words(text), k, dim, funnel)
 
     def video(self, file: Path, k: int, *, dim: int | None = None, funnel: bool = False) -> SearchResults:
-        """The best `k` videos for a video file. Raises VideoError for one that cannot be read, and QueryError."""
+        """The best `k` videos for a video file. Raises VideoError if it cannot be read, QueryError for an invalid dim or `k`."""
         return self._search(lambda: self.model.video(file), k, dim, funnel)
 
     def files(self, video_id: str) -> list[Path]:
-        """The files of a video of this index, under its data folder. Raises QueryError for an unknown id, VideoError for a lost file."""
+        """The files of a video in the data folder. Raises QueryError for an unknown id, VideoError for a missing file."""
         return video_files(self._engine.get([video_id])[0], self._data)
 
     def _search(self, encode: Callable[[], NDArray[np.float32]], k: int, dim: int | None, funnel: bool) -> SearchResults:
         if not 1 <= k <= MAX_RESULTS:
-            raise QueryError(f"k is {k}: ask for 1 to {MAX_RESULTS} results.")
+            raise QueryError(f"k is {k}; expected 1 to {MAX_RESULTS}.")
         if funnel and dim is None:
             dim = self.manifest.dims[0]
         dim = self.manifest.check_dim(dim)  # before anything is encoded

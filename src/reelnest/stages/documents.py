@@ -12,7 +12,7 @@ from reelnest.artifacts.training_report import TrainingReport
 from reelnest.artifacts.validation_report import ValidationReport
 from reelnest.encoder.saved_settings import SETTINGS_FILE, saved_family
 from reelnest.registry.candidate import Candidate
-from reelnest.registry.lineage.lineage import LINEAGE_FOLDER, Lineage, find_origin, keep_lineage
+from reelnest.registry.lineage.lineage import LINEAGE_FOLDER, Lineage, find_origin, write_lineage
 from reelnest.registry.lineage.model_card import model_card
 from reelnest.registry.versions.logged_model import Documents
 from reelnest.sample.sample import sample_seed
@@ -31,7 +31,7 @@ def documented(
         folder.mkdir()
         validation = ValidationReport.read_if_there(workspace.reports)
         training = TrainingReport.read_if_there(workspace.reports)
-        lineage = keep_lineage(workspace.root, folder, candidate.hash, evaluation, validation, sample_seed(workspace.data))
+        lineage = write_lineage(workspace.root, folder, candidate.hash, evaluation, validation, sample_seed(workspace.data))
         settings = json.loads((candidate.folder / SETTINGS_FILE).read_text(encoding="utf-8"))
         card = model_card(params.registration.name, saved_family(candidate.folder), settings, evaluation, training, lineage)
         yield lineage, Documents(folder, card)

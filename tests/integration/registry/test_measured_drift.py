@@ -17,7 +17,7 @@ import yaml
 
 from reelnest.commands import drift as stage
 from reelnest.errors import RunError
-from reelnest.registry.drift_log import DRIFT_TAG, ChampionsRun
+from reelnest.registry.drift_log import DRIFT_TAG, ChampionRun
 from reelnest.settings import Params, load_params
 from reelnest.stages import measure as measuring
 from reelnest.stages import register
@@ -202,7 +202,7 @@ def test_without_its_data_the_champion_can_still_be_measured_and_is_not_measured
 
 def test_a_champion_without_lineage_and_no_champion_at_all_are_told(checkout: Checkout) -> None:
     client = mlflow.MlflowClient()
-    run = mlflow.get_run(ChampionsRun(load_params(checkout.folder / "params.yaml"), "1").version.run_id)
+    run = mlflow.get_run(ChampionRun(load_params(checkout.folder / "params.yaml"), "1").version.run_id)
     client.create_model_version("reelnest", run.info.artifact_uri, run.info.run_id)
     client.set_registered_model_alias("reelnest", "champion", "2")
     with pytest.raises(RunError, match="registered without lineage"):

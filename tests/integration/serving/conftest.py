@@ -10,18 +10,18 @@ from tests.integration.serving.served_corpus import ROOT, Served, write_corpus, 
 
 @pytest.fixture(scope="session")
 def served(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Served:
-    found = Served(tmp_path_factory.mktemp("served"))
-    write_corpus(found.data)
-    (found.root / "configs").symlink_to(ROOT / "configs")
-    shutil.copy(ROOT / "params.yaml", found.root)
-    write_models(found.root / "models", tiny_base)
+    corpus = Served(tmp_path_factory.mktemp("served"))
+    write_corpus(corpus.data)
+    (corpus.root / "configs").symlink_to(ROOT / "configs")
+    shutil.copy(ROOT / "params.yaml", corpus.root)
+    write_models(corpus.root / "models", tiny_base)
     for name in ("one", "two"):
-        found.index(name, name)
-    return found
+        corpus.index(name, name)
+    return corpus
 
 
 @pytest.fixture
 def copy(served: Served, tmp_path: Path) -> Served:
-    """One of a test's own, to change."""
+    """A copy that a test may change."""
     shutil.copytree(served.root, tmp_path / "served", symlinks=True)
     return Served(tmp_path / "served")

@@ -1,4 +1,4 @@
-"""Twenty clips, a video kept as images, a file that is none, and two models with random weights."""
+"""Twenty clips, a video that consists of images, a file that is no video, and two models with random weights."""
 
 import json
 import random

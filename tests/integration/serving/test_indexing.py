@@ -1,4 +1,4 @@
-"""Making an index: once, whole or not at all, and nothing twice."""
+"""Building an index: it is atomic, and nothing is encoded twice."""
 
 import json
 import os
@@ -57,8 +57,8 @@ def test_an_index_holds_the_vectors_that_the_model_gives(served: Served) -> None
 
 def test_videos_that_cannot_be_read_are_left_out_and_listed(served: Served) -> None:
     (line,) = (served.root / "one/skipped.jsonl").read_text().splitlines()
-    found = json.loads(line)
-    assert (found["video_id"], found["line"], found["reason"]) == ("bad", 22, "not_a_video")
+    record = json.loads(line)
+    assert (record["video_id"], record["line"], record["reason"]) == ("bad", 22, "not_a_video")
     assert str(served.root) not in line
 
 
@@ -77,7 +77,7 @@ def test_only_what_changed_is_encoded_again(copy: Served) -> None:
     changed = {name for name in after if not np.array_equal(after[name], before[name])}
     assert changed == {"clip/04", "clip/05"}
     assert set(before) - set(after) == {"clip/06"}
-    assert copy.index(model="two").encoded == 20  # another model's vectors are of no use
+    assert copy.index(model="two").encoded == 20  # vectors of another model cannot be reused
 
 
 def test_frames_that_preprocessing_decoded_are_not_decoded_again(copy: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,17 +90,17 @@ def test_frames_that_preprocessing_decoded_are_not_decoded_again(copy: Served, m
             keys.append((f"other name {number}", video_key([file], settings)))
             cache.add(keys[-1][1], decoder.frames([file], settings))
     write_store(copy.workspace.prepared / STORE_FOLDER, keys, cache, 1.0, VISION)
-    asked: list[Path] = []
+    decoded: list[Path] = []
     decode = Decoder.frames
-    monkeypatch.setattr(Decoder, "frames", lambda self, files, preprocess: (asked.extend(files), decode(self, files, preprocess))[1])
+    monkeypatch.setattr(Decoder, "frames", lambda self, files, preprocess: (decoded.extend(files), decode(self, files, preprocess))[1])
     copy.index("fresh")
-    assert {file.name for file in asked} == {"frame0.png", "frame1.png", "frame2.png", "notes.mp4"}
+    assert {file.name for file in decoded} == {"frame0.png", "frame1.png", "frame2.png", "notes.mp4"}
     expected = vectors_of(opened(copy.root / "one"))
     for name, vector in vectors_of(opened(copy.root / "fresh")).items():
         np.testing.assert_allclose(vector, expected[name], atol=1e-5)
 
 
-def test_a_killed_run_leaves_the_index_before_it_and_the_next_one_goes_on(copy: Served) -> None:
+def test_a_killed_run_leaves_the_previous_index_and_the_next_run_resumes(copy: Served) -> None:
     code = (
         "import sys, time; from pathlib import Path; from reelnest.settings import Evaluate, Params\n"
         "from reelnest.commands import index; from reelnest.stages.workspace import Workspace\n"
@@ -120,7 +120,7 @@ def test_a_killed_run_leaves_the_index_before_it_and_the_next_one_goes_on(copy: 
             time.sleep(0.05)
         os.kill(process.pid, signal.SIGKILL)
     assert (copy.root / "one/manifest.json").read_bytes() == before
-    (copy.root / ".one.0123").mkdir()  # what a run leaves that is killed while it writes
+    (copy.root / ".one.0123").mkdir()  # left by a run that was killed while it wrote
     assert copy.index(model="two").encoded == 21 - 8
     assert opened(copy.root / "one").manifest.dims == (32, 128)
     expected = vectors_of(opened(copy.root / "two"))
@@ -130,27 +130,27 @@ def test_a_killed_run_leaves_the_index_before_it_and_the_next_one_goes_on(copy: 
     assert not list(copy.workspace.work.glob("index/*/*/*.npz"))
 
 
-def test_a_graph_finds_what_looking_at_all_finds(copy: Served) -> None:
+def test_a_graph_finds_what_exact_search_finds(copy: Served) -> None:
     copy.index("graph", storage="float16", graph=True)
     exact, graph = opened(copy.root / "one"), opened(copy.root / "graph")
     assert graph.manifest.graph_dim == 16
     assert {vector.dtype for vector in vectors_of(graph).values()} == {np.dtype(np.float16)}
     for query in vectors_of(exact).values():
-        expected, found = (index.search(query, 5, dim=16, shortlist=100) for index in (exact, graph))
-        assert expected.dims == found.dims == (16, 128)
-        assert expected.ids == found.ids
-        np.testing.assert_allclose(found.scores, expected.scores, atol=2e-3)
+        expected, approximate = (index.search(query, 5, dim=16, shortlist=100) for index in (exact, graph))
+        assert expected.dims == approximate.dims == (16, 128)
+        assert expected.ids == approximate.ids
+        np.testing.assert_allclose(approximate.scores, expected.scores, atol=2e-3)
 
 
-@pytest.mark.parametrize("lost", ["vectors.npy", "videos.parquet", "manifest.json"])
-def test_an_index_that_is_not_whole_is_refused(served: Served, tmp_path: Path, lost: str) -> None:
+@pytest.mark.parametrize("missing", ["vectors.npy", "videos.parquet", "manifest.json"])
+def test_an_incomplete_index_is_refused(served: Served, tmp_path: Path, missing: str) -> None:
     folder = Path(shutil.copytree(served.root / "one", tmp_path / "one"))
-    (folder / lost).unlink()
+    (folder / missing).unlink()
     with pytest.raises(DataError, match="reelnest index"):
         _ = opened(folder).manifest
 
 
-def test_data_and_models_that_are_none_are_refused(copy: Served) -> None:
+def test_missing_models_and_data_without_videos_are_refused(copy: Served) -> None:
     with pytest.raises(ModelError, match="no saved model"):
         copy.index(model="three")
     write_videos(copy.data, [{"video_id": "bad", "path": "videos/notes.mp4"}])

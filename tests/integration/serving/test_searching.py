@@ -1,4 +1,4 @@
-"""Searching an index: as the functions do it, and as a person types it."""
+"""Searching an index, with the functions and with the command."""
 
 import json
 import shutil
@@ -20,19 +20,19 @@ from tests.integration.serving.served_corpus import PARAMS, Served
 
 @pytest.fixture(scope="module")
 def searcher(served: Served) -> Searcher:
-    (found,) = open_searchers(served.workspace, PARAMS, [served.root / "one"])
-    return found
+    (opened,) = open_searchers(served.workspace, PARAMS, [served.root / "one"])
+    return opened
 
 
 @pytest.mark.parametrize("dim", [None, 16, 100])
-def test_answers_are_those_of_numpy(served: Served, searcher: Searcher, dim: int | None) -> None:
+def test_results_equal_numpy(served: Served, searcher: Searcher, dim: int | None) -> None:
     model = reelnest.load(served.root / "models/one", device="cpu")
     query = model.encode_texts(["a red circle"], dim=dim)[0]
     vectors = np.load(served.root / "one/vectors.npy")[:, : dim or 128]
     scores = vectors / np.linalg.norm(vectors, axis=1, keepdims=True) @ query
-    answers = searcher.words("a red circle", 21, dim=dim)
-    np.testing.assert_allclose([hit.score for hit in answers.hits], np.sort(scores)[::-1], atol=1e-5)
-    assert answers.untrained == ((100,) if dim == 100 else ())
+    results = searcher.words("a red circle", 21, dim=dim)
+    np.testing.assert_allclose([hit.score for hit in results.hits], np.sort(scores)[::-1], atol=1e-5)
+    assert results.untrained == ((100,) if dim == 100 else ())
 
 
 def test_a_funnel_reorders_its_shortlist_at_the_full_width(searcher: Searcher) -> None:
@@ -47,9 +47,9 @@ def test_a_funnel_reorders_its_shortlist_at_the_full_width(searcher: Searcher) -
 
 
 def test_a_video_finds_itself(served: Served, searcher: Searcher) -> None:
-    answers = searcher.video(served.data / "videos/07.mp4", 5)
-    assert len(answers.hits) == 5
-    assert answers.hits[0].score > 0.5
+    results = searcher.video(served.data / "videos/07.mp4", 5)
+    assert len(results.hits) == 5
+    assert results.hits[0].score > 0.5
 
 
 @pytest.mark.parametrize("text", ["подвижный круг", "動く円", "دائرة حمراء", "🔴➡️", "a\0b", "half \ud800 a pair"])
@@ -68,7 +68,7 @@ def test_any_script_is_searched(searcher: Searcher, text: str) -> None:
         ("a", {"k": 0}, "1 to 1000"),
     ],
 )
-def test_a_search_that_cannot_be_answered_says_why(searcher: Searcher, text: str, options: dict[str, int], words: str) -> None:
+def test_an_invalid_search_is_refused_with_its_reason(searcher: Searcher, text: str, options: dict[str, int], words: str) -> None:
     with pytest.raises(QueryError, match=words):
         searcher.words(text, **{"k": 5, **options})
 
@@ -89,20 +89,20 @@ def test_an_index_with_nan_is_not_ranked(copy: Served, searcher: Searcher) -> No
 
 def test_indexes_of_one_model_share_it_and_move_with_it(copy: Served) -> None:
     shutil.copytree(copy.root / "one", copy.root / "again")
-    one, two, again = open_searchers(copy.workspace, PARAMS, [copy.root / name for name in ("one", "two", "again")])
-    assert one.model is again.model
-    assert one.model is not two.model
+    first, two, again = open_searchers(copy.workspace, PARAMS, [copy.root / name for name in ("one", "two", "again")])
+    assert first.model is again.model
+    assert first.model is not two.model
     moved = Path(shutil.move(copy.root, copy.root.with_name("moved")))
     assert "clip/01" in stage.run(copy.workspace, PARAMS, moved / "one", stage.Query("a red circle", k=21))
 
 
 def test_the_command_prints_a_table_or_json(served: Served) -> None:
     program = str(Path(sys.executable).with_name("reelnest"))
-    asked = [program, "search", "a red circle", "--index", "one", "-k", "3", "--dim", "17", "--funnel"]
-    shown = subprocess.run(asked, cwd=served.root, capture_output=True, text=True, timeout=120, check=True).stdout.splitlines()
-    assert shown[0].split() == ["rank", "score", "video_id", "title", "path"]
-    assert [line.split()[0] for line in shown[1:4]] == ["1", "2", "3"]
-    assert "21 videos, a shortlist with 17 dims, re-ranked with 128" in shown[-1]
-    assert "not trained for 17 dims" in shown[-1]
-    found = json.loads(stage.run(served.workspace, PARAMS, served.root / "one", stage.Query("a red circle", k=3), as_json=True))
-    assert [hit["rank"] for hit in found["hits"]] == [1, 2, 3]
+    command = [program, "search", "a red circle", "--index", "one", "-k", "3", "--dim", "17", "--funnel"]
+    lines = subprocess.run(command, cwd=served.root, capture_output=True, text=True, timeout=120, check=True).stdout.splitlines()
+    assert lines[0].split() == ["rank", "score", "video_id", "title", "path"]
+    assert [line.split()[0] for line in lines[1:4]] == ["1", "2", "3"]
+    assert "21 videos, a shortlist with 17 dims, re-ranked with 128" in lines[-1]
+    assert "not trained for 17 dims" in lines[-1]
+    results = json.loads(stage.run(served.workspace, PARAMS, served.root / "one", stage.Query("a red circle", k=3), as_json=True))
+    assert [hit["rank"] for hit in results["hits"]] == [1, 2, 3]

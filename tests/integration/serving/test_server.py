@@ -1,4 +1,4 @@
-"""`reelnest serve` as a browser and a script meet it: a real process, real requests, headless Chromium."""
+"""`reelnest serve` with a real process, real requests and headless Chromium."""
 
 import http.client
 import json
@@ -39,13 +39,13 @@ def server(served: Served) -> Iterator[str]:
 def ask(address: str, body: bytes | None = None, **headers: str) -> tuple[int, Any, Any]:
     """Status, headers and body, which is JSON unless it is a file."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    answer = requests.request("GET" if body is None else "POST", address, data=body, headers=named, timeout=60)
-    content = answer.json() if answer.headers.get("content-type") == "application/json" else answer.content
-    return answer.status_code, answer.headers, content
+    response = requests.request("GET" if body is None else "POST", address, data=body, headers=named, timeout=60)
+    content = response.json() if response.headers.get("content-type") == "application/json" else response.content
+    return response.status_code, response.headers, content
 
 
 def wait_for(page: Any, condition: str) -> None:
-    """Playwright's own way has the page evaluate texts, which our policy forbids."""
+    """Polls, because Playwright's wait makes the page evaluate strings, which our policy forbids."""
     deadline = time.monotonic() + 60
     while not page.evaluate(condition):
         assert time.monotonic() < deadline, (condition, page.inner_text("body"))
@@ -56,20 +56,20 @@ def query(**values: object) -> str:
     return urllib.parse.urlencode(values)
 
 
-def test_the_api_tells_its_indexes_and_searches_each(server: str) -> None:
+def test_the_api_lists_its_indexes_and_searches_each(server: str) -> None:
     assert ask(f"{server}api/health")[2]["status"] == "ok"
     indexes = ask(f"{server}api/indexes")[2]["indexes"]
-    assert [(one["name"], one["videos"], one["dims"]) for one in indexes] == [("one", 21, [16, 64, 128]), ("two", 21, [32, 128])]
+    assert [(index["name"], index["videos"], index["dims"]) for index in indexes] == [("one", 21, [16, 64, 128]), ("two", 21, [32, 128])]
     for name, dim, funnel in (("one", 16, False), ("two", 32, True), ("one", 100, False)):
-        status, _, found = ask(f"{server}api/search?{query(q='a red circle', index=name, dim=dim, funnel=funnel, k=4)}")
+        status, _, results = ask(f"{server}api/search?{query(q='a red circle', index=name, dim=dim, funnel=funnel, k=4)}")
         assert status == 200
-        assert (found["index"], [hit["rank"] for hit in found["hits"]]) == (name, [1, 2, 3, 4])
-        assert found["dims"] == ([32, 128] if funnel else [dim])
-        assert found["untrained"] == ([100] if dim == 100 else [])
+        assert (results["index"], [hit["rank"] for hit in results["hits"]]) == (name, [1, 2, 3, 4])
+        assert results["dims"] == ([32, 128] if funnel else [dim])
+        assert results["untrained"] == ([100] if dim == 100 else [])
 
 
 @pytest.mark.parametrize(
-    ("asked", "status", "words"),
+    ("path", "status", "words"),
     [
         ("api/search", 422, "empty"),
         (f"api/search?{query(q='я' * 100_000)}", 422, "100,000 characters"),
@@ -85,20 +85,20 @@ def test_the_api_tells_its_indexes_and_searches_each(server: str) -> None:
         ("..%2f..%2fparams.yaml", 404, "Not Found"),
     ],
 )
-def test_what_cannot_be_answered_says_why_in_json(server: str, asked: str, status: int, words: str) -> None:
-    found, _, body = ask(server + asked)
-    assert found == status
+def test_an_invalid_request_returns_its_error_as_json(server: str, path: str, status: int, words: str) -> None:
+    received, _, body = ask(server + path)
+    assert received == status
     assert words in body["error"]
 
 
 def test_clips_are_sent_in_the_ranges_that_players_ask_for(server: str, served: Served) -> None:
-    whole = (served.data / "videos/01.mp4").read_bytes()
+    file = (served.data / "videos/01.mp4").read_bytes()
     address = f"{server}api/clip?{query(index='one', id='clip/01')}"
     status, headers, content = ask(address)
-    assert (status, headers["content-type"], headers["accept-ranges"], content) == (200, "video/mp4", "bytes", whole)
+    assert (status, headers["content-type"], headers["accept-ranges"], content) == (200, "video/mp4", "bytes", file)
     status, headers, content = ask(address, Range="bytes=100-199")
-    assert (status, headers["content-range"], content) == (206, f"bytes 100-199/{len(whole)}", whole[100:200])
-    assert ask(address, Range=f"bytes={len(whole)}-")[0] == 416
+    assert (status, headers["content-range"], content) == (206, f"bytes 100-199/{len(file)}", file[100:200])
+    assert ask(address, Range=f"bytes={len(file)}-")[0] == 416
     assert ask(f"{server}api/clip?{query(index='one', id='images', frame=2)}")[1]["content-type"] == "image/png"
 
 
@@ -115,14 +115,14 @@ def test_a_clip_that_became_a_link_out_of_the_data_folder_is_not_sent(server: st
         aside.rename(clip)
 
 
-def test_a_video_is_searched_with_and_what_is_none_is_refused(server: str, served: Served) -> None:
-    status, _, found = ask(f"{server}api/search?{query(dim=16, k=3)}", (served.data / "videos/07.mp4").read_bytes())
-    assert (status, len(found["hits"])) == (200, 3)
+def test_a_query_video_is_searched_and_an_invalid_one_is_refused(server: str, served: Served) -> None:
+    status, _, results = ask(f"{server}api/search?{query(dim=16, k=3)}", (served.data / "videos/07.mp4").read_bytes())
+    assert (status, len(results["hits"])) == (200, 3)
     for body, words in ((b"words, no video", "no video"), (b"", "no body"), ((served.data / "videos/07.mp4").read_bytes()[:900], "")):
-        status, _, found = ask(f"{server}api/search", body)
+        status, _, results = ask(f"{server}api/search", body)
         assert status == 422
-        assert words in found["error"]
-        assert "reelnest-" not in found["error"]
+        assert words in results["error"]
+        assert "reelnest-" not in results["error"]
     assert ask(f"{server}api/search?q=still+here")[0] == 200
 
 
@@ -132,27 +132,27 @@ def test_a_video_that_is_too_large_is_refused_before_it_is_sent(server: str) -> 
     connection.putrequest("POST", "/api/search")
     connection.putheader("Content-Length", str(10**9))
     connection.endheaders()
-    answer = connection.getresponse()
-    assert (answer.status, "at most 64 MB" in json.loads(answer.read())["error"]) == (413, True)
+    response = connection.getresponse()
+    assert (response.status, "the limit is 64 MB" in json.loads(response.read())["error"]) == (413, True)
     connection.close()
 
 
-def test_only_the_server_s_own_page_may_ask(server: str) -> None:
+def test_only_the_server_s_own_page_may_send_requests(server: str) -> None:
     for headers in (
         {"Host": "evil.example"},
         {"Host": "127.0.0.1.evil.example:80"},
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
     ):
-        status, given, body = ask(f"{server}api/indexes", **headers)
+        status, received, body = ask(f"{server}api/indexes", **headers)
         assert status == 403
         assert "error" in body
-        assert "access-control-allow-origin" not in given
+        assert "access-control-allow-origin" not in received
     for headers in ({"Host": "localhost:1234"}, {"Host": "[::1]"}, {"Origin": server.rstrip("/")}):
-        status, given, _ = ask(f"{server}api/indexes", **headers)
+        status, received, _ = ask(f"{server}api/indexes", **headers)
         assert status == 200
-        assert "default-src 'none'" in given["content-security-policy"]
-        assert given["x-content-type-options"] == "nosniff"
+        assert "default-src 'none'" in received["content-security-policy"]
+        assert received["x-content-type-options"] == "nosniff"
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1400, "light")])
@@ -169,28 +169,28 @@ def test_the_page_searches_two_sides_and_is_accessible(server: str, browser: Any
     page.keyboard.type("red ")
     held[0].continue_()
     wait_for(page, "document.querySelector('.side')")
-    page.keyboard.type("circle")  # what was typed before the page was ready is kept
+    page.keyboard.type("circle")  # text typed before the page was ready is not lost
     page.keyboard.press("Enter")
-    wait_for(page, "document.querySelector('#status').textContent.includes('12 of 21 videos')")  # written after the answers
-    assert page.locator(".answers li").count() == 12
+    wait_for(page, "document.querySelector('#status').textContent.includes('12 of 21 videos')")  # written after the results
+    assert page.locator(".results li").count() == 12
     page.check("#compare")
-    wait_for(page, "document.querySelectorAll('.side').length === 2 && document.querySelectorAll('.answers li').length === 24")
+    wait_for(page, "document.querySelectorAll('.side').length === 2 && document.querySelectorAll('.results li').length === 24")
     right = page.locator(".side").nth(1)
     right.locator(".dim").select_option("32")
     right.locator(".funnel").check()
-    wait_for(page, "document.querySelectorAll('.timing')[1].textContent.includes('shortlist by 32 dims, ordered by 128')")
+    wait_for(page, "document.querySelectorAll('.timing')[1].textContent.includes('shortlist with 32 dims, reranked with 128')")
     wait_for(page, "document.querySelector('#status').textContent.includes('on the right too')")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    found = [one for one in Axe().run(page).response["violations"] if one["impact"] in SERIOUS]
-    assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
+    violations = [rule for rule in Axe().run(page).response["violations"] if rule["impact"] in SERIOUS]
+    assert [(rule["id"], rule["nodes"][0]["html"]) for rule in violations] == []
 
-    other = browser.new_page()
-    other.goto(page.url)  # the address holds it all
-    wait_for(other, "document.querySelectorAll('.answers li').length === 24")
-    ids = "[...document.querySelectorAll('.answers li')].map((one) => one.dataset.id)"
-    wait_for(other, "document.querySelector('#status').textContent.includes('on the right too')")
-    assert other.evaluate(ids) == page.evaluate(ids)
-    other.close()
+    second = browser.new_page()
+    second.goto(page.url)  # the address contains the search
+    wait_for(second, "document.querySelectorAll('.results li').length === 24")
+    ids = "[...document.querySelectorAll('.results li')].map((box) => box.dataset.id)"
+    wait_for(second, "document.querySelector('#status').textContent.includes('on the right too')")
+    assert second.evaluate(ids) == page.evaluate(ids)
+    second.close()
     page.go_back()
     page.go_back()
     page.go_back()
@@ -203,7 +203,7 @@ def test_the_page_searches_two_sides_and_is_accessible(server: str, browser: Any
 @pytest.mark.parametrize(("scheme", "width"), SCREENS)
 def test_the_page_works_without_a_network(server: str, browser: Any, scheme: str, width: int) -> None:
     with opened_offline(browser, f"{server}?{query(q='red circle')}", scheme, width) as opened:
-        opened.page.wait_for_selector(".answers li:nth-child(12)")
+        opened.page.wait_for_selector(".results li:nth-child(12)")
         assert opened.page.evaluate("document.documentElement.scrollWidth") == width
         assert opened.faults() == []
 
@@ -211,7 +211,7 @@ def test_the_page_works_without_a_network(server: str, browser: Any, scheme: str
 def test_titles_are_text_and_clips_play(server: str, browser: Any) -> None:
     page = browser.new_page()
     page.goto(f"{server}?{query(q=HOSTILE, k=24)}")
-    page.wait_for_selector(".answers li:nth-child(21)")
+    page.wait_for_selector(".results li:nth-child(21)")
     assert page.locator(".title", has_text=HOSTILE).count() == 1
     assert page.input_value("#q") == HOSTILE
     assert page.evaluate("window.harmed") is None
@@ -225,13 +225,13 @@ def test_titles_are_text_and_clips_play(server: str, browser: Any) -> None:
 def test_a_video_is_chosen_on_the_page(server: str, browser: Any, served: Served) -> None:
     page = browser.new_page()
     page.goto(server)
-    wait_for(page, "document.querySelector('.side')")  # before that the page hears of no file
+    wait_for(page, "document.querySelector('.side')")  # before that the page does not handle a file
     page.set_input_files("#file", str(served.data / "videos/notes.mp4"))
     page.wait_for_selector(".error:visible")
     assert "the uploaded file" in page.inner_text(".error:visible")
     page.set_input_files("#file", str(served.data / "videos/07.mp4"))
-    page.wait_for_selector(".answers li:nth-child(12)")
-    assert page.inner_text("#asked-name") == "07.mp4"
+    page.wait_for_selector(".results li:nth-child(12)")
+    assert page.inner_text("#query-video-name") == "07.mp4"
     page.click("#clear")
-    wait_for(page, "!document.querySelector('.answers li')")
+    wait_for(page, "!document.querySelector('.results li')")
     page.close()

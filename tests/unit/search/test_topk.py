@@ -85,7 +85,7 @@ def test_a_zero_vector_scores_zero_and_not_nan() -> None:
 def test_vectors_with_nan_are_refused_with_their_row(value: float, side: str) -> None:
     vectors = {"query": torch.ones(4, 3), "corpus": torch.ones(5, 3)}
     vectors[side][2, 1] = value
-    with pytest.raises(ModelError, match=rf"1 of . {side} vectors hold NaN or infinity \(first: row 2"):
+    with pytest.raises(ModelError, match=rf"1 of . {side} vectors contain NaN or infinity; the first is row 2"):
         prefix_topk(vectors["query"], vectors["corpus"], [3], k=2)
 
 

@@ -1,5 +1,5 @@
-"""Where a version comes from.
+"""The origins of a version.
 
-In: the checkout, `dvc.lock`, the environment. Out: a record that is kept with the version, its model card, and the commands that make
-it again. Open `lineage.py` first.
+In: the checkout, `dvc.lock`, the environment. Out: a record in the version's files, its model card, and the commands that rebuild it. Open
+`lineage.py` first.
 """

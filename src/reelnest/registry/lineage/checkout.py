@@ -1,4 +1,4 @@
-"""The git checkout that a process works in: which commit, what differs from it, and where it can be cloned from."""
+"""The git checkout of this process: its commit, its uncommitted changes, and the repository to clone."""
 
 import logging
 import shutil
@@ -11,35 +11,35 @@ from reelnest.git import git_bytes
 from reelnest.registry.connection import without_credentials
 
 CODE = ("src", "configs")
-"""Folders whose new files decide what a stage computes. A new file elsewhere (notes, a plot) is no difference; a changed one always is."""
+"""Folders whose untracked files count as changes, because stages depend on them. Untracked files elsewhere (notes, plots) do not count."""
 LOCK_FILE = "dvc.lock"
-"""Written by each run, and kept by itself: no difference either."""
+"""Not counted as a change: each run writes it, and the lineage has a copy."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Checkout:
-    """A commit and what stands on top of it."""
+    """A commit and the uncommitted changes."""
 
     commit: str
     changes: bytes
-    """What `git apply` makes of the commit's files to have those that were there; empty where nothing differs."""
+    """The uncommitted changes as a patch for `git apply`; empty if there are none."""
     repository: str
-    """What to clone: the address of `origin` where it has the commit, or else this machine's repository."""
+    """The repository to clone: the address of `origin` if it has the commit, or else the local repository."""
     is_published: bool
-    """Whether `origin` has the commit, as far as is known here without asking it."""
+    """Whether `origin` has the commit, according to the local remote-tracking branches."""
     folder: str
-    """The project's, in the repository; empty for its top."""
+    """The project's folder in the repository; empty for the top level."""
 
     @property
     def name(self) -> str:
-        """The commit, with `-dirty` where files differ from it."""
+        """The commit, with `-dirty` if there are uncommitted changes."""
         return f"{self.commit}-dirty" if self.changes else self.commit
 
 
 def read_checkout(folder: Path) -> Checkout | None:
-    """The checkout that `folder` is in. None, and git's reason in the log, outside of one, without git, or before the first commit."""
+    """The checkout of `folder`. Returns None and logs git's reason outside a checkout, without git, or before the first commit."""
     try:
         commit = _text(folder, "rev-parse", "--verify", "HEAD")
         origin = without_credentials(_text(folder, "config", "--default", "", "--get", "remote.origin.url"))
@@ -59,16 +59,16 @@ def read_checkout(folder: Path) -> Checkout | None:
 
 
 def _changes(folder: Path) -> bytes:
-    """The difference to HEAD, with files that are new. Neither index nor object store is written to: others may be at work there."""
+    """The difference to HEAD, including untracked files. It does not write to the index or object store, which others may be using."""
     with TemporaryDirectory(prefix="reelnest-") as scratch:
         index = Path(scratch) / "index"
-        own = folder / _text(folder, "rev-parse", "--git-path", "index")
-        if own.is_file():
-            shutil.copy(own, index)
+        original = folder / _text(folder, "rev-parse", "--git-path", "index")
+        if original.is_file():
+            shutil.copy(original, index)
         new = [name for name in CODE if (folder / name).is_dir()]
         if new and (files := _git(folder, "ls-files", "-z", "--others", "--exclude-standard", "--", *new)):
-            # Intent only: it makes the file a part of the difference and stores nothing.
-            _git(folder, "add", "--intent-to-add", "--pathspec-from-file=-", "--pathspec-file-nul", given=files, index=index)
+            # Intent to add includes the files in the difference without storing them.
+            _git(folder, "add", "--intent-to-add", "--pathspec-from-file=-", "--pathspec-file-nul", stdin=files, index=index)
         form = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/")
         return _git(folder, "diff", *form, "HEAD", "--", ":(top)", f":(exclude){LOCK_FILE}", index=index)
 
@@ -77,6 +77,6 @@ def _text(folder: Path, *arguments: str) -> str:
     return _git(folder, *arguments).decode(errors="replace").strip()
 
 
-def _git(folder: Path, *arguments: str, given: bytes = b"", index: Path | None = None) -> bytes:
+def _git(folder: Path, *arguments: str, stdin: bytes = b"", index: Path | None = None) -> bytes:
     environment = {"GIT_OPTIONAL_LOCKS": "0"} | ({"GIT_INDEX_FILE": str(index)} if index else {})
-    return git_bytes(folder, *arguments, stdin=given, environment=environment)
+    return git_bytes(folder, *arguments, stdin=stdin, environment=environment)

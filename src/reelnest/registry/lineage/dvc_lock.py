@@ -1,4 +1,4 @@
-"""What DVC wrote down of a run, read from its files as YAML: `data.dvc`, `dvc.lock` and its settings."""
+"""DVC's record of a run: `data.dvc`, `dvc.lock` and DVC's settings."""
 
 import configparser
 import hashlib
@@ -13,55 +13,55 @@ from reelnest.yaml_files import YAMLError, load_yaml
 DATA_FILE, LOCK_FILE = "data.dvc", "dvc.lock"
 CODE = ("src/", "configs/")
 IGNORED = ("__pycache__", ".DS_Store", ".ipynb_checkpoints")
-"""As `.dvcignore` has it: in no folder's hash. Byte code (`.pyc`) neither."""
+"""Files that are not in the hash of a folder, as in `.dvcignore`. Byte code (`.pyc`) is not either."""
 NOT_INPUTS = ("models/candidate",)
-"""Holds `run.json`, which says where a training was recorded: its hash differs each time. The model itself has a hash without it."""
+"""Inputs that are not compared. The hash of this folder differs each time, because `run.json` has the id of the MLflow run."""
 
 
 def read_yaml(path: Path) -> dict[str, Any] | None:
-    """None where there is no such file. Raises RegistryError for one that is no YAML mapping."""
+    """Reads a YAML mapping; None if the file is missing. Raises RegistryError if it is no mapping."""
     if not path.is_file():
         return None
     try:
-        found = load_yaml(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError) as error:
-        raise RegistryError(f"{path}: not readable as YAML: {error}. Run `dvc repro`, which writes it anew.") from error
-    if not isinstance(found, dict):
-        raise RegistryError(f"{path}: expected what DVC writes, found {type(found).__name__}. Run `dvc repro`, which writes it anew.")
-    return found
+        raise RegistryError(f"{path}: not readable as YAML: {error}. Run `dvc repro` to write it again.") from error
+    if not isinstance(content, dict):
+        raise RegistryError(f"{path}: expected a mapping, found {type(content).__name__}. Run `dvc repro` to write it again.")
+    return content
 
 
 def inputs(lock: Mapping[str, Any]) -> dict[tuple[str, str], str]:
-    """What each stage of a `dvc.lock` depended on: (stage, file) with the file's hash, (stage, setting) with the setting's value."""
-    found: dict[tuple[str, str], str] = {}
+    """The inputs of the stages in a `dvc.lock`: the hash by (stage, file), and the value by (stage, setting)."""
+    values: dict[tuple[str, str], str] = {}
     for stage, entry in lock.get("stages", {}).items():
-        found |= {(stage, file["path"]): file["md5"] for file in entry.get("deps", []) if file["path"] not in NOT_INPUTS}
+        values |= {(stage, file["path"]): file["md5"] for file in entry.get("deps", []) if file["path"] not in NOT_INPUTS}
         for settings in entry.get("params", {}).values():
-            found |= {(stage, name): value for name, value in _settings("", settings)}
-    return found
+            values |= {(stage, name): value for name, value in _settings("", settings)}
+    return values
 
 
 def differing_inputs(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """The stages and inputs in which two `dvc.lock`s differ, in words."""
-    one, other = inputs(before), inputs(after)
-    return sorted({f"{stage}: {what}" for stage, what in one.keys() | other.keys() if one.get((stage, what)) != other.get((stage, what))})
+    """The inputs in which two `dvc.lock`s differ, as lines `stage: input`."""
+    old, new = inputs(before), inputs(after)
+    return sorted({f"{stage}: {what}" for stage, what in old.keys() | new.keys() if old.get((stage, what)) != new.get((stage, what))})
 
 
 def stale_inputs(lock: Mapping[str, Any], root: Path) -> list[str]:
-    """The code and settings that are not, in the project at `root`, what they were in the run that wrote `lock`."""
-    now = read_yaml(root / "params.yaml") or {}
-    found = []
+    """The code and settings of the project at `root` that changed since the run that wrote `lock`, as lines `stage: input`."""
+    params = read_yaml(root / "params.yaml") or {}
+    stale = []
     for stage, entry in lock.get("stages", {}).items():
         for file in entry.get("deps", []):
             if file["path"].startswith(CODE) and dvc_hash(root / file["path"]) != file["md5"]:
-                found.append(f"{stage}: {file['path']}")
+                stale.append(f"{stage}: {file['path']}")
         for settings in entry.get("params", {}).values():
-            found += [f"{stage}: {name}" for name, value in settings.items() if _setting(now, name) != value]
-    return found
+            stale += [f"{stage}: {name}" for name, value in settings.items() if _setting(params, name) != value]
+    return stale
 
 
 def dvc_hash(path: Path) -> str | None:
-    """DVC's own name for a file or a folder; None where there is none."""
+    """DVC's hash of a file or folder; None if it does not exist."""
     if path.is_file():
         return _md5(path.read_bytes())
     if not path.is_dir():
@@ -76,19 +76,19 @@ def dvc_hash(path: Path) -> str | None:
 
 
 def remote_name(root: Path) -> str | None:
-    """The remote that `dvc pull` asks; None where none is set."""
+    """The name of DVC's default remote; None if there is none."""
     return _option(root, "core", "remote")
 
 
 def cache_folder(root: Path) -> Path:
-    """Where the bytes of each version are kept on this machine."""
+    """DVC's cache folder on this machine."""
     folder = _option(root, "cache", "dir")
     return (root / ".dvc" / (folder or "cache")).absolute()
 
 
 def _option(root: Path, section: str, name: str) -> str | None:
     value = None
-    for file in (root / ".dvc" / "config", root / ".dvc" / "config.local"):  # the second one goes before the first
+    for file in (root / ".dvc" / "config", root / ".dvc" / "config.local"):  # the second file overrides the first
         parser = configparser.ConfigParser(interpolation=None)
         try:
             parser.read(file, encoding="utf-8")
@@ -98,19 +98,19 @@ def _option(root: Path, section: str, name: str) -> str | None:
     return value
 
 
-def _settings(above: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _settings(prefix: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            yield from _settings(f"{above}{name}.", value)
+            yield from _settings(f"{prefix}{name}.", value)
         else:
-            yield above + name, json.dumps(value)
+            yield prefix + name, json.dumps(value)
 
 
 def _setting(params: Mapping[str, Any], name: str) -> Any:
-    found: Any = params
+    value: Any = params
     for key in name.split("."):
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return found
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
 def _md5(content: bytes) -> str:

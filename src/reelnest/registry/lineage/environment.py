@@ -1,4 +1,4 @@
-"""What a process runs on: Python, the machine, the installed packages and how they differ from those that were tested together."""
+"""The environment of a process: Python, the platform, the installed packages, and their differences from the lock file."""
 
 import hashlib
 import platform
@@ -14,17 +14,19 @@ OURS = "reelnest"
 
 
 def installed() -> list[str]:
-    """Like `pip freeze`, without this project. A local suffix (`2.13.0+cpu`) is cut off: no index that pip asks by itself knows it."""
-    found = {_name(one.metadata["Name"]): one.version.partition("+")[0] for one in distributions() if one.metadata["Name"]}
-    return [f"{name}=={version}" for name, version in sorted(found.items()) if name != OURS]
+    """Like `pip freeze`, without this project. Local suffixes (`2.13.0+cpu`) are removed, because PyPI does not have such versions."""
+    versions = {
+        _name(package.metadata["Name"]): package.version.partition("+")[0] for package in distributions() if package.metadata["Name"]
+    }
+    return [f"{name}=={version}" for name, version in sorted(versions.items()) if name != OURS]
 
 
 def environment(root: Path, packages: Iterable[str]) -> Environment:
-    """This process's, against the lock file of the project at `root`. `packages` is what `installed` gave."""
+    """The environment of this process, compared with the lock file of the project at `root`. `packages` is the result of `installed`."""
     present = dict(line.split("==") for line in packages)
     lock = root / LOCK_FILE
     text = lock.read_text(encoding="utf-8") if lock.is_file() else ""
-    wanted = dict(re.findall(r"^([A-Za-z0-9._-]+)==([^\s;#]+)", text, flags=re.MULTILINE))
+    locked = dict(re.findall(r"^([A-Za-z0-9._-]+)==([^\s;#]+)", text, flags=re.MULTILINE))
     return Environment(
         python=platform.python_version(),
         platform=platform.platform(),
@@ -32,7 +34,7 @@ def environment(root: Path, packages: Iterable[str]) -> Environment:
         lock_hash=hashlib.sha256(text.encode()).hexdigest() if text else None,
         differing=tuple(
             f"{name} {present.get(_name(name), 'missing')}, locked {version}"
-            for name, version in wanted.items()
+            for name, version in locked.items()
             if present.get(_name(name)) != version
         ),
     )

@@ -1,8 +1,8 @@
-"""Where a registered version comes from: kept beside the model itself, so that it is there as long as the model is.
+"""The lineage of a registered version. It is one of the version's files, so that it exists as long as the model does.
 
-In the version's files, `artifacts/lineage/` holds `lineage.json` (a `Lineage`) and the files that it speaks of: `params.yaml`, `data.dvc`,
-`dvc.lock`, `requirements.txt` (what was installed), `validation.json`, `evaluation.json`, and `changes.diff` where the checkout was not
-clean. What versions are searched by stands in their tags too.
+The folder `artifacts/lineage/` has `lineage.json` (a `Lineage`) and the files that it refers to: `params.yaml`, `data.dvc`, `dvc.lock`,
+`requirements.txt` (the installed packages), `validation.json`, `evaluation.json`, and `changes.diff` if the checkout was not clean. The
+version's tags also have the values that versions are searched by.
 """
 
 import logging
@@ -32,9 +32,9 @@ LINEAGE_FOLDER = "lineage"
 LINEAGE_FILE = "lineage.json"
 CHANGES_FILE = "changes.diff"
 REQUIREMENTS_FILE = "requirements.txt"
-KEPT_REPORTS = (ValidationReport.FILE, EvaluationReport.FILE)
+REPORTS = (ValidationReport.FILE, EvaluationReport.FILE)
 MOST_CHANGES = 20_000_000
-"""Bytes of a difference to the commit. A larger one holds somebody's data or weights, not code."""
+"""Bytes of uncommitted changes. Larger changes contain data or weights rather than code, and are not saved."""
 
 COMMIT_TAG = "reelnest.git_commit"
 DATA_TAG = "reelnest.data"
@@ -46,53 +46,53 @@ log = logging.getLogger(__name__)
 
 
 class Lineage(BaseModel):
-    """What a registration knows of where its model comes from. None: there was no such thing."""
+    """The origins of a registered model. A field is None if its information is not available."""
 
     model_hash: str
     commit: Commit | None
     data: DataVersion | None
     dvc_lock: bool
     stale: list[str]
-    """Code and settings that had changed since the stages ran, by `dvc.lock`: what is kept is then not what the model was made from."""
+    """Code and settings that changed after the stages ran, by `dvc.lock`. The saved files then differ from those of the training."""
     validation: ValidatedData | None
     evaluation_data: str
-    """The hash of the queries and of what is relevant to them."""
+    """The hash of the queries and their relevant items."""
     flow_run: FlowRun | None
     environment: Environment
 
     @property
     def origins(self) -> Origins:
-        """The part that fits on a page."""
+        """The summary for reports."""
         return Origins(commit=self.commit, data=self.data, flow_run=self.flow_run, validation=self.validation, environment=self.environment)
 
     @property
     def tags(self) -> dict[str, str]:
-        """What the version is found by."""
+        """The tags by which the version can be searched."""
         commit = self.commit and self.commit.hash + ("" if self.commit.clean else "-dirty")
-        found = {COMMIT_TAG: commit, DATA_TAG: self.data and self.data.hash, FLOW_RUN_TAG: self.flow_run and self.flow_run.id}
-        return {name: value for name, value in found.items() if value}
+        tags = {COMMIT_TAG: commit, DATA_TAG: self.data and self.data.hash, FLOW_RUN_TAG: self.flow_run and self.flow_run.id}
+        return {name: value for name, value in tags.items() if value}
 
 
 @dataclass(frozen=True)
 class Origin:
-    """A version with its run and, where it was kept, its lineage."""
+    """A version with its MLflow run and its lineage."""
 
     version: ModelVersion
     run: Any | None
-    """MLflow's run; None where it was deleted."""
+    """The MLflow run; None if it was deleted."""
     lineage: Lineage | None
-    """None for a version that was registered without one, or whose files are gone."""
+    """None for a version without a lineage, or whose files were deleted."""
     folder: Path
-    """The files of `artifacts/lineage/`; empty where there is no lineage."""
+    """The files of `artifacts/lineage/`. Empty without a lineage."""
 
 
 def origin_tags(root: Path) -> dict[str, str]:
-    """Of a run that begins in the project at `root`: the commit, and the flow run that it belongs to."""
+    """Tags for a new MLflow run in the project at `root`: the commit and the Prefect flow run."""
     checkout, flow = read_checkout(root), flow_run()
     return ({COMMIT_TAG: checkout.name} if checkout else {}) | ({FLOW_RUN_TAG: flow[0]} if flow else {})
 
 
-def keep_lineage(
+def write_lineage(
     root: Path,
     folder: Path,
     model_hash: str,
@@ -100,7 +100,7 @@ def keep_lineage(
     validation: ValidationReport | None,
     sample_seed: int | None,
 ) -> Lineage:
-    """Writes the lineage of the model that was made in the project at `root` to `folder`, an empty one, and returns it."""
+    """Writes the lineage of the model of the project at `root` to the empty `folder`, and returns it."""
     checkout = read_checkout(root)
     commit = None
     if checkout is not None:
@@ -108,7 +108,7 @@ def keep_lineage(
         if checkout.changes and changes_saved:
             (folder / CHANGES_FILE).write_bytes(checkout.changes)
         if not changes_saved:
-            log.warning("lineage: the difference to the commit has %.0f MB, too much to keep", len(checkout.changes) / 1e6)
+            log.warning("lineage: the uncommitted changes have %.0f MB, which is too large to save", len(checkout.changes) / 1e6)
         commit = Commit(
             hash=checkout.commit,
             clean=not checkout.changes,
@@ -117,13 +117,13 @@ def keep_lineage(
             published=checkout.is_published,
             folder=checkout.folder,
         )
-    for file in (root / "params.yaml", root / DATA_FILE, root / LOCK_FILE, *(root / "reports" / name for name in KEPT_REPORTS)):
+    for file in (root / "params.yaml", root / DATA_FILE, root / LOCK_FILE, *(root / "reports" / name for name in REPORTS)):
         if file.is_file():
             shutil.copyfile(file, folder / file.name)
     packages = installed()
     (folder / REQUIREMENTS_FILE).write_text("".join(f"{line}\n" for line in packages), encoding="utf-8")
     lock, flow = read_yaml(root / LOCK_FILE), flow_run()
-    found = Lineage(
+    lineage = Lineage(
         model_hash=model_hash,
         commit=commit,
         data=_data(root, sample_seed),
@@ -134,16 +134,16 @@ def keep_lineage(
         flow_run=FlowRun(id=flow[0], url=flow[1]) if flow else None,
         environment=environment(root, packages),
     )
-    if found.stale:
-        log.warning("lineage: changed since the model was made: %s. Run `dvc repro` before registering.", ", ".join(found.stale))
-    (folder / LINEAGE_FILE).write_text(found.model_dump_json(indent=2), encoding="utf-8")
-    return found
+    if lineage.stale:
+        log.warning("lineage: changed since the model was trained: %s. Run `dvc repro` before registering.", ", ".join(lineage.stale))
+    (folder / LINEAGE_FILE).write_text(lineage.model_dump_json(indent=2), encoding="utf-8")
+    return lineage
 
 
 def find_origin(params: Params, which: str, folder: Path) -> Origin:
-    """A version (`models:/name@alias`, `models:/name/3`, or an alias or number of the registered model) and its lineage, put into `folder`.
+    """Finds a version and downloads its lineage to `folder`. `which` is `models:/name@alias`, `models:/name/3`, an alias or a number.
 
-    Raises RegistryError where there is no such version or MLflow cannot be reached.
+    Raises RegistryError if there is no such version or MLflow cannot be reached.
     """
     connect_to_read(params)
     name, which = _named(which, params.registration.name)
@@ -155,36 +155,36 @@ def find_origin(params: Params, which: str, folder: Path) -> Origin:
 
 
 def versions_from(params: Params, text: str) -> list[ModelVersion]:
-    """The versions that come from a data hash, commit, run, flow run or model hash, the newest first; its first characters are enough.
+    """The versions whose data hash, commit, run, flow run or model hash begins with `text`, newest first.
 
-    Raises RegistryError for a text too short to mean one thing, and where MLflow cannot be reached.
+    Raises RegistryError if `text` is too short, or if MLflow cannot be reached.
     """
     if len(text) < SHORTEST_PREFIX:
         raise RegistryError(f"'{text}': give at least {SHORTEST_PREFIX} characters of a data hash, commit, run, flow run or model hash.")
     connect_to_read(params)
     try:
-        found = mlflow.MlflowClient().search_model_versions(f"name = '{params.registration.name}'")
+        versions = mlflow.MlflowClient().search_model_versions(f"name = '{params.registration.name}'")
     except (MlflowException, OSError) as error:
         raise RegistryError(f"MLflow's registry cannot be read: {error}") from error
     return [
         version
-        for version in sorted(found, key=lambda version: int(version.version), reverse=True)
+        for version in sorted(versions, key=lambda version: int(version.version), reverse=True)
         if any(name.startswith(text) for name in [version.run_id or "", *(version.tags.get(tag, "") for tag in SEARCHED_TAGS)])
     ]
 
 
 def trainings_of_flow_runs(params: Params, beginning: str) -> list[tuple[str, str]]:
-    """MLflow's runs whose flow run's id begins so: pairs of the MLflow run's id and the flow run's. Raises RegistryError."""
+    """The MLflow runs of flow runs whose id starts with `beginning`, as pairs (MLflow run id, flow run id). Raises RegistryError."""
     try:
         connect_to_read(params)
         client = mlflow.MlflowClient()
         experiment = client.get_experiment_by_name(params.tracking.experiment)
         if experiment is None:
             return []
-        found = client.search_runs([experiment.experiment_id], f"tags.`{FLOW_RUN_TAG}` LIKE '{beginning}%'")
+        runs = client.search_runs([experiment.experiment_id], f"tags.`{FLOW_RUN_TAG}` LIKE '{beginning}%'")
     except (MlflowException, OSError) as error:
         raise RegistryError(f"MLflow's runs cannot be read: {error}") from error
-    return [(run.info.run_id, run.data.tags[FLOW_RUN_TAG]) for run in found]
+    return [(run.info.run_id, run.data.tags[FLOW_RUN_TAG]) for run in runs]
 
 
 def _named(which: str, name: str) -> tuple[str, str]:
@@ -214,7 +214,7 @@ def _data(root: Path, sample_seed: int | None) -> DataVersion | None:
             cache=str(cache_folder(root)),
         )
     except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise RegistryError(f"{root / DATA_FILE}: expected what `dvc add data` writes ({error!r} is missing). Run it again.") from error
+        raise RegistryError(f"{root / DATA_FILE}: not a valid DVC file ({error!r} is missing). Run `dvc add data` again.") from error
 
 
 def _run(run_id: str | None) -> Any | None:
@@ -230,20 +230,20 @@ def _run(run_id: str | None) -> Any | None:
 
 
 def _lineage(version: ModelVersion, folder: Path) -> Lineage | None:
-    """None where the version's files hold none, or are gone."""
+    """The lineage in the version's files; None if there is none or the files were deleted."""
     place = f"models:/{version.name}/{version.version}/artifacts"
     try:
-        held = {Path(file.path).name for file in mlflow.artifacts.list_artifacts(place)}
-        if LINEAGE_FOLDER not in held:
+        names = {Path(file.path).name for file in mlflow.artifacts.list_artifacts(place)}
+        if LINEAGE_FOLDER not in names:
             return None
-        found = Path(mlflow.artifacts.download_artifacts(f"{place}/{LINEAGE_FOLDER}", dst_path=str(folder)))
+        downloaded = Path(mlflow.artifacts.download_artifacts(f"{place}/{LINEAGE_FOLDER}", dst_path=str(folder)))
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
         raise
-    for file in list(found.iterdir()):
+    for file in list(downloaded.iterdir()):
         file.replace(folder / file.name)
     try:
         return Lineage.model_validate_json((folder / LINEAGE_FILE).read_text(encoding="utf-8"))
     except (OSError, ValidationError) as error:
-        raise RegistryError(f"{place}/{LINEAGE_FOLDER}/{LINEAGE_FILE}: not as reelnest writes it: {error}.") from error
+        raise RegistryError(f"{place}/{LINEAGE_FOLDER}/{LINEAGE_FILE}: not a valid lineage: {error}. Register the model again.") from error

@@ -1,7 +1,7 @@
-"""The model card: what a registered model is for, how good it is at each size, and where it comes from, in the Hugging Face form.
+"""The model card of a registered model, in the format of Hugging Face: its use, its quality by dim, and its origins.
 
-Its YAML head is what the Hub reads (https://huggingface.co/docs/hub/model-cards); the text is `model_card.md.j2`, filled from the
-evaluation, the settings and the lineage. Nothing in it is written by hand, so that it is never out of date.
+The Hub reads the YAML header (https://huggingface.co/docs/hub/model-cards). The text is the template `model_card.md.j2`, filled from the
+evaluation, the settings and the lineage. No text is written by hand, so the card is always up to date.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from reelnest.registry.lineage.lineage import Lineage
 TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 TASK = ("information-retrieval", "Information Retrieval")  # as sentence-transformers' cards have it
 OWN_LICENSE = License("apache-2.0")
-"""Of weights that nobody else had a hand in: this project's."""
+"""This project's licence, for weights without a published base."""
 UNKNOWN_LICENSE = License("unknown")
 
 
@@ -34,15 +34,15 @@ def model_card(
     training: TrainingReport | None,
     lineage: Lineage,
 ) -> str:
-    """The card's text.
+    """The text of the card.
 
     Args:
-        name: of the registered model.
-        family: of the saved model.
-        settings: the saved model's `reelnest.json`.
-        evaluation: of the same model.
-        training: of the same model; None where its report is missing.
-        lineage: of the same model.
+        name: name of the registered model.
+        family: model family of the saved model.
+        settings: content of the saved model's `reelnest.json`.
+        evaluation: evaluation report of the model.
+        training: training report of the model; None if it is missing.
+        lineage: lineage of the model.
     """
     model = settings["model"]
     kinds = [result for result in evaluation.results if result.pair_kind != ALL and result.dim == evaluation.width]
@@ -107,12 +107,12 @@ def _base(model: Mapping[str, Any], family: Family) -> str:
 
 
 def _license(base: str, family: Family) -> License:
-    """The licence of the base's weights: what is trained from them has the same one."""
+    """The licence of the base's weights, which also applies to models trained from them."""
     if base == TINY:
         return OWN_LICENSE
     if published := family.license_of(base):
         return published
-    # What a folder's own card says; the Hub's name for a licence that is not known is `unknown`.
+    # The card of a local folder may name a licence. `unknown` is the Hub's name for an unknown licence.
     card = Path(base) / "README.md"
     if card.is_file():
         try:

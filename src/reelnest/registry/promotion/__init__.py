@@ -1,5 +1,5 @@
-"""Which version is champion.
+"""The promotion of a version to champion.
 
-In: the figures by query of a challenger and of the champion. Out: a decision with its reason and each condition, and the aliases. Open
+In: the metrics by query of a challenger and of the champion. Out: a decision with its reason and conditions, and the aliases. Open
 `decision.py` first.
 """

@@ -1,4 +1,4 @@
-"""Which version is champion, how that is changed by hand, and how it is taken back."""
+"""The aliases `champion` and `challenger`: the list of versions, manual promotion and rollback."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,21 +18,21 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 DECISION_TAG = "reelnest.decision"
 REASON_TAG = "reelnest.reason"
 TAKEN_BACK = "taken back by hand"
-"""What the reason of a version begins with whose place a person gave back to the one before it."""
+"""The start of the reason of a version that a rollback replaced."""
 REPLACED_TAG = "reelnest.replaced"
-"""Of a version that became champion: the number of the one before it."""
+"""Tag of a version that became champion: the number of the previous champion."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A version, as `reelnest models` shows it."""
+    """A version in the table of `reelnest models`."""
 
     version: int
     aliases: tuple[str, ...]
     created: int
     """Milliseconds since 1970."""
     value: float | None
-    """Of `register.metric` over all queries at the full width; figures of different `data` are not comparable."""
+    """The value of `register.metric` over all queries at the full width. Values on different `data` are not comparable."""
     data: str
     """The first characters of the evaluation data's hash."""
     commit: str
@@ -40,13 +40,13 @@ class Entry:
 
 
 def versions_table(params: Params) -> list[Entry]:
-    """All versions of the registered model, the newest first. Raises RegistryError where MLflow cannot be reached."""
+    """All versions of the registered model, newest first. Raises RegistryError if MLflow cannot be reached."""
     connect_to_read(params)
     name = params.registration.name
     client = mlflow.MlflowClient()
     try:
-        found: Sequence[Any] = [
-            client.get_model_version(name, version.version)  # a search gives no aliases
+        versions: Sequence[Any] = [
+            client.get_model_version(name, version.version)  # a search returns no aliases
             for version in client.search_model_versions(f"name = '{name}'")
         ]
     except (MlflowException, OSError) as error:
@@ -60,17 +60,17 @@ def versions_table(params: Params) -> list[Entry]:
             float(version.tags[metric]) if metric in version.tags else None,
             version.tags.get("reelnest.evaluation_data_hash", "")[:8],
             version.tags.get("reelnest.git_commit", ""),
-            version.tags.get(REASON_TAG, "not decided yet: `reelnest register` goes on"),
+            version.tags.get(REASON_TAG, "not decided yet: run `reelnest register`"),
         )
-        for version in found
+        for version in versions
     ]
     return sorted(entries, key=lambda entry: entry.version, reverse=True)
 
 
 def promote(params: Params, which: str) -> int:
-    """Makes a version (by number or alias) champion, whatever the gate said of it, and gives its number.
+    """Makes a version (by number or alias) champion, regardless of the gate, and returns its number.
 
-    Raises RegistryError where there is no such version, its files are gone, or MLflow cannot be reached.
+    Raises RegistryError if there is no such version, its files are missing, or MLflow cannot be reached.
     """
     connect_to_read(params)
     name = params.registration.name
@@ -80,14 +80,14 @@ def promote(params: Params, which: str) -> int:
             before = champion_of(name)
             set_champion(chosen, before, "by hand" + (f", in place of version {before.version}" if before else ""))
     except (MlflowException, OSError) as error:
-        raise RegistryError(f"MLflow's registry refused: {error}. Nothing is lost: do it again.") from error
+        raise RegistryError(f"MLflow's registry failed: {error}. Run the command again.") from error
     return int(chosen.version)
 
 
 def rollback(params: Params) -> tuple[int, int]:
-    """Gives the alias `champion` back to the version that had it before; both numbers, from and to.
+    """Moves the alias `champion` back to the previous champion. Returns the numbers of the replaced and the restored version.
 
-    Once more goes one step further back. Raises RegistryError where there is no earlier champion, its files are gone, or MLflow cannot be
+    Another call goes back one more step. Raises RegistryError if there is no earlier champion, its files are missing, or MLflow cannot be
     reached.
     """
     connect_to_read(params)
@@ -98,27 +98,27 @@ def rollback(params: Params) -> tuple[int, int]:
         with deciding(name):
             present = champion_of(name)
             if present is None:
-                raise RegistryError(f"Model '{name}' has no champion, so there is nothing to take back. See `reelnest models`.")
+                raise RegistryError(f"Model '{name}' has no champion, so there is nothing to roll back. See `reelnest models`.")
             if REPLACED_TAG not in present.tags:
-                raise RegistryError(f"Version {present.version} of '{name}' replaced no champion: there is none to go back to.")
+                raise RegistryError(f"Version {present.version} of '{name}' replaced no champion, so there is none to roll back to.")
             earlier = version_of(name, present.tags[REPLACED_TAG])
             _check_files(earlier)
             client.set_model_version_tag(name, present.version, REASON_TAG, f"{TAKEN_BACK}, for version {earlier.version}")
             client.set_model_version_tag(name, present.version, DECISION_TAG, "not promoted")
-            # Last: one that was cut off before it is done again, and does not go back a second step.
+            # The alias is set last, so that repeating an interrupted rollback does not go back two steps.
             client.set_registered_model_alias(name, CHAMPION, earlier.version)
     except (MlflowException, OSError) as error:
-        raise RegistryError(f"MLflow's registry refused: {error}. Nothing is lost: do it again.") from error
+        raise RegistryError(f"MLflow's registry failed: {error}. Run the command again.") from error
     return int(present.version), int(earlier.version)
 
 
 def champion_of(name: str) -> ModelVersion | None:
-    """The version that carries the alias `champion`."""
+    """The version with the alias `champion`, or None."""
     return _by_alias(name, CHAMPION)
 
 
 def set_champion(version: ModelVersion, before: ModelVersion | None, reason: str) -> None:
-    """Inside `deciding`. What it says of the change comes first and the decision last, so that one that was cut off can go on."""
+    """Makes `version` champion. Call it inside `deciding`. The decision is written last, so that an interrupted call can be repeated."""
     _check_files(version)
     client = mlflow.MlflowClient()
     if before is None or before.version != version.version:
@@ -130,13 +130,13 @@ def set_champion(version: ModelVersion, before: ModelVersion | None, reason: str
 
 
 def version_of(name: str, which: str) -> ModelVersion:
-    """The version with that number or alias. Raises RegistryError where there is none."""
+    """The version with that number or alias. Raises RegistryError if there is none."""
     _registered(name)
     if not which.isdecimal():
-        found = _by_alias(name, which)
-        if found is None:
-            raise RegistryError(f"No version of '{name}' carries the alias '{which}'. See `reelnest models`.")
-        return found
+        version = _by_alias(name, which)
+        if version is None:
+            raise RegistryError(f"No version of '{name}' has the alias '{which}'. See `reelnest models`.")
+        return version
     try:
         return mlflow.MlflowClient().get_model_version(name, which)
     except MlflowException as error:
@@ -157,7 +157,7 @@ def _registered(name: str) -> None:
 def _by_alias(name: str, alias: str) -> ModelVersion | None:
     client = mlflow.MlflowClient()
     try:
-        return client.get_model_version_by_alias(name, alias)  # search_model_versions knows no aliases
+        return client.get_model_version_by_alias(name, alias)  # search_model_versions cannot search by alias
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
@@ -166,13 +166,13 @@ def _by_alias(name: str, alias: str) -> ModelVersion | None:
 
 def _check_files(version: ModelVersion) -> None:
     try:
-        held = mlflow.artifacts.list_artifacts(f"models:/{version.name}/{version.version}")
+        files = mlflow.artifacts.list_artifacts(f"models:/{version.name}/{version.version}")
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        held = []
-    if not held:
+        files = []
+    if not files:
         raise RegistryError(
-            f"The files of version {version.version} of '{version.name}' are gone from MLflow's storage, so it cannot become champion."
-            " Register a model anew, or choose another version (`reelnest models`)."
+            f"The files of version {version.version} of '{version.name}' are missing from MLflow's storage, so it cannot become champion."
+            " Register the model again, or choose another version (`reelnest models`)."
         )

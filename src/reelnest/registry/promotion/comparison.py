@@ -1,6 +1,6 @@
-"""A new evaluation beside earlier ones: the champion's, and the last run's on the same data, query by query.
+"""A comparison of a new evaluation with earlier ones, query by query: the champion's, and that of the last run on the same data.
 
-MLflow changes without us, so this is true of the moment at which it was asked. It decides nothing: the gate compares again.
+It shows the state of MLflow at the time of the evaluation and decides nothing. The gate compares again.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,48 +30,50 @@ class _Earlier:
     by_query: pd.DataFrame
 
 
-class _Absent(Exception):  # noqa: N818 (says why there is nothing to compare with; no error)
+class _NotComparable(Exception):  # noqa: N818 (has the reason; it is not an error)
     pass
 
 
 def compare(params: Params, candidate: Candidate, queries: pd.DataFrame, data_hash: str) -> list[ComparedWith | NotComparedWith]:
-    """The candidate's metrics by query (`reports/queries.parquet`) against the champion's and the previous run's.
+    """Compares the candidate's metrics by query (`reports/queries.parquet`) with the champion's and the previous run's.
 
-    They are compared at the dims that both have, with the two-sided interval at `evaluate.confidence`. What is not there, was evaluated on
-    other data, or cannot be read becomes a reason and never an error: an evaluation needs no past.
+    The comparison covers the dims that both have, with the two-sided interval at `evaluate.confidence`. Metrics that are missing, on other
+    data or unreadable give a reason instead of an error, because an evaluation does not depend on earlier ones.
     """
     if "mlflow" not in params.train.trackers:
-        reason = "train.trackers in params.yaml names no mlflow, which would know it"
+        reason = "train.trackers in params.yaml does not include mlflow"
         return [NotComparedWith(what=what, reason=reason) for what in (CHAMPION, PREVIOUS)]
     finders: Mapping[str, Callable[[Params, Candidate, str], _Earlier]] = {CHAMPION: _champion, PREVIOUS: _previous_run}
     metric, confidence = params.evaluate.choice_metric, params.evaluate.confidence
-    compared: list[ComparedWith | NotComparedWith] = []
+    comparisons: list[ComparedWith | NotComparedWith] = []
     for what, find in finders.items():
         try:
             earlier = find(params, candidate, data_hash)
-            if any(isinstance(before, ComparedWith) and before.run_id == earlier.run_id for before in compared):
-                raise _Absent("it is the champion's run")
+            if any(isinstance(before, ComparedWith) and before.run_id == earlier.run_id for before in comparisons):
+                raise _NotComparable("it is the champion's run")
             differences = _differences(queries, earlier.by_query, metric, confidence)
-            compared.append(ComparedWith(what=what, version=earlier.version, run_id=earlier.run_id, metric=metric, differences=differences))
-        except _Absent as absent:
-            compared.append(NotComparedWith(what=what, reason=str(absent)))
-        # requests' errors are OSErrors, pyarrow's ValueErrors
+            comparisons.append(
+                ComparedWith(what=what, version=earlier.version, run_id=earlier.run_id, metric=metric, differences=differences)
+            )
+        except _NotComparable as problem:
+            comparisons.append(NotComparedWith(what=what, reason=str(problem)))
+        # requests raises OSErrors, pyarrow ValueErrors
         except (RegistryError, MlflowException, OSError, ValueError, KeyError) as error:
             reason = f"its metrics cannot be read from MLflow ({type(error).__name__}: {error})"
-            compared.append(NotComparedWith(what=what, reason=reason))
-    return compared
+            comparisons.append(NotComparedWith(what=what, reason=reason))
+    return comparisons
 
 
 def _differences(ours: pd.DataFrame, theirs: pd.DataFrame, metric: str, confidence: float) -> tuple[Difference, ...]:
-    """Ours minus theirs at each dim that both have, by resampling the queries' differences: a query that is hard is so for both."""
+    """Ours minus theirs at each dim that both have. It resamples the differences by query, because a hard query is hard for both."""
     if ours.attrs.get(CODE) != theirs.attrs.get(CODE):
-        raise _Absent("it was evaluated by other code, which may count otherwise")
+        raise _NotComparable("it was evaluated by another version of the code")
     new, old = (table.pivot(index=KEY, columns="dim", values=metric).sort_index() for table in (ours, theirs))
     if not new.index.equals(old.index):
-        raise _Absent("it was evaluated on other queries")
+        raise _NotComparable("it was evaluated on other queries")
     dims = sorted(set(map(int, new.columns)) & set(map(int, old.columns)))
     if not dims:
-        raise _Absent("it has no dim in common with this model")
+        raise _NotComparable("it has no dim in common with this model")
     by_dim = {dim: (new[dim] - old[dim]).to_numpy() for dim in dims}
     ends = bootstrap_intervals(by_dim, confidence=confidence)
     return tuple(Difference(dim=dim, value=float(by_dim[dim].mean()), low=ends[dim][0], high=ends[dim][1]) for dim in dims)
@@ -81,28 +83,30 @@ def _champion(params: Params, candidate: Candidate, data_hash: str) -> _Earlier:
     connect(params)
     champion = champion_of(params.registration.name)
     if champion is None:
-        raise _Absent("there is none yet")
+        raise _NotComparable("there is none yet")
     version = f"version {champion.version}"
     if champion.tags.get(MODEL_HASH_TAG) == candidate.hash:
-        raise _Absent(f"this model is the champion ({version})")
-    figures = stored_query_metrics(champion.run_id, f"{gate_folder(data_hash)}/{QUERY_METRICS_FILE}")
-    if figures is None:
-        on_others = champion.tags.get(DATA_HASH_TAG) != data_hash
-        raise _Absent(f"{version} was evaluated on other test data" if on_others else f"the run of {version} does not hold its metrics")
-    return _Earlier(str(champion.run_id), int(champion.version), figures)
+        raise _NotComparable(f"this model is the champion ({version})")
+    by_query = stored_query_metrics(champion.run_id, f"{gate_folder(data_hash)}/{QUERY_METRICS_FILE}")
+    if by_query is None:
+        other_data = champion.tags.get(DATA_HASH_TAG) != data_hash
+        raise _NotComparable(
+            f"{version} was evaluated on other test data" if other_data else f"the run of {version} has no metrics by query"
+        )
+    return _Earlier(str(champion.run_id), int(champion.version), by_query)
 
 
 def _previous_run(params: Params, candidate: Candidate, data_hash: str) -> _Earlier:
-    """The youngest other run that was evaluated on this data."""
+    """The latest other run that was evaluated on this data."""
     experiment_id = connect(params)
     client = mlflow.MlflowClient()
     evaluated = client.search_runs([experiment_id], f"tags.`{DATA_HASH_TAG}` != ''", order_by=["attributes.start_time DESC"])
     others = [run for run in evaluated if run.info.run_id != candidate.run_id and run.data.tags.get(MODEL_HASH_TAG) != candidate.hash]
     if not others:
-        raise _Absent("there is none yet")
+        raise _NotComparable("there is none yet")
     for run in others:
         if run.data.tags[DATA_HASH_TAG] == data_hash:
-            figures = stored_query_metrics(run.info.run_id, f"{ARTIFACT_FOLDER}/{QUERY_METRICS_FILE}")
-            if figures is not None:
-                return _Earlier(run.info.run_id, None, figures)
-    raise _Absent("earlier runs were evaluated on other test data, or no longer hold their metrics")
+            by_query = stored_query_metrics(run.info.run_id, f"{ARTIFACT_FOLDER}/{QUERY_METRICS_FILE}")
+            if by_query is not None:
+                return _Earlier(run.info.run_id, None, by_query)
+    raise _NotComparable("earlier runs were evaluated on other test data, or no longer have their metrics")

@@ -1,7 +1,7 @@
-"""A version of the registry is decided: what the gate looks at is read from MLflow, and the verdict is written there.
+"""The decision on a version. It reads the input of the gate from MLflow, and writes the verdict there.
 
-A champion that was measured on other data, or by other code, is measured again before anything is compared. That takes longer than other
-processes should wait, so `decide_version` returns it to its caller, who measures it and calls again.
+A champion that was measured on other data, or by other code, must be measured again before the comparison. Other processes should not wait
+for that, so `decide_version` returns the champion to its caller, who measures it and calls again.
 """
 
 import json
@@ -32,32 +32,32 @@ MARKS: Mapping[bool | None, str] = {True: "yes", False: "no", None: "open"}
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the candidate's own run says of it."""
+    """The results of the candidate's own run."""
 
     queries: Path
     """`reports/queries.parquet`."""
     data_hash: str
     code_hash: str
     validation_passed: bool | None
-    """None where there is no report."""
+    """None if there is no report."""
     behaviour: BehaviourResults | None
 
 
 def decide_version(
     version: ModelVersion, evidence: Evidence, settings: Register, approval: Approval | None, unmeasured: Mapping[str, str]
 ) -> ModelVersion | None:
-    """Sets the aliases, then the tags that say why. Repeating it changes nothing.
+    """Sets the aliases, then the tags with the reasons. The call is idempotent.
 
-    Returns the champion, and decides nothing, where its metrics on this data by this code are not known. `unmeasured` has the reasons why
-    they cannot be, by version: then it is decided without them.
+    If the champion's metrics on this data by this code are unknown, it returns the champion without a decision. `unmeasured` has the reason
+    for each version that cannot be measured; it decides without the metrics of these.
     """
     client = mlflow.MlflowClient()
     client.set_registered_model_alias(version.name, CHALLENGER, version.version)
-    # Of two that are decided at the same moment, the second one is compared with the first.
+    # If two versions are decided concurrently, the second is compared with the first.
     with deciding(version.name):
         champion = champion_of(version.name)
         if champion is not None and champion.version == version.version:
-            # Of one that was cut off here everything else is written; one that is measured again stays what it is.
+            # An interrupted promotion is complete except for this tag. A champion that is evaluated again stays champion.
             client.set_model_version_tag(version.name, version.version, DECISION_TAG, PROMOTED)
             return None
         theirs = None if champion is None else _metrics_of(champion, evidence)
@@ -74,15 +74,15 @@ def decide_version(
 
 
 def differences_table(metric: str, differences: Sequence[Difference]) -> list[str]:
-    """The differences to the champion as lines of Markdown; none where there are none."""
+    """The differences to the champion as lines of a Markdown table. Empty without differences."""
     if not differences:
         return []
-    rows = [f"| {one.dim} | {one.value:+.4f} | {one.low:+.4f} to {one.high:+.4f} |" for one in differences]
+    rows = [f"| {row.dim} | {row.value:+.4f} | {row.low:+.4f} to {row.high:+.4f} |" for row in differences]
     return [f"| dim | {metric} minus the champion's | interval |", "| ---: | ---: | --- |", *rows]
 
 
 def _metrics_of(champion: ModelVersion, evidence: Evidence) -> pd.DataFrame | None:
-    """The champion's metrics by query on this data by this code; None where they are not known."""
+    """The champion's metrics by query on this data by this code; None if they are unknown."""
     table = stored_query_metrics(champion.run_id, f"{gate_folder(evidence.data_hash)}/{evidence.queries.name}")
     return table if table is not None and table.attrs.get(CODE) == evidence.code_hash else None
 
@@ -107,8 +107,8 @@ def _challenge(
 
 def _write(version: ModelVersion, verdict: Verdict, metric: str) -> None:
     client = mlflow.MlflowClient()
-    for tag, parts in ((CONDITIONS_TAG, verdict.conditions), (DIFFERENCES_TAG, verdict.differences)):
-        client.set_model_version_tag(version.name, version.version, tag, json.dumps([part.model_dump() for part in parts]))
+    for tag, entries in ((CONDITIONS_TAG, verdict.conditions), (DIFFERENCES_TAG, verdict.differences)):
+        client.set_model_version_tag(version.name, version.version, tag, json.dumps([entry.model_dump() for entry in entries]))
     conditions = [f"- {condition.name}: {MARKS[condition.passed]}; {condition.why}" for condition in verdict.conditions]
     text = [f"**{verdict.decision}**: {verdict.reason}", "", *conditions, "", *differences_table(metric, verdict.differences)]
     client.update_model_version(version.name, version.version, "\n".join(text).rstrip())

@@ -1,4 +1,4 @@
-"""The evaluation, in the candidate's MLflow run: metrics to chart by dim, and the pages."""
+"""The evaluation in the candidate's MLflow run: metrics by dim for charts, and the report files."""
 
 import time
 from collections.abc import Sequence
@@ -17,18 +17,18 @@ from reelnest.registry.candidate import Candidate, candidate_run
 from reelnest.registry.connection import connect, error_type
 from reelnest.settings import Params
 
-METRICS_IN_A_REQUEST = 900  # MLflow takes at most 1000
+METRICS_IN_A_REQUEST = 900  # MLflow accepts at most 1000
 ARTIFACT_FOLDER = "evaluation"
 DATA_HASH_TAG = "reelnest.evaluation_data_hash"
-"""Of a run and of a version: the data that it was evaluated on. Metrics on other data are not compared."""
+"""Tag of a run and of a version: the hash of its evaluation data. Metrics on different data are not compared."""
 
 
 def evaluation_metrics(evaluation: EvaluationReport, timestamp: int) -> list[Metric]:
     """The evaluation as MLflow metrics.
 
-    `test/text_to_video/recall_at_10` has the dim as its step, so that MLflow charts quality by dim. `test/recall_at_10` is the one figure
-    for tables of runs: all queries, at the full width. Storage types and funnels have charts of their own, such as
-    `test/all/int8/recall_at_10` and `test/all/funnel 16-128/recall_at_10`, with the same steps.
+    `test/text_to_video/recall_at_10` has the dim as its step, so that MLflow charts quality by dim. `test/recall_at_10` is a single value
+    for tables of runs: all queries, at the full width. Storage types and funnels have separate charts with the same steps, such as
+    `test/all/int8/recall_at_10` and `test/all/funnel 16-128/recall_at_10`.
     """
     split, points = evaluation.split, []
     for result in evaluation.results:
@@ -39,7 +39,7 @@ def evaluation_metrics(evaluation: EvaluationReport, timestamp: int) -> list[Met
     for configuration in evaluation.configurations:
         funnel = [f"funnel {'-'.join(map(str, configuration.funnel))}"] if configuration.funnel else []
         chart = " ".join([*funnel, *([configuration.storage] if configuration.storage != FLOATS else [])])
-        if chart:  # plain floats are above
+        if chart:  # exact search over floats is logged above
             for metric, value in configuration.metrics.items():
                 points.append(Metric(f"{split}/{ALL}/{chart}/{logged_name(metric)}", value, timestamp, configuration.dim))
     for outranked in evaluation.negatives_outranked:
@@ -50,7 +50,7 @@ def evaluation_metrics(evaluation: EvaluationReport, timestamp: int) -> list[Met
 
 
 def log_evaluation(params: Params, candidate: Candidate, evaluation: EvaluationReport, files: Sequence[Path]) -> str:
-    """Adds metrics and files to the candidate's run, and returns the run's id. Raises RegistryError if MLflow does not take them."""
+    """Adds metrics and files to the candidate's run, and returns the run's id. Raises RegistryError if MLflow rejects them."""
     experiment_id = connect(params)
     client = mlflow.MlflowClient()
     try:
@@ -60,32 +60,32 @@ def log_evaluation(params: Params, candidate: Candidate, evaluation: EvaluationR
             client.log_batch(run_id, metrics=metrics[start : start + METRICS_IN_A_REQUEST])
         for file in files:
             client.log_artifact(run_id, str(file), ARTIFACT_FOLDER)
-        # Last: the runs that a later evaluation finds by it are whole.
+        # The tag is set last: later evaluations search for it, and find only complete runs.
         client.set_tag(run_id, DATA_HASH_TAG, evaluation.data.hash)
-    except (MlflowException, OSError) as error:  # requests' errors are OSErrors
-        raise error_type(error)(f"MLflow does not take the evaluation: {error}. The files in reports/ are whole.") from error
+    except (MlflowException, OSError) as error:  # requests raises OSErrors
+        raise error_type(error)(f"The evaluation cannot be logged to MLflow: {error}. The files in reports/ are complete.") from error
     return run_id
 
 
 def gate_folder(data_hash: str) -> str:
-    """Where a version's run holds its metrics by query for the gate: evaluated again on other data, it keeps both."""
+    """The folder of a run with the metrics by query for the gate. There is one for each evaluation data."""
     return f"gate/{data_hash[:16]}"
 
 
 def stored_query_metrics(run_id: str | None, path: str) -> pd.DataFrame | None:
-    """A run's metrics by query; None where the run, or the file, is gone, or an upload was cut off.
+    """A run's metrics by query; None if the run or the file is missing, or its upload was interrupted.
 
-    Raises MlflowException where MLflow cannot be reached.
+    Raises MlflowException if MLflow cannot be reached.
     """
     if run_id is None:
         return None
     try:
-        held = mlflow.MlflowClient().list_artifacts(run_id, str(Path(path).parent))
+        files = mlflow.MlflowClient().list_artifacts(run_id, str(Path(path).parent))
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
         raise
-    if path not in [file.path for file in held]:
+    if path not in [file.path for file in files]:
         return None
     with TemporaryDirectory(prefix="reelnest-") as folder:
         try:

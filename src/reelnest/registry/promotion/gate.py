@@ -1,6 +1,6 @@
-"""What a challenger has to fulfil to become champion: a list of conditions. To add one, write a function here and mark it `@condition`.
+"""The conditions that a challenger must meet to become champion. To add one, write a function here and decorate it with `@condition`.
 
-No MLflow here: what the conditions look at is read elsewhere (`decision.py`).
+This module does not use MLflow: `decision.py` reads the input of the conditions.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from reelnest.registry.promotion.model_comparison import ModelComparison
 from reelnest.settings import Register
 
 NOT_WORSE, BETTER = "not worse", "better"
-"""The conditions that say how the challenger compares with the champion."""
+"""The names of the conditions that compare the challenger with the champion."""
 
 
 @dataclass(frozen=True)
@@ -22,31 +22,31 @@ class Champion:
 
     version: str
     same_data: bool
-    """Whether it was registered with metrics on this data; False: it was measured again for this comparison, if it could be."""
+    """Whether it was registered with metrics on this data. If False, it was measured again if possible."""
     same_code: bool
-    """Whether they were made by this code; False as above."""
+    """Whether it was registered with metrics by this code. If False, it was measured again if possible."""
     unmeasured: str = ""
-    """Why its metrics on this data by this code are not known; empty where they are."""
+    """The reason why its metrics on this data by this code are unknown; empty if they are known."""
 
 
 @dataclass(frozen=True)
 class Challenge:
-    """All that the conditions look at."""
+    """The input of the conditions."""
 
     settings: Register
     validation_passed: bool | None
-    """None where there is no report."""
+    """None if there is no report."""
     behaviour: BehaviourResults | None
     champion: Champion | None
     comparison: ModelComparison | None
-    """None where there is no champion, or its metrics are not known."""
+    """None if there is no champion, or if its metrics are unknown."""
 
 
 Condition: TypeAlias = Callable[[Challenge], ConditionResult | None]
-"""Whether a challenger fulfils it, and why; None where it does not apply."""
+"""Returns whether a challenger meets the condition, and why; None if it does not apply."""
 
 CONDITIONS: list[Condition] = []
-"""In the order in which they are shown. The first that does not hold is the reason of the decision."""
+"""The conditions, in the order in which reports show them. The first that fails is the reason for the decision."""
 
 
 def condition(function: Condition) -> Condition:
@@ -56,14 +56,14 @@ def condition(function: Condition) -> Condition:
 
 
 def check(challenge: Challenge) -> list[ConditionResult]:
-    """The result of each condition that applies, in their order."""
+    """The results of the conditions that apply, in order."""
     results = (function(challenge) for function in CONDITIONS)
     return [result for result in results if result is not None]
 
 
 @condition
 def same_data(challenge: Challenge) -> ConditionResult | None:
-    """The champion's metrics on the challenger's data have to be known. A person decides where they cannot be."""
+    """The champion's metrics on the challenger's data must be known. If they are not, a person decides."""
     champion = challenge.champion
     if champion is None:
         return None
@@ -75,7 +75,7 @@ def same_data(challenge: Challenge) -> ConditionResult | None:
 
 @condition
 def same_code(challenge: Challenge) -> ConditionResult | None:
-    """Metrics are known by this code where they are known at all: this records whether the champion had to be measured again."""
+    """Records whether the champion was measured again by this code. It never fails, because known metrics are always by this code."""
     champion = challenge.champion
     if champion is None or champion.unmeasured:
         return None
@@ -87,18 +87,18 @@ def same_code(challenge: Challenge) -> ConditionResult | None:
 
 @condition
 def validation(challenge: Challenge) -> ConditionResult:
-    """The data was found good."""
+    """The data passed validation."""
     passed = challenge.validation_passed
     if passed is None:
-        why = "no reports/validation.json says that the data is good: run `reelnest validate`"
+        why = "there is no reports/validation.json: run `reelnest validate`"
     else:
-        why = "the data was found good" if passed else "the validation of the data failed (reports/validation.json)"
+        why = "the data passed validation" if passed else "the data did not pass validation (reports/validation.json)"
     return ConditionResult(name="validation", passed=bool(passed), why=why)
 
 
 @condition
 def behaviour(challenge: Challenge) -> ConditionResult:
-    """At each dim, enough of the behaviour tests of each kind pass (`register.behaviour_passed`)."""
+    """At each dim, the required share of the behaviour tests of each kind passes (`register.behaviour_passed`)."""
     results, required = challenge.behaviour, challenge.settings.behaviour_passed.model_dump()
     if results is None or not results.tests:
         return ConditionResult(name="behaviour", passed=True, why="there are no behaviour tests (data/behaviour.jsonl)")
@@ -110,12 +110,14 @@ def behaviour(challenge: Challenge) -> ConditionResult:
     ]
     if short:
         return ConditionResult(name="behaviour", passed=False, why=f"too few behaviour tests pass: {', '.join(short)}")
-    return ConditionResult(name="behaviour", passed=True, why=f"enough of {results.tests} behaviour tests pass, of each kind at each dim")
+    return ConditionResult(
+        name="behaviour", passed=True, why=f"enough of the {results.tests} behaviour tests pass, of each kind at each dim"
+    )
 
 
 @condition
 def not_worse(challenge: Challenge) -> ConditionResult | None:
-    """The challenger is shown not to be worse than the champion by more than the margin, at any dim that the champion serves."""
+    """The challenger is not worse than the champion by more than the margin, at any dim that the champion serves."""
     comparison, margin = challenge.comparison, challenge.settings.margin
     if comparison is None:
         return None
@@ -129,11 +131,11 @@ def not_worse(challenge: Challenge) -> ConditionResult | None:
 
 @condition
 def better(challenge: Challenge) -> ConditionResult | None:
-    """The challenger is shown to be better than the champion at one dim or more."""
+    """The challenger is significantly better than the champion at one dim or more."""
     comparison = challenge.comparison
     if comparison is None or comparison.problem:
         return None
-    why = f"better at dim {_listed(comparison.better)}" if comparison.better else "not shown to be better at any dim"
+    why = f"better at dim {_listed(comparison.better)}" if comparison.better else "not significantly better at any dim"
     return ConditionResult(name=BETTER, passed=bool(comparison.better), why=why)
 
 

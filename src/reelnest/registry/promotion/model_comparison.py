@@ -1,7 +1,7 @@
-"""A challenger beside the champion: the metric of both for the same queries, at each dim that the champion serves.
+"""The comparison of a challenger with the champion: the metric of both on the same queries, at each dim that the champion serves.
 
-The metrics of two models for one query depend on each other (a hard query is hard for both), so their differences are resampled, not the
-metrics themselves: Sakai 2006, https://doi.org/10.1145/1148170.1148261.
+A hard query is hard for both models, so the metrics of one query are correlated. The paired differences are therefore resampled, not the
+metrics: Sakai 2006, https://doi.org/10.1145/1148170.1148261.
 """
 
 from dataclasses import dataclass
@@ -15,28 +15,28 @@ from reelnest.evaluation.significance import bootstrap_intervals
 
 @dataclass(frozen=True)
 class ModelComparison:
-    """What is shown of the differences."""
+    """The differences between two models, and which of them are significant."""
 
     differences: tuple[Difference, ...] = ()
-    """Challenger minus champion by dim, with the interval in which `worse` is decided."""
+    """Challenger minus champion by dim, with the interval that decides `worse`."""
     worse: tuple[int, ...] = ()
     """The dims at which the challenger may be worse by more than the margin."""
     better: tuple[int, ...] = ()
-    """The dims at which it is shown to be better."""
+    """The dims at which the challenger is significantly better."""
     problem: str = ""
-    """Why the two cannot be compared; empty where they can."""
+    """The reason why the models cannot be compared; empty if they can."""
 
 
 def compare_models(challenger: pd.DataFrame, champion: pd.DataFrame, metric: str, margin: float, confidence: float) -> ModelComparison:
     """Compares two models at the dims that the champion serves.
 
-    Both questions are decided by one-sided bootstrap intervals over queries. The challenger is not worse at a dim where the lower end of
-    the difference is above -`margin`. It is better at a dim where that end is above 0 at a confidence that allows for looking at all dims
-    (Bonferroni). So of equal challengers at most 1 - `confidence` are better anywhere.
+    One-sided bootstrap intervals over queries decide both. The challenger is not worse at a dim if the lower end of the difference is above
+    -`margin`. It is better at a dim if the lower end is above 0 at a confidence with a Bonferroni correction over dims. So an equal
+    challenger is better at any dim with a probability of at most 1 - `confidence`.
 
     Args:
         challenger: a row for each pair kind, query and dim, with a column for each metric (`reports/queries.parquet`).
-        champion: the same of the champion, on the same queries.
+        champion: the same table of the champion, on the same queries.
         metric: a mean over queries; higher is better.
         margin: in the metric's unit.
         confidence: such as 0.95.

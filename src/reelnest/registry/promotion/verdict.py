@@ -1,4 +1,4 @@
-"""The decision on a challenger, made of the gate's conditions and of a person's approval. No MLflow here."""
+"""The verdict on a challenger, from the gate's conditions and a person's approval. This module does not use MLflow."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ APPROVAL = "approval"
 
 @dataclass(frozen=True)
 class Approval:
-    """What a person said to a challenger that fulfils all else; a refusal also where nobody responded in time."""
+    """A person's response to a challenger that meets all other conditions. No response in time is a refusal."""
 
     granted: bool
     words: str
@@ -25,14 +25,14 @@ class Verdict:
     """PROMOTED, NOT_PROMOTED or WAITS."""
     conditions: tuple[ConditionResult, ...]
     reason: str
-    """In one line."""
+    """One line of text."""
     differences: tuple[Difference, ...] = ()
 
 
 def decide(challenge: Challenge, approval: Approval | None) -> Verdict:
-    """Promotes a challenger that fulfils all conditions; the first one that does not hold is the reason of another decision.
+    """Promotes a challenger that meets all conditions. Otherwise the first condition that fails is the reason.
 
-    A person is asked last, where the settings want it, so that nobody is asked in vain.
+    If the settings require approval, it is checked last, so that a person only has to decide on challengers that meet all other conditions.
     """
     results = check(challenge)
     failed = next((result for result in results if not result.passed), None)
@@ -43,8 +43,8 @@ def decide(challenge: Challenge, approval: Approval | None) -> Verdict:
     if failed is not None:
         why = failed.why
     else:
-        stated = (NOT_WORSE, BETTER, APPROVAL)
-        why = ", ".join(result.why for result in results if result.name in stated) or "the first one"
+        reasons = (NOT_WORSE, BETTER, APPROVAL)
+        why = ", ".join(result.why for result in results if result.name in reasons) or "the first version"
     champion = challenge.champion
     against = f"against the champion (version {champion.version})" if champion else "there was no champion"
     differences = challenge.comparison.differences if challenge.comparison else ()
@@ -53,6 +53,6 @@ def decide(challenge: Challenge, approval: Approval | None) -> Verdict:
 
 def _approval(approval: Approval | None) -> ConditionResult:
     if approval is None:
-        return ConditionResult(name=APPROVAL, passed=None, why="a person has to approve it")
+        return ConditionResult(name=APPROVAL, passed=None, why="it needs a person's approval")
     words = f"{'approved' if approval.granted else 'not approved'}: {approval.words}"
     return ConditionResult(name=APPROVAL, passed=approval.granted, why=words)

@@ -1,4 +1,4 @@
-"""The versions of the registered model, and the files that they consist of.
+"""The versions of the registered model and their files.
 
-In: a candidate and its decision. Out: a version that MLflow can serve, and its saved model again. Open `versions.py` first.
+In: a candidate and its evidence. Out: a version that MLflow can serve, and the download of its saved model. Open `versions.py` first.
 """

@@ -1,4 +1,4 @@
-"""A version's saved model, as a folder of this machine."""
+"""The download of a version's saved model."""
 
 import re
 from dataclasses import dataclass
@@ -20,39 +20,39 @@ REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias
 
 @dataclass(frozen=True)
 class FetchedModel:
-    """A saved model of the registry."""
+    """A downloaded model of the registry."""
 
     folder: Path
     name: str
-    """`models:/name/version`: an alias may have moved on tomorrow."""
+    """`models:/name/version`. It has the number and not the alias, because an alias may move."""
     hash: str
 
 
 def fetch_model(params: Params, reference: str, cache: Path) -> FetchedModel:
-    """The model that `models:/name/version` or `models:/name@alias` names, fetched once into `cache`.
+    """The model of `models:/name/version` or `models:/name@alias`, downloaded once into `cache`.
 
-    Raises RegistryError where there is no such version, its files are gone or not those that were registered, or MLflow cannot be reached.
+    Raises RegistryError if there is no such version, its files are missing or have changed, or MLflow cannot be reached.
     """
-    parts = REFERENCE.fullmatch(reference)
-    if parts is None:
-        raise RegistryError(f"'{reference}' names no model: expected a folder, models:/name/3 or models:/name@champion.")
+    match = REFERENCE.fullmatch(reference)
+    if match is None:
+        raise RegistryError(f"'{reference}' is not a model. Expected a folder, models:/name/3 or models:/name@champion.")
     connect_to_read(params)
-    name = parts["name"]
+    name = match["name"]
     try:
-        version = version_of(name, parts["version"] or parts["alias"])
-        resolved, kept = f"models:/{name}/{version.version}", cache / f"{name}-{version.version}"
-        if not kept.is_dir():
+        version = version_of(name, match["version"] or match["alias"])
+        resolved, cached = f"models:/{name}/{version.version}", cache / f"{name}-{version.version}"
+        if not cached.is_dir():
             cache.mkdir(parents=True, exist_ok=True)
-            with atomic_folder(kept) as aside:
-                saved_model_of(version, aside)
+            with atomic_folder(cached) as folder:
+                saved_model_of(version, folder)
     except CannotMeasureError as error:
-        raise RegistryError(f"{resolved}: {error}. Register the model anew, or use another version.") from error
+        raise RegistryError(f"{resolved}: {error}. Register the model again, or use another version.") from error
     except (MlflowException, OSError) as error:
-        raise RegistryError(f"{reference}: MLflow does not give the model: {error}. Try again.") from error
-    found = Candidate.of(next(kept.rglob(SETTINGS_FILE)).parent)
-    if found.hash != version.tags.get(MODEL_HASH_TAG):
+        raise RegistryError(f"{reference}: the model cannot be downloaded from MLflow: {error}. Try again.") from error
+    model = Candidate.of(next(cached.rglob(SETTINGS_FILE)).parent)
+    if model.hash != version.tags.get(MODEL_HASH_TAG):
         raise RegistryError(
-            f"{resolved}: its files in {found.folder} are not those that were registered. Remove {kept}, and try again; if that does not"
-            " help, register the model anew."
+            f"{resolved}: its files in {model.folder} differ from the registered ones. Remove {cached} and try again, or register the"
+            " model again."
         )
-    return FetchedModel(found.folder, resolved, found.hash)
+    return FetchedModel(model.folder, resolved, model.hash)

@@ -1,4 +1,4 @@
-"""The candidate as a logged model of MLflow: its files, how it is served, and what a server has to install."""
+"""The candidate as a logged model of MLflow, with the code that serves it and the requirements of a server."""
 
 import os
 import shutil
@@ -24,28 +24,28 @@ from reelnest.settings import Params
 
 SERVED_MODEL = Path(__file__).with_name("served_model.py")
 LOGGED_MODEL_NAME = "model"
-# What a server needs to load and answer; the rest of our dependencies train and orchestrate.
+# The packages that a server needs. The other dependencies are for training and orchestration.
 SERVING_REQUIREMENTS = (
     "accelerate", "av", "decord2", "mlflow", "numpy", "pandas", "peft", "pillow", "pyarrow", "pydantic", "PyYAML", "safetensors",
     "tokenizers", "torch", "tqdm", "transformers",
 )  # fmt: skip
 MOST_ROWS = 256
 MOST_MEGABYTES = 64
-"""Of a video in a request, which stands in memory as text and as bytes; `validate.max_video_megabytes` where that is less."""
+"""Limit for a video in a request, which is in memory as text and as bytes. A smaller `validate.max_video_megabytes` takes precedence."""
 
 
 @dataclass(frozen=True)
 class Documents:
-    """What is kept with a version beside the model itself."""
+    """The documents in a version's files."""
 
     lineage: Path
-    """A folder: `artifacts/lineage/`."""
+    """The folder that becomes `artifacts/lineage/`."""
     card: str
-    """The model card: `README.md` in the version's copy of the model. The candidate itself is DVC's, and stays as training left it."""
+    """The model card, which becomes `README.md` in the version's copy of the model. The candidate, an output of DVC, is not changed."""
 
 
 def logged_model(candidate: Candidate, experiment_id: str) -> str | None:
-    """The id of the candidate's logged model, if an earlier call logged all of it."""
+    """The id of the candidate's logged model, if an earlier call logged it completely."""
     models = mlflow.MlflowClient().search_logged_models([experiment_id], f"tags.`{MODEL_HASH_TAG}` = '{candidate.hash}'")
     ready = [model.model_id for model in models if model.status == LoggedModelStatus.READY]
     return ready[0] if ready else None
@@ -79,15 +79,15 @@ def log_model(params: Params, candidate: Candidate, run_id: str, documents: Docu
 
 @contextmanager
 def _documented(model: Path, documents: Documents | None) -> Iterator[dict[str, str]]:
-    """What MLflow copies into the version's files, by the name that the served model knows it by."""
+    """The files and folders that MLflow copies into the version, by the names that the served model uses."""
     if documents is None:
         yield {"model": str(model)}
         return
     with TemporaryDirectory(prefix=".reelnest-", dir=documents.lineage.parent) as scratch:
-        # Links, where the file system has them: weights may have gigabytes, and MLflow copies them anyway.
+        # Hard links if possible: weights may have gigabytes, and MLflow copies them anyway.
         folder = shutil.copytree(model, Path(scratch) / model.name, copy_function=_link)
         card = folder / CARD_FILE
-        card.unlink(missing_ok=True)  # a link: writing into it would change the candidate
+        card.unlink(missing_ok=True)  # it is a link, and writing to it would change the candidate
         card.write_text(documents.card, encoding="utf-8")
         yield {"model": str(folder), documents.lineage.name: str(documents.lineage)}
 
@@ -100,8 +100,8 @@ def _link(source: str, target: str) -> None:
 
 
 def signature() -> ModelSignature:
-    """Optional columns, so that a request holds texts, videos or both."""
-    # `video` is of any type and not binary: MLflow can't decode a binary column in which some rows are empty.
+    """The signature of the served model. All columns are optional, so that a request may have texts, videos or both."""
+    # `video` has any type instead of binary, because MLflow cannot decode a binary column with empty rows.
     columns: list[ColSpec | TensorSpec] = [ColSpec(AnyType(), "video", required=False)]
     columns += [ColSpec(DataType.string, name, required=False) for name in TEXT_FIELDS]
     return ModelSignature(
@@ -118,5 +118,5 @@ def signature() -> ModelSignature:
 
 
 def pinned_requirements() -> list[str]:
-    """The installed versions. A local suffix (`2.13.0+cpu`) is cut off: no index that pip asks by itself knows it."""
+    """The installed versions. Local suffixes (`2.13.0+cpu`) are removed, because PyPI does not have such versions."""
     return [f"{name}=={installed_version(name).partition('+')[0]}" for name in SERVING_REQUIREMENTS]

@@ -1,4 +1,4 @@
-"""The champion, measured again on the present test data: what the gate compares with where the data or the code changed."""
+"""The repeated evaluation of the champion on the current test data, for the gate. It is needed when the data or the code changed."""
 
 import logging
 from collections.abc import Callable
@@ -17,43 +17,43 @@ log = logging.getLogger(__name__)
 
 
 class CannotMeasureError(Exception):
-    """Why a champion cannot be evaluated again."""
+    """A champion cannot be evaluated again."""
 
 
 def measure_champion(champion: ModelVersion, evidence: Evidence, measure: Callable[[ModelVersion, Path], None]) -> None:
-    """Evaluates the champion on the present data and keeps its metrics with its run, so that it is done once.
+    """Evaluates the champion on the current data and logs its metrics to its run, so that this happens only once.
 
-    Raises CannotMeasureError where that cannot be.
+    Raises CannotMeasureError if this is not possible.
     """
-    log.info("version %s, the champion, was evaluated on other data or by other code: evaluating it again", champion.version)
+    log.info("version %s, the champion, was evaluated on other data or by other code; evaluating it again", champion.version)
     client = mlflow.MlflowClient()
     where = f"the champion (version {champion.version}) was evaluated on other data or by other code, and"
-    person = "whether this model may take its place, a person has to say (`reelnest promote`)"
+    advice = "a person must decide whether this model replaces it (`reelnest promote`)"
     try:
-        kept = client.get_run(str(champion.run_id)).info.lifecycle_stage == "active"
+        active = client.get_run(str(champion.run_id)).info.lifecycle_stage == "active"
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        kept = False
-    if not kept:
-        raise CannotMeasureError(f"{where} its run, which keeps its metrics, is gone: {person}")
+        active = False
+    if not active:
+        raise CannotMeasureError(f"{where} its run, which has its metrics, was deleted: {advice}")
     with TemporaryDirectory(prefix="reelnest-") as folder:
         try:
             measure(champion, Path(folder))
         except CannotMeasureError as error:
-            raise CannotMeasureError(f"{where} {error}: {person}") from error
+            raise CannotMeasureError(f"{where} {error}: {advice}") from error
         client.log_artifact(str(champion.run_id), str(Path(folder) / evidence.queries.name), gate_folder(evidence.data_hash))
 
 
 def saved_model_of(version: ModelVersion, folder: Path) -> Path:
-    """Downloads the saved model of a version into `folder`, and returns where it is there. Raises CannotMeasureError where it is gone."""
+    """Downloads the saved model of a version into `folder`, and returns its path. Raises CannotMeasureError if it is missing."""
     try:
-        held = mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{version.name}/{version.version}", dst_path=str(folder))
+        downloaded = mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{version.name}/{version.version}", dst_path=str(folder))
     except (MlflowException, OSError) as error:
         if isinstance(error, MlflowException) and error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        held = str(folder)
-    found = next(Path(held).glob(f"artifacts/*/{SETTINGS_FILE}"), None)
-    if found is None:
-        raise CannotMeasureError("its files are gone from MLflow's storage")
-    return found.parent
+        downloaded = str(folder)
+    settings = next(Path(downloaded).glob(f"artifacts/*/{SETTINGS_FILE}"), None)
+    if settings is None:
+        raise CannotMeasureError("its files are missing from MLflow's storage")
+    return settings.parent

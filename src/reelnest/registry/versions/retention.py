@@ -1,4 +1,4 @@
-"""Which MLflow runs may go when the runs that made them go, and removing them with the versions that were registered from them."""
+"""The retention of MLflow runs and versions: which versions must stay, and the removal of versions and runs."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -21,11 +21,11 @@ class Registered:
     version: int
     run_id: str | None
     stays: bool
-    """It has an alias, was champion once, or is what a rollback would take back."""
+    """Whether it must stay: it has an alias, was champion, or is the target of a rollback."""
 
 
 def registered(params: Params) -> list[Registered]:
-    """All versions. Raises RegistryError where MLflow cannot be reached."""
+    """All versions. Raises RegistryError if MLflow cannot be reached."""
     try:
         connect_to_read(params)
     except NothingTracked:
@@ -42,7 +42,7 @@ def registered(params: Params) -> list[Registered]:
         Registered(
             int(version.version),
             version.run_id or None,
-            # `aliases` gives texts or numbers, as the store has them.
+            # `aliases` has strings or numbers, depending on the store.
             str(version.version) in {*map(str, aliased), *replaced}
             or REPLACED_TAG in version.tags
             or version.tags.get(DECISION_TAG) == "promoted",
@@ -52,24 +52,24 @@ def registered(params: Params) -> list[Registered]:
 
 
 def remove(params: Params, versions: Collection[int], run_ids: Collection[str]) -> None:
-    """Removes versions for good, and marks runs as deleted, which `mlflow gc` then does. What is gone already is no error."""
+    """Deletes versions, and marks runs as deleted, which `mlflow gc` then removes. Missing versions and runs are no error."""
     if not versions and not run_ids:
         return
     connect_to_read(params)
     client = mlflow.MlflowClient()
     for version in versions:
-        with _gone_or(f"version {version} of {params.registration.name}"):
+        with _ignore_missing(f"version {version} of {params.registration.name}"):
             client.delete_model_version(params.registration.name, str(version))
     for run_id in run_ids:
-        with _gone_or(f"run {run_id}"):
+        with _ignore_missing(f"run {run_id}"):
             client.delete_run(run_id)
 
 
 @contextmanager
-def _gone_or(what: str) -> Iterator[None]:
+def _ignore_missing(what: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        # A run that is marked as deleted already is an invalid one to delete.
+        # Deleting a run that is already marked as deleted is an invalid parameter.
         if error.error_code not in {ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PARAMETER_VALUE)}:
-            raise RegistryError(f"MLflow refused to remove {what}: {error.message}") from error
+            raise RegistryError(f"MLflow cannot remove {what}: {error.message}") from error

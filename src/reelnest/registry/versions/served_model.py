@@ -1,7 +1,7 @@
-"""The model as MLflow loads and serves it (models-from-code: MLflow keeps this file with the model and runs it to load one).
+"""The model that MLflow loads and serves (models-from-code: MLflow stores this file with the model and runs it to load the model).
 
-A row of the input is a text, or a video with its text fields. Over HTTP a video is base64 text, in Python also its bytes; a path on the
-server is never opened. Bad input is an MlflowException of the kind that the scoring server answers with HTTP 400 and its message.
+An input row is a text, or a video with its text fields. Over HTTP a video is base64 text; in Python it may also be bytes. A path on the
+server is never opened. Invalid input raises an MlflowException that the scoring server returns as HTTP 400 with its message.
 """
 
 import base64
@@ -32,22 +32,22 @@ COLUMNS = ("video", *TEXT_FIELDS)
 
 
 class ServedModel(PythonModel):
-    """Texts and videos to vectors.
+    """Encodes texts and videos.
 
-    Columns: `text` (string), `video`, and a video's `title`, `caption`, `ocr`, `asr` (its `text` is then a field too). Each may be left
-    out; each row needs a text or a video. Params: `dim`, 0 for all numbers that the model was trained for, `role`, `query` or `target`, and
-    `storage`, how vectors are given (see `as_stored`).
+    Columns: `text` (string), `video`, and a video's `title`, `caption`, `ocr`, `asr` (and `text`). All are optional, but each row needs a
+    text or a video. Params: `dim` (0: the largest trained dim), `role` (`query` or `target`) and `storage`, the format of the vectors (see
+    `as_stored`).
     """
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Opens the saved model. `context.model_config` holds the limits on a request."""
+        """Loads the saved model. `context.model_config` has the limits of a request."""
         self._limits: Mapping[str, Any] = context.model_config
         limits = Limits(**{name: self._limits[f"video_{name}"] for name in ("megabytes", "frames", "seconds", "timeout_seconds")})
         self._model: SavedModel = load(Path(context.artifacts[MODEL_ARTIFACT]), limits=limits)
-        self._lock = threading.Lock()  # the server answers in threads; a tokenizer must not be used by two at once
+        self._lock = threading.Lock()  # the server uses threads, and a tokenizer is not thread-safe
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> NDArray[Any]:  # noqa: ARG002
-        """(rows, dim) float32 of unit length, or as `storage` says."""
+        """The vectors, (rows, dim), float32 of unit length or in the format of `storage`."""
         dim, role, storage = self._settings(params or {})
         rows = self._rows(model_input)
         videos = {number: self._video(row["video"], number) for number, row in enumerate(rows) if row["video"] is not None}
@@ -76,13 +76,13 @@ class ServedModel(PythonModel):
 
     def _rows(self, frame: pd.DataFrame) -> list[dict[str, Any]]:
         if len(frame) == 1 and any(isinstance(cell, list | np.ndarray) for cell in frame.iloc[0]):
-            frame = _one_row_a_value(frame)  # {"text": ["a", "b"]} reaches us as one row that holds lists
+            frame = _explode_lists(frame)  # {"text": ["a", "b"]} arrives as one row of lists
         if not len(frame):
-            raise refusal(f"no rows with any of the columns {', '.join(COLUMNS)}: give at least one `text` or `video`")
+            raise refusal(f"no rows with any of the columns {', '.join(COLUMNS)}: send at least one `text` or `video`")
         if len(frame) > self._limits["rows"]:
-            raise refusal(f"{len(frame)} rows: expected at most {self._limits['rows']} in a request; send several")
+            raise refusal(f"{len(frame)} rows: expected at most {self._limits['rows']} per request; send several requests")
         columns = {name: list(frame[name]) if name in frame else [None] * len(frame) for name in COLUMNS}
-        # Tables have no empty cells: what a row leaves out is None, NaN or an empty string, by the way that it came.
+        # A missing value is None, NaN or an empty string, depending on the request's format.
         rows = [{name: None if _is_empty(values[row]) else values[row] for name, values in columns.items()} for row in range(len(frame))]
         for number, row in enumerate(rows):
             self._check_texts(row, number)
@@ -90,7 +90,7 @@ class ServedModel(PythonModel):
 
     def _check_texts(self, row: Mapping[str, Any], number: int) -> None:
         if row["video"] is None and row["text"] is None:
-            raise refusal(f"row {number}: neither a text nor a video; fill one of the columns `text` and `video`")
+            raise refusal(f"row {number}: neither a text nor a video; set `text` or `video`")
         for name in TEXT_FIELDS:
             if row[name] is not None and not isinstance(row[name], str):
                 raise refusal(f"row {number}: `{name}` must be a text; found {type(row[name]).__name__}")
@@ -106,7 +106,7 @@ class ServedModel(PythonModel):
                 value = base64.b64decode(value, validate=True)
             except (binascii.Error, ValueError):
                 raise refusal(
-                    f"row {number}: `video` must be a video file's bytes in base64 (a path or an address is not opened)"
+                    f"row {number}: `video` must be the bytes of a video file in base64 (paths and addresses are not opened)"
                 ) from None
         if not isinstance(value, bytes):
             raise refusal(f"row {number}: `video` must be bytes, or base64 text; found {type(value).__name__}")
@@ -116,10 +116,10 @@ class ServedModel(PythonModel):
 
 
 def as_stored(vectors: NDArray[np.float32], storage: str) -> NDArray[Any]:
-    """Vectors, float32 (rows, dim), in fewer bytes, as an index may keep them.
+    """Converts vectors, float32 (rows, dim), to a compact storage type.
 
-    float16: rounded. int8: each vector times a number of its own that makes its largest one 127 or -127, rounded; the cosine needs no
-    scale. binary: the signs, a bit set where a number is above 0, eight to a uint8 (rows, ⌈dim / 8⌉), the first one highest.
+    float16: rounded. int8: each vector is scaled so that its largest absolute value is 127, and rounded; the cosine needs no scale. binary:
+    the signs as uint8 (rows, ⌈dim / 8⌉), where a bit is set for a number above 0 and the first number is the highest bit.
     """
     if storage == "int8":
         largest = np.abs(vectors).max(axis=1, keepdims=True)
@@ -130,15 +130,15 @@ def as_stored(vectors: NDArray[np.float32], storage: str) -> NDArray[Any]:
 
 
 def refusal(text: str) -> MlflowException:
-    """An error that the scoring server answers with HTTP 400."""
+    """An error that the scoring server returns as HTTP 400."""
     return MlflowException.invalid_parameter_value(text)
 
 
-def _one_row_a_value(frame: pd.DataFrame) -> pd.DataFrame:
+def _explode_lists(frame: pd.DataFrame) -> pd.DataFrame:
     try:
         return frame.explode(list(frame.columns), ignore_index=True)
     except ValueError:
-        raise refusal("columns of unequal length: give each row as an object, or columns with a value for every row") from None
+        raise refusal("columns of unequal length: send each row as an object, or columns with a value for every row") from None
 
 
 def _is_empty(value: Any) -> bool:

@@ -1,9 +1,8 @@
-"""Versions of the registered model: the candidate becomes one, which is then decided.
+"""The registration of the candidate as a version of the registered model, and the decision on it.
 
-A version is made in steps, each of which a later call finds done: the model is logged (MLflow marks it READY when all its files have
-arrived), then the version is made with all its tags at once, then it is decided (`promotion/decision.py`), whose last word is the tag
-`reelnest.decision`. A process that is killed in between leaves the rest to the next call; no version ever has half a model or half its
-tags.
+Registration has three steps: the model is logged (MLflow marks it READY when all files are uploaded), the version is created with all its
+tags at once, and it is decided (`promotion/decision.py`), which sets the tag `reelnest.decision` last. If a process is killed in between,
+the next call does the remaining steps. No version ever has an incomplete model or incomplete tags.
 """
 
 import json
@@ -32,27 +31,27 @@ from reelnest.registry.versions.measuring import CannotMeasureError, measure_cha
 from reelnest.settings import Params
 
 DECIDED_ON_TAG = "reelnest.decided_on"
-"""A hash of the evidence that the decision was made on: a model that was evaluated again on other is decided again."""
+"""A hash of the evidence of the decision. A model with new evidence is decided again."""
 MOST_MEASUREMENTS = 3
-"""So often the champion may change while the one before it is measured."""
+"""How often the champion may change while the previous one is measured."""
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A candidate, and all that is registered with it."""
+    """A candidate and the data to register with it."""
 
     candidate: Candidate
     metrics: Mapping[str, float]
-    """Of all queries of the test split, at the full width."""
+    """Metrics over all queries of the test split, at the full width."""
     evidence: Evidence
     tags: Mapping[str, str]
     documents: Documents | None = None
-    """Put into the version's files."""
+    """Documents for the version's files."""
 
 
 @dataclass(frozen=True)
 class Registration:
-    """What became of a candidate."""
+    """The result of a registration."""
 
     name: str
     version: int
@@ -61,21 +60,21 @@ class Registration:
     """`promoted`, `not promoted`, or `waits for approval`."""
     reason: str
     conditions: tuple[ConditionResult, ...]
-    """In their order, as far as they were looked at; empty of what was promoted by hand."""
+    """The conditions that were checked, in order. Empty for a manual promotion."""
     differences: tuple[Difference, ...]
-    """Challenger minus champion by dim; empty where there was nothing to compare with."""
+    """Challenger minus champion by dim. Empty if they were not compared."""
     run_id: str | None
     is_new: bool
-    """Whether this call made the version or finished it; False where there was nothing left to do."""
+    """Whether this call created or finished the version. False if there was nothing to do."""
 
 
 def register_candidate(
     params: Params, submission: Submission, measure: Callable[[ModelVersion, Path], None], approval: Approval | None = None
 ) -> Registration:
-    """Makes the candidate a version, `challenger`, and `champion` where it fulfils all conditions of the gate.
+    """Registers the candidate as a version, `challenger`, and makes it `champion` if it meets all conditions of the gate.
 
-    `measure` evaluates a version on the present test data and writes its metrics by query into a folder; it is called where the champion's
-    are not known, and raises CannotMeasureError where it cannot. Raises RegistryError if MLflow cannot be reached or refuses.
+    `measure` evaluates a version on the current test data and writes its metrics by query into a folder. It is called if the champion's
+    metrics are unknown, and may raise CannotMeasureError. Raises RegistryError if MLflow cannot be reached or rejects a request.
     """
     experiment_id = connect(params)
     name, evidence = params.registration.name, submission.evidence
@@ -90,7 +89,7 @@ def register_candidate(
         if version is None:
             version = _make_version(params, submission, experiment_id, {**submission.tags, **own})
         elif DECISION_TAG in version.tags and version.tags.get(DECIDED_ON_TAG) != decided_on:
-            # First: of a decision that is cut off nothing is left to be taken for one.
+            # The old decision is deleted first, so that an interrupted call does not leave it in place.
             client.delete_model_version_tag(name, version.version, DECISION_TAG)
             client.log_artifact(str(version.run_id), str(evidence.queries), gate_folder(evidence.data_hash))
             for tag, value in own.items():
@@ -105,9 +104,9 @@ def register_candidate(
             except CannotMeasureError as error:
                 unmeasured[champion.version] = str(error)
         raise RegistryError(f"The champion of '{name}' changes faster than it can be evaluated. Run `reelnest register` again.")
-    except (MlflowException, OSError) as error:  # requests' errors are OSErrors
+    except (MlflowException, OSError) as error:  # requests raises OSErrors
         raise error_type(error)(
-            f"MLflow's registry refused model '{name}': {error}. Run `reelnest register` again: it goes on from here."
+            f"MLflow's registry rejected model '{name}': {error}. Run `reelnest register` again; it continues from here."
         ) from error
 
 
@@ -117,7 +116,7 @@ def _evidence_hash(evidence: Evidence) -> str:
 
 
 def _is_decided(version: ModelVersion, decided_on: str, approval: Approval | None) -> bool:
-    """Whether nothing is left to do. What a person took back stays so, and what waits is decided anew when a person has responded."""
+    """Whether nothing is left to do. A rollback is not decided again; a version that waits is decided again when a person has responded."""
     decision = version.tags.get(DECISION_TAG)
     if decision is None or (decision == WAITS and approval is not None):
         return False
@@ -126,15 +125,15 @@ def _is_decided(version: ModelVersion, decided_on: str, approval: Approval | Non
 
 
 def _version_of(name: str, candidate: Candidate) -> ModelVersion | None:
-    found = mlflow.MlflowClient().search_model_versions(f"name = '{name}' and tags.`{MODEL_HASH_TAG}` = '{candidate.hash}'")
-    return min(found, key=lambda version: int(version.version), default=None)
+    versions = mlflow.MlflowClient().search_model_versions(f"name = '{name}' and tags.`{MODEL_HASH_TAG}` = '{candidate.hash}'")
+    return min(versions, key=lambda version: int(version.version), default=None)
 
 
 def _make_version(params: Params, submission: Submission, experiment_id: str, tags: Mapping[str, str]) -> ModelVersion:
     candidate, evidence = submission.candidate, submission.evidence
     run_id = candidate_run(candidate, experiment_id)
     client = mlflow.MlflowClient()
-    # What later challengers are compared with; an evaluation on other data does not write over it.
+    # Later challengers are compared with this file. An evaluation on other data does not overwrite it.
     client.log_artifact(run_id, str(evidence.queries), gate_folder(evidence.data_hash))
     model_id = logged_model(candidate, experiment_id) or log_model(params, candidate, run_id, submission.documents)
     name = params.registration.name
@@ -143,15 +142,15 @@ def _make_version(params: Params, submission: Submission, experiment_id: str, ta
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    made = client.create_model_version(
+    created = client.create_model_version(
         name, source=f"models:/{model_id}", run_id=run_id, model_id=model_id, tags={**tags, MODEL_HASH_TAG: candidate.hash}
     )
     first = _version_of(name, candidate)
-    if first is None or first.version == made.version:
-        return made
-    # Another run registered the same model since we looked: its version stays, and is decided once more if its maker is not there yet.
-    client.delete_model_version(name, made.version)
-    if first.source != made.source:
+    if first is None or first.version == created.version:
+        return created
+    # Another run registered the same model in the meantime. Its version is used, and decided here if that run has not done so yet.
+    client.delete_model_version(name, created.version)
+    if first.source != created.source:
         client.delete_logged_model(model_id)
     return first
 
@@ -162,15 +161,15 @@ def _metric_tags(metrics: Mapping[str, float]) -> dict[str, str]:
 
 def _registration(version: ModelVersion, *, is_new: bool) -> Registration:
     client = mlflow.MlflowClient()
-    now: Any = client.get_model_version(version.name, version.version)
+    current: Any = client.get_model_version(version.name, version.version)
     return Registration(
-        name=now.name,
-        version=int(now.version),
-        aliases=tuple(sorted(now.aliases)),
-        decision=now.tags[DECISION_TAG],
-        reason=now.tags[REASON_TAG],
-        conditions=tuple(ConditionResult(**one) for one in json.loads(now.tags.get(CONDITIONS_TAG, "[]"))),
-        differences=tuple(Difference(**one) for one in json.loads(now.tags.get(DIFFERENCES_TAG, "[]"))),
-        run_id=now.run_id,
+        name=current.name,
+        version=int(current.version),
+        aliases=tuple(sorted(current.aliases)),
+        decision=current.tags[DECISION_TAG],
+        reason=current.tags[REASON_TAG],
+        conditions=tuple(ConditionResult(**condition) for condition in json.loads(current.tags.get(CONDITIONS_TAG, "[]"))),
+        differences=tuple(Difference(**difference) for difference in json.loads(current.tags.get(DIFFERENCES_TAG, "[]"))),
+        run_id=current.run_id,
         is_new=is_new,
     )

@@ -1,14 +1,15 @@
-// The search page. What is shown comes from the API and is put in as text, never as HTML. The address holds the search, so it can be sent.
+// The search page. It inserts data from the API as text, never as HTML. The address contains the search, so that it can be shared.
 "use strict";
 
 const byId = (id) => document.getElementById(id);
 const form = byId("search"), words = byId("q"), compare = byId("compare"), play = byId("play"), count = byId("k");
 const status = byId("status"), sidesBox = byId("sides");
 const DEFAULT_COUNT = count.value;
+const NO_RESPONSE = "The server does not respond. Check that it is running.";
 
 let indexes = [];
 let sides = [];
-let video = null; // the file that is searched with, in place of words
+let video = null; // the query video, if the search is not a text
 let running = new AbortController();
 
 class Side {
@@ -17,9 +18,9 @@ class Side {
     this.box = byId("side").content.firstElementChild.cloneNode(true);
     const find = (name) => this.box.querySelector(name);
     this.index = find(".index"), this.dim = find(".dim"), this.funnel = find(".funnel");
-    this.timing = find(".timing"), this.error = find(".error"), this.list = find(".answers");
+    this.timing = find(".timing"), this.error = find(".error"), this.list = find(".results");
     find("h2").textContent = number ? "Right side" : "Left side";
-    for (const one of indexes) this.index.add(new Option(`${one.name} (${one.videos.toLocaleString("en")} videos)`, one.name));
+    for (const index of indexes) this.index.add(new Option(`${index.name} (${index.videos.toLocaleString("en")} videos)`, index.name));
     find(".index-label").hidden = indexes.length < 2;
     this.index.addEventListener("change", () => { this.fillDims(Number(this.dim.value)); changed(); });
     this.dim.addEventListener("change", () => { this.fitFunnel(); changed(); });
@@ -31,18 +32,19 @@ class Side {
     this.hits = [];
   }
 
-  facts() { return indexes.find((one) => one.name === this.index.value); }
+  facts() { return indexes.find((index) => index.name === this.index.value); }
   key(name) { return this.number ? `${name}2` : name; }
 
-  fillDims(wanted) {
+  fillDims(requested) {
     const { dims } = this.facts(), width = dims.at(-1);
-    const known = Number.isInteger(wanted) && wanted >= 1 && wanted <= width && !dims.includes(wanted) ? [...dims, wanted].sort((a, b) => a - b) : dims;
-    this.dim.replaceChildren(...known.map((dim) => new Option(dims.includes(dim) ? (dim === width ? `${dim} (all)` : dim) : `${dim} (not trained for)`, dim)));
-    this.dim.value = known.includes(wanted) ? wanted : width;
+    const isOther = Number.isInteger(requested) && requested >= 1 && requested <= width && !dims.includes(requested);
+    const options = isOther ? [...dims, requested].sort((a, b) => a - b) : dims;
+    this.dim.replaceChildren(...options.map((dim) => new Option(dims.includes(dim) ? (dim === width ? `${dim} (all)` : dim) : `${dim} (not trained for)`, dim)));
+    this.dim.value = options.includes(requested) ? requested : width;
     this.fitFunnel();
   }
 
-  // With all dims there is nothing to order anew.
+  // With all dims there is nothing to rerank.
   fitFunnel() {
     const { dims } = this.facts();
     if (Number(this.dim.value) === dims.at(-1)) this.funnel.checked = false;
@@ -51,10 +53,10 @@ class Side {
 
   read(address) {
     const name = address.get(this.key("index"));
-    this.index.value = indexes.some((one) => one.name === name) ? name : indexes[Math.min(this.number, indexes.length - 1)].name;
-    const asked = address.get(this.key("dim")), { dims } = this.facts();
-    const otherwise = this.number && indexes.length === 1 ? dims[0] : dims.at(-1);
-    this.fillDims(asked === null ? otherwise : Number(asked));
+    this.index.value = indexes.some((index) => index.name === name) ? name : indexes[Math.min(this.number, indexes.length - 1)].name;
+    const dim = address.get(this.key("dim")), { dims } = this.facts();
+    const defaultDim = this.number && indexes.length === 1 ? dims[0] : dims.at(-1);
+    this.fillDims(dim === null ? defaultDim : Number(dim));
     this.funnel.checked = address.get(this.key("funnel")) === "true" && Number(this.dim.value) !== dims.at(-1);
   }
 
@@ -66,16 +68,16 @@ class Side {
 
   async search(signal) {
     this.box.classList.add("waiting");
-    const asked = new URLSearchParams({ index: this.index.value, dim: this.dim.value, funnel: this.funnel.checked, k: count.value });
-    if (!video) asked.set("q", words.value);
+    const parameters = new URLSearchParams({ index: this.index.value, dim: this.dim.value, funnel: this.funnel.checked, k: count.value });
+    if (!video) parameters.set("q", words.value);
     try {
-      const answer = await fetch(`/api/search?${asked}`, video ? { method: "POST", body: video, signal } : { signal });
-      const found = await answer.json();
-      if (!answer.ok) throw new Error(found.error);
-      this.show(found);
+      const response = await fetch(`/api/search?${parameters}`, video ? { method: "POST", body: video, signal } : { signal });
+      const results = await response.json();
+      if (!response.ok) throw new Error(results.error);
+      this.show(results);
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      this.fail(error instanceof TypeError ? "The server does not answer. Is it still running?" : error.message);
+      this.fail(error instanceof TypeError ? NO_RESPONSE : error.message);
     } finally {
       this.box.classList.remove("waiting");
     }
@@ -94,20 +96,21 @@ class Side {
     this.error.hidden = false;
   }
 
-  show(found) {
+  show(results) {
     this.clear();
-    this.hits = found.hits;
-    const score = document.createElement("b");
-    score.textContent = `${(found.encode_ms + found.search_ms).toFixed(1)} ms`;
-    const how = found.dims.length > 1 ? `shortlist by ${found.dims[0]} dims, ordered by ${found.dims.at(-1)}` : `${found.dims[0]} dims`;
-    this.timing.append(score, `: query ${found.encode_ms.toFixed(1)}, search ${found.search_ms.toFixed(1)}. ${how}`);
-    if (found.untrained.length) this.timing.append(" (not trained for)");
-    this.list.replaceChildren(...found.hits.map((hit) => card(hit, found.index)));
+    const { hits, dims, encode_ms, search_ms } = results;
+    this.hits = hits;
+    const total = document.createElement("b");
+    total.textContent = `${(encode_ms + search_ms).toFixed(1)} ms`;
+    const method = dims.length > 1 ? `shortlist with ${dims[0]} dims, reranked with ${dims.at(-1)}` : `${dims[0]} dims`;
+    this.timing.append(total, `: query ${encode_ms.toFixed(1)}, search ${search_ms.toFixed(1)}. ${method}`);
+    if (results.untrained.length) this.timing.append(" (not trained for)");
+    this.list.replaceChildren(...hits.map((hit) => card(hit, results.index)));
   }
 }
 
 function card(hit, index) {
-  const box = byId("answer").content.firstElementChild.cloneNode(true);
+  const box = byId("result").content.firstElementChild.cloneNode(true);
   const find = (name) => box.querySelector(name);
   box.dataset.id = hit.video_id;
   find(".rank").textContent = hit.rank;
@@ -127,17 +130,17 @@ function card(hit, index) {
     visible.observe(clip);
   }
   clip.addEventListener("error", () => {
-    const lost = document.createElement("span");
-    lost.className = "lost";
-    lost.textContent = `${hit.path} cannot be shown here`;
-    clip.replaceWith(lost);
+    const message = document.createElement("span");
+    message.className = "missing";
+    message.textContent = `${hit.path} cannot be shown`;
+    clip.replaceWith(message);
   });
   clip.src = address;
   find(".clip").append(clip);
   return box;
 }
 
-// Only what is seen plays.
+// Only visible clips play.
 const visible = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) {
     target.dataset.seen = isIntersecting ? "yes" : "";
@@ -159,23 +162,24 @@ function layOut() {
 
 function mark() {
   const [left, right] = sides;
-  for (const [side, other, where] of [[left, right, "right"], [right, left, "left"]]) {
-    const ranks = new Map(other.hits.map((hit) => [hit.video_id, hit.rank]));
+  for (const [side, opposite, where] of [[left, right, "right"], [right, left, "left"]]) {
+    const ranks = new Map(opposite.hits.map((hit) => [hit.video_id, hit.rank]));
+    const comparing = compare.checked && opposite.hits.length;
     for (const box of side.list.children) {
-      const note = box.querySelector(".other"), rank = ranks.get(box.dataset.id);
+      const note = box.querySelector(".comparison"), rank = ranks.get(box.dataset.id);
       note.classList.toggle("same", rank !== undefined);
-      note.textContent = !compare.checked || !other.hits.length ? "" : rank === undefined ? `not on the ${where}` : `${rank} on the ${where}`;
+      note.textContent = !comparing ? "" : rank === undefined ? `not on the ${where}` : `rank ${rank} on the ${where}`;
     }
   }
 }
 
-function told() {
+function summary() {
   const [left, right] = sides;
   if (!left.hits.length) return "";
   if (!compare.checked || !right.hits.length) return `${left.hits.length} of ${left.facts().videos.toLocaleString("en")} videos, best first.`;
   const ids = new Set(right.hits.map((hit) => hit.video_id));
   const both = left.hits.filter((hit) => ids.has(hit.video_id)).length;
-  return `${both} of the ${left.hits.length} answers on the left are on the right too.`;
+  return `${both} of the ${left.hits.length} results on the left are on the right too.`;
 }
 
 async function search() {
@@ -191,20 +195,20 @@ async function search() {
   document.title = `${video ? video.name : words.value} · reelnest search`;
   status.textContent = "Searching…";
   try {
-    for (const side of used()) await side.search(signal); // one after the other, so that neither's time is the other's
+    for (const side of used()) await side.search(signal); // one after the other, so that their timings are independent
   } catch {
-    return; // a newer search goes on
+    return; // a newer search has started
   }
   mark();
-  status.textContent = told();
+  status.textContent = summary();
 }
 
 function address() {
-  const found = new URLSearchParams();
-  if (!video && words.value.trim()) found.set("q", words.value);
-  if (count.value !== DEFAULT_COUNT) found.set("k", count.value);
-  for (const side of used()) side.write(found);
-  return `?${found}`;
+  const parameters = new URLSearchParams();
+  if (!video && words.value.trim()) parameters.set("q", words.value);
+  if (count.value !== DEFAULT_COUNT) parameters.set("k", count.value);
+  for (const side of used()) side.write(parameters);
+  return `?${parameters}`;
 }
 
 function changed() {
@@ -213,22 +217,22 @@ function changed() {
 }
 
 function readAddress() {
-  const found = new URLSearchParams(location.search);
-  words.value = found.get("q") ?? "";
-  count.value = [...count.options].some((one) => one.value === found.get("k")) ? found.get("k") : DEFAULT_COUNT;
-  compare.checked = found.has("dim2") || found.has("index2");
-  sides.forEach((side) => side.read(found));
+  const parameters = new URLSearchParams(location.search);
+  words.value = parameters.get("q") ?? "";
+  count.value = [...count.options].some((option) => option.value === parameters.get("k")) ? parameters.get("k") : DEFAULT_COUNT;
+  compare.checked = parameters.has("dim2") || parameters.has("index2");
+  sides.forEach((side) => side.read(parameters));
   layOut();
 }
 
 function takeVideo(file) {
   video = file;
   if (byId("preview").src) URL.revokeObjectURL(byId("preview").src);
-  byId("asked").hidden = !file;
+  byId("query-video").hidden = !file;
   byId("file").value = "";
   if (file) {
     words.value = "";
-    byId("asked-name").textContent = file.name;
+    byId("query-video-name").textContent = file.name;
     byId("preview").src = URL.createObjectURL(file);
     if (play.checked) byId("preview").play().catch(() => {});
   } else {
@@ -241,11 +245,11 @@ async function start() {
   try {
     ({ indexes } = await (await fetch("/api/indexes")).json());
   } catch {
-    status.textContent = "The server does not answer. Is it still running?";
+    status.textContent = NO_RESPONSE;
     return;
   }
   sides = [new Side(0), new Side(1)];
-  const typed = words.value; // by somebody who did not wait
+  const typed = words.value; // the user may type before the page is ready
   readAddress();
   words.value ||= typed;
   form.addEventListener("submit", (event) => { event.preventDefault(); if (words.value.trim()) takeVideo(null); changed(); });
