@@ -168,7 +168,7 @@ def registration(**changes: Any) -> Content:
         "aliases": ["challenger", "champion"],
         "decision": "promoted",
         "reason": "against the champion (version 1): better at dim 16",
-        "conditions": [{"name": "validation", "passed": True, "why": "the data was found good"}],
+        "conditions": [{"name": "validation", "passed": True, "why": "the data passed validation"}],
         "differences": [difference()],
         "metric": "recall@10",
         "value": 0.5,

@@ -199,6 +199,6 @@ def _check(queries: Tensor, corpus: Corpus, dims: Sequence[int], k: int) -> None
         bad = bad[~torch.isfinite(vectors[bad]).all(dim=1)]
         if len(bad):
             raise ModelError(
-                f"{len(bad)} of {len(vectors)} {name} vectors contain NaN or infinity; the first is row {int(bad[0])}. Training has diverged"
-                " or the weights are damaged. Check the loss in reports/training.csv; lower train.learning_rate."
+                f"{len(bad)} of {len(vectors)} {name} vectors contain NaN or infinity; the first is row {int(bad[0])}. Training has"
+                " diverged or the weights are damaged. Check the loss in reports/training.csv; lower train.learning_rate."
             )

@@ -26,7 +26,7 @@ import json, sys
 import valid_reports
 answer = dict(zip(sys.argv[2::2], sys.argv[3::2]))
 decision = "promoted" if "--approved" in answer else "not promoted" if answer else "waits for approval"
-conditions = [{"name": "approval", "passed": None, "why": "a person has to approve it"}]
+conditions = [{"name": "approval", "passed": None, "why": "it needs a person's approval"}]
 report = valid_reports.registration(version=2, aliases=["challenger"], decision=decision, reason=str(answer), conditions=conditions)
 json.dump(report, open("reports/registration.json", "w"))
 """

@@ -1,4 +1,4 @@
-"""A new evaluation against the champion and the previous run, in a real MLflow store."""
+"""A new evaluation compared with the champion and the previous run, in a real MLflow store."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from reelnest.registry.promotion.evaluation_log import log_evaluation
 from reelnest.settings import Params, Tracking, Train
 from tests.integration.registry.candidate_workspace import Project
 
-Found = dict[str, ComparedWith | NotComparedWith]
+Comparisons = dict[str, ComparedWith | NotComparedWith]
 
 
 def data_hash(reports: Path) -> str:
@@ -22,44 +22,46 @@ def data_hash(reports: Path) -> str:
 
 def against(
     params: Params, reports: Path, model: str = "another", *, change: float = 0.0, data: str | None = None, dims: int = 1, code: str = ""
-) -> Found:
+) -> Comparisons:
     """What a model is compared with whose queries each find `change` more than those in `reports`, at dims `dims` times as large."""
     queries = pd.read_parquet(reports / "queries.parquet")
     queries["recall@10"] += change
     queries["dim"] *= dims
     queries.attrs = {"code": code} if code else queries.attrs
-    return {one.what: one for one in compare(params, Candidate(Path(), model, None), queries, data or data_hash(reports))}
+    return {
+        comparison.what: comparison for comparison in compare(params, Candidate(Path(), model, None), queries, data or data_hash(reports))
+    }
 
 
-def reason(found: Found, what: str) -> str:
-    one = found[what]
-    assert isinstance(one, NotComparedWith)
-    return one.reason
+def reason(comparisons: Comparisons, what: str) -> str:
+    comparison = comparisons[what]
+    assert isinstance(comparison, NotComparedWith)
+    return comparison.reason
 
 
 def test_the_champion_is_compared_query_by_query_at_each_dim(registered: Project) -> None:
-    found = against(registered.params, registered.reports, change=0.25)
-    champion = found["champion"]
+    comparisons = against(registered.params, registered.reports, change=0.25)
+    champion = comparisons["champion"]
     assert isinstance(champion, ComparedWith)
     assert (champion.version, champion.metric) == (1, "recall@10")
-    assert [one.dim for one in champion.differences] == [8, 32]
-    for one in champion.differences:  # each query's difference is the same, however much the queries differ
-        assert (one.low, one.value, one.high) == pytest.approx((0.25, 0.25, 0.25), abs=1e-6)
-    assert reason(found, "previous run") == "it is the champion's run"
+    assert [difference.dim for difference in champion.differences] == [8, 32]
+    for difference in champion.differences:  # each query's difference is the same, however much the queries differ
+        assert (difference.low, difference.value, difference.high) == pytest.approx((0.25, 0.25, 0.25), abs=1e-6)
+    assert reason(comparisons, "previous run") == "it is the champion's run"
 
 
-def test_what_is_not_comparable_becomes_a_reason(registered: Project) -> None:
+def test_incomparable_evaluations_give_a_reason(registered: Project) -> None:
     params, reports = registered.params, registered.reports
     itself = EvaluationReport.read(reports).model.hash
     assert reason(against(params, reports, itself), "champion") == "this model is the champion (version 1)"
-    other = against(params, reports, data="0" * 64)
-    assert reason(other, "champion") == "version 1 was evaluated on other test data"
-    assert "other test data" in reason(other, "previous run")
-    assert "other code" in reason(against(params, reports, code="another"), "champion")
+    other_data = against(params, reports, data="0" * 64)
+    assert reason(other_data, "champion") == "version 1 was evaluated on other test data"
+    assert "other test data" in reason(other_data, "previous run")
+    assert "another version of the code" in reason(against(params, reports, code="another"), "champion")
     assert "no dim in common" in reason(against(params, reports, dims=3), "champion")
 
 
-def test_the_previous_run_is_the_youngest_other_one_on_this_data(project: Project) -> None:
+def test_the_previous_run_is_the_latest_other_run_on_this_data(project: Project) -> None:
     params, reports = project.params, project.reports
     assert {what: reason(against(params, reports), what) for what in ("champion", "previous run")} == {
         "champion": "there is none yet",
@@ -75,15 +77,15 @@ def test_the_previous_run_is_the_youngest_other_one_on_this_data(project: Projec
     table.assign(**{"recall@10": 0.6}).to_parquet(queries)
     previous = against(params, reports)["previous run"]
     assert isinstance(previous, ComparedWith)
-    assert [round(one.value, 6) for one in previous.differences] == [0.1, 0.1]
+    assert [round(difference.value, 6) for difference in previous.differences] == [0.1, 0.1]
     assert mlflow.get_run(previous.run_id).data.tags["reelnest.model_hash"] == "second"
-    own = against(params, reports, "second")["previous run"]  # evaluated again, it is not its own past
+    own = against(params, reports, "second")["previous run"]  # a repeated evaluation is not compared with itself
     assert isinstance(own, ComparedWith)
-    assert [round(one.value, 6) for one in own.differences] == [0.6, 0.6]
+    assert [round(difference.value, 6) for difference in own.differences] == [0.6, 0.6]
 
 
-def test_without_mlflow_the_evaluation_goes_on_and_says_so(project: Project) -> None:
+def test_without_mlflow_the_evaluation_continues_with_a_reason(project: Project) -> None:
     away = project.params.model_copy(update={"tracking": Tracking(uri="http://127.0.0.1:1")})
-    assert "does not answer" in reason(against(away, project.reports), "champion")
+    assert "does not respond" in reason(against(away, project.reports), "champion")
     untracked = project.params.model_copy(update={"train": Train(batch_size=8, trackers=())})
-    assert "names no mlflow" in reason(against(untracked, project.reports), "previous run")
+    assert "does not include mlflow" in reason(against(untracked, project.reports), "previous run")

@@ -49,20 +49,20 @@ def test_the_environments_address_goes_before_the_files(store: str, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("uri", "says"),
+    ("uri", "expected"),
     [
-        ("http://127.0.0.1:1", "does not answer at http://127.0.0.1:1"),
-        ("http://user:secret@127.0.0.1:1", "does not answer at http://127.0.0.1:1"),
-        ("sqlite:////nowhere/at/all/mlflow.db", "there is no folder /nowhere/at/all"),
-        ("file:///tmp/mlruns", "no address that MLflow 3 can use"),
-        ("mlruns", "no address that MLflow 3 can use"),
+        ("http://127.0.0.1:1", "does not respond at http://127.0.0.1:1"),
+        ("http://user:secret@127.0.0.1:1", "does not respond at http://127.0.0.1:1"),
+        ("sqlite:////nowhere/at/all/mlflow.db", "the folder /nowhere/at/all does not exist"),
+        ("file:///tmp/mlruns", "MLflow 3 does not support"),
+        ("mlruns", "MLflow 3 does not support"),
         ("postgresql://user:secret@127.0.0.1:1/mlflow", "postgresql://127.0.0.1:1/mlflow cannot be opened"),
     ],
 )
-def test_a_wrong_address_is_told_with_what_to_do(uri: str, says: str) -> None:
+def test_a_wrong_address_gives_an_error_with_advice(uri: str, expected: str) -> None:
     with pytest.raises(RegistryError, match=r"tracking\.uri") as caught:
         connect(at(uri))
-    assert says in str(caught.value)
+    assert expected in str(caught.value)
     assert "secret" not in str(caught.value)
 
 
@@ -90,49 +90,47 @@ def http_server(status: int, signed_in_as: list[str | None] | None = None) -> It
 
 
 @pytest.mark.parametrize("status", [404, 500])
-def test_a_server_that_is_no_mlflow_is_told_apart(status: int) -> None:
+def test_a_server_that_is_no_mlflow_is_reported(status: int) -> None:
     with (
         http_server(status) as uri,
-        pytest.raises(RegistryError, match=f"no MLflow server, or a broken one: {uri}/health gave HTTP {status}"),
+        pytest.raises(RegistryError, match=f"No working MLflow server at {uri}: {uri}/health returned HTTP {status}"),
     ):
         connect(at(uri))
 
 
-def test_a_proxy_before_a_server_that_starts_anew_means_that_it_is_away() -> None:
-    with http_server(503) as uri, pytest.raises(RegistryAway, match=r"does not answer at .* \(HTTP 503\)"):
+def test_an_error_of_a_proxy_means_that_the_server_is_away() -> None:
+    with http_server(503) as uri, pytest.raises(RegistryAway, match=r"does not respond at .* \(HTTP 503\)"):
         connect(at(uri))
 
 
-def test_a_stage_whose_server_is_away_asks_its_flow_for_another_try() -> None:
+def test_a_stage_whose_server_is_away_ends_with_the_status_for_a_retry() -> None:
     with pytest.raises(RegistryAway) as caught:
         connect(at("http://127.0.0.1:1"))
     assert caught.value.exit_status == RESUMABLE_STATUS
 
 
-def test_a_server_that_accepts_and_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_never_responds_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "HEALTH_TIMEOUT_SECONDS", 0.3)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        with pytest.raises(RegistryAway, match="does not answer"):
+        with pytest.raises(RegistryAway, match="does not respond"):
             connect(at(f"http://127.0.0.1:{listener.getsockname()[1]}"))
 
 
-def test_a_deleted_experiment_is_told_with_how_to_restore_it(store: str) -> None:
+def test_a_deleted_experiment_gives_an_error_with_the_command_to_restore_it(store: str) -> None:
     experiment = connect(at(store))
     mlflow.delete_experiment(experiment)
     with pytest.raises(RegistryError, match=f"mlflow experiments restore -x {experiment}"):
         connect(at(store))
 
 
-def test_a_password_in_the_address_signs_in_and_is_told_to_nobody(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_password_in_the_address_signs_in_and_is_never_printed(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     for variable in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.setenv(variable, "")  # set back at the end
     signed_in_as: list[str | None] = []
     with http_server(200, signed_in_as) as uri:
-        with pytest.raises(RegistryError) as caught:  # its answers are none of MLflow's
+        with pytest.raises(RegistryError) as caught:  # its responses are not those of MLflow
             connect(at(uri.replace("http://", "http://me:s%2Fcret@")))
         assert mlflow.get_tracking_uri() == uri
     assert set(signed_in_as) == {"Basic " + base64.b64encode(b"me:s/cret").decode()}

@@ -341,7 +341,7 @@ def test_figures_go_to_the_run_that_training_made(project: Project) -> None:
 def test_an_unreachable_mlflow_is_told_before_the_work(project: Project) -> None:
     shutil.rmtree(project.reports)
     params = project.params.model_copy(update={"tracking": Tracking(uri="http://127.0.0.1:1")})
-    with pytest.raises(RegistryError, match="does not answer"):
+    with pytest.raises(RegistryError, match="does not respond"):
         evaluate.run(project.workspace, params)
     assert not project.reports.exists()
 

@@ -57,9 +57,9 @@ def commit_of(project: Project) -> str:
     ).stdout.strip()
 
 
-def test_a_version_tells_run_commit_data_validation_flow_run_and_environment(known: Project) -> None:
+def test_a_version_shows_run_commit_data_validation_flow_run_and_environment(known: Project) -> None:
     shown = lineage.show(known.params, "models:/reelnest@champion", as_json=False)
-    for told in (
+    for line in (
         "models:/reelnest/1, registered 20",
         "promoted: ",
         f"{commit_of(known)}, with saved changes",
@@ -68,7 +68,7 @@ def test_a_version_tells_run_commit_data_validation_flow_run_and_environment(kno
         "0f1e2d3c-flow, http://prefect.example/runs/flow-run/0f1e2d3c-flow",
         "environment  Python 3.",
     ):
-        assert told in shown
+        assert line in shown
     assert "CHANGED" not in shown
     facts = json.loads(lineage.show(known.params, "1", as_json=True))
     assert facts["lineage"]["data"]["hash"] == DATA_HASH
@@ -77,8 +77,8 @@ def test_a_version_tells_run_commit_data_validation_flow_run_and_environment(kno
 
 
 def test_registration_json_which_becomes_the_flow_s_page_names_the_origin(known: Project) -> None:
-    found = json.loads((known.reports / "registration.json").read_text())["lineage"]
-    assert (found["commit"]["hash"], found["data"]["hash"], found["flow_run"]["id"]) == (commit_of(known), DATA_HASH, "0f1e2d3c-flow")
+    origins = json.loads((known.reports / "registration.json").read_text())["lineage"]
+    assert (origins["commit"]["hash"], origins["data"]["hash"], origins["flow_run"]["id"]) == (commit_of(known), DATA_HASH, "0f1e2d3c-flow")
 
 
 @pytest.mark.parametrize("of", ["data", "commit", "run", "flow run", "model"])
@@ -115,15 +115,15 @@ def test_what_was_made_here_is_compared_with_the_version(known: Project, tmp_pat
     text, same = lineage.check(known.workspace, known.params, "1")
     assert same
     assert text.count(" same: ") == 3
-    other = tmp_path / "other"
-    shutil.copytree(known.workspace.root, other, symlinks=True, ignore=shutil.ignore_patterns("mlruns", ".git"))
-    evaluation = json.loads((other / "reports" / "evaluation.json").read_text())
+    rebuilt = tmp_path / "other"
+    shutil.copytree(known.workspace.root, rebuilt, symlinks=True, ignore=shutil.ignore_patterns("mlruns", ".git"))
+    evaluation = json.loads((rebuilt / "reports" / "evaluation.json").read_text())
     evaluation["results"][0]["metrics"]["recall@10"] += 0.25
     evaluation["results"][0]["queries_per_second"] = 1.0
-    (other / "reports" / "evaluation.json").write_text(json.dumps(evaluation))
-    (other / "models" / "candidate" / "note.txt").write_text("other weights")
-    (other / "dvc.lock").unlink()
-    text, same = lineage.check(workspace_of(other).workspace, known.params, "1")
+    (rebuilt / "reports" / "evaluation.json").write_text(json.dumps(evaluation))
+    (rebuilt / "models" / "candidate" / "note.txt").write_text("other weights")
+    (rebuilt / "dvc.lock").unlink()
+    text, same = lineage.check(workspace_of(rebuilt).workspace, known.params, "1")
     assert not same
     assert "inputs   DIFFERENT: cannot be compared: there is no dvc.lock here; run `dvc repro`" in text
     assert "model    DIFFERENT: " in text
@@ -148,7 +148,7 @@ def test_a_model_that_was_made_without_git_or_dvc_says_so(registered: Project) -
     assert "none: not trained in a git repository" in shown
     assert "unknown: there was no data.dvc" in shown
     assert "none: DVC did not run the stages" in shown
-    assert "# It was made outside of a git repository: its code is not known." in shown
+    assert "# It was trained outside a git repository, so its code is unknown." in shown
 
 
 def test_a_version_without_lineage_and_a_deleted_run_are_told_in_a_line(known: Project, tmp_path: Path) -> None:
@@ -168,8 +168,8 @@ def test_a_version_without_lineage_and_a_deleted_run_are_told_in_a_line(known: P
 
 
 @pytest.mark.parametrize(
-    ("which", "says"), [("models:/reelnest", "expected models:/NAME@ALIAS"), ("7", "no version 7"), ("best", "alias 'best'")]
+    ("which", "expected"), [("models:/reelnest", "expected models:/NAME@ALIAS"), ("7", "no version 7"), ("best", "alias 'best'")]
 )
-def test_a_version_that_is_not_there_is_refused(known: Project, which: str, says: str) -> None:
-    with pytest.raises(RegistryError, match=says):
+def test_a_version_that_is_not_there_is_refused(known: Project, which: str, expected: str) -> None:
+    with pytest.raises(RegistryError, match=expected):
         lineage.show(known.params, which, as_json=False)

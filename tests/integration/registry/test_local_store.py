@@ -164,10 +164,10 @@ def test_a_database_that_another_program_is_making_is_left_to_it(
         shutil.copy(empty_store, incomplete.with_name("other"))
         incomplete.with_name("other").replace(incomplete)
 
-    other = threading.Thread(target=finish)
-    other.start()
+    program = threading.Thread(target=finish)
+    program.start()
     connect(params_of(incomplete))
-    other.join()
+    program.join()
     assert not list(incomplete.parent.glob("mlflow.db.incomplete-*"))
 
 
@@ -187,17 +187,17 @@ def test_a_journal_without_its_database_is_not_played_back_into_the_new_one(data
 
 
 @pytest.mark.parametrize(
-    ("revision", "says"),
+    ("revision", "expected"),
     [
         (MIDDLE, r"older MLflow .* run `mlflow db upgrade sqlite:///.*/mlflow\.db`"),
         ("f00000000000", "newer MLflow .* Install that version"),
     ],
 )
-def test_runs_of_another_version_of_mlflow_are_never_moved(revision: str, says: str, empty_store: Path, database: Path) -> None:
+def test_runs_of_another_version_of_mlflow_are_never_moved(revision: str, expected: str, empty_store: Path, database: Path) -> None:
     shutil.copy(empty_store, database)
     set_revision(database, revision)
     before = database.read_bytes()
-    with pytest.raises(RegistryError, match=says):
+    with pytest.raises(RegistryError, match=expected):
         connect(params_of(database))
     assert database.read_bytes() == before
 

@@ -145,7 +145,7 @@ def _in_the_checkout(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_what_changed_is_named_and_the_champion_is_measured_on_it(checkout: Checkout) -> None:
     report = checkout.measured.report
     assert report is not None
-    by_name = {one["measure"]: one for one in report["measures"]}
+    by_name = {row["measure"]: row for row in report["measures"]}
     assert set(by_name) == {*report["distributions"], "pair kinds", "embeddings of texts", "embeddings of videos", "retrieval"}
     assert {"length of texts", "seconds of videos", "pair kinds", "embeddings of texts"} <= set(report["drifted"])
     assert (by_name["seconds of videos"]["before"], by_name["seconds of videos"]["after"]) == (25, 25)  # drift.sample
@@ -154,11 +154,11 @@ def test_what_changed_is_named_and_the_champion_is_measured_on_it(checkout: Chec
     assert "embeddings of texts" in drift_run.as_text(report)
     quality = report["quality"]
     assert quality["queries"]["after"] == 20 + 20 + 20 + 20  # each test pair both ways round
-    assert [one["dim"] for one in quality["dims"]] == [8, 32]
+    assert [by_side["dim"] for by_side in quality["dims"]] == [8, 32]
     assert not quality["same_questions"]
-    for one in quality["dims"]:
+    for by_side in quality["dims"]:
         for side in ("before", "after"):
-            assert one[side]["low"] <= one[side]["value"] <= one[side]["high"]
+            assert by_side[side]["low"] <= by_side[side]["value"] <= by_side[side]["high"]
 
 
 def test_report_page_and_figures_are_kept_and_the_worktree_is_not(checkout: Checkout) -> None:
@@ -171,7 +171,7 @@ def test_report_page_and_figures_are_kept_and_the_worktree_is_not(checkout: Chec
     assert sorted(Path(file.path).name for file in files) == ["drift.html", "drift.json"]
     run = mlflow.get_run(place["run_id"])
     assert run.data.tags[DRIFT_TAG] == report["headline"]
-    assert run.data.metrics["drift/retrieval"] == next(one["effect"] for one in report["measures"] if one["measure"] == "retrieval")
+    assert run.data.metrics["drift/retrieval"] == next(row["effect"] for row in report["measures"] if row["measure"] == "retrieval")
     assert not list((checkout.folder / "work" / "runs").glob("*/"))
     assert git(checkout.folder, "status", "--porcelain", "--untracked-files=no") == ""
 
@@ -196,7 +196,7 @@ def test_without_its_data_the_champion_can_still_be_measured_and_is_not_measured
     assert report is not None
     assert checkout.measured.report is not None
     assert report["quality"] == checkout.measured.report["quality"]
-    assert [one["measure"] for one in report["measures"]] == ["retrieval"]
+    assert [row["measure"] for row in report["measures"]] == ["retrieval"]
     (checkout.folder / "work" / "aside").rename(kept)
 
 

@@ -51,7 +51,7 @@ def aliases(name: str = "reelnest") -> dict[str, str]:
 
 
 def version_numbers() -> list[str]:
-    return sorted(str(found.version) for found in mlflow.MlflowClient().search_model_versions("name = 'reelnest'"))
+    return sorted(str(version.version) for version in mlflow.MlflowClient().search_model_versions("name = 'reelnest'"))
 
 
 def test_the_first_model_is_challenger_and_champion_with_its_figures(registered: Project) -> None:
@@ -89,9 +89,9 @@ def test_two_runs_that_register_the_same_model_at_once_make_one_version(project:
         nonlocal looks
         looks += 1
         if looks == 1:
-            found = look(name, candidate)
+            version = look(name, candidate)
             register.run(project.workspace, project.params)
-            return found
+            return version
         return look(name, candidate)
 
     monkeypatch.setattr(versions, "_version_of", register_while_the_other_logs)
@@ -115,9 +115,9 @@ def queries_file(reports: Path, value: float, code: str = "code") -> Path:
         pd.DataFrame({"pair_kind": "text_to_video", "query": [f"q{n}" for n in range(200)], "dim": dim, "recall@10": value + hardness})
         for dim in (8, 32)
     ]
-    found = pd.concat(tables)
-    found.attrs[CODE] = code
-    found.to_parquet(reports / "queries.parquet")
+    table = pd.concat(tables)
+    table.attrs[CODE] = code
+    table.to_parquet(reports / "queries.parquet")
     return reports / "queries.parquet"
 
 
@@ -156,7 +156,7 @@ def test_a_model_becomes_champion_only_where_it_is_better_on_the_same_data(proje
     assert (worse.decision, worse.aliases) == ("not promoted", ("challenger",))
     assert "against the champion (version 1): may be worse than the champion by more than 0.01 at dim 8, 32" in worse.reason
     equal = registered_with(3, 0.5, "data")
-    assert (equal.decision, "not shown to be better at any dim" in equal.reason) == ("not promoted", True)
+    assert (equal.decision, "not significantly better at any dim" in equal.reason) == ("not promoted", True)
     better = registered_with(5, 0.6, "data")
     assert (better.decision, better.aliases) == ("promoted", ("challenger", "champion"))
     verdict = "against the champion (version 1): not worse than the champion by more than 0.01 at any dim, better at dim 8, 32"
@@ -168,7 +168,7 @@ def test_a_model_becomes_champion_only_where_it_is_better_on_the_same_data(proje
     assert [line.split(":")[0] for line in conditions] == [f"- {condition.name}" for condition in better.conditions]
     assert (empty, head) == ("", "| dim | recall@10 minus the champion's | interval |")
     assert at_8.startswith("| 8 | +0.1000 | ")
-    assert [(one.dim, round(one.value, 6)) for one in better.differences] == [(8, 0.1), (32, 0.1)]
+    assert [(difference.dim, round(difference.value, 6)) for difference in better.differences] == [(8, 0.1), (32, 0.1)]
     assert registered_with(5, 0.6, "data").differences == better.differences
     assert aliases() == {"champion": "4", "challenger": "4"}
 
@@ -190,17 +190,17 @@ def test_a_champion_whose_figures_are_not_known_is_measured_again_once(project: 
 
         return registered_as(project, another_model(project.workspace.candidate, number), 0.7, data, code, measure=measure)
 
-    # By what it was registered with, each challenger would be better.
+    # With its registered metrics, each challenger would be better.
     other_data = challenged_by(2, "other data", "code")
     assert (other_data.decision, measured) == ("not promoted", ["1"])
-    assert [round(one.value, 6) for one in other_data.differences] == [-0.1, -0.1]
+    assert [round(difference.value, 6) for difference in other_data.differences] == [-0.1, -0.1]
     assert other_data.conditions[0].why == "the champion was measured again on this data"
     assert (challenged_by(3, "other data", "code").decision, measured) == ("not promoted", ["1"])
     other_code = challenged_by(4, "data", "other code")
     assert (other_code.decision, measured) == ("not promoted", ["1", "1"])
     assert other_code.conditions[1].why == "the champion was measured again by this code"
     for file in gate.rglob("queries.parquet"):
-        file.write_bytes(file.read_bytes()[:100])  # an upload that was cut off
+        file.write_bytes(file.read_bytes()[:100])  # an interrupted upload
     assert (challenged_by(5, "data", "other code").decision, measured) == ("not promoted", ["1", "1", "1"])
 
 
@@ -210,12 +210,12 @@ def test_the_champion_is_evaluated_again_as_an_evaluation_does(project: Project,
     shutil.rmtree(project.workspace.candidate)  # its files come from the registry
     evaluation = EvaluationReport.read(project.reports)
     measure(project.workspace, project.params, evaluation, champion, tmp_path)
-    found, before = (pd.read_parquet(folder / "queries.parquet") for folder in (tmp_path, project.reports))
-    pd.testing.assert_frame_equal(found, before)
-    assert found.attrs == before.attrs
-    other = evaluation.model_copy(update={"code": evaluation.code.model_copy(update={"hash": "other"})})
+    after, before = (pd.read_parquet(folder / "queries.parquet") for folder in (tmp_path, project.reports))
+    pd.testing.assert_frame_equal(after, before)
+    assert after.attrs == before.attrs
+    by_other_code = evaluation.model_copy(update={"code": evaluation.code.model_copy(update={"hash": "other"})})
     with pytest.raises(RegistryError, match=r"another version of the code.*Run `reelnest evaluate`"):
-        measure(project.workspace, project.params, other, champion, tmp_path)
+        measure(project.workspace, project.params, by_other_code, champion, tmp_path)
 
 
 def test_a_champion_whose_files_are_gone_or_whose_evaluation_fails_is_left_to_a_person(project: Project) -> None:
@@ -229,44 +229,48 @@ def test_a_champion_whose_files_are_gone_or_whose_evaluation_fails_is_left_to_a_
     model_id = mlflow.MlflowClient().get_model_version("reelnest", "1").source.removeprefix("models:/")
     shutil.rmtree(local_file_uri_to_path(mlflow.get_logged_model(model_id).artifact_location))
     evaluation = EvaluationReport.read(project.reports)
-    found = registered_as(
+    result = registered_as(
         project,
         another_model(project.workspace.candidate, 2),
         0.9,
         measure=functools.partial(measure, project.workspace, project.params, evaluation),
     )
-    assert found.decision == "not promoted"
-    assert "its files are gone from MLflow's storage: whether this model may take its place, a person has to say" in found.reason
+    assert result.decision == "not promoted"
+    assert "its files are missing from MLflow's storage: a person must decide whether this model replaces it" in result.reason
     assert aliases() == {"champion": "1", "challenger": "3"}
 
 
 def test_a_model_that_was_evaluated_again_is_decided_again_but_not_where_a_person_took_it_back(project: Project) -> None:
-    one, other = (another_model(project.workspace.candidate, number) for number in (1, 2))
-    first = registered_as(project, one, 0.5)
-    failed = registered_as(project, other, 0.9, validation_passed=False)
-    assert (failed.decision, "the validation of the data failed" in failed.reason) == ("not promoted", True)
-    passed = registered_as(project, other, 0.9)
+    model_1, model_2 = (another_model(project.workspace.candidate, number) for number in (1, 2))
+    first = registered_as(project, model_1, 0.5)
+    failed = registered_as(project, model_2, 0.9, validation_passed=False)
+    assert (failed.decision, "the data did not pass validation" in failed.reason) == ("not promoted", True)
+    passed = registered_as(project, model_2, 0.9)
     assert (passed.version, passed.decision, passed.is_new) == (failed.version, "promoted", True)
     assert rollback(project.params) == (passed.version, first.version)
-    again = registered_as(project, other, 0.9, validation_passed=None)
+    again = registered_as(project, model_2, 0.9, validation_passed=None)
     assert (again.is_new, again.reason.split(",")[0]) == (False, "taken back by hand")
 
 
 def test_a_model_waits_for_approval_and_is_compared_anew_when_it_comes(project: Project) -> None:
-    asked = project.params.model_copy(update={"registration": project.params.registration.model_copy(update={"approval": "prefect"})})
-    one, two, three = (another_model(project.workspace.candidate, number) for number in (1, 2, 3))
-    registered_as(project, one, 0.5)
-    waiting = registered_as(project, two, 0.6, params=asked)
+    with_approval = project.params.model_copy(
+        update={"registration": project.params.registration.model_copy(update={"approval": "prefect"})}
+    )
+    model_1, model_2, model_3 = (another_model(project.workspace.candidate, number) for number in (1, 2, 3))
+    registered_as(project, model_1, 0.5)
+    waiting = registered_as(project, model_2, 0.6, params=with_approval)
     assert (waiting.decision, waiting.aliases) == ("waits for approval", ("challenger",))
-    assert registered_as(project, two, 0.6, params=asked).is_new is False
-    assert registered_as(project, three, 0.8).decision == "promoted", "meanwhile"
-    late = registered_as(project, two, 0.6, params=asked, approval=Approval(True, "Anna"))
+    assert registered_as(project, model_2, 0.6, params=with_approval).is_new is False
+    assert registered_as(project, model_3, 0.8).decision == "promoted", "meanwhile"
+    late = registered_as(project, model_2, 0.6, params=with_approval, approval=Approval(True, "Anna"))
     assert (late.decision, "against the champion (version 3)" in late.reason) == ("not promoted", True)
     four = another_model(project.workspace.candidate, 4)
-    assert registered_as(project, four, 0.9, params=asked).decision == "waits for approval"
-    refused = registered_as(project, four, 0.9, params=asked, approval=Approval(False, "Anna: too slow"))
+    assert registered_as(project, four, 0.9, params=with_approval).decision == "waits for approval"
+    refused = registered_as(project, four, 0.9, params=with_approval, approval=Approval(False, "Anna: too slow"))
     assert (refused.decision, "not approved: Anna: too slow" in refused.reason) == ("not promoted", True)
-    assert registered_as(project, four, 0.9, params=asked, approval=Approval(True, "Bo")).decision == "not promoted", "it is decided"
+    assert registered_as(project, four, 0.9, params=with_approval, approval=Approval(True, "Bo")).decision == "not promoted", (
+        "it is decided"
+    )
 
 
 @pytest.mark.parametrize("stopped_at", ["create_model_version", "set_registered_model_alias", "set_model_version_tag"])
@@ -350,13 +354,13 @@ def test_a_model_that_was_not_the_one_evaluated_is_refused(project: Project) -> 
         register.run(project.workspace, project.params)
 
 
-@pytest.mark.parametrize(("content", "says"), [(None, "no such file"), ("{}", "schema_version is missing"), ("{", "not JSON")])
-def test_a_missing_or_broken_evaluation_is_refused(project: Project, content: str | None, says: str) -> None:
+@pytest.mark.parametrize(("content", "expected"), [(None, "no such file"), ("{}", "schema_version is missing"), ("{", "not JSON")])
+def test_a_missing_or_broken_evaluation_is_refused(project: Project, content: str | None, expected: str) -> None:
     file = project.reports / "evaluation.json"
     file.unlink()
     if content is not None:
         file.write_text(content)
-    with pytest.raises(ArtifactError, match=f"{says}.*reelnest evaluate"):
+    with pytest.raises(ArtifactError, match=f"{expected}.*reelnest evaluate"):
         register.run(project.workspace, project.params)
 
 

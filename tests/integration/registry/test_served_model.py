@@ -50,10 +50,10 @@ def test_texts_and_videos_get_the_saved_models_vectors(loaded: Any, saved: reeln
         {"text": "a blue circle"},
     ]
     for role in ("query", "target"):
-        found = loaded.predict(pd.DataFrame(rows), params={"dim": dim, "role": role})
+        vectors = loaded.predict(pd.DataFrame(rows), params={"dim": dim, "role": role})
         texts = saved.encode_texts(["a red circle", "a blue circle"], role=role, dim=dim or None)
         videos = saved.encode_videos([clip, clip], role=role, fields=[{"title": "a clip"}, {}], dim=dim or None)
-        np.testing.assert_allclose(found, np.stack([texts[0], videos[0], videos[1], texts[1]]), atol=1e-5)
+        np.testing.assert_allclose(vectors, np.stack([texts[0], videos[0], videos[1], texts[1]]), atol=1e-5)
 
 
 def test_columns_of_lists_are_rows(loaded: Any, saved: reelnest.SavedModel) -> None:
@@ -62,32 +62,32 @@ def test_columns_of_lists_are_rows(loaded: Any, saved: reelnest.SavedModel) -> N
 
 def test_a_storage_type_gives_fewer_bytes_of_the_same_vectors(loaded: Any) -> None:
     rows = pd.DataFrame({"text": ["a red circle", "左へ動く円", "a blue circle that grows"]})
-    found = {name: loaded.predict(rows, params={"dim": 20, "storage": name}) for name in ("float32", "float16", "int8", "binary")}
-    whole = found["float32"]
-    assert {name: vectors.dtype.name for name, vectors in found.items()} == {
+    vectors = {name: loaded.predict(rows, params={"dim": 20, "storage": name}) for name in ("float32", "float16", "int8", "binary")}
+    whole = vectors["float32"]
+    assert {name: vectors.dtype.name for name, vectors in vectors.items()} == {
         "float32": "float32",
         "float16": "float16",
         "int8": "int8",
         "binary": "uint8",
     }
-    np.testing.assert_allclose(found["float16"], whole, atol=1e-3)
-    assert np.abs(found["int8"]).max(axis=1).tolist() == [127, 127, 127]
-    codes = found["int8"].astype(np.float32)
+    np.testing.assert_allclose(vectors["float16"], whole, atol=1e-3)
+    assert np.abs(vectors["int8"]).max(axis=1).tolist() == [127, 127, 127]
+    codes = vectors["int8"].astype(np.float32)
     step = np.abs(whole).max(axis=1, keepdims=True) / 127
     np.testing.assert_allclose(codes * step, whole, atol=step.max() / 2 + 1e-6)
-    assert found["binary"].shape == (3, 3)
-    np.testing.assert_array_equal(np.unpackbits(found["binary"], axis=1, count=20), whole > 0)
+    assert vectors["binary"].shape == (3, 3)
+    np.testing.assert_array_equal(np.unpackbits(vectors["binary"], axis=1, count=20), whole > 0)
 
 
 BAD_INPUT = [
-    ([{"video": "/etc/passwd"}], {}, "row 0: `video` must be a video file's bytes in base64"),
-    ([{"video": "https://example.org/a.mp4"}], {}, "row 0: `video` must be a video file's bytes in base64"),
+    ([{"video": "/etc/passwd"}], {}, "row 0: `video` must be the bytes of a video file in base64"),
+    ([{"video": "https://example.org/a.mp4"}], {}, "row 0: `video` must be the bytes of a video file in base64"),
     ([{"text": "a"}, {"video": base64.b64encode(b"no video").decode()}], {}, "row 1: .*not a readable video"),
     ([{"title": "a title alone"}], {}, "row 0: neither a text nor a video"),
     ([{"text": ""}], {}, "row 0: neither a text nor a video"),
     ([{"text": "   \n"}], {}, "row 0: neither a text nor a video"),
     ([{"text": "a" * 100_000}], {}, "row 0: `text` has 100000 characters; expected at most 4000"),
-    ([{"video": "../../etc/passwd"}], {}, "row 0: `video` must be a video file's bytes in base64"),
+    ([{"video": "../../etc/passwd"}], {}, "row 0: `video` must be the bytes of a video file in base64"),
     ([{"text": "a"}], {"storage": "int4"}, "storage 'int4': expected one of float32, float16, int8, binary"),
     ([{"text": "a" * 5000}], {}, "row 0: `text` has 5000 characters; expected at most 4000"),
     ([{"text": "a"}] * 300, {}, "300 rows: expected at most 256"),
@@ -101,9 +101,9 @@ BAD_INPUT = [
 ]
 
 
-@pytest.mark.parametrize(("rows", "params", "says"), BAD_INPUT)
-def test_bad_input_is_an_invalid_parameter_that_says_what_is_wrong(loaded: Any, rows: Any, params: dict[str, Any], says: str) -> None:
-    with pytest.raises(MlflowException, match=says) as caught:
+@pytest.mark.parametrize(("rows", "params", "expected"), BAD_INPUT)
+def test_bad_input_is_an_invalid_parameter_that_says_what_is_wrong(loaded: Any, rows: Any, params: dict[str, Any], expected: str) -> None:
+    with pytest.raises(MlflowException, match=expected) as caught:
         loaded.predict(rows, params=params)
     assert caught.value.get_http_status_code() == 400
 
@@ -136,10 +136,10 @@ def test_the_model_brings_its_code_along(registered: Project, saved: reelnest.Sa
     command = [sys.executable, "-c", ALONE, source, str(logged), str(clip)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=START_SECONDS, check=False)
     assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout.splitlines()[-1])
-    assert Path(answer["code"]).is_relative_to(logged)
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert Path(result["code"]).is_relative_to(logged)
     expected = [saved.encode_texts(["a red circle"], dim=8)[0], saved.encode_videos([clip], role="query", dim=8)[0]]
-    np.testing.assert_allclose(answer["vectors"], expected, atol=1e-5)
+    np.testing.assert_allclose(result["vectors"], expected, atol=1e-5)
 
 
 def test_mlflow_writes_a_dockerfile_that_serves_the_model(registered: Project, tmp_path: Path) -> None:
@@ -198,16 +198,18 @@ def _answers(address: str) -> bool:
 
 def test_the_server_answers_text_and_video_queries_at_a_dim(server: str, saved: reelnest.SavedModel, clip: Path) -> None:
     rows = [{"text": "a red circle"}, {"video": base64.b64encode(clip.read_bytes()).decode()}]
-    answer = requests.post(f"{server}/invocations", json={"dataframe_records": rows, "params": {"dim": 8}}, timeout=60)
-    assert answer.status_code == 200, answer.text
+    response = requests.post(f"{server}/invocations", json={"dataframe_records": rows, "params": {"dim": 8}}, timeout=60)
+    assert response.status_code == 200, response.text
     expected = [saved.encode_texts(["a red circle"], dim=8)[0], saved.encode_videos([clip], role="query", dim=8)[0]]
-    np.testing.assert_allclose(answer.json()["predictions"], expected, atol=1e-5)
-    answer = requests.post(f"{server}/invocations", json={"dataframe_records": rows, "params": {"dim": 8, "storage": "binary"}}, timeout=60)
-    assert answer.json()["predictions"] == np.packbits(np.stack(expected) > 0, axis=1).tolist()
+    np.testing.assert_allclose(response.json()["predictions"], expected, atol=1e-5)
+    response = requests.post(
+        f"{server}/invocations", json={"dataframe_records": rows, "params": {"dim": 8, "storage": "binary"}}, timeout=60
+    )
+    assert response.json()["predictions"] == np.packbits(np.stack(expected) > 0, axis=1).tolist()
 
 
-@pytest.mark.parametrize(("rows", "params", "says"), [case for case in BAD_INPUT if isinstance(case[0], list)])
-def test_the_server_answers_bad_input_with_400(server: str, rows: Any, params: dict[str, Any], says: str) -> None:
-    answer = requests.post(f"{server}/invocations", json={"dataframe_records": rows, "params": params}, timeout=60)
-    assert answer.status_code == 400
-    assert "Traceback" not in answer.text
+@pytest.mark.parametrize(("rows", "params", "expected"), [case for case in BAD_INPUT if isinstance(case[0], list)])
+def test_the_server_answers_bad_input_with_400(server: str, rows: Any, params: dict[str, Any], expected: str) -> None:
+    response = requests.post(f"{server}/invocations", json={"dataframe_records": rows, "params": params}, timeout=60)
+    assert response.status_code == 400
+    assert "Traceback" not in response.text

@@ -1,4 +1,4 @@
-"""Trackers: what they record, and what they do when the place they record to is wrong or goes away."""
+"""Trackers: what they log, and what happens if their server is wrong or unreachable."""
 
 import shutil
 import sqlite3
@@ -62,7 +62,7 @@ def test_a_resumed_run_is_the_same_run_and_its_settings_are_not_written_again(pa
     assert steps(client, run.info.run_id) == [1, 2]
 
 
-def test_a_run_that_is_gone_is_begun_anew(params: Params, tmp_path: Path) -> None:
+def test_a_missing_run_is_replaced_by_a_new_one(params: Params, tmp_path: Path) -> None:
     trackers = open_trackers(params, tmp_path, "key", {"mlflow": "0123456789abcdef"}, {})
     assert trackers.is_new
     assert trackers.runs["mlflow"] != "0123456789abcdef"
@@ -70,20 +70,20 @@ def test_a_run_that_is_gone_is_begun_anew(params: Params, tmp_path: Path) -> Non
     assert MlflowClient(params.tracking.uri).get_run(trackers.runs["mlflow"]).info.status == "FAILED"
 
 
-def test_figures_wait_while_mlflow_is_away(
+def test_metrics_wait_while_mlflow_is_away(
     params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(tracking, "SECONDS_BETWEEN_TRIES", 0.0)
     trackers = open_trackers(params, tmp_path, "key", {}, {})
     trackers.log_metrics({"train/loss": 1.0}, 1)
     database = sqlite3.connect(tmp_path / "mlflow.db")
-    # A database without its tables answers as one that is not there.
+    # A database without its tables fails like an unreachable one.
     database.execute("ALTER TABLE runs RENAME TO runs_away")
     trackers.log_metrics({"train/loss": 2.0}, 2)
     trackers.log_metrics({"train/loss": 3.0}, 3)
-    (tmp_path / "file.txt").write_text("kept")
+    (tmp_path / "file.txt").write_text("content")
     trackers.log_artifact(tmp_path / "file.txt", "reports")
-    assert caplog.text.count("training goes on and they wait here") == 1
+    assert caplog.text.count("training continues, and they are sent later") == 1
     database.execute("ALTER TABLE runs_away RENAME TO runs")
     database.close()
     trackers.log_metrics({"train/loss": 4.0}, 4)
@@ -95,17 +95,17 @@ def test_figures_wait_while_mlflow_is_away(
     assert "could not be delivered" not in caplog.text
 
 
-def test_what_was_never_delivered_is_said_at_the_end(params: Params, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_undelivered_metrics_are_logged_at_the_end(params: Params, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     trackers = open_trackers(params, tmp_path, "key", {}, {})
     database = sqlite3.connect(tmp_path / "mlflow.db")
     database.execute("ALTER TABLE runs RENAME TO runs_away")
     database.close()
     trackers.log_metrics({"train/loss": 1.0, "train/loss_8": 1.0}, 1)
     trackers.close("FINISHED")
-    assert "2 figures, 0 files and its end (FINISHED) could not be delivered; reports/training.csv has every step" in caplog.text
+    assert "2 metrics, 0 files and its final status (FINISHED) could not be delivered; reports/training.csv has every step" in caplog.text
 
 
-def test_a_wrong_address_is_told_in_seconds(tmp_path: Path) -> None:
+def test_a_wrong_address_fails_within_seconds(tmp_path: Path) -> None:
     params = Params(tracking=Tracking(uri="http://127.0.0.1:9"), train=Train(trackers=("mlflow",)))
     started = time.monotonic()
     with pytest.raises(RegistryError, match=r"127\.0\.0\.1:9.*tracking\.uri"):
@@ -114,7 +114,7 @@ def test_a_wrong_address_is_told_in_seconds(tmp_path: Path) -> None:
     assert time.monotonic() - started < 60
 
 
-def test_a_file_too_large_for_a_server_stays_here(
+def test_a_file_too_large_for_a_server_is_not_uploaded(
     params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(tracking, "LARGEST_ARTIFACT", 3)
@@ -126,7 +126,7 @@ def test_a_file_too_large_for_a_server_stays_here(
     assert MlflowClient(params.tracking.uri).list_artifacts(trackers.runs["mlflow"]) == []
 
 
-def test_wandb_records_offline_unless_told_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_records_offline_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.delenv("WANDB_MODE", raising=False)
     trackers = open_trackers(Params(train=Train(trackers=("wandb",))), tmp_path / "work", "key", {}, {"reelnest.device": "cpu"})
@@ -142,7 +142,7 @@ def test_wandb_records_offline_unless_told_otherwise(tmp_path: Path, monkeypatch
     assert b"train/loss" in record.read_bytes()
 
 
-def test_a_missing_wandb_is_told_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_wandb_fails_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ConfigError, match=r"train\.trackers names wandb, which is not installed: pip install"):
         open_trackers(Params(train=Train(trackers=("wandb",))), tmp_path, "key", {}, {})

@@ -1,4 +1,4 @@
-"""The git checkout: which commit, and what is needed beside it."""
+"""The git checkout: its commit and its uncommitted changes."""
 
 import subprocess
 from pathlib import Path
@@ -8,9 +8,9 @@ import pytest
 from reelnest.registry.lineage.checkout import read_checkout
 
 
-def git(folder: Path, *arguments: str, given: bytes | None = None) -> str:
+def git(folder: Path, *arguments: str, stdin: bytes | None = None) -> str:
     command = ["git", "-C", str(folder), "-c", "user.name=t", "-c", "user.email=t@t", *arguments]
-    return subprocess.run(command, input=given, check=True, capture_output=True).stdout.decode().strip()
+    return subprocess.run(command, input=stdin, check=True, capture_output=True).stdout.decode().strip()
 
 
 @pytest.fixture
@@ -26,19 +26,19 @@ def repository(tmp_path: Path) -> Path:
     return folder
 
 
-def test_what_is_not_committed_can_be_put_on_top_of_the_commit(repository: Path, tmp_path: Path) -> None:
+def test_uncommitted_changes_can_be_applied_to_the_commit(repository: Path, tmp_path: Path) -> None:
     (repository / "params.yaml").write_text("epochs: 2\n")
     (repository / "src" / "new loss.py").write_text("margin = 1\n")
     (repository / "src" / "table.bin").write_bytes(bytes(range(256)))
     (repository / "src" / "loss.py").unlink()
     before = git(repository, "status", "--porcelain")
-    found = read_checkout(repository)
-    assert found is not None
-    assert found.name == f"{git(repository, 'rev-parse', 'HEAD')}-dirty"
+    checkout = read_checkout(repository)
+    assert checkout is not None
+    assert checkout.name == f"{git(repository, 'rev-parse', 'HEAD')}-dirty"
     assert git(repository, "status", "--porcelain") == before
     clone = tmp_path / "clone"
-    git(tmp_path, "clone", "--quiet", found.repository, str(clone))
-    git(clone, "apply", given=found.changes)
+    git(tmp_path, "clone", "--quiet", checkout.repository, str(clone))
+    git(clone, "apply", stdin=checkout.changes)
     assert (clone / "params.yaml").read_text() == "epochs: 2\n"
     assert {file.name: file.read_bytes() for file in (clone / "src").iterdir()} == {
         "new loss.py": b"margin = 1\n",
@@ -46,16 +46,16 @@ def test_what_is_not_committed_can_be_put_on_top_of_the_commit(repository: Path,
     }
 
 
-def test_notes_ignored_files_and_what_a_run_writes_leave_a_checkout_clean(repository: Path) -> None:
+def test_notes_ignored_files_and_outputs_of_a_run_leave_a_checkout_clean(repository: Path) -> None:
     (repository / "dvc.lock").write_text("stages: {}\n")
     (repository / "notes.txt").write_text("to do\n")
     (repository / "src" / "run.log").write_text("done\n")
-    found = read_checkout(repository)
-    assert found is not None
-    assert (found.changes, found.name) == (b"", git(repository, "rev-parse", "HEAD"))
+    checkout = read_checkout(repository)
+    assert checkout is not None
+    assert (checkout.changes, checkout.name) == (b"", git(repository, "rev-parse", "HEAD"))
 
 
-def test_what_to_clone_is_the_origin_once_it_has_the_commit_and_never_with_its_password(repository: Path, tmp_path: Path) -> None:
+def test_the_origin_is_cloned_if_it_has_the_commit_without_its_password(repository: Path, tmp_path: Path) -> None:
     git(tmp_path, "init", "--quiet", "--bare", "origin.git")
     git(repository, "remote", "add", "origin", str(tmp_path / "origin.git"))
     unpublished = read_checkout(repository)
@@ -68,13 +68,13 @@ def test_what_to_clone_is_the_origin_once_it_has_the_commit_and_never_with_its_p
     assert (published.is_published, published.repository) == (True, "https://example.org/team/search.git")
 
 
-def test_a_project_below_the_top_says_where_it_is(repository: Path) -> None:
-    found = read_checkout(repository / "src")
-    assert found is not None
-    assert found.folder == "src"
+def test_a_project_in_a_subfolder_has_its_folder(repository: Path) -> None:
+    checkout = read_checkout(repository / "src")
+    assert checkout is not None
+    assert checkout.folder == "src"
 
 
-def test_without_a_repository_or_a_commit_the_reason_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_repository_or_a_commit_the_reason_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert read_checkout(tmp_path) is None
     assert "not a git repository" in caplog.text
     git(tmp_path, "init", "--quiet")

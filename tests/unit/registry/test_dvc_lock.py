@@ -1,4 +1,4 @@
-"""What is read of DVC's files, against DVC."""
+"""Reading DVC's files, compared with DVC itself."""
 
 import copy
 from pathlib import Path
@@ -13,20 +13,20 @@ from reelnest.errors import RegistryError
 from reelnest.registry.lineage.dvc_lock import cache_folder, differing_inputs, dvc_hash, read_yaml, remote_name, stale_inputs
 
 
-def dvc_says(path: Path, cache: Path) -> str:
+def dvc_hash_of(path: Path, cache: Path) -> str:
     files = LocalFileSystem()
-    found: str = build(HashFileDB(files, str(cache)), str(path), files, "md5", dry_run=True)[2].hash_info.value
-    return found
+    value: str = build(HashFileDB(files, str(cache)), str(path), files, "md5", dry_run=True)[2].hash_info.value
+    return value
 
 
-def test_hashes_of_files_and_folders_are_dvc_s(tmp_path: Path) -> None:
+def test_hashes_of_files_and_folders_equal_dvc(tmp_path: Path) -> None:
     folder = tmp_path / "src"
     for name in ("b.py", "a/ü.py", "a.txt", "a/empty", "B"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name if "empty" not in name else "")
     ours = dvc_hash(folder)
-    assert ours == dvc_says(folder, tmp_path / "cache")
-    assert dvc_hash(folder / "b.py") == dvc_says(folder / "b.py", tmp_path / "cache")
+    assert ours == dvc_hash_of(folder, tmp_path / "cache")
+    assert dvc_hash(folder / "b.py") == dvc_hash_of(folder / "b.py", tmp_path / "cache")
     (folder / "a" / "__pycache__").mkdir()
     (folder / "a" / "__pycache__" / "b.cpython-311.pyc").write_bytes(b"1")
     assert dvc_hash(folder) == ours
@@ -55,12 +55,12 @@ def test_code_and_settings_that_changed_since_the_run_are_named(lock: dict[str, 
 
 
 def test_two_runs_differ_in_data_code_and_single_settings_and_not_in_where_the_model_was_recorded(lock: dict[str, Any]) -> None:
-    other = copy.deepcopy(lock)
-    other["stages"]["train"]["deps"][2]["md5"] = "m2.dir"
-    assert differing_inputs(lock, other) == []
-    other["stages"]["train"]["deps"][1]["md5"] = "d2.dir"
-    other["stages"]["train"]["params"]["params.yaml"]["train"]["epochs"] = 2
-    assert differing_inputs(lock, other) == ["train: data", "train: train.epochs"]
+    changed = copy.deepcopy(lock)
+    changed["stages"]["train"]["deps"][2]["md5"] = "m2.dir"
+    assert differing_inputs(lock, changed) == []
+    changed["stages"]["train"]["deps"][1]["md5"] = "d2.dir"
+    changed["stages"]["train"]["params"]["params.yaml"]["train"]["epochs"] = 2
+    assert differing_inputs(lock, changed) == ["train: data", "train: train.epochs"]
 
 
 def test_settings_are_read_by_yaml_1_2_as_dvc_writes_them(tmp_path: Path) -> None:

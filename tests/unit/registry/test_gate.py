@@ -1,4 +1,4 @@
-"""The whole gate, tried with models whose difference is known."""
+"""The gate, tested with models whose difference is known."""
 
 import functools
 from collections.abc import Mapping
@@ -35,10 +35,10 @@ def figures(by_dim: Mapping[int, np.ndarray]) -> pd.DataFrame:
 
 
 def drawn(seed: int, gains: Mapping[int, float], noise: float = 0.1) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Challenger and champion: queries of different hardness, which both find hard, and a gain at each dim."""
+    """Challenger and champion: queries of different hardness, which is the same for both, and a gain at each dim."""
     random = np.random.default_rng(seed)
     hardness = random.random(QUERIES)
-    # What a model finds at one dim and at the next is much the same.
+    # The metrics of a model at different dims are strongly correlated.
     models = [hardness + noise * random.standard_normal(QUERIES) for _ in range(2)]
     sides = [{dim: model + 0.3 * noise * random.standard_normal(QUERIES) for dim in gains} for model in models]
     return figures({dim: values + gains[dim] for dim, values in sides[0].items()}), figures(sides[1])
@@ -73,30 +73,30 @@ def verdict(seed: int, gains: Mapping[int, float], margin: float = 0.02, **rest:
     ],
 )
 def test_planted_models_are_compared_at_each_dim(gains: dict[int, float], decision: str, why: str) -> None:
-    found = verdict(1, gains)
-    assert found.decision == decision
-    assert found.reason.startswith("against the champion (version 7): ")
-    assert why in found.reason
-    for one in found.differences:
-        assert one.low < one.value < one.high
-        assert one.value == pytest.approx(gains[one.dim], abs=0.03)
+    result = verdict(1, gains)
+    assert result.decision == decision
+    assert result.reason.startswith("against the champion (version 7): ")
+    assert why in result.reason
+    for difference in result.differences:
+        assert difference.low < difference.value < difference.high
+        assert difference.value == pytest.approx(gains[difference.dim], abs=0.03)
 
 
 def test_the_same_model_again_is_not_better() -> None:
     theirs = drawn(0, {16: 0.0, 128: 0.0})[1]
-    found = decided(theirs, theirs, margin=0.0)
-    assert (found.decision, "not shown to be better at any dim" in found.reason) == ("not promoted", True)
+    result = decided(theirs, theirs, margin=0.0)
+    assert (result.decision, "not significantly better at any dim" in result.reason) == ("not promoted", True)
 
 
-def test_of_equal_models_few_are_promoted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_of_many_equal_models_are_promoted(monkeypatch: pytest.MonkeyPatch) -> None:
     draws = significance._draws
-    # The seed and the number of queries decide them, so they are the same for each model; making them takes most of the time.
+    # The draws depend only on the seed and the number of queries. Drawing takes most of the time, so they are cached.
     monkeypatch.setattr(significance, "_draws", functools.cache(lambda queries, seed: list(draws(queries, seed))))
     promoted = sum(verdict(seed, {16: 0.0, 32: 0.0, 64: 0.0, 128: 0.0}).decision == "promoted" for seed in range(200))
     assert promoted <= 10  # 5 % of 200
 
 
-def test_a_margin_is_what_a_model_may_be_worse_by() -> None:
+def test_a_model_may_be_worse_by_the_margin() -> None:
     gains = {16: -0.03, 128: 0.06}
     assert verdict(0, gains, margin=0.01).decision == "not promoted"
     assert verdict(0, gains, margin=0.06).decision == "promoted"
@@ -104,8 +104,8 @@ def test_a_margin_is_what_a_model_may_be_worse_by() -> None:
 
 def test_other_queries_are_not_compared() -> None:
     challenger, theirs = drawn(0, {16: 0.5})
-    found = decided(challenger[challenger["query"] != "q007"], theirs)
-    assert (found.decision, "evaluated on other queries" in found.reason) == ("not promoted", True)
+    result = decided(challenger[challenger["query"] != "q007"], theirs)
+    assert (result.decision, "evaluated on other queries" in result.reason) == ("not promoted", True)
 
 
 def test_a_dim_that_the_champion_serves_cannot_be_dropped_and_one_more_does_not_count() -> None:
@@ -115,56 +115,56 @@ def test_a_dim_that_the_champion_serves_cannot_be_dropped_and_one_more_does_not_
     assert "the champion serves dim 128, which this model was not trained for" in dropped.reason
     more = decided(challenger, theirs[theirs["dim"] == 16])
     assert more.decision == "promoted"
-    assert [one.dim for one in more.differences] == [16]
+    assert [difference.dim for difference in more.differences] == [16]
 
 
 @pytest.mark.parametrize(
     ("changes", "settings", "why"),
     [
-        ({"validation_passed": False}, {}, "the validation of the data failed"),
+        ({"validation_passed": False}, {}, "the data did not pass validation"),
         ({"validation_passed": None}, {}, "run `reelnest validate`"),
         ({}, {"behaviour_passed": BehaviourPassed(direction=0.72)}, "direction 0.70 at dim 16 (0.72 is required)"),
-        # The first condition that does not hold is the reason.
-        ({"validation_passed": False}, {"behaviour_passed": BehaviourPassed(direction=0.9)}, "the validation of the data failed"),
+        # The first condition that fails is the reason.
+        ({"validation_passed": False}, {"behaviour_passed": BehaviourPassed(direction=0.9)}, "the data did not pass validation"),
     ],
 )
-def test_a_better_model_whose_own_run_speaks_against_it_is_not_promoted(changes: Any, settings: Any, why: str) -> None:
-    found = verdict(1, BETTER, settings=settings, **changes)
-    assert (found.decision, why in found.reason) == ("not promoted", True), found.reason
+def test_a_better_model_that_fails_its_own_conditions_is_not_promoted(changes: Any, settings: Any, why: str) -> None:
+    result = verdict(1, BETTER, settings=settings, **changes)
+    assert (result.decision, why in result.reason) == ("not promoted", True), result.reason
     first = decide(Challenge(Register(**settings), champion=None, comparison=None, **{**OWN, **changes}), None)
-    assert (first.decision, why in first.reason) == ("not promoted", True), "nor where there is no champion yet"
+    assert (first.decision, why in first.reason) == ("not promoted", True), "also without a champion"
 
 
 def test_without_behaviour_tests_there_is_nothing_to_pass() -> None:
     assert verdict(1, BETTER, behaviour=BehaviourResults.model_validate(reports.behaviour(tests=0))).decision == "promoted"
 
 
-def test_all_conditions_are_told_in_their_order() -> None:
-    found = verdict(1, BETTER)
+def test_all_conditions_are_reported_in_order() -> None:
+    result = verdict(1, BETTER)
     names = ["same data", "same code", "validation", "behaviour", "not worse", "better"]
-    assert [condition.name for condition in found.conditions] == names
-    assert all(condition.passed for condition in found.conditions)
+    assert [condition.name for condition in result.conditions] == names
+    assert all(condition.passed for condition in result.conditions)
     again = verdict(1, BETTER, champion=Champion("7", same_data=False, same_code=False))
     assert (again.decision, again.conditions[0].why) == ("promoted", "the champion was measured again on this data")
 
 
 def test_a_champion_that_cannot_be_measured_is_left_to_a_person() -> None:
     gone = Champion("7", same_data=True, same_code=True, unmeasured="its files are gone")
-    found = decided(drawn(1, BETTER)[0], None, champion=gone)
-    assert (found.decision, "not comparable: its files are gone" in found.reason) == ("not promoted", True)
+    result = decided(drawn(1, BETTER)[0], None, champion=gone)
+    assert (result.decision, "not comparable: its files are gone" in result.reason) == ("not promoted", True)
 
 
-def test_a_person_has_the_last_word_where_the_settings_ask_for_it() -> None:
-    asked = {"approval": "prefect"}
-    assert verdict(1, BETTER, settings=asked).decision == "waits for approval"
-    assert verdict(1, {16: -0.1, 64: 0.1, 128: 0.1}, settings=asked).decision == "not promoted", "and is not asked in vain"
-    granted = verdict(1, BETTER, settings=asked, approval=Approval(True, "Anna: looks right"))
+def test_a_person_decides_last_if_the_settings_require_approval() -> None:
+    with_approval = {"approval": "prefect"}
+    assert verdict(1, BETTER, settings=with_approval).decision == "waits for approval"
+    assert verdict(1, {16: -0.1, 64: 0.1, 128: 0.1}, settings=with_approval).decision == "not promoted", "without a request for approval"
+    granted = verdict(1, BETTER, settings=with_approval, approval=Approval(True, "Anna: looks right"))
     assert (granted.decision, "approved: Anna: looks right" in granted.reason) == ("promoted", True)
-    refused = verdict(1, BETTER, settings=asked, approval=Approval(False, "nobody answered within 24 hours"))
-    assert (refused.decision, "not approved: nobody answered" in refused.reason) == ("not promoted", True)
+    refused = verdict(1, BETTER, settings=with_approval, approval=Approval(False, "no response within 24 hours"))
+    assert (refused.decision, "not approved: no response" in refused.reason) == ("not promoted", True)
 
 
-def test_a_condition_that_is_added_to_the_list_is_checked_and_can_be_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_added_condition_is_checked_and_can_be_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate, "CONDITIONS", list(gate.CONDITIONS))
 
     @gate.condition

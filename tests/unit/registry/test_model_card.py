@@ -1,4 +1,4 @@
-"""The model card, as the Hub reads it."""
+"""The model card, read as the Hub reads it."""
 
 from pathlib import Path
 from typing import Any
@@ -53,10 +53,10 @@ def evaluation() -> EvaluationReport:
 
 
 def settings(**changed: Any) -> dict[str, Any]:
-    found = Params()
+    params = Params()
     return {
-        "model": found.model.model_dump(mode="json") | changed,
-        "preprocess": found.preprocess.model_dump(mode="json"),
+        "model": params.model.model_dump(mode="json") | changed,
+        "preprocess": params.preprocess.model_dump(mode="json"),
         "text_fields": None,
     }
 
@@ -65,35 +65,35 @@ def card(lineage: Lineage = LINEAGE, training: TrainingReport | None = TRAINING,
     return ModelCard(model_card("team-search", FAMILY, settings(**changed), evaluation(), training, lineage))
 
 
-def test_every_figure_at_every_dim_is_an_evaluation_result_that_the_hub_s_own_reader_finds() -> None:
-    found = card()
-    name, results = model_index_to_eval_results(found.data.to_dict()["model-index"])
+def test_the_hub_reads_every_metric_at_every_dim_as_an_evaluation_result() -> None:
+    written = card()
+    name, results = model_index_to_eval_results(written.data.to_dict()["model-index"])
     expected = {(f"dim_{dim}", metric): value for dim, result in evaluation().by_dim.items() for metric, value in result.metrics.items()}
     assert {(result.dataset_type, result.metric_name): result.metric_value for result in results} == expected
     assert name == "team-search"
-    assert (found.data.license, found.data.library_name, found.data.pipeline_tag) == (
+    assert (written.data.license, written.data.library_name, written.data.pipeline_tag) == (
         "apache-2.0",
         "sentence-transformers",
         "feature-extraction",
     )
-    assert "matryoshka" in found.data.tags
+    assert "matryoshka" in written.data.tags
 
 
-def test_the_text_tells_quality_data_limits_and_origin() -> None:
+def test_the_text_has_quality_data_limits_and_lineage() -> None:
     text = card().text
     assert "| 8 | 32 | 0.375 (0.400 to 0.600) |" in text
-    assert 'model.encode_texts(["what somebody searches"], dim=8)' in text
-    assert "`d1.dir` (the hash in `data.dvc`): 9 files, 4.2 MB. It is reelnest's own sample" in text
-    assert "4 of 5 videos and 7 of 7 pairs were usable; 1 records were left out" in text
+    assert 'model.encode_texts(["a search query"], dim=8)' in text
+    assert "`d1.dir` (the hash in `data.dvc`): 9 files, 4.2 MB. It is reelnest's sample" in text
+    assert "4 of 5 videos and 7 of 7 pairs were valid; 1 records were excluded" in text
     assert "Trained on 7 pairs in batches of 4, 2 epochs, 3 steps, seed 0" in text
-    assert f"| git commit | `{'c' * 40}`, with changes that were not committed |" in text
+    assert f"| git commit | `{'c' * 40}`, with uncommitted changes |" in text
     assert "200 test queries are few" in text
 
 
-def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
+def test_unknown_values_are_left_out(tmp_path: Path) -> None:
     bare = LINEAGE.model_copy(update={"commit": None, "data": None, "validation": None})
     text = card(bare, None).text
-    assert "Which version of the data it was is not recorded." in text
+    assert "The version of the data is not recorded." in text
     assert "git commit" not in text
     assert "Trained on" not in text
     assert LINEAGE.validation is not None
@@ -110,15 +110,15 @@ def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
         ("team/own-model", "unknown", None),
     ],
 )
-def test_a_model_stands_under_the_licence_of_its_base_on_the_hub(base: str, license_id: str, license_name: str | None) -> None:
+def test_a_model_has_the_licence_of_its_base_on_the_hub(base: str, license_id: str, license_name: str | None) -> None:
     lora = {"r": 16, "merge": False}
-    found = card(name_or_path=base, revision="a" * 40, lora=lora)
-    assert (found.data.license, found.data.get("license_name")) == (license_id, license_name)
-    assert (found.data.base_model, found.data.base_model_relation) == (base, "adapter")
-    assert "with LoRA of rank 16 (this folder holds the adapter)" in found.text
+    written = card(name_or_path=base, revision="a" * 40, lora=lora)
+    assert (written.data.license, written.data.get("license_name")) == (license_id, license_name)
+    assert (written.data.base_model, written.data.base_model_relation) == (base, "adapter")
+    assert "with LoRA of rank 16 (this folder holds the adapter)" in written.text
 
 
-def test_a_folder_s_licence_is_the_one_of_its_own_card(tmp_path: Path) -> None:
+def test_the_licence_of_a_folder_is_that_of_its_card(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# A base\n")
-    found = card(name_or_path=str(tmp_path))
-    assert (found.data.license, found.data.base_model) == ("mit", None)
+    written = card(name_or_path=str(tmp_path))
+    assert (written.data.license, written.data.base_model) == ("mit", None)

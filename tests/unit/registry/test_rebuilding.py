@@ -1,4 +1,4 @@
-"""The commands that make a version again are for a shell: whatever stands in a lineage stays a word."""
+"""The commands that rebuild a version: values of a lineage are quoted for the shell."""
 
 import shlex
 
