@@ -12,7 +12,7 @@ HOSTILE = "<script>document.title = 'taken'</script><img src=x onerror=\"documen
 
 
 def drift_report() -> dict[str, Any]:
-    """Of seven measures, two that drifted; texts that are hostile or have no place to break."""
+    """A report of four measures, two of which drifted, with hostile and very long texts."""
     random = np.random.default_rng(0)
     values = {
         "length of texts": (random.poisson(30, 400).tolist(), random.poisson(38, 500).tolist()),

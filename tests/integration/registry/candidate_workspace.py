@@ -1,4 +1,4 @@
-"""A small workspace as training leaves it: prepared data with a test split, and a random model as the candidate."""
+"""A small workspace after training: prepared data with a test split, and a random model as the candidate."""
 
 import json
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class Project:
 
 
 def workspace_of(root: Path) -> Project:
-    """The workspace in a folder, with the store that stands there."""
+    """The workspace in a folder, with the MLflow store of that folder."""
     workspace = Workspace(root)
     return Project(workspace, load_params(workspace.params).model_copy(update={"tracking": Tracking(uri=f"sqlite:///{root}/mlflow.db")}))
 
@@ -64,7 +64,7 @@ def video(number: int) -> Side:
 
 
 def write_prepared(folder: Path, scratch: Path) -> None:
-    """Pairs of all four kinds with grades, negatives and several right answers; the last half is for testing."""
+    """Pairs of all four kinds with grades, negatives and several relevant items. The second half is the test split."""
     random = np.random.default_rng(7)
     cache = FrameCache(scratch)
     pairs: list[Pair] = []
@@ -86,7 +86,7 @@ def write_prepared(folder: Path, scratch: Path) -> None:
 
 
 def write_workspace(root: Path, store_uri: str) -> Params:
-    """Everything that evaluation and registration read, under `root`."""
+    """Writes all files that evaluation and registration read to `root`."""
     root.mkdir(parents=True, exist_ok=True)
     (root / "configs").symlink_to(ROOT / "configs")
     settings = {

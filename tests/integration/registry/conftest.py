@@ -1,4 +1,4 @@
-"""MLflow stores and evaluated workspaces, made once and copied: MLflow takes seconds to make its tables."""
+"""MLflow stores and evaluated workspaces. They are created once and copied, because MLflow takes seconds to create its tables."""
 
 import shutil
 from pathlib import Path
@@ -14,13 +14,13 @@ from tests.integration.registry.candidate_workspace import Project, workspace_of
 
 @pytest.fixture(autouse=True)
 def no_outer_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment's MLflow is not the tests'."""
+    """Removes the MLflow settings of the environment."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables and nothing else of use."""
+    """A database with MLflow's tables and no runs."""
     file = tmp_path_factory.mktemp("store") / "mlflow.db"
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -30,7 +30,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def evaluated_folder(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
-    """A workspace whose candidate is evaluated, with a store of its own in `mlflow.db`."""
+    """A workspace with an evaluated candidate and its own store in `mlflow.db`."""
     root = tmp_path_factory.mktemp("evaluated") / "project"
     params = write_workspace(root, f"sqlite:///{root}/mlflow.db")
     shutil.copy(empty_store, root / "mlflow.db")
@@ -42,7 +42,7 @@ def evaluated_folder(tmp_path_factory: pytest.TempPathFactory, empty_store: Path
 
 @pytest.fixture
 def project(evaluated_folder: Path, empty_store: Path, tmp_path: Path) -> Project:
-    """An evaluated workspace of one's own, with an empty store."""
+    """A copy of the evaluated workspace, with an empty store, that a test may change."""
     root = tmp_path / "project"
     shutil.copytree(evaluated_folder, root, symlinks=True, ignore=shutil.ignore_patterns("mlruns", "mlflow.db", "registration.json"))
     shutil.copy(empty_store, root / "mlflow.db")
@@ -51,7 +51,7 @@ def project(evaluated_folder: Path, empty_store: Path, tmp_path: Path) -> Projec
 
 @pytest.fixture(scope="session")
 def registered(evaluated_folder: Path) -> Project:
-    """The evaluated workspace, registered: version 1 is champion. Not to be changed."""
+    """The evaluated and registered workspace. Version 1 is champion. Tests must not change it."""
     project = workspace_of(evaluated_folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)

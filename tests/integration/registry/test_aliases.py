@@ -1,4 +1,4 @@
-"""Who is champion: decided by one process at a time, changed by hand, and taken back."""
+"""The alias `champion`: concurrent decisions, manual promotion and rollback."""
 
 import shutil
 import subprocess
@@ -39,7 +39,7 @@ def registered_with(project: Project, number: int, value: float) -> Registration
     return registered_as(project, another_model(project.workspace.candidate, number), value)
 
 
-def test_processes_decide_one_after_the_other(project: Project, tmp_path: Path) -> None:
+def test_processes_decide_one_at_a_time(project: Project, tmp_path: Path) -> None:
     registered_with(project, 1, 0.5)
     log = tmp_path / "log"
     command = [sys.executable, "-c", DECIDE_OFTEN, project.params.tracking.uri, str(log)]
@@ -52,28 +52,30 @@ def test_processes_decide_one_after_the_other(project: Project, tmp_path: Path) 
     assert mlflow.MlflowClient().get_registered_model("reelnest").tags == {}
 
 
-def test_a_process_that_was_killed_while_deciding_holds_up_nobody_for_long(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_killed_while_deciding_blocks_others_only_briefly(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     registered_with(project, 1, 0.5)
-    for tag in ("0", "z"):  # that goes before all others, and after
+    for tag in ("0", "z"):  # sorted before and after all other tags
         mlflow.MlflowClient().set_registered_model_tag("reelnest", deciding.PREFIX + tag, "waits or decides")
     monkeypatch.setattr(deciding, "ABANDONED_AFTER", 0.5)
     assert registered_with(project, 2, 0.6).decision == "promoted"
     assert mlflow.MlflowClient().get_registered_model("reelnest").tags == {}
 
 
-def test_of_two_equal_challengers_at_the_same_moment_one_wins(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_one_of_two_concurrent_equal_challengers_is_promoted(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     registered_with(project, 1, 0.5)
-    # Made, but not decided.
+    # Created, but not decided.
     with monkeypatch.context() as patch:
         patch.setattr(versions, "decide_version", lambda *_: (_ for _ in ()).throw(RegistryError("stopped")))
         for number in (2, 3):
             with pytest.raises(RegistryError, match="stopped"):
                 registered_with(project, number, 0.6)
     client = mlflow.MlflowClient()
-    made = [client.get_model_version("reelnest", number) for number in ("2", "3")]
+    pending = [client.get_model_version("reelnest", number) for number in ("2", "3")]
     queries = queries_file(project.reports, 0.6)
     evidence = Evidence(queries, "data", "code", True, None)
-    threads = [threading.Thread(target=decide_version, args=(version, evidence, project.params.registration, None, {})) for version in made]
+    threads = [
+        threading.Thread(target=decide_version, args=(version, evidence, project.params.registration, None, {})) for version in pending
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -83,7 +85,7 @@ def test_of_two_equal_challengers_at_the_same_moment_one_wins(project: Project, 
     assert aliases()["champion"] == str(2 + decisions.index("promoted"))
 
 
-def test_champions_are_taken_back_one_step_at_a_time(project: Project) -> None:
+def test_a_rollback_goes_back_one_champion_at_a_time(project: Project) -> None:
     for number, value in ((1, 0.5), (2, 0.6), (3, 0.7)):
         registered_with(project, number, value)
     assert rollback(project.params) == (3, 2)
@@ -97,7 +99,7 @@ def test_champions_are_taken_back_one_step_at_a_time(project: Project) -> None:
 
 
 @pytest.mark.parametrize("stopped_at", ["set_model_version_tag", "set_registered_model_alias"])
-def test_a_rollback_that_was_cut_off_goes_back_one_step_when_it_is_done_again(
+def test_a_repeated_rollback_after_an_interruption_goes_back_one_step(
     project: Project, monkeypatch: pytest.MonkeyPatch, stopped_at: str
 ) -> None:
     for number, value in ((1, 0.5), (2, 0.6), (3, 0.7)):
@@ -128,7 +130,7 @@ def test_the_table_shows_who_is_champion_and_why(project: Project) -> None:
     assert registry.rollback(project.params) == "models:/reelnest@champion is version 1 again, and no longer version 2."
 
 
-def test_a_version_that_is_not_there_is_told(project: Project) -> None:
+def test_a_missing_version_is_reported(project: Project) -> None:
     with pytest.raises(RegistryError, match=r"MLflow has no model 'reelnest' yet. Run `reelnest register`"):
         promote(project.params, "challenger")
     registered_with(project, 1, 0.5)
@@ -138,7 +140,7 @@ def test_a_version_that_is_not_there_is_told(project: Project) -> None:
         promote(project.params, "best")
 
 
-def test_a_version_whose_files_are_gone_does_not_become_champion(project: Project) -> None:
+def test_a_version_without_files_does_not_become_champion(project: Project) -> None:
     registered_with(project, 1, 0.5)
     registered_with(project, 2, 0.6)
     source = mlflow.MlflowClient().get_model_version("reelnest", "1").source

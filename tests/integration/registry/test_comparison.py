@@ -23,7 +23,7 @@ def data_hash(reports: Path) -> str:
 def against(
     params: Params, reports: Path, model: str = "another", *, change: float = 0.0, data: str | None = None, dims: int = 1, code: str = ""
 ) -> Comparisons:
-    """What a model is compared with whose queries each find `change` more than those in `reports`, at dims `dims` times as large."""
+    """Compares a model whose recall is higher by `change` for each query of `reports`, at dims `dims` times as large."""
     queries = pd.read_parquet(reports / "queries.parquet")
     queries["recall@10"] += change
     queries["dim"] *= dims
@@ -45,7 +45,7 @@ def test_the_champion_is_compared_query_by_query_at_each_dim(registered: Project
     assert isinstance(champion, ComparedWith)
     assert (champion.version, champion.metric) == (1, "recall@10")
     assert [difference.dim for difference in champion.differences] == [8, 32]
-    for difference in champion.differences:  # each query's difference is the same, however much the queries differ
+    for difference in champion.differences:  # the difference is the same for each query, although the queries differ
         assert (difference.low, difference.value, difference.high) == pytest.approx((0.25, 0.25, 0.25), abs=1e-6)
     assert reason(comparisons, "previous run") == "it is the champion's run"
 

@@ -1,4 +1,4 @@
-"""Reaching MLflow, or saying quickly what to do."""
+"""The connection to MLflow, and quick errors with advice."""
 
 import base64
 import contextlib
@@ -30,19 +30,19 @@ def store(empty_store: Path, tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/mlflow.db"
 
 
-def test_the_experiment_is_made_once_with_its_artifacts_beside_the_database(store: str, tmp_path: Path) -> None:
+def test_the_experiment_is_created_once_with_its_artifacts_beside_the_database(store: str, tmp_path: Path) -> None:
     first, second = connect(at(store)), connect(at(store))
     assert first == second
     assert mlflow.get_experiment(first).artifact_location == (tmp_path / "mlruns" / "reelnest").as_uri()
 
 
-def test_the_environment_is_left_as_the_user_set_it(store: str) -> None:
+def test_the_environment_is_not_changed(store: str) -> None:
     connect(at(store))
     assert "MLFLOW_TRACKING_URI" not in os.environ
     assert tracking_uri(at("sqlite:///other.db")) == "sqlite:///other.db"
 
 
-def test_the_environments_address_goes_before_the_files(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environments_address_overrides_params_yaml(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     connect(at("http://127.0.0.1:1"))
     assert os.environ["MLFLOW_TRACKING_URI"] == store
@@ -127,7 +127,7 @@ def test_a_deleted_experiment_gives_an_error_with_the_command_to_restore_it(stor
 
 def test_a_password_in_the_address_signs_in_and_is_never_printed(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     for variable in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
-        monkeypatch.setenv(variable, "")  # set back at the end
+        monkeypatch.setenv(variable, "")  # restored at the end
     signed_in_as: list[str | None] = []
     with http_server(200, signed_in_as) as uri:
         with pytest.raises(RegistryError) as caught:  # its responses are not those of MLflow
@@ -137,6 +137,6 @@ def test_a_password_in_the_address_signs_in_and_is_never_printed(monkeypatch: py
     assert "cret" not in str(caught.value) + caplog.text
 
 
-def test_credentials_are_cut_from_addresses() -> None:
+def test_credentials_are_removed_from_addresses() -> None:
     assert without_credentials("https://me:secret@host:5000/path") == "https://host:5000/path"
     assert without_credentials("sqlite:///a@b/mlflow.db") == "sqlite:///a@b/mlflow.db"

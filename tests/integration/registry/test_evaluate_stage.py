@@ -44,12 +44,12 @@ KINDS = ["text_to_video", "video_to_text", "text_to_text", "video_to_video", "al
 
 
 def report_of(reports: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((reports / "evaluation.json").read_text())
-    return found
+    report: dict[str, Any] = json.loads((reports / "evaluation.json").read_text())
+    return report
 
 
 def without_speed(report: dict[str, Any]) -> dict[str, Any]:
-    """Without what is not of the model and the data alone: the speed, and what MLflow knew to compare with."""
+    """The report without values that do not depend only on the model and the data: speeds, and comparisons with MLflow's runs."""
     del report["compared_with"], report["not_compared"]
     for result in [*report["results"], *report["configurations"]]:
         del result["queries_per_second"]
@@ -57,7 +57,7 @@ def without_speed(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_settings(project: Project, **settings: Any) -> Params:
-    """Untracked, and with these of `evaluate`."""
+    """The project's settings without trackers, and with these settings of `evaluate`."""
     return untracked(project).params.model_copy(update={"evaluate": project.params.evaluate.model_copy(update=settings)})
 
 
@@ -66,7 +66,7 @@ def untracked(project: Project) -> Project:
 
 
 def remove_reports(project: Project) -> None:
-    """But the behaviour tests, which validation writes there."""
+    """All files except the behaviour tests, which validation writes."""
     for file in project.reports.iterdir():
         if file.name != BEHAVIOUR_FILE:
             file.unlink()
@@ -77,31 +77,31 @@ def test_the_report_has_every_pair_kind_at_every_dim(project: Project) -> None:
     assert {(result["pair_kind"], result["dim"]) for result in report["results"]} == {(kind, dim) for kind in KINDS for dim in (8, 32)}
     assert report["dims"] == [8, 32]
     assert report["width"] == 32
-    assert report["queries"] == sum(found["queries"] for found in report["data"]["pair_kinds"].values())
-    assert [(found["pair_kind"], found["dim"], found["queries"]) for found in report["negatives_outranked"]] == [
+    assert report["queries"] == sum(counts["queries"] for counts in report["data"]["pair_kinds"].values())
+    assert [(row["pair_kind"], row["dim"], row["queries"]) for row in report["negatives_outranked"]] == [
         ("text_to_video", 8, 8),
         ("text_to_video", 32, 8),
     ]
 
 
-def test_behaviour_tests_are_run_at_each_dim_in_the_search_of_the_test_split(project: Project) -> None:
-    found = report_of(project.reports)["behaviour"]
-    assert (found["tests"], found["left_out"], found["by_kind"]) == (4, 1, {"invariance": 1, "direction": 2, "minimum": 1})
+def test_behaviour_tests_run_at_each_dim_on_the_corpus_of_the_test_split(project: Project) -> None:
+    behaviour = report_of(project.reports)["behaviour"]
+    assert (behaviour["tests"], behaviour["left_out"], behaviour["by_kind"]) == (4, 1, {"invariance": 1, "direction": 2, "minimum": 1})
     for dim in ("8", "32"):
-        shares = found["passed_by_kind"][dim]
-        # Nine videos: eight of the test split, and one of training that is named. One of two opposites stands above the other.
+        shares = behaviour["passed_by_kind"][dim]
+        # Nine videos: eight of the test split, and a named one of the training split. One of two opposites ranks above the other.
         assert shares == {"invariance": 1.0, "direction": 0.5, "minimum": 1.0}
-        assert found["passed"][dim] == 0.75
-    assert found["failed"] == len(found["failures"]) >= 1
+        assert behaviour["passed"][dim] == 0.75
+    assert behaviour["failed"] == len(behaviour["failures"]) >= 1
     prepared = Prepared.open(project.workspace.prepared)
     model = load(project.workspace.candidate, device="cpu")
     videos = [prepared.entry(prepared.video_item(video), "target") for video in ("v00", "v09")]
     scores = model.encode_texts(["a red number 8"]) @ model.encode(videos).T
-    (failed,) = [one["line"] for one in found["failures"] if 32 in one["dims"]]
+    (failed,) = [failure["line"] for failure in behaviour["failures"] if 32 in failure["dims"]]
     assert failed == (3 if scores[0, 0] > scores[0, 1] else 2)
 
 
-def test_other_bytes_of_a_video_are_other_data_and_another_sampling_is_not(project: Project) -> None:
+def test_changed_video_bytes_change_the_data_hash_and_another_sampling_does_not(project: Project) -> None:
     prepared = Prepared.open(project.workspace.prepared)
     sets = retrieval_sets(prepared, "test")
 
@@ -114,37 +114,37 @@ def test_other_bytes_of_a_video_are_other_data_and_another_sampling_is_not(proje
     assert hash_with(lambda key: key.replace("key15", "another")) != hash_with(lambda key: key)
 
 
-def test_the_figures_by_query_name_the_code_that_made_them(project: Project) -> None:
+def test_the_metrics_by_query_have_the_hash_of_the_code(project: Project) -> None:
     code = report_of(project.reports)["code"]["hash"]
     assert pd.read_parquet(project.reports / "queries.parquet").attrs["code"] == code == evaluation_code_hash(1000)
     assert evaluation_code_hash(10) != code
 
 
-def test_every_configuration_has_its_figures_its_size_and_its_speed(project: Project) -> None:
+def test_every_configuration_has_metrics_size_and_speed(project: Project) -> None:
     report = report_of(project.reports)
-    found = {one["name"]: one for one in report["configurations"]}
-    assert list(found) == ["8", "32", "8 int8", "32 int8", "8 binary", "32 binary", "funnel 8→32", "funnel 8→32 int8"]
+    by_name = {row["name"]: row for row in report["configurations"]}
+    assert list(by_name) == ["8", "32", "8 int8", "32 int8", "8 binary", "32 binary", "funnel 8→32", "funnel 8→32 int8"]
     assert report["index_videos"] == 1_000_000
-    sizes = {name: (one["bytes_per_vector"], one["index_bytes"]) for name, one in found.items()}
+    sizes = {name: (row["bytes_per_vector"], row["index_bytes"]) for name, row in by_name.items()}
     assert sizes["32"] == sizes["funnel 8→32"] == (128, 128_000_000)
     assert sizes["32 int8"] == (32, 32_000_000 + 4 * 32)
     assert sizes["8 binary"] == (1, 1_000_000)
-    assert (found["32"]["funnel"], found["funnel 8→32"]["funnel"], found["funnel 8→32"]["shortlists"]) == (None, [8, 32], [100])
-    for one in found.values():
-        assert one["queries_per_second"] > 0
-        assert all(low <= one["metrics"][metric] <= high for metric, (low, high) in one["intervals"].items())
+    assert (by_name["32"]["funnel"], by_name["funnel 8→32"]["funnel"], by_name["funnel 8→32"]["shortlists"]) == (None, [8, 32], [100])
+    for row in by_name.values():
+        assert row["queries_per_second"] > 0
+        assert all(low <= row["metrics"][metric] <= high for metric, (low, high) in row["intervals"].items())
     full = next(result for result in report["results"] if (result["pair_kind"], result["dim"]) == ("all", 32))
-    assert found["32"]["metrics"] == full["metrics"]
-    # The shortlist holds all of this small corpus.
-    assert found["funnel 8→32"]["metrics"]["mrr"] == pytest.approx(full["metrics"]["mrr"])
+    assert by_name["32"]["metrics"] == full["metrics"]
+    # The shortlist contains all of this small corpus.
+    assert by_name["funnel 8→32"]["metrics"]["mrr"] == pytest.approx(full["metrics"]["mrr"])
 
 
 def test_the_choice_is_the_smallest_configuration_that_the_margin_allows(project: Project) -> None:
     report = report_of(project.reports)
-    choice, found = report["choice"], {one["name"]: one for one in report["configurations"]}
-    chosen, best = found[choice["name"]], found[choice["best_name"]]
+    choice, by_name = report["choice"], {row["name"]: row for row in report["configurations"]}
+    chosen, best = by_name[choice["name"]], by_name[choice["best_name"]]
     assert choice["value"] == pytest.approx(chosen["metrics"]["recall@10"])
-    assert best["metrics"]["recall@10"] == pytest.approx(max(one["metrics"]["recall@10"] for one in found.values()))
+    assert best["metrics"]["recall@10"] == pytest.approx(max(row["metrics"]["recall@10"] for row in by_name.values()))
     assert {key: chosen[key] for key in ("dim", "storage", "funnel", "bytes_per_vector")} == {
         key: choice[key] for key in ("dim", "storage", "funnel", "bytes_per_vector")
     }
@@ -153,41 +153,41 @@ def test_the_choice_is_the_smallest_configuration_that_the_margin_allows(project
     assert report_of(project.reports)["choice"]["name"] == "8 binary"
 
 
-def test_slices_have_their_figures_at_the_chosen_dim_and_the_full_width(project: Project) -> None:
+def test_slices_have_metrics_at_the_chosen_dim_and_the_full_width(project: Project) -> None:
     report = report_of(project.reports)
-    parts = report["slices"]
-    assert {part["dim"] for part in parts} == {report["choice"]["dim"], 32}
-    by_kind = {part["value"]: part for part in parts if part["slice"] == "pair kind" and part["dim"] == 32}
+    slices = report["slices"]
+    assert {row["dim"] for row in slices} == {report["choice"]["dim"], 32}
+    by_kind = {row["value"]: row for row in slices if row["slice"] == "pair kind" and row["dim"] == 32}
     for result in report["results"]:
         if result["dim"] == 32 and result["pair_kind"] != "all":
-            part = by_kind[result["pair_kind"]]
-            assert (part["queries"], part["small"]) == (result["queries"], result["queries"] < 30)
-            assert part["metrics"]["ndcg@10"] == pytest.approx(result["metrics"]["ndcg@10"])
-    at_full_width = [part for part in parts if part["dim"] == 32]
+            row = by_kind[result["pair_kind"]]
+            assert (row["queries"], row["small"]) == (result["queries"], result["queries"] < 30)
+            assert row["metrics"]["ndcg@10"] == pytest.approx(result["metrics"]["ndcg@10"])
+    at_full_width = [row for row in slices if row["dim"] == 32]
     for name in ("direction", "right answers"):
-        assert sum(part["queries"] for part in at_full_width if part["slice"] == name) == report["queries"]
-    assert {part["value"] for part in parts if part["slice"] == "video seconds"} == {"0-5 s"}  # 2 steps of half a second
-    assert {part["value"] for part in parts if part["slice"] == "query words"} == {"2-3", "4-7"}
+        assert sum(row["queries"] for row in at_full_width if row["slice"] == name) == report["queries"]
+    assert {row["value"] for row in slices if row["slice"] == "video seconds"} == {"0-5 s"}  # 2 steps of half a second
+    assert {row["value"] for row in slices if row["slice"] == "query words"} == {"2-3", "4-7"}
 
 
-def test_each_setting_of_what_is_evaluated_changes_it(project: Project, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_evaluation_setting_takes_effect(project: Project, caplog: pytest.LogCaptureFixture) -> None:
     funnel = Funnel(dims=(4, 16, 32), shortlists=(5, 3))
     settings = {"storage": ("float16", "binary", "binary_int8"), "shortlist": 2, "funnels": (funnel,), "index_videos": 7}
     evaluate.run(project.workspace, with_settings(project, **settings, extra_dims=(16,), slice_fields=("title", "topic")))
     report = report_of(project.reports)
     storages = ("float16", "binary", "binary_int8")
     names = [*(f"{dim} {storage}" for storage in storages for dim in (8, 16, 32)), "funnel 4→16→32 float16"]
-    assert [one["name"] for one in report["configurations"]] == names
+    assert [row["name"] for row in report["configurations"]] == names
     assert report["configurations"][-1]["shortlists"] == [5, 3]
     assert report["configurations"][-1]["index_bytes"] == 7 * 64
-    # Of two answers that are kept, none can stand third.
+    # With two results, no result has rank 3.
     assert report["configurations"][3]["metrics"]["recall@5"] == report["configurations"][3]["metrics"]["recall@10"]
     assert report["untrained_dims"] == [4, 16]
     assert "dim 16: the model was not trained for it" in caplog.text
     assert "has the tag or field 'topic'" in caplog.text
     assert {result["dim"] for result in report["results"]} == {8, 16, 32}
     assert set(pd.read_parquet(project.reports / "queries.parquet")["dim"]) == {8, 32}  # the gate compares what is served
-    assert {"clip 9", "clip 15"} <= {part["value"] for part in report["slices"] if part["slice"] == "title"}
+    assert {"clip 9", "clip 15"} <= {row["value"] for row in report["slices"] if row["slice"] == "title"}
 
 
 def test_an_extra_dim_that_is_no_prefix_of_the_full_width_is_refused(project: Project) -> None:
@@ -195,7 +195,7 @@ def test_an_extra_dim_that_is_no_prefix_of_the_full_width_is_refused(project: Pr
         evaluate.run(project.workspace, with_settings(project, extra_dims=(64,)))
 
 
-def test_vectors_that_are_no_numbers_are_told_by_the_item(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vectors_with_nan_are_reported_with_their_item(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     def diverged(*arguments: Any) -> torch.Tensor:
         vectors = embed(*arguments)
         vectors[1, 5] = torch.nan
@@ -206,24 +206,24 @@ def test_vectors_that_are_no_numbers_are_told_by_the_item(project: Project, monk
         evaluate.run(project.workspace, untracked(project).params)
 
 
-def test_the_csv_is_a_plot_of_the_same_figures(project: Project) -> None:
+def test_the_csv_has_the_same_metrics_for_a_plot(project: Project) -> None:
     table = pd.read_csv(project.reports / "metrics_by_dim.csv")
     assert list(table.columns) == ["pair_kind", "dim", "storage", "metric", "value", "low", "high"]
-    found = {(row.pair_kind, row.dim, row.storage, row.metric): row.value for row in table.itertuples()}
+    values = {(row.pair_kind, row.dim, row.storage, row.metric): row.value for row in table.itertuples()}
     report = report_of(project.reports)
-    of_all = [{"pair_kind": "all", **one} for one in report["configurations"] if one["funnel"] is None]
+    of_all = [{"pair_kind": "all", **result} for result in report["configurations"] if result["funnel"] is None]
     expected = {
         (result["pair_kind"], result["dim"], result["storage"], metric): value
         for result in [*report["results"], *of_all]
         for metric, value in result["metrics"].items()
     }
-    assert {key: value for key, value in found.items() if key[0] == "all" or key[2] == "float32"} == pytest.approx(expected, abs=0)
-    assert {key[:3] for key in found} == {
+    assert {key: value for key, value in values.items() if key[0] == "all" or key[2] == "float32"} == pytest.approx(expected, abs=0)
+    assert {key[:3] for key in values} == {
         (kind, dim, storage) for kind in KINDS for dim in (8, 32) for storage in ("float32", "int8", "binary")
     }
 
 
-def test_each_figure_lies_in_its_interval_which_a_higher_confidence_widens(project: Project) -> None:
+def test_each_metric_is_in_its_interval_which_a_higher_confidence_widens(project: Project) -> None:
     report = report_of(project.reports)
     assert report["confidence"] == 0.95
     for result in report["results"]:
@@ -238,10 +238,10 @@ def test_each_figure_lies_in_its_interval_which_a_higher_confidence_widens(proje
         (low, high), (lower, higher) = before["intervals"]["mrr"], after["intervals"]["mrr"]
         assert lower <= low <= high <= higher
         lengths.append((high - low, higher - lower))
-    assert sum(wide > narrow for narrow, wide in lengths) > len(lengths) / 2  # of very few queries all draws may be in both
+    assert sum(wide > narrow for narrow, wide in lengths) > len(lengths) / 2  # with very few queries, both intervals may contain all draws
 
 
-def test_the_figures_of_the_queries_are_what_the_report_sums_up(project: Project) -> None:
+def test_the_report_is_the_mean_of_the_metrics_by_query(project: Project) -> None:
     table = pd.read_parquet(project.reports / "queries.parquet")
     assert not table.duplicated(["pair_kind", "query", "dim"]).any()
     for result in report_of(project.reports)["results"]:
@@ -249,11 +249,11 @@ def test_the_figures_of_the_queries_are_what_the_report_sums_up(project: Project
         of_kind = of_dim if result["pair_kind"] == "all" else of_dim[of_dim["pair_kind"] == result["pair_kind"]]
         assert len(of_kind) == result["queries"]
         for metric, value in result["metrics"].items():
-            found = of_kind[metric].median() if metric == "median_rank" else of_kind[metric].mean()
-            assert found == pytest.approx(value)
+            summary = of_kind[metric].median() if metric == "median_rank" else of_kind[metric].mean()
+            assert summary == pytest.approx(value)
 
 
-def test_the_run_file_gives_the_same_figures_to_trec_eval(project: Project) -> None:
+def test_trec_eval_computes_the_same_metrics_from_the_run_file(project: Project) -> None:
     with (project.reports / "run.trec").open() as run_file, (project.reports / "qrels.trec").open() as qrels_file:
         run, qrels = pytrec_eval.parse_run(run_file), pytrec_eval.parse_qrel(qrels_file)
     theirs = pytrec_eval.RelevanceEvaluator(qrels, set(TREC_NAMES)).evaluate(run)
@@ -267,7 +267,7 @@ def test_the_run_file_gives_the_same_figures_to_trec_eval(project: Project) -> N
 
 
 def test_a_second_evaluation_writes_the_same_files(project: Project) -> None:
-    names = ["metrics_by_dim.csv", "run.trec", "qrels.trec", "queries.parquet"]  # the page shows the speed, which is another each time
+    names = ["metrics_by_dim.csv", "run.trec", "qrels.trec", "queries.parquet"]  # the page shows speeds, which differ each time
     before = {name: (project.reports / name).read_bytes() for name in names}
     report = without_speed(report_of(project.reports))
     remove_reports(project)
@@ -276,7 +276,7 @@ def test_a_second_evaluation_writes_the_same_files(project: Project) -> None:
     assert without_speed(report_of(project.reports)) == report
 
 
-def test_two_processes_find_what_one_finds(project: Project) -> None:
+def test_two_processes_give_the_results_of_one(project: Project) -> None:
     report, run_file = without_speed(report_of(project.reports)), (project.reports / "run.trec").read_bytes()
     remove_reports(project)
     settings = project.workspace.params.read_text().replace("cpu-1", "cpu-2").replace("batch_size: 8", "batch_size: 8\n  trackers: []")
@@ -285,16 +285,16 @@ def test_two_processes_find_what_one_finds(project: Project) -> None:
     command, environment = launch_command(params, project.workspace.params, "reelnest.stages.evaluate")
     done = subprocess.run(command, cwd=project.workspace.root, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    found = without_speed(report_of(project.reports))
-    # The last bit of a number hangs on what it was batched with: codes and signs round it up or down, and with them the choice.
-    for each in (found, report):
-        del each["choice"], each["slices"]
-    for one, other in zip(found.pop("configurations"), report.pop("configurations"), strict=True):
-        tolerance = 0 if one["storage"] == "float32" else 0.05
-        assert one.pop("metrics") == pytest.approx(other.pop("metrics"), abs=tolerance)
-        del one["intervals"], other["intervals"]
-        assert one == other
-    assert found == report
+    by_two = without_speed(report_of(project.reports))
+    # The last bit of a value depends on its batch. Codes and signs may round it differently, which may change the choice.
+    for content in (by_two, report):
+        del content["choice"], content["slices"]
+    for ours, theirs in zip(by_two.pop("configurations"), report.pop("configurations"), strict=True):
+        tolerance = 0 if ours["storage"] == "float32" else 0.05
+        assert ours.pop("metrics") == pytest.approx(theirs.pop("metrics"), abs=tolerance)
+        del ours["intervals"], theirs["intervals"]
+        assert ours == theirs
+    assert by_two == report
     assert (project.reports / "run.trec").read_bytes() == run_file
 
 
@@ -303,9 +303,9 @@ def test_each_item_is_encoded_as_the_saved_model_encodes_it(project: Project) ->
     model = load(project.workspace.candidate, device="cpu")
     split = embed_split(prepared, "test", model.encoder, model.batcher, 4)
     roles: list[Role] = ["query", "target"]
-    for role, found in zip(roles, (split.queries, split.targets), strict=True):
-        expected = model.encode([prepared.entry(int(item), role) for item in found.items])
-        np.testing.assert_allclose(torch.nn.functional.normalize(found.vectors, dim=1), expected, atol=1e-5)
+    for role, embedded in zip(roles, (split.queries, split.targets), strict=True):
+        expected = model.encode([prepared.entry(int(item), role) for item in embedded.items])
+        np.testing.assert_allclose(torch.nn.functional.normalize(embedded.vectors, dim=1), expected, atol=1e-5)
     assert not np.allclose(split.queries.vectors[0], split.targets.vectors[0], atol=1e-3)  # the role's instruction is read
 
 
@@ -318,7 +318,7 @@ def test_mlflow_charts_quality_by_dim(evaluated_folder: Path) -> None:
     history = client.get_metric_history(run.info.run_id, "test/video_to_text/recall_at_10")
     assert {point.step: point.value for point in history} == by_dim
     of_codes = {
-        one["dim"]: one["metrics"]["recall@10"] for one in report["configurations"] if one["name"].endswith("int8") and not one["funnel"]
+        row["dim"]: row["metrics"]["recall@10"] for row in report["configurations"] if row["name"].endswith("int8") and not row["funnel"]
     }
     history = client.get_metric_history(run.info.run_id, "test/all/int8/recall_at_10")
     assert {point.step: point.value for point in history} == of_codes
@@ -329,7 +329,7 @@ def test_mlflow_charts_quality_by_dim(evaluated_folder: Path) -> None:
     assert {"evaluation/evaluation.html", "evaluation/metrics_by_dim.csv"} <= files
 
 
-def test_figures_go_to_the_run_that_training_made(project: Project) -> None:
+def test_metrics_are_logged_to_the_run_of_the_training(project: Project) -> None:
     mlflow.set_tracking_uri(project.params.tracking.uri)
     client = mlflow.MlflowClient()
     run_id = client.create_run(client.create_experiment("reelnest")).info.run_id
@@ -338,7 +338,7 @@ def test_figures_go_to_the_run_that_training_made(project: Project) -> None:
     assert "test/recall_at_10" in client.get_run(run_id).data.metrics
 
 
-def test_an_unreachable_mlflow_is_told_before_the_work(project: Project) -> None:
+def test_an_unreachable_mlflow_fails_before_the_evaluation(project: Project) -> None:
     shutil.rmtree(project.reports)
     params = project.params.model_copy(update={"tracking": Tracking(uri="http://127.0.0.1:1")})
     with pytest.raises(RegistryError, match="does not respond"):
@@ -347,6 +347,6 @@ def test_an_unreachable_mlflow_is_told_before_the_work(project: Project) -> None
 
 
 def test_without_test_pairs_there_is_nothing_to_evaluate(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation_inputs, "SPLIT", "validation")  # of which this data has none
+    monkeypatch.setattr(evaluation_inputs, "SPLIT", "validation")  # this data has no pairs of that split
     with pytest.raises(DataError, match="no pairs in the test split"):
         evaluate.run(project.workspace, untracked(project).params)

@@ -1,4 +1,4 @@
-"""Which searches the page shows, and which videos it calls confused, by planted vectors."""
+"""The queries and the confused videos that the page shows, with planted vectors."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,12 +15,12 @@ from reelnest.store.prepared import Prepared
 
 @pytest.fixture(scope="module")
 def prepared(evaluated_folder: Path) -> Prepared:
-    """Items of both kinds, with pairs of all four."""
+    """Texts and videos, with pairs of all four kinds."""
     return Prepared.open(evaluated_folder / "prepared")
 
 
 def evaluated(prepared: Prepared, sets: Sequence[RetrievalSet] | None = None, *, first: int | None = None) -> Evaluation:
-    """Every item has a direction of its own, so that each query finds itself alone; `first` is a video that is near to everything."""
+    """Every item has its own direction, so that each query only retrieves itself. The video `first` is close to all items."""
     items = np.arange(len(prepared))
     queries, targets = torch.zeros(len(items), 64), torch.eye(len(items), 64)
     for searched in sets or retrieval_sets(prepared, "test"):
@@ -38,35 +38,35 @@ def of_kind(prepared: Prepared, kind: str) -> RetrievalSet:
     return next(searched for searched in retrieval_sets(prepared, "test") if searched.pair_kind == kind)
 
 
-def test_each_kind_of_pairs_gets_its_share_and_no_query_comes_twice(prepared: Prepared) -> None:
-    found = choose_gallery(prepared, evaluated(prepared), 9)
-    kinds = [query.pair_kind for query in found]
+def test_each_pair_kind_gets_its_share_and_no_query_is_repeated(prepared: Prepared) -> None:
+    gallery = choose_gallery(prepared, evaluated(prepared), 9)
+    kinds = [query.pair_kind for query in gallery]
     assert {kind: kinds.count(kind) for kind in kinds} == {
         "text_to_video": 3,
         "video_to_text": 2,
         "text_to_text": 2,
         "video_to_video": 2,
     }
-    assert len({(query.pair_kind, query.query.text) for query in found}) == 9
+    assert len({(query.pair_kind, query.query.text) for query in gallery}) == 9
     assert choose_gallery(prepared, evaluated(prepared), 0) == []
 
 
-def test_half_of_them_went_most_wrong_and_the_worst_comes_first(prepared: Prepared) -> None:
+def test_half_of_the_gallery_is_the_hardest_queries_worst_first(prepared: Prepared) -> None:
     searched = of_kind(prepared, "text_to_video")
     hub = int(searched.corpus[0])
     evaluation = evaluated(prepared, [searched], first=hub)
-    found = choose_gallery(prepared, evaluation, 6)
-    (ranks,) = (one.values["median_rank"] for one in evaluation.by_query if one.dim == 64)
-    hard = [query.rank for query in found if query.is_hard]
+    gallery = choose_gallery(prepared, evaluation, 6)
+    (ranks,) = (table.values["median_rank"] for table in evaluation.by_query if table.dim == 64)
+    hard = [query.rank for query in gallery if query.is_hard]
     assert hard == sorted(ranks, reverse=True)[:3]
-    assert len(found) == 6
-    assert all(not query.is_hard for query in found[3:])
+    assert len(gallery) == 6
+    assert all(not query.is_hard for query in gallery[3:])
 
 
-def test_a_query_shows_what_it_wanted_what_was_found_and_its_place_at_each_dim(prepared: Prepared) -> None:
+def test_a_query_shows_its_relevant_item_its_results_and_its_rank_at_each_dim(prepared: Prepared) -> None:
     searched = of_kind(prepared, "text_to_video")
     evaluation = evaluated(prepared, [searched], first=int(searched.corpus[0]))
-    by_dim = {one.dim: one.values["median_rank"] for one in evaluation.by_query}
+    by_dim = {table.dim: table.values["median_rank"] for table in evaluation.by_query}
     texts = [prepared.item(int(query)).key for query in searched.queries]
     for query in choose_gallery(prepared, evaluation, 4):
         place = texts.index(query.query.text)
@@ -81,21 +81,21 @@ def test_a_query_shows_what_it_wanted_what_was_found_and_its_place_at_each_dim(p
         assert len(query.relevant.frames) <= FRAMES
 
 
-def test_the_choice_by_chance_does_not_hang_on_the_model(prepared: Prepared) -> None:
+def test_the_random_queries_do_not_depend_on_the_model(prepared: Prepared) -> None:
     searched = of_kind(prepared, "text_to_text")
-    shown = [[query.query.text for query in choose_gallery(prepared, evaluated(prepared, [searched]), 2)] for _ in range(2)]
-    assert shown[0] == shown[1]
+    texts = [[query.query.text for query in choose_gallery(prepared, evaluated(prepared, [searched]), 2)] for _ in range(2)]
+    assert texts[0] == texts[1]
 
 
-def test_a_video_that_stands_first_for_others_is_found_out_with_what_they_wanted(prepared: Prepared) -> None:
+def test_a_video_ranked_first_for_wrong_queries_is_listed_with_their_relevant_items(prepared: Prepared) -> None:
     searched = of_kind(prepared, "text_to_video")
     hub = int(searched.corpus[0])
     evaluation = evaluated(prepared, [searched], first=hub)
-    (found,) = confused_videos(prepared, evaluation, 5)
+    (confused,) = confused_videos(prepared, evaluation, 5)
     wrong = [query for query in searched.queries.tolist() if hub not in searched.qrels[query]]
-    assert (found.video.text, found.queries) == (prepared.item(hub).key, len(wrong))
-    for query, relevant in found.cases:
-        index = next(one for one in wrong if prepared.item(one).key == query.text)
+    assert (confused.video.text, confused.queries) == (prepared.item(hub).key, len(wrong))
+    for query, relevant in confused.cases:
+        index = next(item for item in wrong if prepared.item(item).key == query.text)
         assert relevant.text in {prepared.item(item).key for item in searched.qrels[index]}
     assert confused_videos(prepared, evaluated(prepared, [searched]), 5) == []
     assert confused_videos(prepared, evaluation, 0) == []

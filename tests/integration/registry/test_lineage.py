@@ -1,4 +1,4 @@
-"""From a version to where it comes from, and back."""
+"""The lineage of a version, and the search for versions by their origins."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ DATA_HASH = "0123456789abcdef0123456789abcdef.dir"
 
 @pytest.fixture(scope="module")
 def known(evaluated_folder: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A model registered by a flow in a git repository with `data.dvc` and `dvc.lock`, and a setting changed but not committed."""
+    """A model that a flow registered in a git repository with `data.dvc`, `dvc.lock` and an uncommitted change of a setting."""
     root = tmp_path_factory.mktemp("known") / "project"
     shutil.copytree(evaluated_folder, root, symlinks=True, ignore=shutil.ignore_patterns("mlruns", "mlflow.db", "registration.json"))
     shutil.copy(empty_store, root / "mlflow.db")
@@ -58,7 +58,7 @@ def commit_of(project: Project) -> str:
 
 
 def test_a_version_shows_run_commit_data_validation_flow_run_and_environment(known: Project) -> None:
-    shown = lineage.show(known.params, "models:/reelnest@champion", as_json=False)
+    text = lineage.show(known.params, "models:/reelnest@champion", as_json=False)
     for line in (
         "models:/reelnest/1, registered 20",
         "promoted: ",
@@ -68,21 +68,21 @@ def test_a_version_shows_run_commit_data_validation_flow_run_and_environment(kno
         "0f1e2d3c-flow, http://prefect.example/runs/flow-run/0f1e2d3c-flow",
         "environment  Python 3.",
     ):
-        assert line in shown
-    assert "CHANGED" not in shown
+        assert line in text
+    assert "CHANGED" not in text
     facts = json.loads(lineage.show(known.params, "1", as_json=True))
     assert facts["lineage"]["data"]["hash"] == DATA_HASH
-    assert facts["run_id"] in shown
+    assert facts["run_id"] in text
     assert facts["rebuild"] == lineage.commands(known.params, "champion").splitlines()[1:]
 
 
-def test_registration_json_which_becomes_the_flow_s_page_names_the_origin(known: Project) -> None:
+def test_registration_json_has_the_origins(known: Project) -> None:
     origins = json.loads((known.reports / "registration.json").read_text())["lineage"]
     assert (origins["commit"]["hash"], origins["data"]["hash"], origins["flow_run"]["id"]) == (commit_of(known), DATA_HASH, "0f1e2d3c-flow")
 
 
 @pytest.mark.parametrize("of", ["data", "commit", "run", "flow run", "model"])
-def test_a_version_is_found_by_what_it_comes_from(known: Project, of: str) -> None:
+def test_a_version_is_found_by_its_origins(known: Project, of: str) -> None:
     facts = json.loads(lineage.show(known.params, "1", as_json=True))
     text = {
         "data": DATA_HASH,
@@ -95,12 +95,12 @@ def test_a_version_is_found_by_what_it_comes_from(known: Project, of: str) -> No
     assert "No version" in lineage.versions(known.params, f"{text[:8]}!")
 
 
-def test_a_short_text_is_no_hash(known: Project) -> None:
+def test_a_short_prefix_is_refused(known: Project) -> None:
     with pytest.raises(RegistryError, match="at least 6 characters"):
         lineage.versions(known.params, "0f1")
 
 
-def test_the_commands_put_back_commit_changes_and_data(known: Project) -> None:
+def test_the_commands_restore_commit_changes_and_data(known: Project) -> None:
     script = lineage.commands(known.params, "champion")
     assert f"git checkout --quiet --detach {commit_of(known)}" in script
     assert 'apply --whitespace=nowarn "$PWD/work/artifacts/lineage/changes.diff"' in script
@@ -111,7 +111,7 @@ def test_the_commands_put_back_commit_changes_and_data(known: Project) -> None:
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
 
-def test_what_was_made_here_is_compared_with_the_version(known: Project, tmp_path: Path) -> None:
+def test_the_rebuilt_project_is_compared_with_the_version(known: Project, tmp_path: Path) -> None:
     text, same = lineage.check(known.workspace, known.params, "1")
     assert same
     assert text.count(" same: ") == 3
@@ -131,7 +131,7 @@ def test_what_was_made_here_is_compared_with_the_version(known: Project, tmp_pat
     assert "recall@10" in text
 
 
-def test_the_card_stands_in_the_version_s_copy_of_the_model_alone_and_changes_no_hash(known: Project, tmp_path: Path) -> None:
+def test_only_the_version_s_copy_of_the_model_has_the_card_and_no_hash_changes(known: Project, tmp_path: Path) -> None:
     mlflow.set_registry_uri(known.params.tracking.uri)
     mlflow.set_tracking_uri(known.params.tracking.uri)
     copy = Path(mlflow.artifacts.download_artifacts("models:/reelnest/1/artifacts/candidate", dst_path=str(tmp_path)))
@@ -143,25 +143,25 @@ def test_the_card_stands_in_the_version_s_copy_of_the_model_alone_and_changes_no
     assert reelnest.load(copy).encode_texts(["a red circle"]).shape == (1, 32)
 
 
-def test_a_model_that_was_made_without_git_or_dvc_says_so(registered: Project) -> None:
-    shown = lineage.show(registered.params, "champion", as_json=False)
-    assert "none: not trained in a git repository" in shown
-    assert "unknown: there was no data.dvc" in shown
-    assert "none: DVC did not run the stages" in shown
-    assert "# It was trained outside a git repository, so its code is unknown." in shown
+def test_a_model_trained_without_git_or_dvc_shows_that(registered: Project) -> None:
+    text = lineage.show(registered.params, "champion", as_json=False)
+    assert "none: not trained in a git repository" in text
+    assert "unknown: there was no data.dvc" in text
+    assert "none: DVC did not run the stages" in text
+    assert "# It was trained outside a git repository, so its code is unknown." in text
 
 
-def test_a_version_without_lineage_and_a_deleted_run_are_told_in_a_line(known: Project, tmp_path: Path) -> None:
+def test_a_missing_lineage_and_a_deleted_run_are_shown_in_a_line(known: Project, tmp_path: Path) -> None:
     mlflow.set_tracking_uri(known.params.tracking.uri)
     mlflow.set_registry_uri(known.params.tracking.uri)
     client = mlflow.MlflowClient()
     run = client.create_run(client.get_experiment_by_name("reelnest").experiment_id)
     version = client.create_model_version("reelnest", source=tmp_path.as_uri(), run_id=run.info.run_id)
     client.delete_run(run.info.run_id)
-    shown = lineage.show(known.params, str(version.version), as_json=False)
-    assert f"{run.info.run_id}, which was deleted from MLflow" in shown
-    assert "registered without it, or its files are missing" in shown
-    assert "There are no commands to rebuild it" in shown
+    text = lineage.show(known.params, str(version.version), as_json=False)
+    assert f"{run.info.run_id}, which was deleted from MLflow" in text
+    assert "registered without it, or its files are missing" in text
+    assert "There are no commands to rebuild it" in text
     with pytest.raises(RegistryError, match="There are no commands to rebuild it"):
         lineage.check(known.workspace, known.params, str(version.version))
     client.delete_model_version("reelnest", version.version)
@@ -170,6 +170,6 @@ def test_a_version_without_lineage_and_a_deleted_run_are_told_in_a_line(known: P
 @pytest.mark.parametrize(
     ("which", "expected"), [("models:/reelnest", "expected models:/NAME@ALIAS"), ("7", "no version 7"), ("best", "alias 'best'")]
 )
-def test_a_version_that_is_not_there_is_refused(known: Project, which: str, expected: str) -> None:
+def test_a_missing_version_is_refused(known: Project, which: str, expected: str) -> None:
     with pytest.raises(RegistryError, match=expected):
         lineage.show(known.params, which, as_json=False)

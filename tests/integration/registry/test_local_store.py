@@ -1,4 +1,4 @@
-"""MLflow's database on this machine: whole or absent, whatever happens while it is made."""
+"""MLflow's local database: its creation is atomic."""
 
 import random
 import shutil
@@ -28,7 +28,7 @@ from tasks.services import mlflow_store
 from tests.conftest import ROOT
 
 MIDDLE = "c48cb773bb87"
-"""A revision amid MLflow's."""
+"""A revision in the middle of MLflow's migrations."""
 KILLS = 3
 SEED = "moments"
 
@@ -54,7 +54,7 @@ def database(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def incomplete(empty_store: Path, database: Path) -> Path:
-    """What an interrupt amid MLflow's migrations leaves: the version of one step, and tables of the next ones."""
+    """A database after an interrupt during MLflow's migrations: it has the revision of one step and tables of later steps."""
     shutil.copy(empty_store, database)
     change(database, "DELETE FROM experiments", "DROP TABLE webhooks")
     set_revision(database, MIDDLE)
@@ -63,7 +63,7 @@ def incomplete(empty_store: Path, database: Path) -> Path:
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An incomplete database is taken for one without waiting for another program that may be making it."""
+    """Does not wait for another program that may be creating an incomplete database."""
     monkeypatch.setattr(local_store, "QUIET_SECONDS", 0.0)
 
 
@@ -74,7 +74,7 @@ class Makers:
         self._process = process
 
     def make(self, file: Path, seconds: float = 0, signal: str = "none") -> float:
-        """How many seconds the child lived."""
+        """The number of seconds that the child lived."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{seconds} {signal} {file}\n")
@@ -102,7 +102,7 @@ def making_seconds(makers: Makers, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.mark.parametrize("signal", ["SIGINT", "SIGTERM", "SIGKILL"])
-def test_a_process_killed_at_any_moment_leaves_a_whole_database_or_none(
+def test_a_process_killed_at_any_time_leaves_a_complete_database_or_none(
     signal: str, makers: Makers, making_seconds: float, tmp_path: Path
 ) -> None:
     drawn = random.Random(SEED + signal)
@@ -118,7 +118,7 @@ def test_a_process_killed_at_any_moment_leaves_a_whole_database_or_none(
     assert interrupted
 
 
-def test_processes_that_need_a_database_at_once_make_one(tmp_path: Path, database: Path) -> None:
+def test_concurrent_processes_create_one_database(tmp_path: Path, database: Path) -> None:
     threads = [threading.Thread(target=local_store.make_database, args=(database,)) for _ in range(3)]
     for thread in threads:
         thread.start()
@@ -129,7 +129,7 @@ def test_processes_that_need_a_database_at_once_make_one(tmp_path: Path, databas
 
 
 def test_mlflow_itself_cannot_use_an_incomplete_database(incomplete: Path) -> None:
-    """The reason for all of this; where it fails, MLflow repairs such databases by itself."""
+    """This is why incomplete databases are moved aside. If this test fails, MLflow now repairs them itself."""
     with pytest.raises(sqlalchemy.exc.OperationalError, match="already exists"):
         mlflow.MlflowClient(f"sqlite:///{incomplete}").search_experiments()
 
@@ -147,14 +147,14 @@ def test_an_incomplete_database_is_moved_aside(incomplete: Path, caplog: pytest.
 
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("table", ["experiments", "_alembic_tmp_experiments"])
-def test_the_first_steps_of_making_are_recognised_too(table: str, database: Path) -> None:
+def test_a_database_after_the_first_steps_is_recognised_too(table: str, database: Path) -> None:
     change(database, f"CREATE TABLE {table} (experiment_id INTEGER)")
     assert database_state(database) is State.INCOMPLETE
     connect(params_of(database))
     assert database_state(database) is State.READY
 
 
-def test_a_database_that_another_program_is_making_is_left_to_it(
+def test_a_database_that_another_program_is_creating_is_left_alone(
     incomplete: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local_store, "QUIET_SECONDS", 60.0)
@@ -177,7 +177,7 @@ def test_an_empty_file_becomes_a_database(database: Path) -> None:
     assert database_state(database) is State.READY
 
 
-def test_a_journal_without_its_database_is_not_played_back_into_the_new_one(database: Path) -> None:
+def test_an_old_journal_is_not_applied_to_a_new_database(database: Path) -> None:
     journal = database.with_name("mlflow.db-journal")
     journal.write_bytes(b"of a database that was removed")
     connect(params_of(database))
@@ -217,10 +217,10 @@ def test_a_damaged_database_is_named(share: float, empty_store: Path, database: 
 
 
 @pytest.mark.usefixtures("at_once")
-def test_make_up_makes_the_database_before_its_server_starts(
+def test_make_up_creates_the_database_before_its_server_starts(
     database: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(mlflow_store, "prepare_process", lambda: None)  # it sets up logging for a process of its own
+    monkeypatch.setattr(mlflow_store, "prepare_process", lambda: None)  # it configures logging for a separate process
     assert mlflow_store.main(database) == 0
     assert database_state(database) is State.READY
     change(database, "INSERT INTO experiments (experiment_id, name) VALUES (1, 'mine')")
@@ -236,7 +236,7 @@ def test_the_file_of_an_address_is_known() -> None:
     assert database_file("http://127.0.0.1:5000") is None
 
 
-def test_commands_that_only_read_make_no_database(database: Path) -> None:
+def test_commands_that_only_read_create_no_database(database: Path) -> None:
     params = params_of(database)
     assert f"there is no database {database}" in registry.table(params)
     assert registered(params) == []
@@ -254,13 +254,13 @@ def test_commands_that_only_read_make_no_database(database: Path) -> None:
     assert list(database.parent.iterdir()) == []
 
 
-def test_commands_that_only_read_say_that_a_database_is_incomplete(incomplete: Path) -> None:
+def test_commands_that_only_read_report_an_incomplete_database(incomplete: Path) -> None:
     before = incomplete.read_bytes()
-    assert "interrupted while it made MLflow's database" in registry.table(params_of(incomplete))
+    assert "interrupted while it created MLflow's database" in registry.table(params_of(incomplete))
     assert incomplete.read_bytes() == before
 
 
-def test_commands_that_only_read_make_no_experiment(empty_store: Path, database: Path) -> None:
+def test_commands_that_only_read_create_no_experiment(empty_store: Path, database: Path) -> None:
     shutil.copy(empty_store, database)
     params = params_of(database)
     assert "no version of 'reelnest' yet" in registry.table(params)

@@ -1,4 +1,4 @@
-"""The champion on new data, with real git, DVC and MLflow and a tiny model: what drifted, where it is kept, what is refused."""
+"""Drift measurement of new data with real git, DVC and MLflow and a tiny model: the report, its storage and the errors."""
 
 import json
 import os
@@ -42,7 +42,7 @@ stages:
 
 
 def write_data(folder: Path, videos: range, frames: int, words: str, kinds: int) -> None:
-    """Short videos, a search for each, and as many pairs of texts as `kinds` says."""
+    """Short videos, a query for each, and text pairs in the numbers of `kinds`."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "videos").mkdir(parents=True)
     records, pairs = [], []
@@ -77,7 +77,7 @@ def commit_data(folder: Path, message: str) -> None:
 
 @dataclass(frozen=True)
 class Checkout:
-    """A champion that was trained on the data of HEAD~1, in a project whose data at HEAD are others."""
+    """A champion that was trained on the data of HEAD~1, in a project with other data at HEAD."""
 
     folder: Path
     measured: Measured
@@ -85,7 +85,7 @@ class Checkout:
 
 @pytest.fixture(scope="module")
 def in_this_process() -> Any:
-    """The stage and the evaluation run here: another process of each would take seconds to import torch and MLflow."""
+    """Runs the stage and the evaluation in this process, because new processes take seconds to import torch and MLflow."""
     in_a_process = dvc.run_stage
 
     def run_stage(name: str, argv: list[str], folder: Path, **how: Any) -> None:
@@ -113,7 +113,7 @@ def checkout(evaluated_folder: Path, empty_store: Path, tmp_path_factory: pytest
     params = yaml.safe_load((folder / "params.yaml").read_text())
     params |= {"tracking": {"uri": "sqlite:///mlflow.db"}, "drift": {"sample": 25}}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    (folder / "src").symlink_to(ROOT / "src")  # a run works with its worktree's code
+    (folder / "src").symlink_to(ROOT / "src")  # a run uses the code of its worktree
     (folder / "dvc.yaml").write_text(DVC_YAML)
     (folder / ".gitignore").write_text("/data/\n/models/\n/prepared/\n/reports/\n/work/\n/mlflow.db*\n/mlruns/\n")
     git(folder, "init", "--quiet")
@@ -153,7 +153,7 @@ def test_what_changed_is_named_and_the_champion_is_measured_on_it(checkout: Chec
     assert checkout.measured.message == report["headline"]
     assert "embeddings of texts" in drift_run.as_text(report)
     quality = report["quality"]
-    assert quality["queries"]["after"] == 20 + 20 + 20 + 20  # each test pair both ways round
+    assert quality["queries"]["after"] == 20 + 20 + 20 + 20  # each test pair in both directions
     assert [by_side["dim"] for by_side in quality["dims"]] == [8, 32]
     assert not quality["same_questions"]
     for by_side in quality["dims"]:
@@ -161,7 +161,7 @@ def test_what_changed_is_named_and_the_champion_is_measured_on_it(checkout: Chec
             assert by_side[side]["low"] <= by_side[side]["value"] <= by_side[side]["high"]
 
 
-def test_report_page_and_figures_are_kept_and_the_worktree_is_not(checkout: Checkout) -> None:
+def test_report_page_and_metrics_are_stored_and_the_worktree_is_removed(checkout: Checkout) -> None:
     assert json.loads((checkout.folder / "kept" / "drift.json").read_text()) == checkout.measured.report
     assert "<title>Drift: " in (checkout.folder / "kept" / "drift.html").read_text()
     report = checkout.measured.report
@@ -176,7 +176,7 @@ def test_report_page_and_figures_are_kept_and_the_worktree_is_not(checkout: Chec
     assert git(checkout.folder, "status", "--porcelain", "--untracked-files=no") == ""
 
 
-def test_the_champions_own_data_is_nothing_to_do(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_champions_own_data_needs_no_measurement(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drift_run, "run_workspace", None)
     assert measure(checkout, "HEAD~1") == Measured("Nothing to do: version 1, the champion, was trained on the data of HEAD~1.")
 
@@ -187,8 +187,8 @@ def test_without_its_data_the_champion_can_still_be_measured_and_is_not_measured
     from tasks.workspaces.cached_data import data_hash
 
     listing = data_hash(git(checkout.folder, "show", "HEAD~1:data.dvc"), "HEAD~1")
-    kept = checkout.folder / ".dvc" / "cache" / "files" / "md5" / listing[:2] / listing[2:]
-    kept.rename(checkout.folder / "work" / "aside")
+    cached = checkout.folder / ".dvc" / "cache" / "files" / "md5" / listing[:2] / listing[2:]
+    cached.rename(checkout.folder / "work" / "aside")
     with pytest.raises(RunError, match=r"(?s)version 1, the champion, is not in DVC's cache.*`dvc push`.*reelnest drift --quality-alone"):
         measure(checkout)
     monkeypatch.setattr(stage, "measure_model", None)
@@ -197,10 +197,10 @@ def test_without_its_data_the_champion_can_still_be_measured_and_is_not_measured
     assert checkout.measured.report is not None
     assert report["quality"] == checkout.measured.report["quality"]
     assert [row["measure"] for row in report["measures"]] == ["retrieval"]
-    (checkout.folder / "work" / "aside").rename(kept)
+    (checkout.folder / "work" / "aside").rename(cached)
 
 
-def test_a_champion_without_lineage_and_no_champion_at_all_are_told(checkout: Checkout) -> None:
+def test_a_missing_champion_or_lineage_is_reported(checkout: Checkout) -> None:
     client = mlflow.MlflowClient()
     run = mlflow.get_run(ChampionRun(load_params(checkout.folder / "params.yaml"), "1").version.run_id)
     client.create_model_version("reelnest", run.info.artifact_uri, run.info.run_id)
@@ -213,9 +213,7 @@ def test_a_champion_without_lineage_and_no_champion_at_all_are_told(checkout: Ch
 
 
 @pytest.mark.slow
-def test_the_command_measures_in_processes_of_its_own_and_says_where_the_page_is(
-    checkout: Checkout, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_measures_in_new_processes_and_prints_the_path_of_the_page(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tasks.workspaces.drift_run"],
         env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},

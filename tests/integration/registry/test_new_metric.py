@@ -1,4 +1,4 @@
-"""A metric that somebody adds to the table, and nothing else: it is chosen in params.yaml, measured, shown and promoted by."""
+"""A new metric only needs an entry in the table: it can then be chosen in params.yaml, computed, shown and used for promotion."""
 
 import csv
 import json
@@ -26,14 +26,14 @@ PLOT = Path(__file__).parents[3] / ".dvc" / "plots" / "quality_by_dim.json"
 
 @pytest.fixture
 def new_metric() -> Iterator[Metric]:
-    """Of the first five results, the share that is relevant: trec_eval's P_5."""
+    """The share of relevant results among the first five: trec_eval's P_5."""
     yield register(Metric(NAME, "Precision@5", lambda scored: scored.total((scored.hits.rank <= 5) * 1.0) / 5, display="chart"))
     del METRICS[NAME]
 
 
 @pytest.fixture
 def chosen(project: Project) -> Project:
-    """The evaluated project, with params.yaml asking for the metric wherever it asks for one."""
+    """The evaluated project, with the metric in all settings of params.yaml that name a metric."""
     settings = yaml.safe_load(project.workspace.params.read_text())
     settings["train"]["best_metric"] = settings["evaluate"]["choice_metric"] = settings["register"]["metric"] = NAME
     project.workspace.params.write_text(yaml.safe_dump(settings))
@@ -48,7 +48,7 @@ def test_a_metric_that_is_not_in_the_table_cannot_be_chosen(chosen: Project) -> 
 
 
 @pytest.mark.usefixtures("new_metric")
-def test_a_new_row_of_the_table_is_measured_shown_and_compared_everywhere(chosen: Project) -> None:
+def test_a_new_metric_is_computed_shown_and_compared_everywhere(chosen: Project) -> None:
     project = workspace_of(chosen.workspace.root)
     evaluate.run(project.workspace, project.params)
 
@@ -62,12 +62,12 @@ def test_a_new_row_of_the_table_is_measured_shown_and_compared_everywhere(chosen
     low, high = full["intervals"][NAME]
     assert low <= expected <= high
     assert report["choice"]["metric"] == NAME
-    assert {NAME in part["metrics"] for part in report["slices"]} == {True}
+    assert {NAME in row["metrics"] for row in report["slices"]} == {True}
 
     with (project.reports / "metrics_by_dim.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["metric"] == NAME]
     assert {(row["dim"], row["storage"]) for row in rows} == {(dim, kind) for dim in ("8", "32") for kind in ("float32", "int8", "binary")}
-    assert not any(name in PLOT.read_text() for name in METRICS)  # it draws whatever metrics the file has, in the file's order
+    assert not any(name in PLOT.read_text() for name in METRICS)  # it draws the metrics of the file, in the file's order
 
     page = (project.reports / "evaluation.html").read_text()
     assert page.count("<figcaption>Precision@5</figcaption>") == 1

@@ -1,4 +1,4 @@
-"""Versions, aliases, and what happens when registration stops half-way."""
+"""Versions, aliases, and interrupted registrations."""
 
 import functools
 import json
@@ -37,7 +37,7 @@ from tests.integration.registry.candidate_workspace import Project
 
 
 def another_model(folder: Path, number: int) -> Candidate:
-    """The same weights in a folder of another content: another model to the registry."""
+    """The same weights in a folder with other content, which is another model to the registry."""
     (folder / "note.txt").write_text(f"model {number}")
     return Candidate.of(folder)
 
@@ -54,7 +54,7 @@ def version_numbers() -> list[str]:
     return sorted(str(version.version) for version in mlflow.MlflowClient().search_model_versions("name = 'reelnest'"))
 
 
-def test_the_first_model_is_challenger_and_champion_with_its_figures(registered: Project) -> None:
+def test_the_first_model_is_challenger_and_champion_with_its_metrics(registered: Project) -> None:
     report = json.loads((registered.reports / "registration.json").read_text())
     evaluation = json.loads((registered.reports / "evaluation.json").read_text())
     assert (report["version"], report["aliases"], report["decision"]) == (1, ["challenger", "champion"], "promoted")
@@ -66,7 +66,7 @@ def test_the_first_model_is_challenger_and_champion_with_its_figures(registered:
     assert tags[MODEL_HASH_TAG] == evaluation["model"]["hash"] == report["model_hash"]
 
 
-def test_the_run_file_is_no_part_of_what_the_model_is(project: Project) -> None:
+def test_the_model_hash_does_not_include_the_run_file(project: Project) -> None:
     before = Candidate.of(project.workspace.candidate)
     (project.workspace.candidate / "run.json").write_text(json.dumps({"run_id": "elsewhere"}))
     after = Candidate.of(project.workspace.candidate)
@@ -81,7 +81,7 @@ def test_a_second_registration_of_the_same_model_changes_nothing(project: Projec
     assert (project.reports / "registration.json").read_text() == written
 
 
-def test_two_runs_that_register_the_same_model_at_once_make_one_version(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_registrations_of_a_model_create_one_version(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     look = versions._version_of
     looks = 0
 
@@ -95,7 +95,7 @@ def test_two_runs_that_register_the_same_model_at_once_make_one_version(project:
         return look(name, candidate)
 
     monkeypatch.setattr(versions, "_version_of", register_while_the_other_logs)
-    monkeypatch.setattr(versions, "logged_model", lambda *_: None)  # each logs its own
+    monkeypatch.setattr(versions, "logged_model", lambda *_: None)  # each call logs a new model
     register.run(project.workspace, project.params)
     assert version_numbers() == ["1"]
     report = json.loads((project.reports / "registration.json").read_text())
@@ -109,7 +109,7 @@ def test_two_runs_that_register_the_same_model_at_once_make_one_version(project:
 
 
 def queries_file(reports: Path, value: float, code: str = "code") -> Path:
-    """Figures of 200 queries around `value`, at two dims: hard ones and easy ones, the same for each model."""
+    """Metrics of 200 queries around `value` at two dims. The queries are equally hard for each model."""
     hardness = np.random.default_rng(0).uniform(-0.2, 0.2, size=200)
     tables = [
         pd.DataFrame({"pair_kind": "text_to_video", "query": [f"q{n}" for n in range(200)], "dim": dim, "recall@10": value + hardness})
@@ -137,13 +137,13 @@ def registered_as(
     approval: Approval | None = None,
     params: Params | None = None,
 ) -> Registration:
-    """Registers a model whose figures are around `value`."""
+    """Registers a model with metrics around `value`."""
     queries = queries_file(project.reports, value, code)
     evidence = Evidence(queries, data, code, validation_passed, None)
     return register_candidate(params or project.params, Submission(candidate, recall(value), evidence, {}), measure, approval)
 
 
-def test_a_model_becomes_champion_only_where_it_is_better_on_the_same_data(project: Project) -> None:
+def test_a_model_becomes_champion_only_if_it_is_better_on_the_same_data(project: Project) -> None:
     folder = project.workspace.candidate
 
     def registered_with(number: int, value: float, data: str) -> Registration:
@@ -177,7 +177,7 @@ def test_a_model_becomes_champion_only_where_it_is_better_on_the_same_data(proje
     assert aliases() == {"champion": "4", "challenger": "4"}
 
 
-def test_a_champion_whose_figures_are_not_known_is_measured_again_once(project: Project) -> None:
+def test_a_champion_without_metrics_is_measured_again_once(project: Project) -> None:
     registered_as(project, another_model(project.workspace.candidate, 1), 0.5)
     champion = mlflow.MlflowClient().get_model_version("reelnest", "1")
     gate = Path(local_file_uri_to_path(mlflow.get_run(champion.run_id).info.artifact_uri), "gate")
@@ -204,7 +204,7 @@ def test_a_champion_whose_figures_are_not_known_is_measured_again_once(project: 
     assert (challenged_by(5, "data", "other code").decision, measured) == ("not promoted", ["1", "1", "1"])
 
 
-def test_the_champion_is_evaluated_again_as_an_evaluation_does(project: Project, tmp_path: Path) -> None:
+def test_the_repeated_evaluation_of_the_champion_equals_its_evaluation(project: Project, tmp_path: Path) -> None:
     register.run(project.workspace, project.params)
     champion = mlflow.MlflowClient().get_model_version("reelnest", "1")
     shutil.rmtree(project.workspace.candidate)  # its files come from the registry
@@ -218,7 +218,7 @@ def test_the_champion_is_evaluated_again_as_an_evaluation_does(project: Project,
         measure(project.workspace, project.params, by_other_code, champion, tmp_path)
 
 
-def test_a_champion_whose_files_are_gone_or_whose_evaluation_fails_is_left_to_a_person(project: Project) -> None:
+def test_a_champion_that_cannot_be_evaluated_is_left_to_a_person(project: Project) -> None:
     register.run(project.workspace, project.params)
 
     def failing(version: ModelVersion, folder: Path) -> None:
@@ -240,7 +240,7 @@ def test_a_champion_whose_files_are_gone_or_whose_evaluation_fails_is_left_to_a_
     assert aliases() == {"champion": "1", "challenger": "3"}
 
 
-def test_a_model_that_was_evaluated_again_is_decided_again_but_not_where_a_person_took_it_back(project: Project) -> None:
+def test_a_model_with_new_evidence_is_decided_again_except_after_a_rollback(project: Project) -> None:
     model_1, model_2 = (another_model(project.workspace.candidate, number) for number in (1, 2))
     first = registered_as(project, model_1, 0.5)
     failed = registered_as(project, model_2, 0.9, validation_passed=False)
@@ -252,7 +252,7 @@ def test_a_model_that_was_evaluated_again_is_decided_again_but_not_where_a_perso
     assert (again.is_new, again.reason.split(",")[0]) == (False, "taken back by hand")
 
 
-def test_a_model_waits_for_approval_and_is_compared_anew_when_it_comes(project: Project) -> None:
+def test_a_model_waits_for_approval_and_is_then_compared_again(project: Project) -> None:
     with_approval = project.params.model_copy(
         update={"registration": project.params.registration.model_copy(update={"approval": "prefect"})}
     )
@@ -274,9 +274,7 @@ def test_a_model_waits_for_approval_and_is_compared_anew_when_it_comes(project: 
 
 
 @pytest.mark.parametrize("stopped_at", ["create_model_version", "set_registered_model_alias", "set_model_version_tag"])
-def test_a_registration_that_stops_half_way_is_finished_by_the_next(
-    project: Project, monkeypatch: pytest.MonkeyPatch, stopped_at: str
-) -> None:
+def test_an_interrupted_registration_is_finished_by_the_next(project: Project, monkeypatch: pytest.MonkeyPatch, stopped_at: str) -> None:
     class StopError(Exception):
         pass
 
@@ -310,9 +308,7 @@ register.run(workspace, load_params(workspace.params))
 """
 
 
-def test_a_process_that_is_killed_while_it_decides_leaves_the_decision_to_the_next(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_killed_while_deciding_leaves_the_decision_to_the_next(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     command = [sys.executable, "-c", KILLED_WHILE_DECIDING, str(project.workspace.root), project.params.tracking.uri]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     monkeypatch.setattr(deciding, "ABANDONED_AFTER", 0.5)
@@ -323,7 +319,7 @@ def test_a_process_that_is_killed_while_it_decides_leaves_the_decision_to_the_ne
     assert json.loads((project.reports / "registration.json").read_text())["decision"] == "promoted"
 
 
-def test_a_model_whose_files_did_not_all_arrive_is_not_registered(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incompletely_uploaded_model_is_not_registered(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     class Killed(BaseException):
         pass
 
@@ -339,7 +335,7 @@ def test_a_model_whose_files_did_not_all_arrive_is_not_registered(project: Proje
     assert Path(mlflow.artifacts.download_artifacts(version.source), "artifacts", "candidate", "model.safetensors").is_file()
 
 
-def test_what_mlflow_refuses_is_told_with_what_to_do(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_mlflow_is_reported_with_advice(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise MlflowException("the disk is full")
 
@@ -348,14 +344,14 @@ def test_what_mlflow_refuses_is_told_with_what_to_do(project: Project, monkeypat
         register.run(project.workspace, project.params)
 
 
-def test_a_model_that_was_not_the_one_evaluated_is_refused(project: Project) -> None:
+def test_a_model_other_than_the_evaluated_one_is_refused(project: Project) -> None:
     another_model(project.workspace.candidate, 9)
     with pytest.raises(RegistryError, match=r"is of another model .* Run `reelnest evaluate`"):
         register.run(project.workspace, project.params)
 
 
 @pytest.mark.parametrize(("content", "expected"), [(None, "no such file"), ("{}", "schema_version is missing"), ("{", "not JSON")])
-def test_a_missing_or_broken_evaluation_is_refused(project: Project, content: str | None, expected: str) -> None:
+def test_a_missing_or_invalid_evaluation_is_refused(project: Project, content: str | None, expected: str) -> None:
     file = project.reports / "evaluation.json"
     file.unlink()
     if content is not None:

@@ -1,4 +1,4 @@
-"""The registered model: the same vectors as the saved one, through MLflow's Python and over HTTP."""
+"""The registered model gives the same vectors as the saved one, through MLflow's Python API and over HTTP."""
 
 import base64
 import json
@@ -42,7 +42,7 @@ def saved(registered: Project) -> Iterator[reelnest.SavedModel]:
 
 
 @pytest.mark.parametrize("dim", [0, 8, 32])
-def test_texts_and_videos_get_the_saved_models_vectors(loaded: Any, saved: reelnest.SavedModel, clip: Path, dim: int) -> None:
+def test_texts_and_videos_get_the_vectors_of_the_saved_model(loaded: Any, saved: reelnest.SavedModel, clip: Path, dim: int) -> None:
     rows = [
         {"text": "a red circle"},
         {"video": clip.read_bytes(), "title": "a clip"},
@@ -63,20 +63,20 @@ def test_columns_of_lists_are_rows(loaded: Any, saved: reelnest.SavedModel) -> N
 def test_a_storage_type_gives_fewer_bytes_of_the_same_vectors(loaded: Any) -> None:
     rows = pd.DataFrame({"text": ["a red circle", "左へ動く円", "a blue circle that grows"]})
     vectors = {name: loaded.predict(rows, params={"dim": 20, "storage": name}) for name in ("float32", "float16", "int8", "binary")}
-    whole = vectors["float32"]
+    floats = vectors["float32"]
     assert {name: vectors.dtype.name for name, vectors in vectors.items()} == {
         "float32": "float32",
         "float16": "float16",
         "int8": "int8",
         "binary": "uint8",
     }
-    np.testing.assert_allclose(vectors["float16"], whole, atol=1e-3)
+    np.testing.assert_allclose(vectors["float16"], floats, atol=1e-3)
     assert np.abs(vectors["int8"]).max(axis=1).tolist() == [127, 127, 127]
     codes = vectors["int8"].astype(np.float32)
-    step = np.abs(whole).max(axis=1, keepdims=True) / 127
-    np.testing.assert_allclose(codes * step, whole, atol=step.max() / 2 + 1e-6)
+    step = np.abs(floats).max(axis=1, keepdims=True) / 127
+    np.testing.assert_allclose(codes * step, floats, atol=step.max() / 2 + 1e-6)
     assert vectors["binary"].shape == (3, 3)
-    np.testing.assert_array_equal(np.unpackbits(vectors["binary"], axis=1, count=20), whole > 0)
+    np.testing.assert_array_equal(np.unpackbits(vectors["binary"], axis=1, count=20), floats > 0)
 
 
 BAD_INPUT = [
@@ -102,7 +102,7 @@ BAD_INPUT = [
 
 
 @pytest.mark.parametrize(("rows", "params", "expected"), BAD_INPUT)
-def test_bad_input_is_an_invalid_parameter_that_says_what_is_wrong(loaded: Any, rows: Any, params: dict[str, Any], expected: str) -> None:
+def test_bad_input_is_an_invalid_parameter_with_the_reason(loaded: Any, rows: Any, params: dict[str, Any], expected: str) -> None:
     with pytest.raises(MlflowException, match=expected) as caught:
         loaded.predict(rows, params=params)
     assert caught.value.get_http_status_code() == 400
@@ -129,7 +129,7 @@ print(json.dumps({"vectors": vectors, "code": reelnest.__file__}))
 """
 
 
-def test_the_model_brings_its_code_along(registered: Project, saved: reelnest.SavedModel, clip: Path, tmp_path: Path) -> None:
+def test_the_model_contains_its_code(registered: Project, saved: reelnest.SavedModel, clip: Path, tmp_path: Path) -> None:
     mlflow.set_tracking_uri(registered.params.tracking.uri)
     (logged,) = registered.workspace.root.glob("mlruns/*/models/*/artifacts")
     source = str(Path(reelnest.__file__).parents[1])
@@ -162,7 +162,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def server(registered: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`mlflow models serve`, and everything that it starts ended afterwards."""
+    """`mlflow models serve`. All of its processes are ended afterwards."""
     address = f"http://127.0.0.1:{free_port()}"
     executables = str(Path(sys.executable).parent)
     environment = {
@@ -196,7 +196,7 @@ def _answers(address: str) -> bool:
         return False
 
 
-def test_the_server_answers_text_and_video_queries_at_a_dim(server: str, saved: reelnest.SavedModel, clip: Path) -> None:
+def test_the_server_encodes_text_and_video_queries_at_a_dim(server: str, saved: reelnest.SavedModel, clip: Path) -> None:
     rows = [{"text": "a red circle"}, {"video": base64.b64encode(clip.read_bytes()).decode()}]
     response = requests.post(f"{server}/invocations", json={"dataframe_records": rows, "params": {"dim": 8}}, timeout=60)
     assert response.status_code == 200, response.text
@@ -209,7 +209,7 @@ def test_the_server_answers_text_and_video_queries_at_a_dim(server: str, saved: 
 
 
 @pytest.mark.parametrize(("rows", "params", "expected"), [case for case in BAD_INPUT if isinstance(case[0], list)])
-def test_the_server_answers_bad_input_with_400(server: str, rows: Any, params: dict[str, Any], expected: str) -> None:
+def test_the_server_returns_400_for_bad_input(server: str, rows: Any, params: dict[str, Any], expected: str) -> None:
     response = requests.post(f"{server}/invocations", json={"dataframe_records": rows, "params": params}, timeout=60)
     assert response.status_code == 400
     assert "Traceback" not in response.text

@@ -1,4 +1,4 @@
-"""A sweep in a real MLflow store: found again by its key, its trials' trainings below it, the best marked."""
+"""A sweep in a real MLflow store: its run is found by key, it is the parent of its trainings, and the best is tagged."""
 
 import shutil
 from pathlib import Path
@@ -23,7 +23,7 @@ def training(params: Params, work: Path, key: str) -> str:
     return trackers.runs["mlflow"]
 
 
-def test_trainings_stand_below_their_sweep_and_the_best_alone_is_marked(
+def test_trainings_are_children_of_their_sweep_and_only_the_best_is_tagged(
     params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -17,7 +17,7 @@ from reelnest.settings import Params, Tracking, Train
 
 @pytest.fixture
 def params(empty_store: Path, tmp_path: Path) -> Params:
-    """Settings with an MLflow store of one's own."""
+    """Settings with a new MLflow store."""
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     return Params(tracking=Tracking(uri=f"sqlite:///{tmp_path}/mlflow.db"), train=Train(trackers=("mlflow",)))
 
@@ -34,7 +34,7 @@ def test_settings_are_flattened_by_path() -> None:
     }
 
 
-def test_a_password_in_the_files_address_is_no_setting_that_is_recorded(tmp_path: Path) -> None:
+def test_a_password_in_the_files_address_is_not_logged(tmp_path: Path) -> None:
     params = Params(tracking=Tracking(uri="http://me:secret@tracking.example:5000"), train=Train(trackers=("tensorboard",)))
     trackers = open_trackers(params, tmp_path, "key", {}, {})
     trackers.close("FINISHED")
@@ -43,7 +43,7 @@ def test_a_password_in_the_files_address_is_no_setting_that_is_recorded(tmp_path
     assert b"secret" not in events.read_bytes()
 
 
-def test_a_resumed_run_is_the_same_run_and_its_settings_are_not_written_again(params: Params, tmp_path: Path) -> None:
+def test_a_resumed_training_continues_its_run_without_logging_its_settings_again(params: Params, tmp_path: Path) -> None:
     first = open_trackers(params, tmp_path, "key", {}, {"reelnest.device": "cpu"})
     assert first.is_new
     first.log_metrics({"train/loss": 1.0}, 1)
@@ -110,7 +110,7 @@ def test_a_wrong_address_fails_within_seconds(tmp_path: Path) -> None:
     started = time.monotonic()
     with pytest.raises(RegistryError, match=r"127\.0\.0\.1:9.*tracking\.uri"):
         open_trackers(params, tmp_path, "key", {}, {})
-    # Not a measure of speed: MLflow's own retries take minutes.
+    # This does not measure speed: MLflow's own retries would take minutes.
     assert time.monotonic() - started < 60
 
 
@@ -135,7 +135,7 @@ def test_wandb_records_offline_by_default(tmp_path: Path, monkeypatch: pytest.Mo
     [run] = (tmp_path / "work" / "wandb").glob("offline-run-*")
     [record] = run.glob("*.wandb")
     assert trackers.runs["wandb"] in record.name
-    for _ in range(200):  # its own process writes the file
+    for _ in range(200):  # a process of wandb writes the file
         if b"train/loss" in record.read_bytes():
             break
         time.sleep(0.05)

@@ -76,7 +76,7 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
         ValidationReport.read(tmp_path)
 
 
-def test_a_missing_file_is_none_or_an_error_that_says_what_to_run(tmp_path: Path) -> None:
+def test_a_missing_file_is_none_or_an_error_with_the_command_to_run(tmp_path: Path) -> None:
     assert TrainingReport.read_if_there(tmp_path) is None
     with pytest.raises(ArtifactError, match=r"training\.json: no such file\. Run `reelnest train` first\."):
         TrainingReport.read(tmp_path)

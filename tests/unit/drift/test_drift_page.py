@@ -31,7 +31,7 @@ def test_the_page_fits_the_screen_makes_no_requests_and_runs_no_text(browser: An
     page.close()
 
 
-def test_a_page_without_data_or_earlier_figures_says_so(tmp_path: Path) -> None:
+def test_a_page_without_data_or_earlier_metrics_shows_that(tmp_path: Path) -> None:
     report = drift_report() | {"distributions": {}, "pair_kinds": {}, "unlike": {}, "compared_data": False, "drifted": [], "measures": []}
     report["quality"]["queries"]["before"] = None
     report["quality"]["dims"] = [{**by_side, "before": None} for by_side in report["quality"]["dims"]]
