@@ -75,11 +75,11 @@ def write_prepared(folder: Path, scratch: Path) -> None:
         cache.add(f"key{number}", Frames.of(*to_patches(frames, VISION), seconds_per_grid=0.5, vision=VISION))
         words = f"{COLOURS[number % 8]} number {number}"
         twin = video(number ^ 1)
-        pairs = [(text(f"a {words}"), video(number), 2.0, (twin,)), (text(f"a {COLOURS[number % 8]} thing"), video(number), 1.0, ())]
+        rows = [(text(f"a {words}"), video(number), 2.0, (twin,)), (text(f"a {COLOURS[number % 8]} thing"), video(number), 1.0, ())]
         if number % 4 == 0:
-            pairs += [(text(f"word {words}"), text(f"a {words}"), 1.0, ()), (video(number), twin, 1.0, ())]
-        pairs += [Pair(query, target, grade, None, wrong, len(pairs)) for query, target, grade, wrong in pairs]
-        splits += ["test" if number >= VIDEOS // 2 else "train"] * len(pairs)
+            rows += [(text(f"word {words}"), text(f"a {words}"), 1.0, ()), (video(number), twin, 1.0, ())]
+        pairs += [Pair(query, target, grade, None, wrong, len(pairs)) for query, target, grade, wrong in rows]
+        splits += ["test" if number >= VIDEOS // 2 else "train"] * len(rows)
     write_store(folder / STORE_FOLDER, [(video(number).value, f"key{number}") for number in range(VIDEOS)], cache, 1.0, VISION)
     fields = {video(number).value: (("title", f"clip {number}"),) if number % 2 else () for number in range(VIDEOS)}
     write_tables(folder, fields, pairs, splits)

@@ -144,5 +144,5 @@ def test_wandb_records_offline_by_default(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_missing_wandb_fails_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ConfigError, match=r"train\.trackers names wandb, which is not installed: pip install"):
+    with pytest.raises(ConfigError, match=r"train\.trackers has wandb, which is not installed\. Run: pip install"):
         open_trackers(Params(train=Train(trackers=("wandb",))), tmp_path, "key", {}, {})
