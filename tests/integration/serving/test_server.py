@@ -118,7 +118,11 @@ def test_a_clip_that_became_a_link_out_of_the_data_folder_is_not_sent(server: st
 def test_a_query_video_is_searched_and_an_invalid_one_is_refused(server: str, served: Served) -> None:
     status, _, results = ask(f"{server}api/search?{query(dim=16, k=3)}", (served.data / "videos/07.mp4").read_bytes())
     assert (status, len(results["hits"])) == (200, 3)
-    for body, words in ((b"words, no video", "not a readable video"), (b"", "no body"), ((served.data / "videos/07.mp4").read_bytes()[:900], "")):
+    for body, words in (
+        (b"words, no video", "not a readable video"),
+        (b"", "no body"),
+        ((served.data / "videos/07.mp4").read_bytes()[:900], ""),
+    ):
         status, _, results = ask(f"{server}api/search", body)
         assert status == 422
         assert words in results["error"]
