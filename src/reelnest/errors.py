@@ -47,7 +47,7 @@ class RegistryError(ReelnestError):
     """MLflow cannot be used, or lacks the requested run or model."""
 
 
-class RegistryAway(RegistryError):  # noqa: N818 — a state, not a mistake
+class RegistryUnavailable(RegistryError):  # noqa: N818 — a state, not a mistake
     """MLflow is temporarily unreachable. The exit status is sysexits' EX_TEMPFAIL, on which a flow retries the stage."""
 
     exit_status = 75

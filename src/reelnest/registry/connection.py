@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.telemetry import set_telemetry_client
 
-from reelnest.errors import NothingTracked, RegistryAway, RegistryError
+from reelnest.errors import NothingTracked, RegistryError, RegistryUnavailable
 from reelnest.registry.local_store import State, database_file, database_state, make_database
 from reelnest.settings import Params, tracking_uri
 
@@ -38,7 +38,7 @@ def connect(params: Params) -> str:
     MLflow retries for minutes before it gives up, but a wrong address should fail within seconds, before hours of training. So one request
     checks the server or database first. Repeated calls are cheap and safe. A missing SQLite database is created.
 
-    Raises RegistryAway if the server does not respond, RegistryError if the server, database or experiment cannot be used.
+    Raises RegistryUnavailable if the server does not respond, RegistryError if the server, database or experiment cannot be used.
     """
     uri = _signed_in(tracking_uri(params))
     _quiet()
@@ -57,7 +57,7 @@ def connect(params: Params) -> str:
 def connect_to_read(params: Params) -> None:
     """Connects this process to `tracking.uri` without creating a database or an experiment.
 
-    Raises NothingTracked if there is no database yet, RegistryAway and RegistryError as `connect` does.
+    Raises NothingTracked if there is no database yet, RegistryUnavailable and RegistryError as `connect` does.
     """
     uri = _signed_in(tracking_uri(params))
     _quiet()
@@ -86,9 +86,9 @@ def without_credentials(uri: str) -> str:
 
 
 def error_type(error: MlflowException | OSError) -> type[RegistryError]:
-    """RegistryAway if MLflow's client got no response, RegistryError if it got an error response."""
+    """RegistryUnavailable if MLflow's client got no response, RegistryError if it got an error response."""
     cause = error.__context__ if isinstance(error, MlflowException) else error
-    return RegistryAway if isinstance(cause, requests.ConnectionError | requests.Timeout) else RegistryError
+    return RegistryUnavailable if isinstance(cause, requests.ConnectionError | requests.Timeout) else RegistryError
 
 
 _ADVICE = (
@@ -146,9 +146,9 @@ def _check_server(uri: str) -> None:
     try:
         response = requests.get(f"{uri.rstrip('/')}/health", timeout=HEALTH_TIMEOUT_SECONDS)
     except requests.RequestException as error:
-        raise RegistryAway(f"MLflow does not respond at {address} ({type(error).__name__}). {_ADVICE}") from error
+        raise RegistryUnavailable(f"MLflow does not respond at {address} ({type(error).__name__}). {_ADVICE}") from error
     if response.status_code in AWAY_STATUSES:
-        raise RegistryAway(f"MLflow does not respond at {address} (HTTP {response.status_code}). {_ADVICE}")
+        raise RegistryUnavailable(f"MLflow does not respond at {address} (HTTP {response.status_code}). {_ADVICE}")
     # A proxy in front of the server may require a login (401, 403) that MLflow's client provides later.
     if response.status_code >= 500 or response.status_code == 404:
         raise RegistryError(f"No working MLflow server at {address}: {address}/health returned HTTP {response.status_code}. {_ADVICE}")

@@ -13,7 +13,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from reelnest.errors import RegistryAway, RegistryError
+from reelnest.errors import RegistryError, RegistryUnavailable
 from reelnest.registry import connection
 from reelnest.registry.connection import connect, without_credentials
 from reelnest.settings import Params, Tracking, tracking_uri
@@ -99,12 +99,12 @@ def test_a_server_that_is_no_mlflow_is_reported(status: int) -> None:
 
 
 def test_an_error_of_a_proxy_means_that_the_server_is_away() -> None:
-    with http_server(503) as uri, pytest.raises(RegistryAway, match=r"does not respond at .* \(HTTP 503\)"):
+    with http_server(503) as uri, pytest.raises(RegistryUnavailable, match=r"does not respond at .* \(HTTP 503\)"):
         connect(at(uri))
 
 
 def test_a_stage_whose_server_is_away_ends_with_the_status_for_a_retry() -> None:
-    with pytest.raises(RegistryAway) as caught:
+    with pytest.raises(RegistryUnavailable) as caught:
         connect(at("http://127.0.0.1:1"))
     assert caught.value.exit_status == RESUMABLE_STATUS
 
@@ -114,7 +114,7 @@ def test_a_server_that_never_responds_times_out(monkeypatch: pytest.MonkeyPatch)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        with pytest.raises(RegistryAway, match="does not respond"):
+        with pytest.raises(RegistryUnavailable, match="does not respond"):
             connect(at(f"http://127.0.0.1:{listener.getsockname()[1]}"))
 
 
