@@ -35,7 +35,7 @@ def never(*_arguments: object, **_more: object) -> NoReturn:
     raise AssertionError("a frozen module ran although its features are cached")
 
 
-@pytest.mark.parametrize(("model", "part"), [(VISION, "encode_video"), (BACKBONE, "pooled")])
+@pytest.mark.parametrize(("model", "method"), [(VISION, "encode_video"), (BACKBONE, "pooled")])
 def test_a_frozen_module_runs_once_and_training_gives_what_it_gives_uncached(
     model: dict[str, object], method: str, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
