@@ -49,7 +49,7 @@ def test_what_has_no_other_form_is_refused_with_the_reason(prepared: Path, tmp_p
     workspace, params = trained(tmp_path / "tiny", prepared, {"lora": {"r": 4}})
     with pytest.raises(ConfigError, match="a tiny model has none"):
         export.run(workspace, params, tmp_path / "new", adapter=True)
-    with pytest.raises(ModelError, match="Run `reelnest train` first"):
+    with pytest.raises(ModelError, match=r"is missing\. Run `reelnest train`"):
         export.run(Workspace(tmp_path / "nothing"), params, tmp_path / "new", adapter=False)
     plain = workspace.candidate / "reelnest.json"
     plain.write_text(plain.read_text().replace('"lora": {', '"lora": null, "unused": {'))
