@@ -89,17 +89,17 @@ def _labels(sets: Sequence[RetrievalSet], prepared: "Prepared", split: str, fiel
     pairs = prepared.pairs(split)
     written = set(zip(pairs.queries.tolist(), pairs.targets.tolist(), strict=True))
     labels: dict[str, list[Value | None]] = {
-        name: [] for name in ("pair kind", "direction", "query words", "right answers", "video seconds")
+        name: [] for name in ("pair kind", "direction", "query words", "relevant items", "video seconds")
     }
     texts: dict[str, list[str | None]] = {name: [] for name in fields}
     for place, searched in enumerate(sets):
         for query in searched.queries.tolist():
             item, right = prepared.item(query), searched.qrels[query]
-            as_written = any((query, target) in written for target in right)
+            is_forward = any((query, target) in written for target in right)
             labels["pair kind"].append((place, searched.pair_kind))
-            labels["direction"].append((0, "as written") if as_written else (1, "turned round"))
+            labels["direction"].append((0, "query → target") if is_forward else (1, "target → query"))
             labels["query words"].append(_bin(len(item.key.split()), WORDS) if item.kind == "text" else None)
-            labels["right answers"].append(_bin(len(right), RELEVANT_COUNTS))
+            labels["relevant items"].append(_bin(len(right), RELEVANT_COUNTS))
             videos = [query] if item.kind == "video" else list(right) if searched.target_kind == "video" else []
             seconds = [prepared.seconds(video) for video in videos]
             labels["video seconds"].append(_bin(float(np.mean(seconds)), SECONDS, " s") if seconds else None)

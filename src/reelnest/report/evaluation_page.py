@@ -25,7 +25,6 @@ FILTERS = {
     "kind_style": wording.kind_style,
     "series_style": wording.series_style,
     "metric": wording.metric_name,
-    "segment": wording.segment,
     "words": wording.words,
     "strip": strip,
 }

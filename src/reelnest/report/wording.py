@@ -8,12 +8,6 @@ from reelnest.evaluation.metrics import METRICS, metric_names
 KINDS = ("text_to_video", "video_to_text", "text_to_text", "video_to_video", ALL)
 """The pair kinds in the page's order, which also determines their colours and marks."""
 FUNNEL = "funnel"
-SEGMENTS = {
-    "direction: as written": "direction: query → target",
-    "direction: turned round": "direction: target → query",
-    "right answers": "relevant items",
-}
-"""Prefixes of query segments in the reports → their names on the page."""
 SERIES = ("float32", "int8", "binary", "binary_int8", FUNNEL, "float16")
 """Series of configurations: the storage types, and funnels of any storage type. The order determines colours and marks."""
 
@@ -82,14 +76,6 @@ def configuration_name(name: str) -> str:
     return ", ".join([dims, *storage])
 
 
-def segment(name: str) -> str:
-    """A query segment, such as `query words: 2-3`, as text."""
-    for prefix, title in SEGMENTS.items():
-        if name.startswith(prefix):
-            return title + name.removeprefix(prefix)
-    return words(name)
-
-
 def words(name: str) -> str:
-    """A key of a report as text."""
+    """A key or a slice name of a report as text."""
     return name.replace("_to_", "→").replace("_", " ")

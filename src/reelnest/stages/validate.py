@@ -201,4 +201,4 @@ def _log(report: ValidationReport) -> None:
     for outcome in outcomes:
         # Bad records are in the counts of the quarantine above.
         if not outcome.success and not outcome.suite.endswith("_found"):
-            log.warning("%s, %s: %s", outcome.suite, outcome.severity, outcome.summary)
+            log.warning("%s: %s (%s)", outcome.severity, outcome.summary, outcome.suite)

@@ -164,7 +164,7 @@ def test_slices_have_metrics_at_the_chosen_dim_and_the_full_width(project: Proje
             assert (row["queries"], row["small"]) == (result["queries"], result["queries"] < 30)
             assert row["metrics"]["ndcg@10"] == pytest.approx(result["metrics"]["ndcg@10"])
     at_full_width = [row for row in slices if row["dim"] == 32]
-    for name in ("direction", "right answers"):
+    for name in ("direction", "relevant items"):
         assert sum(row["queries"] for row in at_full_width if row["slice"] == name) == report["queries"]
     assert {row["value"] for row in slices if row["slice"] == "video seconds"} == {"0-5 s"}  # 2 steps of half a second
     assert {row["value"] for row in slices if row["slice"] == "query words"} == {"2-3", "4-7"}

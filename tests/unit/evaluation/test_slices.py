@@ -67,9 +67,9 @@ def of(found: list[Slice], name: str) -> dict[str, tuple[int, float]]:
 
 def test_queries_are_divided_by_what_they_are(found: list[Slice]) -> None:
     assert of(found, "pair kind") == {"text_to_video": (4, 0.4375), "video_to_text": (4, 0.5)}
-    assert of(found, "direction") == {"as written": (4, 0.4375), "turned round": (4, 0.5)}
+    assert of(found, "direction") == {"query → target": (4, 0.4375), "target → query": (4, 0.5)}
     assert of(found, "query words") == {"1": (1, 1.0), "2-3": (1, 0.5), "4-7": (1, 0.0), "16+": (1, 0.25)}
-    assert of(found, "right answers") == {"1": (6, pytest.approx(3.5 / 6)), "2-3": (2, 0.125)}
+    assert of(found, "relevant items") == {"1": (6, pytest.approx(3.5 / 6)), "2-3": (2, 0.125)}
 
 
 def test_queries_are_divided_by_the_video_that_is_asked_with_or_for(found: list[Slice]) -> None:
@@ -83,7 +83,7 @@ def test_each_dim_has_its_figures_with_intervals_and_small_slices_are_marked(fou
     assert all(one.metrics["mrr"] == 1.0 for one in found if one.dim == 32)
     assert all(one.intervals[name][0] <= value <= one.intervals[name][1] for one in found for name, value in one.metrics.items())
     assert all(one.is_small for one in found)
-    assert not Slice("direction", "as written", 8, 30, {}, {}).is_small
+    assert not Slice("direction", "query → target", 8, 30, {}, {}).is_small
 
 
 def test_parts_are_in_order(found: list[Slice]) -> None:
@@ -94,9 +94,14 @@ def test_parts_are_in_order(found: list[Slice]) -> None:
 def test_each_query_is_told_the_slices_that_count_it(evaluated: tuple[Evaluation, Prepared], found: list[Slice]) -> None:
     told = query_slices(*evaluated, "test", ["topic"])
     assert told["text_to_video"][2] == (
-        *("pair kind: text_to_video", "direction: as written", "query words: 4-7", "right answers: 1", "video seconds: 300 s+"),
+        *("pair kind: text_to_video", "direction: query → target", "query words: 4-7", "relevant items: 1", "video seconds: 300 s+"),
         "topic: news",
     )
-    assert told["video_to_text"][3] == ("pair kind: video_to_text", "direction: turned round", "right answers: 1", "video seconds: 5-15 s")
+    assert told["video_to_text"][3] == (
+        "pair kind: video_to_text",
+        "direction: target → query",
+        "relevant items: 1",
+        "video seconds: 5-15 s",
+    )
     names = [name for of_kind in told.values() for of_query in of_kind for name in of_query]
     assert {f"{one.name}: {one.value}": one.queries for one in found} == {name: names.count(name) for name in names}

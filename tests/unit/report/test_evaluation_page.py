@@ -214,8 +214,8 @@ def test_behaviour_tests_are_summed_up_by_kind_and_failures_listed(tmp_path: Pat
 
 def test_segments_are_called_what_a_search_lead_calls_them(tmp_path: Path) -> None:
     content = full_evaluation()
-    content["slices"] = [slice_entry("direction", "turned round", 16, 0.9, 50), slice_entry("right answers", "2-3", 16, 0.9, 50)]
-    write_evaluation_page(tmp_path / "evaluation.html", report(content), [query(slices=("direction: as written",))])
+    content["slices"] = [slice_entry("direction", "target → query", 16, 0.9, 50), slice_entry("relevant items", "2-3", 16, 0.9, 50)]
+    write_evaluation_page(tmp_path / "evaluation.html", report(content), [query(slices=("direction: query → target",))])
     page = Page(tmp_path / "evaluation.html")
     assert row(page, "direction: target → query 50")
     assert row(page, "relevant items: 2-3 50")
