@@ -116,7 +116,7 @@ def test_an_addition_is_committed_with_its_counts_and_told_by_diff(checkout: Pat
     assert "text_to_video  train         3    1        0        0" in message
     assert "Reverts" not in message
     assert git(checkout, "status", "--porcelain") == ""
-    assert add(checkout, params, tmp_path / "more").startswith("Nothing new")
+    assert add(checkout, params, tmp_path / "more").startswith("No changes")
 
     # Edited by hand, and recorded without a source.
     lines = (checkout / "data" / "pairs.jsonl").read_text().splitlines(keepends=True)
