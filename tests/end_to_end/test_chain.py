@@ -49,7 +49,7 @@ def test_dvc_runs_every_stage_once_and_then_finds_nothing_to_do(project: Path) -
     assert decoded(project) == len((project / "data" / "videos.jsonl").read_text().splitlines())
     metrics = pd.read_csv(project / "reports" / "metrics_by_dim.csv")
     assert list(metrics.columns) == ["pair_kind", "dim", "storage", "metric", "value", "low", "high"]
-    assert set(metrics["dim"]) == {16, 32, 64, 128}
+    assert set(metrics["dim"]) == {4, 8, 16, 32, 64, 128}
     assert set(metrics["pair_kind"]) >= {"text_to_video", "video_to_text", "all"}
 
 
@@ -100,7 +100,7 @@ def test_a_new_learning_rate_trains_and_evaluates_only_and_its_model_is_compared
     (champion,) = json.loads((project / "reports" / "evaluation.json").read_text())["compared_with"]
     assert (champion["what"], champion["version"]) == ("champion", 1)
     found = {one["dim"]: one["value"] for one in champion["differences"]}
-    assert list(found) == [16, 32, 64, 128]
+    assert list(found) == [4, 8, 16, 32, 64, 128]
 
     # DVC says the same: the metrics' differences, and a chart of both versions by dim.
     (metrics,) = told(["dvc", "metrics", "diff", "--json"], project).values()

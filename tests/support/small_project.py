@@ -18,13 +18,19 @@ TWINS = {"train": 20, "validation": 2, "test": 3}
 COMMIT = ("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-q")
 
 
-def make_project(folder: Path, twins: Mapping[str, int] = TWINS) -> None:
-    """`twins`: how many pairs of clips each split of the sample has."""
+def copy_tracked(folder: Path) -> None:
+    """Copies each file that git tracks, with its uncommitted changes."""
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
     for name in filter(None, tracked):
-        if name != "data.dvc" and (ROOT / name).is_file():
+        if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
+
+
+def make_project(folder: Path, twins: Mapping[str, int] = TWINS) -> None:
+    """`twins`: how many pairs of clips each split of the sample has."""
+    copy_tracked(folder)
+    (folder / "data.dvc").unlink()
     write_sample(folder / "data", twins=twins)
     change(folder, train={"epochs": 2, "batch_size": 16, "evaluate_every_epochs": 1}, launch={"config": "cpu-1"})
     # A training as short as this one gives no model that passes its behaviour tests.
@@ -46,11 +52,16 @@ def make_quick_project(folder: Path, twins: Mapping[str, int] = TWINS) -> None:
     run([*COMMIT, "-am", "One epoch"], folder)
 
 
-def run(command: list[str], folder: Path) -> str:
+def environment(folder: Path) -> dict[str, str]:
+    """The environment of a command of the project in `folder`."""
     binaries = Path(sys.executable).parent
-    environment = os.environ | {"PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(folder / "src")}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    variables = os.environ | {"PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(folder / "src")}
+    variables.pop("MLFLOW_TRACKING_URI", None)
+    return variables
+
+
+def run(command: list[str], folder: Path) -> str:
+    done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
 

@@ -1,6 +1,6 @@
 """Draws the sample's clips and encodes them as H.264, with the same bytes on every run.
 
-A clip shows one shape of one colour that moves, grows, shrinks or turns in front of a still background. No single frame shows the
+A clip shows one shape of one colour that moves, grows or shrinks in front of a still background. No single frame shows the
 direction: each movement and its opposite have the same frames in reverse order.
 """
 
@@ -23,14 +23,13 @@ SUPERSAMPLING = 4  # each pixel is the mean of 4 × 4, so a movement of a quarte
 # Lengths as fractions of the frame's side.
 RADIUS = (0.25, 0.29)
 TRAVEL = (0.45, 0.55)
-"""The distance of a movement. All movements take two seconds, so this sets the speed too."""
+"""The distance of a movement along each axis. All movements take two seconds, so this sets the speed too."""
 ACROSS = 0.08
 """The largest distance from the middle line."""
 SMALL_TO_LARGE = (0.3, 0.4)
 """A growing shape's first size as a fraction of its last."""
-TURN_DEGREES = (75.0, 110.0)
 TILT_DEGREES = 12.0
-"""The largest tilt of a shape that does not turn."""
+"""The largest tilt of a shape."""
 
 ENCODER = {"preset": "veryfast", "crf": "25", "g": "24", "bf": "0", "threads": "1", "x264-params": "cpu-independent=1:weightp=0"}
 """These settings make x264's output repeatable. It depends on the number of threads and on the processor's instruction set. With weighted
@@ -40,46 +39,44 @@ PALETTE = {
     "red": (222, 36, 36),
     "orange": (250, 138, 20),
     "yellow": (250, 226, 50),
+    "lime": (168, 240, 30),
     "green": (36, 160, 64),
     "turquoise": (48, 206, 214),
     "blue": (40, 80, 228),
+    "purple": (130, 44, 206),
     "pink": (236, 76, 190),
 }
 
-BACKWARDS = {"right": "left", "down": "up", "grow": "shrink", "clockwise": "anticlockwise"}
+BACKWARDS = {"right": "left", "down": "up", "bottom right": "top left", "top right": "bottom left", "grow": "shrink"}
 OPPOSITES = BACKWARDS | {backwards: forwards for forwards, backwards in BACKWARDS.items()}
-DIRECTIONS = {"right": (1, 0), "left": (-1, 0), "up": (0, -1), "down": (0, 1)}  # y grows downward, as in images
+DIRECTIONS = {"right": (1, 0), "down": (0, 1), "bottom right": (1, 1), "top right": (1, -1)}  # (x, y); y grows downward, as in images
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """The place, size and angle of the shape in each frame. Lengths are in pixels, angles in radians, clockwise."""
+    """The place and size of the shape in each frame, in pixels, and its angle in radians, clockwise."""
 
     x: np.ndarray  # (frames,)
     y: np.ndarray
     radius: np.ndarray
-    angle: np.ndarray
+    angle: float
 
 
 def trajectory(movement: str, rng: random.Random) -> Trajectory:
     """Draws one random trajectory of a movement. The opposite movement has the same trajectory in reverse, so no single frame differs."""
-    time = np.linspace(0, 1, FRAMES) if movement in BACKWARDS else np.linspace(1, 0, FRAMES)
+    time = np.linspace(0, 1, FRAMES)
+    forward = movement
+    if movement not in BACKWARDS:
+        time, forward = time[::-1], OPPOSITES[movement]
     radius = rng.uniform(*RADIUS) * np.ones(FRAMES)
-    angle = math.radians(rng.uniform(-TILT_DEGREES, TILT_DEGREES)) * np.ones(FRAMES)
-    x = (0.5 + rng.uniform(-ACROSS, ACROSS)) * np.ones(FRAMES)
-    y = (0.5 + rng.uniform(-ACROSS, ACROSS)) * np.ones(FRAMES)
-    if movement in DIRECTIONS:
-        offset = (time - 0.5) * rng.uniform(*TRAVEL)
-        if movement in ("right", "left"):
-            x = x / 4 + 0.375 + offset
-        else:
-            y = y / 4 + 0.375 + offset
-    elif movement in ("grow", "shrink"):
-        small = rng.uniform(*SMALL_TO_LARGE)
-        radius = radius * 1.4 * (small + (1 - small) * time)
-    else:
-        radius = radius * 1.25
-        angle = rng.uniform(0, 2 * math.pi) + time * math.radians(rng.uniform(*TURN_DEGREES))
+    angle = math.radians(rng.uniform(-TILT_DEGREES, TILT_DEGREES))
+    along = DIRECTIONS.get(forward, (0, 0))
+    offset = (time - 0.5) * rng.uniform(*TRAVEL)
+    # Along its own axis a movement starts near the edge of the frame, so it varies less there.
+    x, y = (0.5 + rng.uniform(-ACROSS, ACROSS) / (4 if axis else 1) + axis * offset for axis in along)
+    if forward == "grow":
+        smallest = rng.uniform(*SMALL_TO_LARGE)
+        radius = radius * 1.4 * (smallest + (1 - smallest) * time)
     return Trajectory(x * SIZE, y * SIZE, radius * SIZE, angle)
 
 
@@ -88,10 +85,10 @@ def draw(colour: str, shape: str, background: str, path: Trajectory, rng: random
     backdrop = Image.fromarray(_background(background, rng))
     outline = _outline(shape)  # (corners, 2), within the unit circle
     frames = np.empty((FRAMES, SIZE, SIZE, 3), np.uint8)
-    for index, (x, y, radius, angle) in enumerate(zip(path.x, path.y, path.radius, path.angle, strict=True)):
-        cos, sin = math.cos(angle), math.sin(angle)
-        rotated = outline @ np.array([[cos, sin], [-sin, cos]])
-        corners = np.rint((rotated * radius + (x, y)) * SUPERSAMPLING).astype(int)
+    cos, sin = math.cos(path.angle), math.sin(path.angle)
+    outline = outline @ np.array([[cos, sin], [-sin, cos]])
+    for index, (x, y, radius) in enumerate(zip(path.x, path.y, path.radius, strict=True)):
+        corners = np.rint((outline * radius + (x, y)) * SUPERSAMPLING).astype(int)
         mask = Image.new("L", (SIZE * SUPERSAMPLING, SIZE * SUPERSAMPLING))
         ImageDraw.Draw(mask).polygon([tuple(corner) for corner in corners.tolist()], fill=255)
         frame = backdrop.copy()
@@ -148,11 +145,6 @@ def _outline(shape: str) -> np.ndarray:
         return np.concatenate([around(65, 1.1)[[*range(65), 0]], around(65, 0.66)[[0, *range(64, -1, -1)]]])  # a band bent to a circle
     if shape == "bar":
         return np.array([(-0.3, -1.25), (0.3, -1.25), (0.3, 1.25), (-0.3, 1.25)])
-    if shape == "cross":
-        arm, half = 1.1, 0.36
-        quarter = np.array([(half, -arm), (half, -half), (arm, -half)])
-        turns = [np.linalg.matrix_power(np.array([[0, 1], [-1, 0]]), times) for times in range(4)]
-        return np.concatenate([quarter @ turn for turn in turns])
     raise ValueError(f"unknown shape {shape!r}")
 
 

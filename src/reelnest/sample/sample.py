@@ -196,13 +196,9 @@ def sample_seed(folder: Path) -> int | None:
 
 
 def _twin_pairs() -> list[Combination]:
-    """Returns one of each pair of twins. Circles and rings do not turn, because turning does not change them."""
+    """Returns one of each pair of twins."""
     every = itertools.product(sample_words.COLOURS, sample_words.SHAPES, sample_words.BACKGROUNDS, sample_clips.BACKWARDS)
-    return [
-        combination
-        for combination in itertools.starmap(Combination, every)
-        if not (combination.shape in ("circle", "ring") and combination.movement == "clockwise")
-    ]
+    return list(itertools.starmap(Combination, every))
 
 
 def _shuffled(items: Iterable[T], seed: int) -> list[T]:

@@ -13,9 +13,11 @@ COLOURS = {
     "red": ("red", "crimson"),
     "orange": ("orange",),
     "yellow": ("yellow",),
+    "lime": ("lime",),
     "green": ("green", "emerald"),
     "turquoise": ("turquoise", "cyan"),
     "blue": ("blue", "cobalt"),
+    "purple": ("purple", "violet"),
     "pink": ("pink",),
 }
 
@@ -24,7 +26,6 @@ SHAPES = {
     "square": ("square",),
     "triangle": ("triangle",),
     "ring": ("ring", "hoop"),
-    "cross": ("cross", "plus sign"),
     "bar": ("bar", "stick"),
 }
 
@@ -50,13 +51,24 @@ MOVEMENTS = {
     ),
     "up": (("moves upward", "moving upward"), ("rises", "rising")),
     "down": (("moves downward", "moving downward"), ("falls", "falling")),
+    "bottom right": (
+        ("moves to the bottom right", "moving to the bottom right"),
+        ("glides to the lower right", "gliding to the lower right"),
+    ),
+    "top left": (
+        ("moves to the top left", "moving to the top left"),
+        ("glides to the upper left", "gliding to the upper left"),
+    ),
+    "top right": (
+        ("moves to the top right", "moving to the top right"),
+        ("glides to the upper right", "gliding to the upper right"),
+    ),
+    "bottom left": (
+        ("moves to the bottom left", "moving to the bottom left"),
+        ("glides to the lower left", "gliding to the lower left"),
+    ),
     "grow": (("grows", "growing"), ("gets bigger", "getting bigger")),
     "shrink": (("shrinks", "shrinking"), ("gets smaller", "getting smaller")),
-    "clockwise": (("turns clockwise", "turning clockwise"), ("rotates clockwise", "rotating clockwise")),
-    "anticlockwise": (
-        ("turns anticlockwise", "turning anticlockwise"),
-        ("rotates counterclockwise", "rotating counterclockwise"),
-    ),
 }
 
 SEARCHES = (

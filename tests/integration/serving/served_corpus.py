@@ -40,7 +40,7 @@ class Served:
 
 def write_corpus(folder: Path) -> None:
     videos = []
-    looks = product(("red", "blue", "green", "pink"), ("circle", "square", "triangle", "cross", "ring"))
+    looks = product(("red", "blue", "green", "pink"), ("circle", "square", "triangle", "bar", "ring"))
     (folder / "videos").mkdir(parents=True)
     for number, (colour, shape) in enumerate(looks):
         rng = random.Random(number)

@@ -40,10 +40,22 @@ def error_of(path: Path) -> str:
     return str(caught.value)
 
 
-def test_the_file_in_the_repository_has_every_setting_with_its_default(project: Path) -> None:
+SAMPLE_SETTINGS: dict[str, dict[str, Any]] = {
+    "model": {"dims": [4, 8, 16, 32, 64, 128]},
+    "train": {"group_negatives": True},
+    "loss": {"intra_modal_negatives": True},
+}
+"""Settings of params.yaml that are chosen for the sample and differ from the defaults."""
+
+
+def test_the_file_in_the_repository_has_every_setting_with_its_default_or_the_sample_s(project: Path) -> None:
+    expected = Params().model_dump(mode="json", by_alias=True)
+    for section, values in SAMPLE_SETTINGS.items():
+        assert all(expected[section][key] != value for key, value in values.items())
+        expected[section] |= values
     written = yaml.safe_load(project.read_text())
-    assert Params.model_validate(written) == Params()
-    assert written == Params().model_dump(mode="json", by_alias=True)
+    assert written == expected
+    assert Params.model_validate(written) == Params.model_validate(expected)
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
@@ -75,7 +87,7 @@ def test_settings_cannot_be_changed_after_reading(project: Path) -> None:
         ({"train__best_metric": "recall@7"}, "train.best_metric: unknown metric 'recall@7'; known: recall@1,"),
         ({"model__dims": [32, 16]}, "dims must increase"),
         ({"model__dims": [16, 16]}, "dims must increase"),
-        ({"train__best_dim": 48}, "train.best_dim: 48 is not in model.dims, [16, 32, 64, 128]"),
+        ({"train__best_dim": 48}, "train.best_dim: 48 is not in model.dims, [4, 8, 16, 32, 64, 128]"),
         ({"train__ema_decay": 1.0}, "train.ema_decay: Input should be less than 1"),
         ({"model__dims": []}, "model.dims: Tuple should have at least 1 item"),
         ({"model__freeze": "backbone", "model__lora": {}, "model__projection": 128}, "freeze: backbone and lora contradict each other"),
@@ -86,7 +98,7 @@ def test_settings_cannot_be_changed_after_reading(project: Path) -> None:
         ({"model__name_or_path": "Qwen/Qwen2.5-VL-3B-Instruct"}, "needs a revision"),
         ({"train__batch_size": 63}, "train.batch_size: 63 pairs cannot be shared evenly by the 2 processes"),
         ({"launch__config": "cpu-3"}, "known: cpu-1, cpu-2"),
-        ({"loss__dim_weights": [1.0, 1.0]}, "needs one weight for each of the 4 model.dims"),
+        ({"loss__dim_weights": [1.0, 1.0]}, "needs one weight for each of the 6 model.dims"),
         ({"loss__name": "triplet"}, "loss.name: There is no such loss; known: nested_infonce; found 'triplet'"),
         ({"loss__temperatur": 0.1}, "loss.temperatur: unknown setting; did you mean loss.temperature?"),
         ({"loss__temperature": 2.0}, "loss.temperature: Input should be less than or equal to 1; found 2.0"),
