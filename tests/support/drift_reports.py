@@ -30,11 +30,11 @@ def drift_report() -> dict[str, Any]:
         "settings": {"sample": 500, "confidence": 0.95, "margin": 0.1},
         "headline": "2 of 4 measures drifted: length of texts, pair kinds",
         "drifted": ["length of texts", "pair kinds"],
-        "measures": [{**asdict(one.shift), "adjusted": one.adjusted, "drifted": one.drifted} for one in verdicts],
+        "measures": [{**asdict(verdict.shift), "adjusted": verdict.adjusted, "drifted": verdict.drifted} for verdict in verdicts],
         "not_measured": {"embeddings of videos": f"none {HOSTILE}"},
         "distributions": {
-            name: {"summary": {"before": summarise(one), "after": summarise(other)}, "histogram": histogram(one, other)}
-            for name, (one, other) in values.items()
+            name: {"summary": {"before": summarise(before), "after": summarise(after)}, "histogram": histogram(before, after)}
+            for name, (before, after) in values.items()
         },
         "pair_kinds": {"before": {"text_to_video": 300, "video_to_video": 20}, "after": {"text_to_video": 300, "text_to_text": 120}},
         "unlike": {
