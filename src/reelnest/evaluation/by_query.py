@@ -50,7 +50,7 @@ def data_hash(sets: Sequence[RetrievalSet], prepared: Prepared) -> str:
     @functools.cache
     def name(index: int) -> str | list[str]:
         item = prepared.item(index)
-        return item.key if item.kind == "text" else [item.key, prepared.store.content(prepared.store.position(item.key))]
+        return item.key if item.kind == "text" else [item.key, prepared.store.content(prepared.store.index_of(item.key))]
 
     return value_hash(
         [

@@ -186,8 +186,8 @@ def _ranks_below(searched: RetrievalSet, positions: list[int], queries: Tensor, 
     ranks = []
     for block in query_blocks(len(positions), len(corpus)):
         scores = prefix_scores(queries[positions[block]], corpus, dim).cpu().numpy()
-        for position, row in zip(positions[block], scores, strict=True):
-            query = int(searched.queries[position])
+        for index, row in zip(positions[block], scores, strict=True):
+            query = int(searched.queries[index])
             relevant = np.sort(np.searchsorted(searched.corpus, np.fromiter(searched.qrels[query], dtype=np.int64)))
             best = relevant[np.argmax(row[relevant])]
             above = row > row[best]

@@ -23,8 +23,8 @@ RELEVANT_COUNTS = (1, 2, 4, 10)
 SECONDS = (0, 5, 15, 60, 300)
 """The start of each bin; a bin ends where the next one starts."""
 FIELD_VALUES = 20
-"""How many of a field's values, the most frequent ones, have their own slice; the others share OTHER."""
-OTHER, SEVERAL = "other", "several"
+"""How many of a field's values, the most frequent ones, have their own slice; the others share OTHER_VALUES."""
+OTHER_VALUES, SEVERAL = "other", "several"
 VALUE_LENGTH = 60
 
 Value = tuple[int, str]
@@ -120,8 +120,8 @@ def _bin(number: float, starts: Sequence[int], unit: str = "") -> Value:
 
 
 def _frequent(values: Sequence[str | None]) -> list[Value | None]:
-    """The most frequent values, cut to VALUE_LENGTH characters; OTHER for the rest."""
+    """The most frequent values, cut to VALUE_LENGTH characters; OTHER_VALUES for the rest."""
     shortened = [None if value is None else value[:VALUE_LENGTH] for value in values]
     counts = Counter(value for value in shortened if value is not None)
     places = {value: place for place, (value, _) in enumerate(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:FIELD_VALUES])}
-    return [None if value is None else (places[value], value) if value in places else (FIELD_VALUES, OTHER) for value in shortened]
+    return [None if value is None else (places[value], value) if value in places else (FIELD_VALUES, OTHER_VALUES) for value in shortened]

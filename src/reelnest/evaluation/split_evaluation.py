@@ -71,20 +71,20 @@ class ItemEntries(Sequence[Entry]):
     def __len__(self) -> int:
         return len(self._queries) + len(self._targets)
 
-    def __getitem__(self, position: int) -> Entry:  # type: ignore[override]
-        return self._prepared.entry(*self._item_and_role(position))
+    def __getitem__(self, at: int) -> Entry:  # type: ignore[override]
+        return self._prepared.entry(*self._item_and_role(at))
 
-    def named(self, position: int) -> str:
+    def named(self, at: int) -> str:
         """The item as an error message names it, such as `query "a red ball"`."""
-        index, role = self._item_and_role(position)
+        index, role = self._item_and_role(at)
         return f'{role} "{self._prepared.item(index).key[:LONGEST_QUOTE]}"'
 
-    def _item_and_role(self, position: int) -> tuple[int, Role]:
-        if not 0 <= position < len(self):
-            raise IndexError(position)
-        role: Role = "query" if position < len(self._queries) else "target"
+    def _item_and_role(self, at: int) -> tuple[int, Role]:
+        if not 0 <= at < len(self):
+            raise IndexError(at)
+        role: Role = "query" if at < len(self._queries) else "target"
         items, offset = (self._queries, 0) if role == "query" else (self._targets, len(self._queries))
-        return int(items[position - offset]), role
+        return int(items[at - offset]), role
 
 
 def _check_numbers(vectors: Tensor, entries: ItemEntries) -> None:

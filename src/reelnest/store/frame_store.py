@@ -101,7 +101,7 @@ class Shard:
 
 
 class FrameStore:
-    """Decoded videos by id, or by position in the sorted ids."""
+    """Decoded videos by id, or by index in the sorted ids."""
 
     def __init__(self, folder: Path, index: pa.Table, vision: VisionSpec) -> None:
         self.vision = vision
@@ -166,39 +166,39 @@ class FrameStore:
 
     def get(self, video_id: str) -> Frames:
         """The video's frames. Raises KeyError for an unknown id."""
-        return self.at(self.position(video_id))
+        return self.at(self.index_of(video_id))
 
-    def position(self, video_id: str) -> int:
+    def index_of(self, video_id: str) -> int:
         """The video's index in `video_ids`. Raises KeyError for an unknown id."""
         return self._positions[video_id]
 
-    def content(self, position: int) -> str:
+    def content(self, index: int) -> str:
         """A digest of the video's bytes, independent of the sampling settings."""
-        key: str = self._keys[position].as_py()
+        key: str = self._keys[index].as_py()
         return key.partition("-")[0]
 
     def by_key(self, key: str) -> Frames | None:
         """The frames of the video with this key (`frame_store_writing.video_key`); None if there is none."""
-        position = self._positions_by_key.get(key)
-        return None if position is None else self.at(position)
+        index = self._positions_by_key.get(key)
+        return None if index is None else self.at(index)
 
-    def at(self, position: int) -> Frames:
+    def at(self, index: int) -> Frames:
         """The frames of the video at this index of `video_ids`."""
-        steps, down, across = self._grids[position].tolist()
-        rows = functools.partial(self._rows, position)
-        return Frames(self.vision, (steps, down, across), float(self._seconds[position]), rows, self._decoders[position].as_py())
+        steps, down, across = self._grids[index].tolist()
+        rows = functools.partial(self._rows, index)
+        return Frames(self.vision, (steps, down, across), float(self._seconds[index]), rows, self._decoders[index].as_py())
 
-    def _rows(self, position: int) -> NDArray[np.uint8]:
-        rows = self._shard(int(self._shards[position])).rows(int(self._batches[position]))
+    def _rows(self, index: int) -> NDArray[np.uint8]:
+        rows = self._shard(int(self._shards[index])).rows(int(self._batches[index]))
         return rows.reshape(-1, self.vision.row_width)
 
     @functools.cached_property
     def _positions(self) -> dict[str, int]:
-        return {video_id: position for position, video_id in enumerate(self._ids.to_pylist())}
+        return {video_id: index for index, video_id in enumerate(self._ids.to_pylist())}
 
     @functools.cached_property
     def _positions_by_key(self) -> dict[str, int]:
-        return {key: position for position, key in enumerate(self._keys.to_pylist())}
+        return {key: index for index, key in enumerate(self._keys.to_pylist())}
 
     def __reduce__(self) -> Any:
         raise TypeError("a FrameStore is memory-mapped and cannot be pickled; open it in the other process")

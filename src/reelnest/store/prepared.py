@@ -145,7 +145,7 @@ class Prepared:
 
     def video_item(self, video_id: str) -> int:
         """The index of a video's item. Raises KeyError."""
-        return self._first_video + self.store.position(video_id)
+        return self._first_video + self.store.index_of(video_id)
 
     def entry(self, index: int, role: Role) -> Entry:
         """The item as input of the encoder."""

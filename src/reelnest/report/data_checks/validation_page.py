@@ -21,7 +21,7 @@ SHOWN_EXAMPLES = 8
 SHOWN_RECORDS = 20
 """Examples of excluded records; `quarantine.jsonl` has all."""
 
-FOUND, USED, ADVICE = "found", "used", "advice"
+ALL_LINES, USED, ADVICE = "found", "used", "advice"
 FAILED, WARNING, PASSED = "failed", "warning", "passed"
 
 
@@ -86,7 +86,7 @@ def write_validation_page(
 def _groups(findings: Sequence[Finding]) -> list[Group]:
     """Groups the checks: first those of the data that is used, then unusual data, then all records of the files."""
     groups = []
-    for step in (USED, ADVICE, FOUND):
+    for step in (USED, ADVICE, ALL_LINES):
         for what, file in (("videos", VIDEOS_FILE), ("pairs", PAIRS_FILE)):
             checks = tuple(_check(finding, file) for finding in findings if finding.outcome.suite == f"{what}_{step}")
             title, about = _HEADS[step]
@@ -97,7 +97,7 @@ def _groups(findings: Sequence[Finding]) -> list[Group]:
 _HEADS = {
     USED: ("The {} that are used", "Lines of {} without those that were left out. A check that fails here stops the workflow."),
     ADVICE: ("Unusual {}", "Lines of {} that are used and may be correct. Look at them."),
-    FOUND: ("All {}", "Every line of {}. Lines that fail here were left out; the others are used."),
+    ALL_LINES: ("All {}", "Every line of {}. Lines that fail here were left out; the others are used."),
 }
 
 
