@@ -71,13 +71,13 @@ def test_each_colour_differs_from_each_background(colour: str, background: str) 
 def test_a_shape_moves_in_its_direction(shape: str, movement: str, across: int, down: int) -> None:
     seen = where(decoded("red", shape, "stripes", movement), "red")
     centre = np.array([[coordinates.mean() for coordinates in np.nonzero(frame)] for frame in seen])  # (frames, y and x)
-    for direction, position in zip((down, across), centre.T, strict=True):
+    for direction, coordinates in zip((down, across), centre.T, strict=True):
         if direction:
-            steps = direction * np.diff(position)
+            steps = direction * np.diff(coordinates)
             assert (steps > 0.3).all()
             assert steps.sum() > SIZE / 4
         else:
-            assert np.abs(position[-1] - position[0]) < 3
+            assert np.abs(coordinates[-1] - coordinates[0]) < 3
 
 
 @pytest.mark.parametrize("shape", SHAPES)
