@@ -1,11 +1,13 @@
 """`reelnest memory`: estimates the GPU memory of a training step, and what fits on a card. It writes nothing."""
 
+from functools import partial
+
 from reelnest.backbones.architecture import backbone_config
 from reelnest.backbones.registry import family_of_config
 from reelnest.settings import Params, launch_processes, launch_shards, launch_uses_cpu
 from reelnest.stages.workspace import Workspace
 from reelnest.training.memory_prediction.fitting import GIB, RESERVED, Fit, fit, smallest_card
-from reelnest.training.memory_prediction.step_memory import StepMemory, predict_step
+from reelnest.training.memory_prediction.step_memory import StepMemory, estimate_step, predict_step
 from reelnest.training.memory_prediction.step_shapes import Sizes, largest_grid
 
 MIB = 1 << 20
@@ -23,19 +25,19 @@ def run(workspace: Workspace, params: Params, *, gpu_gb: float | None, text_toke
         f" (micro-batches of {_micro_batch(params, processes)}): each a text of {sizes.text_tokens} tokens and a video of"
         f" {params.preprocess.frames} frames, {vision.tokens(sizes.grid)} tokens, with as much text"
     ]
-    if launch_shards(params, workspace.params):
+    if sharded := launch_shards(params, workspace.params):
         lines.append(
-            f"  launch.config {params.launch.config} shards the model. Weights, gradients and optimizer below are those of the full model:"
-            f" each process holds 1/{processes} of them, plus the unsharded embeddings and two unsharded layers."
+            f"  launch.config {params.launch.config} shards the model: each process holds 1/{processes} of weights, gradients and"
+            " optimizer, plus the unsharded embeddings and two unsharded layers."
         )
     if gpu_gb is None:
-        memory = predict_step(params, config, sizes, processes=processes)
+        memory = predict_step(params, config, sizes, processes=processes, sharded=sharded)
         lines += _table(memory)
         if not launch_uses_cpu(params, workspace.params):
             card = smallest_card(memory)
             lines.append(f"Smallest card that fits: {card} GiB." if card else "It fits no known card.")
         return "\n".join(lines)
-    fits = fit(params, config, sizes, gpu_gb, processes=processes)
+    fits = fit(params, config, sizes, gpu_gb, processes=processes, predict=partial(estimate_step, sharded=sharded))
     lines += _table(fits[0].memory)
     lines.append(f"\nWith a card of {gpu_gb:g} GiB ({RESERVED / GIB:.2f} GiB reserved for CUDA):")
     for option in fits:

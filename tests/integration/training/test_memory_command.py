@@ -26,6 +26,6 @@ def test_the_command_prints_the_memory_by_component_and_what_fits(prepared: Path
     assert list(rows) == ["weights", "gradients", "optimizer", "activations", "vision", "loss", "inputs", "peak"]
     text = memory_output(root, "gpu-fsdp2", gpu_gb=8)
     assert "one of 4 processes" in text
-    assert "each process holds 1/4 of them" in text
+    assert "each process holds 1/4 of weights, gradients and optimizer, plus the unsharded embeddings" in text
     assert "with the current settings: " in text
     assert "MiB, fits; largest micro-batch 2 pairs" in text

@@ -36,6 +36,7 @@ from reelnest.training.batches.sampler import BatchOrder
 from reelnest.training.checkpoint.checkpoints import Checkpoints
 from reelnest.training.contrastive_model import ContrastiveModel
 from reelnest.training.loop import Training, TrainingData
+from reelnest.training.memory_prediction.sharding import SHARDED, gathered_bytes
 from reelnest.training.memory_prediction.step_shapes import RebuiltBatches, Sizes, map_tensors, stand_in_batcher, step_of
 from reelnest.training.tracker import Trackers
 
@@ -62,8 +63,10 @@ class StepMemory:
         return sum(self.components.values())
 
 
-def predict_step(params: Params, config: PreTrainedConfig, sizes: Sizes, *, processes: int = 1) -> StepMemory:
-    """Predicts the memory of a step of `params` on architecture `config`, with a full copy of the model in each process (DDP).
+def predict_step(params: Params, config: PreTrainedConfig, sizes: Sizes, *, processes: int = 1, sharded: bool = False) -> StepMemory:
+    """Predicts the memory of a step of `params` on architecture `config`, in one of `processes`.
+
+    Each process has a full copy of the model (DDP), or if `sharded`, a shard of it (FSDP2).
 
     Takes a few seconds for a model of 3 billion parameters. It resets accelerate's state, so do not call it in a training process.
     """
@@ -73,7 +76,7 @@ def predict_step(params: Params, config: PreTrainedConfig, sizes: Sizes, *, proc
     if params.train.gradient_checkpointing:
         encoder.enable_gradient_checkpointing()
     model = ContrastiveModel(encoder, params.loss, params.model.dims)
-    fake, count = FakeTensorMode(allow_non_fake_inputs=True), _Count()
+    fake, count = FakeTensorMode(allow_non_fake_inputs=True), _Count(processes if sharded else None)
     with ExitStack() as stack:
         # Fake tensors cannot be moved, and need not be.
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -93,7 +96,7 @@ def predict_step(params: Params, config: PreTrainedConfig, sizes: Sizes, *, proc
         count.component = "optimizer"
         _fill_optimizer(training, trainable)
         count.component = "gradients"
-        buckets = torch.empty(sum(parameter.numel() for parameter in trainable)) if processes > 1 else None
+        buckets = torch.empty(sum(parameter.numel() for parameter in trainable)) if processes > 1 and not sharded else None
         for parameter in trainable:
             parameter.register_post_accumulate_grad_hook(lambda arrived: _keep_gradient(arrived, buckets, count))
         if len(batches) > 1 or params.train.micro_batch_size is not None:
@@ -114,19 +117,24 @@ def predict_step(params: Params, config: PreTrainedConfig, sizes: Sizes, *, proc
         count.begin()
         with watched(model, lambda phase: count.enter(_COMPONENT_OF.get(phase, "loss"))):
             training.take_step(0, batches)
+        if sharded:
+            half = params.train.mixed_precision != "no"
+            weights, gradients = gathered_bytes(model, encoder.family.wrap_classes, half=half)
+            count.at_peak.update(weights=weights, gradients=gradients)
         return StepMemory({component: count.at_peak[component] for component in MEMORY_COMPONENTS})
 
 
-def estimate_step(params: Params, config: PreTrainedConfig, sizes: Sizes, *, processes: int = 1) -> StepMemory:
+def estimate_step(params: Params, config: PreTrainedConfig, sizes: Sizes, *, processes: int = 1, sharded: bool = False) -> StepMemory:
     """Estimates `predict_step`, several times faster for deep models: two shallow models give the memory per layer.
 
     Too low if a deep model reaches its peak at another point of the step than a shallow model.
     """
     layers = int(config.get_text_config().num_hidden_layers)
     if layers <= MANY_LAYERS:
-        return predict_step(params, config, sizes, processes=processes)
+        return predict_step(params, config, sizes, processes=processes, sharded=sharded)
     few, many = (
-        predict_step(params, _of_depth(config, depth), sizes, processes=processes).components for depth in (FEW_LAYERS, MANY_LAYERS)
+        predict_step(params, _of_depth(config, depth), sizes, processes=processes, sharded=sharded).components
+        for depth in (FEW_LAYERS, MANY_LAYERS)
     )
     steps = (layers - MANY_LAYERS) / (MANY_LAYERS - FEW_LAYERS)
     return StepMemory({component: round(many[component] + steps * (many[component] - few[component])) for component in MEMORY_COMPONENTS})
@@ -146,10 +154,15 @@ def stand_in_training(params: Params, accelerator: Accelerator, model: Contrasti
 
 
 class _Count(TorchDispatchMode):
-    """Counts the bytes of all storages that operations allocate, by component."""
+    """Counts the bytes of all storages that operations allocate, by component.
 
-    def __init__(self) -> None:
+    With `shards`, components of sharded tensors count a share of the bytes, and 16-bit copies of weights count nothing: FSDP gathers the
+    weights in 16 bits, one layer at a time.
+    """
+
+    def __init__(self, shards: int | None) -> None:
         super().__init__()
+        self._shards = shards
         self.component: MemoryComponent = "weights"
         self.at_peak: Counter[MemoryComponent] = Counter()
         self._now: Counter[MemoryComponent] = Counter()
@@ -167,12 +180,12 @@ class _Count(TorchDispatchMode):
 
     def assign(self, tensor: Tensor, component: MemoryComponent) -> None:
         """Assigns an existing tensor to `component`."""
-        key = tensor.untyped_storage()._cdata
+        key = _key(tensor)
         if key in self._live:
-            size, before = self._live[key]
-            self._live[key] = (size, component)
-            self._now[before] -= size
+            self._free(key)
+            self._live[key] = (size := self._share(tensor.untyped_storage(), component), component)
             self._now[component] += size
+            self._total += size
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs the operation and counts its outputs."""
@@ -184,21 +197,25 @@ class _Count(TorchDispatchMode):
             with unset_fake_temporarily():
                 return func(*args, **(kwargs or {}))
         results = func(*args, **(kwargs or {}))
+        cast = self._shards and func is torch.ops.aten._to_copy.default and self._live.get(_key(args[0]), (0, None))[1] == "weights"
         for leaf in tree_leaves(results):
             if isinstance(leaf, Tensor):
-                self._add(leaf.untyped_storage())
+                self._add(leaf.untyped_storage(), counts=not cast)
         return results
 
-    def _add(self, storage: torch.UntypedStorage) -> None:
+    def _add(self, storage: torch.UntypedStorage, *, counts: bool) -> None:
         key = storage._cdata
         if key in self._live:
             return
-        size = storage.nbytes()
+        size = self._share(storage, self.component) if counts else 0
         self._live[key] = (size, self.component)
         self._now[self.component] += size
         self._total += size
         weakref.finalize(storage, self._free, key)
         self._update_peak()
+
+    def _share(self, storage: torch.UntypedStorage, component: MemoryComponent) -> int:
+        return storage.nbytes() // (self._shards if self._shards and component in SHARDED else 1)
 
     def _free(self, key: int) -> None:
         size, component = self._live.pop(key)
@@ -209,6 +226,10 @@ class _Count(TorchDispatchMode):
         if self._total > self._peak:
             self._peak = self._total
             self.at_peak = self._now.copy()
+
+
+def _key(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _fill(model: nn.Module) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch.profiler import ProfilerActivity, profile
@@ -18,6 +19,7 @@ from reelnest.backbones.families.qwen2_5_vl import VISION
 from reelnest.encoder.unfilled import PackedLinear, unfilled_encoder
 from reelnest.settings import Params
 from reelnest.training.contrastive_model import ContrastiveModel
+from reelnest.training.memory_prediction.fitting import smallest_card
 from reelnest.training.memory_prediction.step_memory import StepMemory, estimate_step, predict_step, stand_in_training
 from reelnest.training.memory_prediction.step_shapes import Sizes, largest_grid, stand_in_batcher, step_of
 
@@ -94,6 +96,30 @@ def test_weights_gradients_and_optimizer_have_the_bytes_of_their_parameters() ->
     assert prediction.components["gradients"] == pytest.approx(4 * count, rel=0.01)
     assert prediction.components["optimizer"] == pytest.approx(8 * count, rel=0.01)
     assert prediction.peak == sum(prediction.components.values())
+
+
+def test_a_sharded_model_is_divided_except_for_what_is_gathered() -> None:
+    params = settings({"tiny": {**TINY, "layers": 4}}, mixed_precision="bf16", gradient_checkpointing=True)
+    model = unfilled_encoder(params.model, backbone_config(params.model))
+    count = sum(parameter.numel() for parameter in model.parameters())
+    layers = [*model.language_model.layers, *model.vision_tower.blocks]  # type: ignore[misc]
+    by_layer = sorted(sum(parameter.numel() for parameter in layer.parameters()) for layer in layers)
+    unsharded = count - sum(by_layer) + sum(by_layer[-2:])
+    whole, shard = (predict_step(params, backbone_config(params.model), SIZES, processes=8, sharded=sharded) for sharded in (False, True))
+    # Weights are gathered in 16 bits, and their gradients reduced in 32.
+    assert shard.components["weights"] == pytest.approx(4 * count / 8 + 2 * unsharded, rel=0.01)
+    assert 4 * unsharded < shard.components["gradients"] <= 4 * count / 8 + 4.1 * unsharded
+    assert shard.components["optimizer"] <= 1.02 * 8 * count / 8
+    assert shard.peak < whole.peak
+
+
+def test_the_sharded_preset_fits_the_card_that_it_names() -> None:
+    text = (Path(__file__).parents[4] / "configs" / "presets" / "qwen2.5-vl-7b-fsdp.yaml").read_text()
+    assert "four 80 GB GPUs" in text
+    params = Params.model_validate(yaml.safe_load(text))
+    config = backbone_config(params.model)
+    memory = estimate_step(params, config, Sizes(64, largest_grid(params.preprocess, VISION)), processes=4, sharded=True)
+    assert smallest_card(memory) == 80
 
 
 def test_settings_that_save_memory_save_it_where_they_should() -> None:
