@@ -216,7 +216,9 @@ def index(
 
     done = stage.run(workspace, params, model, data, out, storage="float16" if half else "float32", graph=graph)
     manifest = done.manifest
-    print(f"{out}: {manifest.videos:,} videos at {manifest.width} dims ({done.encoded:,} encoded now) with the model {model}")
+    # An alias moves, so the version that it named is shown; a folder as it was typed.
+    name = manifest.model if manifest.model.startswith("models:/") else model
+    print(f"{out}: {manifest.videos:,} videos at {manifest.width} dims ({done.encoded:,} encoded now) with the model {name}")
     if manifest.skipped:
         print(f"{manifest.skipped:,} videos were left out, see {out}/skipped.jsonl:")
         for record in done.skipped[:5]:

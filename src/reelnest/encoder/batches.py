@@ -84,6 +84,10 @@ class Batcher:
             raise ValueError("a batch needs at least one entry")
         return self._batch(entries, self._texts(entries))
 
+    def stand_in(self) -> Batch:
+        """Returns a batch of one empty text, for a process that must run the model without having anything to encode."""
+        return self([Entry("query", "", None)])
+
     def micro_batches(self, entries: Sequence[Entry], count: int) -> tuple[Sequence[Batch], Tensor]:
         """Divides `entries` into `count` batches; returns them and the inverse permutation of their concatenated rows, int64 (entries,).
 

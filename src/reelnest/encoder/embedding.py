@@ -34,22 +34,23 @@ def embed(encoder: Encoder, batcher: Batcher, entries: Entries, batch_size: int,
 
     Entries of similar length share a batch. The longest come first, so a lack of memory shows at once. The ranks take batches in turn.
     Batches, and so vectors, do not depend on the number of ranks. `progress` labels the progress bar. Every rank calls this with equal
-    entries. The encoder's training mode does not change.
+    entries. Products have the precision of `encoder.autocast_dtype`. The encoder's training mode does not change.
     """
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     batches = batches_by_length(entries, batch_size)
     mine = batches[rank::ranks]
     vectors = torch.zeros(len(entries), encoder.width)
     was_training, started = encoder.training, time.perf_counter()
+    autocast = torch.autocast(encoder.device.type, encoder.autocast_dtype, enabled=encoder.autocast_dtype is not None)
     encoder.eval()
     try:
-        with torch.no_grad(), tqdm(total=len(entries), desc=progress, unit="item", disable=True if rank else None) as bar:
+        with torch.no_grad(), autocast, tqdm(total=len(entries), desc=progress, unit="item", disable=True if rank else None) as bar:
             for batch in mine:
                 vectors[batch] = encoder(batcher([entries[i] for i in batch]).to(encoder.device)).cpu()
                 bar.update(min(len(batch) * ranks, len(entries) - bar.n))
             if encoder.sharded and len(mine) < -(-len(batches) // ranks):
                 # Other ranks run one more batch, and their layers wait for this rank's shard of the weights.
-                encoder(batcher([Entry("query", "", None)]).to(encoder.device))
+                encoder(batcher.stand_in().to(encoder.device))
     finally:
         encoder.train(was_training)
     if ranks > 1:

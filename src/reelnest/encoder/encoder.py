@@ -23,6 +23,9 @@ from reelnest.errors import ModelError
 from reelnest.settings import Model
 from reelnest.video.vision_spec import CHANNELS
 
+COMPUTE_DTYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""The dtype of matrix products by `train.mixed_precision`; None is that of the weights."""
+
 
 class Encoder(nn.Module):
     """Backbone, pooling and an optional projection.
@@ -45,6 +48,8 @@ class Encoder(nn.Module):
             raise ModelError(
                 f"model.dims: {settings.dims[-1]} is above the embedding's width, {self.width} ({source}). Use dims up to {self.width}."
             )
+        self.autocast_dtype: torch.dtype | None = None
+        """The dtype of matrix products in `embed`, that of the training; None for that of the weights."""
         self.vision_is_cached = False
         """Whether entries carry cached video tokens, so that the vision tower need not run."""
         mean, std = torch.tensor(self.vision.mean), torch.tensor(self.vision.std)
@@ -74,7 +79,7 @@ class Encoder(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Returns vectors of the entries, float32 (entries, width). They are not normalised: callers normalise the prefix that they use."""
         pooled, zero = self._states(batch)
-        vectors = pooled if self.projection is None else self.projection(pooled).float()
+        vectors = pooled if self.projection is None else self.projection(pooled.to(self.projection.weight.dtype)).float()
         return vectors[batch.inverse] + zero
 
     def pooled(self, batch: Batch) -> Tensor:

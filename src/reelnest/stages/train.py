@@ -8,22 +8,23 @@ import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from transformers import PreTrainedTokenizerBase
 
 from reelnest.artifacts.candidate_run import CandidateRun
 from reelnest.artifacts.training_report import BestEvaluation, Parameters, Speed, TrainingReport, ValidationMetrics
 from reelnest.backbones.registry import family_of
 from reelnest.encoder.batches import Batcher
-from reelnest.encoder.encoder import Encoder, load_encoder
+from reelnest.encoder.encoder import COMPUTE_DTYPES, Encoder, load_encoder
 from reelnest.encoder.saved import save_model
-from reelnest.errors import Interrupted
+from reelnest.errors import ConfigError, Interrupted
 from reelnest.evaluation.evaluation import Evaluation
 from reelnest.evaluation.split_evaluation import evaluate_split
 from reelnest.launch.process_count import check_process_count
@@ -48,6 +49,10 @@ from reelnest.training.loop import Outcome, Training, TrainingData
 from reelnest.training.tracker import Trackers
 
 log = logging.getLogger(__name__)
+
+LONGEST_WAIT = timedelta(hours=6)
+"""Of one process for another. The main process saves, exports and uploads while the others wait, longer than NCCL's default of 10 minutes.
+The launcher ends all processes if one dies, so a long limit delays nothing."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,7 @@ def _train(setup: _Setup) -> None:
     # The same on all processes: they must start with the same new weights (adapters, projection).
     torch.manual_seed(params.train.seed)
     encoder, tokenizer = load_encoder(params.model, base, training=True)
+    encoder.autocast_dtype = COMPUTE_DTYPES[params.train.mixed_precision]
     if params.train.gradient_checkpointing:
         encoder.enable_gradient_checkpointing()
     if params.train.compile:
@@ -171,15 +177,20 @@ def _data(setup: _Setup, encoder: Encoder, tokenizer: PreTrainedTokenizerBase) -
 
 
 def _accelerator(workspace: Workspace, params: Params) -> Accelerator:
-    on_cpu = launch_uses_cpu(params, workspace.params) or not torch.cuda.is_available()
+    on_cpu = launch_uses_cpu(params, workspace.params)
     if on_cpu:
         check_precision(workspace, params)
+    elif not torch.cuda.is_available():
+        raise ConfigError(
+            f"{workspace.params}: launch.config: {params.launch.config} needs a GPU, and torch finds none here. Look at `nvidia-smi`, or"
+            " set launch.config: cpu-1."
+        )
     # accelerate 1.15 passes the old name of an argument to torch's DDP, so every training would start with a long warning.
     warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
     accelerator = Accelerator(
         cpu=on_cpu,
         mixed_precision=params.train.mixed_precision,
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True), InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
     )
     check_process_count(accelerator.num_processes, "train", params, workspace.params)
     if not accelerator.is_main_process:

@@ -10,7 +10,9 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
+from reelnest.encoder.encoder import COMPUTE_DTYPES
 from reelnest.profiling.phases import phase
 
 
@@ -20,9 +22,23 @@ def world() -> tuple[int, int]:
 
 
 def shard_layers(accelerator: Accelerator, classes: Sequence[str]) -> None:
-    """Sets the classes of the layers that FSDP shards separately; without FSDP, does nothing. Call it before `prepare`."""
+    """Sets the classes of the layers that FSDP shards separately, and its precision; without FSDP, does nothing.
+
+    Call it before `prepare`.
+    """
     if accelerator.distributed_type == DistributedType.FSDP:
-        accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = list(classes)
+        plugin = accelerator.state.fsdp_plugin
+        plugin.transformer_cls_names_to_wrap = list(classes)
+        plugin.mixed_precision_policy = sharding_policy(accelerator.mixed_precision)
+
+
+def sharding_policy(mixed_precision: str) -> MixedPrecisionPolicy:
+    """Returns FSDP's precision: products in `mixed_precision`, sums of gradients in float32, outputs as the layers return them.
+
+    accelerate's own policy also sums gradients in bfloat16, and rounds the encoder's float32 vectors to it before the loss.
+    """
+    dtype = COMPUTE_DTYPES[mixed_precision]
+    return MixedPrecisionPolicy() if dtype is None else MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
 
 
 class _Gather(torch.autograd.Function):

@@ -10,10 +10,11 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import torch
 from accelerate import Accelerator
-from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
+from reelnest.encoder.batches import Batch
 from reelnest.errors import Interrupted
 from reelnest.evaluation.evaluation import ALL, Evaluation
 from reelnest.profiling.profiler import Breakdown, StepProfiler
@@ -199,7 +200,7 @@ class Training:
     def _renewed(self, negatives: ExtraNegatives) -> int:
         """Renews the extra negatives if that is due. Returns the number of steps until the next renewal."""
         if negatives.steps_until_renewal(self.state.step) == 0:
-            with unsharded(self.model):
+            with unsharded(self.model, self._data.batcher.stand_in):
                 figures = negatives.renew(self.state.step)
             self._trackers.log_metrics(figures, self.state.step)
         return negatives.steps_until_renewal(self.state.step)
@@ -225,7 +226,7 @@ class Training:
         if self._data.evaluate is None:
             state.best = Best(state.step)
             return
-        with self._snapshots.evaluated_weights(), unsharded(self.model):
+        with self._snapshots.evaluated_weights(), unsharded(self.model, self._data.batcher.stand_in):
             evaluation = self._data.evaluate()
         metrics = {str(result.dim): dict(result.metrics) for result in evaluation.results if result.pair_kind == ALL}
         state.validations.append(Validation(epoch, state.step, metrics))
@@ -261,11 +262,20 @@ class Training:
 
 
 @contextmanager
-def unsharded(model: nn.Module) -> Iterator[None]:
-    """Unshards the root's parameters, so that submodules can be called directly: only the root's forward gathers them."""
+def unsharded(model: ContrastiveModel, stand_in: Callable[[], Batch]) -> Iterator[None]:
+    """Unshards the root's parameters, so that submodules can be called directly: only the root's forward gathers them.
+
+    FSDP sets up all layers in the root's first forward pass. If a submodule runs before it, as in mining before the first step, the next
+    step fails. So a pass of `stand_in()`, any batch, comes first.
+    """
     if not isinstance(model, FSDPModule):
         yield
         return
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        model(stand_in().to(model.encoder.device))
+    model.train(was_training)
     model.unshard()
     try:
         yield

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from reelnest.backbones.families.qwen2_5_vl import FAMILY
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.embedding import batches_by_length, embed
-from reelnest.encoder.encoder import load_encoder
+from reelnest.encoder.encoder import COMPUTE_DTYPES, load_encoder
 from reelnest.settings import Model
 from reelnest.store.entries import Entry
 from tests.support.model_inputs import mixed_entries, random_video
@@ -82,6 +82,19 @@ def test_vectors_are_in_order_and_the_mode_does_not_change(tiny_base: Path) -> N
         expected = torch.cat([encoder(batcher([entry])) for entry in entries])
     torch.testing.assert_close(vectors, expected, atol=2e-5, rtol=1e-4)
     assert embed(encoder, batcher, [], batch_size=2, progress="nothing").shape == (0, 128)
+
+
+def test_products_have_the_precision_of_the_training(tiny_base: Path) -> None:
+    encoder, tokenizer = load_encoder(Model(), tiny_base, training=False)
+    batcher, entries = Batcher(tokenizer, Model(), FAMILY), mixed_entries()
+    exact = embed(encoder, batcher, entries, 2, "items")
+    encoder.autocast_dtype = COMPUTE_DTYPES["bf16"]
+    rounded = embed(encoder, batcher, entries, 2, "items")
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for chunk in batches_by_length(entries, 2):
+            assert torch.equal(rounded[chunk], encoder(batcher([entries[index] for index in chunk])))
+    assert not torch.equal(rounded, exact)
+    assert float(torch.cosine_similarity(rounded, exact).min()) > 0.999
 
 
 def test_entries_are_built_only_on_access(tiny_base: Path) -> None:

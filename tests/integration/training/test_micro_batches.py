@@ -26,7 +26,15 @@ def losses(root: Path) -> list[float]:
     return [float(row["loss"]) for row in rows(root)]
 
 
-def limit_memory(monkeypatch: pytest.MonkeyPatch, share: float, *, with_graph_only: bool = False) -> list[int]:
+OUT_OF_MEMORY = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 5.00 GiB."),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+)
+
+
+def limit_memory(
+    monkeypatch: pytest.MonkeyPatch, share: float, *, with_graph_only: bool = False, error: RuntimeError = OUT_OF_MEMORY[0]
+) -> list[int]:
     """Limits the trained encoder to this share of the first batch's tokens, and records the tokens of each batch."""
     forward: Callable[[Encoder, Batch], torch.Tensor] = Encoder.forward
     seen: list[int] = []
@@ -36,7 +44,7 @@ def limit_memory(monkeypatch: pytest.MonkeyPatch, share: float, *, with_graph_on
             assert batch.packing is not None
             seen.append(len(batch.packing.tokens))
             if seen[-1] > share * seen[0] and (torch.is_grad_enabled() or not with_graph_only):
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 5.00 GiB.")
+                raise error
         return forward(self, batch)
 
     monkeypatch.setattr(Encoder, "forward", limited)
@@ -51,13 +59,19 @@ def test_micro_batches_give_the_losses_of_the_whole_batch(prepared: Path, tmp_pa
     assert len(seen) == 2 * 3 * len(expected)
 
 
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
 @pytest.mark.parametrize("with_graph_only", [False, True])
 def test_too_little_memory_halves_the_micro_batch_and_repeats_the_step(
-    with_graph_only: bool, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    with_graph_only: bool,
+    error: RuntimeError,
+    prepared: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     fixed = ADAPTIVE | {"adaptive_batch_size": False, "micro_batch_size": 2}
     expected = losses(write_workspace(tmp_path / "fixed", prepared, model=MODEL, **fixed))
-    limit_memory(monkeypatch, 0.4, with_graph_only=with_graph_only)
+    limit_memory(monkeypatch, 0.4, with_graph_only=with_graph_only, error=error)
     with caplog.at_level(logging.WARNING, logger="reelnest"):
         actual = losses(write_workspace(tmp_path / "found", prepared, model=MODEL, **ADAPTIVE))
     # Equal from the first step on, including dropout. Batch and learning rate are the same in both.

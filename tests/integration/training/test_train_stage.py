@@ -18,7 +18,9 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import reelnest
+from reelnest.encoder.encoder import Encoder
 from reelnest.errors import ConfigError, TrainingError
+from reelnest.evaluation import split_evaluation
 from reelnest.training import loop
 from tests.integration.training.training_workspace import rows, run, training_report, write_workspace
 
@@ -206,6 +208,26 @@ def test_fp16_without_a_gpu_is_refused(prepared: Path, tmp_path: Path) -> None:
     root = write_workspace(tmp_path / "checkout", prepared, mixed_precision="fp16")
     with pytest.raises(ConfigError, match=r"params\.yaml: train\.mixed_precision: fp16 needs a GPU.*bf16 or no"):
         run(root)
+
+
+def test_a_launch_for_gpus_without_a_gpu_is_refused(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_workspace(tmp_path / "checkout", prepared, launch="gpu-1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"params\.yaml: launch\.config: gpu-1 needs a GPU.*launch\.config: cpu-1"):
+        run(root)
+
+
+def test_the_precision_of_the_training_is_that_of_its_evaluations(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.dtype | None] = []
+    embed = split_evaluation.embed
+
+    def recorded(encoder: Encoder, *rest: Any) -> torch.Tensor:
+        seen.append(encoder.autocast_dtype)
+        return embed(encoder, *rest)
+
+    monkeypatch.setattr(split_evaluation, "embed", recorded)
+    run(write_workspace(tmp_path / "checkout", prepared, mixed_precision="bf16", epochs=1))
+    assert seen == [torch.bfloat16]
 
 
 def test_another_number_of_processes_than_configured_is_refused(prepared: Path, tmp_path: Path) -> None:

@@ -139,6 +139,15 @@ def test_two_processes_cache_what_one_does_of_a_frozen_tower(of_two: Path, prepa
     assert (expected / "rows.bin").read_bytes() == (two / "rows.bin").read_bytes()
 
 
+def test_a_sharded_model_in_bfloat16_can_mine_before_its_first_step_and_keeps_float32_where_sums_are_made(of_two: Path) -> None:
+    results = load(of_two, "sharded_precision")
+    assert results["bf16 vectors"].dtype == results["bf16 gradient"].dtype == torch.float32
+    assert not torch.equal(results["bf16 losses"], results["no losses"])
+    torch.testing.assert_close(results["bf16 losses"], results["no losses"], rtol=0.02, atol=0)
+    error = (results["bf16 gradient"] - results["no gradient"]).abs().max() / results["no gradient"].abs().max()
+    assert float(error) < 0.05
+
+
 def test_a_sharded_training_saves_a_shard_for_each_process_and_resumes_to_the_last_bit(of_two: Path, base: Path) -> None:
     results = load(of_two, "sharded_training")
     assert torch.equal(results["resumed"], results["rest"])

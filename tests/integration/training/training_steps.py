@@ -42,7 +42,7 @@ from reelnest.training.checkpoint.checkpoints import (
     trainable_state,
 )
 from reelnest.training.contrastive_model import ContrastiveModel
-from reelnest.training.distributed import Decision, StepVotes, mean_over_processes
+from reelnest.training.distributed import Decision, StepVotes, mean_over_processes, sharding_policy
 from reelnest.training.frozen import cache_frozen_features
 from reelnest.training.gradients.gradient_cache import GradientCache, ModelCalls
 from reelnest.training.loop import Training, TrainingData, unsharded
@@ -142,12 +142,13 @@ def figures(case: str, prepared_folder: Path, base: Path) -> dict[str, Tensor]:
     return results
 
 
-def shard(model: ContrastiveModel) -> None:
+def shard(model: ContrastiveModel, mixed_precision: str = "no") -> None:
     """Shards the model over the processes, as configs/accelerate/gpu-fsdp2.yaml does on GPUs."""
     backbone: Any = model.encoder.backbone
+    policy = sharding_policy(mixed_precision)
     for block in [*backbone.language_model.layers, *backbone.visual.blocks]:
-        fully_shard(block)
-    fully_shard(model)
+        fully_shard(block, mp_policy=policy)
+    fully_shard(model, mp_policy=policy)
 
 
 def sharded_training(prepared_folder: Path, base: Path, folder: Path) -> dict[str, Tensor]:
@@ -215,7 +216,7 @@ def sharded_figures(prepared_folder: Path, base: Path) -> dict[str, Tensor]:
     weights, state = trainable_state(model), copy.deepcopy(optimizer_state(model, optimizer))
     ema = Ema(model, 0.5)
     results = {"losses": first, **{f"weight {name}": value for name, value in weights.items()}}
-    with unsharded(model):
+    with unsharded(model, batcher.stand_in):
         evaluation = evaluate_split(prepared, "validation", model.encoder, batcher, params.model.dims, 4, 100)
     results["mrr"] = torch.tensor(evaluation.value("mrr"))
     results["second losses"] = step(model, optimizer)
@@ -245,6 +246,39 @@ def sharded_figures(prepared_folder: Path, base: Path) -> dict[str, Tensor]:
     results["resumed second losses"] = step(resumed, resumed_optimizer)
     results["resumed third losses"] = step(resumed, resumed_optimizer)
     return results | {f"gradient {name}": value for name, value in gradients.items()}
+
+
+def sharded_precision(prepared_folder: Path, base: Path) -> dict[str, Tensor]:
+    """One step in bfloat16 with a projection on a sharded model that has mined before, and the same in float32 on an unsharded one."""
+    params = settings("all_trained")
+    model_settings = params.model.model_copy(update={"projection": 48})
+    mining = Mining(negatives_per_pair=1, ranks=(1, 3), batch_size=8)
+    params = params.model_copy(update={"model": model_settings, "mining": mining})
+    prepared = Prepared.open(prepared_folder)
+    pairs = prepared.pairs("train")
+    results = {}
+    for precision in ("no", "bf16"):
+        model, tokenizer = model_of(params, base)
+        if precision == "bf16":
+            shard(model, precision)
+        batcher = Batcher(tokenizer, params.model, FAMILY)
+        negatives = ExtraNegatives(prepared, pairs, model.encoder, batcher, params, steps_per_epoch=1)
+        with unsharded(model, batcher.stand_in):
+            negatives.renew(0)
+        batch = PairBatcher(prepared, pairs, batcher, dist.get_rank(), 2)(batches("all_trained", prepared, pairs)[0], 2)
+        passes = GradientCache(ModelCalls(model, torch.device("cpu")))
+        embedded = passes.embed(batch.inputs, synchronise=True)
+        losses = model.losses(embedded.vectors[batch.inverse], embedded.learnt, batch, (0,))
+        losses.total.backward()  # type: ignore[no-untyped-call]
+        passes.backward(batch.inputs, embedded, synchronise=True)
+        assert model.encoder.projection is not None
+        gradient = model.encoder.projection.weight.grad
+        assert gradient is not None
+        results[f"{precision} losses"] = mean_over_processes(losses.by_dim)
+        results[f"{precision} vectors"] = embedded.vectors
+        full = gradient.full_tensor() if isinstance(gradient, DTensor) else mean_over_processes(gradient)
+        results[f"{precision} gradient"] = full
+    return results
 
 
 def mined_figures(prepared_folder: Path, base: Path) -> dict[str, Tensor]:
@@ -306,6 +340,9 @@ def main(prepared: Path, base: Path, output: Path, *checkouts: Path) -> None:
     results = sharded_training(prepared, base, output / "checkpoints")
     if dist.get_rank() == 0:
         torch.save(results, output / "sharded_training.pt")
+    results = sharded_precision(prepared, base)
+    if dist.get_rank() == 0:
+        torch.save(results, output / "sharded_precision.pt")
     torch.save(searched(), output / f"searched-{dist.get_rank()}.pt")
     results = mined_figures(prepared, base)
     torch.save(results, output / f"mined-{dist.get_rank()}.pt")

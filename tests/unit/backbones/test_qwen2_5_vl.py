@@ -22,7 +22,9 @@ from reelnest.video.vision_spec import VisionSpec
 
 def accelerator(kind: DistributedType) -> tuple[Accelerator, FullyShardedDataParallelPlugin]:
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
-    return cast("Accelerator", SimpleNamespace(distributed_type=kind, state=SimpleNamespace(fsdp_plugin=plugin))), plugin
+    return cast(
+        "Accelerator", SimpleNamespace(distributed_type=kind, mixed_precision="bf16", state=SimpleNamespace(fsdp_plugin=plugin))
+    ), plugin
 
 
 def test_fsdp_shards_the_layers_of_tower_and_language_model_separately(tiny_base: Path) -> None:
@@ -33,6 +35,8 @@ def test_fsdp_shards_the_layers_of_tower_and_language_model_separately(tiny_base
     sharded = [module for module in encoder.modules() if policy(module)]
     layers = [module for module in encoder.modules() if isinstance(module, Qwen2_5_VLDecoderLayer | Qwen2_5_VLVisionBlock)]
     assert sharded == layers
+    precision: Any = plugin.mixed_precision_policy
+    assert (precision.param_dtype, precision.reduce_dtype, precision.output_dtype) == (torch.bfloat16, torch.float32, None)
     assert len(layers) == 6
 
 

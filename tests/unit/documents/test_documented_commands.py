@@ -16,6 +16,7 @@ from dvc.cli import DvcParserError
 from dvc.cli.parser import get_main_parser
 from typer.testing import CliRunner as TyperRunner
 
+from benchmarks.run import BENCHMARKS
 from reelnest.cli import cli
 from tasks.services.channels import CHANNELS
 from tests.unit.documents.documents import OF_THE_SHELL, ROOT, Command, commands, named_paths
@@ -60,8 +61,7 @@ def resolve_make(command: Command) -> None:
     assert set(targets) <= set(phony[1].split())
     for word in command.words[1:]:
         if word.startswith("NAME="):
-            sources = [path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").glob("*.py")]
-            assert any(f'"{word.removeprefix("NAME=")}": Benchmark(' in source for source in sources)
+            assert word.removeprefix("NAME=") in BENCHMARKS
 
 
 def resolve_pytest(command: Command) -> None:
@@ -88,8 +88,9 @@ def resolve_mlflow(command: Command) -> None:
 
 def resolve_git(command: Command) -> None:
     usage = subprocess.run(["git", command.words[1], "-h"], capture_output=True, text=True, check=False)
-    assert f"usage: git {command.words[1]}" in usage.stdout
-    assert [word for word in command.words if word.startswith("--") and word[2:] not in usage.stdout] == []
+    text = usage.stdout + usage.stderr
+    assert f"usage: git {command.words[1]}" in text
+    assert [word for word in command.words if word.startswith("--") and word[2:] not in text] == []
 
 
 def resolve_prefect(command: Command) -> None:
@@ -203,3 +204,12 @@ def test_a_command_that_does_not_exist_is_noticed(text: str) -> None:
 @pytest.mark.parametrize(("document", "path"), named_paths())
 def test_a_file_that_a_document_names_is_there(document: str, path: str) -> None:
     assert (ROOT / path).exists() or Path(path).is_relative_to("docker/secrets")  # which docker/make-secrets makes
+
+
+def test_the_readme_quotes_the_measured_ratios() -> None:
+    """Each row that names a benchmark has the ratio of its last record, with two decimals."""
+    rows = re.findall(r"\| ([\d.]+) × \| `make bench NAME=([\w-]+)` \|", (ROOT / "README.md").read_text(encoding="utf-8"))
+    records = json.loads((ROOT / "benchmarks/results/summary.json").read_text(encoding="utf-8"))
+    ratios = {record["name"]: f"{record['ratio']:.2f}" for record in records}
+    assert rows
+    assert {name: ratio for ratio, name in rows} == {name: ratios[name] for _, name in rows}

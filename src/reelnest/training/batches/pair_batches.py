@@ -88,6 +88,10 @@ class PairBatcher:
             extras = np.setdiff1d(np.concatenate([self._negatives(int(row)) for row in rows]), self._pairs.targets[rows])
         return self._make(rows, extras.astype(np.int64), micro_batch_size)
 
+    def stand_in(self) -> Batch:
+        """Returns a batch of one empty text, for a process that must run the model without having anything to encode."""
+        return self._batcher.stand_in()
+
     def resized(self, batch: PairBatch, micro_batch_size: int | None) -> PairBatch:
         """Returns the same batch in micro-batches of this size."""
         fits = len(batch.inputs) == self._micro_batches(batch.share, len(batch.extras), micro_batch_size)

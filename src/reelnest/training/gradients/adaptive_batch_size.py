@@ -29,7 +29,7 @@ def all_or_none(device: torch.device) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not should_reduce_batch_size(error):
+        if not _is_lack_of_memory(error):
             raise
         out_of_memory = True
     votes = torch.tensor([int(out_of_memory)], device=device)
@@ -37,6 +37,11 @@ def all_or_none(device: torch.device) -> Iterator[None]:
         dist.all_reduce(votes, op=dist.ReduceOp.MAX)
     if votes.item():
         raise BatchTooLargeError
+
+
+def _is_lack_of_memory(error: RuntimeError) -> bool:
+    # cuBLAS allocates its workspace itself, and reports a failure in its own words, which accelerate does not know.
+    return should_reduce_batch_size(error) or "CUBLAS_STATUS_ALLOC_FAILED" in str(error)
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
