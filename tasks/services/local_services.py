@@ -20,6 +20,8 @@ from tasks.services.prefect_server import PREFECT, WORK_POOL, is_answering, serv
 
 START_TIMEOUT_SECONDS = 180.0
 MLFLOW_DATABASE = "mlflow.db"
+QUERY_SECONDS = "2"
+"""How often the worker asks for runs. The default of ten makes a person wait for a run that they have just started."""
 
 
 class ServicesError(Exception):
@@ -80,7 +82,9 @@ def _serve(folder: Path, running: ExitStack) -> None:
 
     start("prefect", server_command(prefect_port, pages=True), server_environment(folder) | {"PREFECT_UI_URL": prefect})
     _write("Starting Prefect and MLflow (half a minute) …")
-    for line in output_of([*python_module("tasks.services.mlflow_store"), str(folder / MLFLOW_DATABASE)], folder=folder):
+    store = [*python_module("tasks.services.mlflow_store"), str(folder / MLFLOW_DATABASE)]
+    *lines, training_runs = output_of(store, folder=folder, environment={"MLFLOW_TRACKING_URI": ""})
+    for line in lines:
         _write(line)
     start("mlflow", mlflow_command(folder, mlflow_port), {})
     _wait_until_ready(services, lambda: is_answering(f"{prefect}/api/health") and is_answering(f"{mlflow}/health"))
@@ -92,10 +96,26 @@ def _serve(folder: Path, running: ExitStack) -> None:
     for name in end_orphaned_runs(client["PREFECT_API_URL"], WORK_POOL):
         _write(f"The run {name} was interrupted when its worker ended; it is marked as crashed.")
     # The last to start is the first to stop: a run may need its stage's full grace period, and then a server to report to.
-    start("worker", [*PREFECT, "worker", "start", "--pool", WORK_POOL, "--type", "process"], client, grace_seconds=stop_seconds(folder))
-
-    _write(f"\nPrefect (runs, schedule):           {prefect}\nMLflow  (experiments and models):   {mlflow}\n\nCtrl-C stops all services.\n")
+    worker = [*PREFECT, "worker", "start", "--pool", WORK_POOL, "--type", "process"]
+    start("worker", worker, client | {"PREFECT_WORKER_QUERY_SECONDS": QUERY_SECONDS}, grace_seconds=stop_seconds(folder))
+    _write(_addresses(prefect, mlflow, training_runs, client))
     _show(services)
+
+
+def _addresses(prefect: str, mlflow: str, training_runs: str, client: dict[str, str]) -> str:
+    """What to open, and what other shells need to use these servers."""
+    exports = "\n".join(f"  export {name}={value}" for name, value in client.items())
+    return f"""
+Prefect (runs, schedule):       {prefect}
+MLflow (training runs):         {mlflow}/{training_runs}
+MLflow (registered models):     {mlflow}/#/models?workflowType=machine_learning
+
+To use these servers in another shell:
+{exports}
+  reelnest run --set train.epochs=2        # starts a run; `reelnest run --help` explains it
+
+Ctrl-C stops all services.
+"""
 
 
 def _wait_until_ready(services: dict[str, Command], ready: Callable[[], bool]) -> None:

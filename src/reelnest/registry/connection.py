@@ -23,6 +23,7 @@ from mlflow.telemetry import set_telemetry_client
 
 from reelnest.errors import NothingTracked, RegistryError, RegistryUnavailable
 from reelnest.registry.local_store import State, database_file, database_state, make_database
+from reelnest.registry.run_notes import EXPERIMENT_TAGS
 from reelnest.settings import Params, tracking_uri
 
 HEALTH_TIMEOUT_SECONDS = 5
@@ -175,7 +176,7 @@ def _experiment_id(uri: str, name: str) -> str:
         file = database_file(uri)
         try:
             return client.create_experiment(
-                name, artifact_location=(file.parent / "mlruns" / quote(name, safe="")).as_uri() if file else None
+                name, artifact_location=(file.parent / "mlruns" / quote(name, safe="")).as_uri() if file else None, tags=EXPERIMENT_TAGS
             )
         except MlflowException as error:
             if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
@@ -186,4 +187,6 @@ def _experiment_id(uri: str, name: str) -> str:
             f"MLflow at {without_credentials(uri)}: experiment '{name}' was deleted. "
             f"Restore it (`mlflow experiments restore -x {experiment.experiment_id}`), or set another tracking.experiment in params.yaml."
         )
+    for tag in EXPERIMENT_TAGS.keys() - experiment.tags.keys():  # an experiment of an earlier version, or one that somebody made by hand
+        client.set_experiment_tag(experiment.experiment_id, tag, EXPERIMENT_TAGS[tag])
     return str(experiment.experiment_id)

@@ -14,6 +14,7 @@ from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
 from reelnest.errors import RegistryError
 from reelnest.registry.connection import connect
+from reelnest.registry.run_notes import NOTE_TAG
 from reelnest.settings import Params
 from reelnest.training.tracker import Status
 
@@ -21,6 +22,10 @@ SWEEP_TAG = "reelnest.sweep"
 BEST_TAG = "reelnest.best_of_sweep"
 """Tag of a training's run: the run of the sweep in which it is the best."""
 TRIALS_FILE = "trials.json"
+NOTE = (
+    "The runs below this one are its trials. They are compared on the validation split; the best one has the tag"
+    f" `{BEST_TAG}`. `{TRIALS_FILE}` under Artifacts lists the settings and the result of each."
+)
 
 
 def parent_tags() -> dict[str, str]:
@@ -47,7 +52,8 @@ class SweepRun:
             if runs:
                 client.update_run(runs[0].info.run_id, status="RUNNING")
                 return cls(client, experiment, runs[0].info.run_id)
-            run = client.create_run(experiment, run_name=f"sweep-{key[:8]}", tags={SWEEP_TAG: key}).info.run_id
+            name = f"sweep of {', '.join(about.get('space', {}))}, {key[:8]}"
+            run = client.create_run(experiment, run_name=name, tags={SWEEP_TAG: key, NOTE_TAG: NOTE}).info.run_id
             client.log_batch(run, params=[Param(name, json.dumps(value)[:MAX_PARAM_VAL_LENGTH]) for name, value in about.items()])
         except MlflowException as error:
             raise RegistryError(f"MLflow at tracking.uri: the sweep's run could not be created: {error.message}") from error

@@ -16,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from reelnest.atomic_files import atomic_write
 from reelnest.errors import ConfigError, RegistryError
 from reelnest.registry.connection import connect, without_credentials
+from reelnest.registry.run_notes import NOTE_TAG, TrackedData, run_name, training_inputs, training_note
 from reelnest.settings import Params, wandb_mode
 from reelnest.training.tracker import PROFILE_FOLDER, Status, Tracker, Trackers
 
@@ -31,19 +32,23 @@ SECONDS_BETWEEN_TRIES = 15.0
 """Seconds between attempts while the server is unreachable."""
 
 
-def open_trackers(params: Params, work: Path, key: str, runs: Mapping[str, str], tags: Mapping[str, str]) -> Trackers:
+def open_trackers(
+    params: Params, work: Path, key: str, runs: Mapping[str, str], tags: Mapping[str, str], data: TrackedData | None = None
+) -> Trackers:
     """Opens the trackers of `train.trackers`. They continue the `runs` (by tracker name) of an earlier process if these still exist.
 
-    `key` identifies this training. Raises RegistryError if MLflow cannot be reached, ConfigError if wandb is not installed.
+    `key` identifies this training. `data` is for the names and notes of new runs.
+
+    Raises RegistryError if MLflow cannot be reached, ConfigError if wandb is not installed.
     """
     opened: list[Tracker] = []
     for name in params.train.trackers:
         if name == "mlflow":
-            opened.append(MlflowTracker(params, key, runs.get(name), tags))
+            opened.append(MlflowTracker(params, key, runs.get(name), tags, data))
         elif name == "tensorboard":
             opened.append(TensorBoardTracker(work / "tensorboard" / key, runs.get(name)))
         else:
-            opened.append(WandbTracker(params, work, key, runs.get(name), tags))
+            opened.append(WandbTracker(params, work, key, runs.get(name), tags, data))
     trackers = Trackers(opened)
     settings = params.model_dump(mode="json", by_alias=True)
     settings["tracking"]["uri"] = without_credentials(params.tracking.uri)
@@ -67,7 +72,7 @@ class MlflowTracker:
 
     name = "mlflow"
 
-    def __init__(self, params: Params, key: str, run: str | None, tags: Mapping[str, str]) -> None:
+    def __init__(self, params: Params, key: str, run: str | None, tags: Mapping[str, str], data: TrackedData | None) -> None:
         experiment = connect(params)
         self._uri = mlflow.get_tracking_uri()
         self._client = mlflow.MlflowClient(self._uri)
@@ -78,9 +83,10 @@ class MlflowTracker:
         try:
             self.is_new = run is None or not self._continue(run, experiment)
             if run is None or self.is_new:
-                run = self._client.create_run(
-                    experiment, run_name=f"train-{key[:8]}", tags={**tags, "reelnest.training_key": key}
-                ).info.run_id
+                all_tags = {**tags, "reelnest.training_key": key, NOTE_TAG: training_note(params, data)}
+                run = self._client.create_run(experiment, run_name=run_name(params, key, data), tags=all_tags).info.run_id
+                if data is not None:
+                    self._client.log_inputs(run, training_inputs(data))
         except MlflowException as error:
             raise RegistryError(f"MLflow at tracking.uri: no run could be created: {error.message}") from error
         self.run: str = run
@@ -210,7 +216,7 @@ class WandbTracker:
 
     name = "wandb"
 
-    def __init__(self, params: Params, work: Path, key: str, run: str | None, tags: Mapping[str, str]) -> None:
+    def __init__(self, params: Params, work: Path, key: str, run: str | None, tags: Mapping[str, str], data: TrackedData | None) -> None:
         try:
             import wandb  # an optional dependency
         except ImportError:
@@ -221,7 +227,7 @@ class WandbTracker:
         self.is_new = run is None
         self._run = wandb.init(
             project=params.tracking.experiment,
-            name=f"train-{key[:8]}",
+            name=run_name(params, key, data),
             id=run,
             resume="allow" if run else None,
             dir=str(work),

@@ -29,7 +29,8 @@ from reelnest.evaluation.evaluation import Evaluation
 from reelnest.evaluation.split_evaluation import evaluate_split
 from reelnest.launch.process_count import check_process_count
 from reelnest.registry.connection import without_credentials
-from reelnest.registry.lineage.lineage import origin_tags
+from reelnest.registry.lineage.lineage import data_version, origin_tags
+from reelnest.registry.run_notes import TrackedData
 from reelnest.registry.sweeps import parent_tags
 from reelnest.registry.tracking import open_trackers
 from reelnest.settings import Params, launch_uses_cpu, load_params, tracking_uri
@@ -91,7 +92,8 @@ def run(workspace: Workspace, params: Params) -> None:
     checkpoints = Checkpoints(workspace.work / "checkpoints", key)
     trackers = Trackers()
     if accelerator.is_main_process:
-        trackers = open_trackers(params, workspace.work, key, checkpoints.read_runs(), _tags(workspace, accelerator))
+        data = _tracked_data(workspace, prepared, pairs)
+        trackers = open_trackers(params, workspace.work, key, checkpoints.read_runs(), _tags(workspace, accelerator), data)
         checkpoints.write_runs(trackers.runs)
     try:
         _train(_Setup(workspace, params, accelerator, prepared, pairs, batch_order, checkpoints, trackers))
@@ -206,6 +208,11 @@ def _tags(workspace: Workspace, accelerator: Accelerator) -> dict[str, str]:
         "reelnest.processes": str(accelerator.num_processes),
         "reelnest.device": torch.cuda.get_device_name() if accelerator.device.type == "cuda" else "cpu",
     }
+
+
+def _tracked_data(workspace: Workspace, prepared: Prepared, pairs: Pairs) -> TrackedData:
+    version = data_version(workspace.root) or data_digest(workspace.prepared)
+    return TrackedData(version, len(pairs), len(prepared.pairs("validation")), len(prepared.store))
 
 
 def _log_start(setup: _Setup, parameters: Parameters, *, has_validation: bool) -> None:

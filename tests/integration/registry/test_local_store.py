@@ -223,7 +223,7 @@ def test_make_up_creates_the_database_before_its_server_starts(
     monkeypatch.setattr(mlflow_store, "prepare_process", lambda: None)  # it configures logging for a separate process
     assert mlflow_store.main(database) == 0
     assert database_state(database) is State.READY
-    change(database, "INSERT INTO experiments (experiment_id, name) VALUES (1, 'mine')")
+    change(database, "INSERT INTO experiments (experiment_id, name) VALUES (9, 'mine')")
     set_revision(database, "f00000000000")
     assert mlflow_store.main(database) == 1
     assert "newer MLflow" in capsys.readouterr().err
@@ -238,7 +238,7 @@ def test_the_file_of_an_address_is_known() -> None:
 
 def test_commands_that_only_read_create_no_database(database: Path) -> None:
     params = params_of(database)
-    assert f"there is no database {database}" in registry.table(params)
+    assert f"no database {database}" in registry.table(params)
     assert registered(params) == []
     assert champion(params) is None
     remove(params, [], [])

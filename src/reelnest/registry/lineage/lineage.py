@@ -92,6 +92,12 @@ def origin_tags(root: Path) -> dict[str, str]:
     return ({COMMIT_TAG: checkout.name} if checkout else {}) | ({FLOW_RUN_TAG: flow[0]} if flow else {})
 
 
+def data_version(root: Path) -> str | None:
+    """The hash of the project's data in `data.dvc`; None if there is no such file."""
+    data = _data(root, None)
+    return None if data is None else data.hash
+
+
 def write_lineage(
     root: Path,
     folder: Path,

@@ -15,6 +15,7 @@ from reelnest.artifacts.evaluation_report import ALL, FLOATS, EvaluationReport
 from reelnest.evaluation.metrics import logged_name
 from reelnest.registry.candidate import Candidate, candidate_run
 from reelnest.registry.connection import connect, error_type
+from reelnest.registry.run_notes import NOTE_TAG, evaluated_note, evaluation_input
 from reelnest.settings import Params
 
 METRICS_IN_A_REQUEST = 900  # MLflow accepts at most 1000
@@ -60,6 +61,9 @@ def log_evaluation(params: Params, candidate: Candidate, evaluation: EvaluationR
             client.log_batch(run_id, metrics=metrics[start : start + METRICS_IN_A_REQUEST])
         for file in files:
             client.log_artifact(run_id, str(file), ARTIFACT_FOLDER)
+        client.log_inputs(run_id, [evaluation_input(evaluation)])
+        note = client.get_run(run_id).data.tags.get(NOTE_TAG, "")
+        client.set_tag(run_id, NOTE_TAG, evaluated_note(note, evaluation))
         # The tag is set last: later evaluations search for it, and find only complete runs.
         client.set_tag(run_id, DATA_HASH_TAG, evaluation.data.hash)
     except (MlflowException, OSError) as error:  # requests raises OSErrors

@@ -1,0 +1,109 @@
+"""What MLflow's pages show of an experiment and its runs besides settings and metrics: names, notes and datasets."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlflow.entities import Dataset, DatasetInput, InputTag
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+from reelnest.artifacts.evaluation_report import EvaluationReport
+from reelnest.evaluation.metrics import METRICS, headline_names
+from reelnest.settings import Params
+
+NOTE_TAG = "mlflow.note.content"
+KIND_TAG = "mlflow.experimentKind"
+EVALUATION_HEADING = "## Evaluation"
+SHORT_HASH = 8
+TRAINING_RUNS = "#/experiments/{experiment}/runs?workflowType=machine_learning"
+"""The address of the training runs, below MLflow's own."""
+
+EXPERIMENT_TAGS = {
+    # MLflow's page of an experiment otherwise opens on the traces of language model applications, of which there are none. Pages that go by
+    # the address instead need `workflowType` in it (`TRAINING_RUNS`).
+    KIND_TAG: "custom_model_development",
+    NOTE_TAG: """Each run is a training. **The steps of its `test/…` charts are dims**: `test/all/recall_at_1` at step 64 is Recall@1 with \
+the first 64 numbers of each vector.
+
+- To compare models by dim, select their runs and open the chart view. Each `test/…` chart then has one line for each model.
+- The steps of `train/…` and `validation/…` are optimizer steps.
+- `test/recall_at_1`, without `all`, is the single value at the full width, for the table of runs.
+- A run is named after its model, its data version (the hash in `data.dvc`), its epochs, and a digest of its settings.
+- A sweep is the parent of its trainings. `reelnest models` lists the registered ones.""",
+}
+"""Tags of the experiment. One that is already set, such as a description that somebody edited, is not changed."""
+
+
+@dataclass(frozen=True)
+class TrackedData:
+    """The data of a training, for the name, note and datasets of its run."""
+
+    version: str
+    """The hash in `data.dvc`; a digest of the prepared data if there is no such file."""
+    train_pairs: int
+    validation_pairs: int
+    videos: int
+
+
+def model_name(params: Params) -> str:
+    """The last part of `model.name_or_path`, such as Qwen2.5-VL-3B-Instruct."""
+    return Path(params.model.name_or_path).name
+
+
+def run_name(params: Params, key: str, data: TrackedData | None) -> str:
+    """The name of a training's run, such as `tiny, data 034d2c85, 5 epochs, 785423a8`. `key` identifies the training."""
+    version = [f"data {data.version[:SHORT_HASH]}"] if data is not None else []
+    epochs = f"{params.train.epochs} epoch{'s' if params.train.epochs > 1 else ''}"
+    return ", ".join([model_name(params), *version, epochs, key[:SHORT_HASH]])
+
+
+def training_note(params: Params, data: TrackedData | None) -> str:
+    """The description of a training's run, before its evaluation."""
+    train = params.train
+    pairs = "" if data is None else f"{data.train_pairs:,} pairs, {data.videos:,} videos (data version `{data.version}`). "
+    return (
+        f"`{params.model.name_or_path}`, trained at dims {', '.join(map(str, params.model.dims))}. {pairs}"
+        f"{train.epochs} epochs in batches of {train.batch_size}, learning rate {train.learning_rate:g}.\n\n"
+        "The model of this run is the one that scored best on the validation split "
+        f"({train.best_metric}). Its settings are under Parameters, and its files under Artifacts."
+    )
+
+
+def evaluated_note(note: str, evaluation: EvaluationReport) -> str:
+    """The note with the results on the test split in place of those of an earlier evaluation."""
+    metrics = headline_names()
+    titles = [METRICS[metric].title for metric in metrics]
+    rows = [
+        f"| {dim} | {' | '.join(f'{result.metrics[metric]:.3f}' for metric in metrics)} | {4 * int(dim):,} |"
+        for dim, result in evaluation.by_dim.items()
+    ]
+    table = "\n".join([f"| dim | {' | '.join(titles)} | bytes a vector |", f"| ---: |{' ---: |' * (len(titles) + 1)}", *rows])
+    return (
+        f"{note.partition(EVALUATION_HEADING)[0].rstrip()}\n\n{EVALUATION_HEADING}\n\n"
+        f"{evaluation.queries:,} queries among {evaluation.corpus:,} items of the {evaluation.split} split."
+        f" Recommended: **{evaluation.choice.name}**."
+        f" The page is `evaluation/evaluation.html` under Artifacts.\n\n{table}"
+    ).lstrip()
+
+
+def training_inputs(data: TrackedData) -> list[DatasetInput]:
+    """The train and validation splits as dataset inputs of a run. Their digest is the data version."""
+    source = {"uri": "data.dvc", "version": data.version}
+    splits = [("train", "training", data.train_pairs), ("validation", "validation", data.validation_pairs)]
+    return [
+        _input(split, data.version, context, source, {"pairs": pairs, "videos of all splits": data.videos})
+        for split, context, pairs in splits
+        if pairs
+    ]
+
+
+def evaluation_input(evaluation: EvaluationReport) -> DatasetInput:
+    """The test split as a dataset input. Its digest is the hash of the evaluation data, by which models are comparable."""
+    profile = {"queries": evaluation.queries, "items": evaluation.corpus}
+    return _input(evaluation.split, evaluation.data.hash, "evaluation", {"uri": "prepared"}, profile)
+
+
+def _input(name: str, digest: str, context: str, source: dict[str, str], profile: dict[str, int]) -> DatasetInput:
+    # MLflow's digests have at most 36 characters.
+    dataset = Dataset(name, digest.removesuffix(".dir")[:32], "local", json.dumps(source), profile=json.dumps(profile))
+    return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, context)])
