@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from reelnest.artifacts.candidate_run import CandidateRun
-from reelnest.artifacts.evaluation_report import ALL, Difference, EvaluationReport, RecommendedConfiguration, Result
+from reelnest.artifacts.evaluation_report import ALL, Difference, EvaluationReport, Result
 from reelnest.artifacts.preprocessing_report import PreprocessingReport
 from reelnest.artifacts.registration_report import WAITS, RegistrationReport
 from reelnest.artifacts.training_report import TrainingReport
@@ -128,7 +128,7 @@ def evaluation_page(workspace: Workspace) -> str:
     ]
     return page(
         f"# Retrieval on the {escape(report.split)} split",
-        _recommended(report.choice),
+        _recommended(report),
         *_comparisons(report),
         *sections,
         "## Relevant item ranked above the listed negatives" if outranked else "",
@@ -139,7 +139,11 @@ def evaluation_page(workspace: Workspace) -> str:
     )
 
 
-def _recommended(choice: RecommendedConfiguration) -> str:
+def _recommended(report: EvaluationReport) -> str:
+    choice = report.choice
+    if choice is None:
+        reason = report.no_test[ALL][report.choice_metric]
+        return f"No recommendation: {escape(report.choice_metric)} is no test on this data, because {escape(reason)}."
     metric, value, best = escape(choice.metric), escape(choice.value), escape(choice.best_value)
     return (
         f"Recommended: **{escape(configuration_name(choice.name))}**. {metric} {value} (best: {best} with"

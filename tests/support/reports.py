@@ -3,7 +3,7 @@
 from typing import Any
 
 Content = dict[str, Any]
-METRICS = ("recall@1", "recall@5", "recall@10", "mrr", "ndcg@10", "map", "median_rank")
+METRICS = ("recall@1", "hit@1", "recall@5", "recall@10", "mrr", "ndcg@10", "map", "median_rank")
 
 
 def validation(**changes: Any) -> Content:
@@ -74,7 +74,7 @@ def training(**changes: Any) -> Content:
 
 def evaluation(**changes: Any) -> Content:
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "split": "test",
         "dims": [16],
         "width": 16,
@@ -82,10 +82,13 @@ def evaluation(**changes: Any) -> Content:
         "queries": 2,
         "corpus": 3,
         "confidence": 0.95,
+        "best_possible": {},
+        "no_test": {},
         "results": [result()],
         "negatives_outranked": [],
         "index_videos": 1_000_000,
         "configurations": [configuration()],
+        "choice_metric": "recall@10",
         "choice": choice(),
         "slices": [],
         "behaviour": behaviour(),
@@ -107,7 +110,6 @@ def result(**changes: Any) -> Content:
         "queries": 2,
         "corpus": 3,
         "bytes_per_vector": 64,
-        "queries_per_second": 1000.0,
     } | changes
 
 
@@ -123,6 +125,8 @@ def configuration(**changes: Any) -> Content:
         "bytes_per_vector": 64,
         "index_bytes": 64_000_000,
         "queries_per_second": 1000.0,
+        "queries_per_second_range": [900.0, 1200.0],
+        "above_negatives": None,
     } | changes
 
 

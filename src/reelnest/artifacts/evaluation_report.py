@@ -25,7 +25,6 @@ class Result(Measured):
     queries: int
     corpus: int
     bytes_per_vector: int
-    queries_per_second: float
 
 
 class ConfigurationResult(Measured):
@@ -40,6 +39,11 @@ class ConfigurationResult(Measured):
     index_bytes: int
     """Size of an index of `index_videos` videos."""
     queries_per_second: float
+    """The median of repeated runs on the machine of the evaluation, without encoding."""
+    queries_per_second_range: Interval
+    """The quartiles of the repeated runs."""
+    above_negatives: float | None
+    """Share of the queries with listed negatives that have a relevant item above all of them; None if no query lists any."""
 
 
 class SliceResult(Measured):
@@ -172,6 +176,7 @@ class EvaluationReport(Artifact):
 
     FILE: ClassVar[str] = "evaluation.json"
     COMMAND: ClassVar[str] = "reelnest evaluate"
+    VERSION: ClassVar[int] = 2
 
     split: str
     dims: tuple[int, ...]
@@ -181,11 +186,17 @@ class EvaluationReport(Artifact):
     queries: int
     corpus: int
     confidence: float
+    best_possible: dict[str, dict[str, float]]
+    """By pair kind and metric, the value of a perfect search. Recall@1 is below 1 if queries have several relevant items."""
+    no_test: dict[str, dict[str, str]]
+    """By pair kind, the metrics in which models cannot differ on this data, with the reason."""
     results: tuple[Result, ...]
     negatives_outranked: tuple[NegativesOutranked, ...]
     index_videos: int
     configurations: tuple[ConfigurationResult, ...]
-    choice: RecommendedConfiguration
+    choice_metric: str
+    choice: RecommendedConfiguration | None
+    """None if `choice_metric` is no test on this data."""
     slices: tuple[SliceResult, ...]
     behaviour: BehaviourResults
     code: EvaluationCode
@@ -200,6 +211,15 @@ class EvaluationReport(Artifact):
         return {result.dim: result for result in sorted(self.results, key=lambda result: result.dim) if result.pair_kind == ALL}
 
     @property
-    def chosen(self) -> ConfigurationResult:
-        """The configuration that `choice` names."""
-        return next(configuration for configuration in self.configurations if configuration.name == self.choice.name)
+    def featured(self) -> ConfigurationResult:
+        """The recommended configuration; without a recommendation, the largest one."""
+        if self.choice is None:
+            return max(self.configurations, key=lambda configuration: (configuration.bytes_per_vector, not configuration.funnel))
+        name = self.choice.name
+        return next(configuration for configuration in self.configurations if configuration.name == name)
+
+    @property
+    def metric(self) -> str:
+        """The metric of charts and query segments: `choice_metric`, or the first one that is a test if that one is not."""
+        excluded = self.no_test.get(ALL, {})
+        return next((name for name in (self.choice_metric, *self.featured.metrics) if name not in excluded), self.choice_metric)

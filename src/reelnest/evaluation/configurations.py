@@ -4,12 +4,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import numpy as np
 from torch import Tensor
 
 from reelnest.errors import ConfigError
-from reelnest.evaluation.evaluation import ALL, Evaluation, QueryMetrics, Vectors, queries_per_second, summaries
+from reelnest.evaluation.evaluation import ALL, Evaluation, QueryMetrics, Vectors, summaries
 from reelnest.evaluation.metrics import ScoredQueries, query_metrics
-from reelnest.evaluation.relevance import Qrels
+from reelnest.evaluation.relevance import LabelledResults, Qrels
+from reelnest.evaluation.retrieval_sets import RetrievalSet
+from reelnest.evaluation.speed import Speed, seconds_per_query
 from reelnest.search.binary import BinaryVectors
 from reelnest.search.funnel import funnel_topk
 from reelnest.search.storage import Corpus, Int8Vectors, prefix, stored
@@ -70,8 +73,13 @@ class Measured:
     """By pair kind, `all` last. Metrics that need the best ranks exist only for exact float32 search."""
     intervals: dict[str, dict[str, tuple[float, float]]]
     by_query: tuple[QueryMetrics, ...] = field(repr=False)
-    queries_per_second: float
-    """Searches a second for the top TIMED_K on this machine, up to TIMED_QUERIES at once, without encoding."""
+    speed: Speed
+
+    @property
+    def above_negatives(self) -> float | None:
+        """Share of the queries with listed negatives whose best relevant item ranks above all of them; None if no query lists any."""
+        listing = sum(len(entry.searched.negatives) for entry in self.by_query)
+        return sum(entry.above_negatives for entry in self.by_query) / listing if listing else None
 
 
 def configurations(dims: Sequence[int], settings: Evaluate) -> list[Configuration]:
@@ -104,7 +112,7 @@ def measure(
     search come from `evaluation`, which must have been made from the same `queries`, `targets` and `depth`.
     """
     measured: dict[Configuration, list[QueryMetrics]] = {candidate: [] for candidate in candidates}
-    seconds = dict.fromkeys(candidates, 0.0)
+    seconds = {candidate: np.zeros(3) for candidate in candidates}
     for retrieved in evaluation.retrieved:
         searched = retrieved.searched
         qrels = Qrels(searched)
@@ -115,11 +123,13 @@ def measure(
         rankings = _exact_rankings(candidates, query_vectors, corpora, depth + qrels.most_ignored)
         for candidate in candidates:
             search = _search(candidate, corpus, corpora)
-            seconds[candidate] += len(query_vectors) / queries_per_second(search, query_vectors)
+            seconds[candidate] += len(query_vectors) * seconds_per_query(search, query_vectors)
             if candidate in rankings or not candidate.is_exact:
                 ranking = rankings[candidate] if candidate in rankings else search(query_vectors, depth + qrels.most_ignored)
-                values = query_metrics(ScoredQueries(qrels.label(ranking, depth).hits, qrels.relevance))
-                measured[candidate].append(QueryMetrics(searched, candidate.dim, values))
+                labelled = qrels.label(ranking, depth)
+                values = query_metrics(ScoredQueries(labelled.hits, qrels.relevance))
+                above = _above_negatives(searched, labelled)
+                measured[candidate].append(QueryMetrics(searched, candidate.dim, values, above_negatives=above))
             else:
                 measured[candidate] += [
                     by_query for by_query in evaluation.by_query if by_query.searched is searched and by_query.dim == candidate.dim
@@ -127,9 +137,21 @@ def measure(
     figures = _figures(measured, evaluation, confidence)
     total = sum(len(retrieved.searched.queries) for retrieved in evaluation.retrieved)
     return [
-        Measured(candidate, *figures[candidate], tuple(measured[candidate]), total / max(seconds[candidate], 1e-9))
+        Measured(candidate, *figures[candidate], tuple(measured[candidate]), Speed.of(total, seconds[candidate]))
         for candidate in candidates
     ]
+
+
+def _above_negatives(searched: RetrievalSet, labelled: LabelledResults) -> int:
+    """Counts the queries whose best relevant item ranks above all of their listed negatives. An item that is not a result ranks below."""
+    query, first = np.unique(labelled.hits.query, return_index=True)
+    best = dict(zip(query.tolist(), labelled.hits.rank[first].tolist(), strict=True))
+    above = 0
+    for item, negatives in searched.negatives.items():
+        place = int(np.searchsorted(searched.queries, item))
+        higher = labelled.rows[place, : best.get(place, 0)]
+        above += place in best and not np.isin(searched.corpus[higher], negatives).any()
+    return above
 
 
 def _holds_signs(storage: Storage) -> bool:

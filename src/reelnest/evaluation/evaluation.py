@@ -1,7 +1,6 @@
 """Retrieval quality of nested vectors: every metric, for every pair kind, at every dim."""
 
-import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,12 +13,10 @@ from reelnest.evaluation.relevance import LabelledResults, Qrels
 from reelnest.evaluation.retrieval_sets import RetrievalSet
 from reelnest.evaluation.significance import bootstrap_intervals
 from reelnest.search.sharded import sharded_topk
-from reelnest.search.topk import SMALLEST_NORM, prefix_scores, prefix_topk, query_blocks
+from reelnest.search.topk import SMALLEST_NORM, prefix_scores, query_blocks
 
 Key = TypeVar("Key", bound=Hashable)
 
-TIMED_QUERIES, TIMED_K = 256, 10
-"""For the speed, each dim searches again with at most TIMED_QUERIES queries, for TIMED_K results each."""
 ALL = "all"
 """The pair kind of metrics over the queries of all kinds."""
 
@@ -50,8 +47,6 @@ class Result:
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     """By metric, the lower and upper end (see `significance`); empty if no confidence was given."""
-    queries_per_second: float | None
-    """Searches a second for the top TIMED_K at this dim, up to TIMED_QUERIES at once, without encoding; None if not timed."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +77,8 @@ class QueryMetrics:
     values: dict[str, np.ndarray]
     """By metric, (queries,)."""
     best_ranks: np.ndarray | None = None  # (queries,), of the first relevant item; None if unknown below the depth
+    above_negatives: int = 0
+    """How many queries have a relevant item above all of their listed negatives."""
 
 
 @dataclass(frozen=True)
@@ -110,21 +107,17 @@ def evaluate_vectors(
     dims: Sequence[int],
     depth: int,
     confidence: float | None = None,
-    *,
-    timed: bool = False,
 ) -> Evaluation:
     """Searches each set's corpus with each of its queries, at all dims in one pass.
 
     Each query gets `depth` results: MAP and MRR count a relevant item below that as not retrieved, as TREC does. The best ranks are exact
-    at any depth; of equal scores the lower item comes first. With `confidence`, such as 0.95, each metric has an interval over queries;
-    with `timed`, each dim is searched again to measure its speed.
+    at any depth; of equal scores the lower item comes first. With `confidence`, such as 0.95, each metric has an interval over queries.
     The processes of a distributed run share the search; each must call this with equal arguments, and each gets all results.
 
     Raises ModelError for vectors that hold NaN or infinity, DataError for a query without a relevant item.
     """
     dims = tuple(sorted(dims))
     by_query: list[QueryMetrics] = []
-    speeds: dict[tuple[str, int], float] = {}
     outranked, retrieved = [], []
     for searched in sets:
         qrels = Qrels(searched)
@@ -134,17 +127,15 @@ def evaluate_vectors(
             results_of_dim = qrels.label(rankings[dim], depth)
             best_ranks = _best_ranks(searched, results_of_dim, query_vectors, corpus_vectors, dim)
             values = query_metrics(ScoredQueries(results_of_dim.hits, qrels.relevance, best_ranks))
-            by_query.append(QueryMetrics(searched, dim, values, best_ranks))
-            if timed:
-                speeds[searched.pair_kind, dim] = _speed(query_vectors, corpus_vectors, dim)
+            above = _above_negatives(searched, query_vectors, corpus_vectors, dim)
+            by_query.append(QueryMetrics(searched, dim, values, best_ranks, above))
             if searched.negatives:
-                share = _share_outranked(searched, query_vectors, corpus_vectors, dim)
-                outranked.append(Outranked(searched.pair_kind, dim, share, len(searched.negatives)))
+                outranked.append(Outranked(searched.pair_kind, dim, above / len(searched.negatives), len(searched.negatives)))
             if dim == dims[-1]:
                 retrieved.append(_retrieved(searched, results_of_dim))
-    results = [result for searched in sets for result in _results(searched.pair_kind, [searched], by_query, speeds, confidence)]
+    results = [result for searched in sets for result in _results(searched.pair_kind, [searched], by_query, confidence)]
     if sets:
-        results += _results(ALL, sets, by_query, speeds, confidence)
+        results += _results(ALL, sets, by_query, confidence)
     return Evaluation(dims, tuple(results), tuple(by_query), tuple(outranked), tuple(retrieved))
 
 
@@ -157,11 +148,6 @@ def _retrieved(searched: RetrievalSet, labelled: LabelledResults) -> Retrieved:
     )
 
 
-def _speed(queries: Tensor, corpus: Tensor, dim: int) -> float:
-    prefixes = corpus[:, :dim].contiguous()  # as an index of this dim stores them
-    return queries_per_second(lambda batch, k: prefix_topk(batch[:, :dim], prefixes, [dim], k), queries)
-
-
 def _best_ranks(searched: RetrievalSet, labelled: LabelledResults, queries: Tensor, corpus: Tensor, dim: int) -> np.ndarray:
     """The rank of each query's best relevant item, (queries,), including ranks below the depth."""
     ranks = np.zeros(len(searched.queries))
@@ -171,14 +157,6 @@ def _best_ranks(searched: RetrievalSet, labelled: LabelledResults, queries: Tens
     if len(missed):
         ranks[missed] = np.maximum(_ranks_below(searched, missed.tolist(), queries, corpus, dim), labelled.lengths[missed] + 1)
     return ranks
-
-
-def queries_per_second(search: Callable[[Tensor, int], object], queries: Tensor) -> float:
-    """The speed of `search(queries, k)` on the first TIMED_QUERIES queries, for TIMED_K results each."""
-    timed = queries[:TIMED_QUERIES]
-    start = time.perf_counter()
-    search(timed, TIMED_K)
-    return len(timed) / max(time.perf_counter() - start, 1e-9)
 
 
 def _ranks_below(searched: RetrievalSet, positions: list[int], queries: Tensor, corpus: Tensor, dim: int) -> list[int]:
@@ -197,7 +175,7 @@ def _ranks_below(searched: RetrievalSet, positions: list[int], queries: Tensor, 
     return ranks
 
 
-def _share_outranked(searched: RetrievalSet, queries: Tensor, corpus: Tensor, dim: int) -> float:
+def _above_negatives(searched: RetrievalSet, queries: Tensor, corpus: Tensor, dim: int) -> int:
     above = 0
     for query, negatives in searched.negatives.items():
         relevant = np.fromiter(searched.qrels[query], dtype=np.int64)
@@ -206,7 +184,7 @@ def _share_outranked(searched: RetrievalSet, queries: Tensor, corpus: Tensor, di
         items /= items.norm(dim=1, keepdim=True).clamp_min(SMALLEST_NORM)
         scores = items @ queries[int(np.searchsorted(searched.queries, query)), :dim].double()
         above += bool(scores[: len(relevant)].max() > scores[len(relevant) :].max())
-    return above / len(searched.negatives)
+    return above
 
 
 def summaries(
@@ -232,7 +210,6 @@ def _results(
     pair_kind: str,
     sets: Sequence[RetrievalSet],
     by_query: Sequence[QueryMetrics],
-    speeds: Mapping[tuple[str, int], float],
     confidence: float | None,
 ) -> list[Result]:
     """The metrics over the queries of all `sets`, at each dim."""
@@ -245,6 +222,5 @@ def _results(
     corpus = len(np.unique(np.concatenate([searched.corpus for searched in sets])))
     results = []
     for dim, (metrics, intervals) in summarised.items():
-        speed = queries / sum(count / speeds[kind, dim] for kind, count in kinds.items()) if speeds else None
-        results.append(Result(pair_kind, dim, queries, corpus, metrics, intervals, speed))
+        results.append(Result(pair_kind, dim, queries, corpus, metrics, intervals))
     return results

@@ -88,6 +88,10 @@ class Metric:
     card and other short tables."""
     needs_best_ranks: bool = False
     """Whether it reads `best_ranks`, which only exact float32 search computes."""
+    only_if_capped: str | None = None
+    """Another metric's name: pages show this one only where that one cannot reach 1, because queries have several relevant items."""
+    cutoff: int = 1
+    """The first `cutoff` ranks count alike. With no more candidates than that, every search has the same value."""
 
     def __post_init__(self) -> None:
         """Raises ValueError for a name that a CSV file or a tracker would not accept."""
@@ -115,6 +119,11 @@ def register(metric: Metric) -> Metric:
 def recall_at(k: int) -> Callable[[ScoredQueries], Floats]:
     """The share of all relevant items that are in the first k: trec_eval's recall_k."""
     return lambda scored: scored.total((scored.hits.rank <= k) * 1.0) / scored.relevance.counts
+
+
+def hit_at(k: int) -> Callable[[ScoredQueries], Floats]:
+    """1 if a relevant item is in the first k, else 0: trec_eval's success_k. Unlike recall, it can reach 1 if many items are relevant."""
+    return lambda scored: scored.total((scored.hits.number == 1) & (scored.hits.rank <= k))
 
 
 def reciprocal_rank(scored: ScoredQueries) -> Floats:
@@ -148,8 +157,9 @@ def best_rank(scored: ScoredQueries) -> Floats:
 
 
 register(Metric("recall@1", "Recall@1", recall_at(1), display="headline"))
-register(Metric("recall@5", "Recall@5", recall_at(5)))
-register(Metric("recall@10", "Recall@10", recall_at(10), display="headline"))
+register(Metric("hit@1", "Hit@1", hit_at(1), display="headline", only_if_capped="recall@1"))
+register(Metric("recall@5", "Recall@5", recall_at(5), cutoff=5))
+register(Metric("recall@10", "Recall@10", recall_at(10), display="headline", cutoff=10))
 register(Metric("mrr", "MRR", reciprocal_rank, display="chart"))
 register(Metric("ndcg@10", "nDCG@10", ndcg_at(10), display="headline"))
 register(Metric("map", "MAP", average_precision))

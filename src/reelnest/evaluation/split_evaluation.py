@@ -28,9 +28,9 @@ class EmbeddedSplit:
     queries: Vectors
     targets: Vectors
 
-    def evaluate(self, dims: Sequence[int], depth: int, confidence: float | None = None, *, timed: bool = False) -> Evaluation:
+    def evaluate(self, dims: Sequence[int], depth: int, confidence: float | None = None) -> Evaluation:
         """See `evaluate_vectors`."""
-        return evaluate_vectors(self.sets, self.queries, self.targets, dims, depth, confidence, timed=timed)
+        return evaluate_vectors(self.sets, self.queries, self.targets, dims, depth, confidence)
 
 
 def embed_split(prepared: Prepared, split: str, encoder: Encoder, batcher: Batcher, batch_size: int) -> EmbeddedSplit:

@@ -1,22 +1,22 @@
 """The charts of the evaluation's page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from reelnest.artifacts.evaluation_report import ALL, ConfigurationResult, Interval, NegativesOutranked, Result
+from reelnest.artifacts.evaluation_report import ALL, ConfigurationResult, EvaluationReport, Interval, NegativesOutranked, Result
 from reelnest.evaluation.metrics import charted_names
 from reelnest.report import wording
 from reelnest.report.charts.line_chart import LineChart, line_chart
 from reelnest.report.charts.scatter_chart import Point, ScatterChart, scatter_chart
 
 
-def quality_charts(results: Sequence[Result]) -> list[LineChart]:
-    """Returns a chart for each charted metric that was measured: its value by dim, a line for each pair kind."""
+def quality_charts(evaluation: EvaluationReport, results: Sequence[Result]) -> list[LineChart]:
+    """Returns a chart for each charted metric that was measured: its value by dim, a line for each pair kind for which it is a test."""
     charts = []
-    for metric in charted_names():
+    for metric in wording.shown_metrics(charted_names(), evaluation):
         values: dict[str, dict[int, float]] = {}
         intervals: dict[str, dict[int, Interval]] = {}
         for result in results:
-            if metric in result.metrics and result.pair_kind != ALL:
+            if metric in result.metrics and result.pair_kind != ALL and metric not in evaluation.no_test.get(result.pair_kind, {}):
                 values.setdefault(result.pair_kind, {})[result.dim] = result.metrics[metric]
                 if metric in result.intervals:
                     intervals.setdefault(result.pair_kind, {})[result.dim] = result.intervals[metric]
@@ -38,20 +38,24 @@ def scatter_charts(configurations: Sequence[ConfigurationResult], series: Sequen
     name = wording.metric_name(metric)
     sizes = {configuration.name: float(configuration.bytes_per_vector) for configuration in configurations}
     speeds = {configuration.name: configuration.queries_per_second for configuration in configurations}
-    charts = []
-    for title, cost, costs in ((f"{name} against size", "bytes a vector", sizes), (f"{name} against speed", "searches a second", speeds)):
-        points: dict[str, list[Point]] = {series_name: [] for series_name in series}
-        for configuration in configurations:
-            if costs[configuration.name] > 0:
-                point = Point(
-                    configuration.name, costs[configuration.name], configuration.metrics[metric], configuration.intervals.get(metric)
-                )
-                points[wording.series_of(configuration)].append(point)
-        joined = [series_name for series_name in series if series_name != wording.FUNNEL]
-        if any(points.values()):
-            charts.append(
-                scatter_chart(
-                    title, cost, {series_name: of_series for series_name, of_series in points.items() if of_series}, joined=joined
-                )
-            )
-    return charts
+    ranges = {configuration.name: configuration.queries_per_second_range for configuration in configurations}
+    by_size = _points(configurations, series, metric, sizes, {})
+    joined = [series_name for series_name in series if series_name != wording.FUNNEL]
+    return [
+        scatter_chart(f"{name} against size", "bytes a vector", by_size, joined=joined),
+        scatter_chart(f"{name} against speed", "searches a second", _points(configurations, series, metric, speeds, ranges)),
+    ]
+
+
+def _points(
+    configurations: Sequence[ConfigurationResult],
+    series: Sequence[str],
+    metric: str,
+    costs: Mapping[str, float],
+    ranges: Mapping[str, Interval],
+) -> dict[str, list[Point]]:
+    points: dict[str, list[Point]] = {series_name: [] for series_name in series}
+    for configuration in configurations:
+        name, value, interval = configuration.name, configuration.metrics[metric], configuration.intervals.get(metric)
+        points[wording.series_of(configuration)].append(Point(name, costs[name], value, interval, ranges.get(name)))
+    return points

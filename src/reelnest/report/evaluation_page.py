@@ -59,19 +59,20 @@ def write_evaluation_page(
         key=lambda configuration: (configuration.bytes_per_vector, bool(configuration.funnel), configuration.name),
     )
     series = sorted({wording.series_of(configuration) for configuration in configurations}, key=wording.series_style)
-    measured = wording.metrics_of(configurations)
     comparisons = tables.comparisons(evaluation)
     slice_dims, slices = tables.slice_rows(evaluation)
     content = {
         "results": results,
         "kinds": list(dict.fromkeys(result.pair_kind for result in results)),
         "metrics": wording.metrics_of(results),
-        "line_charts": quality_charts(results),
+        "line_charts": quality_charts(evaluation, results),
         "negatives_chart": negatives_chart(evaluation.negatives_outranked),
         "configurations": configurations,
         "series": series,
-        "configuration_metrics": [name for name in headline_names() if name in measured],
-        "scatter_charts": scatter_charts(configurations, series, evaluation.choice.metric),
+        "configuration_metrics": wording.shown_metrics(headline_names(), evaluation),
+        "scatter_charts": scatter_charts(configurations, series, evaluation.metric),
+        "capped": tables.capped(evaluation),
+        "untested": tables.untested(evaluation),
         "comparisons": comparisons,
         "compared": [*comparisons, *evaluation.not_compared],
         "slice_dims": slice_dims,

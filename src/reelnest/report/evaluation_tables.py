@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from reelnest.artifacts.evaluation_report import ALL, BehaviourFailure, BehaviourResults, EvaluationReport, Interval, SliceResult
+from reelnest.evaluation.metrics import METRICS, charted_names
+from reelnest.report import wording
 from reelnest.report.charts.interval_bars import Bar, interval_bars
 
 SHOWN_FAILURES = 20
@@ -91,8 +93,8 @@ def comparisons(evaluation: EvaluationReport) -> list[Comparison]:
 
 
 def slice_rows(evaluation: EvaluationReport) -> tuple[list[int], list[SliceRow]]:
-    """Returns the dims, and a row for each slice with the metric of the recommendation at each dim."""
-    metric = evaluation.choice.metric
+    """Returns the dims, and a row for each slice with the metric of the charts at each dim."""
+    metric = evaluation.metric
     by_name: dict[str, dict[int, SliceResult]] = {}
     for entry in evaluation.slices:
         if metric in entry.metrics:
@@ -108,6 +110,28 @@ def slice_rows(evaluation: EvaluationReport) -> tuple[list[int], list[SliceRow]]
         for (name, by_dim), bar in zip(by_name.items(), interval_bars(ends), strict=True)
     ]
     return dims, rows
+
+
+def untested(evaluation: EvaluationReport) -> list[str]:
+    """Returns a sentence for each pair kind and reason for which metrics are no test."""
+    sentences = []
+    for kind, reasons in evaluation.no_test.items():
+        for reason in dict.fromkeys(reasons.values()) if kind != ALL else ():
+            named = [wording.metric_name(metric) for metric, why in reasons.items() if why == reason]
+            subject = "No metric is a test" if len(named) == len(METRICS) else f"{', '.join(named)}: no test"
+            sentences.append(f"{subject} for {wording.kind_name(kind)}: {reason}.")
+    return sentences
+
+
+def capped(evaluation: EvaluationReport) -> list[str]:
+    """Returns a sentence for each metric of the charts that even a perfect search does not bring to 1."""
+    sentences = []
+    for metric in charted_names():
+        best = {kind: values[metric] for kind, values in evaluation.best_possible.items() if values[metric] < 1 and kind != ALL}
+        if best and METRICS[metric].is_comparable:
+            listed = ", ".join(f"{wording.figure(value)} for {wording.kind_name(kind)}" for kind, value in best.items())
+            sentences.append(f"{wording.metric_name(metric)} of a perfect search: {listed}, because queries have several relevant items.")
+    return sentences
 
 
 def behaviour_table(behaviour: BehaviourResults) -> BehaviourTable | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from reelnest.artifacts.evaluation_report import ALL, ConfigurationResult, Measured
+from reelnest.artifacts.evaluation_report import ALL, ConfigurationResult, EvaluationReport, Measured
 from reelnest.evaluation.metrics import METRICS, metric_names
 
 KINDS = ("text_to_video", "video_to_text", "text_to_text", "video_to_video", ALL)
@@ -47,6 +47,13 @@ def metrics_of(results: Sequence[Measured]) -> list[str]:
     """The metrics that were measured: those of the metric table in its order, then others."""
     names = {name for result in results for name in result.metrics}
     return [*(name for name in metric_names() if name in names), *sorted(names.difference(METRICS))]
+
+
+def shown_metrics(names: Sequence[str], evaluation: EvaluationReport) -> list[str]:
+    """Those of the metrics that have something to show: a test on this data, and not a repetition of another one (`only_if_capped`)."""
+    no_test, best = evaluation.no_test.get(ALL, {}), evaluation.best_possible.get(ALL, {})
+    capped = {name for name, value in best.items() if value < 1}
+    return [name for name in names if name not in no_test and METRICS[name].only_if_capped in (None, *capped)]
 
 
 def kind_style(kind: str) -> int:

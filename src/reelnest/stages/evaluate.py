@@ -21,6 +21,7 @@ from reelnest.evaluation.behaviour_embedding import embed_tests
 from reelnest.evaluation.by_query import data_hash, metrics_by_query
 from reelnest.evaluation.choice import Choice, smallest
 from reelnest.evaluation.configurations import Measured, configurations, measure
+from reelnest.evaluation.data_limits import best_possible, no_test
 from reelnest.evaluation.evaluation import ALL, Evaluation
 from reelnest.evaluation.metrics import headline_names
 from reelnest.evaluation.slices import slices
@@ -65,7 +66,7 @@ def run(workspace: Workspace, params: Params) -> None:
     embedded = embed_tests(tests, prepared, split, model.encoder, model.batcher, settings.batch_size) if tests else None
     # All processes share the search; the main process does the rest.
     confidence = settings.confidence if state.is_main_process else None
-    evaluation = split.evaluate(dims, settings.depth, confidence, timed=state.is_main_process)
+    evaluation = split.evaluate(dims, settings.depth, confidence)
     if state.is_main_process:
         measured = measure(candidates, evaluation, split.queries, split.targets, settings.depth, settings.confidence)
         _write_reports(workspace, params, prepared, model, evaluation, measured, (tests, embedded))
@@ -87,17 +88,18 @@ def _write_reports(
 ) -> None:
     """Writes all files, `evaluation.json` last, and logs them to MLflow if it is configured."""
     settings, candidate = params.evaluate, Candidate.of(workspace.candidate)
-    choice = _choose(measured, settings)
-    slice_results = slices(
-        evaluation, prepared, SPLIT, sorted({choice.chosen.dim, evaluation.dims[-1]}), settings.slice_fields, settings.confidence
-    )
+    sets = [retrieved.searched for retrieved in evaluation.retrieved]
+    no_tests = no_test(sets, prepared)
+    why_not = no_tests.get(ALL, {}).get(settings.choice_metric)
+    choice = _choose(measured, settings) if why_not is None else None
+    slice_dims = {evaluation.dims[-1]} | ({choice.chosen.dim} if choice else set())
+    slice_results = slices(evaluation, prepared, SPLIT, sorted(slice_dims), settings.slice_fields, settings.confidence)
     for unknown in sorted(set(settings.slice_fields) - {result.name for result in slice_results}):
         log.warning("evaluate.slice_fields: no video of the test split has the tag or field '%s'", unknown)
-    sets = [retrieved.searched for retrieved in evaluation.retrieved]
     untrained = sorted({dim for entry in measured for dim in entry.configuration.dims}.difference(model.dims))
     data, code = data_hash(sets, prepared), evaluation_code_hash(settings.depth)
     by_query = metrics_by_query(evaluation, prepared, code, untrained)
-    compared_with, not_compared = entries.comparison_entries(compare(params, candidate, by_query, data))
+    compared_with, not_compared = entries.comparison_entries(compare(params, candidate, by_query, data, why_not))
     everything = next(result for result in evaluation.results if result.pair_kind == ALL)
     base = json.loads((candidate.folder / SETTINGS_FILE).read_text(encoding="utf-8"))["model"]["name_or_path"]
     report = EvaluationReport(
@@ -108,10 +110,13 @@ def _write_reports(
         queries=everything.queries,
         corpus=everything.corpus,
         confidence=settings.confidence,
+        best_possible=best_possible(sets),
+        no_test=no_tests,
         results=entries.result_entries(evaluation),
         negatives_outranked=entries.outranked_entries(evaluation),
         index_videos=settings.index_videos,
         configurations=entries.configuration_entries(measured, settings.index_videos),
+        choice_metric=settings.choice_metric,
         choice=entries.choice_entry(choice),
         slices=entries.slice_entries(slice_results),
         behaviour=entries.behaviour_entry(*behaviour, model.dims),
@@ -174,11 +179,15 @@ def _log_metrics(report: EvaluationReport) -> None:
             *(outranked.dim, kind_name(outranked.pair_kind), 100 * outranked.value, outranked.queries),
         )
     choice = report.choice
+    if choice is None:
+        reason = report.no_test[ALL][report.choice_metric]
+        log.warning("No recommendation: %s is no test on this data, because %s", metric_name(report.choice_metric), reason)
+        return
     log.info(
         "Recommended: %s. %s %.3f (best: %.3f with %s). %d bytes a vector, %.3g GB for %d videos",
         *(configuration_name(choice.name), metric_name(choice.metric), choice.value),
         *(choice.best_value, configuration_name(choice.best_name)),
-        *(choice.bytes_per_vector, report.chosen.index_bytes / 1e9, report.index_videos),
+        *(choice.bytes_per_vector, report.featured.index_bytes / 1e9, report.index_videos),
     )
 
 

@@ -41,7 +41,6 @@ def result_entries(evaluation: Evaluation) -> tuple[Result, ...]:
             queries=result.queries,
             corpus=result.corpus,
             bytes_per_vector=bytes_per_vector(result.dim, FLOATS),
-            queries_per_second=round(result.queries_per_second or 0.0, 1),
         )
         for result in evaluation.results
     )
@@ -89,14 +88,18 @@ def configuration_entries(measured: Sequence[Measured], videos: int) -> tuple[Co
             intervals=entry.intervals[ALL],
             bytes_per_vector=entry.configuration.bytes_per_vector,
             index_bytes=entry.configuration.index_bytes(videos),
-            queries_per_second=round(entry.queries_per_second, 1),
+            queries_per_second=round(entry.speed.median, 1),
+            queries_per_second_range=(round(entry.speed.low, 1), round(entry.speed.high, 1)),
+            above_negatives=entry.above_negatives,
         )
         for entry in measured
     )
 
 
-def choice_entry(choice: Choice) -> RecommendedConfiguration:
-    """`choice`: the recommended configuration, and the evidence."""
+def choice_entry(choice: Choice | None) -> RecommendedConfiguration | None:
+    """`choice`: the recommended configuration, and the evidence; None without one."""
+    if choice is None:
+        return None
     chosen, best = choice.chosen, choice.best
     return RecommendedConfiguration(
         name=chosen.name,

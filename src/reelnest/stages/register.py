@@ -7,7 +7,7 @@ import functools
 import logging
 from pathlib import Path
 
-from reelnest.artifacts.evaluation_report import EvaluationReport
+from reelnest.artifacts.evaluation_report import ALL, EvaluationReport
 from reelnest.artifacts.registration_report import WAITS, RegistrationReport
 from reelnest.artifacts.validation_report import ValidationReport
 from reelnest.errors import RegistryError
@@ -43,6 +43,7 @@ def run(workspace: Workspace, params: Params, approval: Approval | None = None) 
         code_hash=evaluation.code.hash,
         validation_passed=None if validation is None else validation.passed,
         behaviour=evaluation.behaviour,
+        no_test=evaluation.no_test.get(ALL, {}).get(params.registration.metric, ""),
     )
     measure = functools.partial(_measure, workspace, params, evaluation)
     with documented(workspace, params, candidate, evaluation) as (lineage, documents):

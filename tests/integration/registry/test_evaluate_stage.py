@@ -20,6 +20,7 @@ from reelnest.encoder.saved import load
 from reelnest.errors import ConfigError, DataError, ModelError, RegistryError
 from reelnest.evaluation import split_evaluation as retrieval
 from reelnest.evaluation.by_query import data_hash
+from reelnest.evaluation.metrics import METRICS, Metric, recall_at
 from reelnest.evaluation.retrieval_sets import retrieval_sets
 from reelnest.evaluation.split_evaluation import embed_split
 from reelnest.launch.command import launch_command
@@ -33,6 +34,7 @@ from tests.integration.registry.candidate_workspace import Project
 
 TREC_NAMES = {
     "recall_1": "recall@1",
+    "success_1": "hit@1",
     "recall_5": "recall@5",
     "recall_10": "recall@10",
     "recip_rank": "mrr",
@@ -51,8 +53,8 @@ def report_of(reports: Path) -> dict[str, Any]:
 def without_speed(report: dict[str, Any]) -> dict[str, Any]:
     """The report without values that do not depend only on the model and the data: speeds, and comparisons with MLflow's runs."""
     del report["compared_with"], report["not_compared"]
-    for result in [*report["results"], *report["configurations"]]:
-        del result["queries_per_second"]
+    for result in report["configurations"]:
+        del result["queries_per_second"], result["queries_per_second_range"]
     return report
 
 
@@ -131,7 +133,9 @@ def test_every_configuration_has_metrics_size_and_speed(project: Project) -> Non
     assert sizes["8 binary"] == (1, 1_000_000)
     assert (by_name["32"]["funnel"], by_name["funnel 8→32"]["funnel"], by_name["funnel 8→32"]["shortlists"]) == (None, [8, 32], [100])
     for row in by_name.values():
-        assert row["queries_per_second"] > 0
+        low, high = row["queries_per_second_range"]
+        assert 0 < low <= row["queries_per_second"] <= high
+        assert 0 <= row["above_negatives"] <= 1
         assert all(low <= row["metrics"][metric] <= high for metric, (low, high) in row["intervals"].items())
     full = next(result for result in report["results"] if (result["pair_kind"], result["dim"]) == ("all", 32))
     assert by_name["32"]["metrics"] == full["metrics"]
@@ -151,6 +155,22 @@ def test_the_choice_is_the_smallest_configuration_that_the_margin_allows(project
     assert choice["low"] > -choice["margin"] or choice["name"] == choice["best_name"]
     evaluate.run(project.workspace, with_settings(project, choice_margin=1.0))
     assert report_of(project.reports)["choice"]["name"] == "8 binary"
+
+
+def test_a_metric_that_is_no_test_gives_no_recommendation_and_no_comparison(
+    project: Project, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(METRICS, "recall@99", Metric("recall@99", "Recall@99", recall_at(99), cutoff=99))
+    evaluate.run(project.workspace, with_settings(project, choice_metric="recall@99"))
+    report = report_of(project.reports)
+    assert report["choice"] is None
+    assert report["choice_metric"] == "recall@99"
+    assert "every search has all of them in its first 99 results" in report["no_test"]["all"]["recall@99"]
+    assert "recall@1" not in report["no_test"]["all"]
+    assert {"recall@99 is no test on this data" in missing["reason"] for missing in report["not_compared"]} == {True}
+    assert "No recommendation: Recall@99 is no test on this data" in caplog.text
+    page = (project.reports / "evaluation.html").read_text()
+    assert "<h1>No recommendation: Recall@99 is no test on this data</h1>" in page
 
 
 def test_slices_have_metrics_at_the_chosen_dim_and_the_full_width(project: Project) -> None:

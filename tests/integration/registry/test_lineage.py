@@ -119,7 +119,7 @@ def test_the_rebuilt_project_is_compared_with_the_version(known: Project, tmp_pa
     shutil.copytree(known.workspace.root, rebuilt, symlinks=True, ignore=shutil.ignore_patterns("mlruns", ".git"))
     evaluation = json.loads((rebuilt / "reports" / "evaluation.json").read_text())
     evaluation["results"][0]["metrics"]["recall@10"] += 0.25
-    evaluation["results"][0]["queries_per_second"] = 1.0
+    evaluation["configurations"][0]["queries_per_second"] = 1.0
     (rebuilt / "reports" / "evaluation.json").write_text(json.dumps(evaluation))
     (rebuilt / "models" / "candidate" / "note.txt").write_text("other weights")
     (rebuilt / "dvc.lock").unlink()

@@ -35,7 +35,7 @@ def test_a_file_is_read_and_written_again_to_the_same_bytes(artifact: type[Artif
 
 @pytest.mark.parametrize("artifact", ARTIFACTS, ids=lambda artifact: artifact.FILE)
 @pytest.mark.parametrize(
-    ("version", "problem"), [(2, "schema_version is 2"), ("1", "schema_version is 1"), (None, "schema_version is missing")]
+    ("version", "problem"), [(99, "schema_version is 99"), ("1", "schema_version is 1"), (None, "schema_version is missing")]
 )
 def test_another_version_is_refused_by_its_name_with_the_command_to_run(
     artifact: type[Artifact], version: object, problem: str, tmp_path: Path
@@ -49,7 +49,7 @@ def test_another_version_is_refused_by_its_name_with_the_command_to_run(
         stage, "register"
     )
     assert str(caught.value).startswith(f"{tmp_path / artifact.FILE}: {problem}.")
-    assert f"schema_version 1. Run `reelnest {command}` again." in str(caught.value)
+    assert f"schema_version {artifact.VERSION}. Run `reelnest {command}` again." in str(caught.value)
 
 
 @pytest.mark.parametrize(

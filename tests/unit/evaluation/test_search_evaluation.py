@@ -15,6 +15,7 @@ from reelnest.evaluation.retrieval_sets import RetrievalSet
 DIMS = (2, 3, 6)
 TREC_NAMES = {
     "recall_1": "recall@1",
+    "success_1": "hit@1",
     "recall_5": "recall@5",
     "recall_10": "recall@10",
     "recip_rank": "mrr",

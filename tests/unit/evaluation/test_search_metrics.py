@@ -8,6 +8,7 @@ from reelnest.evaluation.metrics import METRICS, Hits, Metric, Relevance, Scored
 
 TREC_NAMES = {
     "recall@1": "recall_1",
+    "hit@1": "success_1",
     "recall@5": "recall_5",
     "recall@10": "recall_10",
     "mrr": "recip_rank",

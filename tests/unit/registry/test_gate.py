@@ -176,3 +176,14 @@ def test_an_added_condition_is_checked_and_can_be_the_reason(monkeypatch: pytest
     assert (refused.decision, refused.conditions[-1].name) == ("not promoted", "enough tests")
     assert refused.reason == "against the champion (version 7): 60 behaviour tests, 100 are required"
     assert verdict(1, BETTER, behaviour=BEHAVIOUR.model_copy(update={"tests": 100})).decision == "promoted"
+
+
+def test_a_metric_that_is_no_test_on_the_data_decides_nothing() -> None:
+    """However good the challenger looks: a person decides."""
+    reason = "there are only 8 different candidates"
+    result = verdict(1, BETTER, no_test=reason)
+    assert result.decision == "not promoted"
+    assert f"mrr is no test on this data, because {reason}: add test data, choose another register.metric" in result.reason
+    assert not {"not worse", "better"} & {condition.name for condition in result.conditions}
+    first = decide(Challenge(Register(metric="mrr"), champion=None, comparison=None, no_test=reason, **OWN), None)
+    assert first.decision == "promoted"

@@ -34,7 +34,7 @@ TRAINING = TrainingReport.from_content(
 
 
 def evaluation() -> EvaluationReport:
-    metrics = {"recall@1": 0.5, "recall@10": 0.75, "ndcg@10": 0.625}
+    metrics = {"recall@1": 0.5, "hit@1": 0.5625, "recall@10": 0.75, "ndcg@10": 0.625}
     results = [
         reports.result(
             pair_kind=kind,
@@ -47,8 +47,9 @@ def evaluation() -> EvaluationReport:
         for dim in (8, 32)
     ]
     data = {"hash": "e" * 64, "pair_kinds": {}}
-    choice = reports.choice(dim=8, bytes_per_vector=32)
+    choice = reports.choice(name="8", dim=8, bytes_per_vector=32)
     content = reports.evaluation(dims=[8, 32], width=32, queries=200, corpus=90, choice=choice, results=results, data=data)
+    content["configurations"] = [reports.configuration(name="8", dim=8)]
     return EvaluationReport.from_content(content, Path("evaluation.json"))
 
 

@@ -15,7 +15,7 @@ from jinja2 import Environment, StrictUndefined
 from reelnest.artifacts.evaluation_report import ALL, EvaluationReport
 from reelnest.artifacts.training_report import TrainingReport
 from reelnest.backbones.family import Family, License
-from reelnest.backbones.registry import TINY
+from reelnest.backbones.registry import TINY, TINY_NOTE
 from reelnest.evaluation.metrics import headline_names, logged_name
 from reelnest.registry.lineage.lineage import Lineage
 
@@ -61,6 +61,7 @@ def model_card(
         metrics=headline_names(),
         training=training,
         lineage=lineage,
+        tiny_note=TINY_NOTE if model["name_or_path"] == TINY else "",
     )
     return f"---\n{_head(name, family, model, evaluation).to_yaml()}\n---\n\n{body}"
 

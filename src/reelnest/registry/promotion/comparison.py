@@ -34,12 +34,18 @@ class _NotComparable(Exception):  # noqa: N818 (has the reason; it is not an err
     pass
 
 
-def compare(params: Params, candidate: Candidate, queries: pd.DataFrame, data_hash: str) -> list[ComparedWith | NotComparedWith]:
+def compare(
+    params: Params, candidate: Candidate, queries: pd.DataFrame, data_hash: str, no_test: str | None = None
+) -> list[ComparedWith | NotComparedWith]:
     """Compares the candidate's metrics by query (`reports/queries.parquet`) with the champion's and the previous run's.
 
     The comparison covers the dims that both have, with the two-sided interval at `evaluate.confidence`. Metrics that are missing, on other
-    data or unreadable give a reason instead of an error, because an evaluation does not depend on earlier ones.
+    data or unreadable give a reason instead of an error, because an evaluation does not depend on earlier ones. `no_test` is the reason why
+    the metric cannot differ on this data; None if it can.
     """
+    if no_test is not None:
+        reason = f"{params.evaluate.choice_metric} is no test on this data, because {no_test}"
+        return [NotComparedWith(what=what, reason=reason) for what in (CHAMPION, PREVIOUS)]
     if "mlflow" not in params.train.trackers:
         reason = "train.trackers in params.yaml does not include mlflow"
         return [NotComparedWith(what=what, reason=reason) for what in (CHAMPION, PREVIOUS)]

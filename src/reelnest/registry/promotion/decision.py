@@ -41,6 +41,8 @@ class Evidence:
     validation_passed: bool | None
     """None if there is no report."""
     behaviour: BehaviourResults | None
+    no_test: str = ""
+    """Why models cannot differ in `register.metric` on this data; empty if they can."""
 
 
 def decide_version(
@@ -102,7 +104,7 @@ def _challenge(
             same_code=champion.tags.get(CODE_TAG) == evidence.code_hash,
             unmeasured=unmeasured[champion.version] if theirs is None else "",
         )
-    return Challenge(settings, evidence.validation_passed, evidence.behaviour, before, comparison)
+    return Challenge(settings, evidence.validation_passed, evidence.behaviour, before, comparison, evidence.no_test)
 
 
 def _write(version: ModelVersion, verdict: Verdict, metric: str) -> None:

@@ -40,6 +40,8 @@ class Challenge:
     champion: Champion | None
     comparison: ModelComparison | None
     """None if there is no champion, or if its metrics are unknown."""
+    no_test: str = ""
+    """Why models cannot differ in the metric on this data; empty if they can."""
 
 
 Condition: TypeAlias = Callable[[Challenge], ConditionResult | None]
@@ -116,10 +118,20 @@ def behaviour(challenge: Challenge) -> ConditionResult:
 
 
 @condition
+def is_a_test(challenge: Challenge) -> ConditionResult | None:
+    """Models can differ in the metric on the test data. If they cannot, a person decides."""
+    if challenge.champion is None or not challenge.no_test:
+        return None
+    metric, reason = challenge.settings.metric, challenge.no_test
+    why = f"{metric} is no test on this data, because {reason}: add test data, choose another register.metric, or promote it by hand"
+    return ConditionResult(name="test", passed=False, why=why)
+
+
+@condition
 def not_worse(challenge: Challenge) -> ConditionResult | None:
     """The challenger is not worse than the champion by more than the margin, at any dim that the champion serves."""
     comparison, margin = challenge.comparison, challenge.settings.margin
-    if comparison is None:
+    if comparison is None or challenge.no_test:
         return None
     if comparison.problem:
         return ConditionResult(name=NOT_WORSE, passed=False, why=comparison.problem)
@@ -133,7 +145,7 @@ def not_worse(challenge: Challenge) -> ConditionResult | None:
 def better(challenge: Challenge) -> ConditionResult | None:
     """The challenger is significantly better than the champion at one dim or more."""
     comparison = challenge.comparison
-    if comparison is None or comparison.problem:
+    if comparison is None or comparison.problem or challenge.no_test:
         return None
     why = f"better at dim {_listed(comparison.better)}" if comparison.better else "not significantly better at any dim"
     return ConditionResult(name=BETTER, passed=bool(comparison.better), why=why)

@@ -112,7 +112,7 @@ def register_candidate(
 
 def _evidence_hash(evidence: Evidence) -> str:
     behaviour = None if evidence.behaviour is None else evidence.behaviour.model_dump(mode="json")
-    return value_hash([evidence.data_hash, evidence.code_hash, behaviour, evidence.validation_passed])
+    return value_hash([evidence.data_hash, evidence.code_hash, behaviour, evidence.validation_passed, evidence.no_test])
 
 
 def _is_decided(version: ModelVersion, decided_on: str, approval: Approval | None) -> bool:

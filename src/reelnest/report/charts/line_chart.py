@@ -78,6 +78,11 @@ class LineChart:
     right: int = WIDTH - RIGHT
     bottom: int = HEIGHT - BOTTOM
 
+    @property
+    def scale(self) -> str:
+        """The ends of the value axis."""
+        return f"{self.y_ticks[0].text} to {self.y_ticks[-1].text}"
+
 
 def line_chart(
     title: str,

@@ -22,6 +22,8 @@ class Point:
     cost: float
     value: float
     interval: tuple[float, float] | None = None
+    cost_range: tuple[float, float] | None = None
+    """The lowest and the highest measured cost."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Spot:
     y: float
     ends: tuple[float, float] | None
     """The y coordinates of its interval, lower end first."""
+    cost_ends: tuple[float, float] | None
+    """The x coordinates of its range of costs."""
     anchor: str
     """SVG's `text-anchor` of the label: `start`, `middle` or `end`."""
 
@@ -66,6 +70,11 @@ class ScatterChart:
     right: int = WIDTH - RIGHT
     bottom: int = HEIGHT - BOTTOM
 
+    @property
+    def scale(self) -> str:
+        """The ends of the value axis."""
+        return f"{self.y_ticks[0].text} to {self.y_ticks[-1].text}"
+
 
 def scatter_chart(title: str, cost: str, series: Mapping[str, Sequence[Point]], *, joined: Sequence[str] = ()) -> ScatterChart:
     """Lays out `series`, each with at least one point. Those named in `joined` get a line through their points."""
@@ -73,7 +82,8 @@ def scatter_chart(title: str, cost: str, series: Mapping[str, Sequence[Point]], 
     levels = [end for point in points for end in (point.interval or (point.value,))]
     top = axis_top(max(levels))
     step, lowest = scale(min(levels), top)
-    cheapest, dearest = min(point.cost for point in points), max(point.cost for point in points)
+    costs = [cost for point in points for cost in (point.cost_range or (point.cost,))]
+    cheapest, dearest = min(costs), max(costs)
     if dearest / cheapest < LEAST_RATIO:
         middle = math.sqrt(cheapest * dearest)
         cheapest, dearest = middle / math.sqrt(LEAST_RATIO), middle * math.sqrt(LEAST_RATIO)
@@ -88,9 +98,10 @@ def scatter_chart(title: str, cost: str, series: Mapping[str, Sequence[Point]], 
     def spot(point: Point, aside: float) -> Spot:
         at = x(point.cost) + aside
         ends = None if point.interval is None else (y(point.interval[0]), y(point.interval[1]))
+        cost_ends = None if point.cost_range is None else (x(point.cost_range[0]) + aside, x(point.cost_range[1]) + aside)
         third = (end - begin) / 3
         anchor = "start" if at < begin + third else "end" if at > end - third else "middle"
-        return Spot(point, at, y(point.value), ends, anchor)
+        return Spot(point, at, y(point.value), ends, cost_ends, anchor)
 
     laid = [
         Series(
