@@ -151,6 +151,12 @@ def runs() -> None:
 
 
 @cli.command(context_settings=LAUNCHER_OPTIONS, add_help_option=False)
+def run(context: typer.Context) -> None:
+    """Starts a run of a deployment with other settings, such as --set train.epochs=2. Checks them first (--help lists the options)."""
+    in_checkout("tasks.workspaces.start_run", context.args)
+
+
+@cli.command(context_settings=LAUNCHER_OPTIONS, add_help_option=False)
 def deploy(context: typer.Context) -> None:
     """Registers this checkout with a Prefect server: work pool, deployments, automations and notifications (--help lists the channels)."""
     in_checkout("tasks.services.deploy", context.args)

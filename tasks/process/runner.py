@@ -25,6 +25,7 @@ from typing import IO, Self
 
 from reelnest.launch.quiet import QUIET as LIBRARY_QUIET
 from tasks.process.guard import MARKS, end_marked
+from tasks.process.quiet_logs import quieten_logs
 
 GUARD = Path(__file__).with_name("guard.py")
 GRACE_SECONDS = 10.0
@@ -60,7 +61,8 @@ def is_signal(status: int) -> bool:
 
 
 def quieten() -> None:
-    """Sets the variables of `QUIET` that are not set, for this process and those that it starts."""
+    """Sets the variables of `QUIET` that are not set, for this process and those that it starts, and filters Prefect's logs."""
+    quieten_logs()
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
 

@@ -8,7 +8,9 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from reelnest.errors import RunError
+from reelnest.errors import ConfigError, RunError
+from reelnest.settings import check_params, is_setting, setting_errors
+from reelnest.yaml_files import load_yaml
 
 
 class ParamsText:
@@ -35,9 +37,40 @@ class ParamsText:
         return section[last]
 
     def change(self, key: str, value: Any) -> None:
-        """Sets a value. Raises RunError as `value` does."""
-        section, last = self._find(key)
+        """Sets a value, also of a setting that the file leaves at its default. Raises RunError as `value` does."""
+        if is_setting(self.params, key):
+            *sections, last = key.split(".")
+            section: Any = self.params
+            for name in sections:
+                if not isinstance(section.get(name), dict):
+                    section[name] = {}
+                section = section[name]
+        else:  # perhaps one of another version
+            section, last = self._find(key)
         section[last] = value
+
+    def change_all(self, settings: Mapping[str, Any]) -> None:
+        """Sets values, and checks them as `reelnest params` does. Raises RunError with each unknown key and wrong value."""
+        is_of_this_version = not self._errors()
+        errors = []
+        for key, value in settings.items():
+            try:
+                self.change(key, value)
+            except RunError as error:
+                errors.append(str(error))
+            else:
+                errors += setting_errors(self.params, key)
+        errors = errors or (self._errors() if is_of_this_version else [])
+        if errors:
+            raise RunError("\n".join(errors))
+
+    def _errors(self) -> list[str]:
+        """What is wrong in the file as a whole, such as two settings that exclude each other."""
+        try:
+            check_params(load_yaml(self.text()))
+        except ConfigError as error:
+            return [str(error)]
+        return []
 
     def text(self) -> str:
         """Returns the text of the file."""

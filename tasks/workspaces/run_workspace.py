@@ -33,6 +33,7 @@ from tasks.process import dvc_cache
 from tasks.process.locks import lock_or_none, waiting_lock
 from tasks.process.runner import CommandError, environment, setting
 from tasks.workspaces import pushing
+from tasks.workspaces.params_text import ParamsText
 from tasks.workspaces.revisions import check_checkout, commit_of, params_at
 from tasks.workspaces.run_folders import RUNS, lock_file, remove, remove_orphaned_workspaces, run_id
 
@@ -127,11 +128,13 @@ def run_workspace(checkout: Path, flow_run: str, name: str, revision: str, setti
             raise RunError(f"The run {own_id} is already active in {checkout / RUNS / own_id}.")
         folder = checkout / RUNS / own_id
         base = commit_of(checkout, revision)
+        params = params_at(checkout, base)
+        params.change_all(settings)
         try:
             with waiting_lock(checkout / GATE, lambda: None):
                 git(checkout, "worktree", "add", "--quiet", "--detach", str(folder), base)
             _check_names_data(folder, revision)
-            _set(folder, settings, base)
+            _set(folder, settings, params)
             pushing.check_remotes(folder, _runs_section(folder))
             _share(checkout, folder)
             runs = saved_runs(checkout)
@@ -149,13 +152,10 @@ def run_workspace(checkout: Path, flow_run: str, name: str, revision: str, setti
             remove(checkout, folder)
 
 
-def _set(folder: Path, settings: Mapping[str, Any], base: str) -> None:
-    """Writes changed settings into `params.yaml`, keeps its comments, and commits them, so that the lineage's commit includes them."""
+def _set(folder: Path, settings: Mapping[str, Any], params: ParamsText) -> None:
+    """Writes the changed settings into `params.yaml`, keeps its comments, and commits them, so that the lineage's commit includes them."""
     if not settings:
         return
-    params = params_at(folder, base)
-    for key, value in settings.items():
-        params.change(key, value)
     (folder / "params.yaml").write_text(params.text(), encoding="utf-8")
     changed = " ".join(f"{key}={json.dumps(value)}" for key, value in settings.items())
     git(folder, "commit", "--quiet", "--allow-empty", "--message", f"Settings of a run: {changed}", "--", "params.yaml")

@@ -46,7 +46,7 @@ class TrackedData:
 
 
 def model_name(params: Params) -> str:
-    """The last part of `model.name_or_path`, such as Qwen2.5-VL-3B-Instruct."""
+    """The last part of `model.name_or_path`: the name of the model without that of its owner, or of its folder."""
     return Path(params.model.name_or_path).name
 
 

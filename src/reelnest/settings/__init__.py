@@ -10,6 +10,8 @@ from reelnest.settings.evaluate import Evaluate, Funnel
 from reelnest.settings.loading import (
     ACCELERATE_CONFIGS,
     PARAMS_FILE,
+    check_params,
+    is_setting,
     launch_config_path,
     launch_processes,
     launch_shards,
@@ -53,7 +55,9 @@ __all__ = [
     "Tracking",
     "Train",
     "Validate",
+    "check_params",
     "flow_run",
+    "is_setting",
     "launch_config_path",
     "launch_processes",
     "launch_shards",

@@ -26,6 +26,11 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         raise ConfigError(f"{path}: no such file. Run this in the project's folder, or copy one of configs/presets/ to {path}.") from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not readable as YAML: {error}") from error
+    return check_params(contents, path)
+
+
+def check_params(contents: Any, path: Path = PARAMS_FILE) -> Params:
+    """Checks the contents of a params file. Raises ConfigError as `load_params` does; `path` is for its messages and the launch configs."""
     if not isinstance(contents, dict):
         raise ConfigError(f"{path}: expected sections such as `train:`, found {type(contents).__name__}.")
     try:
@@ -49,6 +54,23 @@ def setting_errors(contents: Mapping[str, Any], key: str) -> list[str]:
         chosen = [detail for detail in details if detail["loc"][: len(path)] == path and detail["type"] != "extra_forbidden"]
         return _explain(chosen, contents)
     return []
+
+
+def is_setting(contents: Mapping[str, Any], key: str) -> bool:
+    """Whether a dotted key names a setting, which the contents of a params file need not have."""
+    path = key.split(".")
+    changed: dict[str, Any] = dict(contents)
+    section = changed
+    for name in path[:-1]:
+        within = section.get(name)
+        section[name] = section = dict(within) if isinstance(within, Mapping) else {}
+    section[path[-1]] = None
+    try:
+        Params.model_validate(changed)
+    except ValidationError as error:
+        unknown = [_keys(detail) for detail in error.errors() if detail["type"] == "extra_forbidden"]
+        return not any(keys == path[: len(keys)] for keys in unknown)
+    return True
 
 
 def launch_config_path(params: Params, params_path: Path = PARAMS_FILE) -> Path:
@@ -87,8 +109,7 @@ def _check_processes(params: Params, path: Path) -> None:
 def _explain(errors: Sequence[ErrorDetails], contents: Mapping[str, Any]) -> list[str]:
     lines = []
     for detail in errors:
-        # pydantic adds the names of union members to the path. Only the file's keys are shown.
-        keys = [str(key) for key in detail["loc"] if not _is_union_tag(key)]
+        keys = _keys(detail)
         where = ".".join(keys)
         if detail["type"] == "extra_forbidden":
             known = _known_keys(keys[:-1], contents)
@@ -101,6 +122,11 @@ def _explain(errors: Sequence[ErrorDetails], contents: Mapping[str, Any]) -> lis
         else:
             lines.append(f"{where}: {detail['msg']}; found {detail['input']!r}.")
     return lines
+
+
+def _keys(detail: ErrorDetails) -> list[str]:
+    """The file's keys in an error's path, without the names of union members that pydantic adds."""
+    return [str(key) for key in detail["loc"] if not _is_union_tag(key)]
 
 
 def _is_union_tag(key: Any) -> bool:

@@ -1,0 +1,105 @@
+"""Starts a run of a deployment, once its revision and settings are checked.
+
+Usage: `reelnest run --set train.epochs=2`, which runs `python -m tasks.workspaces.start_run` in the checkout.
+"""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks.process.runner import quieten
+
+quieten()  # before Prefect reads its settings
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import WorkPoolStatus
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+
+from reelnest.errors import ReelnestError, RunError
+from reelnest.git import git
+from reelnest.yaml_files import YAMLError, load_yaml
+from tasks.services.prefect_server import is_answering
+from tasks.workspaces.revisions import check_checkout, commit_of, params_at
+
+DEPLOYMENT = "reelnest-train/by-hand"
+DEFAULT_API = "http://127.0.0.1:4200/api"
+"""The server of `make up`, for shells without PREFECT_API_URL."""
+SEEN_BY_RUNS = ("params.yaml", "data.dvc", "dvc.yaml", "src", "flows", "tasks", "configs")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="reelnest run", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, such as train.epochs=2; repeatable")
+    parser.add_argument("--revision", default="HEAD", help="the branch, tag or commit to run; only committed files count (HEAD)")
+    parser.add_argument("--deployment", default=DEPLOYMENT, help=f"the deployment that runs ({DEPLOYMENT})")
+    options = parser.parse_args(arguments)
+    try:
+        return _start(Path.cwd(), options.deployment, options.revision, _settings(options.set))
+    except (ReelnestError, PrefectException, httpx.HTTPError) as error:
+        sys.stderr.write(f"reelnest run: error: {error}\n")
+        return error.exit_status if isinstance(error, ReelnestError) else 1
+
+
+def _settings(assignments: Sequence[str]) -> dict[str, Any]:
+    """The settings in `KEY=VALUE` arguments. Values are YAML, as in params.yaml."""
+    settings = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise RunError(f"--set '{text}': expected KEY=VALUE, such as --set train.epochs=2.")
+        try:
+            settings[key.strip()] = load_yaml(value)
+        except YAMLError:
+            raise RunError(f"--set '{text}': the value is not readable as YAML. Expected one as in params.yaml.") from None
+    return settings
+
+
+def _start(checkout: Path, name: str, revision: str, settings: Mapping[str, Any]) -> int:
+    check_checkout(checkout)
+    commit = commit_of(checkout, revision)
+    params_at(checkout, commit).change_all(settings)
+    api = str(get_current_settings().api.url or DEFAULT_API)
+    if not is_answering(f"{api}/health"):
+        raise RunError(f"No Prefect server responds at {api}. Start one with `make up`, or set PREFECT_API_URL to yours.")
+    with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
+        deployment = _deployment(client, name)
+        parameters = {"revision": revision, "settings": dict(settings)} if settings else {"revision": revision}
+        for parameter in parameters.keys() - deployment.parameter_openapi_schema.get("properties", {}).keys():
+            raise RunError(f"--deployment {name}: takes no {parameter}. `reelnest run` starts {DEPLOYMENT}, or another training.")
+        run = run_deployment(deployment.id, parameters=parameters, timeout=0, as_subflow=False)
+        pool = client.read_work_pool(deployment.work_pool_name) if deployment.work_pool_name else None
+    changed = "".join(f", {key}: {value}" for key, value in settings.items())
+    sys.stdout.write(f"Started the run {run.name}: {revision} ({commit[:12]}){changed}\n")
+    sys.stdout.write(f"{api.removesuffix('/api')}/runs/flow-run/{run.id}\n")
+    if pool is not None and pool.status is not WorkPoolStatus.READY:
+        sys.stderr.write(f"Warning: no worker is running for the work pool {pool.name}. The run waits for one (`make up` starts one).\n")
+    uncommitted = git(checkout, "status", "--porcelain", "--", *SEEN_BY_RUNS).splitlines() if commit == commit_of(checkout, "HEAD") else []
+    if uncommitted:
+        files = ", ".join(line[3:] for line in uncommitted[:3]) + (", …" if len(uncommitted) > 3 else "")
+        sys.stderr.write(f"Warning: the run uses committed files, without your changes to {files}. Commit them and start it again.\n")
+    return 0
+
+
+def _deployment(client: SyncPrefectClient, name: str) -> DeploymentResponse:
+    """The deployment with this name; the flow's name may be left out."""
+    full = name if "/" in name else f"reelnest-train/{name}"
+    try:
+        return client.read_deployment_by_name(full)
+    except ObjectNotFound:
+        flows = {flow.id: flow.name for flow in client.read_flows()}
+        known = sorted(f"{flows.get(found.flow_id)}/{found.name}" for found in client.read_deployments())
+        near = difflib.get_close_matches(full, known, n=1, cutoff=0.5)
+        advice = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}." if known else "run `reelnest deploy` first."
+        raise RunError(f"--deployment {name}: there is no such deployment; {advice}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
