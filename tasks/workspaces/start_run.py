@@ -95,7 +95,7 @@ def _deployment(client: SyncPrefectClient, name: str) -> DeploymentResponse:
         return client.read_deployment_by_name(full)
     except ObjectNotFound:
         flows = {flow.id: flow.name for flow in client.read_flows()}
-        known = sorted(f"{flows.get(found.flow_id)}/{found.name}" for found in client.read_deployments())
+        known = sorted(f"{flows.get(deployment.flow_id)}/{deployment.name}" for deployment in client.read_deployments())
         near = difflib.get_close_matches(full, known, n=1, cutoff=0.5)
         advice = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}." if known else "run `reelnest deploy` first."
         raise RunError(f"--deployment {name}: there is no such deployment; {advice}") from None

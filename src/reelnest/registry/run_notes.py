@@ -78,11 +78,11 @@ def evaluated_note(note: str, evaluation: EvaluationReport) -> str:
         for dim, result in evaluation.by_dim.items()
     ]
     table = "\n".join([f"| dim | {' | '.join(titles)} | bytes a vector |", f"| ---: |{' ---: |' * (len(titles) + 1)}", *rows])
+    recommended = "" if evaluation.choice is None else f" Recommended: **{evaluation.choice.name}**."
     return (
         f"{note.partition(EVALUATION_HEADING)[0].rstrip()}\n\n{EVALUATION_HEADING}\n\n"
         f"{evaluation.queries:,} queries among {evaluation.corpus:,} items of the {evaluation.split} split."
-        f" Recommended: **{evaluation.choice.name}**."
-        f" The page is `evaluation/evaluation.html` under Artifacts.\n\n{table}"
+        f"{recommended} The page is `evaluation/evaluation.html` under Artifacts.\n\n{table}"
     ).lstrip()
 
 

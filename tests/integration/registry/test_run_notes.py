@@ -42,9 +42,9 @@ def test_a_training_has_a_readable_name_a_note_and_its_data(params: Params, tmp_
     run = MlflowClient(params.tracking.uri).get_run(trackers.runs["mlflow"])
     assert run.info.run_name == f"tiny, data 034d2c85, {params.train.epochs} epochs, 01234567"
     assert "5,216 pairs, 1,839 videos" in run.data.tags[NOTE_TAG]
-    found = {given.dataset.name: (given.dataset.digest, given.tags[0].value) for given in run.inputs.dataset_inputs}
+    inputs = {given.dataset.name: (given.dataset.digest, given.tags[0].value) for given in run.inputs.dataset_inputs}
     digest = VERSION.removesuffix(".dir")
-    assert found == {"train": (digest, "training"), "validation": (digest, "validation")}
+    assert inputs == {"train": (digest, "training"), "validation": (digest, "validation")}
 
 
 def test_a_name_has_the_last_part_of_the_models_name() -> None:
