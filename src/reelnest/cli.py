@@ -1,5 +1,6 @@
 """The command line, `reelnest …`: it parses and prints. `reelnest.stages` and `reelnest.commands` do the work."""
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -106,12 +107,15 @@ def register(
 
 
 @cli.command()
-def models() -> None:
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="Prints JSON, with whole hashes and reasons.")] = False,
+) -> None:
     """Lists the registered versions: their aliases and metrics, and why each was promoted or not."""
     _, params = _settings()
     from reelnest.commands import registry
 
-    print(registry.table(params))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print(registry.as_json(params) if as_json else registry.table(params, width))
 
 
 @cli.command()

@@ -1,5 +1,7 @@
 """`reelnest models`, `promote` and `rollback`."""
 
+import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from reelnest.commands.columns import in_columns
@@ -7,11 +9,16 @@ from reelnest.errors import NothingTracked
 from reelnest.registry.promotion import aliases
 from reelnest.settings import Params
 
-LONGEST_REASON = 100
+OTHER_DATA = "(other)"
+SHOWN = 8
+"""Characters of a hash in the table."""
 
 
-def table(params: Params) -> str:
-    """Returns a table of all versions, newest first. Raises RegistryError if MLflow is unreachable."""
+def table(params: Params, width: int | None = None) -> str:
+    """Returns a table of all versions. Those on the champion's test data come first; the others are marked, and grouped by their data.
+
+    Lines longer than `width` are cut; None cuts nothing. Raises RegistryError if MLflow is unreachable.
+    """
     name, metric = params.registration.name, params.registration.metric
     try:
         entries = aliases.versions_table(params)
@@ -19,14 +26,58 @@ def table(params: Params) -> str:
         return str(error)
     if not entries:
         return f"MLflow has no version of '{name}' yet. Run `reelnest register`."
+    reference = _reference(entries)
     lines: list[tuple[str, ...]] = [("version", "aliases", metric, "data", "commit", "made (UTC)", "why")]
-    for entry in entries:
+    for entry in _by_data(entries, reference):
         created = datetime.fromtimestamp(entry.created / 1000, UTC).strftime("%Y-%m-%d %H:%M")
-        reason = entry.reason if len(entry.reason) <= LONGEST_REASON else entry.reason[: LONGEST_REASON - 1] + "…"
         value = "" if entry.value is None else f"{entry.value:.4f}"
         dirty = "*" if entry.commit.endswith("-dirty") else ""
-        lines.append((str(entry.version), " ".join(entry.aliases), value, entry.data, entry.commit[:8] + dirty, created, reason))
-    return in_columns(lines)
+        data = entry.data[:SHOWN] if entry.data == reference.data else f"{entry.data[:SHOWN]} {OTHER_DATA}".strip()
+        lines.append((str(entry.version), " ".join(entry.aliases), value, data, entry.commit[:SHOWN] + dirty, created, entry.reason))
+    text = in_columns(lines)
+    if width is not None:
+        text = "\n".join(line if len(line) <= width else line[: width - 1] + "…" for line in text.splitlines())
+    if any(entry.data != reference.data for entry in entries):
+        text += f"\n{OTHER_DATA}: measured on other test data than version {reference.version}, so their {metric} cannot be compared."
+    return text
+
+
+def as_json(params: Params) -> str:
+    """Returns all versions as a JSON list in the order of `table`, with whole hashes and reasons. Raises as `table` does."""
+    try:
+        entries = aliases.versions_table(params)
+    except NothingTracked:
+        return "[]"
+    if not entries:
+        return "[]"
+    reference = _reference(entries)
+    versions = [
+        {
+            "name": params.registration.name,
+            "version": entry.version,
+            "aliases": list(entry.aliases),
+            "metric": params.registration.metric,
+            "value": entry.value,
+            "data": entry.data,
+            "comparable": entry.data == reference.data,
+            "commit": entry.commit,
+            "created": datetime.fromtimestamp(entry.created / 1000, UTC).isoformat(timespec="seconds"),
+            "reason": entry.reason,
+        }
+        for entry in _by_data(entries, reference)
+    ]
+    return json.dumps(versions, indent=2, ensure_ascii=False)
+
+
+def _reference(entries: Sequence[aliases.Entry]) -> aliases.Entry:
+    """The champion, or else the newest version: others are comparable if they have its test data."""
+    return next((entry for entry in entries if aliases.CHAMPION in entry.aliases), entries[0])
+
+
+def _by_data(entries: Sequence[aliases.Entry], reference: aliases.Entry) -> list[aliases.Entry]:
+    """Groups the versions by test data: the reference's first, then the data of the newest version. Newest first in each group."""
+    groups = dict.fromkeys([reference.data, *(entry.data for entry in entries)])
+    return [entry for data in groups for entry in entries if entry.data == data]
 
 
 def promote(params: Params, version: str) -> str:

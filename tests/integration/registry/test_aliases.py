@@ -1,5 +1,6 @@
 """The alias `champion`: concurrent decisions, manual promotion and rollback."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from reelnest.errors import RegistryError
 from reelnest.registry.promotion import deciding
 from reelnest.registry.promotion.aliases import promote, rollback
 from reelnest.registry.promotion.decision import Evidence, decide_version
+from reelnest.registry.promotion.evaluation_log import DATA_HASH_TAG
 from reelnest.registry.versions import versions
 from reelnest.registry.versions.versions import Registration
 from tests.integration.registry.candidate_workspace import Project
@@ -128,6 +130,26 @@ def test_the_table_shows_who_is_champion_and_why(project: Project) -> None:
     assert registry.promote(project.params, "2") == "models:/reelnest@champion is now version 2."
     assert "by hand, in place of version 1" in registry.table(project.params)
     assert registry.rollback(project.params) == "models:/reelnest@champion is version 1 again, and no longer version 2."
+
+
+def test_versions_on_other_test_data_are_marked_and_not_sorted_among_the_others(project: Project) -> None:
+    assert json.loads(registry.as_json(project.params)) == []
+    for number, value in ((1, 0.5), (2, 0.4), (3, 0.3)):
+        registered_with(project, number, value)
+    mlflow.MlflowClient().set_model_version_tag("reelnest", "2", DATA_HASH_TAG, "f" * 64)
+    _, *rows, note = registry.table(project.params).splitlines()
+    assert [row.split()[0] for row in rows] == ["3", "1", "2"]
+    assert ["(other)" in row for row in rows] == [False, False, True]
+    assert note == "(other): measured on other test data than version 1, so their recall@10 cannot be compared."
+    assert max(map(len, rows)) > 120  # the reasons are complete
+    narrow = registry.table(project.params, width=80).splitlines()[1:4]
+    assert {len(row) for row in narrow} == {80}
+    assert all(row.endswith("…") for row in narrow)
+    listed = json.loads(registry.as_json(project.params))
+    assert [(entry["version"], entry["comparable"]) for entry in listed] == [(3, True), (1, True), (2, False)]
+    assert listed[2]["data"] == "f" * 64
+    assert listed[1]["aliases"] == ["champion"]
+    assert listed[0]["reason"] in rows[0]
 
 
 def test_a_missing_version_is_reported(project: Project) -> None:

@@ -34,7 +34,7 @@ class Entry:
     value: float | None
     """The value of `register.metric` over all queries at the full width. Values on different `data` are not comparable."""
     data: str
-    """The first characters of the evaluation data's hash."""
+    """The hash of the evaluation data; empty if it is unknown."""
     commit: str
     reason: str
 
@@ -58,7 +58,7 @@ def versions_table(params: Params) -> list[Entry]:
             tuple(sorted(version.aliases)),
             int(version.creation_timestamp),
             float(version.tags[metric]) if metric in version.tags else None,
-            version.tags.get("reelnest.evaluation_data_hash", "")[:8],
+            version.tags.get("reelnest.evaluation_data_hash", ""),
             version.tags.get("reelnest.git_commit", ""),
             version.tags.get(REASON_TAG, "not decided yet: run `reelnest register`"),
         )
