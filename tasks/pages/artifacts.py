@@ -40,6 +40,7 @@ def validation_page(workspace: Workspace) -> str:
             ["", "lines", "good"],
             [(name, counts.lines, counts.good) for name, counts in (("videos", report.videos), ("pairs", report.pairs))],
         ),
+        *(f"Warning: {escape(warning)}" for warning in report.warnings),
         table(["split", "kind", "pairs"], [(split, kind, n) for split, kinds in splits.items() for kind, n in kinds.items()]),
         "## Quarantined",
         f"{quarantined.records} records, {quarantined.fraction:.2%} (limit: {quarantined.allowed_fraction:.2%}).",

@@ -95,3 +95,5 @@ class ValidationReport(Artifact):
     behaviour: BehaviourCounts
     queries_without_target: LostQueries
     expectations: tuple[ExpectationOutcome, ...]
+    warnings: tuple[str, ...] = ()
+    """Problems that do not stop the workflow but make training or the test worthless, with what to do."""

@@ -34,6 +34,7 @@ from reelnest.registry.run_notes import TrackedData
 from reelnest.registry.sweeps import parent_tags
 from reelnest.registry.tracking import open_trackers
 from reelnest.settings import Params, launch_uses_cpu, load_params, tracking_uri
+from reelnest.stages import training_warnings
 from reelnest.stages.training_inputs import check_precision
 from reelnest.stages.workspace import Workspace
 from reelnest.store.prepared import Pairs, Prepared
@@ -129,7 +130,9 @@ def _train(setup: _Setup) -> None:
     )
     data = _data(setup, encoder, tokenizer)
     training = Training(params, accelerator, model, data, setup.checkpoints, setup.trackers)
-    _log_start(setup, parameters, has_validation=data.evaluate is not None)
+    if accelerator.is_main_process:
+        _log_start(setup, parameters, has_validation=data.evaluate is not None)
+        training_warnings.warn(params, setup.prepared, data.batcher, setup.batch_order)
     outcome = training.run(workspace.work / "progress.json" if accelerator.is_main_process else None)
     if accelerator.is_main_process:
         _save_candidate(setup, base)

@@ -18,6 +18,7 @@ from reelnest.artifacts.validation_report import (
     VideoCounts,
 )
 from reelnest.atomic_files import atomic_folder
+from reelnest.checks.data_warnings import data_warnings
 from reelnest.checks.expectations import check, pair_advice, pair_checks, video_advice, video_checks
 from reelnest.checks.tables import VideoFacts, pair_table, side_name, video_table
 from reelnest.errors import DataError
@@ -97,6 +98,7 @@ def run(workspace: Workspace, params: Params) -> None:
         behaviour=_behaviour(tests, len(bad_tests), of_other_data, good, splits),
         queries_without_target=_lost_queries(pairs, good, unusable),
         expectations=tuple(outcomes),
+        warnings=tuple(data_warnings(good, splits)),
     )
     report.write(workspace.reports)
     with atomic_folder(workspace.reports / "data_docs") as folder:
@@ -198,6 +200,8 @@ def _log(report: ValidationReport) -> None:
         log.warning("quarantined from %s: %s", file, _listed(reasons))
     if lost.count:
         log.warning("%d queries have no target left; see queries_without_target in reports/validation.json", lost.count)
+    for warning in report.warnings:
+        log.warning("%s", warning)
     for outcome in outcomes:
         # Bad records are in the counts of the quarantine above.
         if not outcome.success and not outcome.suite.endswith("_found"):

@@ -37,6 +37,9 @@ from reelnest.training.snapshot import Snapshots
 from reelnest.training.step import TrainingStep
 from reelnest.training.tracker import PROFILE_FOLDER, Trackers
 
+NO_LOSS = 1e-7
+"""A loss up to this is 0 but for rounding."""
+
 log = logging.getLogger(__name__)
 
 
@@ -85,6 +88,7 @@ class Training:
         self._data = data
         self._checkpoints = checkpoints
         self._trackers = trackers
+        self._is_main = accelerator.is_main_process
         self._steps_per_epoch = data.batch_order.steps_per_epoch(self._train.accumulation_steps)
         self.total_steps = self._steps_per_epoch * self._train.epochs
         self.step = TrainingStep(params, accelerator, model, data.batcher, self.total_steps)
@@ -218,6 +222,12 @@ class Training:
         if not rows:
             return
         progress.show(rows[-1])
+        if self._is_main and rows[0].step == 1 and max(row.loss for row in rows) <= NO_LOSS:
+            log.warning(
+                "training: the loss is 0 in each of the first %d steps, so nothing is learnt. Most likely no query has a negative: look for"
+                " warnings of `reelnest validate` and above.",
+                len(rows),
+            )
         figures = step_figures(rows, self._dims, self.model.objective.dim_weights.learnt())
         self._trackers.log_metrics(figures | self._meter.rates() | memory_figures(), self.state.step)
 

@@ -92,6 +92,10 @@ class PairBatcher:
         """Returns a batch of one empty text, for a process that must run the model without having anything to encode."""
         return self._batcher.stand_in()
 
+    def queries_without_negative(self, rows: np.ndarray) -> int:
+        """Returns how many queries of a batch have no negative among its targets, because all of them are relevant to the query."""
+        return int(self._related(self._pairs.queries[rows], self._pairs.targets[rows]).all(axis=1).sum())
+
     def resized(self, batch: PairBatch, micro_batch_size: int | None) -> PairBatch:
         """Returns the same batch in micro-batches of this size."""
         fits = len(batch.inputs) == self._micro_batches(batch.share, len(batch.extras), micro_batch_size)

@@ -1,0 +1,41 @@
+"""Warnings at the start of a training that would learn nothing, or whose metrics would show nothing."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from reelnest.backbones.families.qwen2_5_vl import VISION
+from reelnest.records.formats import Pair, Side
+from reelnest.store.frame_store_writing import FrameCache, write_store
+from reelnest.store.prepared import STORE_FOLDER, write_tables
+from tests.integration.training.training_workspace import run, write_workspace
+
+
+def write_texts(folder: Path, scratch: Path, pairs: list[tuple[str, str, str]]) -> Path:
+    """Prepared texts without videos: (query, target, split)."""
+    write_store(folder / STORE_FOLDER, [], FrameCache(scratch), 1.0, VISION)
+    rows = [Pair(Side("text", query), Side("text", target), 1.0, None, (), line) for line, (query, target, _) in enumerate(pairs)]
+    write_tables(folder, {}, rows, [split for _, _, split in pairs])
+    return folder
+
+
+def test_a_training_that_cannot_learn_says_so_at_its_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """All train pairs have one target, and the test split has two candidates."""
+    pairs = [(f"query {number}", "the only target", "train") for number in range(16)]
+    data = write_texts(tmp_path / "prepared", tmp_path / "scratch", [*pairs, ("q", "t", "test"), ("v", "w", "validation")])
+    with caplog.at_level(logging.INFO):
+        run(write_workspace(tmp_path / "root", data, epochs=1, loss={"intra_modal_negatives": False}))
+    assert "in 2 of the first 2 batches most queries have no negative (at most 8 of 8 queries)" in caplog.text
+    assert "the loss is 0 in each of the first 2 steps" in caplog.text
+    assert "Recall@10 is no test on the test split, because there are only 2 different candidates" in caplog.text
+    assert "Add test pairs, or change evaluate.choice_metric and register.metric." in caplog.text
+    assert "on the validation split" not in caplog.text  # nDCG@10 of two candidates depends on their order
+    assert "The model 'tiny' is for trying the workflow." in caplog.text
+    for message in ("most queries have no negative", "the loss is 0", "'tiny' is for trying", "no test on the test split"):
+        assert caplog.text.count(message) == 1
+
+
+def test_an_ordinary_training_has_no_such_warning(prepared: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(write_workspace(tmp_path / "root", prepared, epochs=1))
+    assert not any("most queries" in message or "the loss is 0" in message for message in caplog.messages)
