@@ -285,13 +285,13 @@ def test_a_test_split_that_the_quarantine_empties_names_the_reasons(workspace: W
         {"query": "a", "target": "cat", "split": "train"},
         {"query": "b", "target": {"video": "gone"}, "split": "test"},
     )
-    with pytest.raises(DataError, match=r"no pair is left for the test split.*1 unknown_video"):
+    with pytest.raises(DataError, match=r"the test split has no pairs.*1 unknown_video"):
         validate.run(workspace, allowing(0.5))
 
 
 def test_no_pairs_at_all_stop_the_stage(workspace: Workspace) -> None:
     write_lines(workspace.data / "pairs.jsonl")
-    with pytest.raises(DataError, match="no pair is left"):
+    with pytest.raises(DataError, match="the train split has no pairs"):
         validate.run(workspace, Params())
 
 
