@@ -11,6 +11,7 @@ from reelnest.backbones.compatibility import load_compatible_params
 from reelnest.cli_data import data, in_checkout
 from reelnest.errors import ReelnestError
 from reelnest.launch.command import launch, prepare_process
+from reelnest.progress import Activity
 from reelnest.settings import Params
 from reelnest.stages.workspace import Workspace
 
@@ -56,18 +57,20 @@ def sample(
 def validate() -> None:
     """Checks data/ with Great Expectations, quarantines bad records, and writes reports/validation.json and reports/data_docs/."""
     workspace, params = _settings()
-    from reelnest.stages import validate as stage
+    with Activity("validate"):
+        from reelnest.stages import validate as stage
 
-    stage.run(workspace, params)
+        stage.run(workspace, params)
 
 
 @cli.command()
 def preprocess() -> None:
     """Decodes each video once into prepared/ and assigns the splits."""
     workspace, params = _settings()
-    from reelnest.stages import preprocess as stage
+    with Activity("preprocess"):
+        from reelnest.stages import preprocess as stage
 
-    stage.run(workspace, params)
+        stage.run(workspace, params)
 
 
 @cli.command(context_settings=LAUNCHER_OPTIONS)
@@ -99,11 +102,12 @@ def register(
     if approved is not None and refused is not None:
         raise typer.BadParameter("use --approved or --refused, not both")
     workspace, params = _settings()
-    from reelnest.registry.promotion.verdict import Approval
-    from reelnest.stages import register as stage
+    with Activity("register"):
+        from reelnest.registry.promotion.verdict import Approval
+        from reelnest.stages import register as stage
 
-    words = refused if approved is None else approved
-    stage.run(workspace, params, None if words is None else Approval(refused is None, words))
+        words = refused if approved is None else approved
+        stage.run(workspace, params, None if words is None else Approval(refused is None, words))
 
 
 @cli.command()
@@ -222,9 +226,10 @@ def index(
 ) -> None:
     """Encodes the videos of a data folder for `search` and `serve`. Only videos that changed are encoded again."""
     workspace, params = _settings()
-    from reelnest.commands import index as stage
+    with Activity("index"):
+        from reelnest.commands import index as stage
 
-    done = stage.run(workspace, params, model, data, out, storage="float16" if half else "float32", graph=graph)
+        done = stage.run(workspace, params, model, data, out, storage="float16" if half else "float32", graph=graph)
     manifest = done.manifest
     # An alias moves, so the version that it named is shown; a folder as it was typed.
     name = manifest.model if manifest.model.startswith("models:/") else model

@@ -27,6 +27,7 @@ LEFT_OUT = {
     "reelnest.launch": "starts and ends a stage's processes",
     "reelnest.stages.training_inputs": "rejects invalid training inputs",
     "reelnest.stages.workspace": "the names of a checkout's folders",
+    "reelnest.progress": "shows that work goes on",
     "reelnest.code_closure": "lists code and computes no results",
 }
 """Module or package → the reason why it is excluded from every closure."""

@@ -26,8 +26,11 @@ STATUS_TIMEOUT_SECONDS = 3600.0
 RESUMABLE_STATUS = 75
 """EX_TEMPFAIL: a stage that ends with this status asks to be started again."""
 
-# Hints that DVC prints after each stage, and warnings about files that may be empty.
+# Lines of DVC that say nothing new: a stage's command, its lock file, hints after each stage, and warnings about files that may be empty.
 CHATTER = (
+    "> ",
+    "Generating lock file",
+    "Updating lock file",
     "To track the changes with git",
     "\tgit add ",
     "To enable auto staging",

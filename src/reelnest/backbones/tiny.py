@@ -14,6 +14,7 @@ from transformers import MODEL_MAPPING, PreTrainedModel, Qwen2Tokenizer
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from reelnest.backbones.family import Family
+from reelnest.backbones.loading import quiet_transformers
 from reelnest.backbones.registry import TINY, family_of
 from reelnest.settings import Model, Tiny
 
@@ -31,7 +32,8 @@ def build_tiny(folder: Path, texts: Iterable[str], settings: Tiny, seed: int, fa
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: PreTrainedModel = cast("type[PreTrainedModel]", MODEL_MAPPING[type(config)])(config)
-    model.save_pretrained(folder)
+    with quiet_transformers():
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

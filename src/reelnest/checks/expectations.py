@@ -19,6 +19,7 @@ from reelnest.artifacts.validation_report import Severity
 from reelnest.checks.custom_expectations import ExpectColumnPairToHaveOneBForEachA, ExpectColumnValuesToBeBalanced
 from reelnest.checks.findings import Finding, finding_of
 from reelnest.checks.tables import GOOD, PAIR_COLUMNS, VIDEO_COLUMNS
+from reelnest.progress import Activity
 from reelnest.records.formats import SPLITS, pair_kind
 from reelnest.settings import Validate
 
@@ -144,7 +145,7 @@ def check(suites: Mapping[str, tuple[pd.DataFrame, ExpectationSuite]]) -> list[F
     context = _context()
     source = context.data_sources.add_pandas("data")
     findings = []
-    for name, (table, suite) in suites.items():
+    for name, (table, suite) in Activity("checking the expectations", len(suites), "suite").over(suites.items()):
         batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all lines")
         suite = context.suites.add(suite)
         definition = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=suite))

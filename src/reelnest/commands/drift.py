@@ -29,6 +29,7 @@ from reelnest.evaluation.by_query import QUERY_METRICS_FILE, data_hash
 from reelnest.evaluation.retrieval_sets import retrieval_sets
 from reelnest.evaluation.significance import bootstrap_intervals
 from reelnest.launch.command import prepare_process
+from reelnest.progress import Activity
 from reelnest.records.changes import Contents, pair_texts, read_contents, summarise, video_texts
 from reelnest.records.formats import TEXT_FIELDS, Video, pair_kind, video_files
 from reelnest.registry.drift_log import ChampionRun, StoredMetrics
@@ -254,7 +255,8 @@ def main() -> int:
     prepare_process()
     workspace = Workspace()
     try:
-        run(workspace, load_params(workspace.params), arguments.version, arguments.data, arguments.before)
+        with Activity("drift"):
+            run(workspace, load_params(workspace.params), arguments.version, arguments.data, arguments.before)
     except ReelnestError as error:
         sys.stderr.write(f"reelnest: error: {error}\n")
         return error.exit_status

@@ -7,10 +7,10 @@ from typing import Protocol
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from tqdm import tqdm
 
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.encoder import Encoder
+from reelnest.progress import Activity
 from reelnest.store.entries import Entry
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def embed(encoder: Encoder, batcher: Batcher, entries: Entries, batch_size: int,
     """Returns vectors of `entries`, not normalised: float32 (entries, width), on the CPU, the same on every rank.
 
     Entries of similar length share a batch. The longest come first, so a lack of memory shows at once. The ranks take batches in turn.
-    Batches, and so vectors, do not depend on the number of ranks. `progress` labels the progress bar. Every rank calls this with equal
+    Batches, and so vectors, do not depend on the number of ranks. `progress` names the work. Every rank calls this with equal
     entries. Products have the precision of `encoder.autocast_dtype`. The encoder's training mode does not change.
     """
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -44,10 +44,10 @@ def embed(encoder: Encoder, batcher: Batcher, entries: Entries, batch_size: int,
     autocast = torch.autocast(encoder.device.type, encoder.autocast_dtype, enabled=encoder.autocast_dtype is not None)
     encoder.eval()
     try:
-        with torch.no_grad(), autocast, tqdm(total=len(entries), desc=progress, unit="item", disable=True if rank else None) as bar:
+        with torch.no_grad(), autocast, Activity(progress, len(entries), "item", shown=rank == 0) as activity:
             for batch in mine:
                 vectors[batch] = encoder(batcher([entries[i] for i in batch]).to(encoder.device)).cpu()
-                bar.update(min(len(batch) * ranks, len(entries) - bar.n))
+                activity.advance(min(len(batch) * ranks, len(entries) - activity.done))
             if encoder.sharded and len(mine) < -(-len(batches) // ranks):
                 # Other ranks run one more batch, and their layers wait for this rank's shard of the weights.
                 encoder(batcher.stand_in().to(encoder.device))

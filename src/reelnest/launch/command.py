@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from reelnest.launch.quiet import QUIET
+from reelnest.progress import LogHandler
 from reelnest.settings import Params, launch_config_path
 from reelnest.yaml_files import load_yaml
 
@@ -16,7 +17,7 @@ def prepare_process() -> None:
     """Sets the variables of `QUIET` that are not set, for this process and its children, and enables the log lines of reelnest."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True, handlers=[LogHandler()])
     logging.getLogger("reelnest").setLevel(logging.INFO)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from reelnest.launch.command import prepare_process
 from reelnest.launch.failures import FOLDER_VARIABLE, Failure, message
+from reelnest.progress import Activity
 
 LAUNCHER_VARIABLE = "REELNEST_LAUNCHER"
 """Environment variable with the launcher's process id."""
@@ -28,15 +29,17 @@ def main() -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     prepare_process()
     _, module, *arguments = sys.argv
+    name = module.rpartition(".")[2]
     try:
-        importlib.import_module(module).main(arguments)
+        with Activity(name, shown=os.environ.get("RANK", "0") == "0"):  # importing torch takes seconds too
+            importlib.import_module(module).main(arguments)
     except Exception as error:  # noqa: BLE001 -- its traceback is saved
         failure = Failure.of(error, int(os.environ.get("RANK", "0")))
         folder = os.environ.get(FOLDER_VARIABLE)
         if folder is not None:
             failure.write(Path(folder))
         elif failure.rank == 0:
-            sys.stderr.write(f"{message(failure, module.rpartition('.')[2], Path())}\n")
+            sys.stderr.write(f"{message(failure, name, Path())}\n")
         return failure.status
     return 0
 

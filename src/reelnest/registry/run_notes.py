@@ -22,14 +22,14 @@ EXPERIMENT_TAGS = {
     # MLflow's page of an experiment otherwise opens on the traces of language model applications, of which there are none. Pages that go by
     # the address instead need `workflowType` in it (`TRAINING_RUNS`).
     KIND_TAG: "custom_model_development",
-    NOTE_TAG: """Each run is a training. **The steps of its `test/…` charts are dims**: `test/all/recall_at_1` at step 64 is Recall@1 with \
-the first 64 numbers of each vector.
+    NOTE_TAG: """**The steps of the `test/…` charts are dims**: `test/all/recall_at_1` at step 64 is Recall@1 at 64 dims.
 
+- Each run is a training, with the evaluation of its model. A sweep is the parent of its trainings.
 - To compare models by dim, select their runs and open the chart view. Each `test/…` chart then has one line for each model.
 - The steps of `train/…` and `validation/…` are optimizer steps.
 - `test/recall_at_1`, without `all`, is the single value at the full width, for the table of runs.
-- A run is named after its model, its data version (the hash in `data.dvc`), its epochs, and a digest of its settings.
-- A sweep is the parent of its trainings. `reelnest models` lists the registered ones.""",
+- A run is named after its model, its epochs, its data version (the hash in `data.dvc`), and a digest of its settings.
+- `reelnest models` lists the registered models.""",
 }
 """Tags of the experiment. One that is already set, such as a description that somebody edited, is not changed."""
 
@@ -51,10 +51,10 @@ def model_name(params: Params) -> str:
 
 
 def run_name(params: Params, key: str, data: TrackedData | None) -> str:
-    """The name of a training's run, such as `tiny, data 034d2c85, 5 epochs, 785423a8`. `key` identifies the training."""
+    """The name of a training's run, such as `tiny, 5 epochs, data 034d2c85, 785423a8`. `key` identifies the training."""
     version = [f"data {data.version[:SHORT_HASH]}"] if data is not None else []
     epochs = f"{params.train.epochs} epoch{'s' if params.train.epochs > 1 else ''}"
-    return ", ".join([model_name(params), *version, epochs, key[:SHORT_HASH]])
+    return ", ".join([model_name(params), epochs, *version, key[:SHORT_HASH]])
 
 
 def training_note(params: Params, data: TrackedData | None) -> str:
@@ -104,6 +104,5 @@ def evaluation_input(evaluation: EvaluationReport) -> DatasetInput:
 
 
 def _input(name: str, digest: str, context: str, source: dict[str, str], profile: dict[str, int]) -> DatasetInput:
-    # MLflow's digests have at most 36 characters.
-    dataset = Dataset(name, digest.removesuffix(".dir")[:32], "local", json.dumps(source), profile=json.dumps(profile))
+    dataset = Dataset(name, digest[:SHORT_HASH], "local", json.dumps(source), profile=json.dumps(profile))
     return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, context)])

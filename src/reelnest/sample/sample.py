@@ -20,10 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from tqdm import tqdm
-
 from reelnest.atomic_files import atomic_folder, write_json, write_lines
 from reelnest.errors import DataError
+from reelnest.progress import Activity
 from reelnest.records.behaviour_tests import BEHAVIOUR_FILE
 from reelnest.records.content_hash import folder_hash
 from reelnest.records.formats import PAIRS_FILE, SPLITS, VIDEOS_FILE
@@ -170,11 +169,10 @@ def write_sample(folder: Path, seed: int = 0, twins: Mapping[str, int] = TWINS) 
     started = time.monotonic()
     with atomic_folder(folder) as temporary:
         (temporary / "videos").mkdir()
-        bar = tqdm(total=len(clips), desc="drawing", unit="clip", disable=None)
-        with bar, ThreadPoolExecutor(2) as threads:
-            for clip, video in zip(clips, threads.map(_render, clips), strict=True):
+        with ThreadPoolExecutor(2) as threads:
+            drawn = Activity("drawing", len(clips), "clip").over(threads.map(_render, clips))
+            for clip, video in zip(clips, drawn, strict=True):
                 (temporary / clip.path).write_bytes(video)
-                bar.update()
         videos = ({"video_id": clip.video_id, "path": clip.path, **clip.fields} for clip in clips)
         for name, records in ((VIDEOS_FILE, videos), (PAIRS_FILE, pairs), (BEHAVIOUR_FILE, behaviour_tests(clips))):
             write_lines(temporary / name, (json.dumps(record, ensure_ascii=False) for record in records))

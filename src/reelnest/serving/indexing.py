@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from reelnest.encoder.saved import SavedModel
 from reelnest.engines.engine import Engine, IndexStorage, Item, Manifest, Vector
 from reelnest.engines.folder_files import FORMAT_VERSION
 from reelnest.errors import DataError, ModelError, VideoError
+from reelnest.progress import Activity
 from reelnest.records.content_hash import value_hash
 from reelnest.records.formats import TEXT_FIELDS, VIDEOS_FILE, BadRecord, Video, read_videos, video_files
 from reelnest.serving.cached_vectors import CachedVectors, Vectors
@@ -172,7 +172,7 @@ def _items(videos: Sequence[Video], data: Path, model: SavedModel) -> tuple[list
         return _Item(video, frames_key, text, hashlib.sha256(json.dumps([frames_key, text]).encode()).hexdigest())
 
     with ThreadPoolExecutor(available_workers()) as pool:
-        results = list(tqdm(pool.map(item_of, videos), total=len(videos), desc="hashing", unit="video", disable=None))
+        results = list(Activity("hashing", len(videos), "video").over(pool.map(item_of, videos)))
     return [item for item in results if isinstance(item, _Item)], [item for item in results if isinstance(item, BadRecord)]
 
 
@@ -203,7 +203,7 @@ def _encode(
     failed: dict[str, VideoError] = {}
     started = time.monotonic()
     results = in_parallel(items, work, options.limits)
-    with tqdm(total=len(items), desc="encoding", unit="video", disable=None) as bar:
+    with Activity("encoding", len(items), "video") as activity:
         while batch := list(islice(results, options.batch_size)):
             decoded = [(item, frames) for item, frames in batch if not isinstance(frames, VideoError)]
             failed |= {item.key: frames for item, frames in batch if isinstance(frames, VideoError)}
@@ -212,7 +212,7 @@ def _encode(
                 vectors = model.encode(entries, dim=model.dims[-1], batch_size=options.batch_size)
                 _check_finite(vectors, [item.video.video_id for item, _ in decoded])
                 cached.add([item.key for item, _ in decoded], vectors.astype(options.storage))
-            bar.update(len(batch))
+            activity.advance(len(batch))
     if items:
         seconds = time.monotonic() - started
         done = len(items) - len(failed)

@@ -27,6 +27,7 @@ from reelnest.evaluation.metrics import headline_names
 from reelnest.evaluation.slices import slices
 from reelnest.evaluation.split_evaluation import embed_split
 from reelnest.launch.process_count import check_process_count
+from reelnest.progress import Activity
 from reelnest.records.behaviour_tests import BEHAVIOUR_FILE, BehaviourTest, stored_behaviour
 from reelnest.registry.candidate import Candidate
 from reelnest.registry.connection import connect
@@ -66,9 +67,11 @@ def run(workspace: Workspace, params: Params) -> None:
     embedded = embed_tests(tests, prepared, split, model.encoder, model.batcher, settings.batch_size) if tests else None
     # All processes share the search; the main process does the rest.
     confidence = settings.confidence if state.is_main_process else None
-    evaluation = split.evaluate(dims, settings.depth, confidence)
+    with Activity("searching the test split", shown=state.is_main_process):
+        evaluation = split.evaluate(dims, settings.depth, confidence)
     if state.is_main_process:
-        measured = measure(candidates, evaluation, split.queries, split.targets, settings.depth, settings.confidence)
+        with Activity("measuring storage types and funnels"):
+            measured = measure(candidates, evaluation, split.queries, split.targets, settings.depth, settings.confidence)
         _write_reports(workspace, params, prepared, model, evaluation, measured, (tests, embedded))
     state.destroy_process_group()
 

@@ -12,13 +12,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tqdm import tqdm
-
 from reelnest.artifacts.preprocessing_report import Dropped, PreprocessingReport
 from reelnest.atomic_files import atomic_folder, write_json
 from reelnest.backbones.compatibility import check_frames
 from reelnest.backbones.registry import family_of
 from reelnest.errors import DataError, VideoError
+from reelnest.progress import Activity
 from reelnest.records.formats import (
     PAIRS_FILE,
     VIDEOS_FILE,
@@ -127,8 +126,8 @@ def _keys(videos: Sequence[Video], data: Path, settings: FrameSettings) -> tuple
     keys: dict[str, str] = {}
     unreadable: dict[str, VideoError] = {}
     with ThreadPoolExecutor(available_workers()) as pool:
-        bar = tqdm(pool.map(key, videos), total=len(videos), desc="hashing", unit="video", disable=None)
-        for video, result in zip(videos, bar, strict=True):
+        hashed = Activity("hashing", len(videos), "video").over(pool.map(key, videos))
+        for video, result in zip(videos, hashed, strict=True):
             if isinstance(result, VideoError):
                 unreadable[video.video_id] = result
             else:
@@ -146,8 +145,7 @@ def _decode(missing: Sequence[tuple[str, list[Path]]], params: Params, settings:
         results = _decode_here(missing, settings, limits, cache)
     else:
         results = decode_on_cluster(address, missing, settings, limits, cache.spill, spill_frames, cache.adopt)
-    bar = tqdm(results, total=len(missing), desc="decoding", unit="video", disable=None)
-    failed = {key: error for key, error in bar if error is not None}
+    failed = {key: error for key, error in Activity("decoding", len(missing), "video").over(results) if error is not None}
     seconds = time.monotonic() - started
     rate = len(missing) / max(seconds, 1e-9)
     log.info("decoded %d videos in %.1f s (%.1f a second), %d failed", len(missing), seconds, rate, len(failed))

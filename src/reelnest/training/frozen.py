@@ -20,7 +20,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast_object_list
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from reelnest.backbones.segments import Segment
@@ -30,6 +29,7 @@ from reelnest.encoder.embedding import batches_by_length
 from reelnest.encoder.encoder import Encoder
 from reelnest.errors import TrainingError
 from reelnest.evaluation.retrieval_sets import retrieval_sets
+from reelnest.progress import Activity
 from reelnest.settings import Params
 from reelnest.store.cached_rows import CachedRows, CachedRowsWriter, Rows
 from reelnest.store.entries import Entry, Role
@@ -216,11 +216,11 @@ def _write(job: _Job, vision: VisionSpec, folders: tuple[Path, Path], width: int
     total = int((job.counts > 0).sum())
     try:
         writer = CachedRowsWriter(aside, job.counts, width, dtype)
-        with tqdm(total=total, desc=job.name, unit="item", disable=True if rank else None) as bar:
+        with Activity(job.name, total, "item", shown=rank == 0) as activity:
             for batch in job.batches[rank::ranks]:
                 for number, rows in zip(batch, job.make(batch), strict=True):
                     writer.put(number, _numpy(rows))
-                bar.update(min(ranks * len(batch), total - bar.n))
+                activity.advance(min(ranks * len(batch), total - activity.done))
         writer.close()
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:

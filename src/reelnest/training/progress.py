@@ -1,19 +1,18 @@
-"""Training progress: a bar in the terminal and a file for other programs."""
+"""Training progress: for people, and as a file for other programs."""
 
 import json
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tqdm import tqdm
-
+from reelnest.progress import Activity
 from reelnest.training.checkpoint.history import StepRow
 
 SECONDS_BETWEEN_FILES = 1.0
 
 
 class Progress:
-    """The main process's progress bar in pairs, and `work/progress.json`, written at most once per second. Other processes have neither."""
+    """The main process's progress in pairs, and `work/progress.json`, written at most once per second. Other processes have neither."""
 
     def __init__(self, path: Path | None, *, epochs: int, steps: int, pairs: int, done_pairs: int) -> None:
         self._path = path
@@ -22,10 +21,7 @@ class Progress:
         self._pairs = 0
         self._written = 0.0
         self._row: StepRow | None = None
-        # disable=None: no bar without a terminal.
-        self._bar = tqdm(
-            desc="train", total=pairs, initial=done_pairs, unit="pairs", disable=None if path is not None else True, dynamic_ncols=True
-        )
+        self._activity = Activity("training", pairs, "pair", done=done_pairs, shown=path is not None).__enter__()
 
     @property
     def pairs_per_second(self) -> float:
@@ -40,19 +36,22 @@ class Progress:
     def advance(self, epoch: int, step: int, pairs: int) -> None:
         """Adds a step's pairs."""
         self._pairs += pairs
-        self._bar.update(pairs)
+        self._activity.advance(pairs)
+        loss = [] if self._row is None else [f"loss {self._row.loss:.4f}"]
+        self._activity.describe(
+            ", ".join([f"step {step:,} of {self._total['steps']:,}", f"epoch {epoch} of {self._total['epochs']}", *loss])
+        )
         if time.monotonic() - self._written >= SECONDS_BETWEEN_FILES:
             self._write(epoch, step)
 
     def show(self, row: StepRow) -> None:
-        """Shows the loss of `row`."""
+        """Shows the loss of `row` from the next step on."""
         self._row = row
-        self._bar.set_postfix(epoch=row.epoch, loss=f"{row.loss:.4f}", refresh=False)
 
     def close(self, epoch: int, step: int) -> None:
-        """Writes the final state and closes the bar."""
+        """Writes the final state and ends the display."""
         self._write(epoch, step)
-        self._bar.close()
+        self._activity.__exit__()
 
     def _write(self, epoch: int, step: int) -> None:
         if self._path is None:

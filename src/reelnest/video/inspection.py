@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from reelnest.errors import VideoError
+from reelnest.progress import Activity
 from reelnest.records.formats import VIDEOS_FILE, BadRecord, Video, video_files
 from reelnest.video.decoder import Decoder, Limits, VideoInfo, in_parallel
 from reelnest.video.decoders import AUTO
@@ -44,7 +43,7 @@ def inspect_videos(
     root = folder.resolve()
     started = time.monotonic()
     results = in_parallel(videos, inspect, limits, workers)
-    for video, result in tqdm(results, total=len(videos), desc="inspecting", unit="video", disable=None):
+    for video, result in Activity("inspecting", len(videos), "video").over(results):
         if isinstance(result, VideoError):
             # File names as in videos.jsonl: the report must not depend on the project's folder.
             detail = str(result).replace(f"{root}{os.sep}", "")

@@ -1,5 +1,6 @@
 """The candidate as a logged model of MLflow, with the code that serves it and the requirements of a server."""
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from mlflow.types.schema import AnyType
 
 import reelnest
 from reelnest.encoder.manifest import CARD_FILE
+from reelnest.progress import Activity
 from reelnest.records.formats import TEXT_FIELDS
 from reelnest.registry.candidate import MODEL_HASH_TAG, Candidate
 from reelnest.settings import Params
@@ -62,7 +64,10 @@ def log_model(params: Params, candidate: Candidate, run_id: str, documents: Docu
         "video_seconds": limits.max_video_seconds,
         "video_timeout_seconds": limits.decode_timeout_seconds,
     }
-    with mlflow.start_run(run_id=run_id), _documented(candidate.folder, documents) as artifacts:
+    # MLflow logs each step of this, which is of no use to the person who waits for it.
+    logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
+    activity = Activity("saving the model in MLflow")
+    with activity, mlflow.start_run(run_id=run_id), _documented(candidate.folder, documents) as artifacts:
         info = mlflow.pyfunc.log_model(
             name=LOGGED_MODEL_NAME,
             python_model=str(SERVED_MODEL),

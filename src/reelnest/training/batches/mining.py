@@ -14,9 +14,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from reelnest.errors import TrainingError
+from reelnest.progress import Activity
 from reelnest.settings import Mining
 from reelnest.store.prepared import Indices, Pairs, Prepared
 from reelnest.training.distributed import world
@@ -89,7 +89,7 @@ def mine(
     # The item plus 1, and 0 for none, so that the sum over ranks is the result of the one rank that drew.
     mined = torch.zeros(len(pairs), settings.negatives_per_pair, dtype=torch.int64)
     margin = torch.zeros(2, dtype=torch.float64)  # sum and count over negatives
-    with tqdm(total=len(pairs), desc="mine", unit="pair", disable=True if rank else None) as bar:
+    with Activity("mine", len(pairs), "pair", shown=rank == 0) as activity:
         for number in range(rank, len(blocks), ranks):
             rows = blocks[number]
             excluded_items = [np.append(prepared.related(query), query) for query in pairs.queries[rows].tolist()]
@@ -99,7 +99,7 @@ def mine(
             items, margins = _draw(window, settings.negatives_per_pair, np.random.default_rng([seed, step, number]))
             mined[torch.from_numpy(rows), : items.shape[1]] = torch.from_numpy(items + 1)
             margin += torch.tensor([float(margins.sum()), float(len(margins))], dtype=torch.float64)
-            bar.update(min(len(rows) * ranks, len(pairs) - bar.n))
+            activity.advance(min(len(rows) * ranks, len(pairs) - activity.done))
     _sum_over_ranks(mined, margin, vectors.device)
     seconds = time.perf_counter() - started
     if rank == 0:
