@@ -15,6 +15,7 @@ from urllib.parse import quote
 import requests
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
+from take_mlflow import mlflow
 
 FOLDER = Path(__file__).parent
 PAGES_PORT, MLFLOW_PORT = 8791, 8792
@@ -70,6 +71,12 @@ def main() -> None:
         pages = f"http://127.0.0.1:{PAGES_PORT}"
         with server([str(binaries / "reelnest"), "serve", "--port", str(PAGES_PORT)], pages):
             take(browser, f"{pages}/?q={quote(SEARCH)}", "search", seconds=4)
+        runs = f"http://127.0.0.1:{MLFLOW_PORT}"
+        store = ["--backend-store-uri", f"sqlite:///{project / 'mlflow.db'}"]
+        with server([str(binaries / "mlflow"), "server", *store, "--workers", "1", "--port", str(MLFLOW_PORT)], f"{runs}/health"):
+            picture = FOLDER / "mlflow.png"
+            mlflow(browser, f"{runs}/#/experiments/1/runs?workflowType=machine_learning", picture)
+            compress(picture)
         browser.close()
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser
 
-SCREEN = {"width": 1200, "height": 660}
+SCREEN = {"width": 1200, "height": 720}
 CHARTS = "test/all/(hit_at_1|recall_at_1|recall_at_10)$"
 
 
