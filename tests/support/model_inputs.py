@@ -11,23 +11,24 @@ from reelnest.encoder.encoder import Encoder, load_encoder
 from reelnest.settings import Model
 from reelnest.store.entries import Entry, Role
 from reelnest.video.frames import Frames
+from reelnest.video.vision_spec import VisionSpec
 
 TEXTS = ["a red circle moves from left to right on a dark ground", "a blue square grows", "title: two green stars turn"] * 20
 
 
-def random_video(seed: int, grid: tuple[int, int, int] = (4, 4, 4), seconds: float = 0.5) -> Frames:
-    rows = np.random.default_rng(seed).integers(0, 256, (int(np.prod(grid)), 1176), dtype=np.uint8)
-    return Frames.of(rows, grid, seconds, VISION)
+def random_video(seed: int, grid: tuple[int, int, int] = (4, 4, 4), seconds: float = 0.5, vision: VisionSpec = VISION) -> Frames:
+    rows = np.random.default_rng(seed).integers(0, 256, (int(np.prod(grid)), vision.row_width), dtype=np.uint8)
+    return Frames.of(rows, grid, seconds, vision)
 
 
-def mixed_entries(role: Role = "target") -> list[Entry]:
+def mixed_entries(role: Role = "target", vision: VisionSpec = VISION) -> list[Entry]:
     """Texts and videos of several lengths, in turn."""
     return [
         Entry("query", "a red circle moves", None),
-        Entry(role, "", random_video(1)),
+        Entry(role, "", random_video(1, vision=vision)),
         Entry("query", "a blue square grows on a dark ground, then turns to the left", None),
-        Entry(role, "title: two green stars", random_video(2, (3, 12, 20), 1.0)),
-        Entry(role, "", random_video(3, (2, 4, 6), 0.25)),
+        Entry(role, "title: two green stars", random_video(2, (3, 12, 20), 1.0, vision)),
+        Entry(role, "", random_video(3, (2, 4, 6), 0.25, vision)),
     ]
 
 

@@ -73,8 +73,6 @@ class Family(Protocol):
     """The special tokens of a row. A tokenizer without them is refused."""
     tiny_tokens: tuple[str, ...]
     """The special tokens of the small model's tokenizer."""
-    chat_template: str
-    """Formats a chat message as one of our rows, for sentence-transformers."""
     language_targets: str
     vision_targets: str
     """Patterns of LoRA's target modules, over full paths: tower and language model may use the same layer names."""
@@ -82,8 +80,16 @@ class Family(Protocol):
     """Names of the classes of layers that FSDP shards one by one."""
     renamed_weights: Mapping[str, str]
     """Patterns of weight names that transformers does not know, and their replacements."""
-    published_names: tuple[str, ...]
-    """Checkpoints with sizes that are known without the Hub."""
+
+    @property
+    def published_names(self) -> tuple[str, ...]:
+        """Checkpoints with sizes that are known without the Hub."""
+        ...
+
+    @property
+    def chat_template(self) -> str:
+        """Formats a chat message as one of our rows, for sentence-transformers."""
+        ...
 
     def claims(self, config: Mapping[str, object]) -> bool:
         """Returns whether a checkpoint with this config.json belongs to this family. At most one family may return True."""

@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from reelnest.backbones.attention import choose_attention
 from reelnest.backbones.family import Family
-from reelnest.backbones.registry import family_at, family_in
+from reelnest.backbones.registry import family_for, family_in, mark_family
 from reelnest.errors import ModelError
 from reelnest.settings import Model
 
@@ -46,7 +46,7 @@ def load_backbone(settings: Model, base: str | Path) -> LoadedBackbone:
     revision = settings.revision if not folder.is_dir() else None
     try:
         with quiet_transformers():
-            family = family_at(base, revision)
+            family = family_for(settings, base, revision)
             tokenizer = AutoTokenizer.from_pretrained(str(base), trust_remote_code=False, revision=revision)
             quantization = _quantization(settings, family)
             loaded: Any = AutoModel.from_pretrained(
@@ -72,6 +72,7 @@ def load_backbone(settings: Model, base: str | Path) -> LoadedBackbone:
             f"{base}: config.json and the tokenizer have different ids for {family.video_token}. Use the tokenizer files of the"
             " same checkpoint."
         )
+    mark_family(model.config, family)
     family.prepare(model, attention)
     return LoadedBackbone(family, model, tokenizer)
 

@@ -15,12 +15,12 @@ class PatchProjection(nn.Conv3d):
 
     def forward(self, patches: Tensor) -> Tensor:
         """(patches, channels, frames, height, width) → (patches, hidden)."""
-        return F.linear(patches.flatten(1), self.weight.flatten(1))
+        return F.linear(patches.flatten(1), self.weight.flatten(1), self.bias)
 
 
 def project_patches_by_matrix(visual: Any) -> None:
-    """Replaces the tower's convolution with a PatchProjection that has the same weight."""
+    """Replaces the tower's convolution with a PatchProjection that has the same weights."""
     old = visual.patch_embed.proj
-    new = PatchProjection(old.in_channels, old.out_channels, old.kernel_size, stride=old.stride, bias=False, device="meta")
-    new.weight = old.weight
+    new = PatchProjection(old.in_channels, old.out_channels, old.kernel_size, stride=old.stride, bias=old.bias is not None, device="meta")
+    new.weight, new.bias = old.weight, old.bias
     visual.patch_embed.proj = new

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
 from reelnest.backbones.segments import VIDEO_TYPE, Segment
@@ -40,13 +41,55 @@ def token_positions(segment: Segment, merge_size: int, interval: Tensor | None) 
     return torch.where(is_video, video, after).masked_fill(~mask, 0)
 
 
+def timed_positions(segment: Segment, merge_size: int) -> Tensor:
+    """Like `token_positions`, as `Qwen3VLModel.get_rope_index` defines them: each temporal step is a block of tokens of its own.
+
+    All tokens of a step have the same position in time, that of the end of the text before it. The text after a step, such as the time of
+    the next one, continues from the longer side.
+    """
+    mask = segment.attention_mask.bool()
+    is_video = segment.mm_token_type_ids == VIDEO_TYPE
+    text_before = (mask & ~is_video).cumsum(1)  # (rows, tokens), including the token itself
+    text = (text_before - 1).clamp_min(0)
+    if segment.video_grid_thw is None:
+        return text.masked_fill(~mask, 0).expand(3, -1, -1)
+    sides = (segment.video_grid_thw[:, 1:] // merge_size).to(segment.input_ids.device, non_blocking=True)  # (rows, 2), in tokens
+    height, width = sides[:, :1], sides[:, 1:]
+    longer = torch.maximum(height, width)
+    seen = is_video.cumsum(1)
+    token = (seen - 1).clamp_min(0)  # the video token's own number
+    step, place = token // (height * width), token % (height * width)
+    video = torch.stack([torch.zeros_like(place), place // width, place % width]) + text_before + longer * step
+    after = text + longer * (seen // (height * width))
+    return torch.where(is_video, video, after).masked_fill(~mask, 0)
+
+
+class FrameIndex(NamedTuple):
+    """The grouping of patches for a vision tower in which each frame attends to itself. Fields have the names of its arguments."""
+
+    position_ids: Tensor  # int64 (patches, 2): row and column of each patch
+    cu_seqlens: Tensor  # int32: frame boundaries
+
+
 class VisionIndex(NamedTuple):
-    """The grouping of patches for the vision tower. Fields have the names of the tower's arguments."""
+    """Like FrameIndex, for a vision tower that divides frames into windows."""
 
     position_ids: Tensor  # int64 (patches, 2): row and column of each patch
     cu_seqlens: Tensor  # int32: frame boundaries
     window_index: Tensor  # int64 (tokens,): tokens ordered by window
     cu_window_seqlens: Tensor  # int32: window boundaries
+
+
+def frame_index(grid_thw: Tensor, merge_size: int) -> FrameIndex:
+    """Returns the index of all videos of a segment. Results for a grid are cached."""
+    videos = [_frames(tuple(grid), merge_size) for grid in grid_thw.tolist()]
+    return FrameIndex(torch.cat([video.position_ids for video in videos]), _ends([video.cu_seqlens for video in videos]))
+
+
+def tower_arguments(index: FrameIndex | VisionIndex, tower: PreTrainedModel) -> dict[str, Tensor]:
+    """Returns an index as the tower's arguments, on its device. Only FlashAttention reads boundaries there; others read them as numbers."""
+    flash = tower.config._attn_implementation == "flash_attention_2"
+    return {name: value.to(tower.device) if flash or not name.startswith("cu_") else value for name, value in index._asdict().items()}
 
 
 def vision_index(grid_thw: Tensor, merge_size: int, window_size: int, patch_size: int) -> VisionIndex:
@@ -65,8 +108,13 @@ def vision_index(grid_thw: Tensor, merge_size: int, window_size: int, patch_size
 def _video_index(grid: tuple[int, int, int], merge: int, window: int, patch: int) -> VisionIndex:
     grids = torch.tensor([grid])
     window_index, window_ends = get_vision_window_index(grids, spatial_merge_size=merge, window_size=window, patch_size=patch)
-    frame_ends = torch.arange(grid[0] + 1, dtype=torch.int32) * (grid[1] * grid[2])
-    return VisionIndex(get_vision_position_ids(grids, merge), frame_ends, window_index, window_ends)
+    return VisionIndex(*_frames(grid, merge), window_index, window_ends)
+
+
+@lru_cache(maxsize=4096)
+def _frames(grid: tuple[int, int, int], merge: int) -> FrameIndex:
+    ends = torch.arange(grid[0] + 1, dtype=torch.int32) * (grid[1] * grid[2])
+    return FrameIndex(get_vision_position_ids(torch.tensor([grid]), merge), ends)
 
 
 def _ends(each: list[Tensor]) -> Tensor:

@@ -3,10 +3,14 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reelnest.backbones.family import FAMILIES, Family
 from reelnest.errors import ModelError
 from reelnest.settings import Model
+
+if TYPE_CHECKING:  # this takes seconds to import
+    from transformers import PreTrainedConfig
 
 TINY = "tiny"
 """The value of `model.name_or_path` for a small random model, built at the start of training."""
@@ -16,7 +20,16 @@ TINY_NOTE = (
 )
 """What to expect of it. The measurements are in docs/training.md, by `python -m benchmarks.quality`."""
 TINY_FAMILY = "qwen2_5_vl"
-"""The family of the tiny model."""
+"""The family of the tiny model if `model.family` is not set."""
+
+
+FAMILY_KEY = "reelnest_family"
+"""The key in config.json that names the family, if several have the same `model_type`."""
+
+
+def family_names() -> tuple[str, ...]:
+    """Returns the names of all families, for `model.family`."""
+    return FAMILIES.names()
 
 
 def known_families() -> list[Family]:
@@ -25,16 +38,16 @@ def known_families() -> list[Family]:
 
 
 def family_of(settings: Model) -> Family:
-    """Returns the family of `model.name_or_path`: from a published name, else from config.json, which may be on the Hub.
+    """Returns the family of `model.name_or_path`: `model.family`, or that of a published name, else from config.json, perhaps on the Hub.
 
     Raises ModelError if there is no config.json, or its family is unknown.
     """
-    return _by_name(settings.name_or_path) or family_at(settings.name_or_path, settings.revision)
+    return _by_settings(settings) or family_at(settings.name_or_path, settings.revision)
 
 
 def local_family_of(settings: Model) -> Family | None:
     """Like `family_of`, but without the Hub: None if the name is unknown or the folder has no readable config.json."""
-    if known := _by_name(settings.name_or_path):
+    if known := _by_settings(settings):
         return known
     try:
         return family_in(Path(settings.name_or_path))
@@ -71,6 +84,8 @@ def family_in(folder: Path) -> Family:
 
 def family_of_config(config: Mapping[str, object], where: str) -> Family:
     """Returns the family that claims the contents of a config.json. Raises ModelError, which lists the known ones, if none does."""
+    if (name := config.get(FAMILY_KEY)) in FAMILIES.names():
+        return FAMILIES[str(name)]
     for family in known_families():
         if family.claims(config):
             return family
@@ -78,7 +93,29 @@ def family_of_config(config: Mapping[str, object], where: str) -> Family:
     raise ModelError(f"{where}: model_type is {config.get('model_type')!r}; known model types: {known}.")
 
 
-def _by_name(name: str) -> Family | None:
+def family_for(settings: Model, base: str | Path, revision: str | None) -> Family:
+    """Returns the family of the weights at `base`, of a model with `settings`. Raises ModelError if `model.family` does not fit them."""
+    by_config, by_settings = family_at(base, revision), _by_settings(settings)
+    if by_settings is None or by_settings.model_type == by_config.model_type:
+        return by_settings or by_config
+    if settings.family is None:
+        return by_config
+    raise ModelError(
+        f"model.family is {settings.family}, but model_type in the config.json of {base} is '{by_config.model_type}'. Set it to null."
+    )
+
+
+def mark_family(config: "PreTrainedConfig", family: Family) -> None:
+    """Names the family in a config that would be another family's without it, so that a saved model opens as the same one."""
+    if family_of_config(config.to_dict(), "config") is not family:
+        name = next(name for name in FAMILIES.names() if FAMILIES[name] is family)
+        setattr(config, FAMILY_KEY, name)
+
+
+def _by_settings(settings: Model) -> Family | None:
+    name = settings.name_or_path
+    if settings.family is not None:
+        return FAMILIES[settings.family]
     if name == TINY:
         return FAMILIES[TINY_FAMILY]
     if Path(name).is_dir():

@@ -15,7 +15,7 @@ from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from reelnest.backbones.family import Family
 from reelnest.backbones.loading import quiet_transformers
-from reelnest.backbones.registry import TINY, family_of
+from reelnest.backbones.registry import TINY, family_of, mark_family
 from reelnest.settings import Model, Tiny
 
 
@@ -29,6 +29,7 @@ def build_tiny(folder: Path, texts: Iterable[str], settings: Tiny, seed: int, fa
     family = family or family_of(Model(name_or_path=TINY))
     tokenizer = family.tiny_tokenizer(texts, settings.vocabulary)
     config = family.tiny_config(settings, len(tokenizer), tokenizer.get_vocab().__getitem__)
+    mark_family(config, family)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: PreTrainedModel = cast("type[PreTrainedModel]", MODEL_MAPPING[type(config)])(config)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from reelnest.settings.section import Positive, Section
+from reelnest.settings.section import FamilyName, Positive, Section
 
 
 class Tiny(Section):
@@ -49,6 +49,8 @@ class Model(Section):
     """A Hub name, a folder in Hugging Face format, or `tiny`."""
     revision: str | None = None
     """Commit of the Hub repository; required for a Hub name."""
+    family: FamilyName | None = None
+    """The model family; null: from the name or from config.json. Needed if config.json fits two families."""
     tiny: Tiny = Tiny()
     dtype: Literal["float32", "bfloat16"] = "float32"
     load_in_4bit: bool = False

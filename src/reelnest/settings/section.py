@@ -25,6 +25,9 @@ Storage = Annotated[str, AfterValidator(NameIn("reelnest.search.storage_types", 
 DecoderName = Annotated[str, AfterValidator(NameIn("reelnest.video.decoders", "setting_names", "decoder"))]
 """`auto`, or the name of a video decoder."""
 
+FamilyName = Annotated[str, AfterValidator(NameIn("reelnest.backbones.registry", "family_names", "model family"))]
+"""The name of a model family's file in `backbones/families/`."""
+
 
 class Section(BaseModel):
     """A section of `params.yaml`: frozen, with strict types and no unknown keys."""

@@ -10,7 +10,7 @@ import numpy as np
 from accelerate import Accelerator
 
 from reelnest.atomic_files import atomic_folder
-from reelnest.backbones.registry import TINY
+from reelnest.backbones.registry import TINY, family_of
 from reelnest.backbones.tiny import build_tiny
 from reelnest.settings import Params
 from reelnest.store.prepared import Pairs, Prepared, fields_text
@@ -21,13 +21,21 @@ def base_model(params: Params, prepared: Prepared, pairs: Pairs, accelerator: Ac
     if params.model.name_or_path != TINY:
         return params.model.name_or_path
     texts = sorted(set(_texts(prepared, pairs)) | {params.model.query_instruction, params.model.target_instruction})
-    facts = [params.model.tiny.model_dump(mode="json"), params.train.seed, version("reelnest"), version("transformers"), texts]
+    family = family_of(params.model)
+    facts = [
+        family.model_type,
+        params.model.tiny.model_dump(mode="json"),
+        params.train.seed,
+        version("reelnest"),
+        version("transformers"),
+        texts,
+    ]
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     folder = work / f"tiny-{key}"
     with accelerator.main_process_first():
         if not folder.is_dir():
             with atomic_folder(folder) as aside:
-                build_tiny(aside, texts, params.model.tiny, params.train.seed)
+                build_tiny(aside, texts, params.model.tiny, params.train.seed, family)
     return folder
 
 

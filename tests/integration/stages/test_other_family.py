@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import yaml
 import reelnest
 from reelnest.backbones.compatibility import load_compatible_params
 from reelnest.backbones.families.qwen2_5_vl import FAMILY
+from reelnest.backbones.family import FAMILIES
 from reelnest.backbones.registry import family_of
 from reelnest.backbones.tiny import build_tiny
 from reelnest.errors import ConfigError, DataError, ModelError
@@ -50,11 +52,11 @@ def workspace(tmp_path: Path, make_video: MakeVideo) -> Workspace:
     return Workspace(root)
 
 
-def settings(workspace: Workspace, base: Path, *, frames: int = 3) -> Params:
+def settings(workspace: Workspace, base: str | Path, *, frames: int = 3, **model: Any) -> Params:
     """Frames of one third of a clip each: a step of the family is one frame, not two."""
     sections = {
         "preprocess": {"frames": frames, "min_pixels": 256, "max_pixels": 1024},
-        "model": {"name_or_path": str(base), "dims": [8, 32], "freeze": "vision", "query_instruction": "find"},
+        "model": {"name_or_path": str(base), "dims": [8, 32], "freeze": "vision", "query_instruction": "find", **model},
         "train": {"epochs": 2, "batch_size": 4, "trackers": [], "learning_rate": 0.01},
         "launch": {"config": "cpu-1"},
         "evaluate": {"storage": ["float32"], "funnels": []},
@@ -94,6 +96,28 @@ def test_a_family_from_outside_goes_through_the_chain(workspace: Workspace, tmp_
     model.close()
 
 
+@pytest.mark.parametrize("name", FAMILIES.names())
+def test_tiny_of_each_family_goes_through_the_chain(workspace: Workspace, name: str) -> None:
+    """With LoRA on the tower too, so that every part of the model is run forward and backward."""
+    more = {"tiny": SIZES.model_dump(), "family": name, "freeze": "none", "lora": {"r": 4, "vision": True}, "pooling": "last"}
+    params = settings(workspace, "tiny", frames=4, **more)
+    preprocess.run(workspace, params)
+    prepared = Prepared.open(workspace.prepared)
+    assert prepared.store.vision == FAMILIES[name].vision
+
+    train.run(workspace, params)
+    evaluate.run(workspace, params)
+    assert json.loads((workspace.reports / "evaluation.json").read_text())["queries"] == 8
+
+    model = reelnest.load(workspace.candidate, device="cpu")
+    assert model.encoder.family is FAMILIES[name]
+    vectors = model.encode_videos([workspace.data / "9.mp4", workspace.data / "2.mp4"])
+    entries = [prepared.entry(prepared.video_item(name), "target") for name in ("v09", "v02")]
+    np.testing.assert_allclose(vectors, model.encode(entries), atol=1e-6)
+    assert not np.allclose(vectors[0], vectors[1], atol=1e-4)
+    model.close()
+
+
 @pytest.mark.usefixtures("toy")
 def test_training_and_evaluation_refuse_data_of_another_family(workspace: Workspace, tmp_path: Path) -> None:
     build_tiny(tmp_path / "toy", TEXTS, SIZES, seed=0, family=TOY)
@@ -115,5 +139,7 @@ def test_what_is_asked_without_weights_is_asked_of_the_family(workspace: Workspa
 def test_a_family_that_nobody_registered_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     with toy_family():
         build_tiny(tmp_path, TEXTS, SIZES, seed=0, family=TOY)
-    with pytest.raises(ModelError, match=r"model_type is 'toy_vl'; known model types: 'qwen2_5_vl' \(Qwen2\.5-VL\)"):
+    with pytest.raises(
+        ModelError, match=r"model_type is 'toy_vl'; known model types: 'qwen2_5_vl' \(Qwen2\.5-VL\), .*'qwen2_vl' \(Qwen2-VL\)"
+    ):
         family_of(Model(name_or_path=str(tmp_path), dims=(32,)))
