@@ -50,6 +50,7 @@ class TimedPrompt:
         self._tokenizer = tokenizer
         self._start, self.video_token, self._stop = (tokenizer.convert_tokens_to_ids(token) for token in (START, FRAME, STOP))
         self.end = [tokenizer.convert_tokens_to_ids(END)]
+        self.empty: list[int] = []
 
     def instruction(self, text: str) -> list[int]:
         return tokenize(self._tokenizer, [f"{text}: "], None)[0]
@@ -125,6 +126,9 @@ class Toy:
 
     def prompt(self, tokenizer: Tokenizer) -> Prompt:
         return TimedPrompt(tokenizer)
+
+    def system_message(self, instruction: str) -> str:
+        return f"{instruction}: "
 
     def processor_config(self, sampling: Preprocess) -> dict[str, object]:
         return {"image_processor": {"patch_size": VISION.patch_size, "size": sampling.max_pixels}}

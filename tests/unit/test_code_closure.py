@@ -81,8 +81,12 @@ def test_the_digest_is_the_same_in_another_folder(copy: Path) -> None:
 def test_the_closure_has_imports_started_modules_and_registered_implementations(module: str, registered: list[str]) -> None:
     finder = ModuleFinder(path=[str(PACKAGE.parent)], excludes=["reelnest.code_closure"])
     # Found by packages that search their folders.
-    decoders = [f"reelnest.video.decoders.{path.stem}" for path in (PACKAGE / "video/decoders").glob("[!_]*.py")]
-    for started in (module, "reelnest.video.decoder_process", "reelnest.backbones.families.qwen2_5_vl", *decoders, *registered):
+    implementations = [
+        f"reelnest.{folder.replace('/', '.')}.{path.stem}"
+        for folder in ("video/decoders", "backbones/families")
+        for path in (PACKAGE / folder).glob("[!_]*.py")
+    ]
+    for started in (module, "reelnest.video.decoder_process", *implementations, *registered):
         finder.import_hook(started)
     paths = {Path(str(imported.__file__)) for name, imported in finder.modules.items() if name.startswith("reelnest.")}
     expected = {str(path.relative_to(PACKAGE)) for path in paths if path.name != "__init__.py"}

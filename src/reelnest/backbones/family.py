@@ -119,6 +119,10 @@ class Family(Protocol):
         """Returns the token layout of an entry."""
         ...
 
+    def system_message(self, instruction: str) -> str:
+        """Returns an instruction as the system message of a chat, for sentence-transformers."""
+        ...
+
     def processor_config(self, sampling: Preprocess) -> dict[str, object]:
         """Returns the processor_config.json of a saved model, with which transformers' processor makes the same patches."""
         ...

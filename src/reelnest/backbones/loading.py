@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from reelnest.backbones.attention import choose_attention
 from reelnest.backbones.family import Family
-from reelnest.backbones.registry import family_for, family_in, mark_family
+from reelnest.backbones.registry import family_for, mark_family
 from reelnest.errors import ModelError
 from reelnest.settings import Model
 
@@ -41,7 +41,7 @@ def load_backbone(settings: Model, base: str | Path) -> LoadedBackbone:
     """
     folder = Path(base)
     if folder.is_dir():
-        check_weights_folder(folder)
+        check_weights_folder(folder, settings)
     attention = choose_attention(settings.attention, settings.dtype)
     revision = settings.revision if not folder.is_dir() else None
     try:
@@ -77,10 +77,10 @@ def load_backbone(settings: Model, base: str | Path) -> LoadedBackbone:
     return LoadedBackbone(family, model, tokenizer)
 
 
-def check_weights_folder(folder: Path) -> None:
+def check_weights_folder(folder: Path, settings: Model) -> None:
     """Raises ModelError unless `folder` has a known family's config and safetensors weights, and nothing pickled."""
     refuse_pickles(folder)
-    family_in(folder)
+    family_for(settings, folder, None)
     if not any(folder.glob("*.safetensors")):
         raise ModelError(f"{folder}: no weights (*.safetensors). Copy the folder again, with its large files.")
 

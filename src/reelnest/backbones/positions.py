@@ -11,7 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
+from transformers.vision_utils import (
+    get_vision_interpolation_indices_and_weights,
+    get_vision_position_ids,
+    get_vision_window_index,
+)
 
 from reelnest.backbones.segments import VIDEO_TYPE, Segment
 
@@ -71,6 +75,15 @@ class FrameIndex(NamedTuple):
     cu_seqlens: Tensor  # int32: frame boundaries
 
 
+class InterpolatedIndex(NamedTuple):
+    """Like FrameIndex, for a vision tower that interpolates learnt positions."""
+
+    position_ids: Tensor
+    cu_seqlens: Tensor
+    interp_indices: Tensor  # int64 (patches, 4): the neighbours in the table of positions
+    interp_weights: Tensor  # float32 (patches, 4)
+
+
 class VisionIndex(NamedTuple):
     """Like FrameIndex, for a vision tower that divides frames into windows."""
 
@@ -86,7 +99,13 @@ def frame_index(grid_thw: Tensor, merge_size: int) -> FrameIndex:
     return FrameIndex(torch.cat([video.position_ids for video in videos]), _ends([video.cu_seqlens for video in videos]))
 
 
-def tower_arguments(index: FrameIndex | VisionIndex, tower: PreTrainedModel) -> dict[str, Tensor]:
+def interpolated_index(grid_thw: Tensor, merge_size: int, table_side: int) -> InterpolatedIndex:
+    """Like `frame_index`, with the places of patches in a table of `table_side` x `table_side` learnt positions."""
+    tables = [_interpolation(tuple(grid), merge_size, table_side) for grid in grid_thw.tolist()]
+    return InterpolatedIndex(*frame_index(grid_thw, merge_size), *(torch.cat(parts) for parts in zip(*tables, strict=True)))
+
+
+def tower_arguments(index: FrameIndex | InterpolatedIndex | VisionIndex, tower: PreTrainedModel) -> dict[str, Tensor]:
     """Returns an index as the tower's arguments, on its device. Only FlashAttention reads boundaries there; others read them as numbers."""
     flash = tower.config._attn_implementation == "flash_attention_2"
     return {name: value.to(tower.device) if flash or not name.startswith("cu_") else value for name, value in index._asdict().items()}
@@ -109,6 +128,13 @@ def _video_index(grid: tuple[int, int, int], merge: int, window: int, patch: int
     grids = torch.tensor([grid])
     window_index, window_ends = get_vision_window_index(grids, spatial_merge_size=merge, window_size=window, patch_size=patch)
     return VisionIndex(*_frames(grid, merge), window_index, window_ends)
+
+
+@lru_cache(maxsize=1024)
+def _interpolation(grid: tuple[int, int, int], merge: int, side: int) -> tuple[Tensor, Tensor]:
+    return get_vision_interpolation_indices_and_weights(
+        torch.tensor([grid]), num_grid_per_side=side, mode="bilinear", align_corners=True, spatial_merge_size=merge
+    )
 
 
 @lru_cache(maxsize=4096)

@@ -1,10 +1,14 @@
 """The token layout of an entry."""
 
 from collections.abc import Mapping, Sequence
+from threading import Lock
 from typing import Any, Protocol
 
 from reelnest.errors import ModelError
 from reelnest.video.vision_spec import Grid, VisionSpec
+
+_TOKENIZING = Lock()
+"""A fast tokenizer stores its truncation setting, so that two threads cannot use it at once."""
 
 
 class Tokenizer(Protocol):
@@ -42,6 +46,8 @@ class Prompt(Protocol):
     """The placeholder of a video's tokens."""
     end: list[int]
     """The tokens at the end of every row. The last one is also the padding token."""
+    empty: list[int]
+    """The tokens of an entry without video and text."""
 
     def instruction(self, text: str) -> list[int]:
         """Returns the tokens of an instruction, which precede the entry. Mean pooling does not read them."""
@@ -59,6 +65,7 @@ class BlockPrompt:
         self._tokenizer, self._vision = tokenizer, vision
         self._start, self.video_token, self._stop = (tokenizer.convert_tokens_to_ids(token) for token in (start, placeholder, stop))
         self.end: list[int] = [tokenizer.convert_tokens_to_ids(end)]
+        self.empty: list[int] = []
 
     def instruction(self, text: str) -> list[int]:
         """Returns no tokens for an empty instruction."""
@@ -67,6 +74,28 @@ class BlockPrompt:
     def video(self, grid: Grid, seconds_per_grid: float) -> list[int]:  # noqa: ARG002 (part of the protocol: other layouts write times)
         """Returns start marker, placeholders, stop marker."""
         return [self._start, *[self.video_token] * self._vision.tokens(grid), self._stop]
+
+
+class TimedPrompt(BlockPrompt):
+    """The placeholders of each temporal step between two marker tokens, after the step's time as text."""
+
+    def __init__(self, tokenizer: Tokenizer, vision: VisionSpec, *, start: str, placeholder: str, stop: str, end: str) -> None:
+        super().__init__(tokenizer, vision, start=start, placeholder=placeholder, stop=stop, end=end)
+        self._times: dict[str, list[int]] = {}
+
+    def video(self, grid: Grid, seconds_per_grid: float) -> list[int]:
+        """Returns time, start marker, placeholders and stop marker of each step."""
+        step = [self._start, *[self.video_token] * self._vision.tokens((1, *grid[1:])), self._stop]
+        return [token for number in range(grid[0]) for token in (*self._time(number, seconds_per_grid), *step)]
+
+    def _time(self, step: int, seconds_per_grid: float) -> list[int]:
+        # As transformers' processor computes it: the mean of the times of the step's first and last frame.
+        span = self._vision.temporal_patch_size
+        rate = span / seconds_per_grid
+        text = f"<{(step * span / rate + (step * span + span - 1) / rate) / 2:.1f} seconds>"
+        if text not in self._times:
+            self._times[text] = tokenize(self._tokenizer, [text], None)[0]
+        return self._times[text]
 
 
 def check_tokens(tokenizer: Tokenizer, needed: Sequence[str], title: str) -> None:
@@ -81,17 +110,18 @@ def check_tokens(tokenizer: Tokenizer, needed: Sequence[str], title: str) -> Non
 
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str], longest: int | None) -> list[list[int]]:
-    """Returns the token ids of `texts`, at most `longest` each. Not thread-safe: a fast tokenizer stores its truncation setting."""
+    """Returns the token ids of `texts`, at most `longest` each."""
     if not any(texts):
         return [[] for _ in texts]
     # A text may contain a placeholder. split_special_tokens encodes it as plain text; as a placeholder it would need frames.
-    encoded = tokenizer(
-        list(texts),
-        add_special_tokens=False,
-        split_special_tokens=True,
-        return_attention_mask=False,
-        truncation=longest is not None,
-        max_length=longest,
-    )
+    with _TOKENIZING:
+        encoded = tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_attention_mask=False,
+            truncation=longest is not None,
+            max_length=longest,
+        )
     ids: list[list[int]] = encoded["input_ids"]
     return ids

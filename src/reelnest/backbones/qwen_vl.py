@@ -94,6 +94,9 @@ class QwenVL:
 
         return BlockPrompt(tokenizer, self.vision, start=VIDEO_START, placeholder=VIDEO, stop=VIDEO_END, end=END)
 
+    def system_message(self, instruction: str) -> str:
+        return f"{instruction}\n" if instruction else ""
+
     def prepare(self, model: PreTrainedModel, attention: Attention) -> None:
         from reelnest.backbones.attention import group_vision_attention, pack_text_attention
         from reelnest.backbones.patch_projection import project_patches_by_matrix
@@ -116,6 +119,10 @@ class QwenVL:
         return tokens
 
     def encode_tokens(self, language_model: PreTrainedModel, tokens: PackedTokens) -> Tensor:
+        return self.language_states(language_model, tokens)
+
+    def language_states(self, language_model: PreTrainedModel, tokens: PackedTokens, **more: Any) -> Tensor:
+        """Returns the last hidden states of all tokens. `more` are further arguments of the language model."""
         from reelnest.backbones.attention import packed_arguments
 
         if tokens.is_video is not None and tokens.video is not None:
@@ -125,6 +132,7 @@ class QwenVL:
             inputs_embeds=tokens.embedded[None],
             position_ids=tokens.positions[:, None],
             use_cache=False,
+            **more,
             **packed_arguments(language_model, tokens.packing),
         ).last_hidden_state[0]
         return hidden

@@ -57,19 +57,64 @@ def local_family_of(settings: Model) -> Family | None:
 
 def family_at(base: str | Path, revision: str | None) -> Family:
     """Returns the family that the config.json of a folder or a Hub name declares. Raises ModelError."""
-    if Path(base).is_dir():
-        return family_in(Path(base))
-    from transformers import PreTrainedConfig  # takes seconds to import
-
-    try:
-        config, _ = PreTrainedConfig.get_config_dict(str(base), revision=revision)
-    except OSError as error:
-        raise ModelError(f"The model of '{base}' at revision {revision} cannot be opened: {error}") from error
-    return family_of_config(config, f"{base} at revision {revision}")
+    return family_of_config(*_read_config(base, revision))
 
 
 def family_in(folder: Path) -> Family:
     """Returns the family of the model in a folder. Raises ModelError if it has none of the known families."""
+    return family_of_config(*_read_config(folder, None))
+
+
+def family_for(settings: Model, base: str | Path, revision: str | None) -> Family:
+    """Returns the family of the weights at `base`, of a model with `settings`. Raises ModelError, also if `model.family` does not fit."""
+    config, where = _read_config(base, revision)
+    family = _by_settings(settings)
+    if family is not None and family.claims(config):
+        return family
+    by_config = family_of_config(config, where)
+    if settings.family is not None:
+        raise ModelError(
+            f"model.family is {settings.family}, but {where} has model_type '{by_config.model_type}'. Set model.family to null."
+        )
+    return by_config
+
+
+def family_of_config(config: Mapping[str, object], where: str) -> Family:
+    """Returns the family that claims the contents of a config.json. Raises ModelError, which lists the known ones, unless one does."""
+    if (name := config.get(FAMILY_KEY)) in FAMILIES.names():
+        return FAMILIES[str(name)]
+    names = _claiming(config)
+    if len(names) == 1:
+        return FAMILIES[names[0]]
+    if names:
+        titles = " or ".join(FAMILIES[name].title for name in names)
+        raise ModelError(f"{where}: model_type {config['model_type']!r} is that of {titles}. Set model.family to {' or '.join(names)}.")
+    known = ", ".join(f"'{family.model_type}' ({family.title})" for family in known_families())
+    raise ModelError(f"{where}: model_type is {config.get('model_type')!r}; known model types: {known}.")
+
+
+def mark_family(config: "PreTrainedConfig", family: Family) -> None:
+    """Names the family in a config that fits several, so that a saved model opens as the same one."""
+    names = _claiming(config.to_dict())
+    if len(names) > 1:
+        setattr(config, FAMILY_KEY, next(name for name in names if FAMILIES[name] is family))
+
+
+def _claiming(config: Mapping[str, object]) -> list[str]:
+    return [name for name in FAMILIES.names() if FAMILIES[name].claims(config)]
+
+
+def _read_config(base: str | Path, revision: str | None) -> tuple[dict[str, object], str]:
+    """Returns the contents of a config.json, and where it is. Raises ModelError."""
+    folder = Path(base)
+    if not folder.is_dir():
+        from transformers import PreTrainedConfig  # takes seconds to import
+
+        try:
+            contents, _ = PreTrainedConfig.get_config_dict(str(base), revision=revision)
+        except OSError as error:
+            raise ModelError(f"The model of '{base}' at revision {revision} cannot be opened: {error}") from error
+        return contents, f"{base} at revision {revision}"
     path = folder / "config.json"
     if not path.is_file():
         raise ModelError(f"{folder}: no config.json. Set model.name_or_path to a folder with a model in Hugging Face format.")
@@ -79,37 +124,7 @@ def family_in(folder: Path) -> Family:
         raise ModelError(f"{path}: not readable as a JSON object: {error}. Copy the model again.") from error
     if not isinstance(config, dict):
         raise ModelError(f"{path}: not a JSON object. Copy the model again.")
-    return family_of_config(config, str(path))
-
-
-def family_of_config(config: Mapping[str, object], where: str) -> Family:
-    """Returns the family that claims the contents of a config.json. Raises ModelError, which lists the known ones, if none does."""
-    if (name := config.get(FAMILY_KEY)) in FAMILIES.names():
-        return FAMILIES[str(name)]
-    for family in known_families():
-        if family.claims(config):
-            return family
-    known = ", ".join(f"'{family.model_type}' ({family.title})" for family in known_families())
-    raise ModelError(f"{where}: model_type is {config.get('model_type')!r}; known model types: {known}.")
-
-
-def family_for(settings: Model, base: str | Path, revision: str | None) -> Family:
-    """Returns the family of the weights at `base`, of a model with `settings`. Raises ModelError if `model.family` does not fit them."""
-    by_config, by_settings = family_at(base, revision), _by_settings(settings)
-    if by_settings is None or by_settings.model_type == by_config.model_type:
-        return by_settings or by_config
-    if settings.family is None:
-        return by_config
-    raise ModelError(
-        f"model.family is {settings.family}, but model_type in the config.json of {base} is '{by_config.model_type}'. Set it to null."
-    )
-
-
-def mark_family(config: "PreTrainedConfig", family: Family) -> None:
-    """Names the family in a config that would be another family's without it, so that a saved model opens as the same one."""
-    if family_of_config(config.to_dict(), "config") is not family:
-        name = next(name for name in FAMILIES.names() if FAMILIES[name] is family)
-        setattr(config, FAMILY_KEY, name)
+    return config, str(path)
 
 
 def _by_settings(settings: Model) -> Family | None:

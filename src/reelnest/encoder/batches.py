@@ -146,7 +146,7 @@ class Batcher:
             video: list[int] = []
             if entry.frames is not None:
                 video = self._prompt.video(entry.frames.grid_thw, entry.frames.seconds_per_grid)
-            rows.append([*self._instructions[entry.role], *video, *text, *self._prompt.end])
+            rows.append([*self._instructions[entry.role], *(video + text or self._prompt.empty), *self._prompt.end])
         longest = max(map(len, rows))
         ids = np.full((len(rows), longest), self._prompt.end[-1], dtype=np.int64)  # (rows, tokens)
         mask, pooling_mask = np.zeros_like(ids), np.zeros_like(ids)

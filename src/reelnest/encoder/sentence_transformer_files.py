@@ -61,7 +61,10 @@ def write_sentence_transformer_files(
         folder / "modules.json",
         [{"idx": i, "name": str(i), "path": path, "type": f"{MODULES}.{name}"} for i, (path, name) in enumerate(modules)],
     )
-    prompts = {"query": _prompt(settings.query_instruction), "document": _prompt(settings.target_instruction)}
+    prompts = {
+        "query": family.system_message(settings.query_instruction),
+        "document": family.system_message(settings.target_instruction),
+    }
     write_json(
         folder / "config_sentence_transformers.json",
         {
@@ -93,7 +96,3 @@ def _transformer(tokenizer: Tokenizer, settings: Model, family: Family) -> dict[
 def _write_module(folder: Path, settings: dict[str, Any]) -> None:
     folder.mkdir(exist_ok=True)
     write_json(folder / "config.json", settings)
-
-
-def _prompt(instruction: str) -> str:
-    return f"{instruction}\n" if instruction else ""

@@ -37,11 +37,12 @@ def encoder_and_batch(model: dict[str, Any]) -> tuple[Encoder, PairBatch]:
     [
         {},
         {"family": "qwen2_vl"},
+        {"family": "qwen3_vl"},
         {"lora": {"r": 8, "dropout": 0.1}},
         {"lora": {"r": 8, "vision": True, "dropout": 0.1}},
         {"freeze": "backbone", "projection": 96},
     ],
-    ids=["all trained", "Qwen2-VL", "LoRA on cached video tokens", "LoRA on both", "projection alone"],
+    ids=["all trained", "Qwen2-VL", "Qwen3-VL", "LoRA on cached video tokens", "LoRA on both", "projection alone"],
 )
 def test_flops_are_those_that_torch_counts(model: dict[str, Any]) -> None:
     encoder, batch = encoder_and_batch(model)

@@ -143,7 +143,9 @@ def estimate_step(params: Params, config: PreTrainedConfig, sizes: Sizes, *, pro
 def _of_depth(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
     shallow = copy.deepcopy(config)
     text = shallow.get_text_config()
-    text.num_hidden_layers, text.layer_types = layers, text.layer_types[:layers]
+    text.num_hidden_layers = layers
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:layers]
     return shallow
 
 

@@ -16,6 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from reelnest.backbones.architecture import backbone_config
 from reelnest.backbones.families.qwen2_5_vl import VISION
+from reelnest.backbones.registry import family_of
 from reelnest.encoder.unfilled import PackedLinear, unfilled_encoder
 from reelnest.settings import Params
 from reelnest.training.contrastive_model import ContrastiveModel
@@ -113,13 +114,17 @@ def test_a_sharded_model_is_divided_except_for_what_is_gathered() -> None:
     assert shard.peak < whole.peak
 
 
-def test_the_sharded_preset_fits_the_card_that_it_names() -> None:
-    text = (Path(__file__).parents[4] / "configs" / "presets" / "qwen2.5-vl-7b-fsdp.yaml").read_text()
-    assert "four 80 GB GPUs" in text
+@pytest.mark.parametrize(
+    ("preset", "card", "processes", "gib"),
+    [("qwen2.5-vl-7b-fsdp", "four 80 GB GPUs", 4, 80), ("qwen3-vl-embedding-2b-lora", "one 12 GB GPU", 1, 12)],
+)
+def test_a_preset_fits_the_card_that_it_names(preset: str, card: str, processes: int, gib: int) -> None:
+    text = (Path(__file__).parents[4] / "configs" / "presets" / f"{preset}.yaml").read_text()
+    assert card in text
     params = Params.model_validate(yaml.safe_load(text))
     config = backbone_config(params.model)
-    memory = estimate_step(params, config, Sizes(64, largest_grid(params.preprocess, VISION)), processes=4, sharded=True)
-    assert smallest_card(memory) == 80
+    sizes = Sizes(64, largest_grid(params.preprocess, family_of(params.model).vision))
+    assert smallest_card(estimate_step(params, config, sizes, processes=processes, sharded=processes > 1)) == gib
 
 
 def test_settings_that_save_memory_save_it_where_they_should() -> None:
