@@ -12,7 +12,8 @@ from reelnest.settings import PARAMS_FILE, Model, Params, load_params
 def load_compatible_params(path: Path = PARAMS_FILE) -> Params:
     """Reads a params file and checks that its settings fit the model. Raises ConfigError like `load_params`."""
     params = load_params(path)
-    problems = [problem for problem in (_too_wide(params.model), _split_steps(params, local_family_of(params.model))) if problem]
+    family = local_family_of(params.model)
+    problems = [problem for problem in (_too_wide(params.model), _split_steps(params, family), _no_area(params, family)) if problem]
     if problems:
         raise ConfigError("\n".join(f"{path}: {problem}." for problem in problems))
     return params
@@ -45,6 +46,20 @@ def _too_wide(model: Model) -> str | None:
         return None
     source = "model.projection" if model.projection else f"the hidden size of {model.name_or_path}"
     return f"model.dims: {model.dims[-1]} is above the embedding's width, {width} ({source}); use dims up to {width}"
+
+
+def _no_area(params: Params, family: Family | None) -> str | None:
+    sizes = params.preprocess
+    if family is None:
+        return None
+    area = family.vision.factor**2
+    least = -(-sizes.min_pixels // area) * area
+    if least <= sizes.max_pixels:
+        return None
+    return (
+        f"preprocess.max_pixels: a frame of {family.title} has a multiple of {area} pixels, and none is between min_pixels"
+        f" ({sizes.min_pixels}) and max_pixels ({sizes.max_pixels}); use max_pixels {least} or more"
+    )
 
 
 def _split_steps(params: Params, family: Family | None) -> str | None:

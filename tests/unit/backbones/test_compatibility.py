@@ -45,6 +45,11 @@ def test_every_preset_fits_its_model(preset: Path, tmp_path: Path) -> None:
             {"preprocess": {"frames": 7}},
             "preprocess.frames: must be a multiple of 2 (Qwen2.5-VL joins 2 frames into one step); found 7, use 8.",
         ),
+        (
+            {"model": {"family": "qwen3_vl"}, "preprocess": {"min_pixels": 3136, "max_pixels": 3200}},
+            "preprocess.max_pixels: a frame of Qwen3-VL has a multiple of 1024 pixels, and none is between min_pixels (3136) and"
+            " max_pixels (3200); use max_pixels 4096 or more.",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_with_its_key(sections: dict[str, Any], expected: str, tmp_path: Path) -> None:

@@ -78,8 +78,9 @@ def allocated(params: Params, trace: Path) -> int:
         settings({"freeze": "vision", "lora": {"r": 4, "dropout": 0.1}}, gradient_checkpointing=True),
         settings(micro_batch_size=2, mixed_precision="bf16"),
         settings({"freeze": "backbone", "projection": 64}),
+        settings({"family": "qwen3_vl"}),
     ],
-    ids=["all trained", "LoRA, checkpointing", "gradient caching, bfloat16", "projection alone"],
+    ids=["all trained", "LoRA, checkpointing", "gradient caching, bfloat16", "projection alone", "Qwen3-VL"],
 )
 def test_the_peak_is_what_a_real_step_allocates(params: Params, tmp_path: Path) -> None:
     prediction = predicted(params)
