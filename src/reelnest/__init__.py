@@ -1,16 +1,43 @@
 """reelnest: a nested (Matryoshka) encoder for text and video, trained on pairs of queries and targets."""
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reelnest.encoder.saved import SavedModel, load, videos_for_sentence_transformers
+    import torch
+
+    from reelnest.encoder.saved import SavedModel, videos_for_sentence_transformers
+    from reelnest.video.decoder import Limits
 
 __all__ = ["SavedModel", "load", "videos_for_sentence_transformers"]
 __version__ = "0.1.0"
 
 
+def load(model: "str | os.PathLike[str]", device: "str | torch.device | None" = None, limits: "Limits | None" = None) -> "SavedModel":
+    """Opens a saved model on `device`, by default a GPU if there is one.
+
+    `model` is the folder of a saved model, or a registered one: `models:/reelnest@champion` or `models:/reelnest/3`. `limits` apply to the
+    videos to encode. Raises ModelError with the folder's problem, RegistryError if there is no such version. Example:
+
+        model = reelnest.load("models/candidate")
+        queries = model.encode_texts(["a red ball rolling to the left"], dim=64)
+        videos = model.encode_videos(["clip.mp4"], dim=64)
+        scores = queries @ videos.T
+    """
+    if not isinstance(model, str | os.PathLike):
+        raise TypeError(f"load: model is {model!r}; expected a folder, or a registered model such as 'models:/reelnest@champion'.")
+    # Imported on first use, because torch, transformers and MLflow take seconds to import.
+    from reelnest.encoder.saved import load as load_folder
+
+    if str(model).startswith("models:/"):
+        from reelnest.registry.versions.fetched_model import saved_folder
+
+        model = saved_folder(str(model))
+    return load_folder(Path(model), device, limits)
+
+
 def __getattr__(name: str) -> Any:
-    # Imported on first use, because torch and transformers take seconds to import.
     if name in __all__:
         from reelnest.encoder import saved
 

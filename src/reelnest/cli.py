@@ -1,5 +1,6 @@
 """The command line, `reelnest …`: it parses and prints. `reelnest.stages` and `reelnest.commands` do the work."""
 
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -7,39 +8,77 @@ from typing import Annotated
 
 import typer
 
-from reelnest.backbones.compatibility import load_compatible_params
-from reelnest.cli_data import data, in_checkout
-from reelnest.errors import ReelnestError
+import reelnest
+from reelnest.cli_data import data, in_checkout, project_settings
+from reelnest.cli_search import search
+from reelnest.errors import NothingTracked, ReelnestError
 from reelnest.launch.command import launch, prepare_process
 from reelnest.progress import Activity
-from reelnest.settings import Params
+from reelnest.records.formats import check_data_files
+from reelnest.settings import Params, tracking_uri
 from reelnest.stages.workspace import Workspace
 
 cli = typer.Typer(
     name="reelnest",
-    help="Fine-tunes a video-search model on pairs of searches and relevant videos. Run it in the folder that holds params.yaml.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 cli.add_typer(data, name="data")
+cli.add_typer(search)
 LAUNCHER_OPTIONS = {"ignore_unknown_options": True, "allow_extra_args": True}
+INTERRUPTED = 130
+"""The status after Ctrl-C, 128 + SIGINT."""
 
 
 def app() -> None:
     """Runs the command line. A user's error is printed without a traceback and sets the exit status."""
     prepare_process()
     try:
-        cli()
+        status = cli(prog_name="reelnest", standalone_mode=False)
     except ReelnestError as error:
         print(f"reelnest: error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_status) from None
+    except typer.TyperException as error:
+        print(usage_error(error), file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    if status == INTERRUPTED:
+        print("reelnest: interrupted", file=sys.stderr)
+    raise SystemExit(status)
 
 
-def _settings() -> tuple[Workspace, Params]:
-    workspace = Workspace()
-    return workspace, load_compatible_params(workspace.params)
+def usage_error(error: typer.TyperException) -> str:
+    """The text to print for a wrong command line: one line with the mistake and what to type, or the help if there is no command."""
+    text, context = error.format_message(), getattr(error, "ctx", None)
+    if context is None or text == context.get_help():
+        return text
+    end = "" if text.endswith((".", "?")) else "."
+    return f"reelnest: error: {text}{end} Type `{context.command_path} --help` for help."
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        print(f"reelnest {reelnest.__version__}")
+        raise typer.Exit
+
+
+@cli.callback()
+def common_options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Prints the version and exits.")
+    ] = False,
+) -> None:
+    """Fine-tunes a video-search model on pairs of searches and relevant videos. Run it in the folder that holds params.yaml."""
+
+
+def _tracked_settings() -> Params:
+    """The project's settings. Raises NothingTracked without MLflow's database, before MLflow is imported, which takes seconds."""
+    _, params = project_settings()
+    from reelnest.registry.local_store import check_tracked
+
+    check_tracked(tracking_uri(params))
+    return params
 
 
 @cli.command()
@@ -56,7 +95,8 @@ def sample(
 @cli.command()
 def validate() -> None:
     """Checks data/ with Great Expectations, quarantines bad records, and writes reports/validation.json and reports/data_docs/."""
-    workspace, params = _settings()
+    workspace, params = project_settings()
+    check_data_files(workspace.data)  # before the stage is imported, which takes seconds
     with Activity("validate"):
         from reelnest.stages import validate as stage
 
@@ -66,7 +106,7 @@ def validate() -> None:
 @cli.command()
 def preprocess() -> None:
     """Decodes each video once into prepared/ and assigns the splits."""
-    workspace, params = _settings()
+    workspace, params = project_settings()
     with Activity("preprocess"):
         from reelnest.stages import preprocess as stage
 
@@ -76,7 +116,7 @@ def preprocess() -> None:
 @cli.command(context_settings=LAUNCHER_OPTIONS)
 def train(context: typer.Context) -> None:
     """Trains under `accelerate launch` and saves models/candidate/. Other options, such as --machine_rank 1, are passed to accelerate."""
-    workspace, params = _settings()
+    workspace, params = project_settings()
     from reelnest.stages.training_inputs import check_training
 
     check_training(workspace, params)
@@ -86,7 +126,7 @@ def train(context: typer.Context) -> None:
 @cli.command(context_settings=LAUNCHER_OPTIONS)
 def evaluate(context: typer.Context) -> None:
     """Measures retrieval on the test split at each dim; writes reports/evaluation.json, .html and metrics_by_dim.csv."""
-    workspace, params = _settings()
+    workspace, params = project_settings()
     from reelnest.stages.evaluation_inputs import check_evaluation
 
     check_evaluation(workspace, params)
@@ -101,7 +141,10 @@ def register(
     """Registers the trained model in MLflow as challenger, and promotes it to champion if it passes the gate."""
     if approved is not None and refused is not None:
         raise typer.BadParameter("use --approved or --refused, not both")
-    workspace, params = _settings()
+    workspace, params = project_settings()
+    from reelnest.stages.evaluation_inputs import check_registration
+
+    check_registration(workspace)
     with Activity("register"):
         from reelnest.registry.promotion.verdict import Approval
         from reelnest.stages import register as stage
@@ -115,7 +158,11 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Prints JSON, with whole hashes and reasons.")] = False,
 ) -> None:
     """Lists the registered versions: their aliases and metrics, and why each was promoted or not."""
-    _, params = _settings()
+    try:
+        params = _tracked_settings()
+    except NothingTracked as error:
+        print("[]" if as_json else error)
+        return
     from reelnest.commands import registry
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
@@ -127,7 +174,7 @@ def promote(
     version: Annotated[str, typer.Argument(help="The number or alias of a version.")] = "challenger",
 ) -> None:
     """Makes a version champion, even if the gate did not promote it."""
-    _, params = _settings()
+    params = _tracked_settings()
     from reelnest.commands import registry
 
     print(registry.promote(params, version))
@@ -136,7 +183,7 @@ def promote(
 @cli.command()
 def rollback() -> None:
     """Makes the previous champion champion again."""
-    _, params = _settings()
+    params = _tracked_settings()
     from reelnest.commands import registry
 
     print(registry.rollback(params))
@@ -194,7 +241,7 @@ def lineage(
     ] = None,
 ) -> None:
     """Shows where a version comes from (run, commit, data, settings, environment) and the commands that rebuild it."""
-    workspace, params = _settings()
+    workspace, params = Workspace(), _tracked_settings()
     from reelnest.commands import lineage as stage
 
     if source is not None:
@@ -210,83 +257,6 @@ def lineage(
 
 
 @cli.command()
-def index(
-    model: Annotated[
-        str, typer.Option(help="The folder of a saved model, or a registered one: models:/reelnest@champion.")
-    ] = "models/candidate",
-    data: Annotated[Path, typer.Option(help="The folder with videos.jsonl.")] = Path("data"),
-    out: Annotated[Path, typer.Option(help="The folder of the index. An existing index is updated.")] = Path("index"),
-    half: Annotated[bool, typer.Option("--half", help="Stores vectors as float16, in half the space.")] = False,
-    graph: Annotated[
-        bool | None,
-        typer.Option(
-            "--graph/--no-graph", help="Builds an approximate graph for the shortlists of funnels. The default is yes from 100,000 videos."
-        ),
-    ] = None,
-) -> None:
-    """Encodes the videos of a data folder for `search` and `serve`. Only videos that changed are encoded again."""
-    workspace, params = _settings()
-    with Activity("index"):
-        from reelnest.commands import index as stage
-
-        done = stage.run(workspace, params, model, data, out, storage="float16" if half else "float32", graph=graph)
-    manifest = done.manifest
-    # An alias moves, so the version that it named is shown; a folder as it was typed.
-    name = manifest.model if manifest.model.startswith("models:/") else model
-    print(f"{out}: {manifest.videos:,} videos at {manifest.width} dims ({done.encoded:,} encoded now) with the model {name}")
-    if manifest.skipped:
-        print(f"{manifest.skipped:,} videos were left out, see {out}/skipped.jsonl:")
-        for record in done.skipped[:5]:
-            print(f"  line {record.line}: {record.reason}: {record.detail}")
-
-
-IndexFolder = Annotated[Path, typer.Option("--index", help="A folder that `reelnest index` wrote.")]
-IndexModel = Annotated[str | None, typer.Option("--model", help="The folder of the index's model, if it has moved.")]
-
-
-@cli.command()
-def search(
-    words: Annotated[str, typer.Argument(help="The text to search for.")],
-    index: IndexFolder = Path("index"),
-    model: IndexModel = None,
-    dim: Annotated[int | None, typer.Option(help="How many dimensions are compared. The default is all.")] = None,
-    funnel: Annotated[
-        bool, typer.Option("--funnel", help="Makes a shortlist with --dim (default: the smallest) and re-ranks it with all dimensions.")
-    ] = False,
-    count: Annotated[int, typer.Option("-k", help="The number of results.")] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="Prints JSON, as the server's API returns it.")] = False,
-) -> None:
-    """Searches an index for a text and prints a table of results."""
-    workspace, params = _settings()
-    from reelnest.commands import search as stage
-
-    query = stage.Query(words, count, dim, funnel)
-    print(stage.run(workspace, params, index, query, model=model, as_json=as_json))
-
-
-@cli.command()
-def serve(
-    index: Annotated[list[Path], typer.Option("--index", help="A folder that `reelnest index` wrote. Can be given several times.")] = [  # noqa: B006
-        Path("index")
-    ],
-    model: IndexModel = None,
-    port: Annotated[int, typer.Option(help="The port to listen on; 0 picks a free one.")] = 8000,
-    host: Annotated[
-        str, typer.Option(help="The address to listen on. There is no log-in, so do not open it to untrusted networks.")
-    ] = "127.0.0.1",
-    allow_host: Annotated[list[str], typer.Option(help="Another host name that browsers may use for this server.")] = [],  # noqa: B006
-) -> None:
-    """Serves a search page and a JSON API over one or more indexes, at http://127.0.0.1:8000/."""
-    workspace, params = _settings()
-    from reelnest.commands import serve as stage
-
-    def ready(address: str) -> None:
-        print(f"{address} (Ctrl-C stops the server)", flush=True)
-
-    stage.run(workspace, params, index, stage.Address(host, port, tuple(allow_host)), model=model, ready=ready)
-
-
-@cli.command()
 def export(
     folder: Annotated[Path, typer.Argument(help="The folder to write to. It must not exist.")],
     adapter: Annotated[
@@ -294,7 +264,10 @@ def export(
     ] = False,
 ) -> None:
     """Writes the candidate with LoRA merged into the base model, or with --adapter the adapters alone."""
-    workspace, params = _settings()
+    workspace, params = project_settings()
+    from reelnest.commands.export_inputs import check_export
+
+    check_export(workspace, folder)
     from reelnest.commands import export as stage
 
     stage.run(workspace, params, folder, adapter=adapter)
@@ -305,10 +278,12 @@ def memory(
     gpu_gb: Annotated[
         float | None, typer.Option(help="The memory of a card in GiB: prints what fits and which settings would have to change.")
     ] = None,
-    text_tokens: Annotated[int, typer.Option(help="Tokens of a query, and of the text fields of a video.")] = 64,
+    text_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a query, and of the text fields of a video.")] = 64,
 ) -> None:
     """Estimates the GPU memory of a training step by component. It needs no GPU and no weights."""
-    workspace, params = _settings()
+    if gpu_gb is not None and not 0 < gpu_gb < math.inf:
+        raise typer.BadParameter(f"expected the memory of a card in GiB, such as 24; found {gpu_gb:g}", param_hint="--gpu-gb")
+    workspace, params = project_settings()
     from reelnest.commands import memory as stage
 
     print(stage.run(workspace, params, gpu_gb=gpu_gb, text_tokens=text_tokens))
@@ -319,5 +294,5 @@ def params() -> None:
     """Checks params.yaml and prints every setting, defaults included."""
     from reelnest.yaml_files import dump_yaml
 
-    _, settings = _settings()
+    _, settings = project_settings()
     print(dump_yaml(settings.model_dump(mode="json", by_alias=True)), end="")

@@ -8,11 +8,20 @@ from typing import Annotated
 
 import typer
 
+from reelnest.backbones.compatibility import load_compatible_params
 from reelnest.errors import RunError
+from reelnest.settings import Params
+from reelnest.stages.workspace import Workspace
 
 data = typer.Typer(
     help="Adds to the data, shows what changed between versions, and pushes it.", no_args_is_help=True, rich_markup_mode=None
 )
+
+
+def project_settings() -> tuple[Workspace, Params]:
+    """The project in the current folder and its settings. Raises ConfigError for wrong settings, or outside a project."""
+    workspace = Workspace()
+    return workspace, load_compatible_params(workspace.params)
 
 
 def in_checkout(module: str, arguments: Sequence[str]) -> None:

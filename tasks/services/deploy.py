@@ -8,7 +8,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from zoneinfo import available_timezones
 
+from reelnest.yaml_files import load_yaml
 from tasks.process.runner import CommandError, output_of, quieten
 
 quieten()  # before Prefect reads its settings
@@ -60,6 +62,7 @@ def deploy(checkout: Path, pool: str | None, sources: dict[str, str]) -> None:
         raise DeployError("PREFECT_API_URL is not set. Set it to your server's API, or run `make up`, which also deploys.")
     if not (checkout / "prefect.yaml").is_file():
         raise DeployError(f"{checkout} has no prefect.yaml. Run this command in the worker's checkout.")
+    check_timezones(checkout)
     addresses = [
         (channel, channels.address_from(channel, sources[channel.name])) for channel in channels.CHANNELS if channel.name in sources
     ]
@@ -79,6 +82,14 @@ def deploy(checkout: Path, pool: str | None, sources: dict[str, str]) -> None:
     else:
         automations.remove(automations.NOTIFICATIONS)
         _print("notifications of failures, new champions, refused and drifted data: none. Add a channel with --slack, --webhook or --email")
+
+
+def check_timezones(checkout: Path) -> None:
+    """Raises DeployError if a schedule of `prefect.yaml` has an unknown time zone. Prefect would fail after it deployed a part."""
+    deployments = load_yaml((checkout / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+    zones = {schedule.get("timezone", "UTC") for deployment in deployments for schedule in deployment.get("schedules", [])}
+    if unknown := sorted(zones - available_timezones()):
+        raise DeployError(f"prefect.yaml: the time zone '{unknown[0]}' is unknown. Use a name such as Europe/Berlin or UTC.")
 
 
 def _print(text: str) -> None:

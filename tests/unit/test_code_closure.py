@@ -79,7 +79,9 @@ def test_the_digest_is_the_same_in_another_folder(copy: Path) -> None:
     [("reelnest.stages.train", ["reelnest.training.losses.nested_infonce"]), ("reelnest.stages.evaluate", [])],
 )
 def test_the_closure_has_imports_started_modules_and_registered_implementations(module: str, registered: list[str]) -> None:
-    finder = ModuleFinder(path=[str(PACKAGE.parent)], excludes=["reelnest.code_closure"])
+    # `reelnest.load` imports the registry for the name of a registered model. No stage calls it.
+    excludes = ["reelnest.code_closure", "reelnest.registry.versions.fetched_model"]
+    finder = ModuleFinder(path=[str(PACKAGE.parent)], excludes=excludes)
     # Found by packages that search their folders.
     implementations = [
         f"reelnest.{folder.replace('/', '.')}.{path.stem}"

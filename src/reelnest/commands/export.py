@@ -3,7 +3,6 @@
 This is not a DVC stage, because no stage reads its output.
 """
 
-import json
 import logging
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from pydantic import ValidationError
 from transformers import AutoTokenizer
 
 from reelnest.backbones.loading import quiet_transformers
+from reelnest.commands.export_inputs import check_export
 from reelnest.encoder.encoder import load_encoder
 from reelnest.encoder.lora import has_adapters
 from reelnest.encoder.saved import load, save_model
@@ -32,11 +32,7 @@ def run(workspace: Workspace, params: Params, folder: Path, *, adapter: bool) ->
     The adapters are read from the best checkpoint of the training, since they cannot be extracted from merged weights. Raises ModelError if
     the folder exists, the candidate was trained without LoRA or its checkpoint is missing, and ConfigError for a base without a name.
     """
-    if folder.exists():
-        raise ModelError(f"{folder} exists already. Name another folder, or remove it.")
-    stored = json.loads(_settings_file(workspace.candidate).read_text(encoding="utf-8"))
-    if stored["model"]["lora"] is None:
-        raise ModelError(f"{workspace.candidate} was trained without LoRA (model.lora: null), so there are no adapters to merge or export.")
+    stored = check_export(workspace, folder)
     preprocess, text_fields = Preprocess.model_validate(stored["preprocess"]), stored["text_fields"]
     with quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(str(workspace.candidate), trust_remote_code=False)
@@ -58,13 +54,6 @@ def run(workspace: Workspace, params: Params, folder: Path, *, adapter: bool) ->
     save_model(folder, encoder, tokenizer, settings, preprocess, text_fields)
     kind = "adapters" if adapter else "full model, adapters merged" if has_adapters(encoder.backbone) else "full model"
     log.info("%s: %s", folder, kind)
-
-
-def _settings_file(candidate: Path) -> Path:
-    path = candidate / SETTINGS_FILE
-    if not path.is_file():
-        raise ModelError(f"{path} is missing. Run `reelnest train`.")
-    return path
 
 
 def _in_form(stored: dict[str, object], *, merge: bool) -> Model:

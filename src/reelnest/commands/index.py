@@ -9,11 +9,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from reelnest.commands.search_inputs import REGISTRY, check_model, check_videos, stored_model
 from reelnest.encoder.manifest import ABOUT_THE_MODEL
 from reelnest.encoder.saved import load
 from reelnest.encoder.saved_settings import SETTINGS_FILE
 from reelnest.engines.engine import ENGINES, Engine, IndexStorage
-from reelnest.errors import DataError, ModelError
+from reelnest.errors import DataError
 from reelnest.records.content_hash import folder_hash
 from reelnest.serving.indexing import Indexed, IndexOptions, ModelSource, build_index
 from reelnest.serving.searcher import OpenModel, Searcher
@@ -25,7 +26,6 @@ from reelnest.video.decoder import Limits
 
 log = logging.getLogger(__name__)
 
-REGISTRY = "models:/"
 UPLOAD_MEGABYTES, UPLOAD_SECONDS = 64.0, 30.0
 """Limits of an uploaded query video and of its decoding time. The limits of `validate` apply too."""
 
@@ -34,8 +34,7 @@ def run(
     workspace: Workspace, params: Params, model: str, data: Path, out: Path, *, storage: IndexStorage = "float32", graph: bool | None = None
 ) -> Indexed:
     """Writes the index of `data` to `out`. `model` is a folder, or a registered model such as `models:/name@alias`."""
-    if not data.is_dir():
-        raise DataError(f"{data}: no such folder. Set --data to the folder that holds videos.jsonl.")
+    check_videos(data)
     model_folder, name, model_hash = _find(workspace, params, model)
     limits = Limits.of(params.validation)
     opened = load(model_folder, limits=limits)
@@ -59,9 +58,7 @@ def open_searchers(workspace: Workspace, params: Params, folders: Sequence[Path]
     searchers = []
     for folder in folders:
         engine = open_engine(folder)
-        name = model or engine.manifest.model
-        if model is None and not name.startswith(REGISTRY):
-            name = os.path.normpath(folder.resolve() / name)
+        name = model or stored_model(folder, engine.manifest.model)
         if name not in models:
             model_folder, _, model_hash = _find(workspace, params, name)
             # Two names may refer to the same model.
@@ -85,9 +82,8 @@ def _find(workspace: Workspace, params: Params, name: str) -> tuple[Path, str, s
 
         fetched = fetch_model(params, name, workspace.work / "models")
         return fetched.folder, fetched.name, fetched.hash
+    check_model(name)
     folder = Path(name)
-    if not (folder / SETTINGS_FILE).is_file():
-        raise ModelError(f"{folder}: no saved model. Set --model to a folder that training saved, or to models:/name@champion.")
     return folder, name, folder_hash(folder, without=ABOUT_THE_MODEL)
 
 

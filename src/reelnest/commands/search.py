@@ -1,27 +1,17 @@
 """`reelnest search`: one search over an index."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from reelnest.commands.columns import in_columns
 from reelnest.commands.index import open_searchers
+from reelnest.commands.search_inputs import Query
 from reelnest.serving.searcher import SearchResults
 from reelnest.settings import Params
 from reelnest.stages.workspace import Workspace
 
 LONGEST_CELL = 60
-
-
-@dataclass(frozen=True)
-class Query:
-    """A search text and its options."""
-
-    words: str
-    k: int = 10
-    dim: int | None = None
-    """None is the full width, or with `funnel` the smallest dim."""
-    funnel: bool = False
 
 
 def run(workspace: Workspace, params: Params, index: Path, query: Query, *, model: str | None = None, as_json: bool = False) -> str:

@@ -1,16 +1,13 @@
 """`reelnest serve`: the search page and its API."""
 
-import errno
 import logging
-import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
 
 from reelnest.commands.index import UPLOAD_MEGABYTES, open_searchers
-from reelnest.errors import ConfigError
+from reelnest.commands.search_inputs import Address, listen
 from reelnest.serving.app import create_app
 from reelnest.serving.guard import LOCAL_HOSTS
 from reelnest.serving.searcher import Searcher
@@ -22,17 +19,6 @@ LONGEST_REQUEST_HEAD = 1 << 20
 ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 (compared with, not bound to)
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where the server listens."""
-
-    host: str
-    port: int
-    """0 picks a free port."""
-    allow_hosts: tuple[str, ...] = ()
-    """Other host names that browsers may use."""
 
 
 def run(
@@ -53,13 +39,7 @@ def run(
     megabytes = min(UPLOAD_MEGABYTES, params.validation.max_video_megabytes)
     hosts = [*LOCAL_HOSTS, *address.allow_hosts, *([] if host in ANY_ADDRESS else [host])]
     app = create_app(searchers, hosts, megabytes)
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host, address.port), family=family)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise ConfigError(f"Port {address.port} is in use. Choose another with --port.") from error
-        raise ConfigError(f"Cannot listen on {host}, port {address.port} ({error.strerror}). Choose another --host or --port.") from error
+    listening = listen(address)
     config = uvicorn.Config(
         app,
         http="h11",

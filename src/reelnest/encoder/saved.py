@@ -26,6 +26,7 @@ from transformers import PreTrainedTokenizerBase
 from reelnest.atomic_files import atomic_folder, write_json
 from reelnest.backbones.architecture import hidden_size
 from reelnest.backbones.loading import quiet_transformers, refuse_pickles
+from reelnest.encoder.argument_checks import check_texts, check_videos
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.embedding import batches_by_length
 from reelnest.encoder.encoder import Encoder, load_encoder
@@ -104,12 +105,7 @@ def save_model(
 def load(folder: str | Path, device: str | torch.device | None = None, limits: Limits | None = None) -> "SavedModel":
     """Opens a saved model on `device`, by default a GPU if there is one. `limits` apply to the videos to encode.
 
-    Raises ModelError with the folder's problem. Example:
-
-        model = reelnest.load("models/candidate")
-        queries = model.encode_texts(["a red ball rolling to the left"], dim=64)
-        videos = model.encode_videos(["clip.mp4"], dim=64)
-        scores = queries @ videos.T
+    Raises ModelError with the folder's problem. `reelnest.load` calls it.
     """
     folder = Path(folder)
     refuse_pickles(folder)
@@ -147,7 +143,7 @@ def videos_for_sentence_transformers(
         videos = reelnest.videos_for_sentence_transformers("models/candidate", ["clip.mp4"])
         model.encode_document(videos, normalize_embeddings=True)
     """
-    folder = Path(folder)
+    folder, videos = Path(folder), check_videos(videos)
     reader = _video_reader(read_settings(folder), folder, limits)
     try:
         texts = texts_of(reader, fields, len(videos))
@@ -170,7 +166,7 @@ class SavedModel:
         self, texts: Sequence[str], *, role: Role = "query", dim: int | None = None, batch_size: int = 32
     ) -> NDArray[np.float32]:
         """Returns vectors of texts, (texts, dim). `role` selects the instruction: `query` for searches, `target` for documents."""
-        return self.encode([Entry(role, text, None) for text in texts], dim=dim, batch_size=batch_size)
+        return self.encode([Entry(role, text, None) for text in check_texts(texts)], dim=dim, batch_size=batch_size)
 
     def encode_videos(
         self,
@@ -186,6 +182,7 @@ class SavedModel:
         `fields` are each video's known fields among title, caption, text, ocr and asr; the model uses those that it was trained on.
         Raises VideoError for a video that cannot be decoded.
         """
+        videos = check_videos(videos)
         texts = texts_of(self.videos, fields, len(videos))
         chunks = []
         for start in range(0, len(videos), batch_size):  # in chunks, to hold few frames in memory
@@ -195,6 +192,11 @@ class SavedModel:
 
     def encode(self, entries: Sequence[Entry], *, dim: int | None = None, batch_size: int = 32) -> NDArray[np.float32]:
         """Returns vectors of entries of any kind, (entries, dim). The default `dim` is the last of `dims`."""
+        for entry in entries:
+            if not isinstance(entry, Entry):
+                raise TypeError(
+                    f"entries has a {type(entry).__name__}; expected Entry. For texts use encode_texts, for videos encode_videos."
+                )
         return self._prefix(self._vectors(entries, batch_size), dim)
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from reelnest.video.decoder import Decoder, Limits
 from reelnest.video.frames import Frames, FrameSettings
 from reelnest.video.patches import from_patches
 
-VideoSource: TypeAlias = str | Path | bytes | Sequence[Path]
+VideoSource: TypeAlias = str | Path | bytes | Sequence[str | Path]
 """A video file, its bytes, or the image files of its frames in order."""
 
 
@@ -33,7 +33,7 @@ class VideoReader:
                 file.flush()
                 files = [Path(file.name)]
             else:
-                files = [Path(video)] if isinstance(video, str | Path) else list(video)
+                files = [Path(video)] if isinstance(video, str | Path) else [Path(frame) for frame in video]
             return self._decoder.frames(files, self.settings)
 
     def text(self, fields: Mapping[str, str]) -> str:

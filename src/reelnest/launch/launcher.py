@@ -39,7 +39,8 @@ class SignalForwarder:
 
     def __init__(self, grace_seconds: float) -> None:
         self._grace_seconds = grace_seconds
-        self._stop_requested = False
+        self.received: signal.Signals | None = None
+        """The first signal that was forwarded."""
 
     def install(self) -> None:
         """Installs the handlers, except for signals that this process ignores (nohup, a shell's background job)."""
@@ -50,12 +51,13 @@ class SignalForwarder:
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         ranks = psutil.Process().children()
         if not ranks:
+            self.received = signal.Signals(number)
             raise SystemExit(128 + number)
-        if self._stop_requested:
+        if self.received is not None:
             if number == signal.SIGINT:
                 _send(ranks, signal.SIGKILL)
             return
-        self._stop_requested = True
+        self.received = signal.Signals(number)
         _send(ranks, signal.SIGTERM)
         timer = threading.Timer(self._grace_seconds, _send, (ranks, signal.SIGKILL))
         timer.daemon = True
@@ -69,23 +71,38 @@ def _send(processes: Sequence[psutil.Process], number: signal.Signals) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the ranks to their end. Returns 0, or the exit status of the rank that caused the failure, 128 + n for signal n."""
+    """Runs the ranks to their end. Returns 0, the status of the rank that caused the failure, or 128 + n if signal n ended the ranks."""
     grace_seconds, *options = arguments
     module = options[options.index(RANK_MODULE) + 1]
     name = module.rpartition(".")[2]
-    SignalForwarder(float(grace_seconds)).install()
+    forwarder = SignalForwarder(float(grace_seconds))
+    forwarder.install()
     with TemporaryDirectory(prefix="reelnest-failures-") as folder:
         os.environ |= {FOLDER_VARIABLE: folder, LAUNCHER_VARIABLE: str(os.getpid()), "PET_SIGNALS_TO_HANDLE": UNUSED_SIGNAL}
         try:
             statuses = _run(options)
         except Exception as error:  # noqa: BLE001 -- its traceback is saved
             failure = Failure.of(error, rank=0)
+        except SystemExit:
+            if forwarder.received is None:
+                raise
+            return _interrupted(name, forwarder.received)
         else:
             if not statuses:
                 return 0
-            failure = cause_of(read_failures(Path(folder)), statuses, name)
+            failures = read_failures(Path(folder))
+            if forwarder.received is not None and not failures:
+                return _interrupted(name, forwarder.received)
+            # A rank that was killed after a signal is no cause: this process killed it.
+            failure = failures[0] if forwarder.received is not None else cause_of(failures, statuses, name)
     sys.stderr.write(f"{message(failure, name, Path())}\n")
     return failure.status
+
+
+def _interrupted(name: str, number: signal.Signals) -> int:
+    """Prints that a signal ended the command. Returns the status, 128 + the signal."""
+    sys.stderr.write(f"reelnest: {name} was interrupted ({number.name}). The same command starts it again.\n")
+    return 128 + number
 
 
 def _run(options: Sequence[str]) -> Mapping[int, int]:

@@ -159,16 +159,22 @@ def _quarantine_line(record: BadRecord) -> str:
     return json.dumps(entry, ensure_ascii=False)
 
 
+def check_data_files(folder: Path, *names: str) -> None:
+    """Raises DataError if `folder` lacks one of the files `names`, by default of all files that a data folder must have."""
+    advice = "See “Your own data” in README.md for the required files, or run `reelnest sample` to make the sample data."
+    if not folder.is_dir():
+        raise DataError(f"{folder}: there is no such folder; expected one with {VIDEOS_FILE} and {PAIRS_FILE}. {advice}")
+    for name in names or (VIDEOS_FILE, PAIRS_FILE):
+        if not (folder / name).is_file():
+            raise DataError(f"{folder / name}: there is no such file. {advice}")
+
+
 def read_records(folder: Path, name: str, read: Callable[[dict[str, Any], int], None]) -> list[BadRecord]:
     """Calls `read` with each record of `folder/name` and its line. Returns the records that the parser or `read` rejects by RecordError.
 
     Raises DataError if there is no such file.
     """
-    advice = "See “Your own data” in README.md for the required files, or run `reelnest sample` to make the sample data."
-    if not folder.is_dir():
-        raise DataError(f"{folder}: there is no such folder; expected one with {VIDEOS_FILE} and {PAIRS_FILE}. {advice}")
-    if not (folder / name).is_file():
-        raise DataError(f"{folder / name}: there is no such file. {advice}")
+    check_data_files(folder, name)
     bad: list[BadRecord] = []
     for line, raw in read_lines(folder / name):
         record: dict[str, Any] = {}

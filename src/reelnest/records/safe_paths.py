@@ -7,6 +7,7 @@ import errno
 import os
 import stat
 import sys
+import unicodedata
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from reelnest.errors import VideoError
@@ -37,6 +38,15 @@ def resolve(name: str, folder: Path) -> Path:
     return resolved
 
 
+def _advice(file: Path) -> str:
+    """What to do about a file that does not exist."""
+    if "\\" in file.name:
+        return "separate folders with / instead of \\"
+    if any(file.with_name(unicodedata.normalize(form, file.name)).exists() for form in ("NFC", "NFD")):
+        return "a file of this name exists in another Unicode form (NFC or NFD); rename it to the name in the record"
+    return "correct the path or add the file"
+
+
 def check_regular_file(file: Path, name: str) -> os.stat_result:
     """The stat result of a file that must exist. Messages call it `name`.
 
@@ -45,7 +55,7 @@ def check_regular_file(file: Path, name: str) -> os.stat_result:
     try:
         status = file.stat()
     except (FileNotFoundError, NotADirectoryError):
-        raise VideoError("missing", f"there is no file {name}; correct the path or add the file") from None
+        raise VideoError("missing", f"there is no file {name}; {_advice(file)}") from None
     except PermissionError:
         raise VideoError("unreadable", f"{name}: no permission to read its folder; change the folder's permissions") from None
     except UnicodeEncodeError:

@@ -21,8 +21,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.telemetry import set_telemetry_client
 
-from reelnest.errors import NothingTracked, RegistryError, RegistryUnavailable
-from reelnest.registry.local_store import State, database_file, database_state, make_database
+from reelnest.errors import RegistryError, RegistryUnavailable
+from reelnest.registry.local_store import check_tracked, database_file, make_database
 from reelnest.registry.run_notes import EXPERIMENT_TAGS
 from reelnest.settings import Params, tracking_uri
 
@@ -63,18 +63,7 @@ def connect_to_read(params: Params) -> None:
     uri = _signed_in(tracking_uri(params))
     _quiet()
     _check_reachable(uri)
-    file = database_file(uri)
-    state = State.READY if file is None else database_state(file)
-    if state is State.INCOMPLETE:
-        raise NothingTracked(
-            f"{file}: a command was interrupted while it created MLflow's database, which has no runs. Run `reelnest train`: it moves the"
-            " file aside and creates a new database."
-        )
-    if state is State.MISSING:
-        raise NothingTracked(
-            f"MLflow has no runs and no models yet: no database {file}. Run `make demo`, or `reelnest train`, `reelnest evaluate` and"
-            " `reelnest register`."
-        )
+    check_tracked(uri)
     _set_uri(uri)
 
 

@@ -3,6 +3,8 @@
 MLflow creates the tables of a new database in about seventy steps. If the process ends in between, every later command fails with "table …
 already exists". So the tables are created in a temporary file, which is then renamed. Incomplete databases from other causes are detected
 and moved aside.
+
+MLflow takes seconds to import, so it is imported on first use: a missing database is reported at once.
 """
 
 import logging
@@ -12,12 +14,11 @@ from contextlib import closing
 from enum import Enum, auto
 from pathlib import Path
 
-import mlflow
 import sqlalchemy
 from filelock import FileLock
 
 from reelnest.atomic_files import flush
-from reelnest.errors import RegistryError
+from reelnest.errors import NothingTracked, RegistryError
 
 SQLITE = "sqlite:///"
 SIDE_FILES = ("-journal", "-wal", "-shm")
@@ -74,6 +75,22 @@ def database_state(file: Path) -> State:
     raise RegistryError(_other_version(file, revision))
 
 
+def check_tracked(uri: str) -> None:
+    """Raises NothingTracked if the SQLite database of `uri` is missing or incomplete, RegistryError as `database_state` does."""
+    file = database_file(uri)
+    state = State.READY if file is None else database_state(file)
+    if state is State.INCOMPLETE:
+        raise NothingTracked(
+            f"{file}: a command was interrupted while it created MLflow's database, which has no runs. Run `reelnest train`: it moves the"
+            " file aside and creates a new database."
+        )
+    if state is State.MISSING:
+        raise NothingTracked(
+            f"MLflow has no runs and no models yet: no database {file}. Run `make demo`, or `reelnest train`, `reelnest evaluate` and"
+            " `reelnest register`."
+        )
+
+
 def make_database(file: Path) -> None:
     """Creates MLflow's tables in `file` if they are missing. Concurrent processes wait for each other.
 
@@ -117,6 +134,8 @@ def _newest_revision() -> str:
 
 
 def _other_version(file: Path, revision: str | None) -> str:
+    import mlflow
+
     known = Path(mlflow.__file__).parent / "store" / "db_migrations" / "versions"
     if revision is None or any(known.glob(f"{revision}_*.py")):
         return (

@@ -4,7 +4,8 @@ GET  /api/indexes                          the indexes and their dims
 GET  /api/search?q=…&index=…&dim=…&k=…     with `funnel=true`, `dim` gives a shortlist that the full width reranks
 POST /api/search?index=…&dim=…&k=…         the same for a video, sent as the request's body
 GET  /api/clip?index=…&id=…&frame=…        a video of an index by id, or a frame of a video that consists of images; supports HTTP ranges
-GET  /api/health
+GET  /api/health                           the status and the version
+GET  /docs                                 a page that describes the API, made from /api/openapi.json
 
 An error returns {"error": "…"} with a status of 4xx or 5xx.
 """
@@ -15,6 +16,7 @@ import mimetypes
 import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,13 +27,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import ASGIApp
 
-import reelnest
 from reelnest.errors import QueryError, ReelnestError, VideoError
+from reelnest.search.query_text import MAX_RESULTS
 from reelnest.serving.guard import LOCAL_HOSTS, Guard
-from reelnest.serving.searcher import MAX_RESULTS, Searcher, SearchResults
+from reelnest.serving.searcher import Searcher, SearchResults
 
+VERSION = installed_version("reelnest")
 PAGE = Path(__file__).with_name("page")
-PAGE_FILES = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js"}
+PAGE_FILES = {"/": "page.html", "/docs": "docs.html"} | {f"/{name}": name for name in ("page.css", "page.js", "docs.js")}
 PLAYED = ("video/", "image/")
 """Media types that are sent unchanged. All others become application/octet-stream, which a browser does not open."""
 UPLOAD_TIMEOUT_SECONDS = 120
@@ -39,16 +42,20 @@ UPLOAD_TIMEOUT_SECONDS = 120
 
 log = logging.getLogger(__name__)
 
+Text = Annotated[str, Query(description="The text to search for.")]
 Index = Annotated[str | None, Query(description="A name from /api/indexes. Default: the first.")]
 Dim = Annotated[int | None, Query(description="Dimensions to compare. Default: the full width.")]
-Funnel = Annotated[bool, Query(description="Shortlist at `dim` (default: the smallest), then rerank at the full width.")]
+Funnel = Annotated[bool, Query(description="Makes a shortlist with dim (default: the smallest), then ranks it with all dimensions.")]
+IndexName = Annotated[str, Query(description="A name from /api/indexes.")]
+VideoId = Annotated[str, Query(description="The video_id of a result.")]
+Frame = Annotated[int, Query(ge=0, description="Which image, if the video consists of images.")]
 K = Annotated[int, Query(description=f"Number of results, 1 to {MAX_RESULTS}.")]
 
 
 def create_app(searchers: Mapping[str, Searcher], hosts: Collection[str] = LOCAL_HOSTS, upload_megabytes: float = 64) -> ASGIApp:
     """The ASGI application for indexes by name. Requests must name one of `hosts` as their host."""
-    # The generated API pages load scripts from the network, so only the OpenAPI description is served.
-    app = FastAPI(title="reelnest", version=reelnest.__version__, docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
+    # FastAPI's own page of the API loads scripts from the network. `/docs` is a page of ours.
+    app = FastAPI(title="reelnest", version=VERSION, docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
     _add_errors(app)
     for address, name in PAGE_FILES.items():
         app.add_api_route(address, _page(name), include_in_schema=False)
@@ -61,19 +68,23 @@ def create_app(searchers: Mapping[str, Searcher], hosts: Collection[str] = LOCAL
 
     @app.get("/api/health")
     def health() -> dict[str, Any]:
-        return {"status": "ok", "version": reelnest.__version__, "indexes": len(searchers)}
+        """Responds while the server is up: the status, the version, and the number of indexes."""
+        return {"status": "ok", "version": VERSION, "indexes": len(searchers)}
 
     @app.get("/api/indexes")
     def indexes() -> dict[str, Any]:
+        """Lists the indexes: the model, the dims, the number of videos, and example searches."""
         return {"indexes": [_describe(name, opened) for name, opened in searchers.items()], "upload_megabytes": upload_megabytes}
 
     @app.get("/api/search")
-    def search(q: str = "", index: Index = None, dim: Dim = None, funnel: Funnel = False, k: K = 12) -> dict[str, Any]:
+    def search(q: Text = "", index: Index = None, dim: Dim = None, funnel: Funnel = False, k: K = 12) -> dict[str, Any]:
+        """Searches with a text. Returns the best videos with their scores, and the time that it took."""
         name, chosen = searcher(index)
         return _as_json(name, chosen, chosen.words(q, k, dim=dim, funnel=funnel))
 
     @app.post("/api/search")
     async def search_by_video(request: Request, index: Index = None, dim: Dim = None, funnel: Funnel = False, k: K = 12) -> dict[str, Any]:
+        """Searches with a video. The body of the request is the bytes of a video file."""
         name, chosen = searcher(index)
         chosen.manifest.check_dim(dim)
         with tempfile.NamedTemporaryFile(prefix="reelnest-", suffix=".video") as file:
@@ -90,7 +101,8 @@ def create_app(searchers: Mapping[str, Searcher], hosts: Collection[str] = LOCAL
         return _as_json(name, chosen, results)
 
     @app.api_route("/api/clip", methods=["GET", "HEAD"])
-    def clip(index: str, id: str, frame: Annotated[int, Query(ge=0)] = 0) -> FileResponse:
+    def clip(index: IndexName, id: VideoId, frame: Frame = 0) -> FileResponse:
+        """Sends the video file of a result. Supports HTTP ranges."""
         _, chosen = searcher(index)
         try:
             files = chosen.files(id)
@@ -118,11 +130,14 @@ def _describe(name: str, searcher: Searcher) -> dict[str, Any]:
         "videos": manifest.videos,
         "dims": manifest.dims,
         "model": manifest.model,
+        "model_name": manifest.model.replace("../", ""),
         "model_hash": manifest.model_hash,
         "base": Path(manifest.base).name,
         "storage": manifest.storage,
         "data_hash": manifest.data_hash,
         "graph_dim": manifest.graph_dim,
+        "shortlist": searcher.shortlist,
+        "examples": searcher.examples,
     }
 
 

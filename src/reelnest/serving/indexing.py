@@ -97,7 +97,7 @@ def build_index(source: ModelSource, data: Path, engine: Engine, out: Path, work
 
     Raises DataError if there is no data or no video can be read, ModelError for vectors that contain NaN or infinity.
     """
-    place = work / value_hash(str(out.resolve()))[:LONGEST_HASH]
+    place = work / hashlib.sha256(os.fsencode(out.resolve())).hexdigest()[:LONGEST_HASH]  # any name of a folder, in any locale
     with _alone(place.with_suffix(".lock"), out):
         videos, bad = read_videos(data)
         items, unreadable = _items(videos, data, source.model)

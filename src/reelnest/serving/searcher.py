@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from reelnest.encoder.saved import SavedModel
 from reelnest.engines.engine import Engine
-from reelnest.errors import ModelError, QueryError
+from reelnest.errors import ModelError
 from reelnest.records.formats import Video, video_files
+from reelnest.search.query_text import check_count, check_query_text
+from reelnest.serving.examples import example_searches
 from reelnest.store.entries import Entry
 from reelnest.video.decoder import Decoder, Limits
-
-MAX_RESULTS = 1000
 
 
 @dataclass(frozen=True)
@@ -91,15 +91,14 @@ class Searcher:
                 f" {model.hash[:12]}. Vectors of two models cannot be compared. Run `reelnest index` again, or search with that model."
             )
         self._engine = engine
+        self.shortlist = shortlist
         self._data = Path(os.path.normpath(place.resolve() / self.manifest.data))
-        self._shortlist, self._most_characters = shortlist, most_characters
+        self._most_characters = most_characters
+        self.examples = example_searches(self._data)
 
     def words(self, text: str, k: int, *, dim: int | None = None, funnel: bool = False) -> SearchResults:
-        """The best `k` videos for a text. Raises QueryError for an empty or too long text, and for an invalid dim or `k`."""
-        if not text.strip():
-            raise QueryError("The search is empty. Enter a text.")
-        if len(text) > self._most_characters:
-            raise QueryError(f"The search has {len(text):,} characters; the limit is {self._most_characters:,}. Shorten it.")
+        """The best `k` videos for a text. Raises QueryError for a text, a dim or a `k` that cannot be used."""
+        check_query_text(text, self._most_characters)
         # A command line may contain a lone surrogate, which tokenizers do not accept.
         text = text.encode("utf-8", "replace").decode("utf-8")
         return self._search(lambda: self.model.words(text), k, dim, funnel)
@@ -113,15 +112,14 @@ class Searcher:
         return video_files(self._engine.get([video_id])[0], self._data)
 
     def _search(self, encode: Callable[[], NDArray[np.float32]], k: int, dim: int | None, funnel: bool) -> SearchResults:
-        if not 1 <= k <= MAX_RESULTS:
-            raise QueryError(f"k is {k}; expected 1 to {MAX_RESULTS}.")
+        check_count(k)
         if funnel and dim is None:
             dim = self.manifest.dims[0]
         dim = self.manifest.check_dim(dim)  # before anything is encoded
         started = time.perf_counter()
         vector = encode()
         encoded = time.perf_counter()
-        ranked = self._engine.search(vector, k, dim=dim, shortlist=self._shortlist if funnel else None)
+        ranked = self._engine.search(vector, k, dim=dim, shortlist=self.shortlist if funnel else None)
         searched = time.perf_counter()
         videos = self._engine.get(ranked.ids)
         hits = [_hit(rank, video, score) for rank, (video, score) in enumerate(zip(videos, ranked.scores, strict=True), start=1)]

@@ -1,7 +1,8 @@
-"""Checks the inputs of evaluation before any process starts. Nothing here imports torch, which takes seconds."""
+"""Checks the inputs of evaluation and registration before any process starts. Nothing here imports torch or MLflow, which takes seconds."""
 
 from collections.abc import Sequence
 
+from reelnest.artifacts.evaluation_report import EvaluationReport
 from reelnest.encoder.saved_settings import read_settings
 from reelnest.errors import ConfigError, DataError, ModelError
 from reelnest.records.behaviour_tests import BEHAVIOUR_FILE, stored_behaviour
@@ -15,11 +16,21 @@ SPLIT = "test"
 def check_evaluation(workspace: Workspace, params: Params) -> None:
     """Raises DataError without prepared data or test pairs, ModelError without a model, ConfigError for invalid extra dims."""
     check_test_pairs(Prepared.open(workspace.prepared), workspace)
-    if not workspace.candidate.is_dir():
-        raise ModelError(f"{workspace.candidate} is missing. Run `reelnest train`.")
+    _check_candidate(workspace)
     stored = read_settings(workspace.candidate)
     check_extra_dims(stored["model"]["dims"], params.evaluate.extra_dims)
     stored_behaviour(workspace.reports / BEHAVIOUR_FILE)
+
+
+def check_registration(workspace: Workspace) -> None:
+    """Raises ModelError without a trained model, ArtifactError without its evaluation."""
+    _check_candidate(workspace)
+    EvaluationReport.read(workspace.reports)
+
+
+def _check_candidate(workspace: Workspace) -> None:
+    if not workspace.candidate.is_dir():
+        raise ModelError(f"{workspace.candidate} is missing. Run `reelnest train`.")
 
 
 def check_test_pairs(prepared: Prepared, workspace: Workspace) -> None:

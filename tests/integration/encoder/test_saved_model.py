@@ -1,5 +1,6 @@
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -120,6 +121,30 @@ def test_every_dim_is_the_normalised_prefix(saved: Path, caplog: pytest.LogCaptu
         with pytest.raises(ModelError, match="use a dim from 1 to 128"):
             model.encode_texts(texts, dim=dim)
     assert model.encode_texts([]).shape == (0, 128)
+
+
+@pytest.mark.parametrize(
+    ("encode", "words"),
+    [
+        (lambda model: model.encode_texts("x"), "texts is a single str; expected a list. Write [texts]."),
+        (lambda model: model.encode_texts(None), "texts is None; expected a list."),
+        (lambda model: model.encode_texts(["a", None]), "texts[1] is None; expected a str."),
+        (lambda model: model.encode_videos("a.mp4"), "videos is a single str; expected a list. Write [videos]."),
+        (lambda model: model.encode_videos(Path("a.mp4")), "videos is a single PosixPath; expected a list."),
+        (lambda model: model.encode_videos([np.zeros((4, 56, 56, 3))]), "videos[0] is of type numpy.ndarray; expected the path of a video"),
+        (lambda model: model.encode_videos([["a.png", 7]]), "videos[0] is of type list; expected the path of a video"),
+        (lambda model: model.encode(["x"]), "entries has a str; expected Entry. For texts use encode_texts"),
+    ],
+)
+def test_an_argument_of_a_wrong_type_is_refused_at_the_door(saved: Path, encode: Callable[[Any], object], words: str) -> None:
+    model = reelnest.load(saved, device="cpu")
+    with pytest.raises(TypeError, match=re.escape(words)):
+        encode(model)
+
+
+def test_only_a_folder_or_a_registered_model_is_loaded() -> None:
+    with pytest.raises(TypeError, match="model is None; expected a folder, or a registered model such as 'models:/reelnest@champion'"):
+        reelnest.load(None)  # type: ignore[arg-type]
 
 
 def test_a_role_chooses_its_instruction(saved: Path) -> None:

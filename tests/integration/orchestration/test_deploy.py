@@ -11,6 +11,7 @@ from prefect.client.orchestration import get_client
 
 from tasks.services import automations, channels
 from tasks.services.automations import DIED, NEVER_BEGAN, NOTIFICATIONS
+from tasks.services.deploy import DeployError, check_timezones
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 REELNEST = str(Path(sys.executable).with_name("reelnest"))
@@ -52,6 +53,23 @@ def test_deployed_twice_all_is_there_once_and_the_address_is_shown_nowhere(deplo
         block = client.read_block_document_by_name(channels.BLOCK, "webhook", include_secrets=False)
         told = client.request("POST", "/automations/filter", json={}).text
     assert "s3cr3t" not in shown + str(block.data) + told
+
+
+def test_one_line_sets_the_time_zone_of_all_schedules(deployable: Path, child_environment: dict[str, str]) -> None:
+    file = deployable / "prefect.yaml"
+    text = file.read_text()
+    try:
+        file.write_text(text.replace("&timezone UTC", "&timezone Europe/Berlin"))
+        deploy(deployable, child_environment)
+        with get_client(sync_client=True) as client:
+            for name in ("reelnest-train/nightly", "reelnest-drift/champion"):
+                (schedule,) = client.read_deployment_by_name(name).schedules
+                assert schedule.schedule.timezone == "Europe/Berlin"
+        file.write_text(text.replace("&timezone UTC", "&timezone Berlin"))
+        with pytest.raises(DeployError, match=r"prefect\.yaml: the time zone 'Berlin' is unknown. Use a name such as Europe/Berlin"):
+            check_timezones(deployable)
+    finally:
+        file.write_text(text)
 
 
 def test_an_automation_that_was_switched_off_stays_off_and_a_second_of_its_name_goes() -> None:

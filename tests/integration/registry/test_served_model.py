@@ -22,6 +22,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models.cli import commands
 
 import reelnest
+from reelnest.errors import RegistryError
 from tests.integration.registry.candidate_workspace import Project
 
 START_SECONDS = 120
@@ -54,6 +55,17 @@ def test_texts_and_videos_get_the_vectors_of_the_saved_model(loaded: Any, saved:
         texts = saved.encode_texts(["a red circle", "a blue circle"], role=role, dim=dim or None)
         videos = saved.encode_videos([clip, clip], role=role, fields=[{"title": "a clip"}, {}], dim=dim or None)
         np.testing.assert_allclose(vectors, np.stack([texts[0], videos[0], videos[1], texts[1]]), atol=1e-5)
+
+
+def test_a_registered_model_is_loaded_by_its_alias(
+    registered: Project, saved: reelnest.SavedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # outside the project
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", registered.params.tracking.uri)
+    model = reelnest.load("models:/reelnest@champion", device="cpu")
+    np.testing.assert_allclose(model.encode_texts(["a"]), saved.encode_texts(["a"]), atol=1e-6)
+    with pytest.raises(RegistryError, match="has no version 99"):
+        reelnest.load("models:/reelnest/99")
 
 
 def test_columns_of_lists_are_rows(loaded: Any, saved: reelnest.SavedModel) -> None:

@@ -12,6 +12,7 @@ import pytest
 import reelnest
 from reelnest.commands import search as stage
 from reelnest.commands.index import open_searchers
+from reelnest.commands.search_inputs import Query
 from reelnest.engines.folder import FolderEngine
 from reelnest.errors import ModelError, QueryError
 from reelnest.serving.searcher import Searcher
@@ -61,6 +62,7 @@ def test_any_script_is_searched(searcher: Searcher, text: str) -> None:
     ("text", "options", "words"),
     [
         (" \n", {}, "empty"),
+        ("?! …", {}, "no letters or digits"),
         ("a" * 100_000, {}, "100,000 characters"),
         ("a", {"dim": 0}, "16, 64, 128"),
         ("a", {"dim": 129}, "16, 64, 128"),
@@ -93,7 +95,7 @@ def test_indexes_of_one_model_share_it_and_move_with_it(copy: Served) -> None:
     assert first.model is again.model
     assert first.model is not two.model
     moved = Path(shutil.move(copy.root, copy.root.with_name("moved")))
-    assert "clip/01" in stage.run(copy.workspace, PARAMS, moved / "one", stage.Query("a red circle", k=21))
+    assert "clip/01" in stage.run(copy.workspace, PARAMS, moved / "one", Query("a red circle", k=21))
 
 
 def test_the_command_prints_a_table_or_json(served: Served) -> None:
@@ -104,5 +106,5 @@ def test_the_command_prints_a_table_or_json(served: Served) -> None:
     assert [line.split()[0] for line in lines[1:4]] == ["1", "2", "3"]
     assert "21 videos, a shortlist with 17 dims, re-ranked with 128" in lines[-1]
     assert "not trained for 17 dims" in lines[-1]
-    results = json.loads(stage.run(served.workspace, PARAMS, served.root / "one", stage.Query("a red circle", k=3), as_json=True))
+    results = json.loads(stage.run(served.workspace, PARAMS, served.root / "one", Query("a red circle", k=3), as_json=True))
     assert [hit["rank"] for hit in results["hits"]] == [1, 2, 3]

@@ -182,7 +182,7 @@ def test_the_page_searches_two_sides_and_is_accessible(server: str, browser: Any
     right = page.locator(".side").nth(1)
     right.locator(".dim").select_option("32")
     right.locator(".funnel").check()
-    wait_for(page, "document.querySelectorAll('.timing')[1].textContent.includes('shortlist with 32 dims, reranked with 128')")
+    wait_for(page, "document.querySelectorAll('.timing')[1].textContent.includes('shortlist with 32 dimensions, reranked with 128')")
     wait_for(page, "document.querySelector('#status').textContent.includes('on the right too')")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     violations = [rule for rule in Axe().run(page).response["violations"] if rule["impact"] in SERIOUS]
@@ -208,6 +208,40 @@ def test_the_page_searches_two_sides_and_is_accessible(server: str, browser: Any
 def test_the_page_works_without_a_network(server: str, browser: Any, scheme: str, width: int) -> None:
     with opened_offline(browser, f"{server}?{query(q='red circle')}", scheme, width) as opened:
         opened.page.wait_for_selector(".results li:nth-child(12)")
+        assert opened.page.evaluate("document.documentElement.scrollWidth") == width
+        assert opened.faults() == []
+
+
+def test_the_page_starts_with_examples_and_names_the_model(server: str, browser: Any) -> None:
+    page = browser.new_page()
+    page.goto(server)
+    page.wait_for_selector("#examples button")
+    examples = page.locator("#examples button").all_inner_texts()
+    assert (len(examples), examples[1]) == (6, "red ring")  # titles, because this corpus has no pairs
+    assert page.inner_text(".about") == "Model: models/one (base: tiny). 21 videos."
+    assert page.inner_text(".funnel-note") == "Funnel: finds the best 100 videos with 16 dimensions, then ranks those with all 128."
+    page.click("text=Search >> nth=-1")
+    wait_for(page, "document.querySelector('#status').textContent.startsWith('The search is empty. Type what the video shows')")
+    page.fill("#q", "!!!")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".error:visible")
+    assert "“!!!” has no letters or digits." in page.inner_text(".error:visible")
+    page.fill("#q", "")
+    page.keyboard.press("Enter")
+    page.click("#examples button >> nth=1")
+    page.wait_for_selector(".results li:nth-child(12)")
+    assert page.input_value("#q") == "red ring"
+    assert not page.is_visible("#examples")
+    page.close()
+
+
+@pytest.mark.parametrize(("scheme", "width"), SCREENS)
+def test_the_api_has_a_page_that_works_without_a_network(server: str, browser: Any, scheme: str, width: int) -> None:
+    with opened_offline(browser, f"{server}docs", scheme, width) as opened:
+        opened.page.wait_for_selector("#operations section:nth-child(5)")
+        shown = opened.page.inner_text("#operations")
+        for words in ("GET /api/search", "POST /api/search", "GET /api/clip", "The text to search for.", "Number of results, 1 to 1000."):
+            assert words in shown
         assert opened.page.evaluate("document.documentElement.scrollWidth") == width
         assert opened.faults() == []
 

@@ -155,11 +155,20 @@ def test_ranks_that_are_stopped_finish_their_step_and_save(config: str, number: 
     assert len(list(tmp_path.glob("saved-*"))) == len(ranks)
 
 
+@pytest.mark.parametrize(("config", "number", "status"), [("cpu-1", signal.SIGINT, 130), ("cpu-2", signal.SIGTERM, 143)])
+def test_an_interrupted_stage_says_so_in_one_line(config: str, number: signal.Signals, status: int, tmp_path: Path) -> None:
+    with running(config, tmp_path, "wait") as (launcher, _):
+        launcher.send_signal(number)
+        _, err = launcher.communicate(timeout=120)
+    assert launcher.returncode == status
+    assert err == f"reelnest: launch_probe was interrupted ({number.name}). The same command starts it again.\n"
+
+
 def test_ranks_that_do_not_end_within_the_grace_are_killed(tmp_path: Path) -> None:
     with running("cpu-2", tmp_path, "ignore", grace_seconds=1) as (launcher, ranks):
         launcher.send_signal(signal.SIGTERM)
-        launcher.communicate(timeout=120)
-    assert launcher.returncode == 128 + signal.SIGKILL
+        _, err = launcher.communicate(timeout=120)
+    assert (launcher.returncode, len(err.splitlines())) == (128 + signal.SIGTERM, 1)
     assert not any(rank.is_running() for rank in ranks)
 
 

@@ -13,8 +13,10 @@ from reelnest.registry.candidate import MODEL_HASH_TAG, Candidate
 from reelnest.registry.connection import connect_to_read
 from reelnest.registry.promotion.aliases import version_of
 from reelnest.registry.versions.measuring import CannotMeasureError, saved_model_of
-from reelnest.settings import Params
+from reelnest.settings import PARAMS_FILE, Params, load_params
 
+CACHE = Path("work/models")
+"""Where `saved_folder` downloads models, relative to the current folder."""
 REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))")
 
 
@@ -26,6 +28,15 @@ class FetchedModel:
     name: str
     """`models:/name/version`. It has the number and not the alias, because an alias may move."""
     hash: str
+
+
+def saved_folder(reference: str) -> Path:
+    """The folder of a registered model, for `reelnest.load`. MLflow's address is that of the project in the current folder.
+
+    Outside a project it is MLFLOW_TRACKING_URI. Raises RegistryError like `fetch_model`.
+    """
+    params = load_params() if PARAMS_FILE.is_file() else Params()
+    return fetch_model(params, reference, CACHE).folder
 
 
 def fetch_model(params: Params, reference: str, cache: Path) -> FetchedModel:

@@ -5,6 +5,7 @@ const byId = (id) => document.getElementById(id);
 const form = byId("search"), words = byId("q"), compare = byId("compare"), play = byId("play"), count = byId("k");
 const status = byId("status"), sidesBox = byId("sides");
 const DEFAULT_COUNT = count.value;
+const EMPTY = "The search is empty. Type what the video shows, or choose an example.";
 const NO_RESPONSE = "The server does not respond. Check that it is running.";
 
 let indexes = [];
@@ -18,6 +19,7 @@ class Side {
     this.box = byId("side").content.firstElementChild.cloneNode(true);
     const find = (name) => this.box.querySelector(name);
     this.index = find(".index"), this.dim = find(".dim"), this.funnel = find(".funnel");
+    this.about = find(".about"), this.funnelNote = find(".funnel-note");
     this.timing = find(".timing"), this.error = find(".error"), this.list = find(".results");
     find("h2").textContent = number ? "Right side" : "Left side";
     for (const index of indexes) this.index.add(new Option(`${index.name} (${index.videos.toLocaleString("en")} videos)`, index.name));
@@ -49,6 +51,15 @@ class Side {
     const { dims } = this.facts();
     if (Number(this.dim.value) === dims.at(-1)) this.funnel.checked = false;
     this.funnel.disabled = dims.length < 2;
+    this.describe();
+  }
+
+  describe() {
+    const { dims, model_name, base, videos, shortlist } = this.facts(), width = dims.at(-1);
+    const first = Number(this.dim.value) === width ? dims[0] : Number(this.dim.value);
+    this.about.textContent = `Model: ${model_name} (base: ${base}). ${videos.toLocaleString("en")} videos.`;
+    this.funnelNote.textContent = dims.length < 2 ? "" :
+      `Funnel: finds the best ${shortlist.toLocaleString("en")} videos with ${first} dimensions, then ranks those with all ${width}.`;
   }
 
   read(address) {
@@ -102,7 +113,7 @@ class Side {
     this.hits = hits;
     const total = document.createElement("b");
     total.textContent = `${(encode_ms + search_ms).toFixed(1)} ms`;
-    const method = dims.length > 1 ? `shortlist with ${dims[0]} dims, reranked with ${dims.at(-1)}` : `${dims[0]} dims`;
+    const method = dims.length > 1 ? `shortlist with ${dims[0]} dimensions, reranked with ${dims.at(-1)}` : `${dims[0]} dimensions`;
     this.timing.append(total, `: query ${encode_ms.toFixed(1)}, search ${search_ms.toFixed(1)}. ${method}`);
     if (results.untrained.length) this.timing.append(" (not trained for)");
     this.list.replaceChildren(...hits.map((hit) => card(hit, results.index)));
@@ -153,6 +164,21 @@ function run(clip) {
   else clip.pause();
 }
 
+function showExamples() {
+  const texts = used().flatMap((side) => side.facts().examples);
+  byId("examples").hidden = Boolean(video || words.value.trim() || !texts.length);
+  byId("examples").querySelector("ul").replaceChildren(...[...new Set(texts)].map(example));
+}
+
+function example(text) {
+  const item = document.createElement("li"), button = document.createElement("button");
+  button.type = "button";
+  button.textContent = text;
+  button.addEventListener("click", () => { words.value = text; changed(); });
+  item.append(button);
+  return item;
+}
+
 function used() { return compare.checked ? sides : sides.slice(0, 1); }
 
 function layOut() {
@@ -186,6 +212,7 @@ async function search() {
   running.abort();
   running = new AbortController();
   const { signal } = running;
+  showExamples();
   if (!video && !words.value.trim()) {
     sides.forEach((side) => side.clear());
     status.textContent = "";
@@ -252,7 +279,7 @@ async function start() {
   const typed = words.value; // the user may type before the page is ready
   readAddress();
   words.value ||= typed;
-  form.addEventListener("submit", (event) => { event.preventDefault(); if (words.value.trim()) takeVideo(null); changed(); });
+  form.addEventListener("submit", (event) => { event.preventDefault(); if (words.value.trim()) takeVideo(null); changed(); if (!video && !words.value.trim()) status.textContent = EMPTY; });
   compare.addEventListener("change", () => { layOut(); changed(); });
   count.addEventListener("change", changed);
   play.addEventListener("change", () => document.querySelectorAll(".clip video").forEach(run));

@@ -1,0 +1,101 @@
+"""The command line, `reelnest index`, `search` and `serve`: it parses and prints."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reelnest.cli_data import project_settings
+from reelnest.progress import Activity
+
+search = typer.Typer()
+
+
+@search.command()
+def index(
+    model: Annotated[
+        str, typer.Option(help="The folder of a saved model, or a registered one: models:/reelnest@champion.")
+    ] = "models/candidate",
+    data: Annotated[Path, typer.Option(help="The folder with videos.jsonl.")] = Path("data"),
+    out: Annotated[Path, typer.Option(help="The folder of the index. An existing index is updated.")] = Path("index"),
+    half: Annotated[bool, typer.Option("--half", help="Stores vectors as float16, in half the space.")] = False,
+    graph: Annotated[
+        bool | None,
+        typer.Option(
+            "--graph/--no-graph", help="Builds an approximate graph for the shortlists of funnels. The default is yes from 100,000 videos."
+        ),
+    ] = None,
+) -> None:
+    """Encodes the videos of a data folder for `search` and `serve`. Only videos that changed are encoded again."""
+    workspace, params = project_settings()
+    from reelnest.commands.search_inputs import check_model, check_videos
+
+    check_videos(data)
+    check_model(model)
+    with Activity("index"):
+        from reelnest.commands import index as stage
+
+        done = stage.run(workspace, params, model, data, out, storage="float16" if half else "float32", graph=graph)
+    manifest = done.manifest
+    # An alias moves, so the version that it named is shown; a folder as it was typed.
+    name = manifest.model if manifest.model.startswith("models:/") else model
+    print(f"{out}: {manifest.videos:,} videos at {manifest.width} dims ({done.encoded:,} encoded now) with the model {name}")
+    if manifest.skipped:
+        print(f"{manifest.skipped:,} videos were left out, see {out}/skipped.jsonl:")
+        for record in done.skipped[:5]:
+            print(f"  line {record.line}: {record.reason}: {record.detail}")
+
+
+IndexFolder = Annotated[Path, typer.Option("--index", help="A folder that `reelnest index` wrote.")]
+IndexModel = Annotated[str | None, typer.Option("--model", help="The folder of the index's model, if it has moved.")]
+
+
+@search.command("search")
+def search_index(
+    words: Annotated[list[str], typer.Argument(help="The text to search for, with or without quotes.")],
+    index: IndexFolder = Path("index"),
+    model: IndexModel = None,
+    dim: Annotated[int | None, typer.Option(help="How many dimensions are compared. The default is all.")] = None,
+    funnel: Annotated[
+        bool, typer.Option("--funnel", help="Makes a shortlist with --dim (default: the smallest) and re-ranks it with all dimensions.")
+    ] = False,
+    count: Annotated[int, typer.Option("-k", help="The number of results.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Prints JSON, as the server's API returns it.")] = False,
+) -> None:
+    """Searches an index for a text and prints a table of results."""
+    workspace, params = project_settings()
+    from reelnest.commands.search_inputs import Query, check_search
+
+    query = Query(" ".join(words), count, dim, funnel)
+    check_search(params, index, query, model)
+    from reelnest.commands import search as stage
+
+    print(stage.run(workspace, params, index, query, model=model, as_json=as_json))
+
+
+@search.command()
+def serve(
+    index: Annotated[list[Path], typer.Option("--index", help="A folder that `reelnest index` wrote. Can be given several times.")] = [  # noqa: B006
+        Path("index")
+    ],
+    model: IndexModel = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0 picks a free one.")] = 8000,
+    host: Annotated[
+        str, typer.Option(help="The address to listen on. There is no log-in, so do not open it to untrusted networks.")
+    ] = "127.0.0.1",
+    allow_host: Annotated[list[str], typer.Option(help="Another host name that browsers may use for this server.")] = [],  # noqa: B006
+) -> None:
+    """Serves a search page and a JSON API over one or more indexes, at http://127.0.0.1:8000/."""
+    workspace, params = project_settings()
+    from reelnest.commands.search_inputs import Address, check_index, listen
+
+    address = Address(host, port, tuple(allow_host))
+    for folder in index:
+        check_index(folder, model)
+    listen(address).close()
+    from reelnest.commands import serve as stage
+
+    def ready(address: str) -> None:
+        print(f"{address} (Ctrl-C stops the server)", flush=True)
+
+    stage.run(workspace, params, index, address, model=model, ready=ready)

@@ -1,0 +1,131 @@
+"""Mistakes of a person: each is refused in at most two lines that say what to type next, before anything slow is imported."""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import reelnest
+from reelnest import cli
+
+ROOT = Path(__file__).parents[3]
+
+MANIFEST = {
+    **{"format_version": 1, "model": "../model", "model_hash": "0", "base": "tiny", "dims": [16, 128], "data": "../data", "data_hash": "0"},
+    **{"storage": "float32", "graph_dim": None, "videos": 1, "skipped": 0},
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with nothing but its settings, an index and the settings file of its model."""
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    for folder in ("index", "model", "no-model"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "index/manifest.json").write_text(json.dumps(MANIFEST))
+    (tmp_path / "no-model/manifest.json").write_text(json.dumps({**MANIFEST, "model": "../gone"}))
+    (tmp_path / "model/reelnest.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "prepare_process", lambda: None)  # it changes the environment of the tests
+    return tmp_path
+
+
+def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[object, str, str]:
+    """The status, and what `reelnest` prints."""
+    monkeypatch.setattr(sys, "argv", ["reelnest", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.app()
+    printed = capsys.readouterr()
+    return ended.value.code, printed.out, printed.err
+
+
+MISTAKES = [
+    (["tran"], 2, "No such command 'tran'. Did you mean 'train'? Type `reelnest --help` for help."),
+    (["search", "x", "--dimm", "3"], 2, "No such option: --dimm (Possible options: --dim). Type `reelnest search --help` for help."),
+    (["search"], 2, "Missing argument 'words'. Type `reelnest search --help` for help."),
+    (["memory", "--gpu-gb", "abc"], 2, "Invalid value for '--gpu-gb': Input should be a valid number"),
+    *(
+        (["memory", "--gpu-gb", value], 2, f"expected the memory of a card in GiB, such as 24; found {value}.")
+        for value in ("-1", "0", "nan", "inf")
+    ),
+    (["memory", "--text-tokens", "0"], 2, "Invalid value for '--text-tokens'"),
+    (["search", ""], 2, "The search is empty. Enter a text, such as: a red ring"),
+    (["search", "!!! …"], 2, "“!!! …” has no letters or digits. Describe what the video shows"),
+    (["search", "x" * 5000], 2, "The search has 5,000 characters; the limit is 4,000. Shorten it."),
+    (["search", "a", "ring", "-k", "0"], 2, "k is 0; expected 1 to 1000."),
+    (["search", "a", "red", "ring", "--dim", "129"], 2, "dim 129: this index has dims 1 to 128. The model was trained for 16, 128"),
+    (["search", "a", "--dim", "0"], 2, "dim 0: this index has dims 1 to 128."),
+    (["search", "a", "red", "ring", "--index", "no/index"], 1, "no/index: there is no index. Run `reelnest index --out no/index`"),
+    (["search", "a", "--index", "no-model"], 1, "gone: no saved model. Set --model"),
+    (["search", "a", "--model", "other"], 1, "other: no saved model. Set --model"),
+    (["serve", "--index", "no/index"], 1, "no/index: there is no index."),
+    (["serve", "--index", "no-model"], 1, "gone: no saved model."),
+    (["serve", "--port", "99999"], 2, "Invalid value for '--port': Input should be less than or equal to 65535."),
+    (["serve", "--host", "192.0.2.1"], 2, "Cannot listen on 192.0.2.1, port 8000"),
+    (["index", "--data", "nowhere"], 1, "nowhere/videos.jsonl: no such file. Set --data"),
+    (["register"], 1, "models/candidate is missing. Run `reelnest train`."),
+    (["export", "other"], 1, "models/candidate is missing. Run `reelnest train`."),
+    (["export", "index"], 1, "index exists already. Name another folder, or remove it."),
+    *((command, 1, "MLflow has no runs and no models yet: no database") for command in (["promote"], ["rollback"], ["lineage"])),
+    (["validate"], 1, "data: there is no such folder; expected one with videos.jsonl and pairs.jsonl. See “Your own data” in README.md"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "status", "words"), MISTAKES, ids=[" ".join(arguments)[:40] for arguments, _, _ in MISTAKES])
+def test_a_mistake_is_explained_in_one_line(
+    arguments: list[str], status: int, words: str, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended, out, err = run(arguments, monkeypatch, capsys)
+    assert (ended, out) == (status, "")
+    assert err.startswith("reelnest: error: ")
+    assert words in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_port_in_use_is_named(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        status, _, err = run(["serve", "--port", str(port)], monkeypatch, capsys)
+    assert (status, err) == (2, f"reelnest: error: Port {port} is in use. Choose another with --port.\n")
+
+
+def test_the_version_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"], monkeypatch, capsys) == (0, f"reelnest {reelnest.__version__}\n", "")
+
+
+def test_without_a_database_there_are_no_models(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", "--json"], monkeypatch, capsys)[1] == "[]\n"
+    assert "MLflow has no runs and no models yet" in run(["models"], monkeypatch, capsys)[1]
+
+
+def test_no_command_prints_the_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = run([], monkeypatch, capsys)
+    assert status == 2
+    assert err.startswith("Usage: reelnest ")
+    assert "reelnest: error" not in err
+
+
+def test_ctrl_c_says_that_it_interrupted(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "check_data_files", interrupt)
+    assert run(["validate"], monkeypatch, capsys) == (130, "", "reelnest: interrupted\n")
+
+
+@pytest.mark.parametrize("command", ["search a", "search a --index none", "validate", "export other", "register", "promote"])
+def test_a_mistake_is_found_before_anything_slow_is_imported(command: str, project: Path) -> None:
+    shutil.rmtree("model")
+    code = (
+        "import sys; from reelnest.cli import app\n"
+        "try: app()\n"
+        "except SystemExit as ended: status = ended.code\n"
+        "print(status, [name for name in ('torch', 'transformers', 'great_expectations', 'mlflow') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *command.split()], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() in ("1 []", "2 []")
