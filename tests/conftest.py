@@ -12,6 +12,8 @@ ROOT = Path(__file__).parents[1]
 # Set before torch is imported, and inherited by all processes of the tests. Small models run slower with a second thread, and a training
 # process takes four times as long when other tests run in parallel.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Tests use no Hub. Where it cannot be reached, its library would try again for 23 seconds.
+os.environ["HF_HUB_OFFLINE"] = "1"
 # Without these, Chromium tries to download updates, and waits.
 CHROMIUM_OPTIONS = [
     "--no-sandbox",

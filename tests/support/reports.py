@@ -22,6 +22,7 @@ def validation(**changes: Any) -> Content:
         },
         "queries_without_target": {"count": 0, "pairs_by_reason": {}, "queries": []},
         "expectations": [expectation()],
+        "warnings": [],
     } | changes
 
 

@@ -120,7 +120,7 @@ def test_a_sharded_model_is_divided_except_for_what_is_gathered() -> None:
     [("qwen2.5-vl-7b-fsdp", "four 80 GB GPUs", 4, 80), ("qwen3-vl-embedding-2b-lora", "one 12 GB GPU", 1, 12)],
 )
 def test_a_preset_fits_the_card_that_it_names(preset: str, card: str, processes: int, gib: int) -> None:
-    text = (Path(__file__).parents[4] / "configs" / "presets" / f"{preset}.yaml").read_text()
+    text = (Path(__file__).parents[3] / "configs" / "presets" / f"{preset}.yaml").read_text()
     assert card in text
     params = Params.model_validate(yaml.safe_load(text))
     config = backbone_config(params.model)
