@@ -19,7 +19,7 @@ from reelnest.settings import Params, Register
 from tasks import stages
 from tasks.services import approval
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
 REGISTER = """
 import json, sys

@@ -35,6 +35,7 @@ def ours() -> Counter[str]:
         return Counter(found.name for found in client.read_automations() if found.name.startswith("reelnest:"))
 
 
+@pytest.mark.slow
 def test_deployed_twice_all_is_there_once_and_the_address_is_shown_nowhere(deployable: Path, child_environment: dict[str, str]) -> None:
     assert "drifted data: none" in deploy(deployable, child_environment)
     assert ours() == {DIED: 1, NEVER_BEGAN: 1}

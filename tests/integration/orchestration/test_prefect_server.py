@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -9,6 +10,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from tasks.services.prefect_server import prefect_api
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_slot_when_the_server_starts_anew(tmp_path: Path) -> None:
     with temporary_settings({PREFECT_API_URL: None}):
         with prefect_api(tmp_path) as api, SyncPrefectClient(api) as client:

@@ -63,7 +63,7 @@ def docker_pool(deployable: Path, child_environment: dict[str, str]) -> Path:
 def kubernetes_pool(docker_pool: Path) -> Path:
     """The same deployments, moved to a pool of the other type."""
     remove_pool()
-    assert "made, of type kubernetes" in work_pools.keep("kubernetes", docker_pool)
+    assert "created, type kubernetes" in work_pools.keep("kubernetes", docker_pool)
     with get_client(sync_client=True) as client:
         for found in client.read_deployments():
             client.update_deployment(found.id, DeploymentUpdate(work_pool_name=WORK_POOL, job_variables=found.job_variables))

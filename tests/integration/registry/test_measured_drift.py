@@ -111,7 +111,8 @@ def checkout(evaluated_folder: Path, empty_store: Path, tmp_path_factory: pytest
     shutil.copytree(evaluated_folder, folder, symlinks=True, ignore=left_out)
     shutil.copy(empty_store, folder / "mlflow.db")
     params = yaml.safe_load((folder / "params.yaml").read_text())
-    params |= {"tracking": {"uri": "sqlite:///mlflow.db"}, "drift": {"sample": 25}}
+    # Absolute: MLflow caches a process's stores by address, and another test may have had a store of the same relative one.
+    params |= {"tracking": {"uri": f"sqlite:///{folder}/mlflow.db"}, "drift": {"sample": 25}}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     (folder / "src").symlink_to(ROOT / "src")  # a run uses the code of its worktree
     (folder / "dvc.yaml").write_text(DVC_YAML)

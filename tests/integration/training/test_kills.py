@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.integration.training.training_workspace import ROOT
 
 
+@pytest.mark.slow
 def test_two_processes_killed_at_random_moments_end_with_the_unbroken_trainings_losses_and_weights(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.integration.training.kill_trials", str(tmp_path)]
     command += ["--kills", "2", "--processes", "2", "--epochs", "3", "--seed", "1"]
