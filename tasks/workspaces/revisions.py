@@ -46,4 +46,8 @@ def commit_of(checkout: Path, revision: str) -> str:
 
 def params_at(folder: Path, commit: str) -> ParamsText:
     """Returns the settings of a commit. Raises RunError if it has none."""
-    return ParamsText(git(folder, "show", f"{commit}:params.yaml"), commit)
+    try:
+        text = git(folder, "show", f"{commit}:params.yaml")
+    except RunError:
+        raise RunError(f"revision: commit {commit[:12]} has no params.yaml. Choose a commit of this project that has one.") from None
+    return ParamsText(text, commit)

@@ -71,7 +71,7 @@ def test_services_start_run_the_deployment_and_leave_nothing_behind(checkout: Pa
                 assert deployment.global_concurrency_limit is not None
                 assert deployment.global_concurrency_limit.limit == 1
                 # The form of the Run button says what to enter.
-                assert "a tag or a commit" in str(deployment.parameter_openapi_schema)
+                assert "tag or commit" in str(deployment.parameter_openapi_schema)
                 arrival = api.read_deployment_by_name("reelnest-train/on-new-data")
                 assert [str(found.name) for found in api.read_resource_related_automations(f"prefect.deployment.{arrival.id}")]
                 run = api.create_flow_run_from_deployment(deployment.id)
@@ -80,8 +80,8 @@ def test_services_start_run_the_deployment_and_leave_nothing_behind(checkout: Pa
                     assert time.monotonic() < deadline, run.state
                     time.sleep(0.5)
                     run = api.read_flow_run(run.id)
-            # No revision names data: the flow itself ran, from the deployment's folder, and says so.
-            assert "'HEAD' has no data.dvc" in str(run.state.message)
+            # The checkout has no settings: the flow itself ran, from the deployment's folder, and says so.
+            assert "has no params.yaml" in str(run.state.message)
         finally:
             services.send_signal(signal.SIGTERM)
             services.communicate(timeout=60)
