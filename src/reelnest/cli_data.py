@@ -43,6 +43,10 @@ def data_add(
     commit: Annotated[bool, typer.Option("--commit", help="Commits data.dvc with the counts in the message.")] = False,
 ) -> None:
     """Adds records and videos to data/. They are merged, validated and recorded by DVC; if one step fails, nothing changes."""
+    from reelnest.records.merging import record_files
+
+    for source in sources or []:
+        record_files(source)  # a wrong folder is reported at once, before git and DVC are asked about the data
     options = [*(["--replace"] if replace else []), *(["--commit"] if commit else [])]
     in_checkout("tasks.workspaces.data_versions", ["add", *options, "--", *map(str, sources or [])])
 

@@ -117,7 +117,7 @@ class _Merge:
                 self.users.setdefault(name, set()).add(video.video_id)
 
     def run(self, sources: Sequence[Path], into: Path) -> None:
-        files = [(folder, name) for source in sources for folder, name in _record_files(source)]
+        files = [(folder, name) for source in sources for folder, name in record_files(source)]
         records = [(folder, name, *record) for folder, name in files for record in self._read(folder, name)]
         for folder, name, line, record in records:
             if "video_id" in record and name != BEHAVIOUR_FILE:
@@ -237,7 +237,7 @@ class _Merge:
                 lines.write(into / name)
 
 
-def _record_files(source: Path) -> list[tuple[Path, str]]:
+def record_files(source: Path) -> list[tuple[Path, str]]:
     """The record files of a source, as (folder, name)."""
     if source.is_dir():
         files = [(source, name) for name in FILES if (source / name).is_file()]

@@ -72,6 +72,7 @@ MISTAKES = [
     (["export", "other"], 1, "models/candidate is missing. Run `reelnest train`."),
     (["export", "index"], 1, "index exists already. Name another folder, or remove it."),
     *((command, 1, "MLflow has no runs and no models yet: no database") for command in (["promote"], ["rollback"], ["lineage"])),
+    (["data", "add", "nowhere"], 1, "nowhere: "),
     (["validate"], 1, "data: there is no such folder; expected one with videos.jsonl and pairs.jsonl. See “Your own data” in README.md"),
 ]
 
