@@ -130,6 +130,7 @@ def test_with_the_setting_the_outputs_and_the_ref_are_pushed(repository: Path, r
     assert_has_nothing_to_do(run, remotes, tmp_path / "clone")
 
 
+@pytest.mark.slow
 def test_after_a_night_without_network_the_next_run_pushes_both(repository: Path, remotes: Remotes, tmp_path: Path) -> None:
     away = remotes.git.rename(tmp_path / "away.git")
     with pytest.raises(RunError, match=r"git push --quiet origin"):

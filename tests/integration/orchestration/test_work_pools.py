@@ -148,6 +148,7 @@ def test_a_container_is_given_what_compose_gives_the_worker(docker_pool: Path) -
     assert environment["PYTHONPATH"] == f"{checkout}/src:{checkout}"  # the library, and tasks.process.contained
 
 
+@pytest.mark.slow
 def test_a_container_that_is_stopped_ends_its_stage_and_the_run_goes_on_later(
     docker_pool: Path, child_environment: dict[str, str], tmp_path: Path
 ) -> None:
