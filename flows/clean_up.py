@@ -1,4 +1,4 @@
-"""Removes the leftovers of past runs: run refs, worktrees, checkpoints, files in DVC's cache, MLflow's and Prefect's runs.
+"""Removes what past runs no longer need: run refs, worktrees, checkpoints, files in DVC's cache, MLflow's and Prefect's runs.
 
 Usage: `python -m flows.clean_up` lists what would be removed, `python -m flows.clean_up --delete` removes it. `prefect.yaml` has the
 schedule.

@@ -28,7 +28,7 @@ def index(
 ) -> None:
     """Encodes the videos of a data folder for `search` and `serve`. Only videos that changed are encoded again."""
     workspace, params = project_settings()
-    from reelnest.commands.search_inputs import check_model, check_videos
+    from reelnest.commands.search_inputs import REGISTRY, check_model, check_videos
 
     check_videos(data)
     check_model(model)
@@ -38,7 +38,7 @@ def index(
         done = stage.run(workspace, params, model, data, out, storage="float16" if half else "float32", graph=graph)
     manifest = done.manifest
     # An alias moves, so the version that it named is shown; a folder as it was typed.
-    name = manifest.model if manifest.model.startswith("models:/") else model
+    name = manifest.model if manifest.model.startswith(REGISTRY) else model
     print(f"{out}: {manifest.videos:,} videos at {manifest.width} dims ({done.encoded:,} encoded now) with the model {name}")
     if manifest.skipped:
         print(f"{manifest.skipped:,} videos were left out, see {out}/skipped.jsonl:")
@@ -75,7 +75,7 @@ def search_index(
 
 @search.command()
 def serve(
-    index: Annotated[list[Path], typer.Option("--index", help="A folder that `reelnest index` wrote. Can be given several times.")] = [  # noqa: B006
+    index: Annotated[list[Path], typer.Option("--index", help="A folder that `reelnest index` wrote. Can be given several times.")] = [  # noqa: B006 (typer copies defaults)
         Path("index")
     ],
     model: IndexModel = None,
@@ -83,7 +83,7 @@ def serve(
     host: Annotated[
         str, typer.Option(help="The address to listen on. There is no log-in, so do not open it to untrusted networks.")
     ] = "127.0.0.1",
-    allow_host: Annotated[list[str], typer.Option(help="Another host name that browsers may use for this server.")] = [],  # noqa: B006
+    allow_host: Annotated[list[str], typer.Option(help="Another host name that browsers may use for this server.")] = [],  # noqa: B006 (typer copies defaults)
 ) -> None:
     """Serves a search page and a JSON API over one or more indexes, at http://127.0.0.1:8000/."""
     workspace, params = project_settings()

@@ -36,3 +36,9 @@ def git_bytes(folder: Path, *arguments: str, stdin: bytes = b"", environment: Ma
         message = done.stderr.decode(errors="replace").strip() or f"status {done.returncode}"
         raise RunError(f"{folder}: `git {' '.join(arguments)}` failed: {message}")
     return done.stdout
+
+
+def uncommitted(folder: Path, *names: str) -> list[str]:
+    """Returns which files under `names` differ from the last commit, new files included. Raises RunError outside a repository."""
+    lines = git(folder, "status", "--porcelain", "--untracked-files=all", "--", *names).splitlines()
+    return [line[3:] for line in lines]

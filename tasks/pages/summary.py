@@ -4,7 +4,7 @@ from reelnest.artifacts.evaluation_report import ALL, EvaluationReport
 from reelnest.artifacts.registration_report import RegistrationReport
 from reelnest.errors import RunError
 from reelnest.evaluation.metrics import charted_names
-from reelnest.git import git
+from reelnest.git import uncommitted
 from reelnest.stages.workspace import Workspace
 
 INPUTS = ("data.dvc", "params.yaml")
@@ -63,7 +63,7 @@ def _where(workspace: Workspace) -> str:
 def _uncommitted(workspace: Workspace) -> str:
     """Returns a warning if a scheduled run would use other data or settings than this one did."""
     try:
-        changed = [line[3:] for line in git(workspace.root, "status", "--porcelain", "--", *INPUTS).splitlines()]
+        changed = uncommitted(workspace.root, *INPUTS)
     except RunError:  # no repository: no scheduled runs either
         return ""
     if not changed:

@@ -16,7 +16,7 @@ import httpx
 
 from reelnest.atomic_files import aside_of, exchange_folders, flush_folder
 from reelnest.errors import DataError, ReelnestError, RunError, VideoError
-from reelnest.git import git
+from reelnest.git import git, uncommitted
 from reelnest.launch.command import prepare_process
 from reelnest.records.changes import NOTHING, Changes, Contents, as_json, as_text, compare
 from reelnest.records.formats import Video
@@ -163,7 +163,7 @@ def _in_place(data: Path, aside: Path) -> Iterator[None]:
 
 
 def _is_committed(root: Path) -> bool:
-    return not git(root, "status", "--porcelain", "--untracked-files=all", "--", "data.dvc").strip()
+    return not uncommitted(root, "data.dvc")
 
 
 def _durations(root: Path, params: Params, versions: list[Version]) -> dict[tuple[str, ...], float]:

@@ -23,7 +23,7 @@ from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
 from reelnest.errors import ReelnestError, RunError
-from reelnest.git import git
+from reelnest.git import uncommitted
 from reelnest.yaml_files import YAMLError, load_yaml
 from tasks.services.prefect_server import is_answering
 from tasks.workspaces.revisions import check_checkout, commit_of, params_at
@@ -81,9 +81,9 @@ def _start(checkout: Path, name: str, revision: str, settings: Mapping[str, Any]
     sys.stdout.write(f"{api.removesuffix('/api')}/runs/flow-run/{run.id}\n")
     if pool is not None and pool.status is not WorkPoolStatus.READY:
         sys.stderr.write(f"Warning: no worker is running for the work pool {pool.name}. The run waits for one (`make up` starts one).\n")
-    uncommitted = git(checkout, "status", "--porcelain", "--", *SEEN_BY_RUNS).splitlines() if commit == commit_of(checkout, "HEAD") else []
-    if uncommitted:
-        files = ", ".join(line[3:] for line in uncommitted[:3]) + (", …" if len(uncommitted) > 3 else "")
+    changes = uncommitted(checkout, *SEEN_BY_RUNS) if commit == commit_of(checkout, "HEAD") else []
+    if changes:
+        files = ", ".join(changes[:3]) + (", …" if len(changes) > 3 else "")
         sys.stderr.write(f"Warning: the run uses committed files, without your changes to {files}. Commit them and start it again.\n")
     return 0
 

@@ -9,7 +9,7 @@ import pytest
 
 from reelnest.artifacts.evaluation_report import EvaluationReport
 from reelnest.artifacts.registration_report import RegistrationReport
-from tests.support.small_project import COMMIT, copy_tracked, environment, run
+from tests.support.small_project import environment, make_clone
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -18,10 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The reports of the demo's two commands, in a copy of the project with its own settings."""
     folder = tmp_path_factory.mktemp("demo") / "project"
-    copy_tracked(folder)
-    run(["git", "init", "-q"], folder)
-    run(["git", "add", "."], folder)
-    run([*COMMIT, "-m", "The project"], folder)
+    make_clone(folder)
     for command in (["reelnest", "sample"], [sys.executable, "-m", "flows.pipeline"]):
         finished = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=1500, check=False)
         assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-3000:]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.small_project import COMMIT, ROOT, copy_tracked, environment, run
+from tests.support.small_project import ROOT, environment, make_clone, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 BLOCK = re.compile(r"^```\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -26,10 +26,7 @@ def commands_of(section: str) -> list[str]:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone with the sample."""
     folder = tmp_path_factory.mktemp("newcomer") / "reelnest"
-    copy_tracked(folder)
-    run(["git", "init", "-q"], folder)
-    run(["git", "add", "."], folder)
-    run([*COMMIT, "-m", "The project"], folder)
+    make_clone(folder)
     run(["git", "config", "user.name", "t"], folder)
     run(["git", "config", "user.email", "t@t"], folder)
     run(["reelnest", "sample"], folder)

@@ -27,6 +27,14 @@ def copy_tracked(folder: Path) -> None:
             shutil.copy(ROOT / name, folder / name)
 
 
+def make_clone(folder: Path) -> None:
+    """The project as `git clone` gives it, with uncommitted changes committed."""
+    copy_tracked(folder)
+    run(["git", "init", "-q"], folder)
+    run(["git", "add", "."], folder)
+    run([*COMMIT, "-m", "The project"], folder)
+
+
 def make_project(folder: Path, twins: Mapping[str, int] = TWINS) -> None:
     """`twins`: how many pairs of clips each split of the sample has."""
     copy_tracked(folder)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 from reelnest.backbones.family import License, ModelFlops, PackedTokens
-from reelnest.settings import Tiny
+from reelnest.settings import Preprocess, Tiny
 from reelnest.video.vision_spec import Grid, VisionSpec
 
 if TYPE_CHECKING:  # these take seconds to import
@@ -48,6 +48,9 @@ class QwenVL:
 
     title: str
     model_type: str
+    processor: str
+    """The class of transformers' processor."""
+    video_processor = "Qwen2VLVideoProcessor"
     widths: Mapping[str, int]
     """The hidden size of each published size."""
     licenses: Mapping[str, License]
@@ -96,6 +99,28 @@ class QwenVL:
 
     def system_message(self, instruction: str) -> str:
         return f"{instruction}\n" if instruction else ""
+
+    def pixel_bounds(self, sampling: Preprocess) -> tuple[int, int]:
+        """Returns the fewest and the most pixels in the sense of the processor's `size`."""
+        return sampling.min_pixels, sampling.max_pixels
+
+    def processor_config(self, sampling: Preprocess) -> dict[str, object]:
+        least, most = self.pixel_bounds(sampling)
+        pixels: dict[str, object] = {
+            "size": {"shortest_edge": least, "longest_edge": most},
+            "image_mean": list(self.vision.mean),
+            "image_std": list(self.vision.std),
+            "patch_size": self.vision.patch_size,
+            "merge_size": self.vision.merge_size,
+            "temporal_patch_size": self.vision.temporal_patch_size,
+        }
+        # Frames come as reelnest samples and resizes them.
+        as_they_are = {"do_sample_frames": False, "cap_pixels_per_frame": False}
+        return {
+            "processor_class": self.processor,
+            "image_processor": {"image_processor_type": "Qwen2VLImageProcessor", **pixels},
+            "video_processor": {"video_processor_type": self.video_processor, **as_they_are, **pixels},
+        }
 
     def prepare(self, model: PreTrainedModel, attention: Attention) -> None:
         from reelnest.backbones.attention import group_vision_attention, pack_text_attention
@@ -208,15 +233,13 @@ def vision_sizes(vision: VisionSpec) -> dict[str, int]:
     }
 
 
-def processor_settings(vision: VisionSpec, least: int, most: int) -> dict[str, object]:
-    """Returns a processor's settings of pixels, with the bounds of `size`."""
+def published_text(sizes: Sequence[int], max_positions: int) -> dict[str, Any]:
+    """Returns the text config of a published Qwen2-VL or Qwen2.5-VL. `sizes` are in the order of TEXT_SIZES."""
     return {
-        "size": {"shortest_edge": least, "longest_edge": most},
-        "image_mean": list(vision.mean),
-        "image_std": list(vision.std),
-        "patch_size": vision.patch_size,
-        "merge_size": vision.merge_size,
-        "temporal_patch_size": vision.temporal_patch_size,
+        **dict(zip(TEXT_SIZES, sizes, strict=True)),
+        "max_position_embeddings": max_positions,
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0, "mrope_section": [16, 24, 24]},
     }
 
 

@@ -58,7 +58,7 @@ class ExpectColumnValuesToBeBalanced(ColumnAggregateExpectation):
         self,
         metrics: dict[str, Any],
         runtime_configuration: dict[str, Any] | None = None,  # noqa: ARG002 (Great Expectations' signature)
-        execution_engine: ExecutionEngine | None = None,  # noqa: ARG002
+        execution_engine: ExecutionEngine | None = None,  # noqa: ARG002 (Great Expectations' signature)
     ) -> dict[str, Any]:
         share = metrics["column.smallest_share"]
         return {"success": share >= self.min_share, "result": {"observed_value": round(share, 4)}}

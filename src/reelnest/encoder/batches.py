@@ -193,7 +193,7 @@ class MicroBatches(Sequence[Batch]):
     def __len__(self) -> int:
         return len(self._sub_batches)
 
-    def __getitem__(self, index: int) -> Batch:  # type: ignore[override]
+    def __getitem__(self, index: int) -> Batch:  # type: ignore[override]  # slices are not used
         return self._make(*self._sub_batches[index])
 
     def layouts(self) -> list[Batch]:

@@ -59,7 +59,7 @@ class Encoder(nn.Module):
     @property
     def device(self) -> torch.device:
         """The device of the inputs."""
-        return self._pixel_scale.device  # type: ignore[return-value]
+        return self._pixel_scale.device  # type: ignore[return-value]  # a buffer, which torch types as Tensor | Module
 
     @property
     def vision_tower(self) -> PreTrainedModel:
@@ -98,7 +98,7 @@ class Encoder(nn.Module):
     def normalise_pixels(self, rows: Tensor) -> Tensor:
         """Normalises patch rows, uint8 (patches, row width), to float32 like the family's processor."""
         pixels = rows.to(torch.float32).view(len(rows), CHANNELS, -1)  # (patches, channels, frames x height x width)
-        return torch.addcmul(self._pixel_shift, pixels, self._pixel_scale).view(len(rows), -1)  # type: ignore[arg-type]
+        return torch.addcmul(self._pixel_shift, pixels, self._pixel_scale).view(len(rows), -1)  # type: ignore[arg-type]  # buffers
 
     def trainable_state(self) -> dict[str, Tensor]:
         """Returns the trainable parameters by name. A checkpoint saves these; the others come from the base."""

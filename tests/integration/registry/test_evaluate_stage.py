@@ -1,13 +1,11 @@
 """The evaluation stage on a small workspace."""
 
 import json
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -17,7 +15,7 @@ import torch
 
 from reelnest.encoder.embedding import embed
 from reelnest.encoder.saved import load
-from reelnest.errors import ConfigError, DataError, ModelError, RegistryError
+from reelnest.errors import ConfigError, DataError, ModelError
 from reelnest.evaluation import split_evaluation as retrieval
 from reelnest.evaluation.by_query import data_hash
 from reelnest.evaluation.metrics import METRICS, Metric, recall_at
@@ -25,7 +23,7 @@ from reelnest.evaluation.retrieval_sets import retrieval_sets
 from reelnest.evaluation.split_evaluation import embed_split
 from reelnest.launch.command import launch_command
 from reelnest.records.behaviour_tests import BEHAVIOUR_FILE
-from reelnest.settings import Funnel, Params, Tracking, Train
+from reelnest.settings import Funnel, Params, Train
 from reelnest.stages import evaluate, evaluation_inputs
 from reelnest.stages.evaluation_code import evaluation_code_hash
 from reelnest.store.entries import Role
@@ -327,43 +325,6 @@ def test_each_item_is_encoded_as_the_saved_model_encodes_it(project: Project) ->
         expected = model.encode([prepared.entry(int(item), role) for item in embedded.items])
         np.testing.assert_allclose(torch.nn.functional.normalize(embedded.vectors, dim=1), expected, atol=1e-5)
     assert not np.allclose(split.queries.vectors[0], split.targets.vectors[0], atol=1e-3)  # the role's instruction is read
-
-
-def test_mlflow_charts_quality_by_dim(evaluated_folder: Path) -> None:
-    mlflow.set_tracking_uri(f"sqlite:///{evaluated_folder}/mlflow.db")
-    client = mlflow.MlflowClient()
-    (run,) = client.search_runs([client.get_experiment_by_name("reelnest").experiment_id])
-    report = report_of(evaluated_folder / "reports")
-    by_dim = {result["dim"]: result["metrics"]["recall@10"] for result in report["results"] if result["pair_kind"] == "video_to_text"}
-    history = client.get_metric_history(run.info.run_id, "test/video_to_text/recall_at_10")
-    assert {point.step: point.value for point in history} == by_dim
-    of_codes = {
-        row["dim"]: row["metrics"]["recall@10"] for row in report["configurations"] if row["name"].endswith("int8") and not row["funnel"]
-    }
-    history = client.get_metric_history(run.info.run_id, "test/all/int8/recall_at_10")
-    assert {point.step: point.value for point in history} == of_codes
-    assert {"test/all/funnel 8-32/mrr", "test/all/funnel 8-32 int8/mrr", "test/all/binary/map"} <= set(run.data.metrics)
-    full = next(result for result in report["results"] if result["pair_kind"] == "all" and result["dim"] == 32)
-    assert run.data.metrics["test/ndcg_at_10"] == full["metrics"]["ndcg@10"]
-    files = {file.path for file in client.list_artifacts(run.info.run_id, "evaluation")}
-    assert {"evaluation/evaluation.html", "evaluation/metrics_by_dim.csv"} <= files
-
-
-def test_metrics_are_logged_to_the_run_of_the_training(project: Project) -> None:
-    mlflow.set_tracking_uri(project.params.tracking.uri)
-    client = mlflow.MlflowClient()
-    run_id = client.create_run(client.create_experiment("reelnest")).info.run_id
-    (project.workspace.candidate / "run.json").write_text(json.dumps({"run_id": run_id}))
-    evaluate.run(project.workspace, project.params)
-    assert "test/recall_at_10" in client.get_run(run_id).data.metrics
-
-
-def test_an_unreachable_mlflow_fails_before_the_evaluation(project: Project) -> None:
-    shutil.rmtree(project.reports)
-    params = project.params.model_copy(update={"tracking": Tracking(uri="http://127.0.0.1:1")})
-    with pytest.raises(RegistryError, match="does not respond"):
-        evaluate.run(project.workspace, params)
-    assert not project.reports.exists()
 
 
 def test_without_test_pairs_there_is_nothing_to_evaluate(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,11 +15,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
 
 from reelnest.artifacts.evaluation_report import EvaluationReport
-from reelnest.errors import ArtifactError, RegistryError
+from reelnest.errors import RegistryError
 from reelnest.evaluation.by_query import CODE
 from reelnest.registry.candidate import MODEL_HASH_TAG, Candidate
 from reelnest.registry.promotion import deciding
@@ -27,7 +26,6 @@ from reelnest.registry.promotion.aliases import rollback
 from reelnest.registry.promotion.decision import Evidence
 from reelnest.registry.promotion.verdict import Approval
 from reelnest.registry.versions import versions
-from reelnest.registry.versions.logged_model import pinned_requirements
 from reelnest.registry.versions.measuring import CannotMeasureError
 from reelnest.registry.versions.versions import Registration, Submission, register_candidate
 from reelnest.settings import Params
@@ -333,39 +331,3 @@ def test_an_incompletely_uploaded_model_is_not_registered(project: Project, monk
     register.run(project.workspace, project.params)
     (version,) = mlflow.MlflowClient().search_model_versions("name = 'reelnest'")
     assert Path(mlflow.artifacts.download_artifacts(version.source), "artifacts", "candidate", "model.safetensors").is_file()
-
-
-def test_an_error_of_mlflow_is_reported_with_advice(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: Any, **kwargs: Any) -> None:
-        raise MlflowException("the disk is full")
-
-    monkeypatch.setattr(versions, "log_model", refuse)
-    with pytest.raises(RegistryError, match=r"the disk is full.*Run `reelnest register` again"):
-        register.run(project.workspace, project.params)
-
-
-def test_a_model_other_than_the_evaluated_one_is_refused(project: Project) -> None:
-    another_model(project.workspace.candidate, 9)
-    with pytest.raises(RegistryError, match=r"is of another model .* Run `reelnest evaluate`"):
-        register.run(project.workspace, project.params)
-
-
-@pytest.mark.parametrize(("content", "expected"), [(None, "no such file"), ("{}", "schema_version is missing"), ("{", "not JSON")])
-def test_a_missing_or_invalid_evaluation_is_refused(project: Project, content: str | None, expected: str) -> None:
-    file = project.reports / "evaluation.json"
-    file.unlink()
-    if content is not None:
-        file.write_text(content)
-    with pytest.raises(ArtifactError, match=f"{expected}.*reelnest evaluate"):
-        register.run(project.workspace, project.params)
-
-
-def test_a_missing_candidate_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RegistryError, match="Run `reelnest train` first"):
-        Candidate.of(tmp_path / "nothing")
-
-
-def test_requirements_are_versions_that_pip_can_find() -> None:
-    requirements = dict(line.split("==") for line in pinned_requirements())
-    assert {"torch", "transformers", "mlflow", "decord2"} <= set(requirements)
-    assert not any("+" in version for version in requirements.values())

@@ -70,7 +70,7 @@ def of_two(killed: int, checkouts: dict[str, Path], prepared: Path, base: Path, 
     """The results of two processes, one file per case. They also train in all checkouts."""
     output = tmp_path_factory.mktemp("two")
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / "configs/accelerate/cpu-2.yaml")]
-    command += ["--module", "tests.integration.training.training_steps"]
+    command += ["--module", "tests.integration.training.run_on_two_processes"]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "TOKENIZERS_PARALLELISM": "false"}
     arguments = [str(path) for path in (prepared, base, output, *checkouts.values())]
     done = subprocess.run([*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)

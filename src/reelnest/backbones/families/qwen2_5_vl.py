@@ -7,8 +7,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from reelnest.backbones.family import FAMILIES, License
-from reelnest.backbones.qwen_vl import TEXT_SIZES, QwenVL, processor_settings, special_ids, tiny_text, vision_sizes
-from reelnest.settings import Preprocess, Tiny
+from reelnest.backbones.qwen_vl import QwenVL, published_text, special_ids, tiny_text, vision_sizes
+from reelnest.settings import Tiny
 from reelnest.video.vision_spec import Grid
 
 if TYPE_CHECKING:  # these take seconds to import
@@ -48,6 +48,7 @@ class Qwen25VL(QwenVL):
 
     title = "Qwen2.5-VL"
     model_type = "qwen2_5_vl"
+    processor = "Qwen2_5_VLProcessor"
     vision_targets = r".*visual\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(gate_proj|up_proj|down_proj))"
     wrap_classes: tuple[str, ...] = ("Qwen2_5_VLDecoderLayer", "Qwen2_5_VLVisionBlock")
     widths = WIDTHS
@@ -58,12 +59,7 @@ class Qwen25VL(QwenVL):
 
         text, vision_width = SIZES[self.size_of(name) or ""]
         return Qwen2_5_VLConfig(
-            text_config={
-                **dict(zip(TEXT_SIZES, text, strict=True)),
-                "max_position_embeddings": 128_000,
-                "rms_norm_eps": 1e-6,
-                "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0, "mrope_section": [16, 24, 24]},
-            },
+            text_config=published_text(text, 128_000),
             vision_config={
                 "depth": 32,
                 "hidden_size": 1280,
@@ -97,19 +93,6 @@ class Qwen25VL(QwenVL):
             },
             **special_ids(token),
         )
-
-    def processor_config(self, sampling: Preprocess) -> dict[str, object]:
-        pixels = processor_settings(VISION, sampling.min_pixels, sampling.max_pixels)
-        return {
-            "processor_class": "Qwen2_5_VLProcessor",
-            "image_processor": {"image_processor_type": "Qwen2VLImageProcessor", **pixels},
-            "video_processor": {
-                "video_processor_type": "Qwen2VLVideoProcessor",
-                "do_sample_frames": False,
-                "cap_pixels_per_frame": False,
-                **pixels,
-            },
-        }
 
     def encode_video(self, tower: PreTrainedModel, pixels: Tensor, grid_thw: Tensor) -> Tensor:
         from reelnest.backbones.positions import tower_arguments, vision_index

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from reelnest.backbones.family import FAMILIES, License
-from reelnest.backbones.qwen_vl import TEXT_SIZES, QwenVL, processor_settings, special_ids, tiny_text, vision_sizes
-from reelnest.settings import Preprocess, Tiny
+from reelnest.backbones.qwen_vl import QwenVL, published_text, special_ids, tiny_text, vision_sizes
+from reelnest.settings import Tiny
 
 if TYPE_CHECKING:  # these take seconds to import
     from torch import Tensor
@@ -35,6 +35,7 @@ class Qwen2VL(QwenVL):
 
     title = "Qwen2-VL"
     model_type = "qwen2_vl"
+    processor = "Qwen2VLProcessor"
     vision_targets = r".*visual\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(fc1|fc2))"
     wrap_classes: tuple[str, ...] = ("Qwen2VLDecoderLayer", "Qwen2VLVisionBlock")
     widths = WIDTHS
@@ -43,20 +44,15 @@ class Qwen2VL(QwenVL):
     def config_of(self, name: str) -> PreTrainedConfig:
         from transformers import Qwen2VLConfig
 
-        text = dict(zip(TEXT_SIZES, SIZES[self.size_of(name) or ""], strict=True))
+        text = SIZES[self.size_of(name) or ""]
         return Qwen2VLConfig(
-            text_config={
-                **text,
-                "max_position_embeddings": 32_768,
-                "rms_norm_eps": 1e-6,
-                "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0, "mrope_section": [16, 24, 24]},
-            },
+            text_config=published_text(text, 32_768),
             vision_config={
                 "depth": 32,
                 "embed_dim": 1280,
                 "mlp_ratio": 4,
                 "num_heads": 16,
-                "hidden_size": text["hidden_size"],
+                "hidden_size": text[0],
                 **vision_sizes(self.vision),
             },
         )
@@ -77,19 +73,6 @@ class Qwen2VL(QwenVL):
             },
             **special_ids(token),
         )
-
-    def processor_config(self, sampling: Preprocess) -> dict[str, object]:
-        pixels = processor_settings(self.vision, sampling.min_pixels, sampling.max_pixels)
-        return {
-            "processor_class": "Qwen2VLProcessor",
-            "image_processor": {"image_processor_type": "Qwen2VLImageProcessor", **pixels},
-            "video_processor": {
-                "video_processor_type": "Qwen2VLVideoProcessor",
-                "do_sample_frames": False,
-                "cap_pixels_per_frame": False,
-                **pixels,
-            },
-        }
 
     def positions(self, segment: Segment, config: PreTrainedConfig) -> Tensor:  # noqa: ARG002 (steps do not depend on sizes)
         import torch

@@ -13,7 +13,6 @@ from reelnest.backbones.qwen_vl import (
     VIDEO_END,
     VIDEO_START,
     QwenVL,
-    processor_settings,
     special_ids,
     tiny_text,
     vision_sizes,
@@ -54,6 +53,7 @@ class Qwen3VL(QwenVL):
 
     title = "Qwen3-VL"
     model_type = "qwen3_vl"
+    processor, video_processor = "Qwen3VLProcessor", "Qwen3VLVideoProcessor"
     vision = VisionSpec(patch_size=16, merge_size=2, temporal_patch_size=2, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     placeholder = VIDEO  # transformers' processor writes the marks of each step
     vision_targets = r".*visual\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(linear_fc1|linear_fc2))"
@@ -120,20 +120,9 @@ class Qwen3VL(QwenVL):
 
         return TimedPrompt(tokenizer, self.vision, start=VIDEO_START, placeholder=VIDEO, stop=VIDEO_END, end=END)
 
-    def processor_config(self, sampling: Preprocess) -> dict[str, object]:
-        # `size` bounds the pixels of all frames together. Frames as reelnest samples them are inside, so they are not resized again.
-        span = self.vision.temporal_patch_size
-        pixels = processor_settings(self.vision, span * sampling.min_pixels, sampling.frames * sampling.max_pixels)
-        return {
-            "processor_class": "Qwen3VLProcessor",
-            "image_processor": {"image_processor_type": "Qwen2VLImageProcessor", **pixels},
-            "video_processor": {
-                "video_processor_type": "Qwen3VLVideoProcessor",
-                "do_sample_frames": False,
-                "cap_pixels_per_frame": False,
-                **pixels,
-            },
-        }
+    def pixel_bounds(self, sampling: Preprocess) -> tuple[int, int]:
+        """Those of all frames together. Frames as reelnest samples them are inside, so they are not resized again."""
+        return self.vision.temporal_patch_size * sampling.min_pixels, sampling.frames * sampling.max_pixels
 
     def prepare(self, model: PreTrainedModel, attention: Attention) -> None:
         super().prepare(model, attention)
