@@ -3,6 +3,7 @@
 import shutil
 import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -57,9 +58,17 @@ def test_without_a_server_the_error_names_the_command_that_starts_one(capsys: py
     assert "make up" in printed
 
 
-@pytest.mark.usefixtures("_checkout", "prefect_server")
+@pytest.fixture
+def _by_hand(prefect_server: None) -> Iterator[None]:
+    """The deployment, removed afterwards: the server is that of other files' tests too."""
+    deployment = scheduled_pipeline.to_deployment("by-hand").apply()
+    yield
+    with get_client(sync_client=True) as client:
+        client.delete_deployment(deployment)
+
+
+@pytest.mark.usefixtures("_checkout", "_by_hand")
 def test_a_run_starts_with_the_settings_and_warns_of_uncommitted_ones(capsys: pytest.CaptureFixture[str]) -> None:
-    scheduled_pipeline.to_deployment("by-hand").apply()
     # A setting that params.yaml leaves at its default can be set too.
     text = Path("params.yaml").read_text()
     Path("params.yaml").write_text(text.replace("accumulation_steps", "# accumulation_steps"))
