@@ -27,7 +27,7 @@ from flows.pipeline import train_pipeline
 from tasks import stages
 from tasks.process.runner import Command
 from tasks.services import automations
-from tasks.services.prefect_server import PREFECT, free_port, is_answering, server_command, server_environment
+from tasks.services.prefect_server import PREFECT, flush_queues, free_port, is_answering, server_command, server_environment
 from tasks.workspaces import drift_run
 from tests.support.drift_reports import drift_report
 
@@ -94,8 +94,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         found.environment["HOOK"] = f"http://127.0.0.1:{hook.server_address[1]}/hook?token=s3cr3t"
         try:
             wait_until(lambda: is_answering(f"{url}/api/health"), "the server")
+            # Prefect keeps one events worker a process, bound to the server of its first event: an earlier test's, then this one's.
+            flush_queues()
             with temporary_settings({PREFECT_API_URL: f"{url}/api", PREFECT_UI_URL: url}):
                 yield found
+                flush_queues()
         finally:
             process.terminate()
             hook.shutdown()
