@@ -9,7 +9,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from reelnest.records.formats import Pair, Side, pair_kind
+from reelnest.records.formats import SPLITS, Pair, Side, pair_kind
 
 STRICTEST_FIRST = ("test", "validation", "train")
 """If a component or pair is in several splits, the first of these wins, so that held-out data stays held out."""
@@ -56,12 +56,12 @@ def connected_components(pairs: Sequence[Pair]) -> list[int]:
 
 
 def count_pairs(pairs: Sequence[Pair], splits: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Number of pairs by split and kind, each with the total `all`."""
-    counts: dict[str, Counter[str]] = {}
+    """Number of pairs by split and kind, each with the total `all`; splits in their usual order, the total last."""
+    counts: dict[str, Counter[str]] = {name: Counter() for name in (*SPLITS, "all")}
     for pair, split in zip(pairs, splits, strict=True):
         for name in (split, "all"):
-            counts.setdefault(name, Counter()).update([pair_kind(pair.query.kind, pair.target.kind), "all"])
-    return {split: dict(kinds) for split, kinds in counts.items()}
+            counts[name].update([pair_kind(pair.query.kind, pair.target.kind), "all"])
+    return {split: dict(kinds) for split, kinds in counts.items() if kinds}
 
 
 def _strictest(splits: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from reelnest.records.formats import Pair, Side
-from reelnest.records.splits import assign_splits, connected_components
+from reelnest.records.splits import assign_splits, connected_components, count_pairs
 
 
 def pair(query: Side, target: Side, split: str | None = None, line: int = 1) -> Pair:
@@ -108,3 +108,12 @@ def test_explicit_splits_win_and_held_out_data_stays_held_out() -> None:
 
 def test_no_pairs_have_no_splits() -> None:
     assert assign_splits([], 0.1, 0.1) == []
+
+
+def test_pairs_are_counted_by_split_in_the_order_of_splits_with_the_total_last() -> None:
+    pairs = [pair(Side("text", "a"), Side("video", "v")), pair(Side("video", "w"), Side("text", "b"))]
+    counts = count_pairs(pairs, ["test", "train"])
+    assert list(counts) == ["train", "test", "all"]
+    assert counts["train"] == {"video_to_text": 1, "all": 1}
+    assert counts["all"] == {"text_to_video": 1, "video_to_text": 1, "all": 2}
+    assert count_pairs([], []) == {}
