@@ -9,16 +9,9 @@ from typing import Any
 
 from reelnest.errors import RegistryError
 from reelnest.registry.candidate import MODEL_HASH_TAG
-from reelnest.registry.lineage.lineage import (
-    COMMIT_TAG,
-    DATA_TAG,
-    FLOW_RUN_TAG,
-    Lineage,
-    Origin,
-    find_origin,
-    versions_from,
-)
+from reelnest.registry.lineage.lineage import DATA_TAG, Lineage, Origin, find_origin, versions_from
 from reelnest.registry.lineage.rebuilding import compare_rebuilt, rebuild_commands
+from reelnest.registry.lineage.run_tags import COMMIT_TAG, FLOW_RUN_TAG
 from reelnest.registry.promotion.aliases import DECISION_TAG, REASON_TAG
 from reelnest.settings import Params, tracking_uri
 from reelnest.stages.workspace import Workspace

@@ -1,7 +1,7 @@
 """The connection to MLflow. An unreachable MLflow gives an error within seconds, with advice."""
 
 import logging
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import mlflow
 import requests
@@ -22,6 +22,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.telemetry import set_telemetry_client
 
 from reelnest.errors import RegistryError, RegistryUnavailable
+from reelnest.registry.addresses import without_credentials
 from reelnest.registry.local_store import check_tracked, database_file, make_database
 from reelnest.registry.run_notes import EXPERIMENT_TAGS
 from reelnest.settings import Params, tracking_uri
@@ -65,14 +66,6 @@ def connect_to_read(params: Params) -> None:
     _check_reachable(uri)
     check_tracked(uri)
     _set_uri(uri)
-
-
-def without_credentials(uri: str) -> str:
-    """The address without user name and password, for files and logs."""
-    address = urlsplit(uri)
-    if "@" not in address.netloc:
-        return uri
-    return urlunsplit(address._replace(netloc=address.netloc.rpartition("@")[2]))
 
 
 def error_type(error: MlflowException | OSError) -> type[RegistryError]:

@@ -17,7 +17,8 @@ from mlflow.exceptions import MlflowException
 
 from reelnest.errors import NothingTracked, RegistryError
 from reelnest.evaluation.by_query import CODE, QUERY_METRICS_FILE
-from reelnest.registry.connection import connect_to_read, without_credentials
+from reelnest.registry.addresses import without_credentials
+from reelnest.registry.connection import connect_to_read
 from reelnest.registry.promotion.aliases import champion_of, version_of
 from reelnest.registry.promotion.evaluation_log import DATA_HASH_TAG, gate_folder, stored_query_metrics
 from reelnest.settings import Params

@@ -1,11 +1,7 @@
-"""What MLflow's pages show of an experiment and its runs besides settings and metrics: names, notes and datasets."""
+"""What MLflow's pages show of an experiment and its runs besides settings and metrics: names and notes."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-
-from mlflow.entities import Dataset, DatasetInput, InputTag
-from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from reelnest.artifacts.evaluation_report import EvaluationReport
 from reelnest.evaluation.metrics import METRICS, headline_names
@@ -84,25 +80,3 @@ def evaluated_note(note: str, evaluation: EvaluationReport) -> str:
         f"{evaluation.queries:,} queries among {evaluation.corpus:,} items of the {evaluation.split} split."
         f"{recommended} The page is `evaluation/evaluation.html` under Artifacts.\n\n{table}"
     ).lstrip()
-
-
-def training_inputs(data: TrackedData) -> list[DatasetInput]:
-    """The train and validation splits as dataset inputs of a run. Their digest is the data version."""
-    source = {"uri": "data.dvc", "version": data.version}
-    splits = [("train", "training", data.train_pairs), ("validation", "validation", data.validation_pairs)]
-    return [
-        _input(split, data.version, context, source, {"pairs": pairs, "videos of all splits": data.videos})
-        for split, context, pairs in splits
-        if pairs
-    ]
-
-
-def evaluation_input(evaluation: EvaluationReport) -> DatasetInput:
-    """The test split as a dataset input. Its digest is the hash of the evaluation data, by which models are comparable."""
-    profile = {"queries": evaluation.queries, "items": evaluation.corpus}
-    return _input(evaluation.split, evaluation.data.hash, "evaluation", {"uri": "prepared"}, profile)
-
-
-def _input(name: str, digest: str, context: str, source: dict[str, str], profile: dict[str, int]) -> DatasetInput:
-    dataset = Dataset(name, digest[:SHORT_HASH], "local", json.dumps(source), profile=json.dumps(profile))
-    return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, context)])

@@ -1,7 +1,6 @@
 """A sweep in MLflow: a run with the search space, which is the parent of the trainings."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 import mlflow
 from mlflow.entities import Param
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
 from reelnest.errors import RegistryError
@@ -26,12 +24,6 @@ NOTE = (
     "The runs below this one are its trials. They are compared on the validation split; the best one has the tag"
     f" `{BEST_TAG}`. `{TRIALS_FILE}` under Artifacts lists the settings and the result of each."
 )
-
-
-def parent_tags() -> dict[str, str]:
-    """The tag that makes this process's training a child of the run in REELNEST_PARENT_RUN, if it is set."""
-    parent = os.environ.get("REELNEST_PARENT_RUN")
-    return {MLFLOW_PARENT_RUN_ID: parent} if parent else {}
 
 
 @dataclass(frozen=True)

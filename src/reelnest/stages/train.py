@@ -28,10 +28,10 @@ from reelnest.errors import ConfigError, Interrupted
 from reelnest.evaluation.evaluation import Evaluation
 from reelnest.evaluation.split_evaluation import evaluate_split
 from reelnest.launch.process_count import check_process_count
-from reelnest.registry.connection import without_credentials
-from reelnest.registry.lineage.lineage import data_version, origin_tags
+from reelnest.registry.addresses import without_credentials
+from reelnest.registry.lineage.dvc_lock import data_version
+from reelnest.registry.lineage.run_tags import origin_tags, parent_tags
 from reelnest.registry.run_notes import TrackedData
-from reelnest.registry.sweeps import parent_tags
 from reelnest.registry.tracking import open_trackers
 from reelnest.settings import Params, launch_uses_cpu, load_params, tracking_uri
 from reelnest.stages import training_warnings
@@ -214,7 +214,8 @@ def _tags(workspace: Workspace, accelerator: Accelerator) -> dict[str, str]:
 
 
 def _tracked_data(workspace: Workspace, prepared: Prepared, pairs: Pairs) -> TrackedData:
-    version = data_version(workspace.root) or data_digest(workspace.prepared)
+    data = data_version(workspace.root)
+    version = data_digest(workspace.prepared) if data is None else data.hash
     return TrackedData(version, len(pairs), len(prepared.pairs("validation")), len(prepared.store))
 
 

@@ -17,7 +17,7 @@ from reelnest.commands.overwritten_runs import overwritten_runs
 from reelnest.commands.runs import Run, saved_runs
 from reelnest.errors import RunError
 from reelnest.registry.connection import connect
-from reelnest.registry.lineage.lineage import FLOW_RUN_TAG
+from reelnest.registry.lineage.run_tags import FLOW_RUN_TAG
 from reelnest.settings import load_params, tracking_uri
 from tasks.process import dvc
 from tasks.workspaces.run_folders import run_id

@@ -15,7 +15,8 @@ import pytest
 
 from reelnest.errors import RegistryError, RegistryUnavailable
 from reelnest.registry import connection
-from reelnest.registry.connection import connect, without_credentials
+from reelnest.registry.addresses import without_credentials
+from reelnest.registry.connection import connect
 from reelnest.settings import Params, Tracking, tracking_uri
 from tasks.process.dvc import RESUMABLE_STATUS
 

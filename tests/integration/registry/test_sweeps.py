@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from reelnest.registry.sweeps import BEST_TAG, SweepRun, parent_tags
+from reelnest.registry.lineage.run_tags import parent_tags
+from reelnest.registry.sweeps import BEST_TAG, SweepRun
 from reelnest.registry.tracking import open_trackers
 from reelnest.settings import Params, Tracking, Train
 

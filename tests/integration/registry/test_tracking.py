@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 from reelnest.errors import ConfigError, RegistryError
-from reelnest.registry import tracking
+from reelnest.registry import mlflow_tracker
 from reelnest.registry.tracking import flat_settings, open_trackers
 from reelnest.settings import Params, Tracking, Train
 
@@ -73,7 +73,7 @@ def test_a_missing_run_is_replaced_by_a_new_one(params: Params, tmp_path: Path) 
 def test_metrics_wait_while_mlflow_is_away(
     params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(tracking, "SECONDS_BETWEEN_TRIES", 0.0)
+    monkeypatch.setattr(mlflow_tracker, "SECONDS_BETWEEN_TRIES", 0.0)
     trackers = open_trackers(params, tmp_path, "key", {}, {})
     trackers.log_metrics({"train/loss": 1.0}, 1)
     database = sqlite3.connect(tmp_path / "mlflow.db")
@@ -117,7 +117,7 @@ def test_a_wrong_address_fails_within_seconds(tmp_path: Path) -> None:
 def test_a_file_too_large_for_a_server_is_not_uploaded(
     params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(tracking, "LARGEST_ARTIFACT", 3)
+    monkeypatch.setattr(mlflow_tracker, "LARGEST_ARTIFACT", 3)
     (tmp_path / "best.safetensors").write_bytes(b"four")
     trackers = open_trackers(params, tmp_path, "key", {}, {})
     trackers.log_artifact(tmp_path / "best.safetensors", "checkpoints")

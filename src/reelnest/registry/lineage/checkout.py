@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from reelnest.errors import RunError
 from reelnest.git import git_bytes
-from reelnest.registry.connection import without_credentials
+from reelnest.registry.addresses import without_credentials
 
 CODE = ("src", "configs")
 """Folders whose untracked files count as changes, because stages depend on them. Untracked files elsewhere (notes, plots) do not count."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from reelnest.artifacts.lineage import DataVersion
 from reelnest.errors import RegistryError
 from reelnest.yaml_files import YAMLError, load_yaml
 
@@ -29,6 +30,25 @@ def read_yaml(path: Path) -> dict[str, Any] | None:
     if not isinstance(content, dict):
         raise RegistryError(f"{path}: expected a mapping, found {type(content).__name__}. Run `dvc repro` to write it again.")
     return content
+
+
+def data_version(root: Path, sample_seed: int | None = None) -> DataVersion | None:
+    """The version of the project's data in `data.dvc`; None if there is no such file. Raises RegistryError if it is no file of DVC."""
+    file = read_yaml(root / DATA_FILE)
+    if file is None:
+        return None
+    try:
+        out = file["outs"][0]
+        return DataVersion(
+            hash=out["md5"],
+            files=out.get("nfiles"),
+            bytes=out.get("size"),
+            sample_seed=sample_seed,
+            remote=remote_name(root),
+            cache=str(cache_folder(root)),
+        )
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise RegistryError(f"{root / DATA_FILE}: not a valid DVC file ({error!r} is missing). Run `dvc add data` again.") from error
 
 
 def inputs(lock: Mapping[str, Any]) -> dict[tuple[str, str], str]:

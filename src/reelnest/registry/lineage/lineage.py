@@ -23,8 +23,9 @@ from reelnest.errors import RegistryError
 from reelnest.registry.candidate import MODEL_HASH_TAG
 from reelnest.registry.connection import connect_to_read
 from reelnest.registry.lineage.checkout import read_checkout
-from reelnest.registry.lineage.dvc_lock import DATA_FILE, LOCK_FILE, cache_folder, read_yaml, remote_name, stale_inputs
+from reelnest.registry.lineage.dvc_lock import DATA_FILE, LOCK_FILE, data_version, read_yaml, stale_inputs
 from reelnest.registry.lineage.environment import environment, installed
+from reelnest.registry.lineage.run_tags import COMMIT_TAG, FLOW_RUN_TAG
 from reelnest.registry.promotion.aliases import version_of
 from reelnest.settings import Params, flow_run
 
@@ -36,9 +37,7 @@ REPORTS = (ValidationReport.FILE, EvaluationReport.FILE)
 MOST_CHANGES = 20_000_000
 """Bytes of uncommitted changes. Larger changes contain data or weights rather than code, and are not saved."""
 
-COMMIT_TAG = "reelnest.git_commit"
 DATA_TAG = "reelnest.data"
-FLOW_RUN_TAG = "reelnest.flow_run"
 SEARCHED_TAGS = (COMMIT_TAG, DATA_TAG, FLOW_RUN_TAG, MODEL_HASH_TAG)
 SHORTEST_PREFIX = 6
 
@@ -86,18 +85,6 @@ class Origin:
     """The files of `artifacts/lineage/`. Empty without a lineage."""
 
 
-def origin_tags(root: Path) -> dict[str, str]:
-    """Tags for a new MLflow run in the project at `root`: the commit and the Prefect flow run."""
-    checkout, flow = read_checkout(root), flow_run()
-    return ({COMMIT_TAG: checkout.name} if checkout else {}) | ({FLOW_RUN_TAG: flow[0]} if flow else {})
-
-
-def data_version(root: Path) -> str | None:
-    """The hash of the project's data in `data.dvc`; None if there is no such file."""
-    data = _data(root, None)
-    return None if data is None else data.hash
-
-
 def write_lineage(
     root: Path,
     folder: Path,
@@ -132,7 +119,7 @@ def write_lineage(
     lineage = Lineage(
         model_hash=model_hash,
         commit=commit,
-        data=_data(root, sample_seed),
+        data=data_version(root, sample_seed),
         dvc_lock=lock is not None,
         stale=stale_inputs(lock, root) if lock else [],
         validation=None if validation is None else ValidatedData.of(validation),
@@ -203,24 +190,6 @@ def _named(which: str, name: str) -> tuple[str, str]:
     if not name or not which:
         raise RegistryError(f"'models:/{path}': expected models:/NAME@ALIAS or models:/NAME/VERSION.")
     return name, which
-
-
-def _data(root: Path, sample_seed: int | None) -> DataVersion | None:
-    file = read_yaml(root / DATA_FILE)
-    if file is None:
-        return None
-    try:
-        out = file["outs"][0]
-        return DataVersion(
-            hash=out["md5"],
-            files=out.get("nfiles"),
-            bytes=out.get("size"),
-            sample_seed=sample_seed,
-            remote=remote_name(root),
-            cache=str(cache_folder(root)),
-        )
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise RegistryError(f"{root / DATA_FILE}: not a valid DVC file ({error!r} is missing). Run `dvc add data` again.") from error
 
 
 def _run(run_id: str | None) -> Any | None:

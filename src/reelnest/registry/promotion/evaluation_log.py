@@ -15,7 +15,8 @@ from reelnest.artifacts.evaluation_report import ALL, FLOATS, EvaluationReport
 from reelnest.evaluation.metrics import logged_name
 from reelnest.registry.candidate import Candidate, candidate_run
 from reelnest.registry.connection import connect, error_type
-from reelnest.registry.run_notes import NOTE_TAG, evaluated_note, evaluation_input
+from reelnest.registry.run_datasets import evaluation_input
+from reelnest.registry.run_notes import NOTE_TAG, evaluated_note
 from reelnest.settings import Params
 
 METRICS_IN_A_REQUEST = 900  # MLflow accepts at most 1000
