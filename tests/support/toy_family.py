@@ -76,6 +76,7 @@ class Toy:
     vision_targets = Qwen25VL.vision_targets
     wrap_classes: tuple[str, ...] = Qwen25VL.wrap_classes
     renamed_weights: Mapping[str, str] = {}
+    saved_weights: Mapping[str, str] = {}
     published_names: tuple[str, ...] = ("Toy-VL-1M",)
 
     def claims(self, config: Mapping[str, object]) -> bool:

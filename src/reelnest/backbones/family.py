@@ -80,6 +80,8 @@ class Family(Protocol):
     """Names of the classes of layers that FSDP shards one by one."""
     renamed_weights: Mapping[str, str]
     """Patterns of weight names that transformers does not know, and their replacements."""
+    saved_weights: Mapping[str, str]
+    """Patterns of weight names, and their replacements in a saved model: the published names, which servers know."""
 
     @property
     def published_names(self) -> tuple[str, ...]:

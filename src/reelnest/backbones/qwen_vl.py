@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from reelnest.backbones.family import License, ModelFlops, PackedTokens
 from reelnest.settings import Preprocess, Tiny
+from reelnest.video.sampling import FRAME_SAMPLERS
 from reelnest.video.vision_spec import Grid, VisionSpec
 
 if TYPE_CHECKING:  # these take seconds to import
@@ -45,6 +46,7 @@ class QwenVL:
     language_targets = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
     # Some trainers save these names, which transformers maps only for the model with a language head.
     renamed_weights: Mapping[str, str] = {r"^model\.visual\.": "visual.", r"^model\.language_model\.": "language_model."}
+    saved_weights: Mapping[str, str] = {r"^language_model\.": "model."}
 
     title: str
     model_type: str
@@ -114,12 +116,15 @@ class QwenVL:
             "merge_size": self.vision.merge_size,
             "temporal_patch_size": self.vision.temporal_patch_size,
         }
-        # Frames come as reelnest samples and resizes them.
+        # Frames come as reelnest samples and resizes them. A program that samples itself reads how many; the bounds fix their number if it
+        # does not depend on the rate.
+        fewest = self.vision.temporal_patch_size if FRAME_SAMPLERS[sampling.sampling].reads_fps else sampling.frames
+        frames = {"fps": sampling.fps, "min_frames": fewest, "max_frames": sampling.frames}
         as_they_are = {"do_sample_frames": False, "cap_pixels_per_frame": False}
         return {
             "processor_class": self.processor,
             "image_processor": {"image_processor_type": "Qwen2VLImageProcessor", **pixels},
-            "video_processor": {"video_processor_type": self.video_processor, **as_they_are, **pixels},
+            "video_processor": {"video_processor_type": self.video_processor, **as_they_are, **frames, **pixels},
         }
 
     def prepare(self, model: PreTrainedModel, attention: Attention) -> None:

@@ -1,6 +1,6 @@
 """The saved model: one folder with all files that encoding needs.
 
-config.json, model*.safetensors   the backbone in Hugging Face format (LoRA merged in), or
+config.json, model*.safetensors   the backbone in Hugging Face format (LoRA merged in), with the names that servers know, or
 adapter/                          with `lora.merge: false`, the adapter in peft's format; the base is named in reelnest.json
 tokenizer files
 projection/model.safetensors      if there is a projection
@@ -34,6 +34,7 @@ from reelnest.encoder.lora import adapter_state, add_adapters, has_adapters, loa
 from reelnest.encoder.manifest import check_files, checksums
 from reelnest.encoder.saved_settings import FORMAT, FORMAT_VERSION, SETTINGS_FILE, frame_settings, read_settings, unknown_settings
 from reelnest.encoder.sentence_transformer_files import PROJECTION_FOLDER, can_be_opened, write_sentence_transformer_files
+from reelnest.encoder.server_files import describe_for_servers, served_weights
 from reelnest.encoder.video_reading import VideoReader, VideoSource, sentence_transformers_input, texts_of
 from reelnest.errors import ModelError
 from reelnest.settings import Model, Preprocess, Validate
@@ -70,7 +71,9 @@ def save_model(
     with atomic_folder(folder) as aside, quiet_transformers():
         if settings.lora is None or settings.lora.merge:
             merged = merged_state(encoder.backbone, backbone) if has_adapters(encoder.backbone) else backbone
-            encoder.backbone.save_pretrained(aside, state_dict=merged, save_original_format=False)
+            weights = served_weights(merged, encoder.family)
+            encoder.backbone.save_pretrained(aside, state_dict=weights, save_original_format=False)
+            describe_for_servers(aside, encoder.family, settings.dims)
         else:
             adapter = aside / ADAPTER_FOLDER
             lora_config(settings.lora, encoder.family, settings.name_or_path, settings.revision).save_pretrained(str(adapter))
@@ -79,7 +82,8 @@ def save_model(
         if settings.lora is None or settings.lora.merge:
             if not can_be_opened(settings):
                 logger.warning(
-                    "%s: sentence-transformers will refuse this model: it cannot exclude an instruction from the mean (model.pooling)",
+                    "%s: sentence-transformers will refuse this model, and vLLM would pool it in another way: neither can exclude an"
+                    " instruction from the mean (model.pooling)",
                     folder,
                 )
             hidden = hidden_size(encoder.backbone.config)

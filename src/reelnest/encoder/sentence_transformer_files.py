@@ -4,7 +4,8 @@ modules.json                          backbone, pooling, optional projection, no
 config_sentence_transformers.json     instructions as prompts for `encode_query` and `encode_document`
 sentence_bert_config.json             the backbone: text and video arrive as a chat message
 chat_template.jinja                   a message in our token layout: instruction, video, text, end
-processor_config.json                 frames to patches, as ours; transformers needs torchvision to open it
+processor_config.json                 frames to patches, as ours, and how many frames; transformers needs torchvision to open it
+preprocessor_config.json, video_preprocessor_config.json   the same, where older programs look
 pooling/, projection/                 settings, and the projection's weights, which reelnest reads too
 
 sentence-transformers takes frames, not files: `saved.videos_for_sentence_transformers` samples them as in training. It truncates queries
@@ -21,7 +22,15 @@ from reelnest.settings import Model, Preprocess
 
 VERSION = "6.2.0"
 """Older versions have no video, and report that they are older when they open the folder."""
-MODULES = "sentence_transformers.sentence_transformer.modules"
+MODULES = {
+    "Transformer": "sentence_transformers.base.modules.transformer.Transformer",
+    "Pooling": "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
+    "Dense": "sentence_transformers.base.modules.dense.Dense",
+    "Normalize": "sentence_transformers.sentence_transformer.modules.normalize.Normalize",
+}
+"""Classes by name. vLLM knows these full names, and leaves out a module under another one."""
+PROCESSOR_FILES = {"preprocessor_config.json": "image_processor", "video_preprocessor_config.json": "video_processor"}
+"""Older programs read the image and the video processor from files of their own."""
 POOLING_FOLDER = "pooling"
 PROJECTION_FOLDER = "projection"
 UNPOOLABLE = "reelnest.SavedModel"
@@ -59,7 +68,7 @@ def write_sentence_transformer_files(
     modules.append(("normalize", "Normalize"))
     write_json(
         folder / "modules.json",
-        [{"idx": i, "name": str(i), "path": path, "type": f"{MODULES}.{name}"} for i, (path, name) in enumerate(modules)],
+        [{"idx": i, "name": str(i), "path": path, "type": MODULES[name]} for i, (path, name) in enumerate(modules)],
     )
     prompts = {
         "query": family.system_message(settings.query_instruction),
@@ -76,7 +85,11 @@ def write_sentence_transformer_files(
         },
     )
     write_json(folder / "sentence_bert_config.json", _transformer(tokenizer, settings, family))
-    write_json(folder / "processor_config.json", family.processor_config(preprocess))
+    processor = family.processor_config(preprocess)
+    write_json(folder / "processor_config.json", processor)
+    for name, key in PROCESSOR_FILES.items():
+        if key in processor:
+            write_json(folder / name, processor[key])
     (folder / "chat_template.jinja").write_text(family.chat_template, encoding="utf-8")
 
 

@@ -2,7 +2,7 @@
 
 Usage: .venv-peers/bin/python open_with_sentence_transformers.py FOLDER
 
-FOLDER holds models/*, texts.json, fields.json and videos.npz; vectors.npz is written there, `model/kind/dim` each.
+FOLDER holds models/*, texts.json, videos.json and videos.npz; vectors.npz is written there, `model/kind/dim` each.
 """
 
 import json
@@ -15,12 +15,13 @@ from sentence_transformers import SentenceTransformer
 
 
 def main(folder: Path) -> None:
-    """Opens each model, at full width and truncated."""
+    """Opens each model, at full width and at each dim."""
     texts = json.loads((folder / "texts.json").read_text(encoding="utf-8"))
     videos = read_videos(folder)
     vectors, refused = {}, {}
     for path in sorted((folder / "models").iterdir()):
-        for dim in (16, None):
+        dims = json.loads((path / "config.json").read_text(encoding="utf-8"))["matryoshka_dimensions"]
+        for dim in (*dims, None):
             try:
                 model = SentenceTransformer(str(path), truncate_dim=dim, device="cpu", local_files_only=True)
             except ValueError as error:

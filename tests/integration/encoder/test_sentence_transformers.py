@@ -51,9 +51,9 @@ def ours(models: Path) -> dict[str, np.ndarray]:
     """Vectors by `model/kind/dim`, as `open_with_sentence_transformers.py` names them."""
     vectors = {}
     videos = [Entry("target", text, frames) for text, frames in zip(FIELDS, VIDEOS, strict=True)]
-    for name in SETTINGS:
+    for name, settings in SETTINGS.items():
         model = reelnest.load(models / name, device="cpu")
-        for dim in (16, None):
+        for dim in (*settings.dims, None):
             vectors[f"{name}/query/{dim}"] = model.encode_texts(TEXTS, dim=dim)
             vectors[f"{name}/document/{dim}"] = model.encode_texts(TEXTS[:-1], role="target", dim=dim)
             vectors[f"{name}/video/{dim}"] = model.encode(videos, dim=dim)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from reelnest.backbones.family import FAMILIES, License, PackedTokens
@@ -58,6 +58,7 @@ class Qwen3VL(QwenVL):
     placeholder = VIDEO  # transformers' processor writes the marks of each step
     vision_targets = r".*visual\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(linear_fc1|linear_fc2))"
     wrap_classes: tuple[str, ...] = ("Qwen3VLTextDecoderLayer", "Qwen3VLVisionBlock")
+    saved_weights: Mapping[str, str] = {"^": "model."}
     widths = WIDTHS
     licenses = LICENSES
 
