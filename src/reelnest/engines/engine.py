@@ -80,12 +80,16 @@ class Engine(Protocol):
     """One index in one place: a folder, or a table or collection of a server.
 
     A new version is created beside the active one, filled, built and activated. A search sees either the complete old version or the
-    complete new one. Only one process at a time writes (the caller holds a lock). Any number of processes and threads may search.
+    complete new one. Only one process at a time writes (the caller holds a lock of this machine; a server's engine locks out other
+    machines). Any number of processes and threads may search.
 
     Scores are cosines, larger is better. An engine converts the measure of its server: pgvector's `<#>` is the negative inner product and
     `<=>` a distance; Qdrant and Milvus return similarities. Ties are ordered as the videos were inserted. An engine may shortlist and
     rerank in one request (one statement of pgvector, `prefetch` of Qdrant) or in two (Milvus).
     """
+
+    place: str
+    """The location without passwords, for messages."""
 
     def create(self, version: str, manifest: Manifest, skipped: Collection[BadRecord]) -> None:
         """Begins a version and removes unfinished versions of killed runs.
@@ -145,3 +149,12 @@ ENGINES: Implementations[Callable[[str], Engine]] = Implementations("search engi
 
 The constructor must not connect, because the index may not exist yet. Register a class with `@ENGINES.register("name")`.
 """
+
+
+def open_engine(location: str) -> Engine:
+    """Opens the engine of a location: an address by its scheme, such as `postgresql://`, anything else as a folder.
+
+    Raises ConfigError for an unknown scheme.
+    """
+    scheme, separator, _ = location.partition("://")
+    return ENGINES[scheme if separator else "folder"](location)

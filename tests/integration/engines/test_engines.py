@@ -1,11 +1,12 @@
-"""Engines: only the active version is searched, and another package can register an engine."""
+"""What holds for every engine: only the active version is searched, exactly or by a reranked shortlist."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from reelnest.engines.engine import ENGINES, Engine, Item, Manifest
+from reelnest.engines.engine import ENGINES, Engine, Item, Manifest, open_engine
 from reelnest.engines.folder import FolderEngine
 from reelnest.errors import ConfigError, DataError, QueryError
 from reelnest.records.formats import Video
@@ -42,9 +43,16 @@ def write(engine: Engine, version: str, count: int, graph_dim: int | None = None
     engine.build(version)
 
 
+@pytest.fixture(params=["folder", "postgresql"])
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "index") if request.param == "folder" else request.getfixturevalue("database_address")
+
+
 @pytest.fixture
-def engine(tmp_path: Path) -> Engine:
-    return ENGINES["folder"](str(tmp_path / "index"))
+def engine(location: str) -> Iterator[Engine]:
+    opened = open_engine(location)
+    yield opened
+    opened.close()
 
 
 def test_a_version_is_searched_only_when_it_is_active(engine: Engine) -> None:
@@ -59,7 +67,8 @@ def test_a_version_is_searched_only_when_it_is_active(engine: Engine) -> None:
     assert engine.manifest.videos == 50
 
 
-def test_a_dropped_version_and_those_of_killed_runs_leave_nothing(engine: Engine, tmp_path: Path) -> None:
+def test_a_dropped_version_and_those_of_killed_runs_leave_nothing_in_a_folder(tmp_path: Path) -> None:
+    engine = open_engine(str(tmp_path / "index"))
     write(engine, "aa", 30)
     engine.drop("aa")
     assert not list(tmp_path.iterdir())
@@ -115,5 +124,5 @@ def test_an_engine_of_another_package_is_opened_by_name(monkeypatch: pytest.Monk
         pass
 
     assert isinstance(ENGINES["toy"](str(tmp_path / "index")), Toy)
-    with pytest.raises(ConfigError, match=r"unknown search engine 'none'; known: folder, toy"):
+    with pytest.raises(ConfigError, match=r"unknown search engine 'none'; known: folder, postgresql, toy"):
         ENGINES["none"]

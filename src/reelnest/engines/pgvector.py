@@ -1,0 +1,321 @@
+"""The engine for PostgreSQL with the extension pgvector, 0.7 or newer: a table for each version of the index, and a view of the active one.
+
+`postgresql://user@host/db#videos` is the index `videos` of a database. Its view `videos` has a row for each video: `video_id`, `vector`,
+`fields` (JSON) and what reelnest needs. The view's comment holds the manifest. Any client can search it:
+
+    select video_id from videos order by vector <=> '[0.1, …]' limit 10;
+
+Requires `pip install 'reelnest[pgvector]'`.
+"""
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reelnest.engines.engine import ENGINES, Hits, Item, Manifest, Vector
+from reelnest.engines.pgvector_sql import binary_vector, exact_search, funnel_search, prefix, text_vector
+from reelnest.errors import ConfigError, DataError, ModelError, QueryError
+from reelnest.records.formats import BadRecord, Video
+
+if TYPE_CHECKING:
+    import psycopg
+
+    Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
+
+NAME = re.compile(r"[a-z_][a-z0-9_]{0,40}")
+"""Names of indexes. PostgreSQL cuts names of over 63 bytes, and a version adds 17."""
+COLUMN_TYPES = {"float32": "vector", "float16": "halfvec"}
+ON_THE_WIRE = {"float32": ">f4", "float16": ">f2"}
+LARGEST_SHORTLIST = 1000
+"""The most candidates that pgvector's graph returns (`hnsw.ef_search`). A longer shortlist is searched exactly."""
+CONNECT_TIMEOUT_SECONDS = 10
+MOST_CONNECTIONS = 8
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A version that was active when it was opened."""
+
+    version: str
+    manifest: Manifest
+
+
+@ENGINES.register("postgresql")
+class PgvectorEngine:
+    """An index in PostgreSQL. Threads may search it concurrently.
+
+    An opened index follows the active version as long as the versions have the same model. The version before the active one stays in the
+    database, so that a search that has begun finds its rows.
+    """
+
+    def __init__(self, location: str) -> None:
+        """Raises ConfigError if psycopg is not installed, or if the index's name is not a plain SQL name."""
+        self._address, _, name = location.partition("#")
+        self.name = name or "reelnest"
+        parts = urlsplit(self._address)
+        self.place = f"{parts.scheme}://{parts.hostname or ''}{parts.path}#{self.name}"
+        """The address without user and password, for messages."""
+        if not NAME.fullmatch(self.name):
+            raise ConfigError(
+                f"{self.place}: an index's name, after #, consists of at most 41 of a-z, 0-9 and _, and begins with a letter."
+            )
+        try:
+            from psycopg_pool import ConnectionPool
+        except ImportError:
+            raise ConfigError(f"{self.place}: psycopg is not installed. Run `pip install 'reelnest[pgvector]'`.") from None
+        self._pool: ConnectionPool[Connection] = ConnectionPool(
+            self._address,
+            min_size=1,
+            max_size=MOST_CONNECTIONS,
+            open=False,
+            check=ConnectionPool.check_connection,  # a server that was started anew closed the connections
+            timeout=CONNECT_TIMEOUT_SECONDS,
+            kwargs={"autocommit": True},
+        )
+        self._writer: Connection | None = None
+        self._unfinished: dict[str, Manifest] = {}
+        self._written = 0
+
+    def create(self, version: str, manifest: Manifest, skipped: Collection[BadRecord]) -> None:
+        """See `Engine.create`. Waits for another machine that writes the same index."""
+        with self._writing() as writer:
+            writer.execute("create extension if not exists vector")
+            writer.execute("select pg_advisory_lock(hashtext(%s))", [f"reelnest {self.name}"])
+            for orphan in set(self._versions(writer)) - set(self._present(writer)):
+                writer.execute(f"drop table {self._table(orphan)}")
+            vector = f"{COLUMN_TYPES[manifest.storage]}({manifest.width})"
+            writer.execute(
+                f"create table {self._table(version)} (number bigint not null, video_id text not null, key text not null,"
+                f" vector {vector} not null, path text, images jsonb not null, fields jsonb not null, line bigint not null)"
+            )
+            _comment(writer, f"table {self._table(version)}", {"skipped": [asdict(record) for record in skipped]})
+        self._unfinished[version] = manifest
+        self._written = 0
+
+    def upsert(self, version: str, items: Sequence[Item]) -> None:
+        """See `Engine.upsert`."""
+        from psycopg.types.json import Jsonb
+
+        number_type = ON_THE_WIRE[self._unfinished[version].storage]
+        statement = f"copy {self._table(version)} from stdin (format binary)"
+        with self._writing() as writer, writer.cursor() as cursor, cursor.copy(statement) as copy:
+            copy.set_types(["int8", "text", "text", "bytea", "text", "jsonb", "jsonb", "int8"])
+            for item in items:
+                video, vector = item.video, binary_vector(item.vector, number_type)
+                images, fields = Jsonb(list(video.images)), Jsonb(video.fields)
+                copy.write_row((self._written, video.video_id, item.key, vector, video.path, images, fields, video.line))
+                self._written += 1
+
+    def build(self, version: str) -> None:
+        """See `Engine.build`."""
+        manifest, table = self._unfinished[version], self._table(version)
+        with self._writing() as writer:
+            writer.execute(f"alter table {table} add primary key (video_id)")
+            writer.execute(f"create index on {table} (key)")
+            if manifest.graph_dim is not None:
+                kind = COLUMN_TYPES[manifest.storage]
+                writer.execute(f"create index on {table} using hnsw (({prefix(kind, manifest.graph_dim)}) {kind}_cosine_ops)")
+            writer.execute(f"analyze {table}")
+
+    def activate(self, version: str) -> None:
+        """See `Engine.activate`. Keeps the version before, for searches that have begun."""
+        manifest = self._unfinished.pop(version)
+        with self._writing() as writer:
+            before = (self._state(writer) or {}).get("version")
+            with writer.transaction():
+                # `create or replace` refuses to change the type of a column.
+                writer.execute(f"drop view if exists {self.name}")
+                writer.execute(f"create view {self.name} as select * from {self._table(version)}")
+                _comment(writer, f"view {self.name}", {"version": version, "before": before, "manifest": manifest.model_dump(mode="json")})
+            for old in set(self._versions(writer)) - {version, before}:
+                writer.execute(f"drop table {self._table(old)}")
+        self.__dict__.pop("_opened", None)
+        self._stop_writing()
+
+    def drop(self, version: str) -> None:
+        """See `Engine.drop`."""
+        if self._unfinished.pop(version, None) is not None:
+            with self._writing() as writer:
+                writer.execute(f"drop table if exists {self._table(version)}")
+        self._stop_writing()
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest of the opened version. Raises DataError if there is no index or no connection."""
+        return self._opened.manifest
+
+    def search(self, query: NDArray[np.float32], k: int, *, dim: int, shortlist: int | None = None) -> Hits:
+        """See `Engine.search`. A funnel is one statement."""
+        with self._reading() as reader:
+            opened = self._follow(reader)
+            width = opened.manifest.width
+            is_funnel = shortlist is not None and dim != width
+            size = max(shortlist or 0, k)
+            by_graph = is_funnel and dim == opened.manifest.graph_dim and size <= LARGEST_SHORTLIST
+            table, kind = self._table(opened.version), COLUMN_TYPES[opened.manifest.storage]
+            statement = (
+                funnel_search(table, kind, (dim, width), (size, k), by_graph=by_graph) if is_funnel else exact_search(table, kind, dim, k)
+            )
+            numbers = np.atleast_2d(query)[0]
+            with reader.transaction():
+                reader.execute(f"set local hnsw.ef_search = {size:d}" if by_graph else "set local enable_indexscan = off")
+                rows = reader.execute(statement, {"full": text_vector(numbers), "prefix": text_vector(numbers[:dim])}).fetchall()
+        scores = [score for _, score in rows]
+        if any(score is None or score != score for score in scores):
+            raise ModelError(f"{self.place}: a score is NaN. The query's vector, or one of the index, is zero or not finite at dim {dim}.")
+        return Hits([video_id for video_id, _ in rows], scores, (dim, width) if is_funnel else (dim,))
+
+    def get(self, ids: Sequence[str]) -> list[Video]:
+        """See `Engine.get`. Finds also the videos of the version before, with which a search may have begun."""
+        videos: dict[str, Video] = {}
+        with self._reading() as reader:
+            for version in self._present(reader):
+                if missing := [video_id for video_id in ids if video_id not in videos]:
+                    statement = f"select video_id, path, images, fields, line from {self._table(version)} where video_id = any(%s)"
+                    for video_id, path, images, fields, line in reader.execute(statement, [missing]):
+                        videos[video_id] = Video(video_id, path, tuple(images), fields, line)
+        if any(video_id not in videos for video_id in ids):
+            raise QueryError("The index has no video of this id.")
+        return [videos[video_id] for video_id in ids]
+
+    def vectors(self, keys: Collection[str]) -> Mapping[str, Vector]:
+        """A mapping that reads a vector when it is looked up; see `Engine.vectors`."""
+        table, storage = self._table(self._opened.version), self.manifest.storage
+        with self._reading() as reader:
+            stored = frozenset(key for (key,) in reader.execute(f"select key from {table} where key = any(%s)", [list(keys)]))
+
+        def read(key: str) -> Vector:
+            with self._reading() as reader:
+                row = reader.execute(f"select vector::real[] from {table} where key = %s limit 1", [key], binary=True).fetchone()
+            if row is None:
+                raise KeyError(key)
+            return np.asarray(row[0], dtype=storage)
+
+        return _Vectors(stored, read)
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._stop_writing()
+        self._pool.close()
+        self.__dict__.pop("_opened", None)
+
+    @cached_property
+    def _opened(self) -> _Opened:
+        with self._reading() as reader:
+            state = self._state(reader)
+        if state is None:
+            raise DataError(f"{self.place}: there is no index. Run `reelnest index --to ADDRESS` to make one.")
+        return _read_state(state)
+
+    def _follow(self, reader: "Connection") -> _Opened:
+        """The active version if it has the opened one's model, else the opened one. Raises DataError if that one is gone."""
+        state = self._state(reader)
+        if state is not None and state["version"] != self._opened.version:
+            active = _read_state(state)
+            if active.manifest.model_hash == self._opened.manifest.model_hash:
+                self.__dict__["_opened"] = active
+            elif self._opened.version not in self._versions(reader):
+                raise DataError(f"{self.place}: the index was made again with another model. Open it again.")
+        return self._opened
+
+    def _state(self, connection: "Connection") -> dict[str, Any] | None:
+        """The comment of the view: the versions and the manifest. None without an index."""
+        row = connection.execute("select obj_description(to_regclass(%s), 'pg_class')", [self.name]).fetchone()
+        return None if row is None or row[0] is None else json.loads(row[0])
+
+    def _present(self, connection: "Connection") -> list[str]:
+        """The active version and the one before, as far as they exist."""
+        state, stored = self._state(connection) or {}, self._versions(connection)
+        return [version for version in (state.get("version"), state.get("before")) if version in stored]
+
+    def _versions(self, connection: "Connection") -> list[str]:
+        tables = "select relname from pg_class where relkind = 'r' and relname ~ %s and pg_table_is_visible(oid)"
+        names = connection.execute(tables, [f"^{self.name}_[0-9a-f]+$"]).fetchall()
+        return [name.removeprefix(f"{self.name}_") for (name,) in names]
+
+    def _table(self, version: str) -> str:
+        return f"{self.name}_{version}"
+
+    @contextmanager
+    def _reading(self) -> Iterator["Connection"]:
+        with self._errors(), self._opened_pool().connection() as reader:
+            yield reader
+
+    @contextmanager
+    def _writing(self) -> Iterator["Connection"]:
+        """The one connection that writes. It holds the lock of the index until `_stop_writing`."""
+        with self._errors():
+            if self._writer is None:
+                self._writer = self._opened_pool().getconn()
+            yield self._writer
+
+    def _stop_writing(self) -> None:
+        if self._writer is not None:
+            self._writer.close()  # which gives up the lock, also amid a failed statement
+            self._pool.putconn(self._writer)
+            self._writer = None
+
+    def _opened_pool(self) -> Any:
+        import psycopg
+
+        if self._pool.closed:
+            # The pool only says that it waited in vain. A connection by itself says why, at once.
+            psycopg.connect(self._address, connect_timeout=CONNECT_TIMEOUT_SECONDS).close()
+            self._pool.open()
+        return self._pool
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turns the errors of the database into DataErrors that name the address without its password."""
+        import psycopg
+
+        try:
+            yield
+        except psycopg.errors.FeatureNotSupported as error:
+            raise DataError(
+                f"{self.place}: {_first_line(error)}. The server needs pgvector: https://github.com/pgvector/pgvector."
+            ) from None
+        except psycopg.Error as error:
+            raise DataError(f"{self.place}: {_first_line(error)}.") from None
+
+
+class _Vectors(Mapping[str, Vector]):
+    """The vectors of an index by key."""
+
+    def __init__(self, keys: Collection[str], read: Callable[[str], Vector]) -> None:
+        self._keys, self._read = keys, read
+
+    def __getitem__(self, key: str) -> Vector:
+        return self._read(key)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._keys
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
+def _read_state(state: Mapping[str, Any]) -> _Opened:
+    stored = state["manifest"]
+    return _Opened(state["version"], Manifest.model_validate({**stored, "dims": tuple(stored["dims"])}))
+
+
+def _comment(writer: "Connection", described: str, content: Mapping[str, Any]) -> None:
+    from psycopg import sql
+
+    writer.execute(sql.SQL("comment on {} is {}").format(sql.SQL(described), sql.Literal(json.dumps(content))))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].removesuffix(".")
