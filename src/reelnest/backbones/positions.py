@@ -108,7 +108,10 @@ def interpolated_index(grid_thw: Tensor, merge_size: int, table_side: int) -> In
 def tower_arguments(index: FrameIndex | InterpolatedIndex | VisionIndex, tower: PreTrainedModel) -> dict[str, Tensor]:
     """Returns an index as the tower's arguments, on its device. Only FlashAttention reads boundaries there; others read them as numbers."""
     flash = tower.config._attn_implementation == "flash_attention_2"
-    return {name: value.to(tower.device) if flash or not name.startswith("cu_") else value for name, value in index._asdict().items()}
+    return {
+        name: value.to(tower.device, non_blocking=True) if flash or not name.startswith("cu_") else value
+        for name, value in index._asdict().items()
+    }
 
 
 def vision_index(grid_thw: Tensor, merge_size: int, window_size: int, patch_size: int) -> VisionIndex:

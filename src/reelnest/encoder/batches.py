@@ -8,7 +8,8 @@ without video form separate segments, padded on the left; the model reads them w
 import mmap
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,6 +22,10 @@ from reelnest.backbones.segments import TEXT_TYPE, VIDEO_TYPE, Segment
 from reelnest.settings import Model
 from reelnest.store.cached_rows import Rows
 from reelnest.store.entries import Entry, Role
+
+T = TypeVar("T")
+Change = Callable[[str, Tensor], Tensor]
+"""Maps the name of a batch's field and its tensor to another tensor."""
 
 KNOWN_CHARACTERS = 1 << 22
 """Total characters of the texts with cached tokens (about 40 MB); each epoch tokenizes the same texts."""
@@ -44,6 +49,39 @@ class Batch:
         """Returns a copy on `device`."""
         packing = None if self.packing is None else self.packing.to(device)
         return Batch([segment.to(device) for segment in self.segments], self.inverse.to(device, non_blocking=True), packing)
+
+
+def map_tensors(batch: T, change: Change) -> T:
+    """Returns a batch (nested dataclasses and lists) with each tensor replaced by `change(name, tensor)`.
+
+    For batches that are built on access, the change is made then.
+    """
+    changed: object = batch
+    if isinstance(batch, BuiltOnAccess):
+        changed = batch.mapped(change)
+    elif isinstance(batch, list):
+        changed = [map_tensors(item, change) for item in batch]
+    elif is_dataclass(batch) and not isinstance(batch, type):
+        values = {field.name: getattr(batch, field.name) for field in fields(batch)}
+        changed = replace(
+            batch,
+            **{name: change(name, value) if isinstance(value, Tensor) else map_tensors(value, change) for name, value in values.items()},
+        )
+    return cast("T", changed)
+
+
+def pinned(batch: T) -> T:
+    """Returns a batch in page-locked memory. Only from there is a copy to a GPU asynchronous; another waits for all work on the GPU."""
+    return map_tensors(batch, lambda _name, tensor: tensor.pin_memory())
+
+
+@runtime_checkable
+class BuiltOnAccess(Protocol):
+    """Batches that are built anew on each access."""
+
+    def mapped(self, change: Change) -> object:
+        """Returns such batches with each tensor replaced by `change(name, tensor)`."""
+        ...
 
 
 def packed(segments: Sequence[Segment]) -> Packing | None:
@@ -181,9 +219,12 @@ class MicroBatches(Sequence[Batch]):
     micro-batch.
     """
 
-    def __init__(self, make: Callable[..., Batch], sub_batches: Sequence[tuple[list[Entry], list[list[int]]]]) -> None:
+    def __init__(
+        self, make: Callable[..., Batch], sub_batches: Sequence[tuple[list[Entry], list[list[int]]]], change: Change | None = None
+    ) -> None:
         self._make = make
         self._sub_batches = sub_batches
+        self._change = change
         for entries, _ in sub_batches:
             for entry in entries:
                 if entry.frames is not None and entry.video_tokens is None and entry.pooled is None:
@@ -194,7 +235,12 @@ class MicroBatches(Sequence[Batch]):
         return len(self._sub_batches)
 
     def __getitem__(self, index: int) -> Batch:  # type: ignore[override]  # slices are not used
-        return self._make(*self._sub_batches[index])
+        batch = self._make(*self._sub_batches[index])
+        return batch if self._change is None else map_tensors(batch, self._change)
+
+    def mapped(self, change: Change) -> "MicroBatches":
+        """Returns the batches with each tensor replaced by `change(name, tensor)`."""
+        return MicroBatches(self._make, self._sub_batches, change)
 
     def layouts(self) -> list[Batch]:
         """Returns the batches without patches and cached tokens, for their sizes."""

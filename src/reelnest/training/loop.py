@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch.distributed.fsdp import FSDPModule
 
-from reelnest.encoder.batches import Batch
+from reelnest.encoder.batches import Batch, pinned
 from reelnest.errors import Interrupted
 from reelnest.evaluation.evaluation import ALL, Evaluation
 from reelnest.profiling.profiler import Breakdown, StepProfiler
@@ -89,6 +89,7 @@ class Training:
         self._checkpoints = checkpoints
         self._trackers = trackers
         self._is_main = accelerator.is_main_process
+        self._device = accelerator.device
         self._steps_per_epoch = data.batch_order.steps_per_epoch(self._train.accumulation_steps)
         self.total_steps = self._steps_per_epoch * self._train.epochs
         self.step = TrainingStep(params, accelerator, model, data.batcher, self.total_steps)
@@ -210,7 +211,8 @@ class Training:
         return negatives.steps_until_renewal(self.state.step)
 
     def _make_step(self, rows: np.ndarray) -> list[PairBatch]:
-        return [self._data.batcher(batch, self.state.micro_batch_size) for batch in rows]
+        batches = [self._data.batcher(batch, self.state.micro_batch_size) for batch in rows]
+        return pinned(batches) if self._device.type == "cuda" else batches
 
     def take_step(self, epoch: int, batches: list[PairBatch]) -> None:
         """Takes one optimizer step and adds it to the history."""

@@ -78,7 +78,7 @@ class StepGradients:
         """Adds the gradients of one batch, times `weight`. The returned total is also multiplied by `weight`."""
         passes: Passes = self._one_graph if len(batch.inputs) == 1 else self._cache
         embedded = passes.embed(batch.inputs, synchronise=synchronise)
-        vectors = embedded.vectors[batch.inverse.to(embedded.vectors.device)]
+        vectors = embedded.vectors[batch.inverse.to(embedded.vectors.device, non_blocking=True)]
         # All batches of a step use the step's seed, so random dim weights are the same for them.
         losses = self._model.losses(vectors, embedded.learnt, batch, seed=(self._train.seed, step))
         total = losses.total * weight

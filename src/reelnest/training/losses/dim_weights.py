@@ -38,7 +38,7 @@ class DimWeights(nn.Module):
             weights = [*np.random.default_rng(seed).integers(0, 2, len(losses) - 1).tolist(), 1]
         else:
             weights = list(self._weights)
-        shares = torch.tensor(weights, dtype=losses.dtype, device=losses.device)
+        shares = torch.tensor(weights, dtype=losses.dtype).to(losses.device, non_blocking=True)
         return (losses * shares).sum() / shares.sum()
 
     @torch.no_grad()

@@ -49,9 +49,9 @@ def gather_batch(vectors: Tensor, batch: PairBatch, *, with_queries: bool = Fals
         queries,
         torch.cat([gathered[:, :share].flatten(0, 1), gathered[:, share:].flatten(0, 1)]),  # (columns, width)
         slice(rank * share, (rank + 1) * share),
-        batch.related.to(device),
-        batch.relevance.to(device),
+        batch.related.to(device, non_blocking=True),
+        batch.relevance.to(device, non_blocking=True),
         gather_with_gradient(queries).flatten(0, 1) if with_queries else None,
-        None if batch.related_queries is None else batch.related_queries.to(device),
-        None if batch.related_targets is None else batch.related_targets.to(device),
+        None if batch.related_queries is None else batch.related_queries.to(device, non_blocking=True),
+        None if batch.related_targets is None else batch.related_targets.to(device, non_blocking=True),
     )

@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedConfig
 
-from reelnest.encoder.batches import Batch
+from reelnest.encoder.batches import Batch, map_tensors
 from reelnest.encoder.encoder import Encoder
 from reelnest.encoder.unfilled import unfilled_encoder
 from reelnest.profiling.phases import Phase, watched
@@ -37,7 +37,7 @@ from reelnest.training.checkpoint.checkpoints import Checkpoints
 from reelnest.training.contrastive_model import ContrastiveModel
 from reelnest.training.loop import Training, TrainingData
 from reelnest.training.memory_prediction.sharding import SHARDED, gathered_bytes
-from reelnest.training.memory_prediction.step_shapes import RebuiltBatches, Sizes, map_tensors, stand_in_batcher, step_of
+from reelnest.training.memory_prediction.step_shapes import RebuiltBatches, Sizes, stand_in_batcher, step_of
 from reelnest.training.tracker import Trackers
 
 MemoryComponent = Literal["weights", "gradients", "optimizer", "activations", "vision", "loss", "inputs"]

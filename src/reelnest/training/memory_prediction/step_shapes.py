@@ -4,28 +4,23 @@ The batching code is the real one. Only the tokenizer and the item table are sta
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, TypeVar, cast
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
-from torch import Tensor
 from transformers import PreTrainedConfig
 
 from reelnest.backbones.architecture import hidden_size
 from reelnest.backbones.family import Family
 from reelnest.backbones.registry import family_of_config
-from reelnest.encoder.batches import Batch, Batcher
+from reelnest.encoder.batches import Batch, Batcher, Change, map_tensors
 from reelnest.settings import Params, Preprocess
 from reelnest.store.entries import Entry, Role
 from reelnest.store.prepared import Pairs, Prepared
 from reelnest.training.batches.pair_batches import PairBatch, PairBatcher
 from reelnest.video.frames import Frames
 from reelnest.video.vision_spec import Grid, VisionSpec
-
-T = TypeVar("T")
-Change = Callable[[str, Tensor], Tensor]
-"""Maps the name of a batch's field and its tensor to another tensor."""
 
 LONGEST_SIDES = 2.0
 """Largest ratio of a frame's sides. More extreme ratios are rare and give no more tokens."""
@@ -89,22 +84,6 @@ class _Tokenizer:
         return {"input_ids": [([len(self._numbers)] * len(text.split()))[:max_length] for text in texts]}
 
 
-def map_tensors(batch: T, change: Change) -> T:
-    """Returns a batch (nested dataclasses and lists) with each tensor replaced by `change(name, tensor)`."""
-    changed: object = batch
-    if isinstance(batch, RebuiltBatches):
-        changed = RebuiltBatches(batch.batches, change)
-    elif isinstance(batch, list):
-        changed = [map_tensors(item, change) for item in batch]
-    elif is_dataclass(batch) and not isinstance(batch, type):
-        values = {field.name: getattr(batch, field.name) for field in fields(batch)}
-        changed = replace(
-            batch,
-            **{name: change(name, value) if isinstance(value, Tensor) else map_tensors(value, change) for name, value in values.items()},
-        )
-    return cast("T", changed)
-
-
 class RebuiltBatches(Sequence[Batch]):
     """Micro-batches that are rebuilt with `map_tensors` on each access, like real ones."""
 
@@ -117,6 +96,10 @@ class RebuiltBatches(Sequence[Batch]):
 
     def __getitem__(self, index: int) -> Batch:  # type: ignore[override]
         return map_tensors(self.batches[index], self._change)
+
+    def mapped(self, change: Change) -> "RebuiltBatches":
+        """Returns the batches with each tensor replaced by `change(name, tensor)`."""
+        return RebuiltBatches(self.batches, change)
 
 
 class _Items:
