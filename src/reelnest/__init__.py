@@ -8,17 +8,24 @@ if TYPE_CHECKING:
     import torch
 
     from reelnest.encoder.saved import SavedModel, videos_for_sentence_transformers
+    from reelnest.settings import Precision
     from reelnest.video.decoder import Limits
 
 __all__ = ["SavedModel", "load", "videos_for_sentence_transformers"]
 __version__ = "0.1.0"
 
 
-def load(model: "str | os.PathLike[str]", device: "str | torch.device | None" = None, limits: "Limits | None" = None) -> "SavedModel":
+def load(
+    model: "str | os.PathLike[str]",
+    device: "str | torch.device | None" = None,
+    limits: "Limits | None" = None,
+    precision: "Precision | None" = None,
+) -> "SavedModel":
     """Opens a saved model on `device`, by default a GPU if there is one.
 
     `model` is the folder of a saved model, or a registered one: `models:/reelnest@champion` or `models:/reelnest/3`. `limits` apply to the
-    videos to encode. Raises ModelError with the folder's problem, RegistryError if there is no such version. Example:
+    videos to encode. `precision` of matrix products is `no` (that of the weights), `bf16` or `fp16`, by default that of the training.
+    Raises ModelError with the folder's problem, RegistryError if there is no such version. Example:
 
         model = reelnest.load("models/candidate")
         queries = model.encode_texts(["a red ball rolling to the left"], dim=64)
@@ -34,7 +41,7 @@ def load(model: "str | os.PathLike[str]", device: "str | torch.device | None" = 
         from reelnest.registry.versions.fetched_model import saved_folder
 
         model = saved_folder(str(model))
-    return load_folder(Path(model), device, limits)
+    return load_folder(Path(model), device, limits, precision)
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from reelnest.backbones.loading import quiet_transformers
 from reelnest.commands.export_inputs import check_export
-from reelnest.encoder.encoder import load_encoder
+from reelnest.encoder.encoder import COMPUTE_DTYPES, load_encoder
 from reelnest.encoder.lora import has_adapters
 from reelnest.encoder.saved import load, save_model
 from reelnest.encoder.saved_settings import SETTINGS_FILE
@@ -51,6 +51,7 @@ def run(workspace: Workspace, params: Params, folder: Path, *, adapter: bool) ->
             )
         best = checkpoints.best_weights()
         encoder.load_trainable_state({name.removeprefix(ENCODER): best[name] for name in best if name.startswith(ENCODER)})
+    encoder.autocast_dtype = COMPUTE_DTYPES[stored.get("precision", "no")]
     save_model(folder, encoder, tokenizer, settings, preprocess, text_fields)
     kind = "adapters" if adapter else "full model, adapters merged" if has_adapters(encoder.backbone) else "full model"
     log.info("%s: %s", folder, kind)

@@ -18,7 +18,7 @@ from reelnest.errors import DataError
 from reelnest.records.content_hash import folder_hash
 from reelnest.serving.indexing import Indexed, IndexOptions, ModelSource, build_index
 from reelnest.serving.searcher import OpenModel, Searcher
-from reelnest.settings import Params
+from reelnest.settings import Params, Precision
 from reelnest.stages.workspace import Workspace
 from reelnest.store.frame_store import FrameStore
 from reelnest.store.prepared import STORE_FOLDER
@@ -37,7 +37,7 @@ def run(
     check_videos(data)
     model_folder, name, model_hash = _find(workspace, params, model)
     limits = Limits.of(params.validation)
-    opened = load(model_folder, limits=limits)
+    opened = load(model_folder, limits=limits, precision=params.evaluate.precision)
     # Relative to the index, so that both can be moved together.
     name = name if name.startswith(REGISTRY) else os.path.relpath(model_folder.resolve(), out.resolve())
     source = ModelSource(opened, name, model_hash, _base(model_folder))
@@ -54,18 +54,22 @@ def open_searchers(workspace: Workspace, params: Params, folders: Sequence[Path]
     """
     limits = Limits.of(params.validation)
     limits = Limits(min(limits.megabytes, UPLOAD_MEGABYTES), limits.frames, limits.seconds, min(limits.timeout_seconds, UPLOAD_SECONDS))
-    models: dict[str, OpenModel] = {}
+    models: dict[tuple[str, Precision], OpenModel] = {}
     searchers = []
     for folder in folders:
         engine = open_engine(folder)
         name = model or stored_model(folder, engine.manifest.model)
-        if name not in models:
+        precision = engine.manifest.precision  # a query's vector is computed as those of the index were
+        if (name, precision) not in models:
             model_folder, _, model_hash = _find(workspace, params, name)
             # Two names may refer to the same model.
-            same = next((opened for opened in models.values() if opened.hash == model_hash), None)
-            models[name] = same or OpenModel(load(model_folder, limits=limits), model_hash, limits)
+            same = (opened for (_, made_with), opened in models.items() if (opened.hash, made_with) == (model_hash, precision))
+            models[name, precision] = next(same, None) or OpenModel(
+                load(model_folder, limits=limits, precision=precision), model_hash, limits
+            )
         characters = params.validation.max_text_characters
-        searchers.append(Searcher(engine, folder, models[name], shortlist=params.evaluate.shortlist, most_characters=characters))
+        opened = models[name, precision]
+        searchers.append(Searcher(engine, folder, opened, shortlist=params.evaluate.shortlist, most_characters=characters))
     return searchers
 
 

@@ -41,10 +41,9 @@ def embed(encoder: Encoder, batcher: Batcher, entries: Entries, batch_size: int,
     mine = batches[rank::ranks]
     vectors = torch.zeros(len(entries), encoder.width)
     was_training, started = encoder.training, time.perf_counter()
-    autocast = torch.autocast(encoder.device.type, encoder.autocast_dtype, enabled=encoder.autocast_dtype is not None)
     encoder.eval()
     try:
-        with torch.no_grad(), autocast, Activity(progress, len(entries), "item", shown=rank == 0) as activity:
+        with torch.no_grad(), encoder.autocast(), Activity(progress, len(entries), "item", shown=rank == 0) as activity:
             for batch in mine:
                 vectors[batch] = encoder(batcher([entries[i] for i in batch]).to(encoder.device)).cpu()
                 activity.advance(min(len(batch) * ranks, len(entries) - activity.done))

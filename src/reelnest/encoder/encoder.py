@@ -20,10 +20,10 @@ from reelnest.backbones.segments import TEXT_TYPE, VIDEO_TYPE, Segment
 from reelnest.encoder.batches import Batch, packed
 from reelnest.encoder.lora import add_adapters
 from reelnest.errors import ModelError
-from reelnest.settings import Model
+from reelnest.settings import Model, Precision
 from reelnest.video.vision_spec import CHANNELS
 
-COMPUTE_DTYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+COMPUTE_DTYPES: dict[Precision, torch.dtype | None] = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """The dtype of matrix products by `train.mixed_precision`; None is that of the weights."""
 
 
@@ -49,7 +49,7 @@ class Encoder(nn.Module):
                 f"model.dims: {settings.dims[-1]} is above the embedding's width, {self.width} ({source}). Use dims up to {self.width}."
             )
         self.autocast_dtype: torch.dtype | None = None
-        """The dtype of matrix products in `embed`, that of the training; None for that of the weights."""
+        """The dtype of matrix products in `autocast`, that of the training; None for that of the weights."""
         self.vision_is_cached = False
         """Whether entries carry cached video tokens, so that the vision tower need not run."""
         mean, std = torch.tensor(self.vision.mean), torch.tensor(self.vision.std)
@@ -75,6 +75,15 @@ class Encoder(nn.Module):
     def sharded(self) -> bool:
         """Whether weights are sharded over processes (FSDP). Then all processes must run the same layers equally often."""
         return any(isinstance(parameter, DTensor) for parameter in self.parameters())
+
+    @property
+    def precision(self) -> Precision:
+        """The name of `autocast_dtype` in the settings."""
+        return next(name for name, dtype in COMPUTE_DTYPES.items() if dtype is self.autocast_dtype)
+
+    def autocast(self) -> torch.autocast:
+        """The context of every forward pass outside a training step, so that all vectors of a model have the same precision."""
+        return torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None)
 
     def forward(self, batch: Batch) -> Tensor:
         """Returns vectors of the entries, float32 (entries, width). They are not normalised: callers normalise the prefix that they use."""

@@ -29,7 +29,7 @@ from reelnest.backbones.loading import quiet_transformers, refuse_pickles
 from reelnest.encoder.argument_checks import check_texts, check_videos
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.embedding import batches_by_length
-from reelnest.encoder.encoder import Encoder, load_encoder
+from reelnest.encoder.encoder import COMPUTE_DTYPES, Encoder, load_encoder
 from reelnest.encoder.lora import adapter_state, add_adapters, has_adapters, load_adapter_state, lora_config, merged_state
 from reelnest.encoder.manifest import check_files, checksums
 from reelnest.encoder.saved_settings import FORMAT, FORMAT_VERSION, SETTINGS_FILE, frame_settings, read_settings, unknown_settings
@@ -37,7 +37,7 @@ from reelnest.encoder.sentence_transformer_files import PROJECTION_FOLDER, can_b
 from reelnest.encoder.server_files import describe_for_servers, served_weights
 from reelnest.encoder.video_reading import VideoReader, VideoSource, sentence_transformers_input, texts_of
 from reelnest.errors import ModelError
-from reelnest.settings import Model, Preprocess, Validate
+from reelnest.settings import Model, Precision, Preprocess, Validate
 from reelnest.store.entries import Entry, Role
 from reelnest.video.decoder import Limits
 
@@ -100,15 +100,19 @@ def save_model(
                 "width": encoder.width,
                 "model": settings.model_dump(mode="json"),
                 "preprocess": preprocess.model_dump(mode="json", include={"sampling", "frames", "fps", "min_pixels", "max_pixels"}),
+                "precision": encoder.precision,
                 "text_fields": None if text_fields is None else list(text_fields),
                 "files": checksums(aside, without=SETTINGS_FILE),
             },
         )
 
 
-def load(folder: str | Path, device: str | torch.device | None = None, limits: Limits | None = None) -> "SavedModel":
+def load(
+    folder: str | Path, device: str | torch.device | None = None, limits: Limits | None = None, precision: Precision | None = None
+) -> "SavedModel":
     """Opens a saved model on `device`, by default a GPU if there is one. `limits` apply to the videos to encode.
 
+    `precision` is that of matrix products, by default that of the training. A CPU has no fp16, so there the default is that of the weights.
     Raises ModelError with the folder's problem. `reelnest.load` calls it.
     """
     folder = Path(folder)
@@ -122,6 +126,7 @@ def load(folder: str | Path, device: str | torch.device | None = None, limits: L
         model = _model_settings(stored["model"], folder, device)
     except (ValidationError, KeyError, TypeError) as error:
         raise unknown_settings(folder, error) from error
+    compute_dtype = _compute_dtype(precision, stored.get("precision", "no"), device)
     videos = _video_reader(stored, folder, limits)
     encoder, tokenizer = load_encoder(model, model.name_or_path, training=False)
     if model.lora is not None and not model.lora.merge:
@@ -133,6 +138,7 @@ def load(folder: str | Path, device: str | torch.device | None = None, limits: L
     if encoder.projection is not None:
         _fill_projection(encoder, folder)
     encoder.requires_grad_(False).eval().to(device)
+    encoder.autocast_dtype = compute_dtype
     return SavedModel(encoder, Batcher(tokenizer, model, encoder.family), model, videos)
 
 
@@ -209,7 +215,7 @@ class SavedModel:
 
     def _vectors(self, entries: Sequence[Entry], batch_size: int) -> Tensor:
         vectors = torch.empty(len(entries), self.width)
-        with torch.no_grad():
+        with torch.no_grad(), self.encoder.autocast():
             for batch in batches_by_length(entries, batch_size):
                 vectors[batch] = self.encoder(self.batcher([entries[i] for i in batch]).to(self.encoder.device)).cpu()
         return vectors
@@ -239,6 +245,14 @@ def _model_settings(stored: Mapping[str, Any], folder: Path, device: torch.devic
     elif settings["attention"] == "flash_attention_2":
         settings["attention"] = "auto"  # the attention implementation is the machine's choice, not part of the model
     return Model.model_validate(settings)
+
+
+def _compute_dtype(chosen: Precision | None, trained: Precision, device: torch.device) -> torch.dtype | None:
+    if device.type == "cpu" and chosen == "fp16":
+        raise ModelError("precision fp16 needs a GPU, and this model is opened on the CPU. Use bf16 or no (evaluate.precision).")
+    if chosen is None:
+        chosen = "no" if device.type == "cpu" and trained == "fp16" else trained
+    return COMPUTE_DTYPES[chosen]
 
 
 def _video_reader(stored: Mapping[str, Any], folder: Path, limits: Limits | None) -> VideoReader:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from reelnest.errors import QueryError
 from reelnest.implementations import Implementations
 from reelnest.records.formats import BadRecord, Video
-from reelnest.settings import Section
+from reelnest.settings import Precision, Section
 
 IndexStorage = Literal["float32", "float16"]
 Vector = NDArray[np.floating]
@@ -32,6 +32,8 @@ class Manifest(Section):
     """The corpus's folder, relative to the index's."""
     data_hash: str
     """Hash of the ids, bytes and texts of all videos in the index."""
+    precision: Precision = "no"
+    """Precision of the matrix products that made the vectors."""
     storage: IndexStorage
     graph_dim: int | None
     """The prefix whose approximate index gives the shortlists; None without an approximate index."""

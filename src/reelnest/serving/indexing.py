@@ -102,7 +102,7 @@ def build_index(source: ModelSource, data: Path, engine: Engine, out: Path, work
         videos, bad = read_videos(data)
         items, unreadable = _items(videos, data, source.model)
         before = _vectors_before(engine, source, options.storage, [item.key for item in items])
-        cached = CachedVectors(place / f"{source.hash[:LONGEST_HASH]}-{options.storage}")
+        cached = CachedVectors(place / f"{source.hash[:LONGEST_HASH]}-{options.storage}-{source.model.encoder.precision}")
         missing = {item.key: item for item in items if item.key not in before and item.key not in cached}
         failed = _encode(list(missing.values()), data, source.model, cached, options)
         good = sorted((item for item in items if item.key not in failed), key=lambda item: item.video.video_id)
@@ -119,6 +119,7 @@ def build_index(source: ModelSource, data: Path, engine: Engine, out: Path, work
             dims=tuple(source.model.dims),
             data=os.path.relpath(data.resolve(), out.resolve()),
             data_hash=value_hash([[item.video.video_id, item.key] for item in good]),
+            precision=source.model.encoder.precision,
             storage=options.storage,
             graph_dim=graph_dim,
             videos=len(good),
@@ -177,12 +178,13 @@ def _items(videos: Sequence[Video], data: Path, model: SavedModel) -> tuple[list
 
 
 def _vectors_before(engine: Engine, source: ModelSource, storage: IndexStorage, keys: Sequence[str]) -> Mapping[str, Vector]:
-    """The vectors of the existing index by key; empty if another model made it."""
+    """The vectors of the existing index by key; empty if another model made it, or another precision."""
     try:
         manifest = engine.manifest
     except DataError:
         return {}
-    if (manifest.model_hash, manifest.storage, manifest.dims) != (source.hash, storage, tuple(source.model.dims)):
+    made_by = (source.hash, storage, source.model.encoder.precision, tuple(source.model.dims))
+    if (manifest.model_hash, manifest.storage, manifest.precision, manifest.dims) != made_by:
         return {}
     return engine.vectors(keys)
 

@@ -24,7 +24,7 @@ from reelnest.settings.model import Lora, Model, Tiny
 from reelnest.settings.params import Params
 from reelnest.settings.register import BehaviourPassed, Drift, Register
 from reelnest.settings.runs import Launch, Runs, Tracking
-from reelnest.settings.section import ComparableMetric, Fraction, MetricName, Positive, Section, Storage
+from reelnest.settings.section import ComparableMetric, Fraction, MetricName, Positive, Precision, Section, Storage
 from reelnest.settings.train import Train
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "NestedInfoNceSettings",
     "Params",
     "Positive",
+    "Precision",
     "Preprocess",
     "Register",
     "Runs",

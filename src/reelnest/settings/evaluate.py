@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from reelnest.settings.section import ComparableMetric, Positive, Section, Storage
+from reelnest.settings.section import ComparableMetric, Positive, Precision, Section, Storage
 
 
 class Funnel(Section):
@@ -30,6 +30,8 @@ class Evaluate(Section):
 
     batch_size: Positive = 64
     """Items per embedding batch in each process."""
+    precision: Precision | None = None
+    """Precision of matrix products in evaluations, indexes and searches; null: that of the training."""
     depth: Annotated[int, Field(ge=10)] = 1000
     """Results per query; MAP is computed over these, as in TREC."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95

@@ -1,6 +1,6 @@
 """The base class and field types of all sections of `params.yaml`."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -9,6 +9,9 @@ from reelnest.settings.table_names import NameIn
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 Positive = Annotated[int, Field(ge=1)]
+
+Precision = Literal["no", "bf16", "fp16"]
+"""The dtype of matrix products: that of the weights, bfloat16 or float16."""
 
 MetricName = Annotated[str, AfterValidator(NameIn("reelnest.evaluation.metrics", "metric_names", "metric"))]
 """The name of any metric."""

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from reelnest.settings.section import Fraction, MetricName, Positive, Section
+from reelnest.settings.section import Fraction, MetricName, Positive, Precision, Section
 
 
 class Train(Section):
@@ -31,7 +31,7 @@ class Train(Section):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_fraction: Fraction = 0.1
     max_gradient_norm: Annotated[float, Field(gt=0)] | None = 1.0
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    mixed_precision: Precision = "no"
     gradient_checkpointing: bool = False
     compile: bool = False
     """torch.compile of the language model's MLPs and norms. Needs a C++ compiler (CPU) or Triton (GPU), and a minute at the start."""

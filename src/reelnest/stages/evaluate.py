@@ -13,7 +13,6 @@ import torch
 from accelerate import PartialState
 
 from reelnest.artifacts.evaluation_report import EvaluatedModel, EvaluationCode, EvaluationData, EvaluationReport, SetSize
-from reelnest.encoder.encoder import COMPUTE_DTYPES
 from reelnest.encoder.saved import SavedModel, load
 from reelnest.encoder.saved_settings import SETTINGS_FILE
 from reelnest.evaluation.behaviour import EmbeddedTests
@@ -56,8 +55,7 @@ def run(workspace: Workspace, params: Params) -> None:
         connect(params)
     prepared = Prepared.open(workspace.prepared)
     check_test_pairs(prepared, workspace)
-    model = load(workspace.candidate, device=state.device)
-    model.encoder.autocast_dtype = COMPUTE_DTYPES[params.train.mixed_precision]
+    model = load(workspace.candidate, device=state.device, precision=params.evaluate.precision)
     prepared.store.require(model.encoder.vision)
     settings = params.evaluate
     dims = _dims(model.dims, settings.extra_dims)

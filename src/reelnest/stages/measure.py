@@ -70,7 +70,7 @@ def run(workspace: Workspace, params: Params, model_folder: Path, prepared_folde
     """Every process that accelerate starts calls this. Raises DataError if the hash of the test data is not `expected_data`."""
     state = join_processes(workspace, params)
     prepared = Prepared.open(prepared_folder)
-    model = load(model_folder, device=state.device)
+    model = load(model_folder, device=state.device, precision=params.evaluate.precision)
     prepared.store.require(model.encoder.vision)
     split = embed_split(prepared, SPLIT, model.encoder, model.batcher, params.evaluate.batch_size)
     if data_hash(split.sets, prepared) != expected_data:

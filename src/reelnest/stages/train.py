@@ -249,6 +249,7 @@ def _save_candidate(setup: _Setup, base: str | Path) -> None:
     """Loads the best weights into a new copy of the base model. This works for unsharded, sharded, resumed and finished trainings alike."""
     params, runs = setup.params, setup.trackers.runs
     encoder, tokenizer = load_encoder(params.model, base, training=True)
+    encoder.autocast_dtype = COMPUTE_DTYPES[params.train.mixed_precision]
     setup.checkpoints.load_best_into(ContrastiveModel(encoder, params.loss, params.model.dims))
     candidate = setup.workspace.candidate
     save_model(candidate, encoder, tokenizer, params.model, params.preprocess, params.data.text_fields)

@@ -3,7 +3,7 @@
 import signal
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 import torch.distributed as dist
@@ -14,6 +14,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from reelnest.encoder.encoder import COMPUTE_DTYPES
 from reelnest.profiling.phases import phase
+from reelnest.settings import Precision
 
 
 def world() -> tuple[int, int]:
@@ -29,10 +30,10 @@ def shard_layers(accelerator: Accelerator, classes: Sequence[str]) -> None:
     if accelerator.distributed_type == DistributedType.FSDP:
         plugin = accelerator.state.fsdp_plugin
         plugin.transformer_cls_names_to_wrap = list(classes)
-        plugin.mixed_precision_policy = sharding_policy(accelerator.mixed_precision)
+        plugin.mixed_precision_policy = sharding_policy(cast("Precision", accelerator.mixed_precision))
 
 
-def sharding_policy(mixed_precision: str) -> MixedPrecisionPolicy:
+def sharding_policy(mixed_precision: Precision) -> MixedPrecisionPolicy:
     """Returns FSDP's precision: products in `mixed_precision`, sums of gradients in float32, outputs as the layers return them.
 
     accelerate's own policy also sums gradients in bfloat16, and rounds the encoder's float32 vectors to it before the loss.
