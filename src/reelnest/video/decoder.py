@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -21,6 +22,7 @@ from reelnest.errors import DataError, VideoError
 from reelnest.video.child import DecoderChild
 from reelnest.video.decoders import AUTO
 from reelnest.video.frames import Frames, FrameSettings
+from reelnest.video.input_files import check_files
 from reelnest.video.limits import Limits
 
 __all__ = ["Decoder", "Limits", "VideoInfo", "available_workers", "in_parallel"]
@@ -118,14 +120,14 @@ class Decoder:
     def _request(self, request: dict[str, Any], files: Sequence[Path]) -> tuple[dict[str, Any], np.ndarray]:
         if not files:
             raise VideoError("no_frames", "a video without files")
-        # The child's working folder may differ from ours.
-        request = {**request, "files": [os.path.abspath(file) for file in files], "limits": asdict(self._limits)}  # noqa: PTH100
+        check_files(files, self._limits)
+        request = {**request, "names": [file.name for file in files], "limits": asdict(self._limits)}
         with self._lock:
             while True:
                 is_new = self._child is None
                 child = self._start()
                 try:
-                    header, payload = child.exchange(request, time.monotonic() + self._limits.timeout_seconds)
+                    header, payload = child.exchange(request, files, time.monotonic() + self._limits.timeout_seconds)
                     break
                 except TimeoutError:
                     self._drop()
@@ -152,18 +154,26 @@ class Decoder:
             # Ends the child with this object, also if `close` is not called.
             child.ends_with(self)
             try:
-                child.exchange(None, time.monotonic() + START_SECONDS)
+                ready = child.wait_until_ready(time.monotonic() + START_SECONDS)
             except (EOFError, TimeoutError) as error:
                 self._drop()
                 raise DataError(
                     f"The decoder process could not start: {error}. Try `{sys.executable} -c 'import decord'`; decord2 must be installed."
                 ) from None
+            _warn_of_missing_isolation(tuple(ready.get("not_isolated", ())))
         return self._child
 
     def _drop(self) -> None:
         child, self._child = self._child, None
         if child is not None:
             child.end()
+
+
+@cache
+def _warn_of_missing_isolation(missing: tuple[str, ...]) -> None:
+    """Warns once."""
+    for text in missing:
+        log.warning("this system cannot keep decoder processes from %s; a video that exploits a fault of a decoder could", text)
 
 
 def machine_memory_bytes() -> int:

@@ -2,17 +2,19 @@
 
 The files are untrusted and decoders are large C libraries. If one hangs, crashes or runs out of memory here, it costs one video.
 
-A request is a line of JSON on stdin. A reply is a line of JSON on stdout, followed by the number of raw bytes in its `bytes`. Imports
-are few, because a new process starts after each crash or timeout.
+A request is a line of JSON through the socket on stdin. A reply is a line of JSON on stdout, followed by the number of raw bytes in its
+`bytes`. The process cannot open files: the descriptor of the first comes with the request, and the reply `{"open": 2}` asks for the third.
+Imports are few, because a new process starts after each crash or timeout.
 """
 
 import json
 import os
 import queue
+import socket
 import sys
 import threading
 import warnings
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -21,7 +23,7 @@ from PIL import Image
 
 from reelnest.errors import VideoError
 from reelnest.video import sampling
-from reelnest.video.confinement import allow_processor_seconds, confine
+from reelnest.video.confinement import allow_processor_seconds, isolate, limit_resources
 from reelnest.video.decoders import OpenedVideo, Unsuitable, all_decoders, chosen_decoders
 from reelnest.video.files.source import Source
 from reelnest.video.limits import Limits
@@ -32,35 +34,59 @@ INSPECTED_FRAMES = 4
 
 Pixels = NDArray[np.uint8]
 DecoderReply = tuple[dict[str, Any], bytes | memoryview]
+Messages = queue.SimpleQueue[tuple[dict[str, Any], list[int]]]
+"""Messages of the parent, each with the descriptors that came with it."""
+
+MESSAGE_BYTES = 1 << 16
 
 
 def main() -> None:
-    """Serves requests until stdin ends."""
-    confine(int(sys.argv[1]), int(sys.argv[2]))
+    """Serves requests until the parent closes the socket."""
+    limit_resources(int(sys.argv[1]), int(sys.argv[2]))
     # Libraries print to stdout, which would corrupt the replies: so replies get a separate descriptor, and stdout goes to stderr.
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    requests = socket.socket(fileno=os.dup(0))  # decord opens descriptor 0
     warnings.simplefilter("ignore")  # Pillow warns about unusual image files; real problems raise
     all_decoders()  # imports them now, outside of any video's time limit
-    requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(requests,), daemon=True).start()
-    _send(replies, {"ready": True})
+    Image.init()
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    not_isolated = isolate()
+    messages: Messages = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(requests, messages), daemon=True).start()
+
+    def open_file(number: int) -> int:
+        _send(replies, {"open": number})
+        reply, descriptors = messages.get()
+        if "reason" in reply:
+            raise VideoError(reply["reason"], reply["text"])
+        return descriptors[0]
+
+    _send(replies, {"ready": True, "not_isolated": not_isolated})
     while True:
-        request = json.loads(requests.get())
+        request, descriptors = messages.get()
         try:
-            header, payload = _serve(request)
+            header, payload = _serve(request, descriptors[0], open_file)
         except VideoError as error:
             header, payload = {"reason": error.reason, "text": str(error)}, b""
         except MemoryError:
-            header, payload = {"reason": "too_large", "text": f"{Path(request['files'][0]).name}: decoding it takes too much memory"}, b""
+            header, payload = {"reason": "too_large", "text": f"{request['names'][0]}: decoding it takes too much memory"}, b""
+        os.dup2(nothing, 0)  # closes the video that decord read
         _send(replies, {**header, "bytes": len(payload)}, payload)
 
 
-def _listen(requests: "queue.SimpleQueue[bytes]") -> None:
-    """Reads stdin in a separate thread, so that the process ends with its parent even in the middle of a video."""
-    for line in sys.stdin.buffer:
-        requests.put(line)
-    os._exit(0)
+def _listen(requests: socket.socket, messages: Messages) -> None:
+    """Reads messages in a separate thread, so that the process ends with its parent even in the middle of a video."""
+    received, descriptors = b"", []
+    while True:
+        data, new, _, _ = socket.recv_fds(requests, MESSAGE_BYTES, 1)
+        if not data:
+            os._exit(0)
+        descriptors += new
+        *lines, received = (received + data).split(b"\n")
+        for line in lines:  # the parent sends the next message after our reply
+            messages.put((json.loads(line), descriptors))
+            descriptors = []
 
 
 def _send(replies: BinaryIO, header: dict[str, Any], payload: bytes | memoryview = b"") -> None:
@@ -69,11 +95,11 @@ def _send(replies: BinaryIO, header: dict[str, Any], payload: bytes | memoryview
     replies.flush()
 
 
-def _serve(request: dict[str, Any]) -> DecoderReply:
+def _serve(request: dict[str, Any], first: int, open_file: Callable[[int], int]) -> DecoderReply:
     limits = Limits(**request["limits"])
     allow_processor_seconds(limits.timeout_seconds)
     problems: list[str] = []
-    with Source([Path(name) for name in request["files"]], limits) as source:
+    with Source(request["names"], first, open_file, limits) as source:
         for decoder in chosen_decoders(request["decoder"]):
             try:
                 video = decoder.open(source)

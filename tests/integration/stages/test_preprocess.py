@@ -87,7 +87,7 @@ def test_everything_that_training_needs_is_prepared(workspace: Workspace) -> Non
     np.testing.assert_allclose(brightness, [0, 20, 36, 56], atol=6)  # frames 0, 5, 9 and 14 of 15
     found = report(workspace)
     assert (found["videos"], found["texts"], found["videos_by_grid"]) == (6, 4, {"2x4x4": 6})
-    assert (found["videos_by_decoder"], found["decoder_of"]) == ({"decord": 6}, {})
+    assert (found["videos_by_decoder"], found["decoder_of"]) == ({"pyav": 6}, {})
     assert found["pairs"] == {
         "all": {"all": 5, "text_to_video": 4, "video_to_text": 1},
         "train": {"all": 4, "text_to_video": 4},

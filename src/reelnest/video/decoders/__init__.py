@@ -1,8 +1,8 @@
 """Video decoders, one file each, behind one protocol.
 
 In: a `Source`. Out: an `OpenedVideo`, which has the start time of each frame and decodes frames by index. A decoder raises `Unsuitable`
-for a source that it would not read correctly, and the next decoder is tried. To add a decoder, add a file here with its `DECODERS`; the
-file's name is its value of `preprocess.decoder`.
+for a source that it would not read correctly, or slower than another, and the next decoder is tried. To add a decoder, add a file here
+with its `DECODERS`; the file's name is its value of `preprocess.decoder`.
 """
 
 import importlib
@@ -24,7 +24,7 @@ IMAGES = "pillow"
 
 
 class Unsuitable(Exception):  # noqa: N818 - not an error: the next decoder is tried
-    """A decoder cannot read a source correctly. The text is the reason."""
+    """A decoder cannot read a source correctly, or another reads it faster. The text is the reason."""
 
 
 class OpenedVideo(Protocol):

@@ -1,5 +1,6 @@
 """Pillow, for still images (a frame folder, or one image) and for animated WebP, which the video decoders do not read."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -28,8 +29,8 @@ class PillowDecoder:
 
     def open(self, source: Source) -> "ImagesVideo | AnimatedWebp":
         """Raises Unsuitable for a file that is not an image, and for an animated GIF."""
-        source.limits.check_frames(source.name, len(source.files))
-        if len(source.files) == 1:
+        source.limits.check_frames(source.name, len(source.names))
+        if len(source.names) == 1:
             with _opened(source, 0, is_known=False) as image:
                 frames = getattr(image, "n_frames", 1)
                 if frames > 1 and image.format == "WEBP":
@@ -48,7 +49,7 @@ class ImagesVideo:
     def __init__(self, source: Source) -> None:
         """Raises VideoError (`too_long`)."""
         self._source = source
-        total = len(source.files)
+        total = len(source.names)
         self.starts: NDArray[np.float64] = np.arange(total) / sampling.IMAGES_PER_SECOND
         self.seconds = total / sampling.IMAGES_PER_SECOND
         source.limits.check_seconds(source.name, self.seconds)
@@ -57,7 +58,7 @@ class ImagesVideo:
         """Raises VideoError for a file that is not an image, truncated or too large."""
         for index in indices:
             with _opened(self._source, int(index)) as image:
-                yield _decoded(image, self._source.files[int(index)].name)
+                yield _decoded(image, self._source.names[int(index)])
 
 
 class AnimatedWebp:
@@ -67,7 +68,7 @@ class AnimatedWebp:
         """Raises VideoError (`too_many_frames`, `too_long`, `damaged`)."""
         self._source = source
         source.limits.check_frames(source.name, frames)
-        with source.files[0].open("rb") as file:
+        with source.file(0) as file:
             durations = np.array(webp_durations(file), dtype=np.float64)
         if len(durations) != frames:
             raise VideoError("damaged", f"{source.name}: its header lists {frames} frames, but it has {len(durations)}; copy it again")
@@ -87,19 +88,22 @@ class AnimatedWebp:
                 yield _decoded(image, self._source.name)
 
 
-def _opened(source: Source, index: int, *, is_known: bool = True) -> Image.Image:
+@contextlib.contextmanager
+def _opened(source: Source, index: int, *, is_known: bool = True) -> Iterator[Image.Image]:
     """Opens one of the source's images without decoding it. Raises VideoError; for a non-image, Unsuitable unless `is_known`."""
-    name = source.files[index].name
-    try:
-        image = Image.open(source.files[index], formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise VideoError("too_large", f"{name}: the image is too large; at most {MAX_FRAME_PIXELS} pixels are allowed") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        if not is_known:
-            raise Unsuitable("not an image") from error
-        raise VideoError("not_a_video", f"{name}: not an image, or damaged") from error
-    check_area(name, image.width, image.height)
-    return image
+    name = source.names[index]
+    with source.file(index) as file:
+        try:
+            image = Image.open(file, formats=FORMATS)
+        except Image.DecompressionBombError as error:
+            raise VideoError("too_large", f"{name}: the image is too large; at most {MAX_FRAME_PIXELS} pixels are allowed") from error
+        except (OSError, SyntaxError, ValueError) as error:
+            if not is_known:
+                raise Unsuitable("not an image") from error
+            raise VideoError("not_a_video", f"{name}: not an image, or damaged") from error
+        check_area(name, image.width, image.height)
+        with image:
+            yield image
 
 
 def _decoded(image: Image.Image, name: str) -> Image.Image:

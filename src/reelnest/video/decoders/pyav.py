@@ -22,12 +22,14 @@ from reelnest.errors import VideoError
 from reelnest.video.decoders import Unsuitable
 from reelnest.video.files.opening import open_stream, summary
 from reelnest.video.files.pictures import picture
-from reelnest.video.files.presentation import displayed_packets, seconds_per_frame, starts_and_seconds
+from reelnest.video.files.presentation import displayed_packets, is_absurd, seconds_per_frame, starts_and_seconds
 from reelnest.video.files.source import Source
-from reelnest.video.files.track import NO_TIME, Packets, Track
+from reelnest.video.files.track import NO_TIME, Packets, Track, VideoPacket
 
 TIMED_FRACTION = 0.9
-"""If fewer frames have a later time than all frames before them, time stamps are ignored and a constant frame rate is assumed."""
+"""If fewer of the frames with a time have a later time than all before them, time stamps are ignored and a constant rate is assumed."""
+LEAST_TIMED_FRACTION = 0.5
+"""The same if fewer frames have a time. Otherwise frames without one are not displayed: their times are before zero."""
 
 
 class PyavByTime:
@@ -39,7 +41,7 @@ class PyavByTime:
     def open(self, source: Source) -> "TimedVideo":
         """Raises Unsuitable if the time stamps do not order the frames, VideoError if the file is bad."""
         track = source.track
-        displayed = displayed_packets(track.packets)
+        displayed = displayed_packets(track)
         if displayed is None or _has_guessed_times(track):
             raise Unsuitable("its time stamps are missing, repeated or decreasing")
         source.limits.check_frames(source.name, len(displayed))
@@ -59,16 +61,17 @@ class TimedVideo:
     def frames(self, indices: Sequence[int]) -> Iterator[Image.Image]:
         """Raises Unsuitable if the decoder returns no frame for a requested time, VideoError if the file is damaged."""
         track = self._source.track
-        requested = {int(track.packets.pts[self._displayed[index]]) for index in indices}
-        run = _Run(self._source, requested)
+        requested = self._displayed[list(indices)].tolist()
+        times = {pts: packet for packet, pts in zip(requested, track.packets.pts[requested].tolist(), strict=True)}
+        keys = np.flatnonzero(track.packets.is_key)
+        run = _Run(self._source, times.keys())
         try:
-            for index in indices:
-                packet = int(self._displayed[index])
-                for start in _starting_points(track.packets, packet):
+            for pts, packet in times.items():
+                for start in _starting_points(track.packets, keys, packet):
                     if not run.covers(start):
                         run.close()
-                        run = _Run(self._source, requested)
-                    frame = run.frame_at(int(track.packets.pts[packet]), start)
+                        run = _Run(self._source, times.keys())
+                    frame = run.frame_at(pts, start)
                     if frame is not None:
                         break
                 else:
@@ -86,9 +89,14 @@ class _Run:
         self._name = source.name
         self._requested = requested
         self._opened = ExitStack()
-        container, stream = self._opened.enter_context(open_stream(source.address, source.name, is_probed=source.track.is_probed))
-        self._packets = (packet for packet in container.demux(stream) if packet.size)
-        self._codec = stream.codec_context
+        cached = source.track.cached
+        if cached is not None:
+            self._packets: Iterator[VideoPacket] = iter(cached.packets)
+            self._codec = cached.stream.codec_context
+        else:
+            container, stream = self._opened.enter_context(open_stream(source.descriptor, source.name, is_probed=source.track.is_probed))
+            self._packets = container.demux(stream)
+            self._codec = stream.codec_context
         self._next = 0
         """Index of the packet to read next."""
         self._since: int | None = None
@@ -112,55 +120,65 @@ class _Run:
         while True:
             while self._decoded:
                 frame = self._decoded[0]
-                if frame.pts is None:  # before time zero
+                time = frame.pts
+                if time is None:  # before time zero
                     self._decoded.popleft()
                     continue
-                if frame.pts < self._last:
+                if time < self._last:
                     raise Unsuitable("its frames are not decoded in the order of their time stamps")
-                if frame.pts > pts:
+                if time > pts:
                     return None
-                self._last = frame.pts
+                self._last = time
                 self._decoded.popleft()
-                if frame.pts == pts:
+                if time == pts:
                     return frame
             if self._is_over:
                 return None
             self._decode_next()
 
+    def _next_packet(self) -> "VideoPacket | None":
+        self._next += 1
+        for packet in self._packets:
+            if packet.size:
+                return packet
+        return None
+
     def _skip_to(self, start: int) -> None:
         while self._next < start:
-            next(self._packets, None)
-            self._next += 1
+            self._next_packet()
         self._codec.flush_buffers()
         self._decoded.clear()
         self._since, self._last = start, NO_TIME
 
     def _decode_next(self) -> None:
+        """Decodes packets up to one that gives frames."""
+        codec, requested = self._codec, self._requested
         try:
-            packet = next(self._packets, None)
-            self._next += 1
-            self._is_over = packet is None
-            if packet is not None and packet.is_corrupt:
-                raise VideoError("damaged", f"{self._name}: bytes are missing; copy it again")
-            if packet is not None:
-                self._codec.skip_frame = "DEFAULT" if packet.pts in self._requested else "NONREF"
-            self._decoded.extend(self._codec.decode(packet))
+            while not self._decoded and not self._is_over:
+                packet = self._next_packet()
+                if packet is None:
+                    self._is_over = True
+                elif packet.is_corrupt:
+                    raise VideoError("damaged", f"{self._name}: bytes are missing; copy it again")
+                else:
+                    codec.skip_frame = "DEFAULT" if packet.pts in requested else "NONREF"
+                self._decoded.extend(codec.decode(packet))
         except av.error.EOFError:
             self._is_over = True
         except av.error.FFmpegError as error:
             raise VideoError("damaged", f"{self._name}: its header is readable, but its frames are not ({summary(error)})") from error
 
 
-def _starting_points(packets: Packets, index: int) -> Iterator[int]:
+def _starting_points(packets: Packets, keys: NDArray[np.int64], index: int) -> Iterator[int]:
     """Key packets from which packet `index` may be decoded: the last before it in file and time, then 1, 2, 4, … earlier."""
-    keys = np.flatnonzero(packets.is_key[: index + 1])
-    keys = keys[packets.pts[keys] <= packets.pts[index]]  # a missing time is the lowest number
-    at, step = len(keys) - 1, 1
+    earlier = keys[: np.searchsorted(keys, index, side="right")]
+    earlier = earlier[packets.pts[earlier] <= packets.pts[index]]  # a missing time is the lowest number
+    at, step = len(earlier) - 1, 1
     while at > 0:
-        yield int(keys[at])
+        yield int(earlier[at])
         at, step = at - step, step * 2
-    if len(keys):
-        yield int(keys[0])
+    if len(earlier):
+        yield int(earlier[0])
 
 
 class PyavInOrder:
@@ -173,20 +191,23 @@ class PyavInOrder:
         """Raises VideoError if the file is bad."""
         times: list[int] = []
         guess = TimeGuess()
+        has_guessed_times = _has_guessed_times(source.track)
         step = seconds_per_frame(source.track, source.name)
         for frame in _decode(source):
-            time = guess.next(None if _has_guessed_times(source.track) else frame.pts, frame.dts)
+            pts, dts = (None if is_absurd(time, source.track) else time for time in (frame.pts, frame.dts))
+            time = guess.next(None if has_guessed_times else pts, dts)
             if time == NO_TIME and times and times[-1] > NO_TIME:  # the last frames of an AVI
                 time = times[-1] + round(step / source.track.time_base)
             times.append(time)
             source.limits.check_frames(source.name, len(times))
         if not times:
             raise VideoError("no_frames", f"{source.name}: none of its frames can be decoded")
-        pts = np.array(times, dtype=np.int64)
-        latest = np.maximum.accumulate(pts)
-        numbers = np.flatnonzero(np.append(pts[0] > NO_TIME, latest[1:] > latest[:-1]))  # later than all before
-        if len(numbers) >= TIMED_FRACTION * len(times):
-            starts, seconds = starts_and_seconds(source.track, pts[numbers], 0, source.name)
+        stamps = np.array(times, dtype=np.int64)
+        latest = np.maximum.accumulate(stamps)
+        numbers = np.flatnonzero(np.append(stamps[0] > NO_TIME, latest[1:] > latest[:-1]))  # later than all before
+        timed = np.count_nonzero(stamps > NO_TIME)
+        if len(numbers) >= TIMED_FRACTION * timed and timed >= LEAST_TIMED_FRACTION * len(times):
+            starts, seconds = starts_and_seconds(source.track, stamps[numbers], 0, source.name)
         else:
             numbers = np.arange(len(times))
             starts, seconds = numbers.astype(np.float64) * step, round(len(times) * step, 6)
@@ -245,7 +266,7 @@ class TimeGuess:
 
 
 def _decode(source: Source) -> Iterator[av.VideoFrame]:
-    with open_stream(source.address, source.name, is_probed=source.track.is_probed) as (container, stream):
+    with open_stream(source.descriptor, source.name, is_probed=source.track.is_probed) as (container, stream):
         try:
             yield from container.decode(stream)
         except av.error.FFmpegError as error:

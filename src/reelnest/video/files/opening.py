@@ -1,10 +1,11 @@
 """Opens a video file with PyAV so that no other file is read.
 
 FFmpeg chooses a demuxer from the list below by the file's content. The list excludes demuxers that open other files (playlists, scripts,
-image patterns) or render text. The only protocol is `file`.
+image patterns) or render text. The only protocol is `fd`, which reads an open file.
 """
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 from typing import NoReturn
@@ -18,7 +19,7 @@ from reelnest.video.limits import MAX_FRAME_PIXELS, check_area
 Opened = tuple[av.container.InputContainer, av.video.stream.VideoStream]
 
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,h264,hevc,ivf,m4v,mxf,obu,dv"
-OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS, "max_pixels": str(MAX_FRAME_PIXELS)}
+OPTIONS = {"protocol_whitelist": "fd", "format_whitelist": FORMATS, "max_pixels": str(MAX_FRAME_PIXELS)}
 UNPROBED = {"codec_whitelist": "none"}
 """Prevents FFmpeg from decoding the first frames, which takes most of the time to open a file."""
 CONVERT = "convert it: ffmpeg -i IN out.mp4"
@@ -26,24 +27,25 @@ REMUX = "remux it: ffmpeg -i IN -c copy out.mp4"
 
 
 @contextlib.contextmanager
-def open_stream(address: str, name: str, *, is_probed: bool) -> Iterator[Opened]:
-    """Opens the file and its first video stream that is not a cover picture.
+def open_stream(descriptor: int, name: str, *, is_probed: bool) -> Iterator[Opened]:
+    """Opens the file, from its beginning, and its first video stream that is not a cover picture.
 
     With `is_probed`, FFmpeg decodes the first frames to find the frame size and times that the header lacks.
     Raises VideoError (`not_a_video`, `truncated`, `too_large`) if there is no such stream, or its frames are too large.
     """
-    with _open(address, name, OPTIONS if is_probed else OPTIONS | UNPROBED) as container:
+    with _open(descriptor, name, OPTIONS if is_probed else OPTIONS | UNPROBED) as container:
         stream = _first_stream(container, name)
         codec = stream.codec_context
         if is_probed and not (codec.width and codec.height):
-            _raise_for_size(address, name)
+            _raise_for_size(descriptor, name)
         check_area(name, codec.width, codec.height)
         yield container, stream
 
 
-def _open(address: str, name: str, options: dict[str, str]) -> av.container.InputContainer:
+def _open(descriptor: int, name: str, options: dict[str, str]) -> av.container.InputContainer:
+    os.lseek(descriptor, 0, os.SEEK_SET)  # FFmpeg's copy of the descriptor shares its offset
     try:
-        return av.open(address, options=dict(options))
+        return av.open("fd:", options={**options, "fd": str(descriptor)})
     except av.error.ArgumentError as error:  # FFmpeg raises this for a known format that is not in FORMATS
         raise VideoError("not_a_video", f"{name}: this file format is not supported; {CONVERT}") from error
     except av.error.EOFError as error:
@@ -71,12 +73,12 @@ def video_streams(container: av.container.InputContainer) -> list[av.video.strea
     return [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
 
 
-def _raise_for_size(address: str, name: str) -> NoReturn:
+def _raise_for_size(descriptor: int, name: str) -> NoReturn:
     """Raises VideoError for a file whose frame size FFmpeg rejects as too large (the size is in its log), or cannot find."""
     level = av.logging.get_level()
     av.logging.set_level(av.logging.ERROR)
     try:
-        with av.logging.Capture() as lines, contextlib.suppress(av.error.FFmpegError), av.open(address, options=dict(OPTIONS)):
+        with av.logging.Capture() as lines, contextlib.suppress(VideoError), _open(descriptor, name, OPTIONS):
             pass
     finally:
         av.logging.set_level(level)
@@ -90,4 +92,4 @@ def summary(error: Exception) -> str:
     """A library's message without times, addresses and paths, so that reports are the same on every day and machine."""
     text = error.strerror if isinstance(error, av.error.FFmpegError) else str(error)
     lines = (text or type(error).__name__).splitlines()
-    return re.sub(r"\[\d+:\d+:\d+\] \S+: |0x[0-9a-f]+|/proc/self/fd/\d+", "", lines[0])[:200]
+    return re.sub(r"\[\d+:\d+:\d+\] \S+: |0x[0-9a-f]+", "", lines[0])[:200]

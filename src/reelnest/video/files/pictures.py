@@ -41,7 +41,7 @@ def frame_orientation(frame: av.VideoFrame) -> Orientation:
 
 def square_pixel_width(width: int, aspect: Fraction) -> int:
     """Width of the frame in square pixels. `aspect` is a pixel's width divided by its height."""
-    return max(1, round(width * aspect))
+    return width if aspect == 1 else max(1, round(width * aspect))
 
 
 def picture(frame: av.VideoFrame, aspect: Fraction, name: str) -> Image.Image:

@@ -5,22 +5,28 @@ from numpy.typing import NDArray
 
 from reelnest.errors import VideoError
 from reelnest.video.files.opening import REMUX
-from reelnest.video.files.track import NO_TIME, Packets, Track
+from reelnest.video.files.track import NO_TIME, Track
 
 ABSURD_SECONDS = 1e7
 """No video is this long. A larger time stamp means "unknown", or is damaged."""
+LONGEST_GAP_SECONDS = 86_400.0
+"""Between two frames. Negative times that are stored as unsigned numbers leave larger gaps."""
+EVEN_TIMES = "give it even times: ffmpeg -i IN -vf setpts=N/FRAME_RATE/TB out.mp4"
 
 
-def displayed_packets(packets: Packets) -> NDArray[np.int64] | None:
+def displayed_packets(track: Track) -> NDArray[np.int64] | None:
     """The indices of the displayed packets in presentation order; None if the time stamps do not define it.
 
     Not displayed: packets that an edit list discards, packets before the first key frame in the file or in time (they refer to missing
     frames), and leading packets without a time, which FFmpeg uses for times before zero.
     """
+    packets = track.packets
     pts, dts = packets.pts, packets.dts
     keys = np.flatnonzero(packets.is_key)
     timed = np.flatnonzero(pts != NO_TIME)
     if not len(keys) or not len(timed):
+        return None
+    if is_absurd(int(pts[timed].min()), track) or is_absurd(int(pts[timed].max()), track):
         return None
     known_dts = dts[dts != NO_TIME]
     if (pts[timed[0] :] == NO_TIME).any() or (np.diff(known_dts) < 0).any():
@@ -34,10 +40,18 @@ def displayed_packets(packets: Packets) -> NDArray[np.int64] | None:
     return displayed
 
 
+def is_absurd(time: int | None, track: Track) -> bool:
+    """Whether a time stamp cannot be one, as for a negative time that is stored as an unsigned number."""
+    return time is not None and abs(time) * track.time_base > ABSURD_SECONDS
+
+
 def starts_and_seconds(track: Track, pts: NDArray[np.int64], last_duration: int, name: str) -> tuple[NDArray[np.float64], float]:
     """Start times of frames with the increasing time stamps `pts`, and the video's length, in seconds. VideoError (`bad_times`)."""
     unit = float(track.time_base)
     starts: NDArray[np.float64] = pts.astype(np.float64) * unit
+    gap = float(np.diff(starts).max(initial=0))
+    if gap > LONGEST_GAP_SECONDS:
+        raise VideoError("bad_times", f"{name}: its time stamps jump by {gap:.3g} s between two frames; {EVEN_TIMES}")
     last = last_duration * unit
     if not 0 < last < ABSURD_SECONDS:
         last = float(np.median(np.diff(starts))) if len(starts) > 1 else seconds_per_frame(track, name)

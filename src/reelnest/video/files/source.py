@@ -1,71 +1,65 @@
-"""One video's files as decoders read them: checked, opened once, and identified by content instead of file name."""
+"""One video's files as decoders read them: opened by the parent process, and identified by content instead of file name."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import cached_property
-from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 from reelnest.errors import VideoError
-from reelnest.records.safe_paths import check_regular_file
 from reelnest.video.files import containers
 from reelnest.video.files.pictures import Orientation
 from reelnest.video.files.track import Track, first_orientation, read_track
 from reelnest.video.limits import Limits
 
-DESCRIPTORS = Path("/proc/self/fd")
-
 
 class Source:
     """One video: a video file, or the images of a frame folder in order. Close it, or use it in a `with` statement."""
 
-    def __init__(self, files: Sequence[Path], limits: Limits) -> None:
-        """Raises VideoError for files that are missing, unreadable, not regular files, empty or too large."""
-        self.files = tuple(files)
+    def __init__(self, names: Sequence[str], first: int, open_file: Callable[[int], int], limits: Limits) -> None:
+        """`first` is a descriptor of the first file, `open_file` returns one of the file with a number in `names`, or raises VideoError."""
+        self.names = tuple(names)
+        """The files' names in messages, which are the same on every machine."""
+        self.name = self.names[0]
         self.limits = limits
-        self.name = files[0].name
-        """The video's name in messages, which is the same on every machine."""
-        size = sum(self._check(file) for file in self.files)
-        if size > limits.megabytes * 1e6:
-            raise VideoError("too_large", f"{self.name}: {size / 1e6:.1f} MB; at most {limits.megabytes:g} are allowed")
-        self._opened = files[0].open("rb")
+        self._open_file = open_file
+        self._first = os.fdopen(first, "rb", buffering=0)  # libraries move the offset too
+        self._resources = ExitStack()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._opened.close()
+        self._resources.close()
+        self._first.close()
 
     @property
-    def address(self) -> str:
-        """The path at which a library opens the (first) file.
+    def descriptor(self) -> int:
+        """Descriptor of the (first) file, at its beginning. Only one library may read it at a time.
 
-        A file descriptor where the system supports it, because demuxers interpret file names: the suffix chooses the demuxer, `%d` makes
-        the name a pattern of other files, and names that are not valid text cannot be passed.
+        Libraries open it as `fd:`. Given a name, demuxers would interpret it: the suffix would choose the demuxer, and `%d` would make it a
+        pattern of other files.
         """
-        return f"{DESCRIPTORS}/{self._opened.fileno()}" if DESCRIPTORS.is_dir() else f"file:{self.files[0].absolute()}"
+        self._first.seek(0)
+        return self._first.fileno()
+
+    def file(self, number: int) -> BinaryIO:
+        """The file with this number, at its beginning. The caller closes it."""
+        return os.fdopen(os.dup(self.descriptor) if number == 0 else self._open_file(number), "rb")
 
     @cached_property
     def track(self) -> Track:
         """The container's video track, read on first use. Raises VideoError for a file that is not a video, or truncated."""
-        if containers.is_playlist(self._opened):
+        if containers.is_playlist(self._first):
             raise VideoError(
                 "not_a_video", f"{self.name}: a playlist, and the files that it names are never opened; list the videos themselves"
             )
-        announced, size = containers.announced_size(self._opened), os.fstat(self._opened.fileno()).st_size
+        announced, size = containers.announced_size(self._first), os.fstat(self._first.fileno()).st_size
         if announced is not None and announced > size:
             raise VideoError("truncated", f"{self.name}: truncated: expected {announced} bytes, found {size}; copy it again")
-        return read_track(self.address, self.name, self.limits)
+        return read_track(self.descriptor, self.name, self.limits, self._resources)
 
     @cached_property
     def orientation(self) -> Orientation:
         """Orientation of the first frame, which is decoded to find it."""
-        return first_orientation(self.address, self.name, is_probed=self.track.is_probed)
-
-    def _check(self, file: Path) -> int:
-        status = check_regular_file(file, file.name)
-        if status.st_size == 0:
-            raise VideoError("empty", f"{file.name}: an empty file")
-        if not os.access(file, os.R_OK):
-            raise VideoError("unreadable", f"{file.name}: no permission to read it; change its permissions")
-        return status.st_size
+        return first_orientation(self.descriptor, self.name, is_probed=self.track.is_probed)

@@ -1,8 +1,11 @@
 """Reads a container's video track: one pass over the packets, without seeking."""
 
 import contextlib
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TypeAlias
 
 import av
 import numpy as np
@@ -25,6 +28,13 @@ H264_LENGTH_BYTE = 4
 """Index of the byte in H.264's container header (`avcC`) whose lowest two bits are the size of a NAL unit's length field, minus one."""
 H264_SLICE, H264_IDR = 1, 5
 """NAL unit types: a picture that may refer to others, and one at which decoding restarts."""
+H264_KIND, H264_IS_REFERENCE = 0x1F, 0x60
+"""The bits of a NAL unit's first byte with its type, and those of which one is set if other pictures refer to it."""
+CACHED_BYTES = 16_000_000
+"""Size of the packets up to which they stay in memory between the two passes."""
+
+PacketRow = tuple[int, int, int, bool, bool, bool, bool]
+VideoPacket: TypeAlias = "av.Packet[av.VideoStream]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +50,19 @@ class Packets:
     """Key frames that no later frame refers back across. Containers also mark recovery points as key frames."""
     is_discarded: NDArray[np.bool_]
     """Decoded because other frames refer to it, but not displayed: outside of the cut of an edit list."""
+    is_unreferenced: NDArray[np.bool_]
+    """H.264 frames to which no other frame refers, as most B-frames."""
 
     def __len__(self) -> int:
         return len(self.pts)
+
+
+@dataclass(frozen=True)
+class CachedPackets:
+    """The packets of a small file, and their stream, which stays open to decode them."""
+
+    stream: av.VideoStream
+    packets: Sequence[VideoPacket]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,24 +85,35 @@ class Track:
     streams: int
     """Number of video streams that are not cover pictures; this is the first."""
     packets: Packets
+    cached: CachedPackets | None
+    """None for large files, whose packets are read again."""
 
 
-def read_track(address: str, name: str, limits: Limits) -> Track:
-    """Reads every packet of the video. Raises VideoError if it is not a video, has no frames, or has too many or too large frames."""
-    with open_stream(address, name, is_probed=False) as opened:
-        container, stream = opened
-        if container.format.name.startswith(TIMED_FORMATS) and stream.codec_context.width and stream.codec_context.height:
-            track = _read(opened, name, limits, is_probed=False)
-            if not (track.packets.pts == NO_TIME).any():
-                return track
-    with open_stream(address, name, is_probed=True) as opened:
-        return _read(opened, name, limits, is_probed=True)
+def read_track(descriptor: int, name: str, limits: Limits, resources: ExitStack) -> Track:
+    """Reads every packet of the video. Raises VideoError if it is not a video, has no frames, or has too many or too large frames.
+
+    `resources` closes what the track keeps open.
+    """
+    for is_probed in (False, True):
+        with ExitStack() as opening:
+            opened = opening.enter_context(open_stream(descriptor, name, is_probed=is_probed))
+            container, stream = opened
+            has_header = container.format.name.startswith(TIMED_FORMATS) and stream.codec_context.width and stream.codec_context.height
+            if not is_probed and not has_header:
+                continue
+            track = _read(opened, name, limits, is_probed=is_probed)
+            if not is_probed and (track.packets.pts == NO_TIME).any():
+                continue
+            if track.cached is not None:
+                resources.push(opening.pop_all())
+            return track
+    raise AssertionError("unreachable: the second pass returns or raises")
 
 
 def _read(opened: Opened, name: str, limits: Limits, *, is_probed: bool) -> Track:
     container, stream = opened
     codec = stream.codec_context
-    rows = _packet_rows(opened, name, limits)
+    rows, cached = _packet_rows(opened, name, limits)
     times = np.array([row[:3] for row in rows], dtype=np.int64)
     flags = np.array([row[3:] for row in rows], dtype=np.bool_)
     return Track(
@@ -95,50 +126,61 @@ def _read(opened: Opened, name: str, limits: Limits, *, is_probed: bool) -> Trac
         rate=stream.guessed_rate or stream.average_rate or None,
         is_probed=is_probed,
         streams=len(video_streams(container)),
-        packets=Packets(times[:, 0], times[:, 1], times[:, 2], flags[:, 0], flags[:, 1], flags[:, 2]),
+        packets=Packets(times[:, 0], times[:, 1], times[:, 2], flags[:, 0], flags[:, 1], flags[:, 2], flags[:, 3]),
+        cached=None if cached is None else CachedPackets(stream, cached),
     )
 
 
-def _packet_rows(opened: Opened, name: str, limits: Limits) -> list[tuple[int, int, int, bool, bool, bool]]:
-    """The columns of `Packets`, one row per packet."""
+def _packet_rows(opened: Opened, name: str, limits: Limits) -> "tuple[list[PacketRow], list[VideoPacket] | None]":
+    """The columns of `Packets`, one row per packet, and the packets; None if they take more than CACHED_BYTES."""
     container, stream = opened
-    codec = stream.codec_context
-    rows = []
+    codec, header = stream.codec_context.name, stream.codec_context.extradata
+    rows: list[PacketRow] = []
+    cached: list[VideoPacket] = []
+    size = 0
     try:
         for packet in container.demux(stream):
             if not packet.size:
                 continue
-            is_hidden = codec.name == "vp8" and not memoryview(packet)[0] & VP8_SHOWN
-            is_restart = packet.is_keyframe and (codec.name != "h264" or _has_idr(memoryview(packet), codec.extradata))
+            is_key = packet.is_keyframe
+            is_hidden = codec == "vp8" and not memoryview(packet)[0] & VP8_SHOWN
+            unit = _h264_picture(memoryview(packet), header) if codec == "h264" else None
+            is_restart = is_key and (codec != "h264" or (unit is not None and unit & H264_KIND == H264_IDR))
+            is_unreferenced = unit is not None and not unit & H264_IS_REFERENCE
             pts = NO_TIME if packet.pts is None else packet.pts
             dts = NO_TIME if packet.dts is None else packet.dts
-            rows.append((pts, dts, packet.duration or 0, packet.is_keyframe, is_restart, packet.is_discard or is_hidden))
+            rows.append((pts, dts, packet.duration or 0, is_key, is_restart, packet.is_discard or is_hidden, is_unreferenced))
+            size += packet.size
+            if size <= CACHED_BYTES:
+                cached.append(packet)
+            else:
+                cached.clear()
             if len(rows) > HIDDEN_PER_SHOWN * limits.frames:
                 limits.check_frames(name, len(rows))
     except av.error.FFmpegError as error:
         raise VideoError("damaged", f"{name}: its packets cannot be read ({summary(error)}); {REMUX}") from error
     if not rows:
         raise VideoError("no_frames", f"{name}: a video without frames")
-    return rows
+    return rows, cached if size <= CACHED_BYTES else None
 
 
-def _has_idr(packet: memoryview, header: bytes | None) -> bool:
-    """Whether an H.264 packet of MP4 or Matroska contains an instantaneous decoder refresh; False for other framings."""
+def _h264_picture(packet: memoryview, header: bytes | None) -> int | None:
+    """First byte of the first NAL unit with a picture, in an H.264 packet of MP4 or Matroska; None for other framings."""
     if not header or header[0] != 1 or len(header) <= H264_LENGTH_BYTE:
-        return False
+        return None
     length_bytes = (header[H264_LENGTH_BYTE] & 3) + 1
     at = 0
     while at + length_bytes < len(packet):
-        kind = packet[at + length_bytes] & 0x1F
-        if kind in (H264_SLICE, H264_IDR):
-            return kind == H264_IDR
+        first = packet[at + length_bytes]
+        if first & H264_KIND in (H264_SLICE, H264_IDR):
+            return first
         at += length_bytes + int.from_bytes(packet[at : at + length_bytes], "big")
-    return False
+    return None
 
 
-def first_orientation(address: str, name: str, *, is_probed: bool) -> Orientation:
+def first_orientation(descriptor: int, name: str, *, is_probed: bool) -> Orientation:
     """Orientation of the first key frame; upright if it cannot be decoded by itself."""
-    with open_stream(address, name, is_probed=is_probed) as (container, stream), contextlib.suppress(av.error.FFmpegError):
+    with open_stream(descriptor, name, is_probed=is_probed) as (container, stream), contextlib.suppress(av.error.FFmpegError):
         packet = next((packet for packet in container.demux(stream) if packet.size and packet.is_keyframe), None)
         frames = [] if packet is None else stream.codec_context.decode(packet) or stream.codec_context.decode(None)
         if frames:
