@@ -1,5 +1,6 @@
 """Encodes text and video into one vector."""
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +14,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reelnest.backbones.architecture import hidden_size
 from reelnest.backbones.family import Family, PackedTokens
-from reelnest.backbones.flops import trains
 from reelnest.backbones.loading import load_backbone
 from reelnest.backbones.packing import Packing
 from reelnest.backbones.segments import TEXT_TYPE, VIDEO_TYPE, Segment
@@ -52,6 +52,7 @@ class Encoder(nn.Module):
         """The dtype of matrix products in `autocast`, that of the training; None for that of the weights."""
         self.vision_is_cached = False
         """Whether entries carry cached video tokens, so that the vision tower need not run."""
+        self._walks: dict[nn.Module, ParameterWalk] = {module: ParameterWalk(module) for module in (self, backbone, self.vision_tower)}
         mean, std = torch.tensor(self.vision.mean), torch.tensor(self.vision.std)
         self.register_buffer("_pixel_scale", (1 / (255 * std))[:, None], persistent=False)  # (channels, 1)
         self.register_buffer("_pixel_shift", (-mean / std)[:, None], persistent=False)
@@ -74,7 +75,7 @@ class Encoder(nn.Module):
     @property
     def sharded(self) -> bool:
         """Whether weights are sharded over processes (FSDP). Then all processes must run the same layers equally often."""
-        return any(isinstance(parameter, DTensor) for parameter in self.parameters())
+        return any(isinstance(parameter, DTensor) for parameter in self._walks[self])
 
     @property
     def precision(self) -> Precision:
@@ -99,7 +100,7 @@ class Encoder(nn.Module):
         """Returns the vision tower's tokens of all videos of the segment, (tokens, width)."""
         tower = self.vision_tower
         assert segment.rows is not None and segment.video_grid_thw is not None  # noqa: S101, PT018 (for the type checker)
-        with _gradients(trains(tower)):
+        with _gradients(self._trains(tower)):
             return self.family.encode_video(
                 tower, self.normalise_pixels(segment.rows).to(tower.device, tower.dtype), segment.video_grid_thw
             )
@@ -139,11 +140,14 @@ class Encoder(nn.Module):
         for module in self.family.compiled_modules(self.language_model):
             module.compile(dynamic=True, backend=backend)
 
+    def _trains(self, module: nn.Module) -> bool:
+        return any(parameter.requires_grad for parameter in self._walks[module])
+
     def _states(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Returns pooled states of the segments' rows, (entries, hidden), and a 0 that depends on every layer that must run."""
         zero = torch.zeros((), device=self.device)
         # Also without gradients: gradient caching runs each micro-batch twice, and both runs must draw the same random numbers.
-        needs_vision = (trains(self.vision_tower) and self.training) or (self.sharded and not self.vision_is_cached)
+        needs_vision = (self.training and self._trains(self.vision_tower)) or (self.sharded and not self.vision_is_cached)
         if needs_vision and not any(segment.rows is not None for segment in batch.segments):
             zero = zero + 0.0 * self.encode_video(self._blank_video()).sum()
         states = [segment.pooled.float() for segment in batch.segments if segment.pooled is not None]
@@ -158,7 +162,7 @@ class Encoder(nn.Module):
 
     def _encode(self, segments: list[Segment], packing: Packing) -> Tensor:
         """Returns pooled states of the segments' rows, float32 (rows, hidden)."""
-        with _gradients(trains(self.backbone)):
+        with _gradients(self._trains(self.backbone)):
             ids = torch.cat([segment.input_ids.flatten() for segment in segments])[packing.tokens]  # (tokens,)
             embedded: Tensor = self.language_model.get_input_embeddings()(ids)  # (tokens, hidden)
             videos = [
@@ -189,6 +193,25 @@ class Encoder(nn.Module):
         merge = self.vision.merge_size
         rows = torch.full((merge**2, self.vision.row_width), 128, dtype=torch.uint8, device=self.device)
         return Segment.of_frames(rows, torch.tensor([[1, merge, merge]]))
+
+
+class ParameterWalk:
+    """A module's parameters. The first walk finds the modules that hold them; each later one takes a twentieth of the time.
+
+    Modules do not change after that. Parameters may: sharding replaces them.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._holders: list[nn.Module] = []
+
+    def __iter__(self) -> Iterator[nn.Parameter]:
+        if not self._holders:
+            self._holders = [module for module in self._module.modules() if module._parameters]
+        for holder in self._holders:
+            for parameter in holder._parameters.values():
+                if parameter is not None:
+                    yield parameter
 
 
 def load_encoder(settings: Model, base: str | Path, *, training: bool) -> tuple[Encoder, PreTrainedTokenizerBase]:

@@ -27,6 +27,7 @@ class TrainingStep:
         optimizer = build_optimizer(model, self._train)
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
         self.model: ContrastiveModel = accelerator.unwrap_model(self.wrapped)  # sharded under FSDP2, otherwise `model` itself
+        self._trainable = [parameter for parameter in self.wrapped.parameters() if parameter.requires_grad]
         self.scheduler = build_scheduler(self.optimizer.optimizer, self._train, total_steps)
         self.ema = None if self._train.ema_decay is None else Ema(self.model, self._train.ema_decay)
         self.gradients = StepGradients(params, accelerator, self.wrapped, batcher)
@@ -50,6 +51,5 @@ class TrainingStep:
 
     def _clipped_norm(self) -> Tensor:
         """Clips the gradients and returns their norm before clipping."""
-        trainable = [parameter for parameter in self.wrapped.parameters() if parameter.requires_grad]
-        norm: Tensor = self.accelerator.clip_grad_norm_(trainable, self._train.max_gradient_norm or math.inf)
+        norm: Tensor = self.accelerator.clip_grad_norm_(self._trainable, self._train.max_gradient_norm or math.inf)
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
