@@ -9,6 +9,7 @@ import uvicorn
 from reelnest.commands.index import UPLOAD_MEGABYTES, open_searchers
 from reelnest.commands.search_inputs import Address, listen
 from reelnest.serving.app import create_app
+from reelnest.serving.connections import BACKLOG, Connection
 from reelnest.serving.guard import LOCAL_HOSTS
 from reelnest.serving.searcher import Searcher
 from reelnest.settings import Params
@@ -42,7 +43,8 @@ def run(
     listening = listen(address)
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=Connection,
+        backlog=BACKLOG,
         ws="none",
         lifespan="off",
         log_level="warning",

@@ -24,12 +24,14 @@ from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import ASGIApp
 
 from reelnest.errors import QueryError, ReelnestError, VideoError
 from reelnest.search.query_text import MAX_RESULTS
 from reelnest.serving.guard import LOCAL_HOSTS, Guard
+from reelnest.serving.load_limit import LoadLimit
 from reelnest.serving.searcher import Searcher, SearchResults
 
 VERSION = installed_version("reelnest")
@@ -67,7 +69,7 @@ def create_app(searchers: Mapping[str, Searcher], hosts: Collection[str] = LOCAL
         return chosen, searchers[chosen]
 
     @app.get("/api/health")
-    def health() -> dict[str, Any]:
+    async def health() -> dict[str, Any]:
         """Responds while the server is up: the status, the version, and the number of indexes."""
         return {"status": "ok", "version": VERSION, "indexes": len(searchers)}
 
@@ -113,7 +115,8 @@ def create_app(searchers: Mapping[str, Searcher], hosts: Collection[str] = LOCAL
         kind = mimetypes.guess_type(files[frame].name)[0] or ""
         return FileResponse(files[frame], media_type=kind if kind.startswith(PLAYED) else "application/octet-stream")
 
-    return Guard(app, hosts)  # outermost, so that it also guards error responses
+    # The guard is outermost, so that it also guards error responses.
+    return Guard(LoadLimit(app), hosts)
 
 
 def _page(name: str) -> Any:
@@ -165,6 +168,10 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> Response:
         return JSONResponse({"error": str(error.detail)}, status_code=error.status_code, headers=error.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def aborted_upload(_: Request, __: ClientDisconnect) -> Response:
+        return JSONResponse({"error": "The upload ended early."}, status_code=400)
 
     @app.exception_handler(RequestValidationError)
     async def invalid_request(_: Request, error: RequestValidationError) -> Response:

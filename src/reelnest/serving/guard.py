@@ -4,7 +4,9 @@ Any page that is open in the same browser can reach a server on 127.0.0.1. With 
 even give that page our origin. So only requests to known host names are accepted, and requests from pages of other sites are refused.
 """
 
+import json
 from collections.abc import Collection
+from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -26,7 +28,7 @@ HEADERS = {
 
 
 class Guard:
-    """ASGI middleware that refuses unknown hosts and requests from other sites' pages, and adds HEADERS to every response."""
+    """ASGI middleware: it refuses unknown hosts and other sites' pages, adds HEADERS to every response, and makes each error JSON."""
 
     def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
         self._app = app
@@ -38,11 +40,22 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
+        text_error: int | None = None
+
         async def send_with_headers(message: Message) -> None:
+            nonlocal text_error
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers[name] = value
+                # Starlette answers invalid ranges of a file with plain text.
+                if message["status"] >= 400 and headers.get("content-type", "").startswith("text/plain"):
+                    text_error = message["status"]
+                    headers["content-type"] = "application/json"
+                    del headers["content-length"]
+            elif text_error is not None:
+                text = message["body"].decode(errors="replace") or HTTPStatus(text_error).phrase
+                message = {**message, "body": json.dumps({"error": text}).encode()}
             await send(message)
 
         if (refusal := self._refusal(Headers(scope=scope))) is not None:

@@ -1,7 +1,6 @@
 """A search with a text or a video. It returns ranked videos with scores and timings."""
 
 import os
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +14,13 @@ from reelnest.engines.engine import Engine
 from reelnest.errors import ModelError
 from reelnest.records.formats import Video, video_files
 from reelnest.search.query_text import check_count, check_query_text
+from reelnest.serving.batching import BatchedEncoder
 from reelnest.serving.examples import example_searches
 from reelnest.store.entries import Entry
 from reelnest.video.decoder import Decoder, Limits
+
+SHOWN_CHARACTERS = 1000
+"""A longer text of a video is cut in results, so that one hit does not make a response of megabytes."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Hit:
     images: int
     """The number of frames if the video consists of images; 0 for a video file."""
     fields: Mapping[str, str]
+    """The text fields, each cut after SHOWN_CHARACTERS."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +55,12 @@ class SearchResults:
 
 
 class OpenModel:
-    """A loaded model that its indexes and several threads share. A lock protects it, because a tokenizer is not thread-safe."""
+    """A loaded model that its indexes and several threads share. One thread at a time encodes, the queries of all that wait."""
 
     def __init__(self, model: SavedModel, hash: str, limits: Limits) -> None:
         self.hash = hash
         self._model = model
-        self._lock = threading.Lock()
+        self._encoder = BatchedEncoder(lambda entries: model.encode(entries, dim=model.dims[-1]))
         # A separate decoder, so that text searches continue while an uploaded video is decoded.
         self._decoder = Decoder(limits)
 
@@ -67,16 +71,11 @@ class OpenModel:
 
     def words(self, text: str) -> NDArray[np.float32]:
         """The vector of a query text, (width,)."""
-        return self._encode(Entry("query", text, None))
+        return self._encoder.encode(Entry("query", text, None))
 
     def video(self, file: Path) -> NDArray[np.float32]:
         """The vector of a query video, (width,). Raises VideoError if it cannot be read."""
-        return self._encode(Entry("query", "", self._decoder.frames([file], self._model.frame_settings)))
-
-    def _encode(self, entry: Entry) -> NDArray[np.float32]:
-        with self._lock:
-            vector: NDArray[np.float32] = self._model.encode([entry], dim=self._model.dims[-1])[0]
-        return vector
+        return self._encoder.encode(Entry("query", "", self._decoder.frames([file], self._model.frame_settings)))
 
 
 class Searcher:
@@ -129,4 +128,9 @@ class Searcher:
 
 def _hit(rank: int, video: Video, score: float) -> Hit:
     title = video.fields.get("title") or video.fields.get("caption", "")
-    return Hit(rank, score, video.video_id, title, video.path or video.images[0], len(video.images), video.fields)
+    fields = {name: _cut(text) for name, text in video.fields.items()}
+    return Hit(rank, score, video.video_id, _cut(title), video.path or video.images[0], len(video.images), fields)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
