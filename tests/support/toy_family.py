@@ -7,7 +7,7 @@ and video features that are wider than the language model and go in at two place
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -75,6 +75,7 @@ class Toy:
     language_targets = Qwen25VL.language_targets
     vision_targets = Qwen25VL.vision_targets
     wrap_classes: tuple[str, ...] = Qwen25VL.wrap_classes
+    pooling: Literal["last", "mean"] | None = None
     renamed_weights: Mapping[str, str] = {}
     saved_weights: Mapping[str, str] = {}
     published_names: tuple[str, ...] = ("Toy-VL-1M",)

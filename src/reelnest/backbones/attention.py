@@ -44,9 +44,12 @@ log = logging.getLogger(__name__)
 Attention = Literal["flash_attention_2", "sdpa", "eager"]
 
 
-def choose_attention(setting: str, dtype: str) -> Attention:
-    """Returns FlashAttention 2 for `auto` if it can run, else SDPA. Raises ModelError if FlashAttention 2 is set and cannot run."""
-    obstacle = _obstacle_to_flash(dtype)
+def choose_attention(setting: str, device: torch.device, compute_dtype: torch.dtype) -> Attention:
+    """Returns FlashAttention 2 for `auto` if it can run on `device`, else SDPA. Raises ModelError if it is set and cannot run.
+
+    `compute_dtype` is the dtype of matrix products: autocast's, or that of the weights.
+    """
+    obstacle = _obstacle_to_flash(device, compute_dtype)
     if setting == "auto":
         return "sdpa" if obstacle else "flash_attention_2"
     if setting == "flash_attention_2" and obstacle:
@@ -54,13 +57,13 @@ def choose_attention(setting: str, dtype: str) -> Attention:
     return setting  # type: ignore[return-value]  # the settings allow no other value
 
 
-def _obstacle_to_flash(dtype: str) -> str | None:
-    if not torch.cuda.is_available():
-        return "this machine has no GPU"
+def _obstacle_to_flash(device: torch.device, compute_dtype: torch.dtype) -> str | None:
+    if device.type != "cuda":
+        return "the model is not on a GPU"
     if not is_flash_attn_2_available():
         return "the package flash-attn is not installed"
-    if dtype != "bfloat16":
-        return f"it needs model.dtype bfloat16, not {dtype}"
+    if compute_dtype not in (torch.bfloat16, torch.float16):
+        return "it needs train.mixed_precision bf16 or fp16, or model.dtype bfloat16"
     return None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from reelnest.implementations import Implementations
 from reelnest.settings import Preprocess, Tiny
@@ -76,6 +76,8 @@ class Family(Protocol):
     language_targets: str
     vision_targets: str
     """Patterns of LoRA's target modules, over full paths: tower and language model may use the same layer names."""
+    pooling: Literal["last", "mean"] | None
+    """The pooling of the published vectors; None for a family that was not published for vectors."""
     wrap_classes: tuple[str, ...]
     """Names of the classes of layers that FSDP shards one by one."""
     renamed_weights: Mapping[str, str]

@@ -33,8 +33,12 @@ class LoadedBackbone:
     tokenizer: PreTrainedTokenizerBase
 
 
-def load_backbone(settings: Model, base: str | Path) -> LoadedBackbone:
+def load_backbone(
+    settings: Model, base: str | Path, device: torch.device | None = None, autocast_dtype: torch.dtype | None = None
+) -> LoadedBackbone:
     """Loads the model at `base`, a Hub name or a folder, with the attention and dtype of `settings`.
+
+    `device` is where the model will run, by default a GPU if there is one; the attention depends on it and on `autocast_dtype`.
 
     Reads only safetensors, and runs no code of the checkpoint. Raises ModelError for a folder without weights, with pickled weights, of an
     unknown family, or with weights missing (transformers would fill those with random numbers and continue).
@@ -42,7 +46,8 @@ def load_backbone(settings: Model, base: str | Path) -> LoadedBackbone:
     folder = Path(base)
     if folder.is_dir():
         check_weights_folder(folder, settings)
-    attention = choose_attention(settings.attention, settings.dtype)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device is None else device
+    attention = choose_attention(settings.attention, device, autocast_dtype or getattr(torch, settings.dtype))
     revision = settings.revision if not folder.is_dir() else None
     try:
         with quiet_transformers():

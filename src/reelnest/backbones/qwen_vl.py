@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from reelnest.backbones.family import License, ModelFlops, PackedTokens
 from reelnest.settings import Preprocess, Tiny
@@ -44,6 +44,7 @@ class QwenVL:
     placeholder = f"{VIDEO_START}{VIDEO}{VIDEO_END}"
     """A video in a chat template, before the processor writes its tokens."""
     language_targets = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+    pooling: Literal["last", "mean"] | None = None
     # Some trainers save these names, which transformers maps only for the model with a language head.
     renamed_weights: Mapping[str, str] = {r"^model\.visual\.": "visual.", r"^model\.language_model\.": "language_model."}
     saved_weights: Mapping[str, str] = {r"^language_model\.": "model."}

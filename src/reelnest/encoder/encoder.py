@@ -214,14 +214,25 @@ class ParameterWalk:
                     yield parameter
 
 
-def load_encoder(settings: Model, base: str | Path, *, training: bool) -> tuple[Encoder, PreTrainedTokenizerBase]:
-    """Loads an encoder and its tokenizer from a Hub name or a folder in Hugging Face format.
+def load_encoder(
+    settings: Model,
+    base: str | Path,
+    *,
+    training: bool,
+    device: torch.device | None = None,
+    autocast_dtype: torch.dtype | None = None,
+) -> tuple[Encoder, PreTrainedTokenizerBase]:
+    """Loads an encoder and its tokenizer from a Hub name or a folder in Hugging Face format, on the CPU.
+
+    `device` is where it will run, by default a GPU if there is one: it decides on the attention. `autocast_dtype` is the encoder's.
 
     With `training`, adds LoRA and freezes what `freeze` names; otherwise freezes all weights and sets eval mode. New weights (projection,
     adapters) come from torch's global random state: seed it first. Raises ModelError (see `load_backbone`).
     """
-    loaded = load_backbone(settings, base)
-    return build_encoder(loaded.family, loaded.model, settings, training=training), loaded.tokenizer
+    loaded = load_backbone(settings, base, device, autocast_dtype)
+    encoder = build_encoder(loaded.family, loaded.model, settings, training=training)
+    encoder.autocast_dtype = autocast_dtype
+    return encoder, loaded.tokenizer
 
 
 def build_encoder(family: Family, backbone: PreTrainedModel, settings: Model, *, training: bool) -> Encoder:

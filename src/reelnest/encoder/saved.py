@@ -128,7 +128,7 @@ def load(
         raise unknown_settings(folder, error) from error
     compute_dtype = _compute_dtype(precision, stored.get("precision", "no"), device)
     videos = _video_reader(stored, folder, limits)
-    encoder, tokenizer = load_encoder(model, model.name_or_path, training=False)
+    encoder, tokenizer = load_encoder(model, model.name_or_path, training=False, device=device, autocast_dtype=compute_dtype)
     if model.lora is not None and not model.lora.merge:
         add_adapters(encoder.backbone, model.lora, encoder.family)
         if wrong := load_adapter_state(encoder.backbone, _tensors(folder / ADAPTER_FOLDER / ADAPTER_FILE)):
@@ -138,7 +138,6 @@ def load(
     if encoder.projection is not None:
         _fill_projection(encoder, folder)
     encoder.requires_grad_(False).eval().to(device)
-    encoder.autocast_dtype = compute_dtype
     return SavedModel(encoder, Batcher(tokenizer, model, encoder.family), model, videos)
 
 

@@ -35,6 +35,11 @@ class Params(Section):
     def _fits_together(self) -> Self:
         if self.train.best_dim is not None and self.train.best_dim not in self.model.dims:
             raise ValueError(f"train.best_dim: {self.train.best_dim} is not in model.dims, {list(self.model.dims)}")
+        if self.train.mixed_precision == "fp16" and self.model.dtype == "bfloat16":
+            raise ValueError(
+                "train.mixed_precision: fp16 scales the loss for float16 gradients, and model.dtype: bfloat16 has weights beyond float16's"
+                " range. Use mixed_precision: bf16, or dtype: float32"
+            )
         weights = self.loss.dim_weights
         if not isinstance(weights, str) and (len(weights) != len(self.model.dims) or not any(weights)):
             raise ValueError(

@@ -117,8 +117,7 @@ def _train(setup: _Setup) -> None:
     base = base_model(params, setup.prepared, setup.pairs, accelerator, workspace.work)
     # The same on all processes: they must start with the same new weights (adapters, projection).
     torch.manual_seed(params.train.seed)
-    encoder, tokenizer = load_encoder(params.model, base, training=True)
-    encoder.autocast_dtype = COMPUTE_DTYPES[params.train.mixed_precision]
+    encoder, tokenizer = _encoder(setup, base)
     if params.train.gradient_checkpointing:
         encoder.enable_gradient_checkpointing()
     if params.train.compile:
@@ -150,6 +149,11 @@ def _train(setup: _Setup) -> None:
             outcome.best.step,
             workspace.candidate,
         )
+
+
+def _encoder(setup: _Setup, base: str | Path) -> tuple[Encoder, PreTrainedTokenizerBase]:
+    autocast_dtype = COMPUTE_DTYPES[setup.params.train.mixed_precision]
+    return load_encoder(setup.params.model, base, training=True, device=setup.accelerator.device, autocast_dtype=autocast_dtype)
 
 
 def _data(setup: _Setup, encoder: Encoder, tokenizer: PreTrainedTokenizerBase) -> TrainingData:
@@ -248,8 +252,7 @@ def _log_start(setup: _Setup, parameters: Parameters, *, has_validation: bool) -
 def _save_candidate(setup: _Setup, base: str | Path) -> None:
     """Loads the best weights into a new copy of the base model. This works for unsharded, sharded, resumed and finished trainings alike."""
     params, runs = setup.params, setup.trackers.runs
-    encoder, tokenizer = load_encoder(params.model, base, training=True)
-    encoder.autocast_dtype = COMPUTE_DTYPES[params.train.mixed_precision]
+    encoder, tokenizer = _encoder(setup, base)
     setup.checkpoints.load_best_into(ContrastiveModel(encoder, params.loss, params.model.dims))
     candidate = setup.workspace.candidate
     save_model(candidate, encoder, tokenizer, params.model, params.preprocess, params.data.text_fields)

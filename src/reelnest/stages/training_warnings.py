@@ -3,12 +3,12 @@
 import logging
 from collections.abc import Mapping
 
-from reelnest.backbones.registry import TINY, TINY_NOTE
+from reelnest.backbones.registry import TINY, TINY_NOTE, family_of
 from reelnest.evaluation.data_limits import no_test
 from reelnest.evaluation.evaluation import ALL
 from reelnest.evaluation.metrics import METRICS
 from reelnest.evaluation.retrieval_sets import retrieval_sets
-from reelnest.settings import Params
+from reelnest.settings import Model, Params
 from reelnest.store.prepared import Prepared
 from reelnest.training.batches.pair_batches import PairBatcher
 from reelnest.training.batches.sampler import BatchOrder
@@ -23,11 +23,27 @@ def warn(params: Params, prepared: Prepared, batcher: PairBatcher, batch_order: 
     """Logs each warning once, with its count and what to do. Call it on the main process."""
     if params.model.name_or_path == TINY:
         log.info("training: %s", TINY_NOTE)
+    _model(params.model)
     if not params.mining.negatives_per_pair:
         _few_negatives(batcher, batch_order)
     _no_test(prepared, "validation", {"train.best_metric": params.train.best_metric})
     metrics = {"evaluate.choice_metric": params.evaluate.choice_metric, "register.metric": params.registration.metric}
     _no_test(prepared, "test", metrics)
+
+
+def _model(model: Model) -> None:
+    """Warns of a model whose training loses precision, or what its base was published for."""
+    if model.dtype == "bfloat16" and model.lora is None and model.freeze != "backbone":
+        log.warning(
+            "training: model.dtype: bfloat16 without model.lora trains weights with 8 bits, which round small updates away. Use"
+            " dtype: float32 with train.mixed_precision: bf16, or set lora."
+        )
+    pooling = family_of(model).pooling
+    if model.name_or_path != TINY and pooling not in (None, model.pooling):
+        log.warning(
+            "training: %s was published for the vectors of model.pooling: %s, and starts far from them with %s. Set pooling to %s.",
+            *(model.name_or_path, pooling, model.pooling, pooling),
+        )
 
 
 def _few_negatives(batcher: PairBatcher, batch_order: BatchOrder) -> None:

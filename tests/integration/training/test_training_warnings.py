@@ -7,6 +7,8 @@ import pytest
 
 from reelnest.backbones.families.qwen2_5_vl import VISION
 from reelnest.records.formats import Pair, Side
+from reelnest.settings import Model
+from reelnest.stages.training_warnings import _model
 from reelnest.store.frame_store_writing import FrameCache, write_store
 from reelnest.store.prepared import STORE_FOLDER, write_tables
 from tests.integration.training.training_workspace import run, write_workspace
@@ -39,3 +41,22 @@ def test_a_training_that_cannot_learn_says_so_at_its_start(tmp_path: Path, caplo
 def test_an_ordinary_training_has_no_such_warning(prepared: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run(write_workspace(tmp_path / "root", prepared, epochs=1))
     assert not any("most queries" in message or "the loss is 0" in message for message in caplog.messages)
+
+
+def test_bfloat16_weights_without_adapters_are_warned_of(prepared: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(write_workspace(tmp_path / "full", prepared, model={"dtype": "bfloat16"}, epochs=1))
+    assert caplog.text.count("model.dtype: bfloat16 without model.lora trains weights with 8 bits") == 1
+    assert "Use dtype: float32 with train.mixed_precision: bf16, or set lora." in caplog.text
+    caplog.clear()
+    for name, model in (("lora", {"lora": {"r": 4}}), ("projection", {"freeze": "backbone", "projection": 32})):
+        run(write_workspace(tmp_path / name, prepared, model={"dtype": "bfloat16", **model}, epochs=1))
+    assert "trains weights with 8 bits" not in caplog.text
+
+
+@pytest.mark.parametrize(("family", "pooling", "warned"), [("qwen3_vl_embedding", "mean", True), ("qwen3_vl_embedding", "last", False)])
+def test_another_pooling_than_the_published_is_warned_of(
+    family: str, pooling: str, warned: bool, prepared: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "base"
+    _model(Model(name_or_path=str(folder), revision="0", family=family, pooling=pooling))  # type: ignore[arg-type]
+    assert (f"{folder} was published for the vectors of model.pooling: last" in caplog.text) == warned

@@ -76,7 +76,7 @@ def test_settings_that_need_a_gpu_are_errors_without_one(tiny_base: Path, monkey
     assert_refused(
         tiny_base, "load_in_4bit needs a GPU", settings=Model(name_or_path=str(tiny_base), load_in_4bit=True, lora=Lora(merge=False))
     )
-    assert_refused(tiny_base, "flash_attention_2 cannot run here: this machine has no GPU", settings=Model(attention="flash_attention_2"))
+    assert_refused(tiny_base, "flash_attention_2 cannot run here: the model is not on a GPU", settings=Model(attention="flash_attention_2"))
 
 
 @pytest.mark.parametrize("layout", ["hub", "transformers 5"])

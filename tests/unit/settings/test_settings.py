@@ -88,6 +88,7 @@ def test_settings_cannot_be_changed_after_reading(project: Path) -> None:
         ({"model__dims": [32, 16]}, "dims must increase"),
         ({"model__dims": [16, 16]}, "dims must increase"),
         ({"train__best_dim": 48}, "train.best_dim: 48 is not in model.dims, [4, 8, 16, 32, 64, 128]"),
+        ({"model__dtype": "bfloat16", "train__mixed_precision": "fp16"}, "Use mixed_precision: bf16, or dtype: float32"),
         ({"train__ema_decay": 1.0}, "train.ema_decay: Input should be less than 1"),
         ({"model__dims": []}, "model.dims: Tuple should have at least 1 item"),
         ({"model__freeze": "backbone", "model__lora": {}, "model__projection": 128}, "freeze: backbone and lora contradict each other"),

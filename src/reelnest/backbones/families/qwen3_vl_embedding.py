@@ -7,6 +7,7 @@ with video and text, and the start of an assistant turn. A vector is the last to
 from __future__ import annotations
 
 import unicodedata
+from typing import Literal
 
 from reelnest.backbones.families.qwen3_vl import LICENSES, WIDTHS, Qwen3VL
 from reelnest.backbones.family import FAMILIES
@@ -62,6 +63,7 @@ class Qwen3VLEmbedding(Qwen3VL):
 
     title = "Qwen3-VL-Embedding"
     special_tokens: tuple[str, ...] = (END, TURN_START, TURN_END, VIDEO_START, VIDEO_END, VIDEO)
+    pooling: Literal["last", "mean"] | None = "last"
     widths = EMBEDDING_WIDTHS
     licenses = EMBEDDING_LICENSES
 
