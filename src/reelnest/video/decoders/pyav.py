@@ -20,7 +20,7 @@ from PIL import Image
 
 from reelnest.errors import VideoError
 from reelnest.video.decoders import Unsuitable
-from reelnest.video.files.opening import open_stream, summary
+from reelnest.video.files.opening import READ_ERRORS, open_stream, packets, summary
 from reelnest.video.files.pictures import picture
 from reelnest.video.files.presentation import displayed_packets, is_absurd, seconds_per_frame, starts_and_seconds
 from reelnest.video.files.source import Source
@@ -94,9 +94,9 @@ class _Run:
             self._packets: Iterator[VideoPacket] = iter(cached.packets)
             self._codec = cached.stream.codec_context
         else:
-            container, stream = self._opened.enter_context(open_stream(source.descriptor, source.name, is_probed=source.track.is_probed))
-            self._packets = container.demux(stream)
-            self._codec = stream.codec_context
+            opened = self._opened.enter_context(open_stream(source.descriptor, source.name, is_probed=source.track.is_probed))
+            self._packets = packets(opened, source.name)
+            self._codec = opened[1].codec_context
         self._next = 0
         """Index of the packet to read next."""
         self._since: int | None = None
@@ -138,10 +138,7 @@ class _Run:
 
     def _next_packet(self) -> "VideoPacket | None":
         self._next += 1
-        for packet in self._packets:
-            if packet.size:
-                return packet
-        return None
+        return next(self._packets, None)
 
     def _skip_to(self, start: int) -> None:
         while self._next < start:
@@ -269,7 +266,7 @@ def _decode(source: Source) -> Iterator[av.VideoFrame]:
     with open_stream(source.descriptor, source.name, is_probed=source.track.is_probed) as (container, stream):
         try:
             yield from container.decode(stream)
-        except av.error.FFmpegError as error:
+        except READ_ERRORS as error:
             raise VideoError("damaged", f"{source.name}: its header is readable, but its frames are not ({summary(error)})") from error
 
 

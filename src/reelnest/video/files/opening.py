@@ -22,6 +22,8 @@ FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,a
 OPTIONS = {"protocol_whitelist": "fd", "format_whitelist": FORMATS, "max_pixels": str(MAX_FRAME_PIXELS)}
 UNPROBED = {"codec_whitelist": "none"}
 """Prevents FFmpeg from decoding the first frames, which takes most of the time to open a file."""
+READ_ERRORS = (av.error.FFmpegError, IndexError)
+"""PyAV raises IndexError for a stream that begins in the middle of a file."""
 CONVERT = "convert it: ffmpeg -i IN out.mp4"
 REMUX = "remux it: ffmpeg -i IN -c copy out.mp4"
 
@@ -73,6 +75,17 @@ def video_streams(container: av.container.InputContainer) -> list[av.video.strea
     return [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
 
 
+def packets(opened: Opened, name: str) -> "Iterator[av.Packet[av.VideoStream]]":
+    """The stream's packets that have a size. Raises VideoError (`damaged`) where the file cannot be read further."""
+    container, stream = opened
+    try:
+        for packet in container.demux(stream):
+            if packet.size:
+                yield packet
+    except READ_ERRORS as error:
+        raise VideoError("damaged", f"{name}: its packets cannot be read ({summary(error)}); {REMUX}") from error
+
+
 def _raise_for_size(descriptor: int, name: str) -> NoReturn:
     """Raises VideoError for a file whose frame size FFmpeg rejects as too large (the size is in its log), or cannot find."""
     level = av.logging.get_level()
@@ -90,6 +103,8 @@ def _raise_for_size(descriptor: int, name: str) -> NoReturn:
 
 def summary(error: Exception) -> str:
     """A library's message without times, addresses and paths, so that reports are the same on every day and machine."""
+    if isinstance(error, IndexError):
+        return "a stream begins in the middle of the file"
     text = error.strerror if isinstance(error, av.error.FFmpegError) else str(error)
     lines = (text or type(error).__name__).splitlines()
     return re.sub(r"\[\d+:\d+:\d+\] \S+: |0x[0-9a-f]+", "", lines[0])[:200]

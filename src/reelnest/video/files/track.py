@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reelnest.errors import VideoError
-from reelnest.video.files.opening import REMUX, Opened, open_stream, summary, video_streams
+from reelnest.video.files.opening import Opened, open_stream, packets, video_streams
 from reelnest.video.files.pictures import UPRIGHT, Orientation, frame_orientation
 from reelnest.video.limits import Limits
 
@@ -133,32 +133,27 @@ def _read(opened: Opened, name: str, limits: Limits, *, is_probed: bool) -> Trac
 
 def _packet_rows(opened: Opened, name: str, limits: Limits) -> "tuple[list[PacketRow], list[VideoPacket] | None]":
     """The columns of `Packets`, one row per packet, and the packets; None if they take more than CACHED_BYTES."""
-    container, stream = opened
-    codec, header = stream.codec_context.name, stream.codec_context.extradata
+    context = opened[1].codec_context
+    codec, header = context.name, context.extradata
     rows: list[PacketRow] = []
     cached: list[VideoPacket] = []
     size = 0
-    try:
-        for packet in container.demux(stream):
-            if not packet.size:
-                continue
-            is_key = packet.is_keyframe
-            is_hidden = codec == "vp8" and not memoryview(packet)[0] & VP8_SHOWN
-            unit = _h264_picture(memoryview(packet), header) if codec == "h264" else None
-            is_restart = is_key and (codec != "h264" or (unit is not None and unit & H264_KIND == H264_IDR))
-            is_unreferenced = unit is not None and not unit & H264_IS_REFERENCE
-            pts = NO_TIME if packet.pts is None else packet.pts
-            dts = NO_TIME if packet.dts is None else packet.dts
-            rows.append((pts, dts, packet.duration or 0, is_key, is_restart, packet.is_discard or is_hidden, is_unreferenced))
-            size += packet.size
-            if size <= CACHED_BYTES:
-                cached.append(packet)
-            else:
-                cached.clear()
-            if len(rows) > HIDDEN_PER_SHOWN * limits.frames:
-                limits.check_frames(name, len(rows))
-    except av.error.FFmpegError as error:
-        raise VideoError("damaged", f"{name}: its packets cannot be read ({summary(error)}); {REMUX}") from error
+    for packet in packets(opened, name):
+        is_key = packet.is_keyframe
+        is_hidden = codec == "vp8" and not memoryview(packet)[0] & VP8_SHOWN
+        unit = _h264_picture(memoryview(packet), header) if codec == "h264" else None
+        is_restart = is_key and (codec != "h264" or (unit is not None and unit & H264_KIND == H264_IDR))
+        is_unreferenced = unit is not None and not unit & H264_IS_REFERENCE
+        pts = NO_TIME if packet.pts is None else packet.pts
+        dts = NO_TIME if packet.dts is None else packet.dts
+        rows.append((pts, dts, packet.duration or 0, is_key, is_restart, packet.is_discard or is_hidden, is_unreferenced))
+        size += packet.size
+        if size <= CACHED_BYTES:
+            cached.append(packet)
+        else:
+            cached.clear()
+        if len(rows) > HIDDEN_PER_SHOWN * limits.frames:
+            limits.check_frames(name, len(rows))
     if not rows:
         raise VideoError("no_frames", f"{name}: a video without frames")
     return rows, cached if size <= CACHED_BYTES else None
@@ -180,9 +175,10 @@ def _h264_picture(packet: memoryview, header: bytes | None) -> int | None:
 
 def first_orientation(descriptor: int, name: str, *, is_probed: bool) -> Orientation:
     """Orientation of the first key frame; upright if it cannot be decoded by itself."""
-    with open_stream(descriptor, name, is_probed=is_probed) as (container, stream), contextlib.suppress(av.error.FFmpegError):
-        packet = next((packet for packet in container.demux(stream) if packet.size and packet.is_keyframe), None)
-        frames = [] if packet is None else stream.codec_context.decode(packet) or stream.codec_context.decode(None)
+    with open_stream(descriptor, name, is_probed=is_probed) as opened, contextlib.suppress(av.error.FFmpegError):
+        packet = next((packet for packet in packets(opened, name) if packet.is_keyframe), None)
+        codec = opened[1].codec_context
+        frames = [] if packet is None else codec.decode(packet) or codec.decode(None)
         if frames:
             return frame_orientation(frames[0])
     return UPRIGHT
