@@ -75,6 +75,11 @@ def pinned(batch: T) -> T:
     return map_tensors(batch, lambda _name, tensor: tensor.pin_memory())
 
 
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """Returns a copy on `device`; to a GPU, through page-locked memory."""
+    return (pinned(batch) if device.type == "cuda" else batch).to(device)
+
+
 @runtime_checkable
 class BuiltOnAccess(Protocol):
     """Batches that are built anew on each access."""

@@ -2,13 +2,14 @@
 
 import logging
 import time
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from reelnest.encoder.batches import Batcher
+from reelnest.encoder.batches import Batcher, on_device
 from reelnest.encoder.encoder import Encoder
 from reelnest.progress import Activity
 from reelnest.store.entries import Entry
@@ -44,8 +45,9 @@ def embed(encoder: Encoder, batcher: Batcher, entries: Entries, batch_size: int,
     encoder.eval()
     try:
         with torch.no_grad(), encoder.autocast(), Activity(progress, len(entries), "item", shown=rank == 0) as activity:
-            for batch in mine:
-                vectors[batch] = encoder(batcher([entries[i] for i in batch]).to(encoder.device)).cpu()
+            computed = ((batch, encoder(on_device(batcher([entries[i] for i in batch]), encoder.device))) for batch in mine)
+            for batch, rows in read_late(computed):
+                vectors[batch] = rows
                 activity.advance(min(len(batch) * ranks, len(entries) - activity.done))
             if encoder.sharded and len(mine) < -(-len(batches) // ranks):
                 # Other ranks run one more batch, and their layers wait for this rank's shard of the weights.
@@ -58,6 +60,20 @@ def embed(encoder: Encoder, batcher: Batcher, entries: Entries, batch_size: int,
     if rank == 0:
         logger.info("%s: %d items in %.1f s, %.0f a second", progress, len(entries), seconds, len(entries) / max(seconds, 1e-9))
     return vectors
+
+
+def read_late(computed: Iterable[tuple[list[int], Tensor]]) -> Iterator[tuple[list[int], Tensor]]:
+    """Yields pairs with the tensor on the CPU, each after the next one is computed.
+
+    Reading waits for the device. So a GPU computes one batch while the next is made.
+    """
+    waiting: tuple[list[int], Tensor] | None = None
+    for batch, rows in computed:
+        if waiting is not None:
+            yield waiting[0], waiting[1].cpu()
+        waiting = batch, rows
+    if waiting is not None:
+        yield waiting[0], waiting[1].cpu()
 
 
 def batches_by_length(entries: Entries, batch_size: int) -> list[list[int]]:

@@ -27,8 +27,8 @@ from reelnest.atomic_files import atomic_folder, write_json
 from reelnest.backbones.architecture import hidden_size
 from reelnest.backbones.loading import quiet_transformers, refuse_pickles
 from reelnest.encoder.argument_checks import check_texts, check_videos
-from reelnest.encoder.batches import Batcher
-from reelnest.encoder.embedding import batches_by_length
+from reelnest.encoder.batches import Batcher, on_device
+from reelnest.encoder.embedding import batches_by_length, read_late
 from reelnest.encoder.encoder import COMPUTE_DTYPES, Encoder, load_encoder
 from reelnest.encoder.lora import adapter_state, add_adapters, has_adapters, load_adapter_state, lora_config, merged_state
 from reelnest.encoder.manifest import check_files, checksums
@@ -215,8 +215,10 @@ class SavedModel:
     def _vectors(self, entries: Sequence[Entry], batch_size: int) -> Tensor:
         vectors = torch.empty(len(entries), self.width)
         with torch.no_grad(), self.encoder.autocast():
-            for batch in batches_by_length(entries, batch_size):
-                vectors[batch] = self.encoder(self.batcher([entries[i] for i in batch]).to(self.encoder.device)).cpu()
+            batches = batches_by_length(entries, batch_size)
+            inputs = ((batch, on_device(self.batcher([entries[i] for i in batch]), self.encoder.device)) for batch in batches)
+            for batch, rows in read_late((batch, self.encoder(moved)) for batch, moved in inputs):
+                vectors[batch] = rows
         return vectors
 
     def _prefix(self, vectors: Tensor, dim: int | None) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ def sharded_topk(queries: Tensor, corpus: Corpus, dims: Sequence[int], k: int) -
     time than communication. Results are exchanged for one block of queries at a time, which bounds the memory.
     """
     ranks = dist.get_world_size() if dist.is_initialized() else 1
-    if ranks == 1 or len(corpus_blocks(len(queries), len(corpus))) < ranks:
+    if ranks == 1 or len(corpus_blocks(len(queries), len(corpus), queries.device)) < ranks:
         return prefix_topk(queries, corpus, dims, k)
     rankings = prefix_topk(queries, corpus, dims, k, shard=(dist.get_rank(), ranks))
     for ranking in rankings.values():

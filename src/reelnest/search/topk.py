@@ -12,6 +12,8 @@ from reelnest.search.storage import Corpus
 BLOCK_QUERIES = 1024
 BLOCK_SCORES = 2_000_000
 """Scores in memory at once (8 MB in float32, which fits a processor's cache). It sets the size of the corpus's blocks."""
+GPU_BLOCK_SCORES = 64_000_000
+"""On a GPU: 0.5 GB in two buffers. Each block and dim waits for the GPU, so there should be few blocks."""
 
 SMALLEST_NORM = 1e-12
 
@@ -56,9 +58,10 @@ def prefix_topk(queries: Tensor, corpus: Corpus, dims: Sequence[int], k: int, sh
     return rankings
 
 
-def corpus_blocks(queries: int, corpus: int) -> list[slice]:
-    """The blocks in which the corpus is compared with `queries` queries."""
-    return _blocks(corpus, max(1, BLOCK_SCORES // max(1, min(queries, BLOCK_QUERIES))))
+def corpus_blocks(queries: int, corpus: int, device: torch.device) -> list[slice]:
+    """The blocks in which the corpus is compared with `queries` queries on `device`."""
+    scores = GPU_BLOCK_SCORES if device.type == "cuda" else BLOCK_SCORES
+    return _blocks(corpus, max(1, scores // max(1, min(queries, BLOCK_QUERIES))))
 
 
 def prefix_scores(queries: Tensor, corpus: Tensor, dim: int) -> Tensor:
@@ -83,7 +86,7 @@ def _topk(queries: Tensor, corpus: Corpus, dims: Sequence[int], k: int, shard: t
     queries = queries.float()
     queries = queries / queries.abs().amax(dim=1, keepdim=True).clamp_min(SMALLEST_NORM)
     best = {dim: _Best(len(queries), k, queries.device) for dim in dims}
-    blocks = corpus_blocks(len(queries), len(corpus))
+    blocks = corpus_blocks(len(queries), len(corpus), queries.device)
     index, shards = shard
     blocks = blocks[len(blocks) * index // shards : len(blocks) * (index + 1) // shards]
     # Allocated once: an allocation for each block takes longer than its arithmetic.

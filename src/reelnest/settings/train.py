@@ -32,6 +32,9 @@ class Train(Section):
     warmup_fraction: Fraction = 0.1
     max_gradient_norm: Annotated[float, Field(gt=0)] | None = 1.0
     mixed_precision: Precision = "no"
+    tf32: bool | None = None
+    """Compute float32 products of a step in TF32, with 10 bits of precision, on a GPU. null: with mixed_precision bf16 or fp16, where the
+    vectors have no more precision. Evaluation, mining and search never do."""
     gradient_checkpointing: bool = False
     compile: bool = False
     """torch.compile of the language model's MLPs and norms. Needs a C++ compiler (CPU) or Triton (GPU), and a minute at the start."""

@@ -1,7 +1,10 @@
 """One optimizer step, and the state that it changes."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -23,6 +26,7 @@ class TrainingStep:
     def __init__(self, params: Params, accelerator: Accelerator, model: ContrastiveModel, batcher: PairBatcher, total_steps: int) -> None:
         """`total_steps` is the length of the learning rate schedule."""
         self._train = params.train
+        self._tf32 = params.train.mixed_precision != "no" if params.train.tf32 is None else params.train.tf32
         self.accelerator = accelerator
         optimizer = build_optimizer(model, self._train)
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
@@ -34,6 +38,10 @@ class TrainingStep:
 
     def __call__(self, batches: list[PairBatch], state: TrainState) -> StepFigures:
         """Takes the next step and counts it in `state`."""
+        with tf32(self._tf32):
+            return self._step(batches, state)
+
+    def _step(self, batches: list[PairBatch], state: TrainState) -> StepFigures:
         with phase("loss"):
             losses = self.gradients(batches, state)
         with phase("optimizer"):
@@ -53,3 +61,15 @@ class TrainingStep:
         """Clips the gradients and returns their norm before clipping."""
         norm: Tensor = self.accelerator.clip_grad_norm_(self._trainable, self._train.max_gradient_norm or math.inf)
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Sets whether float32 products on a GPU may be computed in TF32, for the duration of the block."""
+    products = torch.backends.cuda.matmul
+    before = products.allow_tf32
+    products.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        products.allow_tf32 = before

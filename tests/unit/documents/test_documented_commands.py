@@ -39,7 +39,7 @@ def resolve_reelnest(command: Command) -> None:
 
 def resolve_module(module: str, arguments: list[str]) -> None:
     """It exists, and it has the options."""
-    found = importlib.util.find_spec(module)
+    found = importlib.util.find_spec(f"{module}.__main__" if (ROOT / module.replace(".", "/")).is_dir() else module)
     assert found is not None
     assert found.origin is not None
     constants = {

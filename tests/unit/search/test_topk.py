@@ -8,7 +8,7 @@ from torch import Tensor
 
 from reelnest.errors import ModelError
 from reelnest.search import topk
-from reelnest.search.topk import prefix_topk
+from reelnest.search.topk import corpus_blocks, prefix_topk
 
 
 def by_loop(queries: Tensor, corpus: Tensor, dim: int, k: int) -> list[list[int]]:
@@ -98,3 +98,11 @@ def test_invalid_dims_and_k_are_refused(dims: list[int], k: int) -> None:
 def test_finite_vectors_whose_sum_overflows_are_searched() -> None:
     ranking = prefix_topk(torch.full((1, 4), 3e38), torch.tensor([[-1.0, 0, 0, 0], [1.0, 0, 0, 0]]), [1], k=1)[1]
     assert ranking.indices.tolist() == [[1]]
+
+
+def test_blocks_are_larger_on_a_gpu_and_cover_the_corpus() -> None:
+    on_cpu, on_gpu = (corpus_blocks(1000, 1_000_000, torch.device(name)) for name in ("cpu", "cuda"))
+    assert len(on_gpu) == 16 < len(on_cpu)
+    for blocks in (on_cpu, on_gpu):
+        assert [block.start for block in blocks] == [0, *(block.stop for block in blocks[:-1])]
+        assert blocks[-1].stop == 1_000_000

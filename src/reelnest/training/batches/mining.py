@@ -7,7 +7,7 @@ Source: Xiong et al. 2020 (ANCE), https://arxiv.org/abs/2007.00808.
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 BLOCK_ROWS = 1024
 BLOCK_ITEMS = 16_384
 """A block of scores has BLOCK_ROWS × BLOCK_ITEMS numbers: 64 MB in float32."""
+CORPUS_SHARE = 0.5
+"""Of a GPU's free memory."""
 NONE = -1
 
 
@@ -82,6 +84,7 @@ def mine(
     Raises TrainingError for vectors with NaN or infinity.
     """
     _check_finite(vectors, step)
+    vectors = _corpus_on_device(vectors)
     started = time.perf_counter()
     rank, ranks = world()
     first_video = len(prepared) - len(prepared.store)
@@ -128,10 +131,18 @@ def _search_block(
     texts = int(np.searchsorted(items, first_video))
     corpus = slice(texts, len(items)) if pairs.targets[rows[0]] >= first_video else slice(0, texts)
     queries = F.normalize(vectors.queries[_rows_of(items, pairs.queries[rows])].to(device, torch.float32), dim=-1)  # (rows, width)
-    targets = F.normalize(vectors.targets[_rows_of(items, pairs.targets[rows])].to(device, torch.float32), dim=-1)
+    target_rows = _rows_of(items, pairs.targets[rows]).to(vectors.targets.device)
+    targets = F.normalize(vectors.targets[target_rows].to(device, torch.float32), dim=-1)
     positives = (queries * targets).sum(1)
     scores, columns = nearest(queries, positives, vectors.targets[corpus], _cells(items[corpus], excluded), settings)
     return _Window(items[corpus][columns], scores, positives.cpu().numpy())
+
+
+def _corpus_on_device(vectors: ItemVectors) -> ItemVectors:
+    """Moves the targets to the device once, if they take at most `CORPUS_SHARE` of its free memory. Otherwise each block moves them."""
+    if vectors.device.type != "cuda" or vectors.targets.nbytes > CORPUS_SHARE * torch.cuda.mem_get_info(vectors.device)[0]:
+        return vectors
+    return replace(vectors, targets=vectors.targets.to(vectors.device))
 
 
 def _check_finite(vectors: ItemVectors, step: int) -> None:
