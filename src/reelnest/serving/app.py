@@ -5,12 +5,12 @@ GET  /api/search?q=…&index=…&dim=…&k=…     with `funnel=true`, `dim` giv
 POST /api/search?index=…&dim=…&k=…         the same for a video, sent as the request's body
 GET  /api/clip?index=…&id=…&frame=…        a video of an index by id, or a frame of a video that consists of images; supports HTTP ranges
 GET  /api/health                           the status and the version
+POST /v1/embeddings                        vectors of texts and videos, in the form of OpenAI's API
 GET  /docs                                 a page that describes the API, made from /api/openapi.json
 
-An error returns {"error": "…"} with a status of 4xx or 5xx.
+An error returns {"error": "…"} with a status of 4xx or 5xx; under /v1, {"error": {"message": "…"}}.
 """
 
-import asyncio
 import logging
 import mimetypes
 import tempfile
@@ -30,17 +30,17 @@ from starlette.types import ASGIApp
 
 from reelnest.errors import QueryError, ReelnestError, VideoError
 from reelnest.search.query_text import MAX_RESULTS
+from reelnest.serving.embeddings import add_embeddings
 from reelnest.serving.guard import LOCAL_HOSTS, Guard
 from reelnest.serving.load_limit import LoadLimit
 from reelnest.serving.searcher import Searcher, SearchResults
+from reelnest.serving.uploads import receive
 
 VERSION = installed_version("reelnest")
 PAGE = Path(__file__).with_name("page")
 PAGE_FILES = {"/": "page.html", "/docs": "docs.html"} | {f"/{name}": name for name in ("page.css", "page.js", "docs.js")}
 PLAYED = ("video/", "image/")
 """Media types that are sent unchanged. All others become application/octet-stream, which a browser does not open."""
-UPLOAD_TIMEOUT_SECONDS = 120
-"""The longest time for the upload of a video, so that a slow client does not hold a request open."""
 
 log = logging.getLogger(__name__)
 
@@ -90,11 +90,7 @@ def create_app(searchers: Mapping[str, Searcher], hosts: Collection[str] = LOCAL
         name, chosen = searcher(index)
         chosen.manifest.check_dim(dim)
         with tempfile.NamedTemporaryFile(prefix="reelnest-", suffix=".video") as file:
-            try:
-                async with asyncio.timeout(UPLOAD_TIMEOUT_SECONDS):
-                    await _receive(request, file, upload_megabytes)
-            except TimeoutError:
-                raise HTTPException(408, f"The video did not arrive within {UPLOAD_TIMEOUT_SECONDS} s.") from None
+            await receive(request, file, upload_megabytes)
             path = Path(file.name)
             try:
                 results = await run_in_threadpool(chosen.video, path, k, dim=dim, funnel=funnel)
@@ -114,6 +110,8 @@ def create_app(searchers: Mapping[str, Searcher], hosts: Collection[str] = LOCAL
             raise HTTPException(404, f"The video has {len(files)} files.")
         kind = mimetypes.guess_type(files[frame].name)[0] or ""
         return FileResponse(files[frame], media_type=kind if kind.startswith(PLAYED) else "application/octet-stream")
+
+    add_embeddings(app, searchers, upload_megabytes)
 
     # The guard is outermost, so that it also guards error responses.
     return Guard(LoadLimit(app), hosts)
@@ -148,44 +146,36 @@ def _as_json(name: str, searcher: Searcher, results: SearchResults) -> dict[str,
     return {"index": name, "videos": searcher.manifest.videos, **asdict(results)}
 
 
-async def _receive(request: Request, file: Any, megabytes: float) -> None:
-    """Writes the request's body to `file`. Raises HTTPException as soon as the body turns out too large, or if it is empty."""
-    most, size = int(megabytes * 1e6), 0
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > most:
-        raise HTTPException(413, f"The video has {int(announced) / 1e6:.1f} MB; the limit is {megabytes:g} MB.")
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > most:
-            raise HTTPException(413, f"The video exceeds the limit of {megabytes:g} MB.")
-        await run_in_threadpool(file.write, chunk)
-    if not size:
-        raise HTTPException(422, "The request has no body. Send the bytes of a video file.")
-    file.flush()
-
-
 def _add_errors(app: FastAPI) -> None:
+    def response(request: Request, status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+        error: object = message
+        if request.url.path.startswith("/v1/"):
+            kind = "invalid_request_error" if status < 500 else "server_error"
+            error = {"message": message, "type": kind, "param": None, "code": None}
+        return JSONResponse({"error": error}, status_code=status, headers=headers)
+
     @app.exception_handler(HTTPException)
-    async def http_error(_: Request, error: HTTPException) -> Response:
-        return JSONResponse({"error": str(error.detail)}, status_code=error.status_code, headers=error.headers)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        return response(request, error.status_code, str(error.detail), error.headers)
 
     @app.exception_handler(ClientDisconnect)
-    async def aborted_upload(_: Request, __: ClientDisconnect) -> Response:
-        return JSONResponse({"error": "The upload ended early."}, status_code=400)
+    async def aborted_upload(request: Request, _: ClientDisconnect) -> Response:
+        return response(request, 400, "The upload ended early.")
 
     @app.exception_handler(RequestValidationError)
-    async def invalid_request(_: Request, error: RequestValidationError) -> Response:
+    async def invalid_request(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         value = "" if first["type"] == "missing" else f" (found {str(first.get('input'))[:100]!r})"
-        return JSONResponse({"error": f"{first['loc'][-1]}: {first['msg']}{value}."}, status_code=422)
+        where = (*first["loc"], first["loc"][0])[1]  # after "query" or "body", the name
+        return response(request, 422, f"{where}: {first['msg']}{value}.")
 
     @app.exception_handler(ReelnestError)
-    async def search_error(_: Request, error: ReelnestError) -> Response:
+    async def search_error(request: Request, error: ReelnestError) -> Response:
         is_client_error = isinstance(error, QueryError | VideoError)
         if not is_client_error:
             log.error("%s", error)
-        return JSONResponse({"error": str(error)}, status_code=422 if is_client_error else 500)
+        return response(request, 422 if is_client_error else 500, str(error))
 
     @app.exception_handler(Exception)
-    async def unexpected_error(_: Request, error: Exception) -> Response:
-        return JSONResponse({"error": f"The server failed ({type(error).__name__}). See its log."}, status_code=500)
+    async def unexpected_error(request: Request, error: Exception) -> Response:
+        return response(request, 500, f"The server failed ({type(error).__name__}). See its log.")

@@ -23,16 +23,17 @@ class BatchedEncoder:
         self._entering = threading.Lock()
         self._encoding = threading.Lock()
 
-    def encode(self, entry: Entry) -> NDArray[np.float32]:
-        """The vector of an entry, (width,). Raises what the encoder raises for it."""
-        vector: Future[NDArray[np.float32]] = Future()
+    def encode(self, entries: Sequence[Entry]) -> NDArray[np.float32]:
+        """The vectors of entries, (entries, width). Raises what the encoder raises for the first of them that it cannot encode."""
+        waiting = [(entry, Future[NDArray[np.float32]]()) for entry in entries]
         with self._entering:
-            self._waiting.append((entry, vector))
-        while not vector.done():
-            with self._encoding:  # whoever comes in first encodes for all that wait
-                if not vector.done():
-                    self._encode_waiting()
-        return vector.result()
+            self._waiting.extend(waiting)
+        for _, vector in waiting:
+            while not vector.done():
+                with self._encoding:  # whoever comes in first encodes for all that wait
+                    if not vector.done():
+                        self._encode_waiting()
+        return np.stack([vector.result() for _, vector in waiting])
 
     def _encode_waiting(self) -> None:
         with self._entering:

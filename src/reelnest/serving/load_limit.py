@@ -4,8 +4,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 MOST_SEARCHES = 200
-"""Searches under way. At 100 a second, the last of them waits two seconds."""
-SEARCH = "/api/search"
+"""Searches and embeddings under way. At 100 a second, the last of them waits two seconds."""
+LIMITED = ("/api/search", "/v1/embeddings")
 
 
 class LoadLimit:
@@ -17,7 +17,7 @@ class LoadLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one request."""
-        if scope["type"] != "http" or scope["path"] != SEARCH:
+        if scope["type"] != "http" or scope["path"] not in LIMITED:
             await self._app(scope, receive, send)
         elif self._under_way >= self._most:
             error = f"The server has {self._most} searches under way. Try again in a second."

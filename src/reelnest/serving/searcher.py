@@ -18,6 +18,7 @@ from reelnest.serving.batching import BatchedEncoder
 from reelnest.serving.examples import example_searches
 from reelnest.store.entries import Entry
 from reelnest.video.decoder import Decoder, Limits
+from reelnest.video.frames import Frames
 
 SHOWN_CHARACTERS = 1000
 """A longer text of a video is cut in results, so that one hit does not make a response of megabytes."""
@@ -71,11 +72,19 @@ class OpenModel:
 
     def words(self, text: str) -> NDArray[np.float32]:
         """The vector of a query text, (width,)."""
-        return self._encoder.encode(Entry("query", text, None))
+        return self.encode([Entry("query", text, None)])[0]
 
     def video(self, file: Path) -> NDArray[np.float32]:
         """The vector of a query video, (width,). Raises VideoError if it cannot be read."""
-        return self._encoder.encode(Entry("query", "", self._decoder.frames([file], self._model.frame_settings)))
+        return self.encode([Entry("query", "", self.frames(file))])[0]
+
+    def frames(self, file: Path) -> Frames:
+        """The sampled frames of a video. Raises VideoError if it cannot be read."""
+        return self._decoder.frames([file], self._model.frame_settings)
+
+    def encode(self, entries: Sequence[Entry]) -> NDArray[np.float32]:
+        """The vectors of entries, (entries, width)."""
+        return self._encoder.encode(entries)
 
 
 class Searcher:
@@ -97,10 +106,14 @@ class Searcher:
 
     def words(self, text: str, k: int, *, dim: int | None = None, funnel: bool = False) -> SearchResults:
         """The best `k` videos for a text. Raises QueryError for a text, a dim or a `k` that cannot be used."""
-        check_query_text(text, self._most_characters)
+        self.check_text(text)
         # A command line may contain a lone surrogate, which tokenizers do not accept.
         text = text.encode("utf-8", "replace").decode("utf-8")
         return self._search(lambda: self.model.words(text), k, dim, funnel)
+
+    def check_text(self, text: str) -> None:
+        """Raises QueryError for a text that cannot be searched for."""
+        check_query_text(text, self._most_characters)
 
     def video(self, file: Path, k: int, *, dim: int | None = None, funnel: bool = False) -> SearchResults:
         """The best `k` videos for a video file. Raises VideoError if it cannot be read, QueryError for an invalid dim or `k`."""

@@ -170,7 +170,7 @@ def test_what_waits_is_encoded_together_and_each_caller_gets_its_own_vector_or_e
 
     def one(number: int) -> float | str:
         try:
-            return float(encoder.encode(Entry("query", "none" if number == 50 else str(number), None))[0])
+            return float(encoder.encode([Entry("query", "none" if number == 50 else str(number), None)])[0, 0])
         except ValueError:
             return "refused"
 
@@ -188,6 +188,6 @@ def test_a_query_s_vector_does_not_depend_on_the_queries_beside_it(served: Serve
     encoder = BatchedEncoder(lambda entries: model.encode(entries, dim=model.dims[-1]))
     texts = [f"a red ring {'and more ' * (number % 5)}" for number in range(count)]
     with ThreadPoolExecutor(count) as pool:
-        vectors = list(pool.map(lambda text: encoder.encode(Entry("query", text, None)), texts))
+        vectors = list(pool.map(lambda text: encoder.encode([Entry("query", text, None)])[0], texts))
     np.testing.assert_allclose(np.stack(vectors), model.encode_texts(texts), atol=1e-6)
     model.close()

@@ -2,14 +2,8 @@
 
 import http.client
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 import urllib.parse
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,20 +14,6 @@ from tests.integration.serving.served_corpus import HOSTILE, Served
 from tests.support.offline_pages import SCREENS, opened_offline
 
 SERIOUS = ("serious", "critical")
-
-
-@pytest.fixture(scope="module")
-def server(served: Served) -> Iterator[str]:
-    """The address of a server over both indexes."""
-    program = str(Path(sys.executable).with_name("reelnest"))
-    command = [program, "serve", "--port", "0", "--index", "one", "--index", "two"]
-    with subprocess.Popen(command, cwd=served.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        address = process.stdout.readline().split(" ")[0]
-        assert address.startswith("http://127.0.0.1:"), process.communicate()
-        yield address
-        os.kill(process.pid, signal.SIGTERM)
-        process.wait(timeout=30)
 
 
 def ask(address: str, body: bytes | None = None, **headers: str) -> tuple[int, Any, Any]:
