@@ -14,14 +14,16 @@ from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Failed
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from flows.pipeline import train_pipeline
 from reelnest.errors import RunError
 from tasks.process.runner import CommandError, environment
 from tasks.workspaces.run_workspace import RunWorkspace, run_workspace
+from tasks.workspaces.settings_schema import settings_schema
 
 Revision = Annotated[str, Field(min_length=1)]
+Settings = Annotated[dict[str, Any] | None, WithJsonSchema(settings_schema())]
 
 
 @flow(
@@ -30,7 +32,7 @@ Revision = Annotated[str, Field(min_length=1)]
     persist_result=False,
 )
 def scheduled_pipeline(
-    revision: Revision = "HEAD", settings: dict[str, Any] | None = None, register_model: bool = True, parent_run: str | None = None
+    revision: Revision = "HEAD", settings: Settings = None, register_model: bool = True, parent_run: str | None = None
 ) -> State[Any]:
     """Ends as the pipeline does; as Failed if the worktree cannot be created or was removed during the run.
 

@@ -32,6 +32,7 @@ from tasks.sweeps.trial_runs import TrialRuns
 from tasks.sweeps.trials import Trials
 from tasks.workspaces.params_text import ParamsText
 from tasks.workspaces.revisions import commit_of, params_at
+from tasks.workspaces.settings_schema import key_schema
 
 SWEEPS = Path("work/sweeps")
 
@@ -69,7 +70,13 @@ class Plan:
     description="Tries settings, each in a separate run, and registers the best model.",
     persist_result=False,
 )
-def sweep(space: Space, revision: Revision = "HEAD", trials: Count = 10, at_once: Count = 2, seed: Seed = 0) -> State[Any]:
+def sweep(
+    space: Annotated[Space, Field(json_schema_extra={"propertyNames": key_schema()})],
+    revision: Revision = "HEAD",
+    trials: Count = 10,
+    at_once: Count = 2,
+    seed: Seed = 0,
+) -> State[Any]:
     """Ends as Completed with the best settings; as Failed if the search space is invalid or no trial was completed.
 
     Args:

@@ -34,13 +34,21 @@ def load(
     """
     if not isinstance(model, str | os.PathLike):
         raise TypeError(f"load: model is {model!r}; expected a folder, or a registered model such as 'models:/reelnest@champion'.")
-    # Imported on first use, because torch, transformers and MLflow take seconds to import.
-    from reelnest.encoder.saved import load as load_folder
-
+    # Imported on first use, because torch, transformers and MLflow take seconds to import. A wrong name is found before that.
     if str(model).startswith("models:/"):
+        from reelnest.registry.known_versions import known_version
+        from reelnest.settings import current_params
+
+        known_version(current_params(), str(model))
         from reelnest.registry.versions.fetched_model import saved_folder
 
         model = saved_folder(str(model))
+    else:
+        from reelnest.encoder.saved_settings import read_settings
+
+        read_settings(Path(model))
+    from reelnest.encoder.saved import load as load_folder
+
     return load_folder(Path(model), device, limits, precision)
 
 

@@ -15,7 +15,7 @@ from reelnest.errors import NothingTracked, ReelnestError
 from reelnest.launch.command import launch, prepare_process
 from reelnest.progress import Activity
 from reelnest.records.formats import check_data_files
-from reelnest.settings import Params, tracking_uri
+from reelnest.settings import Params
 from reelnest.stages.workspace import Workspace
 
 cli = typer.Typer(
@@ -72,12 +72,15 @@ def common_options(
     """Fine-tunes a video-search model on pairs of searches and relevant videos. Run it in the folder that holds params.yaml."""
 
 
-def _tracked_settings() -> Params:
-    """The project's settings. Raises NothingTracked without MLflow's database, before MLflow is imported, which takes seconds."""
+def _tracked_settings(version: str | None = None) -> Params:
+    """The project's settings. Raises RegistryError, before MLflow is imported, if MLflow has nothing yet, or no such version."""
     _, params = project_settings()
-    from reelnest.registry.local_store import check_tracked
+    from reelnest.registry.known_versions import check_known, known_version
 
-    check_tracked(tracking_uri(params))
+    if version is None:
+        check_known(params)
+    else:
+        known_version(params, version, params.registration.name)
     return params
 
 
@@ -174,7 +177,7 @@ def promote(
     version: Annotated[str, typer.Argument(help="The number or alias of a version.")] = "challenger",
 ) -> None:
     """Makes a version champion, even if the gate did not promote it."""
-    params = _tracked_settings()
+    params = _tracked_settings(version)
     from reelnest.commands import registry
 
     print(registry.promote(params, version))
@@ -241,7 +244,11 @@ def lineage(
     ] = None,
 ) -> None:
     """Shows where a version comes from (run, commit, data, settings, environment) and the commands that rebuild it."""
-    workspace, params = Workspace(), _tracked_settings()
+    from reelnest.registry.known_versions import check_source
+
+    if source is not None:
+        check_source(source)
+    workspace, params = Workspace(), _tracked_settings(version if source is None else None)
     from reelnest.commands import lineage as stage
 
     if source is not None:

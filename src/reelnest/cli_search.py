@@ -1,5 +1,6 @@
 """The command line, `reelnest index`, `search` and `serve`: it parses and prints."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -28,10 +29,11 @@ def index(
 ) -> None:
     """Encodes the videos of a data folder for `search` and `serve`. Only videos that changed are encoded again."""
     workspace, params = project_settings()
-    from reelnest.commands.search_inputs import REGISTRY, check_model, check_videos
+    from reelnest.commands.search_inputs import check_model, check_videos
+    from reelnest.registry.known_versions import REGISTRY
 
     check_videos(data)
-    check_model(model)
+    check_model(params, model)
     with Activity("index"):
         from reelnest.commands import index as stage
 
@@ -66,7 +68,8 @@ def search_index(
     workspace, params = project_settings()
     from reelnest.commands.search_inputs import Query, check_search
 
-    query = Query(" ".join(words), count, dim, funnel)
+    text = os.fsencode(" ".join(words)).decode("utf-8", "replace")  # in the C locale, Python reads arguments as ASCII
+    query = Query(text, count, dim, funnel)
     check_search(params, index, query, model)
     from reelnest.commands import search as stage
 
@@ -91,7 +94,7 @@ def serve(
 
     address = Address(host, port, tuple(allow_host))
     for folder in index:
-        check_index(folder, model)
+        check_index(params, folder, model)
     listen(address).close()
     from reelnest.commands import serve as stage
 

@@ -34,6 +34,10 @@ def git_bytes(folder: Path, *arguments: str, stdin: bytes = b"", environment: Ma
         raise RunError(f"{folder}: `git {arguments[0]}` could not be run: {error}") from error
     if done.returncode != 0:
         message = done.stderr.decode(errors="replace").strip() or f"status {done.returncode}"
+        if "not a git repository" in message:
+            raise RunError(
+                f"{folder.absolute()} is not in a git repository. Run this in a clone of the project, or make one here with `git init`."
+            )
         raise RunError(f"{folder}: `git {' '.join(arguments)}` failed: {message}")
     return done.stdout
 

@@ -4,14 +4,23 @@ from io import StringIO
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-__all__ = ["YAMLError", "dump_yaml", "load_yaml"]
+__all__ = ["YAMLError", "dump_yaml", "load_yaml", "yaml_problem"]
 
 
 def load_yaml(text: str) -> Any:
     """Parses YAML. Raises YAMLError, also for duplicate keys."""
     return YAML(typ="safe", pure=True).load(text)
+
+
+def yaml_problem(error: YAMLError) -> str:
+    """What is wrong in a text that is not YAML, and where, in one line."""
+    if not isinstance(error, MarkedYAMLError):
+        return " ".join(str(error).split())
+    mark = error.problem_mark or error.context_mark
+    where = "" if mark is None else f"line {mark.line + 1}: "
+    return where + " ".join(str(error.problem or error.context).split())
 
 
 def dump_yaml(value: Any) -> str:

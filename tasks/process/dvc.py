@@ -9,9 +9,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from prefect.runtime import flow_run
-from prefect.settings import PREFECT_UI_URL
-
 from reelnest.stages.workspace import Workspace
 from tasks.process.grace import grace_seconds
 from tasks.process.runner import TAIL_LINES, CommandError, is_signal, output_of, run
@@ -124,6 +121,9 @@ def error_message(lines: Iterable[str]) -> str | None:
 
 def flow_run_environment() -> dict[str, str]:
     """Returns the variables that name the flow run, which a stage records with its outputs; none outside of a flow run."""
+    from prefect.runtime import flow_run  # takes a second to import, which a mistake should not have to wait for
+    from prefect.settings import PREFECT_UI_URL
+
     if flow_run.id is None:
         return {}
     page = flow_run.ui_url if PREFECT_UI_URL.value() else ""

@@ -89,6 +89,20 @@ def version(root: Path, params: Params, text: str, name: str) -> Version:
     return Version(contents, data.oids)
 
 
+def is_recorded(root: Path) -> bool:
+    """Whether `data/` is the version that the checkout's `data.dvc` names. DVC does not hash unchanged files again."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    if not (root / "data.dvc").is_file():
+        return False
+    try:
+        with Repo(str(root)) as repo:
+            return not repo.status(targets=["data.dvc"])
+    except DvcException:  # recording reports it
+        return False
+
+
 def data_hash(text: str, name: str) -> str:
     """Returns the hash of the folder that the text of a `data.dvc` names."""
     try:

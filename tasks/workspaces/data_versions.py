@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
-
 from reelnest.atomic_files import aside_of, exchange_folders, flush_folder
 from reelnest.errors import DataError, ReelnestError, RunError, VideoError
 from reelnest.git import git, uncommitted
@@ -22,14 +20,13 @@ from reelnest.records.changes import NOTHING, Changes, Contents, as_json, as_tex
 from reelnest.records.formats import Video
 from reelnest.records.merging import merge
 from reelnest.settings import Params, load_params
-from reelnest.stages import validate
 from reelnest.stages.workspace import Workspace
 from reelnest.video.decoder import Decoder, Limits, VideoInfo, in_parallel
 from tasks.process import dvc_cache
 from tasks.process.dvc import DVC
 from tasks.process.locks import lock_or_none
 from tasks.process.runner import CommandError, output_of, quieten
-from tasks.workspaces.cached_data import Version, dvc_file, version
+from tasks.workspaces.cached_data import Version, dvc_file, is_recorded, version
 from tasks.workspaces.revisions import git_remote
 
 LOCK = Path("work/locks/data.lock")
@@ -50,11 +47,12 @@ def add(root: Path, params: Params, sources: list[Path], *, replacing: bool, com
         if lock is None:
             raise RunError(f"{root / LOCK}: another `reelnest data add` is running. Try again when it has ended.")
         _check_present(workspace)
-        before = _version_at_head(root, params)
         aside = aside_of(workspace.data)
         aside.mkdir()
         try:
-            merge(sources, workspace.data, aside, replacing=replacing)
+            if not merge(sources, workspace.data, aside, replacing=replacing) and not committing and is_recorded(root):
+                return _no_changes(root, sources)
+            before = _version_at_head(root, params)
             _validate(workspace, params, aside)
             flush_folder(aside)
             with _in_place(workspace.data, aside):
@@ -63,7 +61,7 @@ def add(root: Path, params: Params, sources: list[Path], *, replacing: bool, com
             shutil.rmtree(aside, ignore_errors=True)
         changes = compare(before, version(root, params, (root / "data.dvc").read_text(encoding="utf-8"), "data.dvc").contents)
         if not changes.any and _is_committed(root):
-            return "No changes: data/ is the version of data.dvc at HEAD."
+            return _no_changes(root, sources)
         message = f"Data: {changes.headline}\n\n{changes.counts}"
         if not committing:
             return f"{message}\n\nRecorded in data.dvc. To commit it with this message: reelnest data add --commit"
@@ -110,6 +108,14 @@ def push(root: Path, *, branch: bool) -> str:
     return " ".join([*done, _notify(root)])
 
 
+def _no_changes(root: Path, sources: list[Path]) -> str:
+    """The text for an addition after which data/ is still the version of data.dvc."""
+    known = f"all records of {', '.join(map(str, sources))} are in data/ already. " if sources else ""
+    if _is_committed(root):
+        return f"No changes: {known}data/ is the version of data.dvc at HEAD."
+    return f"No changes: {known}data/ is the version of data.dvc, which is not committed. Commit it: reelnest data add --commit"
+
+
 def _version_at_head(root: Path, params: Params) -> Contents:
     """The data at HEAD, to which a commit message's counts refer; NOTHING if HEAD has no data.dvc."""
     try:
@@ -138,6 +144,8 @@ def _check_present(workspace: Workspace) -> None:
 
 def _validate(workspace: Workspace, params: Params, data: Path) -> None:
     """Runs the validate stage on data in another folder; its reports go to `work/adding/reports/`."""
+    from reelnest.stages import validate  # imports Great Expectations, which takes seconds
+
     scratch = Workspace(workspace.work / ADDING)
     shutil.rmtree(scratch.root, ignore_errors=True)
     scratch.root.mkdir(parents=True)
@@ -187,6 +195,7 @@ def _durations(root: Path, params: Params, versions: list[Version]) -> dict[tupl
 
 def _notify(root: Path) -> str:
     """Emits the event if Prefect's server responds. Returns the text to print."""
+    import httpx
     from prefect.exceptions import PrefectException
     from prefect.settings import get_current_settings
 
@@ -210,6 +219,13 @@ def _notify(root: Path) -> str:
     return f"Sent the event {data_arrival.EVENT}, at {payload['commit'][:12]}."
 
 
+def _check_repository(root: Path) -> None:
+    """Raises RunError outside a git repository, or without DVC in it."""
+    git(root, "rev-parse", "--git-dir")
+    if not (root / ".dvc").is_dir():
+        raise RunError(f"{root} has no .dvc/, so there are no versions of the data. Run this in a clone of the project, or run `dvc init`.")
+
+
 def main() -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser(prog="reelnest data", description=(__doc__ or "").splitlines()[0])
@@ -229,6 +245,7 @@ def main() -> int:
     root = Path.cwd()
     try:
         params = load_params(root / "params.yaml")
+        _check_repository(root)
         if arguments.command == "add":
             text = add(root, params, arguments.sources, replacing=arguments.replace, committing=arguments.commit)
         elif arguments.command == "push":

@@ -16,11 +16,11 @@ from typing import Any
 from uuid import uuid4
 
 from reelnest.atomic_files import atomic_write
-from reelnest.drift.measures import sampled
-from reelnest.errors import ReelnestError, RunError
+from reelnest.errors import NothingTracked, ReelnestError, RunError
 from reelnest.launch.command import prepare_process
 from reelnest.records.changes import table
 from reelnest.records.formats import file_names, read_videos
+from reelnest.registry.known_versions import CHAMPION, NoVersionError, known_version
 from reelnest.settings import Params, load_params
 from reelnest.stages.workspace import Workspace
 from tasks.process import dvc
@@ -32,6 +32,10 @@ from tasks.workspaces.run_workspace import run_workspace
 
 STAGE = (sys.executable, "-m", "reelnest.commands.drift")
 FILES = ("drift.json", "drift.html")
+NO_CHAMPION = (
+    "There is no champion to compare the data with. Train and register one (`dvc repro`, then `reelnest register`), or make a registered"
+    " version champion (`reelnest promote`)."
+)
 BEFORE = Path("work/drift")
 """Folder in the run's worktree with the needed files of the champion's training data."""
 
@@ -43,6 +47,8 @@ class Measured:
     message: str
     report: Mapping[str, Any] | None = None
     """The content of `reports/drift.json`; None if there was nothing to do."""
+    compared: bool = True
+    """False if there is no champion to compare with."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ def measure(
     commit = commit_of(checkout, revision)
     champion = _champion(_params(checkout, commit))
     if champion is None:
-        return Measured("There is no champion to compare the data with. Register one with a training.")
+        return Measured(NO_CHAMPION, compared=False)
     after = data_hash(dvc_file(checkout, commit), revision)
     if after == champion.data:
         return Measured(f"Nothing to do: version {champion.version}, the champion, was trained on the data of {revision}.")
@@ -106,7 +112,10 @@ def _params(checkout: Path, commit: str) -> Params:
 
 
 def _champion(params: Params) -> _Champion | None:
-    # Imported here because MLflow takes seconds to import.
+    try:
+        known_version(params, CHAMPION, params.registration.name)  # found without MLflow, which takes seconds to import
+    except (NothingTracked, NoVersionError):
+        return None
     from reelnest.registry.drift_log import champion
     from reelnest.registry.lineage.dvc_lock import DATA_FILE
     from reelnest.registry.lineage.lineage import find_origin
@@ -127,6 +136,8 @@ def _champion(params: Params) -> _Champion | None:
 def _lay_out(checkout: Path, champion: _Champion, workspace: Workspace) -> Path:
     """Writes the records of the champion's data, and the files of their sample, to a folder."""
     from dvc.repo import Repo
+
+    from reelnest.drift.measures import sampled  # imports SciPy, which takes a second
 
     folder = workspace.root / BEFORE
     folder.mkdir(parents=True)
@@ -163,6 +174,9 @@ def main() -> int:
         return error.exit_status
     except (CommandError, dvc.StageError) as error:
         sys.stderr.write(f"reelnest: error: {error}\n")
+        return 1
+    if not measured.compared:
+        sys.stderr.write(f"reelnest: error: {measured.message}\n")
         return 1
     if measured.report is None:
         sys.stdout.write(f"{measured.message}\n")

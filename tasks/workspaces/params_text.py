@@ -10,7 +10,7 @@ from ruamel.yaml.error import YAMLError
 
 from reelnest.errors import ConfigError, RunError
 from reelnest.settings import check_params, is_setting, setting_errors
-from reelnest.yaml_files import load_yaml
+from reelnest.yaml_files import load_yaml, yaml_problem
 
 
 class ParamsText:
@@ -27,7 +27,7 @@ class ParamsText:
         try:
             self.params: dict[str, Any] = self._yaml.load(text)
         except YAMLError as error:
-            raise RunError(f"{self._where} cannot be read: {error}") from error
+            raise RunError(f"{self._where} is not readable as YAML: {yaml_problem(error)}. Correct it and commit it.") from error
         if not isinstance(self.params, dict):
             raise RunError(f"{self._where} has no sections such as `train:`.")
 
@@ -62,7 +62,7 @@ class ParamsText:
                 errors += setting_errors(self.params, key)
         errors = errors or (self._errors() if is_of_this_version else [])
         if errors:
-            raise RunError("\n".join(errors))
+            raise RunError(" ".join(errors))
 
     def _errors(self) -> list[str]:
         """What is wrong in the file as a whole, such as two settings that exclude each other."""

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from reelnest.settings import Params
-from reelnest.yaml_files import YAMLError, dump_yaml, load_yaml
+from reelnest.yaml_files import YAMLError, dump_yaml, load_yaml, yaml_problem
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,18 @@ def test_texts_in_any_script_are_printed_unescaped() -> None:
         dump_yaml({"query_instruction": "Найди видео: «кольцо»", "projection": None})
         == "query_instruction: 'Найди видео: «кольцо»'\nprojection: null\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a: 1\nb: [1", "line 3: expected ',' or ']', but got '<stream end>'"),
+        ("a:\n  b: 1\n - 2", "line 3: expected <block end>, but found '<block sequence start>'"),
+        ("a: 1\nb: \x00", "special characters are not allowed"),
+    ],
+)
+def test_what_is_not_yaml_is_explained_in_one_line_with_its_place(text: str, problem: str) -> None:
+    with pytest.raises(YAMLError) as raised:
+        load_yaml(f"{text}\n")
+    assert problem in (explained := yaml_problem(raised.value))
+    assert "\n" not in explained

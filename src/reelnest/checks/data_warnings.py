@@ -1,10 +1,10 @@
 """Warnings about data that can be used but hardly teaches or tests anything, each with its count and what to do."""
 
-import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 
 from reelnest.records.formats import SPLITS, Pair, Side
+from reelnest.records.splits import normalised
 
 QUOTED = 80
 """Characters of a text in a warning."""
@@ -17,11 +17,6 @@ def data_warnings(pairs: Sequence[Pair], splits: Sequence[str]) -> list[str]:
         of_split = [pair for pair, chosen in zip(pairs, splits, strict=True) if chosen == split]
         warnings += _all_equal(of_split, split)
     return warnings + _leaks(pairs, splits)
-
-
-def normalised(text: str) -> str:
-    """The text without differences in Unicode form, white space and case."""
-    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
 
 def _all_equal(pairs: Sequence[Pair], split: str) -> list[str]:
@@ -51,7 +46,7 @@ def _leaks(pairs: Sequence[Pair], splits: Sequence[str]) -> list[str]:
     first, second = _two_splits(leaking[0])
     return [
         f"{len(leaking):,} texts are in several splits, with other white space, case or Unicode form: {first} and {second}. So the test is"
-        " easier than it looks. Write each text in one way: pairs without a `split` that share a text are in one split."
+        " easier than it looks. Give their pairs the same `split`, or none: pairs without a `split` whose texts differ only so are in one."
     ]
 
 

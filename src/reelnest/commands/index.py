@@ -9,13 +9,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from reelnest.commands.search_inputs import REGISTRY, check_model, check_videos, stored_model
-from reelnest.encoder.manifest import ABOUT_THE_MODEL
+from reelnest.commands.search_inputs import check_model, check_videos, stored_model
 from reelnest.encoder.saved import load
-from reelnest.encoder.saved_settings import SETTINGS_FILE
+from reelnest.encoder.saved_settings import ABOUT_THE_MODEL, SETTINGS_FILE
 from reelnest.engines.engine import ENGINES, Engine, IndexStorage
 from reelnest.errors import DataError
 from reelnest.records.content_hash import folder_hash
+from reelnest.registry.known_versions import REGISTRY
 from reelnest.serving.indexing import Indexed, IndexOptions, ModelSource, build_index
 from reelnest.serving.searcher import OpenModel, Searcher
 from reelnest.settings import Params, Precision
@@ -86,7 +86,7 @@ def _find(workspace: Workspace, params: Params, name: str) -> tuple[Path, str, s
 
         fetched = fetch_model(params, name, workspace.work / "models")
         return fetched.folder, fetched.name, fetched.hash
-    check_model(name)
+    check_model(params, name)
     folder = Path(name)
     return folder, name, folder_hash(folder, without=ABOUT_THE_MODEL)
 

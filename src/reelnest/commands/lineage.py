@@ -58,10 +58,10 @@ def check(workspace: Workspace, params: Params, which: str) -> tuple[str, bool]:
 
 
 def versions(params: Params, text: str) -> str:
-    """Lists the versions that come from a data hash, commit, run, flow run or model hash. Raises RegistryError if it is too short."""
+    """Lists the versions that come from a data hash, commit, run, flow run or model hash. Raises RegistryError if there is none."""
     matching = versions_from(params, text)
     if not matching:
-        return f"No version of '{params.registration.name}' comes from '{text}'. See `reelnest models`."
+        raise RegistryError(f"No version of '{params.registration.name}' comes from '{text}'. See `reelnest models`.")
     named = {"commit": COMMIT_TAG, "data": DATA_TAG, "flow run": FLOW_RUN_TAG, "model": MODEL_HASH_TAG}
     lines = []
     for version in matching:

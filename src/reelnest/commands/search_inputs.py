@@ -1,4 +1,4 @@
-"""Checks the inputs of `reelnest index`, `search` and `serve` before a model is opened. Nothing here imports torch, which takes seconds."""
+"""Checks the inputs of `reelnest index`, `search` and `serve` before a model is opened. Nothing here imports torch or MLflow."""
 
 import errno
 import os
@@ -6,15 +6,14 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from reelnest.encoder.saved_settings import SETTINGS_FILE
+from reelnest.encoder.saved_settings import ABOUT_THE_MODEL, SETTINGS_FILE, saved_hash
 from reelnest.engines.folder_files import read_manifest
 from reelnest.errors import ConfigError, DataError, ModelError
+from reelnest.records.content_hash import folder_hash
 from reelnest.records.formats import VIDEOS_FILE
+from reelnest.registry.known_versions import REGISTRY, KnownVersion, known_version
 from reelnest.search.query_text import check_count, check_query_text
 from reelnest.settings import Params
-
-REGISTRY = "models:/"
-"""The start of the name of a registered model."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +42,23 @@ def check_search(params: Params, index: Path, query: Query, model: str | None) -
     """Raises QueryError for an invalid search, and DataError and ModelError like `check_index`."""
     check_query_text(query.words, params.validation.max_text_characters)
     check_count(query.k)
-    check_index(index, model)
     read_manifest(index).check_dim(query.dim)
+    check_index(params, index, model)
 
 
-def check_index(folder: Path, model: str | None) -> None:
-    """Raises DataError if the folder holds no index, ModelError if the folder of its model is missing. `model` replaces that model."""
-    stored = read_manifest(folder).model
-    check_model(model or stored_model(folder, stored))
+def check_index(params: Params, folder: Path, model: str | None) -> None:
+    """Raises DataError if the folder holds no index, ModelError if another model made it. `model` replaces the one that the index names.
+
+    Raises as `check_model` does if there is no such model.
+    """
+    manifest = read_manifest(folder)
+    name = model or stored_model(folder, manifest.model)
+    version = check_model(params, name)
+    if name.startswith(REGISTRY):
+        if version is not None and version.model_hash is not None:
+            manifest.check_model(version.model_hash, folder)
+    elif saved_hash(Path(name)) != manifest.model_hash:
+        manifest.check_model(folder_hash(Path(name), without=ABOUT_THE_MODEL), folder)
 
 
 def stored_model(folder: Path, model: str) -> str:
@@ -58,10 +66,13 @@ def stored_model(folder: Path, model: str) -> str:
     return model if model.startswith(REGISTRY) else os.path.normpath(folder.resolve() / model)
 
 
-def check_model(name: str) -> None:
-    """Raises ModelError for a folder that is not a saved model. Registered models are checked when they are fetched."""
-    if not name.startswith(REGISTRY) and not (Path(name) / SETTINGS_FILE).is_file():
+def check_model(params: Params, name: str) -> KnownVersion | None:
+    """Raises ModelError for a folder that is not a saved model, RegistryError for a version that does not exist (see `known_version`)."""
+    if name.startswith(REGISTRY):
+        return known_version(params, name)
+    if not (Path(name) / SETTINGS_FILE).is_file():
         raise ModelError(f"{name}: no saved model. Set --model to a folder that training saved, or to models:/name@champion.")
+    return None
 
 
 def check_videos(data: Path) -> None:

@@ -4,17 +4,15 @@ The checksums are in the folder itself: they detect damaged and edited files, bu
 Against that, no file is executed: weights are safetensors, and no code of a model is loaded.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from reelnest.backbones.loading import PICKLED
+from reelnest.encoder.saved_settings import ABOUT_THE_MODEL
 from reelnest.errors import ModelError
+from reelnest.records.content_hash import file_hash
 
-RUN_FILE, CARD_FILE = "run.json", "README.md"
-ABOUT_THE_MODEL = (RUN_FILE, CARD_FILE)
-"""Files of a model's folder that are not part of the model: its tracking run and its model card."""
 READ_BY_NAME = (".json", ".safetensors", ".jinja", ".txt", ".model", ".py")
 """transformers and sentence-transformers open files with these suffixes by name."""
 
@@ -72,7 +70,6 @@ def _names_code(path: Path) -> bool:
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_hash(path)
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}. Copy the model again.") from error

@@ -9,11 +9,15 @@ from pydantic import ValidationError
 from reelnest.backbones.family import Family
 from reelnest.backbones.registry import family_in, family_of
 from reelnest.errors import ModelError
+from reelnest.records.content_hash import combined_hash, file_hash
 from reelnest.settings import Model, Preprocess
 from reelnest.video.frames import FrameSettings
 
 FORMAT, FORMAT_VERSION = "reelnest", 2
 SETTINGS_FILE = "reelnest.json"
+RUN_FILE, CARD_FILE = "run.json", "README.md"
+ABOUT_THE_MODEL = (RUN_FILE, CARD_FILE)
+"""Files of a model's folder that are not part of the model: its tracking run and its model card."""
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -35,6 +39,17 @@ def read_settings(folder: Path) -> dict[str, Any]:
             "Open it with the version that saved it, or save the model again."
         )
     return stored
+
+
+def saved_hash(folder: Path) -> str:
+    """Returns the hash of the model when it was saved, `folder_hash(folder, without=ABOUT_THE_MODEL)`, without reading its weights.
+
+    Raises ModelError like `read_settings`.
+    """
+    checksums = read_settings(folder).get("files")
+    if not isinstance(checksums, dict):
+        raise ModelError(f"{folder / SETTINGS_FILE}: no checksums of the model's files (`files`). Save the model again.")
+    return combined_hash({**checksums, SETTINGS_FILE: file_hash(folder / SETTINGS_FILE)})
 
 
 def saved_family(folder: Path) -> Family:

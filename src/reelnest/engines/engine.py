@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reelnest.errors import QueryError
+from reelnest.errors import ModelError, QueryError
 from reelnest.implementations import Implementations
 from reelnest.records.formats import BadRecord, Video
 from reelnest.settings import Precision, Section
@@ -54,6 +55,14 @@ class Manifest(Section):
                 f"dim {dim}: this index has dims 1 to {self.width}. The model was trained for {trained}; other dims have lower quality."
             )
         return dim
+
+    def check_model(self, model_hash: str, place: Path) -> None:
+        """Raises ModelError if a model with another hash made the index in `place`."""
+        if model_hash != self.model_hash:
+            raise ModelError(
+                f"{place}: this index was built with model {self.model_hash[:12]} ({self.model}), not with {model_hash[:12]}. Vectors of"
+                f" two models cannot be compared. Run `reelnest index --out {place}` again, or search with that model."
+            )
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,7 @@
 """The command line that runs a module on the number of processes in `launch.config`."""
 
+import codecs
+import io
 import logging
 import os
 import sys
@@ -14,9 +16,15 @@ from reelnest.yaml_files import load_yaml
 
 
 def prepare_process() -> None:
-    """Sets the variables of `QUIET` that are not set, for this process and its children, and enables the log lines of reelnest."""
+    """Sets the variables of `QUIET` that are not set, for this process and its children, and enables the log lines of reelnest.
+
+    Prints UTF-8 where the locale has only ASCII.
+    """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name == "ascii":
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # in the C locale, printing a name must not fail
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True, handlers=[LogHandler()])
     logging.getLogger("reelnest").setLevel(logging.INFO)
 

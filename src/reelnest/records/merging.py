@@ -81,8 +81,10 @@ class _Lines:
                     file.write(line.rstrip(b"\r\n") + b"\n")
 
 
-def merge(sources: Sequence[Path], data: Path, into: Path, *, replacing: bool = False) -> None:
+def merge(sources: Sequence[Path], data: Path, into: Path, *, replacing: bool = False) -> bool:
     """Writes `data` merged with `sources` into the empty folder `into`. `data` is not changed, and need not exist.
+
+    Returns whether the merged records differ from those of `data`.
 
     Args:
         sources: Folders in the data's format (either file may be missing), or files of JSON lines, in which a record with a `video_id` is
@@ -94,7 +96,7 @@ def merge(sources: Sequence[Path], data: Path, into: Path, *, replacing: bool = 
 
     Raises DataError with all conflicts and bad lines, and for an invalid source.
     """
-    _Merge(data, replacing).run(sources, into)
+    return _Merge(data, replacing).run(sources, into)
 
 
 class _Merge:
@@ -116,7 +118,7 @@ class _Merge:
             for name in file_names(video):
                 self.users.setdefault(name, set()).add(video.video_id)
 
-    def run(self, sources: Sequence[Path], into: Path) -> None:
+    def run(self, sources: Sequence[Path], into: Path) -> bool:
         files = [(folder, name) for source in sources for folder, name in record_files(source)]
         records = [(folder, name, *record) for folder, name in files for record in self._read(folder, name)]
         for folder, name, line, record in records:
@@ -136,6 +138,7 @@ class _Merge:
             listed = "\n  ".join(self.faults[:SHOWN])
             raise DataError(f"Nothing was added: {len(self.faults)} records have problems.\n  {listed}{more}")
         self._write(into)
+        return any(lines.changed for lines in self.lines.values())
 
     def _read(self, folder: Path, name: str) -> list[tuple[int, dict[str, Any]]]:
         records: list[tuple[int, dict[str, Any]]] = []

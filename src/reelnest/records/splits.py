@@ -1,11 +1,12 @@
 """Assigns splits to pairs whose line has none.
 
-Pairs that share a query or a target are in one connected component of the pair graph. All pairs of a component are in the same split, so
-that no training query or video is in the test split. A hash of the component chooses the split, independent of the order of the file, of a
-seed and of other components.
+Pairs that share a query or a target are in one connected component of the pair graph. Texts that differ only in spelling (see
+`normalised`) count as one. All pairs of a component are in the same split, so that no training query or video is in the test split. A hash
+of the component chooses the split, independent of the order of the file, of a seed and of other components.
 """
 
 import hashlib
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -39,7 +40,10 @@ def assign_splits(pairs: Sequence[Pair], validation_fraction: float, test_fracti
 
 
 def connected_components(pairs: Sequence[Pair]) -> list[int]:
-    """A component number for each pair: equal if a chain of shared queries or targets connects two pairs. Negatives do not connect."""
+    """A component number for each pair: equal if a chain of shared queries or targets connects two pairs. Negatives do not connect.
+
+    Texts are shared if they are `normalised` to the same.
+    """
     parents: dict[Side, Side] = {}
 
     def root(side: Side) -> Side:
@@ -49,10 +53,16 @@ def connected_components(pairs: Sequence[Pair]) -> list[int]:
             side = parents[side]
         return side
 
-    for pair in pairs:
-        parents[root(pair.query)] = root(pair.target)
+    sides = [(_spelt_alike(pair.query), _spelt_alike(pair.target)) for pair in pairs]
+    for query, target in sides:
+        parents[root(query)] = root(target)
     numbers: dict[Side, int] = {}
-    return [numbers.setdefault(root(pair.query), len(numbers)) for pair in pairs]
+    return [numbers.setdefault(root(query), len(numbers)) for query, _ in sides]
+
+
+def normalised(text: str) -> str:
+    """The text without differences in Unicode form, white space and case."""
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
 
 def count_pairs(pairs: Sequence[Pair], splits: Sequence[str]) -> dict[str, dict[str, int]]:
@@ -74,6 +84,10 @@ def _hashed(name: str, validation_fraction: float, test_fraction: float) -> str:
     if place < test_fraction:
         return "test"
     return "validation" if place < test_fraction + validation_fraction else "train"
+
+
+def _spelt_alike(side: Side) -> Side:
+    return Side("text", normalised(side.value)) if side.kind == "text" else side
 
 
 def _name(side: Side) -> str:

@@ -5,7 +5,6 @@ from urllib.parse import quote, unquote, urlsplit
 
 import mlflow
 import requests
-import sqlalchemy
 from mlflow.environment_variables import (
     MLFLOW_ALLOW_PICKLE_DESERIALIZATION,
     MLFLOW_DISABLE_TELEMETRY,
@@ -24,12 +23,9 @@ from mlflow.telemetry import set_telemetry_client
 from reelnest.errors import RegistryError, RegistryUnavailable
 from reelnest.registry.addresses import without_credentials
 from reelnest.registry.local_store import check_tracked, database_file, make_database
+from reelnest.registry.reachable import ADVICE, check_reachable
 from reelnest.registry.run_notes import EXPERIMENT_TAGS
 from reelnest.settings import Params, tracking_uri
-
-HEALTH_TIMEOUT_SECONDS = 5
-AWAY_STATUSES = (502, 503, 504)
-"""HTTP statuses that a proxy returns while its server restarts."""
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +40,7 @@ def connect(params: Params) -> str:
     """
     uri = _signed_in(tracking_uri(params))
     _quiet()
-    _check_reachable(uri)
+    check_reachable(uri)
     file = database_file(uri)
     if file is not None:
         make_database(file)
@@ -53,7 +49,7 @@ def connect(params: Params) -> str:
         return _experiment_id(uri, params.tracking.experiment)
     except MlflowException as error:
         where = f"MLflow at {without_credentials(uri)}, experiment '{params.tracking.experiment}'"
-        raise RegistryError(f"{where}: rejected with: {error.message}. {_ADVICE}") from error
+        raise RegistryError(f"{where}: rejected with: {error.message}. {ADVICE}") from error
 
 
 def connect_to_read(params: Params) -> None:
@@ -63,7 +59,7 @@ def connect_to_read(params: Params) -> None:
     """
     uri = _signed_in(tracking_uri(params))
     _quiet()
-    _check_reachable(uri)
+    check_reachable(uri)
     check_tracked(uri)
     _set_uri(uri)
 
@@ -72,12 +68,6 @@ def error_type(error: MlflowException | OSError) -> type[RegistryError]:
     """RegistryUnavailable if MLflow's client got no response, RegistryError if it got an error response."""
     cause = error.__context__ if isinstance(error, MlflowException) else error
     return RegistryUnavailable if isinstance(cause, requests.ConnectionError | requests.Timeout) else RegistryError
-
-
-_ADVICE = (
-    "Start the server (`make up`), or set tracking.uri in params.yaml (or MLFLOW_TRACKING_URI) to another address, such as "
-    "sqlite:///mlflow.db."
-)
 
 
 def _quiet() -> None:
@@ -111,43 +101,6 @@ def _set_uri(uri: str) -> None:
     mlflow.set_registry_uri(uri)
     for variable in unset:
         variable.unset()
-
-
-def _check_reachable(uri: str) -> None:
-    scheme = urlsplit(uri).scheme
-    if scheme in ("http", "https"):
-        _check_server(uri)
-    elif scheme.startswith(("postgresql", "mysql", "mssql")):
-        _check_database(uri)
-    elif not scheme.startswith(("sqlite", "databricks")):
-        address = without_credentials(uri)
-        raise RegistryError(f"tracking.uri: MLflow 3 does not support '{address}' (nor plain folders). {_ADVICE}")
-
-
-def _check_server(uri: str) -> None:
-    address = without_credentials(uri)
-    try:
-        response = requests.get(f"{uri.rstrip('/')}/health", timeout=HEALTH_TIMEOUT_SECONDS)
-    except requests.RequestException as error:
-        raise RegistryUnavailable(f"MLflow does not respond at {address} ({type(error).__name__}). {_ADVICE}") from error
-    if response.status_code in AWAY_STATUSES:
-        raise RegistryUnavailable(f"MLflow does not respond at {address} (HTTP {response.status_code}). {_ADVICE}")
-    # A proxy in front of the server may require a login (401, 403) that MLflow's client provides later.
-    if response.status_code >= 500 or response.status_code == 404:
-        raise RegistryError(f"No working MLflow server at {address}: {address}/health returned HTTP {response.status_code}. {_ADVICE}")
-
-
-def _check_database(uri: str) -> None:
-    address = without_credentials(uri)
-    try:
-        engine = sqlalchemy.create_engine(uri)
-        try:
-            with engine.connect():
-                pass
-        finally:
-            engine.dispose()
-    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
-        raise RegistryError(f"MLflow's database {address} cannot be opened: {error}. {_ADVICE}") from error
 
 
 def _experiment_id(uri: str, name: str) -> str:

@@ -54,11 +54,7 @@ def database_state(file: Path) -> State:
 
     Raises RegistryError for a file that is no SQLite database or that belongs to another program or to another version of MLflow.
     """
-    if not file.parent.is_dir():
-        raise RegistryError(
-            f"tracking.uri: {SQLITE}{file}: the folder {file.parent} does not exist. Create it, or change tracking.uri in params.yaml."
-        )
-    if not file.exists() or not file.stat().st_size:
+    if is_missing(file):
         return State.MISSING
     try:
         tables, rows, revision = _contents(file)
@@ -75,6 +71,23 @@ def database_state(file: Path) -> State:
     raise RegistryError(_other_version(file, revision))
 
 
+def is_missing(file: Path) -> bool:
+    """Whether there is no database. Raises RegistryError if there is no folder for it. MLflow is not imported."""
+    if not file.parent.is_dir():
+        raise RegistryError(
+            f"tracking.uri: {SQLITE}{file}: the folder {file.parent} does not exist. Create it, or change tracking.uri in params.yaml."
+        )
+    return not file.exists() or not file.stat().st_size
+
+
+def no_database(file: Path) -> NothingTracked:
+    """The error for a missing database."""
+    return NothingTracked(
+        f"MLflow has no runs and no models yet: no database {file}. Run `make demo`, or `reelnest train`, `reelnest evaluate` and"
+        " `reelnest register`."
+    )
+
+
 def check_tracked(uri: str) -> None:
     """Raises NothingTracked if the SQLite database of `uri` is missing or incomplete, RegistryError as `database_state` does."""
     file = database_file(uri)
@@ -84,11 +97,8 @@ def check_tracked(uri: str) -> None:
             f"{file}: a command was interrupted while it created MLflow's database, which has no runs. Run `reelnest train`: it moves the"
             " file aside and creates a new database."
         )
-    if state is State.MISSING:
-        raise NothingTracked(
-            f"MLflow has no runs and no models yet: no database {file}. Run `make demo`, or `reelnest train`, `reelnest evaluate` and"
-            " `reelnest register`."
-        )
+    if file is not None and state is State.MISSING:
+        raise no_database(file)
 
 
 def make_database(file: Path) -> None:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from reelnest.encoder.saved import SavedModel
 from reelnest.engines.engine import Engine
-from reelnest.errors import ModelError
 from reelnest.records.formats import Video, video_files
 from reelnest.search.query_text import check_count, check_query_text
 from reelnest.serving.batching import BatchedEncoder
@@ -93,11 +92,7 @@ class Searcher:
     def __init__(self, engine: Engine, place: Path, model: OpenModel, *, shortlist: int, most_characters: int) -> None:
         """`place` is the index's folder. Raises ModelError if another model made the index, DataError if there is no index."""
         self.manifest, self.place, self.model = engine.manifest, place, model
-        if self.manifest.model_hash != model.hash:
-            raise ModelError(
-                f"{place}: this index was built with model {self.manifest.model_hash[:12]} ({self.manifest.model}), not with"
-                f" {model.hash[:12]}. Vectors of two models cannot be compared. Run `reelnest index` again, or search with that model."
-            )
+        self.manifest.check_model(model.hash, place)
         self._engine = engine
         self.shortlist = shortlist
         self._data = Path(os.path.normpath(place.resolve() / self.manifest.data))

@@ -11,6 +11,7 @@ from reelnest.settings.loading import (
     ACCELERATE_CONFIGS,
     PARAMS_FILE,
     check_params,
+    current_params,
     is_setting,
     launch_config_path,
     launch_processes,
@@ -19,7 +20,7 @@ from reelnest.settings.loading import (
     load_params,
     setting_errors,
 )
-from reelnest.settings.loss import LossSettings, Mining, NestedInfoNceSettings, register_loss_settings
+from reelnest.settings.loss import LossSettings, Mining, NestedInfoNceSettings, loss_settings_classes, register_loss_settings
 from reelnest.settings.model import Lora, Model, Tiny
 from reelnest.settings.params import Params
 from reelnest.settings.register import BehaviourPassed, Drift, Register
@@ -57,6 +58,7 @@ __all__ = [
     "Train",
     "Validate",
     "check_params",
+    "current_params",
     "flow_run",
     "is_setting",
     "launch_config_path",
@@ -64,6 +66,7 @@ __all__ = [
     "launch_shards",
     "launch_uses_cpu",
     "load_params",
+    "loss_settings_classes",
     "register_loss_settings",
     "setting_errors",
     "tracking_uri",

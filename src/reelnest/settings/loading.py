@@ -11,11 +11,13 @@ from pydantic_core import ErrorDetails
 from reelnest.errors import ConfigError
 from reelnest.settings.loss import LossSettings, loss_settings_class
 from reelnest.settings.params import Params
-from reelnest.yaml_files import YAMLError, load_yaml
+from reelnest.yaml_files import YAMLError, load_yaml, yaml_problem
 
 PARAMS_FILE = Path("params.yaml")
 
 ACCELERATE_CONFIGS = Path("configs/accelerate")
+SHOWN = 8
+"""How many errors a message has; it counts all."""
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
@@ -24,19 +26,27 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         contents = load_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file. Run this in the project's folder, or copy one of configs/presets/ to {path}.") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not readable as YAML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text ({error}). Save it as UTF-8.") from error
+    except YAMLError as error:
+        raise ConfigError(f"{path}: not readable as YAML: {yaml_problem(error)}. Correct that line, or the ones above it.") from error
     return check_params(contents, path)
+
+
+def current_params() -> Params:
+    """The settings of the project in the current folder; the defaults outside a project."""
+    return load_params() if PARAMS_FILE.is_file() else Params()
 
 
 def check_params(contents: Any, path: Path = PARAMS_FILE) -> Params:
     """Checks the contents of a params file. Raises ConfigError as `load_params` does; `path` is for its messages and the launch configs."""
     if not isinstance(contents, dict):
-        raise ConfigError(f"{path}: expected sections such as `train:`, found {type(contents).__name__}.")
+        kind = {type(None): "an empty file", list: "a list"}.get(type(contents), "a single value")
+        raise ConfigError(f"{path}: expected sections such as `train:`, found {kind}. Copy one of configs/presets/ to {path}.")
     try:
         params = Params.model_validate(contents)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{path}: {line}" for line in _explain(error.errors(include_url=False), contents))) from None
+        raise ConfigError(_listed(path, _explain(error.errors(include_url=False), contents))) from None
     _check_processes(params, path)
     return params
 
@@ -104,6 +114,14 @@ def _check_processes(params: Params, path: Path) -> None:
             f"{path}: train.batch_size: {params.train.batch_size} pairs cannot be shared evenly by the {processes} processes "
             f"of launch.config '{params.launch.config}'; use a multiple of {processes}."
         )
+
+
+def _listed(path: Path, errors: Sequence[str]) -> str:
+    """All errors in at most two lines."""
+    if len(errors) == 1:
+        return f"{path}: {errors[0]}"
+    more = f" And {len(errors) - SHOWN} more." if len(errors) > SHOWN else ""
+    return f"{path}: {len(errors)} settings are wrong. Correct them, and check with `reelnest params`.\n{' '.join(errors[:SHOWN])}{more}"
 
 
 def _explain(errors: Sequence[ErrorDetails], contents: Mapping[str, Any]) -> list[str]:

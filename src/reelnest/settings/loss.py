@@ -70,12 +70,22 @@ class NestedInfoNceSettings(LossSettings):
         return self
 
 
+def loss_settings_classes() -> list[type[LossSettings]]:
+    """The settings classes of all losses, those of installed packages included."""
+    _load_installed()
+    return list(_registered.values())
+
+
+def _load_installed() -> None:
+    for entry_point in entry_points(group=ENTRY_POINTS):
+        entry_point.load()
+
+
 def loss_settings_class(section: object) -> type[LossSettings]:
     """The settings class for the contents of the section `loss`. Raises pydantic's ValidationError for an unknown name."""
     name = section.get("name", NestedInfoNceSettings().name) if isinstance(section, Mapping) else NestedInfoNceSettings().name
     if name not in _registered:
-        for entry_point in entry_points(group=ENTRY_POINTS):
-            entry_point.load()
+        _load_installed()
     if not isinstance(name, str) or name not in _registered:
         problem = PydanticCustomError("unknown_loss", "There is no such loss; known: {known}", {"known": ", ".join(sorted(_registered))})
         raise ValidationError.from_exception_data("loss", [InitErrorDetails(type=problem, loc=("name",), input=name)])

@@ -154,7 +154,8 @@ def _fault(
     where = "reports/quarantine.jsonl lists each with its line and what to do; reports/data_docs/index.html has all checks."
     if _fraction(len(bad), records) > allowed:
         share = f"{len(bad)} of {records} records ({len(bad) / records:.1%}) are bad, more than validate.max_quarantined_fraction allows"
-        return f"{share} ({allowed:.1%}): {_counts(bad)}. {where} Repair them, or raise the limit."
+        first = f"The first is on line {bad[0].line} of {bad[0].file}: {bad[0].detail}."
+        return f"{share} ({allowed:.1%}): {_counts(bad)}.\n{first} {where} Repair them, or raise the limit."
     for split in ("train", "test"):
         if split not in splits:
             groups = len(set(connected_components(good)))

@@ -15,6 +15,7 @@ from PIL import Image
 
 from reelnest.errors import DataError, RunError
 from reelnest.settings import Params, load_params
+from reelnest.stages import validate
 from tasks.process import dvc_cache
 from tasks.process.dvc import DVC
 from tasks.process.runner import CommandError, output_of
@@ -27,12 +28,13 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from reelnest.settings import load_params
+from reelnest.stages import validate
 from tasks.workspaces import data_versions
 def hold(*_, **__):
     print("ready", flush=True)
     time.sleep(600)
-data_versions.validate.run = lambda *_: None
-module, name = {"validate": (data_versions.validate, "run"), "record": (data_versions, "output_of")}[sys.argv[1]]
+validate.run = lambda *_: None
+module, name = {"validate": (validate, "run"), "record": (data_versions, "output_of")}[sys.argv[1]]
 setattr(module, name, hold)
 data_versions.add(Path.cwd(), load_params(Path("params.yaml")), [Path(sys.argv[2])], replacing=False, committing=False)
 """
@@ -90,7 +92,7 @@ def checkout(filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the data's checks, which take seconds and have tests of their own."""
-    monkeypatch.setattr(data_versions.validate, "run", lambda *_: None)
+    monkeypatch.setattr(validate, "run", lambda *_: None)
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -116,7 +118,9 @@ def test_an_addition_is_committed_with_its_counts_and_told_by_diff(checkout: Pat
     assert "text_to_video  train         3    1        0        0" in message
     assert "Reverts" not in message
     assert git(checkout, "status", "--porcelain") == ""
-    assert add(checkout, params, tmp_path / "more").startswith("No changes")
+    already = f"No changes: all records of {tmp_path / 'more'} are in data/ already. data/ is the version of data.dvc at HEAD."
+    assert add(checkout, params, tmp_path / "more") == already
+    assert add(checkout, params, tmp_path / "more", committing=True) == already
 
     # Edited by hand, and recorded without a source.
     lines = (checkout / "data" / "pairs.jsonl").read_text().splitlines(keepends=True)
@@ -125,6 +129,8 @@ def test_an_addition_is_committed_with_its_counts_and_told_by_diff(checkout: Pat
     before = state(checkout)["data.dvc"]
     assert "1 pair removed" in add(checkout, params)
     assert state(checkout)["data.dvc"] != before
+    uncommitted = "data/ is the version of data.dvc, which is not committed. Commit it: reelnest data add --commit"
+    assert add(checkout, params).endswith(uncommitted)
     changes, seconds = data_versions.diff(checkout, params, "HEAD~1", None)
     assert (len(changes.new_videos), len(changes.new_pairs), len(changes.removed_pairs)) == (2, 2, 1)
     assert seconds == {"before": [], "after": []}

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from prefect.client.orchestration import get_client
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.scheduled import scheduled_pipeline
@@ -83,3 +85,38 @@ def test_a_run_starts_with_the_settings_and_warns_of_uncommitted_ones(capsys: py
     assert run.parameters == {"revision": "HEAD", "settings": {"train.epochs": 2, "train.accumulation_steps": 2}}
     assert main(["--deployment", "by-hnad"]) == 1
     assert "did you mean reelnest-train/by-hand?" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_by_hand")
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"epochs": 2}, "'epochs' does not match '^(data|validate|preprocess|model|train|"),
+        ({"train.epohcs": 2}, "'train.epohcs' is not one of ['train.seed', 'train.epochs', "),
+        ({"train.epochs": "five"}, "settings['train.epochs']"),
+        ({"train.epochs": 0}, "0 is less than the minimum of 1"),
+        ({"model.lora": {"rnk": 8}}, "'rnk' was unexpected"),
+        ({"model.tiny.layers": 1.5}, "1.5 is not of type 'integer'"),
+        ({"loss.temprature": 0.1}, "'loss.temprature' is not one of ['loss.name', "),
+    ],
+)
+def test_the_server_refuses_wrong_settings_before_there_is_a_run(settings: dict[str, object], says: str) -> None:
+    with get_client(sync_client=True) as client:
+        deployment = client.read_deployment_by_name("reelnest-train/by-hand")
+        before = client.read_flow_runs()
+        with pytest.raises(PrefectHTTPStatusError) as refused:
+            client.create_flow_run_from_deployment(deployment.id, parameters={"settings": settings})
+        assert says in refused.value.response.json()["detail"]
+        assert len(client.read_flow_runs()) == len(before)
+
+
+@pytest.mark.usefixtures("_by_hand")
+def test_the_server_accepts_each_setting_of_params_yaml_and_none() -> None:
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    settings = {f"{section}.{name}": value for section, values in params.items() for name, value in values.items()}
+    more = {"model.lora": {"r": 8}, "model.tiny.layers": 2, "train.profile_steps": [1, 2], "train.learning_rate": 1}
+    with get_client(sync_client=True) as client:
+        deployment = client.read_deployment_by_name("reelnest-train/by-hand")
+        for accepted in (settings | more, {}, None):
+            run = client.create_flow_run_from_deployment(deployment.id, parameters={"settings": accepted})
+            client.delete_flow_run(run.id)

@@ -14,7 +14,7 @@ import mlflow
 import pytest
 
 from reelnest.errors import RegistryError, RegistryUnavailable
-from reelnest.registry import connection
+from reelnest.registry import reachable
 from reelnest.registry.addresses import without_credentials
 from reelnest.registry.connection import connect
 from reelnest.settings import Params, Tracking, tracking_uri
@@ -111,7 +111,7 @@ def test_a_stage_whose_server_is_away_ends_with_the_status_for_a_retry() -> None
 
 
 def test_a_server_that_never_responds_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "HEALTH_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(reachable, "HEALTH_TIMEOUT_SECONDS", 0.3)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()

@@ -92,7 +92,8 @@ def test_a_version_is_found_by_its_origins(known: Project, of: str) -> None:
         "model": facts["lineage"]["model_hash"],
     }[of]
     assert lineage.versions(known.params, text[:8]).startswith("models:/reelnest/1  ")
-    assert "No version" in lineage.versions(known.params, f"{text[:8]}!")
+    with pytest.raises(RegistryError, match="No version of 'reelnest' comes from"):
+        lineage.versions(known.params, f"{text[:8]}!")
 
 
 def test_a_short_prefix_is_refused(known: Project) -> None:

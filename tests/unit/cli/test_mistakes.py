@@ -1,16 +1,21 @@
 """Mistakes of a person: each is refused in at most two lines that say what to type next, before anything slow is imported."""
 
 import json
+import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 import reelnest
 from reelnest import cli
+from reelnest.encoder.saved_settings import FORMAT, FORMAT_VERSION
+from reelnest.records.content_hash import folder_hash
 
 ROOT = Path(__file__).parents[3]
 
@@ -27,9 +32,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(ROOT / "params.yaml", tmp_path)
     for folder in ("index", "model", "no-model"):
         (tmp_path / folder).mkdir()
-    (tmp_path / "index/manifest.json").write_text(json.dumps(MANIFEST))
-    (tmp_path / "no-model/manifest.json").write_text(json.dumps({**MANIFEST, "model": "../gone"}))
-    (tmp_path / "model/reelnest.json").write_text("{}")
+    (tmp_path / "model/reelnest.json").write_text(json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, "files": {}}))
+    manifest = {**MANIFEST, "model_hash": folder_hash(tmp_path / "model")}
+    (tmp_path / "index/manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "no-model/manifest.json").write_text(json.dumps({**manifest, "model": "../gone"}))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "prepare_process", lambda: None)  # it changes the environment of the tests
     return tmp_path
@@ -42,6 +48,33 @@ def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         cli.app()
     printed = capsys.readouterr()
     return ended.value.code, printed.out, printed.err
+
+
+COMMAND = (sys.executable, "-c", "from reelnest.cli import app; app()")
+REGISTRY = """
+CREATE TABLE registered_models (name); INSERT INTO registered_models VALUES ('reelnest');
+CREATE TABLE model_versions (name, version, current_stage); INSERT INTO model_versions VALUES ('reelnest', 1, 'None');
+CREATE TABLE registered_model_aliases (name, version, alias); INSERT INTO registered_model_aliases VALUES ('reelnest', 1, 'champion');
+CREATE TABLE model_version_tags (name, version, key, value);
+INSERT INTO model_version_tags VALUES ('reelnest', 1, 'reelnest.model_hash', 'f');
+"""
+"""The tables of MLflow's database that name versions. tests/integration/registry/test_known_versions.py reads those that MLflow makes."""
+NO_ALIAS = "No version of 'reelnest' has the alias 'nobody'. See `reelnest models`."
+NO_VERSION = "Model 'reelnest' has no version 99. See `reelnest models`."
+SLOW = ("torch", "transformers", "great_expectations", "mlflow", "dvc", "prefect")
+
+
+def run_alone(arguments: list[str]) -> tuple[int, str, list[str]]:
+    """The status and the error of `reelnest` in a process of its own, and which of the slow modules it imported."""
+    code = (
+        "import sys; from reelnest.cli import app\n"
+        "try: app()\n"
+        "except SystemExit as ended: status = ended.code\n"
+        f"print(status, *[name for name in {SLOW} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120, check=True)
+    status, *imported = done.stdout.split()
+    return int(status), done.stderr, imported
 
 
 MISTAKES = [
@@ -77,6 +110,40 @@ MISTAKES = [
 ]
 
 
+REGISTERED_MISTAKES = [
+    (["index", "--data", "model", "--model", "models:/reelnest@nobody"], NO_ALIAS),
+    (["index", "--data", "model", "--model", "models:/reelnest/99"], NO_VERSION),
+    (["index", "--data", "model", "--model", "models:/reelnst@champion"], "MLflow has no model 'reelnst' yet. Run `reelnest register`."),
+    (["index", "--data", "model", "--model", "models:/reelnest"], "is no version of a registered model: expected models:/NAME@ALIAS"),
+    (["search", "a", "--model", "models:/reelnest@nobody"], NO_ALIAS),
+    (["search", "a", "--model", "models:/reelnest@champion"], "index: this index was built with model "),
+    (["search", "a", "--index", "stale"], "stale: this index was built with model 000000000000 (../model), not with "),
+    (["serve", "--port", "0", "--index", "stale"], "Run `reelnest index --out stale` again, or search with that model."),
+    (["serve", "--port", "0", "--model", "models:/reelnest/99"], NO_VERSION),
+    (["lineage", "nobody"], NO_ALIAS),
+    (["lineage", "models:/reelnest/99"], NO_VERSION),
+    (["lineage", "--from", "abc"], "'abc': give at least 6 characters of a data hash, commit, run, flow run or model hash."),
+    (["promote", "99"], NO_VERSION),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), REGISTERED_MISTAKES, ids=[" ".join(arguments) for arguments, _ in REGISTERED_MISTAKES])
+def test_an_unknown_version_or_a_stale_index_is_named_before_anything_slow_is_imported(
+    arguments: list[str], words: str, project: Path
+) -> None:
+    with closing(sqlite3.connect("mlflow.db")) as database:
+        database.executescript(REGISTRY)
+    Path("model/videos.jsonl").touch()
+    shutil.copytree("index", "stale")
+    Path("model/reelnest.json").write_text(Path("model/reelnest.json").read_text() + "\n")
+    Path("stale/manifest.json").write_text(json.dumps({**MANIFEST, "model_hash": "0" * 64}))
+    status, err, imported = run_alone(arguments)
+    assert (status, imported) == (1, [])
+    assert err.startswith("reelnest: error: ")
+    assert words in err
+    assert len(err.splitlines()) == 1
+
+
 @pytest.mark.parametrize(("arguments", "status", "words"), MISTAKES, ids=[" ".join(arguments)[:40] for arguments, _, _ in MISTAKES])
 def test_a_mistake_is_explained_in_one_line(
     arguments: list[str], status: int, words: str, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -86,6 +153,51 @@ def test_a_mistake_is_explained_in_one_line(
     assert err.startswith("reelnest: error: ")
     assert words in err
     assert len(err.splitlines()) == 1
+
+
+def test_several_wrong_settings_are_named_in_two_lines(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = Path("params.yaml").read_text()
+    for right, wrong in (("  epochs:", "  epoch:"), ("  temperature:", "  temprature:"), ("  decoder:", "  decodr:")):
+        text = text.replace(right, wrong)
+    Path("params.yaml").write_text(text)
+    status, _, err = run(["train"], monkeypatch, capsys)
+    assert status == 2
+    assert err.splitlines()[0] == "reelnest: error: params.yaml: 3 settings are wrong. Correct them, and check with `reelnest params`."
+    for name in ("preprocess.decoder?", "train.epochs?", "loss.temperature?"):
+        assert f"did you mean {name}" in err
+    assert len(err.splitlines()) == 2
+
+
+@pytest.mark.parametrize("command", [["data", "diff", "nope"], ["drift", "--revision", "nope"], ["data", "push"], ["runs"]])
+def test_outside_a_repository_that_is_said(command: list[str], project: Path) -> None:
+    for folder in ("tasks", "src"):
+        (project / folder).symlink_to(ROOT / folder)
+    done = subprocess.run([*COMMAND, *command], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert f"{project} is not in a git repository. Run this in a clone of the project" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_without_dvc_that_is_said(project: Path) -> None:
+    for folder in ("tasks", "src"):
+        (project / folder).symlink_to(ROOT / folder)
+    subprocess.run(["git", "init", "-q"], check=True)
+    done = subprocess.run([*COMMAND, "data", "push"], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert f"{project} has no .dvc/" in done.stderr
+    assert "or run `dvc init`." in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_in_the_c_locale_words_are_read_and_names_are_printed_as_utf_8(project: Path) -> None:
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    environment.pop("PYTHONIOENCODING", None)
+    long = subprocess.run([*COMMAND, "search", "ü" * 4001], env=environment, capture_output=True, timeout=120, check=False)
+    assert b"The search has 4,001 characters" in long.stderr
+    named = subprocess.run([*COMMAND, "search", "…"], env=environment, capture_output=True, timeout=120, check=False)
+    assert named.stderr.decode() == ("reelnest: error: “…” has no letters or digits. Describe what the video shows, such as: a red ring\n")
 
 
 def test_a_port_in_use_is_named(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,11 +234,6 @@ def test_ctrl_c_says_that_it_interrupted(project: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("command", ["search a", "search a --index none", "validate", "export other", "register", "promote"])
 def test_a_mistake_is_found_before_anything_slow_is_imported(command: str, project: Path) -> None:
     shutil.rmtree("model")
-    code = (
-        "import sys; from reelnest.cli import app\n"
-        "try: app()\n"
-        "except SystemExit as ended: status = ended.code\n"
-        "print(status, [name for name in ('torch', 'transformers', 'great_expectations', 'mlflow') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code, *command.split()], capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout.strip() in ("1 []", "2 []")
+    status, _, imported = run_alone(command.split())
+    assert status in (1, 2)
+    assert imported == []

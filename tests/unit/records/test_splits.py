@@ -1,8 +1,10 @@
+import hashlib
 import random
 from dataclasses import replace
 
 import pytest
 
+from reelnest.checks.data_warnings import data_warnings
 from reelnest.records.formats import Pair, Side
 from reelnest.records.splits import assign_splits, connected_components, count_pairs
 
@@ -75,6 +77,36 @@ def test_a_long_chain_is_one_component() -> None:
     pairs = [pair(Side("text", f"{n}"), Side("text", f"{n + 1}")) for n in range(20_000)]
     assert set(connected_components(pairs)) == {0}
     assert len(set(assign_splits(pairs, 0.3, 0.3))) == 1
+
+
+SPELLINGS = ["a red caf\u00e9", "a red cafe\u0301", "A Red CAF\u00c9", "  a red\tcaf\u00e9 ", "a\u00a0red caf\u00e9"]
+"""One text in two Unicode forms (NFC, NFD), in other case, and with other white space."""
+
+
+def test_texts_that_differ_only_in_spelling_are_in_one_split() -> None:
+    # Alone, they are in several splits.
+    alone = [assign_splits([pair(Side("text", text), Side("video", f"{n}"))], 0.3, 0.3)[0] for n, text in enumerate(SPELLINGS)]
+    assert len(set(alone)) > 1
+    pairs = [pair(Side("text", text), Side("video", f"{n}")) for n, text in enumerate(SPELLINGS)]
+    assert len(set(assign_splits(pairs, 0.3, 0.3))) == 1
+    assert not any("several splits" in warning for warning in data_warnings(pairs, assign_splits(pairs, 0.3, 0.3)))
+    assert any("several splits" in warning for warning in data_warnings(pairs, alone))
+    # A name of a video is no text, and is not changed.
+    videos = [pair(Side("video", text), Side("video", f"{n}")) for n, text in enumerate(SPELLINGS)]
+    assert len(set(connected_components(videos))) == len(SPELLINGS)
+
+
+def test_a_spelling_of_a_held_out_text_is_held_out() -> None:
+    pairs = [pair(Side("text", "A ring"), Side("video", "1"), "test"), pair(Side("text", "a  ring"), Side("video", "2"))]
+    assert assign_splits(pairs, 0.0, 0.0) == ["test", "test"]
+
+
+def test_other_texts_keep_the_split_of_their_spelling() -> None:
+    pairs = [pair(Side("text", f"Query  {n}"), Side("video", f"Video {n}")) for n in range(200)]
+    names = [f"text:Query  {n}" for n in range(200)]
+    places = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64 for name in names]
+    expected = ["test" if place < 0.2 else "validation" if place < 0.5 else "train" for place in places]
+    assert assign_splits(pairs, 0.3, 0.2) == expected
 
 
 def test_the_fractions_are_met_over_many_components() -> None:

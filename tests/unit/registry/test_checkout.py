@@ -76,6 +76,6 @@ def test_a_project_in_a_subfolder_has_its_folder(repository: Path) -> None:
 
 def test_without_a_repository_or_a_commit_the_reason_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert read_checkout(tmp_path) is None
-    assert "not a git repository" in caplog.text
+    assert "not in a git repository" in caplog.text
     git(tmp_path, "init", "--quiet")
     assert read_checkout(tmp_path) is None

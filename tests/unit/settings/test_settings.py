@@ -127,16 +127,21 @@ def test_invalid_settings_are_rejected_with_their_path_and_allowed_values(change
 
 def test_all_mistakes_are_reported_at_once(project: Path) -> None:
     text = error_of(change(project, train__epochs=0, evaluate__dept=5))
+    assert "params.yaml: 2 settings are wrong. Correct them, and check with `reelnest params`." in text
     assert "train.epochs" in text
     assert "did you mean evaluate.depth?" in text
+    text = error_of(change(project, **{f"train__wrong_{number}": 1 for number in range(20)}))
+    assert "22 settings are wrong" in text
+    assert text.endswith("And 14 more.")
+    assert len(text.splitlines()) == 2
 
 
 def test_errors_for_a_missing_or_unreadable_file_have_advice(tmp_path: Path) -> None:
     assert "configs/presets" in error_of(tmp_path / "params.yaml")
     (tmp_path / "params.yaml").write_text("train: [")
-    assert "not readable as YAML" in error_of(tmp_path / "params.yaml")
+    assert "params.yaml: not readable as YAML: line 1: " in error_of(tmp_path / "params.yaml")
     (tmp_path / "params.yaml").write_text("")
-    assert "expected sections" in error_of(tmp_path / "params.yaml")
+    assert "expected sections such as `train:`, found an empty file. Copy one of configs/presets/" in error_of(tmp_path / "params.yaml")
 
 
 def test_the_number_of_processes_is_that_of_the_launch_file(project: Path) -> None:

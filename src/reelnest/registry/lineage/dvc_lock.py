@@ -9,7 +9,7 @@ from typing import Any
 
 from reelnest.artifacts.lineage import DataVersion
 from reelnest.errors import RegistryError
-from reelnest.yaml_files import YAMLError, load_yaml
+from reelnest.yaml_files import YAMLError, load_yaml, yaml_problem
 
 DATA_FILE, LOCK_FILE = "data.dvc", "dvc.lock"
 CODE = ("src/", "configs/")
@@ -26,7 +26,8 @@ def read_yaml(path: Path) -> dict[str, Any] | None:
     try:
         content = load_yaml(path.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError) as error:
-        raise RegistryError(f"{path}: not readable as YAML: {error}. Run `dvc repro` to write it again.") from error
+        problem = yaml_problem(error) if isinstance(error, YAMLError) else str(error)
+        raise RegistryError(f"{path}: not readable as YAML: {problem}. Run `dvc repro` to write it again.") from error
     if not isinstance(content, dict):
         raise RegistryError(f"{path}: expected a mapping, found {type(content).__name__}. Run `dvc repro` to write it again.")
     return content

@@ -22,6 +22,7 @@ from reelnest.artifacts.validation_report import ValidationReport
 from reelnest.errors import RegistryError
 from reelnest.registry.candidate import MODEL_HASH_TAG
 from reelnest.registry.connection import connect_to_read
+from reelnest.registry.known_versions import check_source, named_version
 from reelnest.registry.lineage.checkout import read_checkout
 from reelnest.registry.lineage.dvc_lock import DATA_FILE, LOCK_FILE, data_version, read_yaml, stale_inputs
 from reelnest.registry.lineage.environment import environment, installed
@@ -39,7 +40,6 @@ MOST_CHANGES = 20_000_000
 
 DATA_TAG = "reelnest.data"
 SEARCHED_TAGS = (COMMIT_TAG, DATA_TAG, FLOW_RUN_TAG, MODEL_HASH_TAG)
-SHORTEST_PREFIX = 6
 
 log = logging.getLogger(__name__)
 
@@ -138,8 +138,8 @@ def find_origin(params: Params, which: str, folder: Path) -> Origin:
 
     Raises RegistryError if there is no such version or MLflow cannot be reached.
     """
+    name, which = named_version(which, params.registration.name)
     connect_to_read(params)
-    name, which = _named(which, params.registration.name)
     try:
         version = version_of(name, which)
         return Origin(version, _run(version.run_id), _lineage(version, folder), folder)
@@ -152,8 +152,7 @@ def versions_from(params: Params, text: str) -> list[ModelVersion]:
 
     Raises RegistryError if `text` is too short, or if MLflow cannot be reached.
     """
-    if len(text) < SHORTEST_PREFIX:
-        raise RegistryError(f"'{text}': give at least {SHORTEST_PREFIX} characters of a data hash, commit, run, flow run or model hash.")
+    check_source(text)
     connect_to_read(params)
     try:
         versions = mlflow.MlflowClient().search_model_versions(f"name = '{params.registration.name}'")
@@ -178,18 +177,6 @@ def trainings_of_flow_runs(params: Params, beginning: str) -> list[tuple[str, st
     except (MlflowException, OSError) as error:
         raise RegistryError(f"MLflow's runs cannot be read: {error}") from error
     return [(run.info.run_id, run.data.tags[FLOW_RUN_TAG]) for run in runs]
-
-
-def _named(which: str, name: str) -> tuple[str, str]:
-    """The model's name, and a number or alias."""
-    if not which.startswith("models:/"):
-        return name, which
-    path = which.removeprefix("models:/")
-    separator = "@" if "@" in path else "/"
-    name, _, which = path.rpartition(separator)
-    if not name or not which:
-        raise RegistryError(f"'models:/{path}': expected models:/NAME@ALIAS or models:/NAME/VERSION.")
-    return name, which
 
 
 def _run(run_id: str | None) -> Any | None:

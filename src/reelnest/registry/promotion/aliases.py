@@ -11,10 +11,12 @@ from mlflow.exceptions import MlflowException
 from reelnest.errors import RegistryError
 from reelnest.evaluation.metrics import logged_name
 from reelnest.registry.connection import connect_to_read
+from reelnest.registry.known_versions import CHAMPION as CHAMPION
+from reelnest.registry.known_versions import no_model, no_version
 from reelnest.registry.promotion.deciding import deciding
 from reelnest.settings import Params
 
-CHAMPION, CHALLENGER = "champion", "challenger"
+CHALLENGER = "challenger"
 DECISION_TAG = "reelnest.decision"
 REASON_TAG = "reelnest.reason"
 TAKEN_BACK = "taken back by hand"
@@ -135,13 +137,13 @@ def version_of(name: str, which: str) -> ModelVersion:
     if not which.isdecimal():
         version = _by_alias(name, which)
         if version is None:
-            raise RegistryError(f"No version of '{name}' has the alias '{which}'. See `reelnest models`.")
+            raise no_version(name, which)
         return version
     try:
         return mlflow.MlflowClient().get_model_version(name, which)
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            raise RegistryError(f"Model '{name}' has no version {which}. See `reelnest models`.") from None
+            raise no_version(name, which) from None
         raise
 
 
@@ -150,7 +152,7 @@ def _registered(name: str) -> None:
         mlflow.MlflowClient().get_registered_model(name)
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            raise RegistryError(f"MLflow has no model '{name}' yet. Run `reelnest register`.") from None
+            raise no_model(name) from None
         raise
 
 

@@ -1,6 +1,5 @@
 """The download of a version's saved model."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +10,13 @@ from reelnest.encoder.saved_settings import SETTINGS_FILE
 from reelnest.errors import RegistryError
 from reelnest.registry.candidate import MODEL_HASH_TAG, Candidate
 from reelnest.registry.connection import connect_to_read
+from reelnest.registry.known_versions import named_version
 from reelnest.registry.promotion.aliases import version_of
 from reelnest.registry.versions.measuring import CannotMeasureError, saved_model_of
-from reelnest.settings import PARAMS_FILE, Params, load_params
+from reelnest.settings import Params, current_params
 
 CACHE = Path("work/models")
 """Where `saved_folder` downloads models, relative to the current folder."""
-REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))")
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,7 @@ def saved_folder(reference: str) -> Path:
 
     Outside a project it is MLFLOW_TRACKING_URI. Raises RegistryError like `fetch_model`.
     """
-    params = load_params() if PARAMS_FILE.is_file() else Params()
-    return fetch_model(params, reference, CACHE).folder
+    return fetch_model(current_params(), reference, CACHE).folder
 
 
 def fetch_model(params: Params, reference: str, cache: Path) -> FetchedModel:
@@ -44,13 +42,10 @@ def fetch_model(params: Params, reference: str, cache: Path) -> FetchedModel:
 
     Raises RegistryError if there is no such version, its files are missing or have changed, or MLflow cannot be reached.
     """
-    match = REFERENCE.fullmatch(reference)
-    if match is None:
-        raise RegistryError(f"'{reference}' is not a model. Expected a folder, models:/name/3 or models:/name@champion.")
+    name, which = named_version(reference)
     connect_to_read(params)
-    name = match["name"]
     try:
-        version = version_of(name, match["version"] or match["alias"])
+        version = version_of(name, which)
         resolved, cached = f"models:/{name}/{version.version}", cache / f"{name}-{version.version}"
         if not cached.is_dir():
             cache.mkdir(parents=True, exist_ok=True)

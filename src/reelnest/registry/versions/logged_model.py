@@ -18,7 +18,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, Tens
 from mlflow.types.schema import AnyType
 
 import reelnest
-from reelnest.encoder.manifest import CARD_FILE
+from reelnest.encoder.saved_settings import CARD_FILE
 from reelnest.progress import Activity
 from reelnest.records.formats import TEXT_FIELDS
 from reelnest.registry.candidate import MODEL_HASH_TAG, Candidate
