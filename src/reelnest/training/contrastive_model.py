@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.func import functional_call
 
 from reelnest.encoder.batches import Batch
@@ -27,6 +28,12 @@ class ContrastiveModel(nn.Module):
         them unsharded only here, and because DDP and FSDP wait for the gradients of every parameter that a forward pass used.
         """
         return self.encoder(batch), {name: parameter.clone() for name, parameter in self.objective.named_parameters()}
+
+    def unsharded_parameters(self) -> list[nn.Parameter]:
+        """Returns the trained parameters of a sharded model that are not sharded, whose gradients FSDP does not average."""
+        if not self.encoder.sharded:
+            return []
+        return [parameter for parameter in self.objective.parameters() if parameter.requires_grad and not isinstance(parameter, DTensor)]
 
     def losses(self, vectors: Tensor, learnt: dict[str, Tensor], batch: PairBatch, seed: Sequence[int]) -> StepLosses:
         """Returns the losses of a batch's vectors. `learnt` are the objective's parameters from `forward`; `seed` is the step's seed."""

@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 
 from reelnest.settings import Train
+from reelnest.training.distributed import OBJECTIVE
 
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
@@ -95,22 +96,25 @@ class MuonWithAdamW(Optimizer):
 def build_optimizer(model: nn.Module, train: Train) -> Optimizer:
     """Returns AdamW (Loshchilov and Hutter 2017, https://arxiv.org/abs/1711.05101) or Muon for the trainable parameters.
 
-    Norm weights, biases and the temperature have no weight decay: shrinking a scale or an offset regularises nothing. Muon updates matrices
-    that map vectors to vectors; AdamW updates embeddings and the patch convolution.
+    Norm weights, biases and the loss's parameters have no weight decay: shrinking a scale or an offset regularises nothing. Muon updates
+    matrices that map vectors to vectors; AdamW updates embeddings, the patch convolution and the loss's parameters.
     """
     # One kernel for all parameters takes a fifth of the time on a CPU. Not with fp16: the fused kernel checks for overflow itself, so
     # accelerate would not see that a step was skipped.
     fused = train.mixed_precision != "fp16"
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    flat = {"params": [parameter for parameter in trainable if parameter.ndim < 2], "weight_decay": 0.0}
+    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    # The loss's are a group of their own: the fused kernel refuses sharded and unsharded parameters together.
+    learnt = {"params": [parameter for name, parameter in trainable.items() if _is_of_loss(name)], "weight_decay": 0.0}
+    weights = [parameter for name, parameter in trainable.items() if not _is_of_loss(name)]
+    flat = {"params": [parameter for parameter in weights if parameter.ndim < 2], "weight_decay": 0.0}
     if train.optimizer == "adamw":
-        decaying = {"params": [parameter for parameter in trainable if parameter.ndim >= 2], "weight_decay": train.weight_decay}
-        return AdamW(_filled(decaying, flat), lr=train.learning_rate, fused=fused)
+        decaying = {"params": [parameter for parameter in weights if parameter.ndim >= 2], "weight_decay": train.weight_decay}
+        return AdamW(_filled(decaying, flat, learnt), lr=train.learning_rate, fused=fused)
     tables = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
-    matrices = [parameter for parameter in trainable if parameter.ndim == 2 and parameter not in tables]
-    tables_and_kernels = [parameter for parameter in trainable if parameter.ndim > 2 or parameter in tables]
+    matrices = [parameter for parameter in weights if parameter.ndim == 2 and parameter not in tables]
+    tables_and_kernels = [parameter for parameter in weights if parameter.ndim > 2 or parameter in tables]
     decays = {"weight_decay": train.weight_decay}
-    for_adamw = _filled({"params": tables_and_kernels, **decays}, flat)
+    for_adamw = _filled({"params": tables_and_kernels, **decays}, flat, learnt)
     return MuonWithAdamW(_filled({"params": matrices, **decays}), for_adamw, train.learning_rate, fused=fused)
 
 
@@ -119,6 +123,10 @@ def build_scheduler(optimizer: Optimizer, train: Train, steps: int) -> LRSchedul
     return get_scheduler(
         SCHEDULES[train.schedule], optimizer, num_warmup_steps=round(train.warmup_fraction * steps), num_training_steps=steps
     )
+
+
+def _is_of_loss(name: str) -> bool:
+    return name.startswith(f"{OBJECTIVE}.")
 
 
 def _filled(*groups: dict[str, Any]) -> list[dict[str, Any]]:

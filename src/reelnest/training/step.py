@@ -7,7 +7,6 @@ from contextlib import contextmanager
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from reelnest.encoder.ema import Ema
 from reelnest.profiling.phases import phase
@@ -16,6 +15,7 @@ from reelnest.training.batches.pair_batches import PairBatch, PairBatcher
 from reelnest.training.checkpoint.history import StepFigures
 from reelnest.training.checkpoint.train_state import TrainState
 from reelnest.training.contrastive_model import ContrastiveModel
+from reelnest.training.distributed import clip_gradients
 from reelnest.training.gradients.step_gradients import StepGradients
 from reelnest.training.optimizer import build_optimizer, build_scheduler
 
@@ -59,8 +59,12 @@ class TrainingStep:
 
     def _clipped_norm(self) -> Tensor:
         """Clips the gradients and returns their norm before clipping."""
-        norm: Tensor = self.accelerator.clip_grad_norm_(self._trainable, self._train.max_gradient_norm or math.inf)
-        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+        largest = self._train.max_gradient_norm or math.inf
+        if self.model.encoder.sharded:
+            self.accelerator.unscale_gradients()
+            return clip_gradients(self._trainable, largest)
+        norm: Tensor = self.accelerator.clip_grad_norm_(self._trainable, largest)
+        return norm
 
 
 @contextmanager

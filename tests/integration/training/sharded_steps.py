@@ -28,7 +28,7 @@ from reelnest.training.checkpoint.checkpoints import (
     trainable_state,
 )
 from reelnest.training.contrastive_model import ContrastiveModel
-from reelnest.training.distributed import mean_over_processes, sharding_policy
+from reelnest.training.distributed import mean_over_processes, sharding_policy, world
 from reelnest.training.gradients.gradient_cache import GradientCache, ModelCalls
 from reelnest.training.loop import Training, TrainingData, unsharded
 from reelnest.training.tracker import Trackers
@@ -41,7 +41,33 @@ def shard(model: ContrastiveModel, mixed_precision: str = "no") -> None:
     policy = sharding_policy(mixed_precision)
     for block in [*backbone.language_model.layers, *backbone.visual.blocks]:
         fully_shard(block, mp_policy=policy)
-    fully_shard(model, mp_policy=policy)
+    fully_shard(model, mp_policy=policy, ignored_params=set(model.objective.parameters()) if mixed_precision == "bf16" else set())
+
+
+def temperatures(prepared_folder: Path, base: Path) -> dict[str, Tensor]:
+    """Learnt temperatures: before each of three steps and after them, and as each step used them.
+
+    Two processes shard the model and compute in bfloat16; one does neither.
+    """
+    params = settings("all_trained")
+    params = params.model_copy(update={"train": params.train.model_copy(update={"optimizer": "adamw", "learning_rate": 0.002})})
+    prepared = Prepared.open(prepared_folder)
+    pairs = prepared.pairs("train")
+    model, tokenizer = model_of(params, base)
+    rank, processes = world()
+    accelerator = Accelerator(cpu=True)
+    if processes > 1:
+        shard(model, "bf16")
+        accelerator.prepare_model = lambda model, **_: model  # type: ignore[method-assign]  # accelerate itself shards on GPUs alone
+    batcher = PairBatcher(prepared, pairs, Batcher(tokenizer, params.model, FAMILY), rank, processes)
+    data = TrainingData(batcher, BatchOrder(len(pairs), 12, 5))
+    training = Training(params, accelerator, model, data, Checkpoints(base, "key"), Trackers())
+    held = [model.objective.loss.temperature.detach().clone()]
+    for batch in batches("accumulated", prepared, pairs):
+        training.take_step(0, training._make_step(batch[None]))
+        held.append(model.objective.loss.temperature.detach().clone())
+    used = [torch.tensor([row.temperature]) for row in training._history.flush()]
+    return {"held": torch.cat(held), "used": torch.cat(used)}
 
 
 def sharded_training(prepared_folder: Path, base: Path, folder: Path) -> dict[str, Tensor]:

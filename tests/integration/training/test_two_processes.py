@@ -15,6 +15,7 @@ from torch import Tensor
 from reelnest.backbones.tiny import build_tiny
 from reelnest.launch.command import launch_command
 from reelnest.settings import Tiny, load_params
+from tests.integration.training.sharded_steps import temperatures
 from tests.integration.training.training_steps import CASES, figures, keep, mined_figures, searched
 from tests.integration.training.training_workspace import COLOURS, ROOT, TINY, training_report, write_workspace
 
@@ -146,6 +147,17 @@ def test_a_sharded_model_in_bfloat16_can_mine_before_its_first_step_and_keeps_fl
     torch.testing.assert_close(results["bf16 losses"], results["no losses"], rtol=0.02, atol=0)
     error = (results["bf16 gradient"] - results["no gradient"]).abs().max() / results["no gradient"].abs().max()
     assert float(error) < 0.05
+
+
+def test_a_sharded_temperature_is_not_rounded_and_follows_that_of_one_process(of_two: Path, prepared: Path, base: Path) -> None:
+    expected = temperatures(prepared, base)
+    first, second = (load(of_two, f"temperatures-{rank}") for rank in (0, 1))
+    assert torch.equal(first["held"], second["held"])
+    for results in (first, second, expected):
+        assert torch.equal(results["held"][:-1], results["used"])
+    moved = (expected["held"] - expected["held"][0]).abs()
+    assert float(moved[-1]) < 0.0002  # bfloat16 would hold 0.05 for all of them
+    torch.testing.assert_close(first["held"], expected["held"], rtol=0, atol=0.05 * float(moved[-1]))
 
 
 def test_a_sharded_training_saves_a_shard_for_each_process_and_resumes_to_the_last_bit(of_two: Path, base: Path) -> None:

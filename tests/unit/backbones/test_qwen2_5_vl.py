@@ -8,14 +8,15 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
-from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
+from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy, get_parameters_from_modules
 from peft.tuners.lora import LoraLayer
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLDecoderLayer, Qwen2_5_VLVisionBlock
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from reelnest.backbones.families.qwen2_5_vl import FAMILY
 from reelnest.encoder.encoder import load_encoder
-from reelnest.settings import Lora, Model
+from reelnest.settings import Lora, Model, NestedInfoNceSettings
+from reelnest.training.contrastive_model import ContrastiveModel
 from reelnest.training.distributed import shard_layers
 from reelnest.video.vision_spec import VisionSpec
 
@@ -38,6 +39,18 @@ def test_fsdp_shards_the_layers_of_tower_and_language_model_separately(tiny_base
     precision: Any = plugin.mixed_precision_policy
     assert (precision.param_dtype, precision.reduce_dtype, precision.output_dtype) == (torch.bfloat16, torch.float32, None)
     assert len(layers) == 6
+
+
+def test_fsdp_leaves_the_parameters_of_the_loss_alone_in_bfloat16(tiny_base: Path) -> None:
+    encoder, _ = load_encoder(Model(), tiny_base, training=True)
+    model = ContrastiveModel(encoder, NestedInfoNceSettings(learn_temperature=True), (8, 16))
+    sharding, plugin = accelerator(DistributedType.FSDP)
+    shard_layers(sharding, FAMILY.wrap_classes)
+    ignored = get_parameters_from_modules(cast("str", plugin.ignored_modules), model, torch.device("cpu"))
+    assert ignored == set(model.objective.parameters())
+    sharding.mixed_precision = "no"  # type: ignore[misc]
+    shard_layers(sharding, FAMILY.wrap_classes)
+    assert plugin.ignored_modules is None
 
 
 def test_without_fsdp_no_layer_classes_are_set() -> None:

@@ -1,5 +1,6 @@
 """Weight decay and learning rate schedules."""
 
+import math
 from copy import deepcopy
 from typing import Literal
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from reelnest.settings import Train
+from reelnest.training.distributed import clip_gradients
 from reelnest.training.optimizer import MatrixMuon, build_optimizer, build_scheduler, orthogonal
 
 
@@ -118,3 +120,16 @@ def test_muon_needs_neither_matrices_nor_others() -> None:
     bias_free = nn.Linear(2, 2, bias=False)
     assert len(build_optimizer(bias_free, Train(optimizer="muon")).param_groups) == 1
     assert len(build_optimizer(nn.LayerNorm(2), Train(optimizer="muon")).param_groups) == 1
+
+
+def test_gradients_are_clipped_as_torch_clips_them() -> None:
+    torch.manual_seed(0)
+    ours = [nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(5)), nn.Parameter(torch.randn(2))]
+    theirs = [nn.Parameter(parameter.detach().clone()) for parameter in ours]
+    for parameters in (ours, theirs):
+        for parameter in parameters[:2]:  # the third has no gradient
+            parameter.grad = parameter.detach() * 3
+    for largest in (math.inf, 1.0):
+        torch.testing.assert_close(clip_gradients(ours, largest), nn.utils.clip_grad_norm_(theirs, largest))
+        for own, reference in zip(ours[:2], theirs[:2], strict=True):
+            torch.testing.assert_close(own.grad, reference.grad)

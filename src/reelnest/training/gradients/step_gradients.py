@@ -67,6 +67,8 @@ class StepGradients:
             shares.append(self._add_gradients(batch, step, 1 / len(batches), synchronise=last))
         if adaptive:
             average_gradients(parameter for parameter in self._model.parameters() if parameter.requires_grad)
+        else:
+            average_gradients(self._model.unsharded_parameters())
         total = torch.zeros_like(shares[0].total)
         by_dim = torch.zeros_like(shares[0].by_dim)
         for share in shares:
