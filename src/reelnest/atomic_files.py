@@ -5,6 +5,7 @@ A killed stage leaves the file of the previous run, or none, and never an incomp
 
 import ctypes
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -13,8 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from filelock import FileLock, Timeout
+
 # Constants of the Linux kernel that Python does not define.
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
+
+log = logging.getLogger(__name__)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -101,3 +106,19 @@ def aside_of(path: Path) -> Path:
     """A unique temporary path in the folder of `path`, so that two runs never write to the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+
+
+@contextmanager
+def wait_for_lock(lock: Path, out: Path) -> Iterator[None]:
+    """Holds the lock file during the block. Waits for another process that holds it, with a line in the log that names `out`."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    file_lock = FileLock(lock)  # released when the process ends, even if it is killed
+    try:
+        file_lock.acquire(blocking=False)
+    except Timeout:
+        log.info("waiting for another process that writes %s", out)
+        file_lock.acquire()
+    try:
+        yield
+    finally:
+        file_lock.release()

@@ -11,7 +11,7 @@ import typer
 import reelnest
 from reelnest.cli_data import data, in_checkout, project_settings
 from reelnest.cli_search import search
-from reelnest.errors import NothingTracked, ReelnestError
+from reelnest.errors import NothingTracked, ReelnestError, storage_problem
 from reelnest.launch.command import launch, prepare_process
 from reelnest.progress import Activity
 from reelnest.records.formats import check_data_files
@@ -40,6 +40,12 @@ def app() -> None:
     except ReelnestError as error:
         print(f"reelnest: error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_status) from None
+    except (OSError, RuntimeError) as error:
+        text = storage_problem(error)
+        if text is None:
+            raise
+        print(f"reelnest: error: {text}", file=sys.stderr)
+        raise SystemExit(1) from None
     except typer.TyperException as error:
         print(usage_error(error), file=sys.stderr)
         raise SystemExit(error.exit_code) from None

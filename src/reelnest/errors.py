@@ -1,5 +1,11 @@
 """Errors that a user can fix. The command line prints their text without a traceback and exits with `exit_status`."""
 
+import errno
+import os
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_PERMISSION = (errno.EROFS, errno.EACCES, errno.EPERM)
+
 
 class ReelnestError(Exception):
     """An error that the user can fix. The text has the problem, its location, the expected state and advice."""
@@ -65,3 +71,21 @@ class Interrupted(ReelnestError):  # noqa: N818 — not a failure
     """Training was stopped. The same command resumes it. The exit status is sysexits' EX_TEMPFAIL, "try again later"."""
 
     exit_status = 75
+
+
+def storage_problem(error: Exception) -> str | None:
+    """What to do about a full disk, or about a folder without permission; None for other errors.
+
+    Libraries that write files wrap the system's error, so its text counts too.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    place = f"{os.fsdecode(error.filename)}: " if isinstance(error, OSError) and isinstance(error.filename, str | bytes) else ""
+    if number in NO_SPACE or any(os.strerror(kind) in str(error) for kind in NO_SPACE):
+        return f"{place}the disk is full or a quota is reached ({_system_text(error)}). Free some space and run again."
+    if number in NO_PERMISSION:
+        return f"{place}no permission ({_system_text(error)}). Change the permissions of the file or its folder, or run in another folder."
+    return None
+
+
+def _system_text(error: Exception) -> str:
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0][:200]

@@ -53,11 +53,12 @@ def video_checks(name: str, settings: Validate, severity: Severity) -> Expectati
             between("frames", 1, settings.max_video_frames, "a video has frames, and not too many"),
             between("seconds", 0, settings.max_video_seconds, "a video is not too long"),
             between("megabytes", 0, settings.max_video_megabytes, "a video's file is not too large"),
+            between("field_characters", 1, settings.max_text_characters, "a video's text fields are not too long"),
         ],
     )
 
 
-def video_advice(name: str, settings: Validate) -> ExpectationSuite:
+def video_advice(name: str) -> ExpectationSuite:
     """Advice on `tables.video_table`."""
 
     def between(column: str, least: float, most: float, what: str) -> Expectation:
@@ -77,7 +78,6 @@ def video_advice(name: str, settings: Validate) -> ExpectationSuite:
             between("fps", *USUAL_FPS, "a video has a usual frame rate"),
             between("width", *USUAL_SIDE, "a video has a usual width, in pixels"),
             between("height", *USUAL_SIDE, "a video has a usual height, in pixels"),
-            between("field_characters", 1, settings.max_text_characters, "a video's text fields are not too long"),
         ],
     )
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from reelnest.errors import ReelnestError
+from reelnest.errors import ReelnestError, storage_problem
 
 FOLDER_VARIABLE = "REELNEST_FAILURES"
 """Environment variable with the folder into which ranks write. The launcher sets it."""
@@ -40,6 +40,8 @@ class Failure:
         """The failure for an exception that is being handled."""
         if isinstance(error, ReelnestError):
             return cls(rank, time.time(), error.exit_status, str(error), None)
+        if text := storage_problem(error):
+            return cls(rank, time.time(), 1, text, None)
         first_line = (str(error).splitlines() or [""])[0][:MOST_CHARACTERS]
         return cls(rank, time.time(), 1, f"{type(error).__name__}: {first_line}", traceback.format_exc())
 

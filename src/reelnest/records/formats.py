@@ -13,7 +13,18 @@ from typing import Any, Literal
 
 from reelnest.atomic_files import write_lines
 from reelnest.errors import DataError, VideoError
-from reelnest.records.json_lines import RecordError, check_keys, check_string, is_encodable, parse_record, read_lines, show, show_kind
+from reelnest.records.json_lines import (
+    RecordError,
+    check_keys,
+    check_string,
+    check_text,
+    is_blank,
+    is_encodable,
+    parse_record,
+    read_lines,
+    show,
+    show_kind,
+)
 from reelnest.records.safe_paths import check_regular_file, resolve
 
 Kind = Literal["text", "video"]
@@ -25,6 +36,10 @@ PAIRS_FILE = "pairs.jsonl"
 
 VIDEO_KEYS = ("video_id", "path", "images", *TEXT_FIELDS, "tags")
 PAIR_KEYS = ("query", "target", "relevance", "split", "negatives")
+LONGEST_ID = 1000
+MOST_IMAGES = 100_000
+MOST_NEGATIVES = 10_000
+LARGEST_RELEVANCE = 1e6
 A_SIDE = '{"text": …} or {"video": video_id}'
 
 
@@ -183,17 +198,18 @@ def read_records(folder: Path, name: str, read: Callable[[dict[str, Any], int], 
             read(record, line)
         except RecordError as error:
             video_id = record.get("video_id")
-            usable = isinstance(video_id, str) and bool(video_id.strip()) and is_encodable(video_id)
+            usable = isinstance(video_id, str) and 0 < len(video_id.strip()) <= LONGEST_ID and is_encodable(video_id)
             bad.append(BadRecord(name, line, error.reason, str(error), video_id if usable else None))
     return bad
 
 
 def parse_video(record: dict[str, Any], folder: Path, line: int) -> Video:
     """Parses a record of `videos.jsonl` whose paths must be inside `folder`. Raises RecordError."""
-    video_id = check_string(record["video_id"], "video_id") if "video_id" in record else ""
-    if not video_id.strip():
+    video_id = check_text(record["video_id"], "video_id") if "video_id" in record else ""
+    if is_blank(video_id):
         state = "empty" if "video_id" in record else "missing"
         raise RecordError("missing_id", f"video_id is {state}; give the video a unique id")
+    _check_count("id_too_long", "video_id", len(video_id), LONGEST_ID, "characters")
     check_keys(record, VIDEO_KEYS)
     path, images = record.get("path"), record.get("images")
     if path is not None and images is not None:
@@ -202,14 +218,21 @@ def parse_video(record: dict[str, Any], folder: Path, line: int) -> Video:
         raise RecordError("no_path", "found neither path nor images; expected path (a video file) or images (a list of frame files)")
     if images is not None and (not isinstance(images, list) or not images):
         raise RecordError("wrong_type", f"images is {show_kind(images)}; expected a list of at least one frame file")
+    _check_count("too_many_images", "images", len(images or ()), MOST_IMAGES, "files")
     frames = tuple(check_string(image, f"images[{at}]") for at, image in enumerate(images or []))
     for name in frames if path is None else [check_string(path, "path")]:
         try:
             resolve(name, folder)
         except VideoError as error:
             raise RecordError(error.reason, str(error)) from None
-    fields = {name: check_string(record[name], name) for name in TEXT_FIELDS if name in record}
-    return Video(video_id, path, frames, {name: text for name, text in fields.items() if text.strip()}, line, _tags(record.get("tags", {})))
+    fields = {name: check_text(record[name], name) for name in TEXT_FIELDS if name in record}
+    seen = {name: text for name, text in fields.items() if not is_blank(text)}
+    return Video(video_id, path, frames, seen, line, _tags(record.get("tags", {})))
+
+
+def _check_count(reason: str, where: str, count: int, most: int, what: str) -> None:
+    if count > most:
+        raise RecordError(reason, f"{where} has {count} {what}; at most {most} are allowed")
 
 
 def _tags(value: Any) -> dict[str, str]:
@@ -233,6 +256,7 @@ def parse_pair(record: dict[str, Any], video_ids: Collection[str], line: int) ->
     listed = record.get("negatives", [])
     if not isinstance(listed, list):
         raise RecordError("wrong_type", f"negatives is {show_kind(listed)}; expected a list of sides")
+    _check_count("too_many_negatives", "negatives", len(listed), MOST_NEGATIVES, "sides")
     negatives = tuple(dict.fromkeys(_side(value, f"negatives[{at}]", video_ids) for at, value in enumerate(listed)))
     if query in negatives or target in negatives:
         also = "target" if target in negatives else "query"
@@ -249,9 +273,10 @@ def _side(value: Any, where: str, video_ids: Collection[str]) -> Side:
     if len(value) != 1:
         raise RecordError("wrong_side", f"{where} has {'both text and video' if value else 'neither text nor video'}; expected {A_SIDE}")
     if "text" in value:
-        text = check_string(value["text"], f"{where}.text")
-        if not text.strip():
-            raise RecordError("empty_text", f"{where} is an empty text; write a search text, or remove the line")
+        text = check_text(value["text"], f"{where}.text")
+        if is_blank(text):
+            advice = "write a search text, or remove the line"
+            raise RecordError("empty_text", f"{where} is an empty text, without a visible character; {advice}")
         return Side("text", text)
     video_id = check_string(value["video"], f"{where}.video")
     if video_id not in video_ids:
@@ -260,7 +285,7 @@ def _side(value: Any, where: str, video_ids: Collection[str]) -> Side:
 
 
 def _relevance(value: Any) -> float:
-    expected = "expected a finite number above 0 (list irrelevant items under negatives), or remove it for 1"
+    expected = f"expected a number above 0 and at most {LARGEST_RELEVANCE:,.0f} (list irrelevant items under negatives), or remove it for 1"
     # In Python a bool is an int, but "relevance": true is a mistake.
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise RecordError("bad_relevance", f"relevance is {show_kind(value)}; {expected}")
@@ -268,7 +293,7 @@ def _relevance(value: Any) -> float:
         grade = float(value)
     except OverflowError:
         grade = math.inf
-    if not math.isfinite(grade) or grade <= 0:
+    if not 0 < grade <= LARGEST_RELEVANCE:
         raise RecordError("bad_relevance", f"relevance is {grade:g}; {expected}")
     return grade
 

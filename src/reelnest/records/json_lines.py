@@ -4,6 +4,7 @@ Stricter than `json.loads`: rejects NaN, duplicate keys in an object, and lone s
 """
 
 import json
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,19 @@ def check_string(value: Any, where: str) -> str:
     if not is_encodable(value):
         raise RecordError("wrong_encoding", f"{where} contains a lone surrogate (\\ud800 to \\udfff); rewrite the text")
     return value
+
+
+def check_text(value: Any, where: str) -> str:
+    """Returns `value` if `check_string` accepts it and it has no NUL character. Raises RecordError otherwise."""
+    text = check_string(value, where)
+    if "\0" in text:
+        raise RecordError("nul_character", f"{where} contains a NUL character (\\u0000); remove it")
+    return text
+
+
+def is_blank(text: str) -> bool:
+    """Whether a reader sees nothing: only white space, control characters and characters without width."""
+    return all(unicodedata.category(character)[0] in "CZ" for character in text)
 
 
 def is_encodable(text: str) -> bool:

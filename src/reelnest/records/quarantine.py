@@ -1,13 +1,26 @@
-"""Quarantines pairs, given the quarantined videos.
+"""Quarantines videos for their texts, and pairs, given the quarantined videos.
 
-A bad pair is quarantined as a whole. Dropping one of its negatives, or truncating its text, would silently change the team's data.
+A bad record is quarantined as a whole. Dropping one of its negatives, or truncating its text, would silently change the team's data.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from reelnest.records.formats import PAIRS_FILE, BadRecord, Pair, Side
+from reelnest.records.formats import PAIRS_FILE, VIDEOS_FILE, BadRecord, Pair, Side, Video
 from reelnest.records.json_lines import show
 from reelnest.records.splits import STRICTEST_FIRST, assign_splits
+
+ADVICE = "shorten it, or raise validate.max_text_characters"
+
+
+def quarantine_videos(videos: Sequence[Video], max_text_characters: int) -> tuple[list[Video], list[BadRecord]]:
+    """Divides `videos` into usable ones, in their order, and bad ones: a text field is too long (`text_too_long`)."""
+    bad: dict[int, BadRecord] = {}
+    for video in videos:
+        name, text = max(video.fields.items(), key=lambda field: len(field[1]), default=("", ""))
+        if len(text) > max_text_characters:
+            detail = f"{name} has {len(text)} characters; at most {max_text_characters} are allowed: {ADVICE}"
+            bad[video.line] = BadRecord(VIDEOS_FILE, video.line, "text_too_long", detail, video.video_id)
+    return [video for video in videos if video.line not in bad], list(bad.values())
 
 
 def quarantine_pairs(
@@ -52,8 +65,7 @@ def _sides(pair: Pair) -> Iterator[tuple[str, Side]]:
 def _text_too_long(pair: Pair, most: int) -> tuple[str, str] | None:
     for where, side in _sides(pair):
         if side.kind == "text" and len(side.value) > most:
-            advice = "shorten it, or raise validate.max_text_characters"
-            return "text_too_long", f"{where} has {len(side.value)} characters; at most {most} are allowed: {advice}"
+            return "text_too_long", f"{where} has {len(side.value)} characters; at most {most} are allowed: {ADVICE}"
     return None
 
 

@@ -9,14 +9,13 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 
+from reelnest.atomic_files import wait_for_lock
 from reelnest.encoder.saved import SavedModel
 from reelnest.engines.engine import Engine, IndexStorage, Item, Manifest, Vector
 from reelnest.engines.folder_files import FORMAT_VERSION
@@ -98,7 +97,7 @@ def build_index(source: ModelSource, data: Path, engine: Engine, out: Path, work
     Raises DataError if there is no data or no video can be read, ModelError for vectors that contain NaN or infinity.
     """
     place = work / hashlib.sha256(os.fsencode(out.resolve())).hexdigest()[:LONGEST_HASH]  # any name of a folder, in any locale
-    with _alone(place.with_suffix(".lock"), out):
+    with wait_for_lock(place.with_suffix(".lock"), out):
         videos, bad = read_videos(data)
         items, unreadable = _items(videos, data, source.model)
         before = _vectors_before(engine, source, options.storage, [item.key for item in items])
@@ -142,21 +141,6 @@ def _write(engine: Engine, manifest: Manifest, skipped: Sequence[BadRecord], row
         engine.activate(version)
     finally:
         engine.drop(version)  # does nothing if the version is active
-
-
-@contextmanager
-def _alone(lock: Path, out: Path) -> Iterator[None]:
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    file_lock = FileLock(lock)  # released when the process ends, even if it is killed
-    try:
-        file_lock.acquire(blocking=False)
-    except Timeout:
-        log.info("waiting for another process that writes %s", out)
-        file_lock.acquire()
-    try:
-        yield
-    finally:
-        file_lock.release()
 
 
 def _items(videos: Sequence[Video], data: Path, model: SavedModel) -> tuple[list[_Item], list[BadRecord]]:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from reelnest.artifacts.preprocessing_report import Dropped, PreprocessingReport
-from reelnest.atomic_files import atomic_folder, write_json
+from reelnest.atomic_files import atomic_folder, wait_for_lock, write_json
 from reelnest.backbones.compatibility import check_frames
 from reelnest.backbones.registry import family_of
 from reelnest.errors import DataError, VideoError
@@ -54,7 +54,16 @@ def run(workspace: Workspace, params: Params) -> None:
 
 
 def prepare(workspace: Workspace, params: Params, vision: VisionSpec) -> PreprocessingReport:
-    """Writes `prepared/` with frames in the layout of `vision`, and returns the report. Raises DataError as `run` does."""
+    """Writes `prepared/` with frames in the layout of `vision`, and returns the report. Raises DataError as `run` does.
+
+    Waits for another process that prepares with the same cache of frames.
+    """
+    frames = (workspace.work / "frames").resolve()  # checkouts may share it by a link
+    with wait_for_lock(frames.with_name(f"{frames.name}.lock"), frames):
+        return _prepare(workspace, params, vision)
+
+
+def _prepare(workspace: Workspace, params: Params, vision: VisionSpec) -> PreprocessingReport:
     started = time.monotonic()
     videos, pairs = _read(workspace)
     settings = FrameSettings(params.preprocess, vision)

@@ -24,7 +24,7 @@ from reelnest.checks.tables import VideoFacts, pair_table, side_name, video_tabl
 from reelnest.errors import DataError
 from reelnest.records.behaviour_tests import BEHAVIOUR_FILE, KINDS, BehaviourTest, belong_to_other_data, read_behaviour, write_behaviour
 from reelnest.records.formats import PAIRS_FILE, VIDEOS_FILE, BadRecord, Pair, Side, known_ids, read_pairs, read_videos, write_quarantine
-from reelnest.records.quarantine import count_by_reason, quarantine_pairs, queries_without_target
+from reelnest.records.quarantine import count_by_reason, quarantine_pairs, quarantine_videos, queries_without_target
 from reelnest.records.splits import assign_splits, connected_components, count_pairs
 from reelnest.report.data_checks.validation_page import write_validation_page
 from reelnest.settings import Params
@@ -45,9 +45,10 @@ def run(workspace: Workspace, params: Params) -> None:
     pairs, bad_pairs = read_pairs(workspace.data, known_ids(videos, bad_videos))
     lines = {VIDEOS_FILE: len(videos) + len(bad_videos), PAIRS_FILE: len(pairs) + len(bad_pairs)}
 
-    inspected, undecodable = inspect_videos(videos, workspace.data, Limits.of(settings), params.preprocess.decoder)
+    readable, long = quarantine_videos(videos, settings.max_text_characters)
+    inspected, undecodable = inspect_videos(readable, workspace.data, Limits.of(settings), params.preprocess.decoder)
     facts = VideoFacts(inspected, content_digests(videos, inspected, workspace.data))
-    bad_videos += undecodable
+    bad_videos += long + undecodable
     good_videos = [video for video in videos if video.video_id in inspected]
     # An id refers to its first good line, so a bad line that repeats the id does not affect its pairs.
     reasons = {record.video_id: record.reason for record in bad_videos if record.video_id and record.video_id not in inspected}
@@ -70,7 +71,7 @@ def run(workspace: Workspace, params: Params) -> None:
         {
             "videos_found": (video_table(videos, facts, pairs, bad_videos), video_checks("videos_found", settings, "warning")),
             "videos_used": (videos_used, video_checks("videos_used", settings, "critical")),
-            "videos_advice": (videos_used, video_advice("videos_advice", settings)),
+            "videos_advice": (videos_used, video_advice("videos_advice")),
             "pairs_found": (pair_table(pairs, found_splits, bad_pairs), pair_checks("pairs_found", settings, "warning")),
             "pairs_used": (pairs_used, pair_checks("pairs_used", settings, "critical")),
             "pairs_advice": (pairs_used, pair_advice("pairs_advice")),

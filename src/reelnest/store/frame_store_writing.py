@@ -11,7 +11,6 @@ a video changes its own shard, and rarely a neighbour. All other shards remain t
 """
 
 import contextlib
-import errno
 import functools
 import hashlib
 import json
@@ -30,7 +29,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from reelnest.atomic_files import atomic_write
-from reelnest.errors import DataError
+from reelnest.errors import NO_SPACE, DataError
 from reelnest.store.frame_store import (
     INDEX_FILE,
     INDEX_SCHEMA,
@@ -53,7 +52,6 @@ CUTS_PER_SHARD = 2.0
 """Expected shard ends by hash in the bytes of a full shard. At 2, shards are half full on average and rarely reach the limit."""
 FRAME_RULE = 2
 """Version of the code that finds frames by time. A new value decodes all videos again. Version 1 returned some wrong frames."""
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def video_key(files: Sequence[Path], settings: FrameSettings) -> str:

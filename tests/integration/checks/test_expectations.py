@@ -73,7 +73,7 @@ def failing_pairs(pairs: list[Pair], splits: list[str], bad: tuple[BadRecord, ..
 
 def failing_videos(videos: list[Video], facts: VideoFacts, pairs: list[Pair], bad: tuple[BadRecord, ...] = ()) -> set[str]:
     table = video_table(videos, facts, pairs, bad)
-    suites = {"checks": (table, video_checks("checks", SETTINGS, "critical")), "advice": (table, video_advice("advice", SETTINGS))}
+    suites = {"checks": (table, video_checks("checks", SETTINGS, "critical")), "advice": (table, video_advice("advice"))}
     findings = check(suites)
     return {finding.outcome.description for finding in findings if not finding.outcome.success}
 

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from distributed import LocalCluster
+from filelock import FileLock
 
 from reelnest.encoder.saved import FORMAT, FORMAT_VERSION
 from reelnest.errors import DataError
@@ -104,6 +106,25 @@ def test_a_second_run_decodes_nothing_and_gives_the_same_bytes(workspace: Worksp
     assert decoded(workspace) == 0
     assert content(workspace.prepared) == first
     assert report(workspace) == first_report
+
+
+def test_of_two_checkouts_that_share_a_cache_one_waits(workspace: Workspace, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shared = tmp_path / "shared" / "frames"
+    shared.mkdir(parents=True)
+    workspace.work.mkdir()
+    (workspace.work / "frames").symlink_to(shared)
+    caplog.set_level("INFO")
+    other = FileLock(shared.with_name("frames.lock"))
+    thread = threading.Thread(target=preprocess.run, args=(workspace, PARAMS))
+    with other:
+        thread.start()
+        deadline = time.monotonic() + 30
+        while "waiting for another process" not in caplog.text:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert not workspace.prepared.exists()
+    thread.join()
+    assert decoded(workspace) == 6
 
 
 def test_one_video_more_is_the_only_one_decoded(workspace: Workspace, make_video: MakeVideo, tmp_path: Path) -> None:

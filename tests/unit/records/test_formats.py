@@ -144,6 +144,11 @@ def test_a_byte_order_mark_and_windows_line_ends_are_accepted(tmp_path: Path) ->
         pytest.param({"video_id": "cat", "images": ["1.png", "../2.png"]}, "unsafe_path", "contains “..”", id="an image that climbs out"),
         pytest.param({**VIDEO, "path": ""}, "unsafe_path", "empty", id="an empty path"),
         pytest.param({**VIDEO, "path": "a\0b"}, "unsafe_path", "NUL", id="a NUL character"),
+        pytest.param({**VIDEO, "video_id": "a\0b"}, "nul_character", "video_id", id="a NUL character in an id"),
+        pytest.param({**VIDEO, "title": "a\0b"}, "nul_character", "title", id="a NUL character in a title"),
+        pytest.param({**VIDEO, "video_id": "\u200b\u2060"}, "missing_id", "empty", id="an id without width"),
+        pytest.param({**VIDEO, "video_id": "x" * 1001}, "id_too_long", "at most 1000", id="a long id"),
+        pytest.param({"video_id": "cat", "images": ["1.png"] * 100_001}, "too_many_images", "at most 100000", id="very many images"),
     ],
 )
 def test_a_video_line_that_cannot_be_used_is_a_bad_record(tmp_path: Path, line: Line, reason: str, message: str) -> None:
@@ -164,6 +169,10 @@ def test_a_video_line_that_cannot_be_used_is_a_bad_record(tmp_path: Path, line: 
         pytest.param({**PAIR, "negatives": [{"video": "cow"}]}, "unknown_video", "negatives[0]", id="an unknown video as negative"),
         pytest.param({**PAIR, "query": "  "}, "empty_text", "query", id="a blank text"),
         pytest.param({**PAIR, "query": {"text": ""}}, "empty_text", "query", id="an empty text"),
+        pytest.param({**PAIR, "query": "\u200b \u200d\ufeff"}, "empty_text", "query", id="a text without width"),
+        pytest.param({**PAIR, "query": "a\0b"}, "nul_character", "query.text", id="a NUL character in a text"),
+        pytest.param({**PAIR, "negatives": ["a"] * 10_001}, "too_many_negatives", "at most 10000", id="very many negatives"),
+        pytest.param({**PAIR, "relevance": 1e308}, "bad_relevance", "at most 1,000,000", id="a relevance whose sums overflow"),
         pytest.param({**PAIR, "query": {}}, "wrong_side", "neither", id="a side with nothing in it"),
         pytest.param({**PAIR, "query": {"text": "a", "video": "cat"}}, "wrong_side", "both", id="a side that is text and video"),
         pytest.param({**PAIR, "query": {"image": "a"}}, "unknown_key", "query.image", id="a side of an unknown kind"),
@@ -190,6 +199,18 @@ def test_a_pair_line_that_cannot_be_used_is_a_bad_record(tmp_path: Path, line: L
     record = bad_pair(tmp_path, line)
     assert record.reason == reason
     assert message in record.detail
+
+
+def test_a_title_without_a_visible_character_is_no_title_and_signs_of_scripts_are_visible(tmp_path: Path) -> None:
+    write(tmp_path, "videos.jsonl", {**VIDEO, "title": "\u200b\u200c\ufeff\n", "caption": "नमस्ते 👩‍🚀"})
+    (video,), _ = read_videos(tmp_path)
+    assert video.fields == {"caption": "नमस्ते 👩‍🚀"}
+
+
+def test_a_long_id_does_not_fill_the_quarantine(tmp_path: Path) -> None:
+    record = bad_video(tmp_path, {**VIDEO, "video_id": "x" * 1_000_000})
+    assert (record.reason, record.video_id) == ("id_too_long", None)
+    assert len(record.detail) < 300
 
 
 def test_of_two_videos_with_one_id_the_first_is_used(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-from reelnest.records.formats import BadRecord, Pair, Side
-from reelnest.records.quarantine import count_by_reason, quarantine_pairs, queries_without_target
+from reelnest.records.formats import BadRecord, Pair, Side, Video
+from reelnest.records.quarantine import count_by_reason, quarantine_pairs, quarantine_videos, queries_without_target
 
 CAT, DOG = Side("video", "cat"), Side("video", "dog")
 
@@ -40,6 +40,14 @@ def test_a_text_one_character_too_long_is_bad_as_query_target_or_negative() -> N
         pair(4, "b", CAT, negatives=(Side("text", long),)),
     ]
     assert quarantined(pairs) == ([1], {2: "text_too_long", 3: "text_too_long", 4: "text_too_long"})
+
+
+def test_a_video_with_a_text_one_character_too_long_is_bad() -> None:
+    videos = [Video("cat", "cat.mp4", (), {"title": "x" * 20}, 1), Video("dog", "dog.mp4", (), {"title": "a", "asr": "x" * 21}, 2)]
+    good, bad = quarantine_videos(videos, 20)
+    assert good == videos[:1]
+    assert [(record.line, record.reason, record.video_id) for record in bad] == [(2, "text_too_long", "dog")]
+    assert "asr has 21 characters; at most 20" in bad[0].detail
 
 
 def test_of_exact_duplicates_the_first_is_used() -> None:
