@@ -66,17 +66,18 @@ def random_encoder(params: Params, device: torch.device, seed: int = 0) -> Encod
     """Builds an encoder for training on `device`, with the initial weights of its classes and adapters that are not zero."""
     config = backbone_config(params.model)
     family = family_of_config(config.to_dict(), "config")
-    attention = choose_attention(params.model.attention, params.model.dtype)
+    dtype, autocast_dtype = getattr(torch, params.model.dtype), COMPUTE_DTYPES[params.train.mixed_precision]
+    attention = choose_attention(params.model.attention, device, autocast_dtype or dtype)
     torch.manual_seed(seed)
     with torch.device(device):
-        backbone = AutoModel.from_config(config, dtype=getattr(torch, params.model.dtype), attn_implementation=attention)
+        backbone = AutoModel.from_config(config, dtype=dtype, attn_implementation=attention)
         family.prepare(backbone, attention)
         encoder = build_encoder(family, backbone, params.model, training=True)
     with torch.no_grad():
         for name, parameter in encoder.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.02)
-    encoder.autocast_dtype = COMPUTE_DTYPES[params.train.mixed_precision]
+    encoder.autocast_dtype = autocast_dtype
     if params.train.gradient_checkpointing:
         encoder.enable_gradient_checkpointing()
     return encoder

@@ -12,7 +12,8 @@ from benchmarks.gpu.inputs import LORA, FamilyOfCheck, RandomItems, accelerator_
 from benchmarks.gpu.reporting import Run
 from reelnest.encoder.encoder import Encoder
 
-BETWEEN = {"hidden_size": 512, "layers": 4, "heads": 4, "vision_hidden_size": 320, "vision_layers": 4, "vision_heads": 4, "vocabulary": 512}
+BETWEEN: dict[str, Any] = {"hidden_size": 512, "layers": 4, "heads": 4, "vocabulary": 512, "initializer_range": 0.044}
+BETWEEN |= {"vision_hidden_size": 320, "vision_layers": 4, "vision_heads": 4}
 """Small, with the heads of the published models: 128 wide in the language model, 80 in the tower."""
 FAMILIES: tuple[FamilyOfCheck, ...] = ("qwen2_5_vl", "qwen3_vl_embedding")
 FLOAT32_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 1e-3

@@ -49,9 +49,9 @@ def training(run: Run) -> None:
 
 def _ours(run: Run, params: Params, folder: Path) -> tuple[dict[str, dict[str, Any]], Tensor]:
     accelerator = accelerator_of(run, params)
-    encoder, tokenizer = load_encoder(params.model, folder, training=True)
-    encoder.to(run.device).autocast_dtype = COMPUTE_DTYPES[params.train.mixed_precision]
-    encoder.enable_gradient_checkpointing()
+    dtype = COMPUTE_DTYPES[params.train.mixed_precision]
+    encoder, tokenizer = load_encoder(params.model, folder, training=True, device=run.device, autocast_dtype=dtype)
+    encoder.to(run.device).enable_gradient_checkpointing()
     batcher = Batcher(tokenizer, params.model, encoder.family)
     with torch.no_grad():
         vectors = _unit(encoder.eval()(batcher(_entries(params, encoder)).to(run.device)))

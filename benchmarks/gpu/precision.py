@@ -6,16 +6,18 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import GradScalerKwargs
 from torch import Tensor
 
-from benchmarks.gpu.inputs import RandomItems, accelerator_of, batcher_of, random_encoder, settings, training_of
+from benchmarks.gpu.inputs import RandomItems, batcher_of, random_encoder, settings, training_of
 from benchmarks.gpu.reporting import Run
 from reelnest.encoder.embedding import embed
 from reelnest.store.entries import Entry
 
 LEAST_GAIN = 4.0
 LEAST_COSINE = 0.99
-OVERFLOWING_SCALE = 2.0**40
+OVERFLOWING_SCALE = 2.0**32
 
 
 def evaluation(run: Run) -> None:
@@ -51,9 +53,9 @@ def fp16(run: Run) -> None:
     """Steps in float16 from a scale that overflows: steps are skipped, change nothing, and then go on."""
     # Without a GPU there is no float16, so that only the check itself is tried, in bfloat16.
     params = settings(run, small=True, train={"mixed_precision": "fp16" if run.on_gpu else "bf16", "ema_decay": 0.9})
-    accelerator = accelerator_of(run, params)
-    if accelerator.scaler is not None:
-        accelerator.scaler.update(OVERFLOWING_SCALE)
+    accelerator = Accelerator(
+        cpu=not run.on_gpu, mixed_precision=params.train.mixed_precision, kwargs_handlers=[GradScalerKwargs(init_scale=OVERFLOWING_SCALE)]
+    )
     made = training_of(params, random_encoder(params, run.device), accelerator, cached=False)
     training, rows = made, np.arange(params.train.batch_size)[None]
     skipped, changed_when_skipped = 0, 0

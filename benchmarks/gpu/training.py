@@ -117,6 +117,7 @@ def qlora(run: Run) -> None:
     lora = {**LORA, "merge": False}
     published = settings(run, **CHECKPOINTED_LORA)
     folder = checkpoint_folder(run, published)
+    run.free()
     changes = {"load_in_4bit": bits, "lora": published.model.lora.model_copy(update=lora)}  # type: ignore[union-attr]
     predicted = _predicted_mib(published.model_copy(update={"model": published.model.model_copy(update=changes)}))
     run.figures(predicted_peak_mib=predicted)
@@ -128,8 +129,8 @@ def qlora(run: Run) -> None:
         torch.cuda.set_per_process_memory_fraction((8 * GIB - RESERVED) / total, run.device)
     accelerator = accelerator_of(run, params)
     started = time.perf_counter()
-    encoder, _ = load_encoder(params.model, folder, training=True)
-    encoder.autocast_dtype = COMPUTE_DTYPES[params.train.mixed_precision]
+    dtype = COMPUTE_DTYPES[params.train.mixed_precision]
+    encoder, _ = load_encoder(params.model, folder, training=True, device=run.device, autocast_dtype=dtype)
     encoder.enable_gradient_checkpointing()
     run.figures(load_seconds=time.perf_counter() - started, in_4_bits=bits)
     measured = steps(run, params, training_of(params, encoder, accelerator, cached=True), warm_up=2, counted=2 if run.tiny else 5)
