@@ -8,25 +8,17 @@ import difflib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from tasks.process.runner import quieten
-
-quieten()  # before Prefect reads its settings
-
-import httpx
-from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.objects import WorkPoolStatus
-from prefect.client.schemas.responses import DeploymentResponse
-from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound, PrefectException
-from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from reelnest.errors import ReelnestError, RunError
 from reelnest.git import uncommitted
 from reelnest.yaml_files import YAMLError, load_yaml
-from tasks.services.prefect_server import is_answering
+from tasks.process.runner import quieten
 from tasks.workspaces.revisions import check_checkout, commit_of, params_at
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.responses import DeploymentResponse
 
 DEPLOYMENT = "reelnest-train/by-hand"
 DEFAULT_API = "http://127.0.0.1:4200/api"
@@ -34,18 +26,35 @@ DEFAULT_API = "http://127.0.0.1:4200/api"
 SEEN_BY_RUNS = ("params.yaml", "data.dvc", "dvc.yaml", "src", "flows", "tasks", "configs")
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Without the usage, whose lines hide the mistake."""
+        self.exit(2, f"{self.prog}: error: {message}. Type `{self.prog} --help` for help.\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="reelnest run", description=(__doc__ or "").splitlines()[0])
+    parser = _Parser(prog="reelnest run", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, such as train.epochs=2; repeatable")
     parser.add_argument("--revision", default="HEAD", help="the branch, tag or commit to run; only committed files count (HEAD)")
     parser.add_argument("--deployment", default=DEPLOYMENT, help=f"the deployment that runs ({DEPLOYMENT})")
     options = parser.parse_args(arguments)
+    checkout = Path.cwd()
     try:
-        return _start(Path.cwd(), options.deployment, options.revision, _settings(options.set))
-    except (ReelnestError, PrefectException, httpx.HTTPError) as error:
+        settings = _settings(options.set)
+        commit = _checked(checkout, options.revision, settings)
+        quieten()  # before Prefect reads its settings
+        # Imported after the checks, because a mistake should not have to wait for it.
+        import httpx
+        from prefect.exceptions import PrefectException
+
+        try:
+            return _start(checkout, options.deployment, options.revision, commit, settings)
+        except (PrefectException, httpx.HTTPError) as error:
+            raise RunError(str(error)) from error
+    except ReelnestError as error:
         sys.stderr.write(f"reelnest run: error: {error}\n")
-        return error.exit_status if isinstance(error, ReelnestError) else 1
+        return error.exit_status
 
 
 def _settings(assignments: Sequence[str]) -> dict[str, Any]:
@@ -62,10 +71,22 @@ def _settings(assignments: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
-def _start(checkout: Path, name: str, revision: str, settings: Mapping[str, Any]) -> int:
+def _checked(checkout: Path, revision: str, settings: Mapping[str, Any]) -> str:
+    """The commit of the revision. Raises RunError for an unknown revision, and for settings that it does not have or take."""
     check_checkout(checkout)
     commit = commit_of(checkout, revision)
     params_at(checkout, commit).change_all(settings)
+    return commit
+
+
+def _start(checkout: Path, name: str, revision: str, commit: str, settings: Mapping[str, Any]) -> int:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.objects import WorkPoolStatus
+    from prefect.deployments import run_deployment
+    from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+
+    from tasks.services.prefect_server import is_answering
+
     api = str(get_current_settings().api.url or DEFAULT_API)
     if not is_answering(f"{api}/health"):
         raise RunError(f"No Prefect server responds at {api}. Start one with `make up`, or set PREFECT_API_URL to yours.")
@@ -88,8 +109,10 @@ def _start(checkout: Path, name: str, revision: str, settings: Mapping[str, Any]
     return 0
 
 
-def _deployment(client: SyncPrefectClient, name: str) -> DeploymentResponse:
+def _deployment(client: "SyncPrefectClient", name: str) -> "DeploymentResponse":
     """The deployment with this name; the flow's name may be left out."""
+    from prefect.exceptions import ObjectNotFound
+
     full = name if "/" in name else f"reelnest-train/{name}"
     try:
         return client.read_deployment_by_name(full)

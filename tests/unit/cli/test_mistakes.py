@@ -180,6 +180,32 @@ def test_outside_a_repository_that_is_said(command: list[str], project: Path) ->
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["--set", "train.epohcs=2"], 1, "has no train.epohcs; did you mean train.epochs?"),
+        (["--set", "train.epochs"], 1, "expected KEY=VALUE, such as --set train.epochs=2."),
+        (["--revision", "nope"], 1, "has no commit 'nope'."),
+        (["--sett", "a"], 2, "unrecognized arguments: --sett a. Type `reelnest run --help` for help."),
+    ],
+)
+def test_a_run_is_checked_before_prefect_is_imported(arguments: list[str], status: int, words: str, project: Path) -> None:
+    for folder in ("tasks", "src"):
+        (project / folder).symlink_to(ROOT / folder)
+    for command in ("init -q", "add params.yaml", "-c user.name=t -c user.email=t@t commit -qm Settings"):
+        subprocess.run(["git", *command.split()], check=True)
+    code = (
+        "import sys; from tasks.workspaces.start_run import main\n"
+        "try: status = main(sys.argv[1:])\n"
+        "except SystemExit as ended: status = ended.code\n"
+        f"print(status, *[name for name in {SLOW} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == [str(status)]
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_without_dvc_that_is_said(project: Path) -> None:
     for folder in ("tasks", "src"):
         (project / folder).symlink_to(ROOT / folder)
