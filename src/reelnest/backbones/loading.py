@@ -66,7 +66,9 @@ def load_backbone(
                 key_mapping=family.renamed_weights,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, SafetensorError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:  # as transformers raises for damaged files
         where = f"folder {base}" if folder.is_dir() else f"'{base}' at revision {settings.revision}"
         raise ModelError(f"The model of {where} cannot be opened: {error}") from error
     model: PreTrainedModel

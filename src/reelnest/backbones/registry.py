@@ -120,7 +120,7 @@ def _read_config(base: str | Path, revision: str | None) -> tuple[dict[str, obje
         raise ModelError(f"{folder}: no config.json. Set model.name_or_path to a folder with a model in Hugging Face format.")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ModelError(f"{path}: not readable as a JSON object: {error}. Copy the model again.") from error
     if not isinstance(config, dict):
         raise ModelError(f"{path}: not a JSON object. Copy the model again.")

@@ -58,7 +58,7 @@ def _names_code(path: Path) -> bool:
     """Returns whether a settings file names code for transformers to run, at any depth (a processor's file nests others)."""
     try:
         waiting = [json.loads(path.read_bytes())]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path}: not readable as JSON: {error}. Copy the model again.") from error
     while waiting:
         value = waiting.pop()

@@ -138,6 +138,7 @@ def load(
     if encoder.projection is not None:
         _fill_projection(encoder, folder)
     encoder.requires_grad_(False).eval().to(device)
+    _check_finite(encoder, folder)
     return SavedModel(encoder, Batcher(tokenizer, model, encoder.family), model, videos)
 
 
@@ -272,6 +273,12 @@ def _fill_projection(encoder: Encoder, folder: Path) -> None:
         raise ModelError(f"{path}: expected `{PROJECTION_WEIGHT}` of shape {expected}. Save the model again.")
     with torch.no_grad():
         encoder.projection.weight.copy_(weight)
+
+
+def _check_finite(encoder: Encoder, folder: Path) -> None:
+    for name, weight in encoder.state_dict().items():
+        if weight.is_floating_point() and not torch.isfinite(weight.sum(dtype=torch.float32)):
+            raise ModelError(f"{folder}: the weight {name} is not finite (NaN or infinity). Save the model again.")
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

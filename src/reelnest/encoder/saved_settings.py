@@ -29,7 +29,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{folder}: no {SETTINGS_FILE}, so this is not a saved model. To train a base model, set model.name_or_path.")
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ModelError(f"{path}: not readable as JSON: {error}. Copy the model again.") from error
     if not isinstance(stored, dict) or stored.get("format") != FORMAT:
         raise ModelError(f'{path}: no "format": "{FORMAT}", so this is not a saved model. Use the folder that training saved.')

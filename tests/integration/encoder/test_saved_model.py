@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save
 from transformers import Qwen2_5_VLModel
 
 import reelnest
@@ -242,10 +243,29 @@ def relink(path: Path, target: Path) -> None:
 
 
 def name_code(path: Path) -> None:
-    """Adds code to a config and updates its checksum, as an attacker would."""
-    content = json.dumps({**json.loads(path.read_bytes()), "auto_map": {"AutoModel": "modeling.Evil"}}).encode()
+    """Adds code to a config."""
+    replace(path, json.dumps({**json.loads(path.read_bytes()), "auto_map": {"AutoModel": "modeling.Evil"}}).encode())
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Changes a file and updates its checksum, as an attacker would."""
     path.write_bytes(content)
     edit(lambda stored: stored["files"].update({path.name: hashlib.sha256(content).hexdigest()}))(path.parent)
+
+
+def widen(path: Path) -> None:
+    config = json.loads(path.read_bytes())
+    config["text_config"]["hidden_size"] *= 2
+    replace(path, json.dumps(config).encode())
+
+
+def lose_a_number(path: Path) -> None:
+    weights = load_file(path)
+    weights[max(weights)].view(-1)[3] = float("nan")
+    replace(path, save(weights, {"format": "pt"}))
+
+
+NESTED = "[" * 100_000 + "]" * 100_000
 
 
 @pytest.mark.parametrize(
@@ -273,6 +293,11 @@ def name_code(path: Path) -> None:
         (lambda folder: name_code(folder / "config.json"), r"config.json: names code to run \(auto_map\)"),
         (edit(lambda stored: stored["files"].pop("tokenizer.json")), "tokenizer.json: was not saved with the model"),
         (edit(lambda stored: stored.pop("files")), "no checksums"),
+        (lambda folder: (folder / "reelnest.json").write_text(NESTED, encoding="utf-8"), "not readable as JSON"),
+        (lambda folder: replace(folder / "config.json", NESTED.encode()), "config.json: not readable as JSON"),
+        (lambda folder: replace(folder / "tokenizer.json", NESTED.encode()), "cannot be opened"),
+        (lambda folder: widen(folder / "config.json"), "cannot be opened|wrong shape"),
+        (lambda folder: lose_a_number(folder / "model.safetensors"), "is not finite"),
     ],
 )
 def test_an_incomplete_or_foreign_folder_is_an_error_with_advice(damaged: Path, damage: Callable[[Path], None], words: str) -> None:
