@@ -109,7 +109,7 @@ def aside_of(path: Path) -> Path:
 
 
 @contextmanager
-def wait_for_lock(lock: Path, out: Path) -> Iterator[None]:
+def wait_for_lock(lock: Path, out: Path | str) -> Iterator[None]:
     """Holds the lock file during the block. Waits for another process that holds it, with a line in the log that names `out`."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     file_lock = FileLock(lock)  # released when the process ends, even if it is killed

@@ -18,7 +18,9 @@ def index(
         str, typer.Option(help="The folder of a saved model, or a registered one: models:/reelnest@champion.")
     ] = "models/candidate",
     data: Annotated[Path, typer.Option(help="The folder with videos.jsonl.")] = Path("data"),
-    out: Annotated[Path, typer.Option(help="The folder of the index. An existing index is updated.")] = Path("index"),
+    to: Annotated[
+        str, typer.Option(help="The folder of the index, or an address: postgresql://user@host/db#name. An existing index is updated.")
+    ] = "index",
     half: Annotated[bool, typer.Option("--half", help="Stores vectors as float16, in half the space.")] = False,
     graph: Annotated[
         bool | None,
@@ -36,26 +38,28 @@ def index(
     check_model(params, model)
     with Activity("index"):
         from reelnest.commands import index as stage
+        from reelnest.engines.engine import is_address, shown
 
-        done = stage.run(workspace, params, model, data, out, storage="float16" if half else "float32", graph=graph)
+        done = stage.run(workspace, params, model, data, to, storage="float16" if half else "float32", graph=graph)
     manifest = done.manifest
     # An alias moves, so the version that it named is shown; a folder as it was typed.
     name = manifest.model if manifest.model.startswith(REGISTRY) else model
-    print(f"{out}: {manifest.videos:,} videos at {manifest.width} dims ({done.encoded:,} encoded now) with the model {name}")
+    print(f"{shown(to)}: {manifest.videos:,} videos at {manifest.width} dims ({done.encoded:,} encoded now) with the model {name}")
     if manifest.skipped:
-        print(f"{manifest.skipped:,} videos were left out, see {out}/skipped.jsonl:")
+        listed = "" if is_address(to) else f", see {to}/skipped.jsonl"
+        print(f"{manifest.skipped:,} videos were left out{listed}:")
         for record in done.skipped[:5]:
             print(f"  line {record.line}: {record.reason}: {record.detail}")
 
 
-IndexFolder = Annotated[Path, typer.Option("--index", help="A folder that `reelnest index` wrote.")]
+IndexLocation = Annotated[str, typer.Option("--index", help="What `reelnest index --to` wrote: a folder or an address.")]
 IndexModel = Annotated[str | None, typer.Option("--model", help="The folder of the index's model, if it has moved.")]
 
 
 @search.command("search")
 def search_index(
     words: Annotated[list[str], typer.Argument(help="The text to search for, with or without quotes.")],
-    index: IndexFolder = Path("index"),
+    index: IndexLocation = "index",
     model: IndexModel = None,
     dim: Annotated[int | None, typer.Option(help="How many dimensions are compared. The default is all.")] = None,
     funnel: Annotated[
@@ -78,9 +82,9 @@ def search_index(
 
 @search.command()
 def serve(
-    index: Annotated[list[Path], typer.Option("--index", help="A folder that `reelnest index` wrote. Can be given several times.")] = [  # noqa: B006 (typer copies defaults)
-        Path("index")
-    ],
+    index: Annotated[
+        list[str], typer.Option("--index", help="What `reelnest index --to` wrote: a folder or an address. Can be given several times.")
+    ] = ["index"],  # noqa: B006 (typer copies defaults)
     model: IndexModel = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0 picks a free one.")] = 8000,
     host: Annotated[
@@ -93,8 +97,8 @@ def serve(
     from reelnest.commands.search_inputs import Address, check_index, listen
 
     address = Address(host, port, tuple(allow_host))
-    for folder in index:
-        check_index(params, folder, model)
+    for location in index:
+        check_index(params, location, model)
     listen(address).close()
     from reelnest.commands import serve as stage
 

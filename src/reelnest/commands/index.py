@@ -12,7 +12,7 @@ from pathlib import Path
 from reelnest.commands.search_inputs import check_model, check_videos, stored_model
 from reelnest.encoder.saved import load
 from reelnest.encoder.saved_settings import ABOUT_THE_MODEL, SETTINGS_FILE
-from reelnest.engines.engine import ENGINES, Engine, IndexStorage
+from reelnest.engines.engine import IndexStorage, base_folder, open_engine
 from reelnest.errors import DataError
 from reelnest.records.content_hash import folder_hash
 from reelnest.registry.known_versions import REGISTRY
@@ -31,34 +31,36 @@ UPLOAD_MEGABYTES, UPLOAD_SECONDS = 64.0, 30.0
 
 
 def run(
-    workspace: Workspace, params: Params, model: str, data: Path, out: Path, *, storage: IndexStorage = "float32", graph: bool | None = None
+    workspace: Workspace, params: Params, model: str, data: Path, to: str, *, storage: IndexStorage = "float32", graph: bool | None = None
 ) -> Indexed:
-    """Writes the index of `data` to `out`. `model` is a folder, or a registered model such as `models:/name@alias`."""
+    """Writes the index of `data` to the location `to`. `model` is a folder, or a registered model such as `models:/name@alias`."""
     check_videos(data)
     model_folder, name, model_hash = _find(workspace, params, model)
     limits = Limits.of(params.validation)
     opened = load(model_folder, limits=limits, precision=params.evaluate.precision)
     # Relative to the index, so that both can be moved together.
-    name = name if name.startswith(REGISTRY) else os.path.relpath(model_folder.resolve(), out.resolve())
+    name = name if name.startswith(REGISTRY) else os.path.relpath(model_folder.resolve(), base_folder(to))
+    engine = open_engine(to)
     source = ModelSource(opened, name, model_hash, _base(model_folder))
     options = IndexOptions(limits, storage, graph, params.evaluate.batch_size, _store(workspace))
-    indexed = build_index(source, data, open_engine(out), out, workspace.work / "index", options)
+    indexed = build_index(source, data, engine, to, workspace.work / "index", options)
     opened.close()
+    engine.close()
     return indexed
 
 
-def open_searchers(workspace: Workspace, params: Params, folders: Sequence[Path], model: str | None = None) -> list[Searcher]:
+def open_searchers(workspace: Workspace, params: Params, indexes: Sequence[str], model: str | None = None) -> list[Searcher]:
     """Opens each index with its model; indexes with the same model share it. `model` replaces the model that the indexes name.
 
-    Raises DataError for a folder that is not an index, ModelError if its model is missing or has another hash.
+    Raises DataError for a location that holds no index, ModelError if its model is missing or has another hash.
     """
     limits = Limits.of(params.validation)
     limits = Limits(min(limits.megabytes, UPLOAD_MEGABYTES), limits.frames, limits.seconds, min(limits.timeout_seconds, UPLOAD_SECONDS))
     models: dict[tuple[str, Precision], OpenModel] = {}
     searchers = []
-    for folder in folders:
-        engine = open_engine(folder)
-        name = model or stored_model(folder, engine.manifest.model)
+    for index in indexes:
+        engine = open_engine(index)
+        name = model or stored_model(index, engine.manifest.model)
         precision = engine.manifest.precision  # a query's vector is computed as those of the index were
         if (name, precision) not in models:
             model_folder, _, model_hash = _find(workspace, params, name)
@@ -69,13 +71,8 @@ def open_searchers(workspace: Workspace, params: Params, folders: Sequence[Path]
             )
         characters = params.validation.max_text_characters
         opened = models[name, precision]
-        searchers.append(Searcher(engine, folder, opened, shortlist=params.evaluate.shortlist, most_characters=characters))
+        searchers.append(Searcher(engine, index, opened, shortlist=params.evaluate.shortlist, most_characters=characters))
     return searchers
-
-
-def open_engine(folder: Path) -> Engine:
-    """Opens the engine that stores and searches the index of a folder."""
-    return ENGINES["folder"](str(folder))
 
 
 def _find(workspace: Workspace, params: Params, name: str) -> tuple[Path, str, str]:

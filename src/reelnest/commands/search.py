@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 from reelnest.commands.columns import in_columns
 from reelnest.commands.index import open_searchers
@@ -14,7 +13,7 @@ from reelnest.stages.workspace import Workspace
 LONGEST_CELL = 60
 
 
-def run(workspace: Workspace, params: Params, index: Path, query: Query, *, model: str | None = None, as_json: bool = False) -> str:
+def run(workspace: Workspace, params: Params, index: str, query: Query, *, model: str | None = None, as_json: bool = False) -> str:
     """Returns the results as a table or as JSON. Raises QueryError, DataError and ModelError."""
     (searcher,) = open_searchers(workspace, params, [index], model)
     try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reelnest.encoder.saved_settings import ABOUT_THE_MODEL, SETTINGS_FILE, saved_hash
+from reelnest.engines.engine import Manifest, base_folder, is_address, open_engine, shown
 from reelnest.engines.folder_files import read_manifest
 from reelnest.errors import ConfigError, DataError, ModelError
 from reelnest.records.content_hash import folder_hash
@@ -38,32 +39,43 @@ class Address:
     """Other host names that browsers may use."""
 
 
-def check_search(params: Params, index: Path, query: Query, model: str | None) -> None:
+def check_search(params: Params, index: str, query: Query, model: str | None) -> None:
     """Raises QueryError for an invalid search, and DataError and ModelError like `check_index`."""
     check_query_text(query.words, params.validation.max_text_characters)
     check_count(query.k)
-    read_manifest(index).check_dim(query.dim)
+    read_index(index).check_dim(query.dim)
     check_index(params, index, model)
 
 
-def check_index(params: Params, folder: Path, model: str | None) -> None:
-    """Raises DataError if the folder holds no index, ModelError if another model made it. `model` replaces the one that the index names.
+def read_index(location: str) -> Manifest:
+    """The manifest of an index. Raises DataError if there is none. Only the index of a server imports torch, with its engine."""
+    if not is_address(location):
+        return read_manifest(Path(location))
+    engine = open_engine(location)
+    try:
+        return engine.manifest
+    finally:
+        engine.close()
+
+
+def check_index(params: Params, index: str, model: str | None) -> None:
+    """Raises DataError if there is no such index, ModelError if another model made it. `model` replaces the one that the index names.
 
     Raises as `check_model` does if there is no such model.
     """
-    manifest = read_manifest(folder)
-    name = model or stored_model(folder, manifest.model)
+    manifest, place = read_index(index), shown(index)
+    name = model or stored_model(index, manifest.model)
     version = check_model(params, name)
     if name.startswith(REGISTRY):
         if version is not None and version.model_hash is not None:
-            manifest.check_model(version.model_hash, folder)
+            manifest.check_model(version.model_hash, place)
     elif saved_hash(Path(name)) != manifest.model_hash:
-        manifest.check_model(folder_hash(Path(name), without=ABOUT_THE_MODEL), folder)
+        manifest.check_model(folder_hash(Path(name), without=ABOUT_THE_MODEL), place)
 
 
-def stored_model(folder: Path, model: str) -> str:
+def stored_model(index: str, model: str) -> str:
     """Returns the location of the model that an index names, whose folder is relative to the index's."""
-    return model if model.startswith(REGISTRY) else os.path.normpath(folder.resolve() / model)
+    return model if model.startswith(REGISTRY) else os.path.normpath(base_folder(index) / model)
 
 
 def check_model(params: Params, name: str) -> KnownVersion | None:

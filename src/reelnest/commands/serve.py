@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import uvicorn
 
@@ -25,7 +24,7 @@ log = logging.getLogger(__name__)
 def run(
     workspace: Workspace,
     params: Params,
-    indexes: Sequence[Path],
+    indexes: Sequence[str],
     address: Address,
     *,
     model: str | None = None,
@@ -63,10 +62,10 @@ def run(
 
 
 def named(searchers: Sequence[Searcher]) -> dict[str, Searcher]:
-    """Returns the searchers by the name of the index folder; a repeated name gets a number."""
+    """Returns the searchers by the name of their index, which is its folder's; a repeated name gets a number."""
     by_name: dict[str, Searcher] = {}
     for searcher in searchers:
-        name, number = searcher.place.resolve().name, 1
+        name, number = searcher.name, 1
         while (name if number == 1 else f"{name}-{number}") in by_name:
             number += 1
         by_name[name if number == 1 else f"{name}-{number}"] = searcher

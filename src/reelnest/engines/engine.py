@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
+from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,12 +57,12 @@ class Manifest(Section):
             )
         return dim
 
-    def check_model(self, model_hash: str, place: Path) -> None:
-        """Raises ModelError if a model with another hash made the index in `place`."""
+    def check_model(self, model_hash: str, place: str) -> None:
+        """Raises ModelError if a model with another hash made the index in `place`, a location without passwords."""
         if model_hash != self.model_hash:
             raise ModelError(
                 f"{place}: this index was built with model {self.model_hash[:12]} ({self.model}), not with {model_hash[:12]}. Vectors of"
-                f" two models cannot be compared. Run `reelnest index --out {place}` again, or search with that model."
+                f" two models cannot be compared. Run `reelnest index --to {place}` again, or search with that model."
             )
 
 
@@ -98,9 +99,6 @@ class Engine(Protocol):
     `<=>` a distance; Qdrant and Milvus return similarities. Ties are ordered as the videos were inserted. An engine may shortlist and
     rerank in one request (one statement of pgvector, `prefetch` of Qdrant) or in two (Milvus).
     """
-
-    place: str
-    """The location without passwords, for messages."""
 
     def create(self, version: str, manifest: Manifest, skipped: Collection[BadRecord]) -> None:
         """Begins a version and removes unfinished versions of killed runs.
@@ -162,10 +160,28 @@ The constructor must not connect, because the index may not exist yet. Register 
 """
 
 
+def is_address(location: str) -> bool:
+    """Whether a location is a server's, such as `postgresql://…`, and not a folder."""
+    return "://" in location
+
+
+def shown(location: str) -> str:
+    """A location without user and password, for messages."""
+    if not is_address(location):
+        return location
+    parts = urlsplit(location)
+    host = f"{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}"
+    return urlunsplit((parts.scheme, host, parts.path, "", parts.fragment))
+
+
+def base_folder(location: str) -> Path:
+    """The folder to which the paths in a manifest are relative: the index's own, or the root for the index of a server."""
+    return Path("/") if is_address(location) else Path(location).resolve()
+
+
 def open_engine(location: str) -> Engine:
     """Opens the engine of a location: an address by its scheme, such as `postgresql://`, anything else as a folder.
 
     Raises ConfigError for an unknown scheme.
     """
-    scheme, separator, _ = location.partition("://")
-    return ENGINES[scheme if separator else "folder"](location)
+    return ENGINES[location.partition("://")[0] if is_address(location) else "folder"](location)

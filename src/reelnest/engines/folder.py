@@ -63,7 +63,7 @@ class FolderEngine:
     """An index in a folder. Threads may search it concurrently. An opened index does not change when the folder is replaced."""
 
     def __init__(self, location: str) -> None:
-        self.folder, self.place = Path(location), location
+        self.folder = Path(location)
         self._unfinished: dict[str, _Unfinished] = {}
 
     def create(self, version: str, manifest: Manifest, skipped: Collection[BadRecord]) -> None:

@@ -44,7 +44,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"{folder}: there is no index. Run `reelnest index --out {folder}` to make one.") from None
+        raise DataError(f"{folder}: there is no index. Run `reelnest index --to {folder}` to make one.") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error}). Run `reelnest index` to rebuild the index.") from None
     version = stored.get("format_version") if isinstance(stored, dict) else None

@@ -15,12 +15,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
-from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reelnest.engines.engine import ENGINES, Hits, Item, Manifest, Vector
+from reelnest.engines.engine import ENGINES, Hits, Item, Manifest, Vector, shown
 from reelnest.engines.pgvector_sql import binary_vector, exact_search, funnel_search, prefix, text_vector
 from reelnest.errors import ConfigError, DataError, ModelError, QueryError
 from reelnest.records.formats import BadRecord, Video
@@ -60,9 +59,7 @@ class PgvectorEngine:
         """Raises ConfigError if psycopg is not installed, or if the index's name is not a plain SQL name."""
         self._address, _, name = location.partition("#")
         self.name = name or "reelnest"
-        parts = urlsplit(self._address)
-        self.place = f"{parts.scheme}://{parts.hostname or ''}{parts.path}#{self.name}"
-        """The address without user and password, for messages."""
+        self.place = shown(f"{self._address}#{self.name}")
         if not NAME.fullmatch(self.name):
             raise ConfigError(
                 f"{self.place}: an index's name, after #, consists of at most 41 of a-z, 0-9 and _, and begins with a letter."

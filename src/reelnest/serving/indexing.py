@@ -17,7 +17,7 @@ import numpy as np
 
 from reelnest.atomic_files import wait_for_lock
 from reelnest.encoder.saved import SavedModel
-from reelnest.engines.engine import Engine, IndexStorage, Item, Manifest, Vector
+from reelnest.engines.engine import Engine, IndexStorage, Item, Manifest, Vector, base_folder, is_address, shown
 from reelnest.engines.folder_files import FORMAT_VERSION
 from reelnest.errors import DataError, ModelError, VideoError
 from reelnest.progress import Activity
@@ -84,7 +84,7 @@ class _Item:
     key: str
 
 
-def build_index(source: ModelSource, data: Path, engine: Engine, out: Path, work: Path, options: IndexOptions) -> Indexed:
+def build_index(source: ModelSource, data: Path, engine: Engine, location: str, work: Path, options: IndexOptions) -> Indexed:
     """Builds the index of the videos of `data` with `engine`, and atomically replaces an existing one.
 
     If a video's bytes, its text and the model are unchanged, its vector is reused from the previous index or from a killed run (cached in
@@ -92,12 +92,14 @@ def build_index(source: ModelSource, data: Path, engine: Engine, out: Path, work
     builds the same index waits for the first one.
 
     Args:
-        out: the location of the index. Paths in its manifest are relative to it.
+        location: the index's. Paths in its manifest are relative to it (see `base_folder`).
 
     Raises DataError if there is no data or no video can be read, ModelError for vectors that contain NaN or infinity.
     """
-    place = work / hashlib.sha256(os.fsencode(out.resolve())).hexdigest()[:LONGEST_HASH]  # any name of a folder, in any locale
-    with wait_for_lock(place.with_suffix(".lock"), out):
+    base = base_folder(location)
+    # A folder may have several names, and any characters in any locale.
+    place = work / hashlib.sha256(os.fsencode(location if is_address(location) else base)).hexdigest()[:LONGEST_HASH]
+    with wait_for_lock(place.with_suffix(".lock"), shown(location)):
         videos, bad = read_videos(data)
         items, unreadable = _items(videos, data, source.model)
         before = _vectors_before(engine, source, options.storage, [item.key for item in items])
@@ -116,7 +118,7 @@ def build_index(source: ModelSource, data: Path, engine: Engine, out: Path, work
             model_hash=source.hash,
             base=source.base,
             dims=tuple(source.model.dims),
-            data=os.path.relpath(data.resolve(), out.resolve()),
+            data=os.path.relpath(data.resolve(), base),
             data_hash=value_hash([[item.video.video_id, item.key] for item in good]),
             precision=source.model.encoder.precision,
             storage=options.storage,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reelnest.encoder.saved import SavedModel
-from reelnest.engines.engine import Engine
+from reelnest.engines.engine import Engine, Manifest, base_folder, is_address, shown
 from reelnest.records.formats import Video, video_files
 from reelnest.search.query_text import check_count, check_query_text
 from reelnest.serving.batching import BatchedEncoder
@@ -89,15 +89,20 @@ class OpenModel:
 class Searcher:
     """An index and the model that made it."""
 
-    def __init__(self, engine: Engine, place: Path, model: OpenModel, *, shortlist: int, most_characters: int) -> None:
-        """`place` is the index's folder. Raises ModelError if another model made the index, DataError if there is no index."""
-        self.manifest, self.place, self.model = engine.manifest, place, model
-        self.manifest.check_model(model.hash, place)
-        self._engine = engine
+    def __init__(self, engine: Engine, location: str, model: OpenModel, *, shortlist: int, most_characters: int) -> None:
+        """Raises ModelError if another model made the index, DataError if there is no index."""
+        self._engine, self.model = engine, model
+        self.name = location.rpartition("#")[2] if is_address(location) else base_folder(location).name
+        engine.manifest.check_model(model.hash, shown(location))
         self.shortlist = shortlist
-        self._data = Path(os.path.normpath(place.resolve() / self.manifest.data))
+        self._data = Path(os.path.normpath(base_folder(location) / self.manifest.data))
         self._most_characters = most_characters
         self.examples = example_searches(self._data)
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest of the opened version, which another one with the same model may replace."""
+        return self._engine.manifest
 
     def words(self, text: str, k: int, *, dim: int | None = None, funnel: bool = False) -> SearchResults:
         """The best `k` videos for a text. Raises QueryError for a text, a dim or a `k` that cannot be used."""

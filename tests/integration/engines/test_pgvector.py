@@ -151,7 +151,7 @@ def test_a_killed_writer_leaves_the_active_version_and_the_next_one_removes_its_
 
 
 def test_a_server_that_is_away_and_a_wrong_name_are_named_without_the_password() -> None:
-    with pytest.raises(DataError, match=r"postgresql://127.0.0.1/db#clips: .*refused") as caught:
+    with pytest.raises(DataError, match=r"postgresql://127.0.0.1:9/db#clips: .*refused") as caught:
         _ = open_engine("postgresql://me:s3cr3t@127.0.0.1:9/db#clips").manifest
     assert "s3cr3t" not in str(caught.value)
     with pytest.raises(ConfigError, match="an index's name"):

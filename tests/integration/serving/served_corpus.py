@@ -35,7 +35,7 @@ class Served:
         return self.root / "data"
 
     def index(self, out: str = "one", model: str = "one", **options: object) -> stage.Indexed:
-        return stage.run(self.workspace, PARAMS, str(self.root / "models" / model), self.data, self.root / out, **options)  # type: ignore[arg-type]
+        return stage.run(self.workspace, PARAMS, str(self.root / "models" / model), self.data, str(self.root / out), **options)  # type: ignore[arg-type]
 
 
 def write_corpus(folder: Path) -> None:

@@ -109,7 +109,7 @@ def test_a_killed_run_leaves_the_previous_index_and_the_next_run_resumes(copy: S
         "def slowly(self, keys, vectors): add(self, keys, vectors); time.sleep(60)\n"
         "CachedVectors.add = slowly\n"
         "root = Path(sys.argv[1]); params = Params(evaluate=Evaluate(batch_size=8))\n"
-        "index.run(Workspace(root), params, str(root / 'models/two'), root / 'data', root / 'one')"
+        "index.run(Workspace(root), params, str(root / 'models/two'), root / 'data', str(root / 'one'))"
     )
     before = (copy.root / "one/manifest.json").read_bytes()
     with subprocess.Popen([sys.executable, "-c", code, str(copy.root)], stderr=subprocess.PIPE) as process:

@@ -21,7 +21,7 @@ from tests.integration.serving.served_corpus import PARAMS, Served
 
 @pytest.fixture(scope="module")
 def searcher(served: Served) -> Searcher:
-    (opened,) = open_searchers(served.workspace, PARAMS, [served.root / "one"])
+    (opened,) = open_searchers(served.workspace, PARAMS, [str(served.root / "one")])
     return opened
 
 
@@ -36,13 +36,13 @@ def test_results_equal_numpy(served: Served, searcher: Searcher, dim: int | None
     assert results.untrained == ((100,) if dim == 100 else ())
 
 
-def test_a_funnel_reorders_its_shortlist_at_the_full_width(searcher: Searcher) -> None:
+def test_a_funnel_reorders_its_shortlist_at_the_full_width(served: Served, searcher: Searcher) -> None:
     full = searcher.words("a red circle", 21)
     funnel = searcher.words("a red circle", 21, dim=16, funnel=True)  # the shortlist holds all of this corpus
     assert [hit.video_id for hit in funnel.hits] == [hit.video_id for hit in full.hits]
     assert funnel.dims == (16, 128)
     assert searcher.words("a red circle", 3, funnel=True).dims == (16, 128)
-    small = Searcher(FolderEngine(str(searcher.place)), searcher.place, searcher.model, shortlist=4, most_characters=100)
+    small = Searcher(FolderEngine(str(served.root / "one")), str(served.root / "one"), searcher.model, shortlist=4, most_characters=100)
     shortlist = {hit.video_id for hit in small.words("a red circle", 4, dim=16).hits}
     assert {hit.video_id for hit in small.words("a red circle", 4, dim=16, funnel=True).hits} == shortlist
 
@@ -77,7 +77,7 @@ def test_an_invalid_search_is_refused_with_its_reason(searcher: Searcher, text: 
 
 def test_vectors_of_another_model_are_not_searched(served: Served) -> None:
     with pytest.raises(ModelError, match="cannot be compared"):
-        open_searchers(served.workspace, PARAMS, [served.root / "one"], str(served.root / "models/two"))
+        open_searchers(served.workspace, PARAMS, [str(served.root / "one")], str(served.root / "models/two"))
 
 
 def test_an_index_with_nan_is_not_ranked(copy: Served, searcher: Searcher) -> None:
@@ -86,16 +86,16 @@ def test_an_index_with_nan_is_not_ranked(copy: Served, searcher: Searcher) -> No
     vectors[5, 3] = float("nan")
     np.save(place / "vectors.npy", vectors)
     with pytest.raises(ModelError, match="NaN"):
-        Searcher(FolderEngine(str(place)), place, searcher.model, shortlist=9, most_characters=99).words("a", 3)
+        Searcher(FolderEngine(str(place)), str(place), searcher.model, shortlist=9, most_characters=99).words("a", 3)
 
 
 def test_indexes_of_one_model_share_it_and_move_with_it(copy: Served) -> None:
     shutil.copytree(copy.root / "one", copy.root / "again")
-    first, two, again = open_searchers(copy.workspace, PARAMS, [copy.root / name for name in ("one", "two", "again")])
+    first, two, again = open_searchers(copy.workspace, PARAMS, [str(copy.root / name) for name in ("one", "two", "again")])
     assert first.model is again.model
     assert first.model is not two.model
     moved = Path(shutil.move(copy.root, copy.root.with_name("moved")))
-    assert "clip/01" in stage.run(copy.workspace, PARAMS, moved / "one", Query("a red circle", k=21))
+    assert "clip/01" in stage.run(copy.workspace, PARAMS, str(moved / "one"), Query("a red circle", k=21))
 
 
 def test_the_command_prints_a_table_or_json(served: Served) -> None:
@@ -106,5 +106,5 @@ def test_the_command_prints_a_table_or_json(served: Served) -> None:
     assert [line.split()[0] for line in lines[1:4]] == ["1", "2", "3"]
     assert "21 videos, a shortlist with 17 dims, re-ranked with 128" in lines[-1]
     assert "not trained for 17 dims" in lines[-1]
-    results = json.loads(stage.run(served.workspace, PARAMS, served.root / "one", Query("a red circle", k=3), as_json=True))
+    results = json.loads(stage.run(served.workspace, PARAMS, str(served.root / "one"), Query("a red circle", k=3), as_json=True))
     assert [hit["rank"] for hit in results["hits"]] == [1, 2, 3]
