@@ -15,7 +15,9 @@ def matrix_flops(modules: Iterable[nn.Module], *, backward: bool) -> float:
         for layer in module.modules():
             if isinstance(layer, nn.Linear | nn.Conv3d):
                 trains = layer.weight.requires_grad
-                flops += layer.weight.numel() * (2 + (2 if backward else 0) + (2 if trains else 0))
+                # A 4-bit layer packs its weights into half as many numbers.
+                weights = layer.in_features * layer.out_features if isinstance(layer, nn.Linear) else layer.weight.numel()
+                flops += weights * (2 + (2 if backward else 0) + (2 if trains else 0))
     return flops
 
 

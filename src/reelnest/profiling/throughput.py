@@ -130,5 +130,9 @@ def peak_flops(device: torch.device) -> float | None:
     """The device's peak in bfloat16 FLOPs per second; None for a CPU and for an unknown GPU."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
+    return peak_of(torch.cuda.get_device_name(device))
+
+
+def peak_of(name: str) -> float | None:
+    """The peak of a GPU by its name; None for an unknown one."""
     return next((peak for known, peak in _PEAKS.items() if known in name), None)
