@@ -10,11 +10,14 @@ from torch import Tensor
 
 from benchmarks.gpu.inputs import LORA, FamilyOfCheck, RandomItems, accelerator_of, batcher_of, random_encoder, settings, training_of
 from benchmarks.gpu.reporting import Run
+from reelnest.backbones.attention import row_kernel
 from reelnest.encoder.encoder import Encoder
 
 BETWEEN: dict[str, Any] = {"hidden_size": 512, "layers": 4, "heads": 4, "vocabulary": 512, "initializer_range": 0.044}
 BETWEEN |= {"vision_hidden_size": 320, "vision_layers": 4, "vision_heads": 4}
 """Small, with the heads of the published models: 128 wide in the language model, 80 in the tower."""
+HEADS = {"2.5_text": (16, 2, 128), "2.5_tower": (16, 16, 80), "3_text": (16, 8, 128), "3_tower": (16, 16, 64)}
+"""Of the published models: heads, key heads, width."""
 FAMILIES: tuple[FamilyOfCheck, ...] = ("qwen2_5_vl", "qwen3_vl_embedding")
 FLOAT32_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 1e-3
 LEAST_COSINE = 0.999
@@ -28,6 +31,11 @@ def parity(run: Run) -> None:
             _parity_of(run, family)
     with run.part("attention kernels"):
         run.figures(attention_kernels=_attention_kernels(run))
+    with run.part("rows of different lengths"):
+        for name, sizes in HEADS.items():
+            kernel = row_kernel(run.device, torch.bfloat16, *sizes)
+            run.figures(**{f"row_kernel_{name}": None if kernel is None else kernel.__name__})
+            run.require(kernel is not None or not run.on_gpu, f"{name}: torch's attention for rows of different lengths cannot be used")
 
 
 def _parity_of(run: Run, family: FamilyOfCheck) -> None:
@@ -42,7 +50,7 @@ def _parity_of(run: Run, family: FamilyOfCheck) -> None:
     cotangent = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
     (_unit(expected) * cotangent).sum().backward()
     (F.normalize(computed.float(), dim=1) * cotangent.to(run.device)).sum().backward()
-    worst = max(_relative(a.grad, b.grad) for a, b in zip(here.parameters(), there.parameters(), strict=True) if a.grad is not None)
+    worst = _worst_gradient(here, there)
     cosines = {"autocast": _cosine(expected, _half(there, batch.to(run.device), autocast=True))}
     cosines["bfloat16_weights"] = _cosine(expected, _half(copy.deepcopy(there).bfloat16(), batch.to(run.device), autocast=False))
     named = {f"cosine_{name}": value for name, value in cosines.items()}
@@ -63,11 +71,13 @@ def _unit(vectors: Tensor) -> Tensor:
     return F.normalize(vectors.float().cpu(), dim=1)
 
 
-def _relative(expected: Tensor | None, computed: Tensor | None) -> float:
-    assert expected is not None  # noqa: S101 (for the type checker)
-    if computed is None:
+def _worst_gradient(here: Encoder, there: Encoder) -> float:
+    """Returns the largest difference of a weight's gradient, relative to its length, or to a thousandth of the longest."""
+    pairs = [(a.grad, b.grad) for a, b in zip(here.parameters(), there.parameters(), strict=True) if a.grad is not None]
+    least = 1e-3 * max(float(expected.norm()) for expected, _ in pairs)
+    if any(computed is None for _, computed in pairs):
         return float("inf")
-    return float((computed.cpu() - expected).norm() / expected.norm().clamp_min(1e-12))
+    return max(float((computed.cpu() - expected).norm() / expected.norm().clamp_min(least)) for expected, computed in pairs)  # type: ignore[union-attr]
 
 
 def _cosine(expected: Tensor, computed: Tensor) -> float:
