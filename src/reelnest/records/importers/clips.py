@@ -1,0 +1,151 @@
+"""What most published layouts have in common: clips with captions, splits by file, and several clips of one source video."""
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reelnest.errors import DataError, VideoError
+from reelnest.records.importers.importer import BadRow, Origin, PairRow, Row, VideoRow
+from reelnest.records.json_lines import RecordError, parse_record, read_lines, show
+from reelnest.records.safe_paths import resolve
+from reelnest.records.splits import STRICTEST_FIRST
+
+SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".ts")
+FOLDERS = ("", "videos", "video", "all", "clips")
+HELD_OUT = 0.1
+"""Share of groups for validation, and for test, if the layout has no splits."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip of a layout."""
+
+    origin: Origin
+    video_id: str
+    name: str
+    """Name of its file, with or without a suffix."""
+    captions: Sequence[tuple[str, Origin]]
+    split: str | None = None
+    source: str | None = None
+    """The video that it was cut from. Clips of one source are never in two splits."""
+    fields: dict[str, str] = field(default_factory=dict)
+    """Text fields of the video."""
+
+
+def clip_rows(folder: Path, clips: Iterable[Clip]) -> Iterator[Row]:
+    """A video for each clip, and a pair for each caption.
+
+    If clips of one source are in several splits, those of the strictest split are used (test, then validation), and the others are skipped
+    with the reason `leakage`. Clips without a split but with a source get the split of a digest of the source's name.
+    """
+    listed = list(clips)
+    strictest: dict[str, str] = {}
+    for clip in listed:
+        if clip.source is not None:
+            splits = {_split(clip), strictest.get(clip.source, "train")}
+            strictest[clip.source] = min(splits, key=STRICTEST_FIRST.index)
+    seen: set[str] = set()
+    for clip in listed:
+        split = None if clip.split is None and clip.source is None else _split(clip)
+        if clip.source is not None and split != strictest[clip.source]:
+            detail = f"its source {show(clip.source)} is in the {strictest[clip.source]} split too; nothing to do: the clip is left out"
+            yield BadRow(clip.origin, "leakage", detail, clip.video_id)
+            continue
+        if clip.video_id not in seen:
+            yield _video(folder, clip)
+            seen.add(clip.video_id)
+        for caption, origin in clip.captions:
+            record = {"query": {"text": caption}, "target": {"video": clip.video_id}}
+            yield PairRow(origin, record if split is None else {**record, "split": split})
+
+
+def _split(clip: Clip) -> str:
+    return clip.split if clip.split is not None else group_split(str(clip.source))
+
+
+def group_split(group: str) -> str:
+    """The split of all clips of a group, by a digest of its name."""
+    share = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
+    return "test" if share < HELD_OUT else "validation" if share < 2 * HELD_OUT else "train"
+
+
+def _video(folder: Path, clip: Clip) -> VideoRow | BadRow:
+    try:
+        file = find_video(folder, clip.name)
+    except VideoError as error:
+        return BadRow(clip.origin, error.reason, str(error), clip.video_id)
+    path = f"videos/{file.name}"
+    return VideoRow(clip.origin, {"video_id": clip.video_id, "path": path, **clip.fields}, {path: file})
+
+
+def find_video(folder: Path, name: str) -> Path:
+    """The video file of this name, with any usual suffix, in the folder or a usual one inside. It may be missing. Raises VideoError."""
+    names = [name] if Path(name).suffix.lower() in SUFFIXES else [f"{name}{suffix}" for suffix in SUFFIXES]
+    names += [f"{Path(name).stem}{suffix}" for suffix in SUFFIXES]
+    files = [resolve(f"{inside}/{each}" if inside else each, folder) for inside in FOLDERS for each in names]
+    return next((file for file in files if file.is_file()), resolve(f"videos/{names[0]}", folder))
+
+
+def split_files(folder: Path, suffix: str, layout: str) -> list[tuple[str, Path]]:
+    """The files of the three splits, by `train`, `val` or `test` in their names. Raises DataError if there are none."""
+    files = sorted(folder.glob(f"*{suffix}")) if folder.is_dir() else []
+    words = (("train", "train"), ("val", "validation"), ("test", "test"))
+    splits = [(split, file) for word, split in words for file in files if word in file.stem.lower()]
+    if not splits:
+        raise DataError(f"{folder}: expected {layout}.")
+    return splits
+
+
+def read_json(file: Path, kind: type, layout: str) -> Any:
+    """The content of a JSON file. Raises DataError if it is no `kind`."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{file}: there is no such file. Expected {layout}.") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file}: not readable as JSON: {error}. Download it again.") from error
+    if not isinstance(content, kind):
+        raise DataError(f"{file}: expected {layout}.")
+    return content
+
+
+def read_table(file: Path, columns: Sequence[str]) -> Iterator[tuple[Origin, dict[str, str]]]:
+    """The rows of a CSV file with a header. The first row after it is row 2, as in a text editor. Raises DataError for a missing column."""
+    with file.open(encoding="utf-8-sig", newline="") as opened:
+        reader = csv.DictReader(opened, delimiter="\t" if file.suffix == ".tsv" else ",")
+        if missing := [column for column in columns if column not in (reader.fieldnames or ())]:
+            raise DataError(f"{file}: there is no column {missing[0]}; its columns are {', '.join(reader.fieldnames or ()) or 'none'}.")
+        for row in reader:
+            yield Origin(file.name, reader.line_num), {key: value for key, value in row.items() if key is not None and value is not None}
+
+
+def read_json_lines(file: Path) -> Iterator[tuple[Origin, dict[str, Any]] | BadRow]:
+    """The records of a file of JSON lines."""
+    for line, raw in read_lines(file):
+        origin = Origin(file.name, line)
+        try:
+            yield origin, parse_record(raw)
+        except RecordError as error:
+            yield BadRow(origin, error.reason, str(error))
+
+
+def field_of(record: Any, name: str, kind: type, origin: Origin) -> Any:
+    """A field of an entry, or a BadRow if it is missing or no `kind`."""
+    value = record.get(name) if isinstance(record, dict) else None
+    if isinstance(value, kind):
+        return value
+    return BadRow(origin, "wrong_layout", f"expected {name} with a {kind.__name__}; found {show(value)[:60]}")
+
+
+def texts(values: Sequence[Any], origin: Origin) -> list[tuple[str, Origin]]:
+    """Captions that came with a clip."""
+    return [(str(value), origin) for value in values]
+
+
+def youtube_id(clip: str) -> str:
+    """The video that a clip named `<id>_<start>_<end>` was cut from."""
+    return clip.rsplit("_", 2)[0]

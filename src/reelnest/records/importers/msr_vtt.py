@@ -1,0 +1,72 @@
+"""MSR-VTT: `MSRVTT_data.json`, and the CSV files of the 9k, 7k and 1k-A splits.
+
+With `MSRVTT_JSFUSION_test.csv` (1k-A), its clips and sentences are the test split. With `MSRVTT_train.9k.csv` or `MSRVTT_train.7k.csv`, its
+clips are the training split. Without them, the splits are those of the JSON file. Clips of one `url` are never in two splits.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from reelnest.errors import DataError
+from reelnest.records.importers.clips import Clip, clip_rows, field_of, read_json, read_table
+from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, Row
+
+DATA_FILE, TEST_FILE = "MSRVTT_data.json", "MSRVTT_JSFUSION_test.csv"
+TRAIN_FILES = ("MSRVTT_train.9k.csv", "MSRVTT_train.7k.csv")
+SPLITS = {"train": "train", "validate": "validation", "test": "test"}
+
+
+@IMPORTERS.register("msr-vtt")
+def read_msr_vtt(source: Path) -> Iterator[Row]:
+    """MSR-VTT: MSRVTT_data.json, and the CSV files of the 9k, 7k and 1k-A splits."""
+    data = read_json(source / DATA_FILE, dict, 'an object with "videos" and "sentences"')
+    videos, sentences = data.get("videos"), data.get("sentences")
+    if not isinstance(videos, list) or not isinstance(sentences, list):
+        raise DataError(f'{source / DATA_FILE}: expected an object with the lists "videos" and "sentences".')
+    given = [source / name for name in TRAIN_FILES if (source / name).is_file()]
+    if len(given) > 1:
+        raise DataError(f"{source}: found {' and '.join(file.name for file in given)}; remove the one that you do not want.")
+    train = {row["video_id"] for _, row in read_table(given[0], ["video_id"])} if given else None
+    test: dict[str, list[tuple[str, Origin]]] | None = None
+    if (source / TEST_FILE).is_file():
+        test = defaultdict(list)
+        for origin, row in read_table(source / TEST_FILE, ["video_id", "sentence"]):
+            test[row["video_id"]].append((row["sentence"], origin))
+
+    captions: dict[str, list[tuple[str, Origin]]] = defaultdict(list)
+    for number, sentence in enumerate(sentences, start=1):
+        origin = Origin(f"{DATA_FILE}: sentences", number)
+        video_id, caption = (field_of(sentence, name, str, origin) for name in ("video_id", "caption"))
+        if isinstance(video_id, BadRow) or isinstance(caption, BadRow):
+            yield video_id if isinstance(video_id, BadRow) else caption
+        else:
+            captions[video_id].append((caption, origin))
+
+    clips: list[Clip] = []
+    for number, video in enumerate(videos, start=1):
+        origin = Origin(f"{DATA_FILE}: videos", number)
+        video_id = field_of(video, "video_id", str, origin)
+        if isinstance(video_id, BadRow):
+            yield video_id
+            continue
+        split = _split(video_id, SPLITS.get(str(video.get("split"))), train, test)
+        if split is None:
+            continue  # in no file of a split
+        pairs = test[video_id] if test is not None and split == "test" else captions[video_id]
+        clips.append(Clip(origin, video_id, video_id, pairs, split, str(video["url"]) if video.get("url") else video_id))
+    known = {clip.video_id for clip in clips}
+    for video_id, pairs in (test or {}).items():
+        if video_id not in known:
+            yield BadRow(pairs[0][1], "unknown_video", f"{video_id} is not in {DATA_FILE}")
+    yield from clip_rows(source, clips)
+
+
+def _split(video_id: str, official: str | None, train: Collection[str] | None, test: Collection[str] | None) -> str | None:
+    if test is not None and video_id in test:
+        return "test"
+    if train is not None and video_id in train:
+        return "train"
+    if test is None:
+        return None if train is not None and official == "train" else official
+    return official if train is None and official != "test" else None
