@@ -53,7 +53,7 @@ def test_good_data_passes_and_its_report_counts_it(workspace: Workspace, caplog:
     assert all(outcome["success"] for outcome in found["expectations"])
     assert read_quarantine(workspace.reports / "quarantine.jsonl") == set()
     assert [page.name for page in (workspace.reports / "data_docs").iterdir()] == ["index.html"]
-    assert "All 46 checks passed." in (workspace.reports / "data_docs" / "index.html").read_text(encoding="utf-8")
+    assert "All 47 checks passed." in (workspace.reports / "data_docs" / "index.html").read_text(encoding="utf-8")
     assert "inspected 2 videos" in caplog.text
     assert {path.name for path in workspace.reports.iterdir()} == {"validation.json", "quarantine.jsonl", "behaviour.jsonl", "data_docs"}
     # Optional, and said to be absent.
