@@ -31,6 +31,7 @@ class TrainingStep:
         optimizer = build_optimizer(model, self._train)
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
         self.model: ContrastiveModel = accelerator.unwrap_model(self.wrapped)  # sharded under FSDP2, otherwise `model` itself
+        self._is_sharded = self.model.encoder.sharded
         self._trainable = [parameter for parameter in self.wrapped.parameters() if parameter.requires_grad]
         self.scheduler = build_scheduler(self.optimizer.optimizer, self._train, total_steps)
         self.ema = None if self._train.ema_decay is None else Ema(self.model, self._train.ema_decay)
@@ -60,7 +61,7 @@ class TrainingStep:
     def _clipped_norm(self) -> Tensor:
         """Clips the gradients and returns their norm before clipping."""
         largest = self._train.max_gradient_norm or math.inf
-        if self.model.encoder.sharded:
+        if self._is_sharded:
             self.accelerator.unscale_gradients()
             return clip_gradients(self._trainable, largest)
         norm: Tensor = self.accelerator.clip_grad_norm_(self._trainable, largest)

@@ -35,6 +35,7 @@ class StepGradients:
         self._wrapped = wrapped
         self._model: ContrastiveModel = accelerator.unwrap_model(wrapped)
         self._batcher = batcher
+        self._unsharded = self._model.unsharded_parameters()
         calls = self._adaptive_calls() if self._train.adaptive_batch_size else self._calls()
         self._one_graph, self._cache = OneGraph(calls), GradientCache(calls)
 
@@ -68,7 +69,7 @@ class StepGradients:
         if adaptive:
             average_gradients(parameter for parameter in self._model.parameters() if parameter.requires_grad)
         else:
-            average_gradients(self._model.unsharded_parameters())
+            average_gradients(self._unsharded)
         total = torch.zeros_like(shares[0].total)
         by_dim = torch.zeros_like(shares[0].by_dim)
         for share in shares:
