@@ -35,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", choices=["full", "tiny"], default="full")
     parser.add_argument("--budget-s", type=float, default=480.0, help="seconds for everything")
     parser.add_argument("--only", action="append", metavar="NAME", help="a check, or module:function; may be repeated")
-    parser.add_argument("--out", type=Path, help="the results file; without it, benchmarks/results/gpu.json for a full run on a GPU")
+    parser.add_argument(
+        "--out", type=Path, help="the results file; without it, benchmarks/results/gpu.json for a run of all checks on a GPU"
+    )
     parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
     parsed = parser.parse_args(arguments)
     if parsed.child:
@@ -47,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write("".join(f"benchmarks.gpu: {problem}\n" for problem in unmet))
         return 2
     checks = _chosen(parsed.only)
-    out = parsed.out or (RESULTS if parsed.device == "cuda" and parsed.size == "full" else None)
+    is_complete = parsed.device == "cuda" and parsed.size == "full" and not parsed.only
+    out = parsed.out or (RESULTS if is_complete else None)
     with tempfile.TemporaryDirectory(prefix="reelnest-gpu-") as folder:
         return _run(checks, parsed, out, Path(folder))
 
@@ -97,9 +100,9 @@ def _run(checks: Sequence[Check], parsed: argparse.Namespace, out: Path | None, 
             else:
                 document["checks"].append(record)
             _print(record)
-            _write(out, document)
             if check is ENVIRONMENT and record["status"] != "passed":
-                return 1
+                return 1  # and nothing is written: without a card there are no results
+            _write(out, document)
     finally:
         for process in started:
             process.kill()
