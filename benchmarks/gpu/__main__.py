@@ -35,9 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", choices=["full", "tiny"], default="full")
     parser.add_argument("--budget-s", type=float, default=480.0, help="seconds for everything")
     parser.add_argument("--only", action="append", metavar="NAME", help="a check, or module:function; may be repeated")
-    parser.add_argument(
-        "--out", type=Path, help="the results file; without it, benchmarks/results/gpu.json for a run of all checks on a GPU"
-    )
+    parser.add_argument("--out", type=Path, help="the results file; default: benchmarks/results/gpu.json, for all checks on a GPU")
     parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
     parsed = parser.parse_args(arguments)
     if parsed.child:

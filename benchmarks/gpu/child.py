@@ -28,6 +28,8 @@ def main(function: str, device: str, size: str, results: str, folder: str) -> in
         if run.on_gpu:
             import torch
 
+            if not torch.cuda.is_available():
+                raise RuntimeError("no GPU that torch can use; to try the script without one: --device cpu --size tiny")
             torch.cuda.set_device(run.device)
         check(run)
     except SkippedError as skipped:
