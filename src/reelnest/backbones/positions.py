@@ -108,10 +108,12 @@ def interpolated_index(grid_thw: Tensor, merge_size: int, table_side: int) -> In
 def tower_arguments(index: FrameIndex | InterpolatedIndex | VisionIndex, tower: PreTrainedModel) -> dict[str, Tensor]:
     """Returns an index as the tower's arguments, on its device. Only FlashAttention reads boundaries there; others read them as numbers."""
     flash = tower.config._attn_implementation == "flash_attention_2"
-    return {
-        name: value.to(tower.device, non_blocking=True) if flash or not name.startswith("cu_") else value
-        for name, value in index._asdict().items()
-    }
+    return {name: _on(tower.device, value) if flash or not name.startswith("cu_") else value for name, value in index._asdict().items()}
+
+
+def _on(device: torch.device, value: Tensor) -> Tensor:
+    # A copy from pageable memory of more than 64 KB waits for the GPU.
+    return (value.pin_memory() if device.type == "cuda" else value).to(device, non_blocking=True)
 
 
 def vision_index(grid_thw: Tensor, merge_size: int, window_size: int, patch_size: int) -> VisionIndex:
