@@ -17,6 +17,7 @@ def run(command: Sequence[str], folder: Path) -> str:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=300).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_commands_take_an_address_in_place_of_a_folder(copy: Served, database_address: str) -> None:
     address, model = database_address, str(copy.root / "models/one")
