@@ -17,7 +17,7 @@ LAST_LINES = 4
 
 
 class Started:
-    """A process that imports its libraries at once and then waits until it is told to run its check."""
+    """A process that imports its libraries at once and then waits for the order to run its check."""
 
     def __init__(self, check: Check, device: str, size: str, folder: Path, root: Path) -> None:
         self._check = check

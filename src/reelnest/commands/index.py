@@ -66,9 +66,7 @@ def open_searchers(workspace: Workspace, params: Params, indexes: Sequence[str],
             model_folder, _, model_hash = _find(workspace, params, name)
             # Two names may refer to the same model.
             same = (opened for (_, made_with), opened in models.items() if (opened.hash, made_with) == (model_hash, precision))
-            models[name, precision] = next(same, None) or OpenModel(
-                load(model_folder, limits=limits, precision=precision), model_hash, limits
-            )
+            models[name, precision] = next(same, None) or OpenModel(load(model_folder, limits=limits, precision=precision), model_hash)
         characters = params.validation.max_text_characters
         opened = models[name, precision]
         searchers.append(Searcher(engine, index, opened, shortlist=params.evaluate.shortlist, most_characters=characters))

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from reelnest.errors import RegistryError
-from reelnest.registry.candidate import MODEL_HASH_TAG
+from reelnest.registry.known_versions import MODEL_HASH_TAG
 from reelnest.registry.lineage.lineage import DATA_TAG, Lineage, Origin, find_origin, versions_from
 from reelnest.registry.lineage.rebuilding import compare_rebuilt, rebuild_commands
 from reelnest.registry.lineage.run_tags import COMMIT_TAG, FLOW_RUN_TAG

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from reelnest.commands.columns import in_columns
 from reelnest.errors import NothingTracked
+from reelnest.registry.known_versions import CHAMPION
 from reelnest.registry.promotion import aliases
 from reelnest.settings import Params
 
@@ -71,7 +72,7 @@ def as_json(params: Params) -> str:
 
 def _reference(entries: Sequence[aliases.Entry]) -> aliases.Entry:
     """The champion, or else the newest version: others are comparable if they have its test data."""
-    return next((entry for entry in entries if aliases.CHAMPION in entry.aliases), entries[0])
+    return next((entry for entry in entries if CHAMPION in entry.aliases), entries[0])
 
 
 def _by_data(entries: Sequence[aliases.Entry], reference: aliases.Entry) -> list[aliases.Entry]:
@@ -82,10 +83,10 @@ def _by_data(entries: Sequence[aliases.Entry], reference: aliases.Entry) -> list
 
 def promote(params: Params, version: str) -> str:
     """Makes `version` (number or alias) champion. Raises RegistryError if it cannot be promoted."""
-    return f"models:/{params.registration.name}@{aliases.CHAMPION} is now version {aliases.promote(params, version)}."
+    return f"models:/{params.registration.name}@{CHAMPION} is now version {aliases.promote(params, version)}."
 
 
 def rollback(params: Params) -> str:
     """Makes the previous champion champion again. Raises RegistryError if there is none."""
     before, now = aliases.rollback(params)
-    return f"models:/{params.registration.name}@{aliases.CHAMPION} is version {now} again, and no longer version {before}."
+    return f"models:/{params.registration.name}@{CHAMPION} is version {now} again, and no longer version {before}."

@@ -43,8 +43,7 @@ def check_search(params: Params, index: str, query: Query, model: str | None) ->
     """Raises QueryError for an invalid search, and DataError and ModelError like `check_index`."""
     check_query_text(query.words, params.validation.max_text_characters)
     check_count(query.k)
-    read_index(index).check_dim(query.dim)
-    check_index(params, index, model)
+    check_index(params, index, model).check_dim(query.dim)
 
 
 def read_index(location: str) -> Manifest:
@@ -58,10 +57,10 @@ def read_index(location: str) -> Manifest:
         engine.close()
 
 
-def check_index(params: Params, index: str, model: str | None) -> None:
-    """Raises DataError if there is no such index, ModelError if another model made it. `model` replaces the one that the index names.
+def check_index(params: Params, index: str, model: str | None) -> Manifest:
+    """Returns the manifest. Raises DataError if there is no such index, ModelError if another model made it.
 
-    Raises as `check_model` does if there is no such model.
+    `model` replaces the model that the index names. Raises as `check_model` does if there is none.
     """
     manifest, place = read_index(index), shown(index)
     name = model or stored_model(index, manifest.model)
@@ -71,6 +70,7 @@ def check_index(params: Params, index: str, model: str | None) -> None:
             manifest.check_model(version.model_hash, place)
     elif saved_hash(Path(name)) != manifest.model_hash:
         manifest.check_model(folder_hash(Path(name), without=ABOUT_THE_MODEL), place)
+    return manifest
 
 
 def stored_model(index: str, model: str) -> str:

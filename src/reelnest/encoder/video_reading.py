@@ -2,10 +2,10 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from reelnest.errors import VideoError
 from reelnest.records.formats import TEXT_FIELDS
 from reelnest.store.prepared import fields_text
 from reelnest.video.decoder import Decoder, Limits
@@ -26,15 +26,16 @@ class VideoReader:
 
     def frames(self, video: VideoSource) -> Frames:
         """Returns the frames that training would sample. Raises VideoError for a file that is not a readable video."""
-        with ExitStack() as stack:
-            if isinstance(video, bytes):
-                file = stack.enter_context(tempfile.NamedTemporaryFile(prefix="reelnest-", suffix=".video"))
+        if isinstance(video, bytes):
+            with tempfile.NamedTemporaryFile(prefix="reelnest-", suffix=".video") as file:
                 file.write(video)
                 file.flush()
-                files = [Path(file.name)]
-            else:
-                files = [Path(video)] if isinstance(video, str | Path) else [Path(frame) for frame in video]
-            return self._decoder.frames(files, self.settings)
+                try:
+                    return self._decoder.frames([Path(file.name)], self.settings)
+                except VideoError as error:
+                    raise VideoError(error.reason, str(error).replace(Path(file.name).name, "the video")) from None
+        files = [Path(video)] if isinstance(video, str | Path) else [Path(frame) for frame in video]
+        return self._decoder.frames(files, self.settings)
 
     def text(self, fields: Mapping[str, str]) -> str:
         """Returns the text that the encoder reads after the frames. Raises ValueError for an unknown field."""

@@ -4,11 +4,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reelnest.addresses import without_credentials
 from reelnest.errors import ModelError, QueryError
 from reelnest.implementations import Implementations
 from reelnest.records.formats import BadRecord, Video
@@ -166,12 +167,10 @@ def is_address(location: str) -> bool:
 
 
 def shown(location: str) -> str:
-    """A location without user and password, for messages."""
+    """A location without credentials, for messages. Options go too: one of them can be a password."""
     if not is_address(location):
         return location
-    parts = urlsplit(location)
-    host = f"{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}"
-    return urlunsplit((parts.scheme, host, parts.path, "", parts.fragment))
+    return urlsplit(without_credentials(location))._replace(query="").geturl()
 
 
 def base_folder(location: str) -> Path:

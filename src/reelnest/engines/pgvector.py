@@ -10,7 +10,7 @@ Requires `pip install 'reelnest[pgvector]'`.
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -37,6 +37,8 @@ LARGEST_SHORTLIST = 1000
 """The most candidates that pgvector's graph returns (`hnsw.ef_search`). A longer shortlist is searched exactly."""
 CONNECT_TIMEOUT_SECONDS = 10
 MOST_CONNECTIONS = 8
+BLOCK_VECTORS = 1000
+"""Vectors that are read at once to be written again."""
 
 
 @dataclass(frozen=True)
@@ -172,31 +174,32 @@ class PgvectorEngine:
 
     def get(self, ids: Sequence[str]) -> list[Video]:
         """See `Engine.get`. Finds also the videos of the version before, with which a search may have begun."""
-        videos: dict[str, Video] = {}
         with self._reading() as reader:
-            for version in self._present(reader):
-                if missing := [video_id for video_id in ids if video_id not in videos]:
-                    statement = f"select video_id, path, images, fields, line from {self._table(version)} where video_id = any(%s)"
-                    for video_id, path, images, fields, line in reader.execute(statement, [missing]):
-                        videos[video_id] = Video(video_id, path, tuple(images), fields, line)
+            videos = self._videos(reader, self._follow(reader).version, ids)
+            if len(videos) < len(set(ids)):
+                for version in self._present(reader):
+                    videos = self._videos(reader, version, ids) | videos
         if any(video_id not in videos for video_id in ids):
             raise QueryError("The index has no video of this id.")
         return [videos[video_id] for video_id in ids]
 
+    def _videos(self, reader: "Connection", version: str, ids: Sequence[str]) -> dict[str, Video]:
+        statement = f"select video_id, path, images, fields, line from {self._table(version)} where video_id = any(%s)"
+        rows = reader.execute(statement, [list(ids)])
+        return {video_id: Video(video_id, path, tuple(images), fields, line) for video_id, path, images, fields, line in rows}
+
     def vectors(self, keys: Collection[str]) -> Mapping[str, Vector]:
-        """A mapping that reads a vector when it is looked up; see `Engine.vectors`."""
+        """A mapping that reads vectors in blocks when they are looked up; see `Engine.vectors`."""
         table, storage = self._table(self._opened.version), self.manifest.storage
         with self._reading() as reader:
-            stored = frozenset(key for (key,) in reader.execute(f"select key from {table} where key = any(%s)", [list(keys)]))
+            stored = reader.execute(f"select key from {table} where key = any(%s) order by number", [list(keys)]).fetchall()
 
-        def read(key: str) -> Vector:
+        def read(block: Sequence[str]) -> dict[str, Vector]:
             with self._reading() as reader:
-                row = reader.execute(f"select vector::real[] from {table} where key = %s limit 1", [key], binary=True).fetchone()
-            if row is None:
-                raise KeyError(key)
-            return np.asarray(row[0], dtype=storage)
+                rows = reader.execute(f"select key, vector::real[] from {table} where key = any(%s)", [list(block)], binary=True)
+                return {key: np.asarray(numbers, dtype=storage) for key, numbers in rows}
 
-        return _Vectors(stored, read)
+        return _Vectors(dict.fromkeys(key for (key,) in stored), read)
 
     def close(self) -> None:
         """Closes the connections."""
@@ -285,16 +288,21 @@ class PgvectorEngine:
 
 
 class _Vectors(Mapping[str, Vector]):
-    """The vectors of an index by key."""
+    """The vectors of an index by key. A new index looks them up in the order of the rows, so that a block serves the next ones too."""
 
-    def __init__(self, keys: Collection[str], read: Callable[[str], Vector]) -> None:
-        self._keys, self._read = keys, read
+    def __init__(self, keys: Iterable[str], read: Callable[[Sequence[str]], dict[str, Vector]]) -> None:
+        self._keys, self._read = list(keys), read
+        self._places = {key: place for place, key in enumerate(self._keys)}
+        self._block: dict[str, Vector] = {}
 
     def __getitem__(self, key: str) -> Vector:
-        return self._read(key)
+        if key not in self._block:
+            place = self._places[key]
+            self._block = self._read(self._keys[place : place + BLOCK_VECTORS])
+        return self._block[key]
 
     def __contains__(self, key: object) -> bool:
-        return key in self._keys
+        return key in self._places
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._keys)

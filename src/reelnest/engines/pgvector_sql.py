@@ -38,5 +38,5 @@ def binary_vector(vector: Vector, number_type: str) -> bytes:
 
 
 def text_vector(numbers: NDArray[np.floating]) -> str:
-    """A vector as it stands in a statement."""
+    """A vector as a statement writes it."""
     return f"[{','.join(map(str, numbers.tolist()))}]"

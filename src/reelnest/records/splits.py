@@ -33,7 +33,7 @@ def assign_splits(pairs: Sequence[Pair], validation_fraction: float, test_fracti
         if pair.split is not None:
             explicit.setdefault(component, set()).add(pair.split)
     chosen = {
-        component: _strictest(explicit[component]) if component in explicit else _hashed(name, validation_fraction, test_fraction)
+        component: strictest_split(explicit[component]) if component in explicit else hashed_split(name, validation_fraction, test_fraction)
         for component, name in names.items()
     }
     return [pair.split or chosen[component] for pair, component in zip(pairs, components, strict=True)]
@@ -74,11 +74,13 @@ def count_pairs(pairs: Sequence[Pair], splits: Sequence[str]) -> dict[str, dict[
     return {split: dict(kinds) for split, kinds in counts.items() if kinds}
 
 
-def _strictest(splits: Iterable[str]) -> str:
+def strictest_split(splits: Iterable[str]) -> str:
+    """The split of data that is in several: test before validation before train."""
     return min(splits, key=STRICTEST_FIRST.index)
 
 
-def _hashed(name: str, validation_fraction: float, test_fraction: float) -> str:
+def hashed_split(name: str, validation_fraction: float, test_fraction: float) -> str:
+    """The split of a group of pairs by its name alone, the same on each machine and whatever else there is."""
     digest = hashlib.sha256(name.encode("utf-8")).digest()
     place = int.from_bytes(digest[:8], "big") / 2**64
     if place < test_fraction:

@@ -11,7 +11,7 @@ from reelnest.artifacts.candidate_run import CandidateRun
 from reelnest.encoder.saved_settings import ABOUT_THE_MODEL
 from reelnest.errors import RegistryError
 from reelnest.records.content_hash import folder_hash
-from reelnest.registry.known_versions import MODEL_HASH_TAG as MODEL_HASH_TAG
+from reelnest.registry.known_versions import MODEL_HASH_TAG
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.telemetry import set_telemetry_client
 
+from reelnest.addresses import without_credentials
 from reelnest.errors import RegistryError, RegistryUnavailable
-from reelnest.registry.addresses import without_credentials
 from reelnest.registry.local_store import check_tracked, database_file, make_database
 from reelnest.registry.reachable import ADVICE, check_reachable
 from reelnest.registry.run_notes import EXPERIMENT_TAGS

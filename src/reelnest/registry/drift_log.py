@@ -15,9 +15,9 @@ from mlflow.entities import Metric
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from reelnest.addresses import without_credentials
 from reelnest.errors import NothingTracked, RegistryError
 from reelnest.evaluation.by_query import CODE, QUERY_METRICS_FILE
-from reelnest.registry.addresses import without_credentials
 from reelnest.registry.connection import connect_to_read
 from reelnest.registry.promotion.aliases import champion_of, version_of
 from reelnest.registry.promotion.evaluation_log import DATA_HASH_TAG, gate_folder, stored_query_metrics

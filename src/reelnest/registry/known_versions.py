@@ -8,10 +8,9 @@ import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-
-import requests
 
 from reelnest.errors import RegistryError
 from reelnest.registry.local_store import database_file, is_missing, no_database
@@ -123,13 +122,13 @@ def _on_server(uri: str, name: str, which: str) -> KnownVersion | None:
     by_number = which.isdecimal()
     path, key = ("model-versions/get", "version") if by_number else ("registered-models/alias", "alias")
     status, version = _ask(uri, path, {"name": name, key: which})
-    if status == requests.codes.ok and "model_version" in version:
+    if status == HTTPStatus.OK and "model_version" in version:
         tags = {tag["key"]: tag["value"] for tag in version["model_version"].get("tags", ())}
         return KnownVersion(int(version["model_version"]["version"]), tags.get(MODEL_HASH_TAG))
     if version.get("error_code") not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
         return None
     status, model = _ask(uri, "registered-models/get", {"name": name})
-    if status == requests.codes.ok:
+    if status == HTTPStatus.OK:
         raise no_version(name, which)
     if model.get("error_code") == "RESOURCE_DOES_NOT_EXIST":
         raise no_model(name)
@@ -138,6 +137,8 @@ def _on_server(uri: str, name: str, which: str) -> KnownVersion | None:
 
 def _ask(uri: str, path: str, query: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
     """The status and the response of MLflow's REST API; an empty one if it is not JSON."""
+    import requests  # a fifth of a second, and only for a server
+
     try:
         response = requests.get(f"{uri.rstrip('/')}/api/2.0/mlflow/{path}", params=query, timeout=HEALTH_TIMEOUT_SECONDS)
         content = response.json()

@@ -4,7 +4,7 @@ MLflow creates the tables of a new database in about seventy steps. If the proce
 already exists". So the tables are created in a temporary file, which is then renamed. Incomplete databases from other causes are detected
 and moved aside.
 
-MLflow takes seconds to import, so it is imported on first use: a missing database is reported at once.
+MLflow and SQLAlchemy take seconds to import, so they are imported on first use: a missing database is reported at once.
 """
 
 import logging
@@ -14,7 +14,6 @@ from contextlib import closing
 from enum import Enum, auto
 from pathlib import Path
 
-import sqlalchemy
 from filelock import FileLock
 
 from reelnest.atomic_files import flush
@@ -42,10 +41,11 @@ class State(Enum):
 
 
 def database_file(uri: str) -> Path | None:
-    """The file of a SQLite store; None for other stores."""
-    if not uri.startswith(("sqlite:", "sqlite+")):
+    """The file of a SQLite store, as SQLAlchemy reads its address; None for other stores."""
+    scheme, _, place = uri.partition("://")
+    if scheme.partition("+")[0] != "sqlite":
         return None
-    name = sqlalchemy.make_url(uri).database
+    name = place.partition("/")[2].partition("?")[0]
     return Path(name).absolute() if name and name != ":memory:" else None
 
 
@@ -170,6 +170,8 @@ def _settled_state(file: Path) -> State:
 
 
 def _make_tables(file: Path) -> None:
+    import sqlalchemy
+
     # `mlflow db upgrade` calls the same function, with an engine that syncs to disk at each step.
     from mlflow.store.db.utils import _initialize_tables
 

@@ -1,12 +1,12 @@
-"""Checks that MLflow's server or database responds. MLflow is not imported, which takes seconds."""
+"""Checks that MLflow's server or database responds, without MLflow, which takes seconds to import.
+
+The libraries for servers take half a second, and most commands need neither: they are imported where they are used.
+"""
 
 from urllib.parse import urlsplit
 
-import requests
-import sqlalchemy
-
+from reelnest.addresses import without_credentials
 from reelnest.errors import RegistryError, RegistryUnavailable
-from reelnest.registry.addresses import without_credentials
 
 HEALTH_TIMEOUT_SECONDS = 5
 AWAY_STATUSES = (502, 503, 504)
@@ -31,6 +31,8 @@ def check_reachable(uri: str) -> None:
 
 
 def _check_server(uri: str) -> None:
+    import requests
+
     address = without_credentials(uri)
     try:
         response = requests.get(f"{uri.rstrip('/')}/health", timeout=HEALTH_TIMEOUT_SECONDS)
@@ -44,6 +46,8 @@ def _check_server(uri: str) -> None:
 
 
 def _check_database(uri: str) -> None:
+    import sqlalchemy
+
     address = without_credentials(uri)
     try:
         engine = sqlalchemy.create_engine(uri)

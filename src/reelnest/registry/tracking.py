@@ -9,9 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from reelnest.addresses import without_credentials
 from reelnest.atomic_files import atomic_write
 from reelnest.errors import ConfigError
-from reelnest.registry.addresses import without_credentials
 from reelnest.registry.run_notes import TrackedData, run_name
 from reelnest.settings import Params, wandb_mode
 from reelnest.training.tracker import PROFILE_FOLDER, Status, Tracker, Trackers

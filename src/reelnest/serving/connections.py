@@ -33,16 +33,12 @@ class Connection(H11Protocol):
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
-        """Makes room: the connection that has waited longest for its request is closed."""
+        """If there are too many, closes the one that has waited longest for its request."""
         super().connection_made(transport)
         self.opened = self.loop.time()
         self._wait_for_head()
-        live = [
-            connection for connection in self.connections if isinstance(connection, Connection) and not connection.transport.is_closing()
-        ]
-        idle = [connection for connection in live if not connection.is_busy]
-        if len(live) > self.limit and idle:
-            min(idle, key=lambda connection: connection.opened).close()
+        if len(self.connections) > self.limit:
+            self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stops the timer."""
@@ -74,6 +70,12 @@ class Connection(H11Protocol):
         head = f"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close"
         self.transport.write(f"{head}\r\n\r\n{body}".encode())
         self.transport.close()
+
+    def _make_room(self) -> None:
+        live = [each for each in self.connections if isinstance(each, Connection) and not each.transport.is_closing()]
+        idle = [each for each in live if not each.is_busy]
+        if len(live) > self.limit and idle:
+            min(idle, key=lambda each: each.opened).close()
 
     def _wait_for_head(self) -> None:
         self._timer = self.loop.call_later(self.head_seconds, self.close)

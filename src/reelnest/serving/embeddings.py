@@ -8,9 +8,7 @@ OpenAI's API lacks, is `query` or `document` and selects the model's instruction
 import base64
 import binascii
 import io
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -24,6 +22,7 @@ from reelnest.errors import QueryError, VideoError
 from reelnest.serving.searcher import OpenModel, Searcher
 from reelnest.serving.uploads import receive
 from reelnest.store.entries import Entry, Role
+from reelnest.video.frames import Frames
 
 MOST_INPUTS = 2048
 """As OpenAI's."""
@@ -118,27 +117,21 @@ def _entry(searcher: Searcher, given: Input, input_type: str | None) -> Entry:
     if len(videos) > 1:
         raise QueryError(f"it has {len(videos)} videos; expected at most one.")
     role: Role = "target" if input_type == "document" or (input_type is None and videos) else "query"
-    text = "\n".join(texts).encode("utf-8", "replace").decode("utf-8")
+    text = "\n".join(texts)
     if not videos or text:
         searcher.check_text(text)
     return Entry(role, text, _frames(searcher.model, videos[0].video_url.url) if videos else None)
 
 
-def _frames(model: OpenModel, url: str) -> Any:
+def _frames(model: OpenModel, url: str) -> Frames:
     head, comma, content = url.partition(",")
     if not (head.startswith("data:") and head.endswith(";base64") and comma):
         raise QueryError("the video's url is not a data URL. Expected data:video/mp4;base64,… since this server fetches nothing.")
-    with tempfile.NamedTemporaryFile(prefix="reelnest-", suffix=".video") as file:
-        try:
-            file.write(base64.b64decode(content, validate=True))
-        except binascii.Error as error:
-            raise QueryError(f"the video's url is not valid base64 ({error}).") from None
-        file.flush()
-        path = Path(file.name)
-        try:
-            return model.frames(path)
-        except VideoError as error:
-            raise VideoError(error.reason, str(error).replace(path.name, "the video")) from None
+    try:
+        video = base64.b64decode(content, validate=True)
+    except binascii.Error as error:
+        raise QueryError(f"the video's url is not valid base64 ({error}).") from None
+    return model.frames(video)
 
 
 def _written(vector: NDArray[np.float32], body: EmbeddingsRequest) -> list[float] | str:

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reelnest.encoder.saved import SavedModel
+from reelnest.encoder.video_reading import VideoSource
 from reelnest.engines.engine import Engine, Manifest, base_folder, is_address, shown
 from reelnest.records.formats import Video, video_files
 from reelnest.search.query_text import check_count, check_query_text
 from reelnest.serving.batching import BatchedEncoder
 from reelnest.serving.examples import example_searches
 from reelnest.store.entries import Entry
-from reelnest.video.decoder import Decoder, Limits
 from reelnest.video.frames import Frames
 
 SHOWN_CHARACTERS = 1000
@@ -57,16 +57,13 @@ class SearchResults:
 class OpenModel:
     """A loaded model that its indexes and several threads share. One thread at a time encodes, the queries of all that wait."""
 
-    def __init__(self, model: SavedModel, hash: str, limits: Limits) -> None:
+    def __init__(self, model: SavedModel, hash: str) -> None:
         self.hash = hash
         self._model = model
         self._encoder = BatchedEncoder(lambda entries: model.encode(entries, dim=model.dims[-1]))
-        # A separate decoder, so that text searches continue while an uploaded video is decoded.
-        self._decoder = Decoder(limits)
 
     def close(self) -> None:
         """Ends the decoder process."""
-        self._decoder.close()
         self._model.close()
 
     def words(self, text: str) -> NDArray[np.float32]:
@@ -77,9 +74,9 @@ class OpenModel:
         """The vector of a query video, (width,). Raises VideoError if it cannot be read."""
         return self.encode([Entry("query", "", self.frames(file))])[0]
 
-    def frames(self, file: Path) -> Frames:
-        """The sampled frames of a video. Raises VideoError if it cannot be read."""
-        return self._decoder.frames([file], self._model.frame_settings)
+    def frames(self, video: VideoSource) -> Frames:
+        """The sampled frames of a video, decoded while others encode. Raises VideoError if it cannot be read."""
+        return self._model.videos.frames(video)
 
     def encode(self, entries: Sequence[Entry]) -> NDArray[np.float32]:
         """The vectors of entries, (entries, width)."""
@@ -107,7 +104,7 @@ class Searcher:
     def words(self, text: str, k: int, *, dim: int | None = None, funnel: bool = False) -> SearchResults:
         """The best `k` videos for a text. Raises QueryError for a text, a dim or a `k` that cannot be used."""
         self.check_text(text)
-        # A command line may contain a lone surrogate, which tokenizers do not accept.
+        # Python's texts may contain a lone surrogate, which tokenizers do not accept.
         text = text.encode("utf-8", "replace").decode("utf-8")
         return self._search(lambda: self.model.words(text), k, dim, funnel)
 

@@ -18,6 +18,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from transformers import PreTrainedTokenizerBase
 
+from reelnest.addresses import without_credentials
 from reelnest.artifacts.candidate_run import CandidateRun
 from reelnest.artifacts.training_report import BestEvaluation, Parameters, Speed, TrainingReport, ValidationMetrics
 from reelnest.backbones.registry import family_of
@@ -28,7 +29,6 @@ from reelnest.errors import ConfigError, Interrupted
 from reelnest.evaluation.evaluation import Evaluation
 from reelnest.evaluation.split_evaluation import evaluate_split
 from reelnest.launch.process_count import check_process_count
-from reelnest.registry.addresses import without_credentials
 from reelnest.registry.lineage.dvc_lock import data_version
 from reelnest.registry.lineage.run_tags import origin_tags, parent_tags
 from reelnest.registry.run_notes import TrackedData

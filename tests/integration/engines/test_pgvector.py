@@ -109,6 +109,26 @@ def test_no_search_fails_or_mixes_versions_while_the_index_is_made_anew(engine: 
     assert searches[0] > 20
 
 
+def test_vectors_are_read_in_blocks_in_any_order(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reelnest.engines.pgvector.BLOCK_VECTORS", 7)
+    write(engine, "aa", manifest(storage="float16"))
+    stored = engine.vectors([*map(str, range(0, 500, 3)), "none"])
+    assert list(stored) == [str(row) for row in range(0, 500, 3)]
+    assert "none" not in stored
+    for row in (300, 0, 3, 6, 21, 498, 297):
+        np.testing.assert_array_equal(stored[str(row)], VECTORS[row].astype(np.float16))
+
+
+def test_a_server_that_only_sends_clips_follows_two_versions(engine: Engine, database_address: str) -> None:
+    write(engine, "aa", manifest())
+    opened = open_engine(database_address)
+    assert opened.manifest.videos == len(VECTORS)
+    for version in ("bb", "cc"):  # the opened version is gone after the second
+        write(engine, version, manifest())
+    assert [video.path for video in opened.get(["v300", "v002"])] == ["300.mp4", "2.mp4"]
+    opened.close()
+
+
 def test_an_index_of_another_model_is_not_followed(engine: Engine, database_address: str) -> None:
     write(engine, "aa", manifest(), "a")
     opened = open_engine(database_address)

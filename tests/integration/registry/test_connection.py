@@ -13,9 +13,9 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from reelnest.addresses import without_credentials
 from reelnest.errors import RegistryError, RegistryUnavailable
 from reelnest.registry import reachable
-from reelnest.registry.addresses import without_credentials
 from reelnest.registry.connection import connect
 from reelnest.settings import Params, Tracking, tracking_uri
 from tasks.process.dvc import RESUMABLE_STATUS

@@ -234,6 +234,9 @@ def test_the_file_of_an_address_is_known() -> None:
     assert database_file("sqlite:///mlflow.db") == Path.cwd() / "mlflow.db"
     assert database_file("sqlite://") is None
     assert database_file("http://127.0.0.1:5000") is None
+    for address in ("sqlite:////srv/a b/#x%20/mlflow.db", "sqlite+pysqlite:///ü/mlflow.db", "sqlite:///:memory:", "sqlite:///a?b=/c"):
+        name = sqlalchemy.make_url(address).database
+        assert database_file(address) == (None if name == ":memory:" else Path(name or "").absolute())
 
 
 def test_commands_that_only_read_create_no_database(database: Path) -> None:

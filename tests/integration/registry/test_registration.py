@@ -20,7 +20,8 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from reelnest.artifacts.evaluation_report import EvaluationReport
 from reelnest.errors import RegistryError
 from reelnest.evaluation.by_query import CODE
-from reelnest.registry.candidate import MODEL_HASH_TAG, Candidate
+from reelnest.registry.candidate import Candidate
+from reelnest.registry.known_versions import MODEL_HASH_TAG
 from reelnest.registry.promotion import deciding
 from reelnest.registry.promotion.aliases import rollback
 from reelnest.registry.promotion.decision import Evidence

@@ -155,7 +155,8 @@ def test_a_search_beyond_the_limit_is_refused_at_once_and_others_pass() -> None:
         await limited(search, None, send)  # type: ignore[arg-type] (as above)
         assert len(sent) == 2
 
-    asyncio.run(run())
+    with ThreadPoolExecutor(1) as thread:  # this one may have a loop already: a browser's
+        thread.submit(asyncio.run, run()).result()
 
 
 def test_what_waits_is_encoded_together_and_each_caller_gets_its_own_vector_or_error() -> None:

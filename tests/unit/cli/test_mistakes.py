@@ -61,14 +61,15 @@ INSERT INTO model_version_tags VALUES ('reelnest', 1, 'reelnest.model_hash', 'f'
 """The tables of MLflow's database that name versions. tests/integration/registry/test_known_versions.py reads those that MLflow makes."""
 NO_ALIAS = "No version of 'reelnest' has the alias 'nobody'. See `reelnest models`."
 NO_VERSION = "Model 'reelnest' has no version 99. See `reelnest models`."
-SLOW = ("torch", "transformers", "great_expectations", "mlflow", "dvc", "prefect")
+SLOW = ("torch", "transformers", "great_expectations", "mlflow", "dvc", "prefect", "sqlalchemy")
 
 
-def run_alone(arguments: list[str]) -> tuple[int, str, list[str]]:
-    """The status and the error of `reelnest` in a process of its own, and which of the slow modules it imported."""
+def run_alone(arguments: list[str], main: str = "reelnest.cli.app") -> tuple[int, str, list[str]]:
+    """The status and the error of a command in a process of its own, and which of the slow modules it imported."""
+    module, _, function = main.rpartition(".")
     code = (
-        "import sys; from reelnest.cli import app\n"
-        "try: app()\n"
+        f"import sys; from {module} import {function}\n"
+        f"try: status = {function}()\n"
         "except SystemExit as ended: status = ended.code\n"
         f"print(status, *[name for name in {SLOW} if name in sys.modules])"
     )
@@ -194,16 +195,10 @@ def test_a_run_is_checked_before_prefect_is_imported(arguments: list[str], statu
         (project / folder).symlink_to(ROOT / folder)
     for command in ("init -q", "add params.yaml", "-c user.name=t -c user.email=t@t commit -qm Settings"):
         subprocess.run(["git", *command.split()], check=True)
-    code = (
-        "import sys; from tasks.workspaces.start_run import main\n"
-        "try: status = main(sys.argv[1:])\n"
-        "except SystemExit as ended: status = ended.code\n"
-        f"print(status, *[name for name in {SLOW} if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout.split() == [str(status)]
-    assert words in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    ended, err, imported = run_alone(arguments, "tasks.workspaces.start_run.main")
+    assert (ended, imported) == (status, [])
+    assert words in err
+    assert len(err.splitlines()) == 1
 
 
 def test_without_dvc_that_is_said(project: Path) -> None:

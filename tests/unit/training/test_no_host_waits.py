@@ -1,6 +1,6 @@
 """A training step queues all of its work without waiting for the device.
 
-The meta device stands in for a GPU: its tensors have no contents, so that reading a number from one, `nonzero` or a copy to the CPU fail. A
+The meta device replaces a GPU: its tensors have no contents, so that reading a number from one, `nonzero` or a copy to the CPU fail. A
 copy to the device must be asynchronous, and no operation may mix tensors of both devices, because torch then copies one and waits.
 """
 

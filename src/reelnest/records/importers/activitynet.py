@@ -5,10 +5,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from reelnest.errors import DataError
-from reelnest.records.importers.clips import Clip, clip_rows, field_of, read_json
-from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, Row
+from reelnest.records.importers.clips import Clip, Entry, clip_rows, each, field_of, numbered, read_json
+from reelnest.records.importers.importer import IMPORTERS, Origin, Row
 
 FILES = {"train.json": "train", "val_1.json": "test"}
 LAYOUT = 'an object from "v_<id>" to an object with "sentences"'
@@ -20,14 +21,15 @@ def read_activitynet(source: Path) -> Iterator[Row]:
     present = [name for name in FILES if (source / name).is_file()]
     if not present:
         raise DataError(f"{source}: expected train.json and val_1.json.")
-    clips: list[Clip] = []
-    for name in present:
-        for number, (video_id, entry) in enumerate(read_json(source / name, dict, LAYOUT).items(), start=1):
-            origin = Origin(name, number)
-            sentences = field_of(entry, "sentences", list, origin)
-            if isinstance(sentences, BadRow):
-                yield sentences
-                continue
-            text = " ".join(str(sentence).strip() for sentence in sentences)
-            clips.append(Clip(origin, video_id, video_id, [(text, origin)], FILES[name], video_id))
-    yield from clip_rows(source, clips)
+    yield from clip_rows(source, each(_entries(source, present), _clip))
+
+
+def _entries(source: Path, names: list[str]) -> Iterator[Entry]:
+    for name in names:
+        yield from numbered(read_json(source / name, dict, LAYOUT).items(), name, FILES[name])
+
+
+def _clip(origin: Origin, entry: Any, split: str) -> Clip:
+    video_id, content = entry
+    text = " ".join(str(sentence).strip() for sentence in field_of(content, "sentences", list))
+    return Clip(origin, video_id, video_id, [(text, origin)], split, video_id)

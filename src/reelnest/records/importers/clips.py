@@ -1,18 +1,21 @@
 """What most published layouts have in common: clips with captions, splits by file, and several clips of one source video."""
 
 import csv
-import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from reelnest.errors import DataError, VideoError
 from reelnest.records.importers.importer import BadRow, Origin, PairRow, Row, VideoRow
 from reelnest.records.json_lines import RecordError, parse_record, read_lines, show
 from reelnest.records.safe_paths import resolve
-from reelnest.records.splits import STRICTEST_FIRST
+from reelnest.records.splits import hashed_split, strictest_split
+
+T = TypeVar("T")
+Entry = tuple[Origin, Any, str]
+"""An entry of a file: its origin, its content, and the split of its file."""
 
 SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".ts")
 FOLDERS = ("", "videos", "video", "all", "clips")
@@ -36,18 +39,22 @@ class Clip:
     """Text fields of the video."""
 
 
-def clip_rows(folder: Path, clips: Iterable[Clip]) -> Iterator[Row]:
-    """A video for each clip, and a pair for each caption.
+def clip_rows(folder: Path, clips: Iterable[Clip | BadRow]) -> Iterator[Row]:
+    """A video for each clip, and a pair for each caption. Bad rows come first.
 
     If clips of one source are in several splits, those of the strictest split are used (test, then validation), and the others are skipped
     with the reason `leakage`. Clips without a split but with a source get the split of a digest of the source's name.
     """
-    listed = list(clips)
+    listed: list[Clip] = []
+    for clip in clips:
+        if isinstance(clip, BadRow):
+            yield clip
+        else:
+            listed.append(clip)
     strictest: dict[str, str] = {}
     for clip in listed:
         if clip.source is not None:
-            splits = {_split(clip), strictest.get(clip.source, "train")}
-            strictest[clip.source] = min(splits, key=STRICTEST_FIRST.index)
+            strictest[clip.source] = strictest_split((_split(clip), strictest.get(clip.source, "train")))
     seen: set[str] = set()
     for clip in listed:
         split = None if clip.split is None and clip.source is None else _split(clip)
@@ -68,9 +75,8 @@ def _split(clip: Clip) -> str:
 
 
 def group_split(group: str) -> str:
-    """The split of all clips of a group, by a digest of its name."""
-    share = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
-    return "test" if share < HELD_OUT else "validation" if share < 2 * HELD_OUT else "train"
+    """The split of all clips of a group, by its name."""
+    return hashed_split(group, HELD_OUT, HELD_OUT)
 
 
 def _video(folder: Path, clip: Clip) -> VideoRow | BadRow:
@@ -86,18 +92,42 @@ def find_video(folder: Path, name: str) -> Path:
     """The video file of this name, with any usual suffix, in the folder or a usual one inside. It may be missing. Raises VideoError."""
     names = [name] if Path(name).suffix.lower() in SUFFIXES else [f"{name}{suffix}" for suffix in SUFFIXES]
     names += [f"{Path(name).stem}{suffix}" for suffix in SUFFIXES]
-    files = [resolve(f"{inside}/{each}" if inside else each, folder) for inside in FOLDERS for each in names]
-    return next((file for file in files if file.is_file()), resolve(f"videos/{names[0]}", folder))
+    places = (Path(inside, candidate) for inside in FOLDERS for candidate in names)
+    return resolve(str(next((place for place in places if (folder / place).is_file()), Path("videos", names[0]))), folder)
 
 
-def split_files(folder: Path, suffix: str, layout: str) -> list[tuple[str, Path]]:
-    """The files of the three splits, by `train`, `val` or `test` in their names. Raises DataError if there are none."""
+def each(entries: Iterable[Entry | BadRow], make: Callable[[Origin, Any, str], T]) -> Iterator[T | BadRow]:
+    """What `make` returns for each entry. An entry for which it raises RecordError is a bad row."""
+    for entry in entries:
+        if isinstance(entry, BadRow):
+            yield entry
+            continue
+        try:
+            yield make(*entry)
+        except RecordError as error:
+            yield BadRow(entry[0], error.reason, str(error))
+
+
+def split_entries(folder: Path, suffix: str, layout: str) -> Iterator[Entry | BadRow]:
+    """The entries of the files of the three splits, by `train`, `val` or `test` in their names: JSON lines, or lists in JSON.
+
+    Raises DataError if there are no such files.
+    """
     files = sorted(folder.glob(f"*{suffix}")) if folder.is_dir() else []
     words = (("train", "train"), ("val", "validation"), ("test", "test"))
     splits = [(split, file) for word, split in words for file in files if word in file.stem.lower()]
     if not splits:
         raise DataError(f"{folder}: expected {layout}.")
-    return splits
+    for split, file in splits:
+        if file.suffix == ".jsonl":
+            yield from (row if isinstance(row, BadRow) else (*row, split) for row in read_json_lines(file))
+        else:
+            yield from numbered(read_json(file, list, layout), file.name, split)
+
+
+def numbered(entries: Iterable[Any], file: str, split: str = "") -> Iterator[Entry]:
+    """The entries of a list with their numbers."""
+    return ((Origin(file, number), entry, split) for number, entry in enumerate(entries, start=1))
 
 
 def read_json(file: Path, kind: type, layout: str) -> Any:
@@ -133,12 +163,12 @@ def read_json_lines(file: Path) -> Iterator[tuple[Origin, dict[str, Any]] | BadR
             yield BadRow(origin, error.reason, str(error))
 
 
-def field_of(record: Any, name: str, kind: type, origin: Origin) -> Any:
-    """A field of an entry, or a BadRow if it is missing or no `kind`."""
+def field_of(record: Any, name: str, kind: type[T]) -> T:
+    """A field of an entry. Raises RecordError if it is missing or no `kind`."""
     value = record.get(name) if isinstance(record, dict) else None
     if isinstance(value, kind):
         return value
-    return BadRow(origin, "wrong_layout", f"expected {name} with a {kind.__name__}; found {show(value)[:60]}")
+    raise RecordError("wrong_layout", f"expected {name} with a {kind.__name__}; found {show(value)[:60]}")
 
 
 def texts(values: Sequence[Any], origin: Origin) -> list[tuple[str, Origin]]:

@@ -6,10 +6,12 @@ clips are the training split. Without them, the splits are those of the JSON fil
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from reelnest.errors import DataError
-from reelnest.records.importers.clips import Clip, clip_rows, field_of, read_json, read_table
+from reelnest.records.importers.clips import Clip, clip_rows, each, field_of, numbered, read_json, read_table
 from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, Row
 
 DATA_FILE, TEST_FILE = "MSRVTT_data.json", "MSRVTT_JSFUSION_test.csv"
@@ -35,31 +37,37 @@ def read_msr_vtt(source: Path) -> Iterator[Row]:
             test[row["video_id"]].append((row["sentence"], origin))
 
     captions: dict[str, list[tuple[str, Origin]]] = defaultdict(list)
-    for number, sentence in enumerate(sentences, start=1):
-        origin = Origin(f"{DATA_FILE}: sentences", number)
-        video_id, caption = (field_of(sentence, name, str, origin) for name in ("video_id", "caption"))
-        if isinstance(video_id, BadRow) or isinstance(caption, BadRow):
-            yield video_id if isinstance(video_id, BadRow) else caption
+    for sentence in each(numbered(sentences, f"{DATA_FILE}: sentences"), _caption):
+        if isinstance(sentence, BadRow):
+            yield sentence
         else:
-            captions[video_id].append((caption, origin))
+            captions[sentence[0]].append(sentence[1:])
 
     clips: list[Clip] = []
-    for number, video in enumerate(videos, start=1):
-        origin = Origin(f"{DATA_FILE}: videos", number)
-        video_id = field_of(video, "video_id", str, origin)
-        if isinstance(video_id, BadRow):
-            yield video_id
+    for video in each(numbered(videos, f"{DATA_FILE}: videos"), _video):
+        if isinstance(video, BadRow):
+            yield video
             continue
-        split = _split(video_id, SPLITS.get(str(video.get("split"))), train, test)
-        if split is None:
-            continue  # in no file of a split
-        pairs = test[video_id] if test is not None and split == "test" else captions[video_id]
-        clips.append(Clip(origin, video_id, video_id, pairs, split, str(video["url"]) if video.get("url") else video_id))
+        split = _split(video.video_id, video.split, train, test)
+        if split is not None:  # else in no file of a split
+            texts = test if test is not None and split == "test" else captions
+            clips.append(replace(video, split=split, captions=texts[video.video_id]))
     known = {clip.video_id for clip in clips}
     for video_id, pairs in (test or {}).items():
         if video_id not in known:
             yield BadRow(pairs[0][1], "unknown_video", f"{video_id} is not in {DATA_FILE}")
     yield from clip_rows(source, clips)
+
+
+def _caption(origin: Origin, sentence: Any, _: str) -> tuple[str, str, Origin]:
+    return field_of(sentence, "video_id", str), field_of(sentence, "caption", str), origin
+
+
+def _video(origin: Origin, video: Any, _: str) -> Clip:
+    """A clip without captions, with its split in the JSON file."""
+    video_id = field_of(video, "video_id", str)
+    source = str(video["url"]) if video.get("url") else video_id
+    return Clip(origin, video_id, video_id, [], SPLITS.get(str(video.get("split"))), source)
 
 
 def _split(video_id: str, official: str | None, train: Collection[str] | None, test: Collection[str] | None) -> str | None:

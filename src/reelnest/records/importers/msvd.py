@@ -5,10 +5,11 @@ The original `raw-captions.pkl` is refused: a pickle can run code when it is ope
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from reelnest.errors import DataError
-from reelnest.records.importers.clips import Clip, clip_rows, field_of, read_json_lines, split_files, texts
-from reelnest.records.importers.importer import IMPORTERS, BadRow, Row
+from reelnest.records.importers.clips import Clip, clip_rows, each, field_of, split_entries, texts
+from reelnest.records.importers.importer import IMPORTERS, Origin, Row
 
 PICKLE = "raw-captions.pkl"
 LAYOUT = 'JSON lines with train, val or test in their names, with "video_id", "video" and "caption", a list'
@@ -19,17 +20,10 @@ def read_msvd(source: Path) -> Iterator[Row]:
     """MSVD: JSON lines with video_id, video and caption, a list; each caption is a query."""
     if (source / PICKLE).is_file() and not list(source.glob("*.jsonl")):
         raise DataError(f"{source / PICKLE}: a pickle, which could run code when opened. Use the layout of the Hugging Face Hub: {LAYOUT}.")
-    clips: list[Clip] = []
-    for split, file in split_files(source, ".jsonl", LAYOUT):
-        for row in read_json_lines(file):
-            if isinstance(row, BadRow):
-                yield row
-                continue
-            origin, entry = row
-            video_id, captions = field_of(entry, "video_id", str, origin), field_of(entry, "caption", list, origin)
-            if isinstance(video_id, BadRow) or isinstance(captions, BadRow):
-                yield video_id if isinstance(video_id, BadRow) else captions
-                continue
-            name = entry.get("video")
-            clips.append(Clip(origin, video_id, name if isinstance(name, str) else video_id, texts(captions, origin), split, video_id))
-    yield from clip_rows(source, clips)
+    yield from clip_rows(source, each(split_entries(source, ".jsonl", LAYOUT), _clip))
+
+
+def _clip(origin: Origin, entry: Any, split: str) -> Clip:
+    video_id, name = field_of(entry, "video_id", str), entry.get("video")
+    captions = texts(field_of(entry, "caption", list), origin)
+    return Clip(origin, video_id, name if isinstance(name, str) else video_id, captions, split, video_id)

@@ -5,9 +5,10 @@ The relevant windows are not used. Clips of one YouTube video are never in two s
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from reelnest.records.importers.clips import Clip, clip_rows, field_of, read_json_lines, split_files, youtube_id
-from reelnest.records.importers.importer import IMPORTERS, BadRow, Row
+from reelnest.records.importers.clips import Clip, clip_rows, each, field_of, split_entries, youtube_id
+from reelnest.records.importers.importer import IMPORTERS, Origin, Row
 
 LAYOUT = 'JSON lines with train, val or test in their names, with "qid", "query" and "vid"'
 
@@ -15,16 +16,9 @@ LAYOUT = 'JSON lines with train, val or test in their names, with "qid", "query"
 @IMPORTERS.register("qvhighlights")
 def read_qvhighlights(source: Path) -> Iterator[Row]:
     """QVHighlights: highlight_train_release.jsonl and others; a query is paired with its whole clip."""
-    clips: list[Clip] = []
-    for split, file in split_files(source, ".jsonl", LAYOUT):
-        for row in read_json_lines(file):
-            if isinstance(row, BadRow):
-                yield row
-                continue
-            origin, entry = row
-            video_id, query = (field_of(entry, name, str, origin) for name in ("vid", "query"))
-            if isinstance(video_id, BadRow) or isinstance(query, BadRow):
-                yield video_id if isinstance(video_id, BadRow) else query
-                continue
-            clips.append(Clip(origin, video_id, video_id, [(query, origin)], split, youtube_id(video_id)))
-    yield from clip_rows(source, clips)
+    yield from clip_rows(source, each(split_entries(source, ".jsonl", LAYOUT), _clip))
+
+
+def _clip(origin: Origin, entry: Any, split: str) -> Clip:
+    video_id, query = field_of(entry, "vid", str), field_of(entry, "query", str)
+    return Clip(origin, video_id, video_id, [(query, origin)], split, youtube_id(video_id))

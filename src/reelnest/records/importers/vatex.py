@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from reelnest.records.importers.clips import Clip, clip_rows, field_of, read_json, split_files, texts, youtube_id
-from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, Row
+from reelnest.records.importers.clips import Clip, clip_rows, each, field_of, split_entries, texts, youtube_id
+from reelnest.records.importers.importer import IMPORTERS, Origin, Row
 
 LAYOUT = 'JSON files with train, val or test in their names, each a list of objects with "videoID" and "enCap"'
 
@@ -12,15 +13,10 @@ LAYOUT = 'JSON files with train, val or test in their names, each a list of obje
 @IMPORTERS.register("vatex")
 def read_vatex(source: Path) -> Iterator[Row]:
     """VATEX: JSON files of the splits; each caption of enCap and chCap is a query."""
-    clips: list[Clip] = []
-    for split, file in split_files(source, ".json", LAYOUT):
-        for number, entry in enumerate(read_json(file, list, LAYOUT), start=1):
-            origin = Origin(file.name, number)
-            video_id, english = field_of(entry, "videoID", str, origin), field_of(entry, "enCap", list, origin)
-            if isinstance(video_id, BadRow) or isinstance(english, BadRow):
-                yield video_id if isinstance(video_id, BadRow) else english
-                continue
-            chinese = entry.get("chCap")
-            captions = texts([*english, *(chinese if isinstance(chinese, list) else ())], origin)
-            clips.append(Clip(origin, video_id, video_id, captions, split, youtube_id(video_id)))
-    yield from clip_rows(source, clips)
+    yield from clip_rows(source, each(split_entries(source, ".json", LAYOUT), _clip))
+
+
+def _clip(origin: Origin, entry: Any, split: str) -> Clip:
+    video_id, chinese = field_of(entry, "videoID", str), entry.get("chCap")
+    captions = [*field_of(entry, "enCap", list), *(chinese if isinstance(chinese, list) else ())]
+    return Clip(origin, video_id, video_id, texts(captions, origin), split, youtube_id(video_id))

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from reelnest.addresses import without_credentials
 from reelnest.errors import RunError
 from reelnest.git import git_bytes
-from reelnest.registry.addresses import without_credentials
 
 CODE = ("src", "configs")
 """Folders whose untracked files count as changes, because stages depend on them. Untracked files elsewhere (notes, plots) do not count."""

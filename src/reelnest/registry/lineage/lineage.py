@@ -20,9 +20,8 @@ from reelnest.artifacts.evaluation_report import EvaluationReport
 from reelnest.artifacts.lineage import Commit, DataVersion, Environment, FlowRun, Origins, ValidatedData
 from reelnest.artifacts.validation_report import ValidationReport
 from reelnest.errors import RegistryError
-from reelnest.registry.candidate import MODEL_HASH_TAG
 from reelnest.registry.connection import connect_to_read
-from reelnest.registry.known_versions import check_source, named_version
+from reelnest.registry.known_versions import MODEL_HASH_TAG, check_source, named_version
 from reelnest.registry.lineage.checkout import read_checkout
 from reelnest.registry.lineage.dvc_lock import DATA_FILE, LOCK_FILE, data_version, read_yaml, stale_inputs
 from reelnest.registry.lineage.environment import environment, installed

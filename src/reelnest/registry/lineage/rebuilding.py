@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from reelnest.addresses import without_credentials
 from reelnest.artifacts.evaluation_report import EvaluationReport
-from reelnest.registry.addresses import without_credentials
 from reelnest.registry.candidate import Candidate
 from reelnest.registry.lineage.dvc_lock import DATA_FILE, LOCK_FILE, differing_inputs, read_yaml
 from reelnest.registry.lineage.lineage import CHANGES_FILE, LINEAGE_FOLDER, REQUIREMENTS_FILE, Lineage

@@ -11,8 +11,7 @@ from mlflow.exceptions import MlflowException
 from reelnest.errors import RegistryError
 from reelnest.evaluation.metrics import logged_name
 from reelnest.registry.connection import connect_to_read
-from reelnest.registry.known_versions import CHAMPION as CHAMPION
-from reelnest.registry.known_versions import no_model, no_version
+from reelnest.registry.known_versions import CHAMPION, no_model, no_version
 from reelnest.registry.promotion.deciding import deciding
 from reelnest.settings import Params
 

@@ -14,8 +14,9 @@ from reelnest.artifacts.evaluation_report import ComparedWith, Difference, NotCo
 from reelnest.errors import RegistryError
 from reelnest.evaluation.by_query import CODE, KEY, QUERY_METRICS_FILE
 from reelnest.evaluation.significance import bootstrap_intervals
-from reelnest.registry.candidate import MODEL_HASH_TAG, Candidate
+from reelnest.registry.candidate import Candidate
 from reelnest.registry.connection import connect
+from reelnest.registry.known_versions import MODEL_HASH_TAG
 from reelnest.registry.promotion.aliases import champion_of
 from reelnest.registry.promotion.evaluation_log import ARTIFACT_FOLDER, DATA_HASH_TAG, gate_folder, stored_query_metrics
 from reelnest.settings import Params

@@ -8,9 +8,9 @@ from mlflow.exceptions import MlflowException
 from reelnest.atomic_files import atomic_folder
 from reelnest.encoder.saved_settings import SETTINGS_FILE
 from reelnest.errors import RegistryError
-from reelnest.registry.candidate import MODEL_HASH_TAG, Candidate
+from reelnest.registry.candidate import Candidate
 from reelnest.registry.connection import connect_to_read
-from reelnest.registry.known_versions import named_version
+from reelnest.registry.known_versions import MODEL_HASH_TAG, named_version
 from reelnest.registry.promotion.aliases import version_of
 from reelnest.registry.versions.measuring import CannotMeasureError, saved_model_of
 from reelnest.settings import Params, current_params

@@ -21,7 +21,8 @@ import reelnest
 from reelnest.encoder.saved_settings import CARD_FILE
 from reelnest.progress import Activity
 from reelnest.records.formats import TEXT_FIELDS
-from reelnest.registry.candidate import MODEL_HASH_TAG, Candidate
+from reelnest.registry.candidate import Candidate
+from reelnest.registry.known_versions import MODEL_HASH_TAG
 from reelnest.settings import Params
 
 SERVED_MODEL = Path(__file__).with_name("served_model.py")

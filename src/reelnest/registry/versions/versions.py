@@ -20,8 +20,9 @@ from reelnest.artifacts.registration_report import WAITS, ConditionResult
 from reelnest.errors import RegistryError
 from reelnest.evaluation.metrics import logged_name
 from reelnest.records.content_hash import value_hash
-from reelnest.registry.candidate import MODEL_HASH_TAG, Candidate, candidate_run
+from reelnest.registry.candidate import Candidate, candidate_run
 from reelnest.registry.connection import connect, error_type
+from reelnest.registry.known_versions import MODEL_HASH_TAG
 from reelnest.registry.promotion.aliases import DECISION_TAG, REASON_TAG, TAKEN_BACK
 from reelnest.registry.promotion.decision import CODE_TAG, CONDITIONS_TAG, DIFFERENCES_TAG, Evidence, decide_version
 from reelnest.registry.promotion.evaluation_log import DATA_HASH_TAG, gate_folder
