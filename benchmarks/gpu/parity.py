@@ -75,9 +75,10 @@ def _worst_gradient(here: Encoder, there: Encoder) -> float:
     """Returns the largest difference of a weight's gradient, relative to its length, or to a thousandth of the longest."""
     pairs = [(a.grad, b.grad) for a, b in zip(here.parameters(), there.parameters(), strict=True) if a.grad is not None]
     least = 1e-3 * max(float(expected.norm()) for expected, _ in pairs)
-    if any(computed is None for _, computed in pairs):
-        return float("inf")
-    return max(float((computed.cpu() - expected).norm() / expected.norm().clamp_min(least)) for expected, computed in pairs)  # type: ignore[union-attr]
+    return max(
+        float("inf") if computed is None else float((computed.cpu() - expected).norm() / expected.norm().clamp_min(least))
+        for expected, computed in pairs
+    )
 
 
 def _cosine(expected: Tensor, computed: Tensor) -> float:

@@ -17,8 +17,7 @@ from benchmarks.gpu.inputs import LORA, TEXT_TOKENS, RandomItems, accelerator_of
 from benchmarks.gpu.reporting import Run
 from benchmarks.gpu.requirements import is_installed
 from benchmarks.gpu.training import CHECKPOINTED_LORA
-from benchmarks.peers.training import CHAT_TEMPLATE, LORA_TARGETS
-from reelnest.backbones.family import Family
+from benchmarks.peers.training import LORA_TARGETS, add_processor
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.encoder import COMPUTE_DTYPES, Encoder, load_encoder
 from reelnest.encoder.video_reading import sentence_transformers_input
@@ -74,9 +73,7 @@ def _theirs(run: Run, params: Params, folder: Path, expected: Tensor) -> float:
     from sentence_transformers.losses import MatryoshkaLoss, MultipleNegativesRankingLoss
     from sentence_transformers.models import Pooling, Transformer
 
-    from reelnest.backbones.registry import family_in
-
-    _add_processor(folder, family_in(folder), params)
+    add_processor(folder, params.preprocess.min_pixels, params.preprocess.max_pixels)
     backbone = Transformer(str(folder), model_kwargs={"dtype": getattr(torch, params.model.dtype)})
     model = SentenceTransformer(modules=[backbone, Pooling(backbone.get_embedding_dimension(), "lasttoken")], device=str(run.device))
     items = RandomItems(params, backbone.model.config, params.train.batch_size, cached=False)
@@ -90,7 +87,7 @@ def _theirs(run: Run, params: Params, folder: Path, expected: Tensor) -> float:
     cosine = float((vectors * expected).sum(1).min())
     run.figures(least_cosine=cosine)
     run.require(cosine >= LEAST_COSINE, f"vectors before the first step have a cosine of {cosine:.4f} only")
-    model.add_adapter(LoraConfig(r=LORA["r"], lora_alpha=LORA["alpha"], target_modules=LORA_TARGETS, bias="none"))  # type: ignore[arg-type]
+    model.add_adapter(LoraConfig(r=int(LORA["r"]), lora_alpha=int(LORA["alpha"]), target_modules=LORA_TARGETS, bias="none"))
     model.train()
     backbone.model.gradient_checkpointing_enable({"use_reentrant": False})
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -112,20 +109,6 @@ def _theirs(run: Run, params: Params, folder: Path, expected: Tensor) -> float:
     seconds = run.seconds(step, repeats=2 if run.tiny else 5)
     run.figures(theirs={"seconds_per_step": seconds, "pairs_per_second": count / seconds, "peak_mib": run.peak_mib})
     return count / seconds
-
-
-def _add_processor(folder: Path, family: Family, params: Params) -> None:
-    """Adds a processor that makes the same tokens and pixels of an entry as ours."""
-    from transformers import AutoTokenizer, Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
-
-    least, most = family.pixel_bounds(params.preprocess)  # type: ignore[attr-defined]  # of the Qwen-VL families
-    size = {"shortest_edge": least, "longest_edge": most}
-    Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(size=size),
-        tokenizer=AutoTokenizer.from_pretrained(folder, padding_side="left"),
-        video_processor=Qwen2VLVideoProcessor(size=size, do_sample_frames=False, cap_pixels_per_frame=False),
-        chat_template=CHAT_TEMPLATE,
-    ).save_pretrained(folder)
 
 
 def _input(entry: Any) -> Any:

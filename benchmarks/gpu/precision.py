@@ -12,7 +12,9 @@ from torch import Tensor
 
 from benchmarks.gpu.inputs import RandomItems, batcher_of, random_encoder, settings, training_of
 from benchmarks.gpu.reporting import Run
+from reelnest.encoder.batches import Batcher
 from reelnest.encoder.embedding import embed
+from reelnest.encoder.encoder import Encoder
 from reelnest.store.entries import Entry
 
 LEAST_GAIN = 4.0
@@ -42,9 +44,9 @@ def evaluation(run: Run) -> None:
     run.require(gain >= LEAST_GAIN or not run.on_gpu, f"bfloat16 is only {gain:.1f} times as fast")
 
 
-def _timed(run: Run, encoder: object, batcher: object, entries: Sequence[Entry]) -> tuple[Tensor, float]:
+def _timed(run: Run, encoder: Encoder, batcher: Batcher, entries: Sequence[Entry]) -> tuple[Tensor, float]:
     started = time.perf_counter()
-    vectors = embed(encoder, batcher, entries, 16, "embed")  # type: ignore[arg-type]
+    vectors = embed(encoder, batcher, entries, 16, "embed")
     run.synchronize()
     return vectors, time.perf_counter() - started
 

@@ -7,9 +7,10 @@ import torch
 
 from benchmarks.gpu.inputs import LORA, FamilyOfCheck, accelerator_of, random_encoder, settings, sizes_of, steps, training_of
 from benchmarks.gpu.reporting import Run
+from benchmarks.gpu.requirements import is_installed
 from reelnest.backbones.architecture import backbone_config
 from reelnest.backbones.registry import family_of_config
-from reelnest.settings import Params
+from reelnest.settings import Lora, Params
 from reelnest.training.memory_prediction.step_memory import predict_step
 
 CHECKPOINTED_LORA: dict[str, dict[str, Any]] = {
@@ -109,16 +110,13 @@ def qlora(run: Run) -> None:
     from reelnest.training.memory_prediction.fitting import GIB, RESERVED
 
     bits = run.on_gpu
-    if run.on_gpu:
-        try:
-            import bitsandbytes  # noqa: F401
-        except ImportError as error:
-            run.skip(f"bitsandbytes is not installed: {error}")
+    if bits and not is_installed("bitsandbytes"):
+        run.skip("bitsandbytes is not installed")
     lora = {**LORA, "merge": False}
     published = settings(run, **CHECKPOINTED_LORA)
     folder = checkpoint_folder(run, published)
     run.free()
-    changes = {"load_in_4bit": bits, "lora": published.model.lora.model_copy(update=lora)}  # type: ignore[union-attr]
+    changes = {"load_in_4bit": bits, "lora": Lora.model_validate(lora)}
     predicted = _predicted_mib(published.model_copy(update={"model": published.model.model_copy(update=changes)}))
     run.figures(predicted_peak_mib=predicted)
     params = published.model_copy(

@@ -121,24 +121,29 @@ def model_of(kind: Kind) -> Any:
 
 
 def _with_processor() -> Path:
-    """The checkpoint beside a processor that makes the same tokens and pixels of an entry as ours; ours needs no processor's files."""
+    """The checkpoint beside a processor; ours needs no processor's files."""
     import shutil
-
-    from transformers import AutoTokenizer, Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
 
     folder = tiny_folder().with_name("tiny-with-processor")
     if not tiny_folder().is_dir():
         raise SystemExit(f"there is no {tiny_folder()}: run one whole benchmark, which makes it")
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(tiny_folder(), folder)
-    size = {"shortest_edge": PIXELS, "longest_edge": PIXELS}
+    add_processor(folder, PIXELS, PIXELS)
+    return folder
+
+
+def add_processor(folder: Path, least_pixels: int, most_pixels: int) -> None:
+    """Writes a processor of Qwen2.5-VL that makes the same tokens and pixels of an entry as ours, whose frames have such sizes."""
+    from transformers import AutoTokenizer, Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
+
+    size = {"shortest_edge": least_pixels, "longest_edge": most_pixels}
     Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(size=size),
         tokenizer=AutoTokenizer.from_pretrained(folder, padding_side="left"),
         video_processor=Qwen2VLVideoProcessor(size=size, do_sample_frames=False, cap_pixels_per_frame=False),
         chat_template=CHAT_TEMPLATE,
     ).save_pretrained(folder)
-    return folder
 
 
 def _pairs() -> Any:
