@@ -65,6 +65,9 @@ def search_index(
     funnel: Annotated[
         bool, typer.Option("--funnel", help="Makes a shortlist with --dim (default: the smallest) and re-ranks it with all dimensions.")
     ] = False,
+    where: Annotated[
+        str | None, typer.Option(help="A filter over tags and text fields, such as: language == 'en' and duration < 30")
+    ] = None,
     count: Annotated[int, typer.Option("-k", help="The number of results.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Prints JSON, as the server's API returns it.")] = False,
 ) -> None:
@@ -73,7 +76,7 @@ def search_index(
     from reelnest.commands.search_inputs import Query, check_search
 
     text = os.fsencode(" ".join(words)).decode("utf-8", "replace")  # in the C locale, Python reads arguments as ASCII
-    query = Query(text, count, dim, funnel)
+    query = Query(text, count, dim, funnel, where)
     check_search(params, index, query, model)
     from reelnest.commands import search as stage
 

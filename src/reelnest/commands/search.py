@@ -17,7 +17,7 @@ def run(workspace: Workspace, params: Params, index: str, query: Query, *, model
     """Returns the results as a table or as JSON. Raises QueryError, DataError and ModelError."""
     (searcher,) = open_searchers(workspace, params, [index], model)
     try:
-        results = searcher.words(query.words, query.k, dim=query.dim, funnel=query.funnel)
+        results = searcher.words(query.words, query.k, dim=query.dim, funnel=query.funnel, where=query.where)
     finally:
         searcher.model.close()
     if as_json:

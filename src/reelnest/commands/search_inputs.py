@@ -13,6 +13,7 @@ from reelnest.errors import ConfigError, DataError, ModelError
 from reelnest.records.content_hash import folder_hash
 from reelnest.records.formats import VIDEOS_FILE
 from reelnest.registry.known_versions import REGISTRY, KnownVersion, known_version
+from reelnest.search.filters import parse_filter
 from reelnest.search.query_text import check_count, check_query_text
 from reelnest.settings import Params
 
@@ -26,6 +27,8 @@ class Query:
     dim: int | None = None
     """None is the full width, or with `funnel` the smallest dim."""
     funnel: bool = False
+    where: str | None = None
+    """A filter, see `reelnest.search.filters`."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,10 @@ def check_search(params: Params, index: str, query: Query, model: str | None) ->
     """Raises QueryError for an invalid search, and DataError and ModelError like `check_index`."""
     check_query_text(query.words, params.validation.max_text_characters)
     check_count(query.k)
-    check_index(params, index, model).check_dim(query.dim)
+    manifest = check_index(params, index, model)
+    manifest.check_dim(query.dim)
+    if query.where is not None:
+        parse_filter(query.where, manifest.tags)
 
 
 def read_index(location: str) -> Manifest:

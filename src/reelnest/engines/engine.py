@@ -13,6 +13,7 @@ from reelnest.addresses import without_credentials
 from reelnest.errors import ModelError, QueryError
 from reelnest.implementations import Implementations
 from reelnest.records.formats import BadRecord, Video
+from reelnest.search.filters import Filter
 from reelnest.settings import Precision, Section
 
 IndexStorage = Literal["float32", "float16"]
@@ -40,6 +41,8 @@ class Manifest(Section):
     storage: IndexStorage
     graph_dim: int | None
     """The prefix whose approximate index gives the shortlists; None without an approximate index."""
+    tags: Mapping[str, Mapping[str, int]] = {}
+    """The tags of the videos that filters can use, with the number of videos of each tag's most frequent values."""
     videos: int
     skipped: int
 
@@ -129,7 +132,9 @@ class Engine(Protocol):
     def manifest(self) -> Manifest:
         """The manifest of the active version. Raises DataError if there is none or if it is damaged."""
 
-    def search(self, query: NDArray[np.float32], k: int, *, dim: int, shortlist: int | None = None) -> Hits:
+    def search(
+        self, query: NDArray[np.float32], k: int, *, dim: int, shortlist: int | None = None, condition: Filter | None = None
+    ) -> Hits:
         """The best `k` videos of the active version for one query.
 
         Args:
@@ -138,6 +143,7 @@ class Engine(Protocol):
             dim: The number of dimensions to compare, 1 to the width. Prefixes are normalised.
             shortlist: None for an exact search, whose scores are of `dim`. Otherwise the number of videos (at least `k`) that a search at
                 `dim` selects and the full width reranks. That search uses the approximate index if there is one for `dim`.
+            condition: Only the videos that satisfy it are searched, as if there were no others.
 
         Raises:
             ModelError: if a score is NaN.

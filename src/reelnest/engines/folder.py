@@ -24,13 +24,17 @@ from reelnest.engines.folder_files import (
     VECTORS_FILE,
     VIDEOS_SCHEMA,
     read_manifest,
+    read_table,
     video_of,
     videos_table,
     write_graph,
 )
+from reelnest.engines.folder_filter import TableFilter
 from reelnest.errors import DataError, QueryError
 from reelnest.records.formats import BadRecord, Video, write_quarantine
+from reelnest.search.filters import Filter
 from reelnest.search.funnel import funnel_topk, rescore
+from reelnest.search.storage import Searched, SelectedRows, prefix
 from reelnest.search.topk import Ranking, prefix_topk
 
 
@@ -52,6 +56,10 @@ class _Opened:
     vectors: Tensor  # (videos, width)
     table: pa.Table
     graph: Graph | None
+
+    @cached_property
+    def filter(self) -> TableFilter:
+        return TableFilter(self.table)
 
     @cached_property
     def rows(self) -> dict[str, int]:
@@ -110,15 +118,19 @@ class FolderEngine:
         """The manifest of the opened folder. Raises DataError if it has no index, another format version, or damage."""
         return self._opened.manifest
 
-    def search(self, query: NDArray[np.float32], k: int, *, dim: int, shortlist: int | None = None) -> Hits:
-        """See `Engine.search`."""
+    def search(
+        self, query: NDArray[np.float32], k: int, *, dim: int, shortlist: int | None = None, condition: Filter | None = None
+    ) -> Hits:
+        """See `Engine.search`. With a filter, the shortlist is exact too."""
         width, vectors = self.manifest.width, self._opened.vectors
         queries = torch.from_numpy(np.atleast_2d(query).astype(np.float32))
-        if shortlist is None or dim == width:
-            return self._hits(prefix_topk(queries[:, :dim], vectors[:, :dim], [dim], k)[dim], (dim,))
+        selected = None if condition is None else torch.from_numpy(self._opened.filter.rows(condition))
+        corpus: Searched = vectors if selected is None else SelectedRows(vectors, selected)
         graph = self._opened.graph
-        if graph is None or dim != self.manifest.graph_dim:
-            return self._hits(funnel_topk(queries, vectors, [dim, width], [max(shortlist, k)], k), (dim, width))
+        if shortlist is None or dim == width:
+            return self._hits(prefix_topk(queries[:, :dim], prefix(corpus, dim), [dim], k)[dim], (dim,), selected)
+        if graph is None or dim != self.manifest.graph_dim or selected is not None:
+            return self._hits(funnel_topk(queries, corpus, [dim, width], [max(shortlist, k)], k), (dim, width), selected)
         matches = graph.search(queries[0, :dim].numpy(), max(shortlist, k))
         rows = torch.from_numpy(np.asarray(matches.keys, dtype=np.int64))[None]
         return self._hits(rescore(queries, vectors, rows, k), (dim, width))
@@ -141,8 +153,9 @@ class FolderEngine:
     def _place(self, version: str) -> Path:
         return self.folder.with_name(f".{self.folder.name}.{version}")
 
-    def _hits(self, ranking: Ranking, dims: tuple[int, ...]) -> Hits:
-        names = self._opened.table["video_id"].take(ranking.indices[0].numpy()).to_pylist()
+    def _hits(self, ranking: Ranking, dims: tuple[int, ...], selected: Tensor | None = None) -> Hits:
+        rows = ranking.indices[0] if selected is None else selected[ranking.indices[0]]
+        names = self._opened.table["video_id"].take(rows.numpy()).to_pylist()
         return Hits(names, ranking.scores[0].tolist(), dims)
 
     @cached_property
@@ -152,7 +165,7 @@ class FolderEngine:
         try:
             # Copy on write, because torch warns about arrays that are read-only.
             vectors = torch.from_numpy(np.load(self.folder / VECTORS_FILE, mmap_mode="c", allow_pickle=False))
-            table = pq.read_table(self.folder / TABLE_FILE).combine_chunks()
+            table = read_table(self.folder)
             graph = None
             if manifest.graph_dim is not None:
                 graph = Graph.restore(self.folder / GRAPH_FILE, view=True)

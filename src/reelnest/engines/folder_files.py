@@ -2,18 +2,19 @@
 
 manifest.json   the model (by hash), the dims, the data, counts
 vectors.npy     (videos, width) of unit length, float32 or float16, memory-mapped
-videos.parquet  a row for each vector, sorted by id: id, key, text fields, files
+videos.parquet  a row for each vector, sorted by id: id, key, text fields, tags, files
 skipped.jsonl   the videos that could not be read, with line and reason
 graph.usearch   for large corpora, an HNSW graph over the smallest dim, which gives a funnel its shortlist
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from usearch.index import Index as Graph
@@ -25,14 +26,18 @@ from reelnest.records.formats import Video
 MANIFEST_FILE, VECTORS_FILE, TABLE_FILE, SKIPPED_FILE, GRAPH_FILE = (
     "manifest.json", "vectors.npy", "videos.parquet", "skipped.jsonl", "graph.usearch",
 )  # fmt: skip
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+OLDER_FORMATS = (1,)
+"""Formats that can be read. Format 1 has no tags."""
+NAMED_TEXTS = pa.large_list(pa.struct([("name", pa.string()), ("text", pa.large_string())]))
 VIDEOS_SCHEMA = pa.schema(
     [
         ("video_id", pa.large_string()),
         ("key", pa.string()),
         ("path", pa.large_string()),
         ("images", pa.large_list(pa.large_string())),
-        ("fields", pa.large_list(pa.struct([("name", pa.string()), ("text", pa.large_string())]))),
+        ("fields", NAMED_TEXTS),
+        ("tags", NAMED_TEXTS),
         ("line", pa.int64()),
     ]
 )
@@ -48,7 +53,7 @@ def read_manifest(folder: Path) -> Manifest:
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error}). Run `reelnest index` to rebuild the index.") from None
     version = stored.get("format_version") if isinstance(stored, dict) else None
-    if version != FORMAT_VERSION:
+    if version not in (FORMAT_VERSION, *OLDER_FORMATS):
         raise DataError(f"{path}: index format {version}; this reelnest reads format {FORMAT_VERSION}. Run `reelnest index` to rebuild it.")
     try:
         return Manifest.model_validate({**stored, "dims": tuple(stored["dims"])})
@@ -63,17 +68,31 @@ def videos_table(videos: Sequence[Video], keys: Sequence[str]) -> pa.Table:
         "key": list(keys),
         "path": [video.path for video in videos],
         "images": [list(video.images) for video in videos],
-        "fields": [[{"name": name, "text": text} for name, text in video.fields.items()] for video in videos],
+        "fields": [_named(video.fields) for video in videos],
+        "tags": [_named(video.tags) for video in videos],
         "line": [video.line for video in videos],
     }
     return pa.table(columns, schema=VIDEOS_SCHEMA)
 
 
+def read_table(folder: Path) -> pa.Table:
+    """Reads `videos.parquet`. Raises OSError and ArrowException for a damaged file."""
+    table = pq.read_table(folder / TABLE_FILE).combine_chunks()
+    if "tags" not in table.column_names:  # format 1
+        at = VIDEOS_SCHEMA.get_field_index("tags")
+        table = table.add_column(at, VIDEOS_SCHEMA.field("tags"), pa.array([[]] * len(table), NAMED_TEXTS))
+    return table
+
+
 def video_of(table: pa.Table, row: int) -> Video:
     """A row of `videos.parquet`."""
     stored = table.slice(row, 1).to_pylist()[0]
-    fields = {field["name"]: field["text"] for field in stored["fields"]}
-    return Video(stored["video_id"], stored["path"], tuple(stored["images"]), fields, stored["line"])
+    fields, tags = ({each["name"]: each["text"] for each in stored[column]} for column in ("fields", "tags"))
+    return Video(stored["video_id"], stored["path"], tuple(stored["images"]), fields, stored["line"], tags)
+
+
+def _named(texts: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"name": name, "text": text} for name, text in texts.items()]
 
 
 def write_graph(path: Path, vectors: NDArray[np.floating[Any]], dim: int) -> None:

@@ -1,7 +1,7 @@
 """The engine for PostgreSQL with the extension pgvector, 0.7 or newer: a table for each version of the index, and a view of the active one.
 
 `postgresql://user@host/db#videos` is the index `videos` of a database. Its view `videos` has a row for each video: `video_id`, `vector`,
-`fields` (JSON) and what reelnest needs. The view's comment holds the manifest. Any client can search it:
+`fields` and `tags` (JSON) and what reelnest needs. The view's comment holds the manifest. Any client can search it:
 
     select video_id from videos order by vector <=> '[0.1, …]' limit 10;
 
@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reelnest.engines.engine import ENGINES, Hits, Item, Manifest, Vector, shown
-from reelnest.engines.pgvector_sql import binary_vector, exact_search, funnel_search, prefix, text_vector
+from reelnest.engines.pgvector_sql import binary_vector, exact_search, funnel_search, prefix, text_vector, where_clause
 from reelnest.errors import ConfigError, DataError, ModelError, QueryError
 from reelnest.records.formats import BadRecord, Video
+from reelnest.search.filters import Filter
 
 if TYPE_CHECKING:
     import psycopg
@@ -93,7 +94,8 @@ class PgvectorEngine:
             vector = f"{COLUMN_TYPES[manifest.storage]}({manifest.width})"
             writer.execute(
                 f"create table {self._table(version)} (number bigint not null, video_id text not null, key text not null,"
-                f" vector {vector} not null, path text, images jsonb not null, fields jsonb not null, line bigint not null)"
+                f" vector {vector} not null, path text, images jsonb not null, fields jsonb not null, tags jsonb not null,"
+                " line bigint not null)"
             )
             _comment(writer, f"table {self._table(version)}", {"skipped": [asdict(record) for record in skipped]})
         self._unfinished[version] = manifest
@@ -106,11 +108,11 @@ class PgvectorEngine:
         number_type = ON_THE_WIRE[self._unfinished[version].storage]
         statement = f"copy {self._table(version)} from stdin (format binary)"
         with self._writing() as writer, writer.cursor() as cursor, cursor.copy(statement) as copy:
-            copy.set_types(["int8", "text", "text", "bytea", "text", "jsonb", "jsonb", "int8"])
+            copy.set_types(["int8", "text", "text", "bytea", "text", "jsonb", "jsonb", "jsonb", "int8"])
             for item in items:
                 video, vector = item.video, binary_vector(item.vector, number_type)
-                images, fields = Jsonb(list(video.images)), Jsonb(video.fields)
-                copy.write_row((self._written, video.video_id, item.key, vector, video.path, images, fields, video.line))
+                about = (Jsonb(list(video.images)), Jsonb(video.fields), Jsonb(video.tags))
+                copy.write_row((self._written, video.video_id, item.key, vector, video.path, *about, video.line))
                 self._written += 1
 
     def build(self, version: str) -> None:
@@ -151,22 +153,27 @@ class PgvectorEngine:
         """The manifest of the opened version. Raises DataError if there is no index or no connection."""
         return self._opened.manifest
 
-    def search(self, query: NDArray[np.float32], k: int, *, dim: int, shortlist: int | None = None) -> Hits:
-        """See `Engine.search`. A funnel is one statement."""
+    def search(
+        self, query: NDArray[np.float32], k: int, *, dim: int, shortlist: int | None = None, condition: Filter | None = None
+    ) -> Hits:
+        """See `Engine.search`. A funnel is one statement. With a filter, the shortlist is exact, because a graph loses results then."""
         with self._reading() as reader:
             opened = self._follow(reader)
             width = opened.manifest.width
             is_funnel = shortlist is not None and dim != width
             size = max(shortlist or 0, k)
-            by_graph = is_funnel and dim == opened.manifest.graph_dim and size <= LARGEST_SHORTLIST
+            by_graph = is_funnel and dim == opened.manifest.graph_dim and size <= LARGEST_SHORTLIST and condition is None
             table, kind = self._table(opened.version), COLUMN_TYPES[opened.manifest.storage]
-            statement = (
-                funnel_search(table, kind, (dim, width), (size, k), by_graph=by_graph) if is_funnel else exact_search(table, kind, dim, k)
-            )
             numbers = np.atleast_2d(query)[0]
+            parameters: dict[str, Any] = {"full": text_vector(numbers), "prefix": text_vector(numbers[:dim])}
+            where = "" if condition is None else where_clause(condition, parameters)
+            if is_funnel:
+                statement = funnel_search(table, kind, (dim, width), (size, k), where, by_graph=by_graph)
+            else:
+                statement = exact_search(table, kind, dim, k, where)
             with reader.transaction():
                 reader.execute(f"set local hnsw.ef_search = {size:d}" if by_graph else "set local enable_indexscan = off")
-                rows = reader.execute(statement, {"full": text_vector(numbers), "prefix": text_vector(numbers[:dim])}).fetchall()
+                rows = reader.execute(statement, parameters).fetchall()
         scores = [score for _, score in rows]
         if any(score is None or score != score for score in scores):
             raise ModelError(f"{self.place}: a score is NaN. The query's vector, or one of the index, is zero or not finite at dim {dim}.")
@@ -184,9 +191,9 @@ class PgvectorEngine:
         return [videos[video_id] for video_id in ids]
 
     def _videos(self, reader: "Connection", version: str, ids: Sequence[str]) -> dict[str, Video]:
-        statement = f"select video_id, path, images, fields, line from {self._table(version)} where video_id = any(%s)"
+        statement = f"select video_id, path, images, fields, line, tags from {self._table(version)} where video_id = any(%s)"
         rows = reader.execute(statement, [list(ids)])
-        return {video_id: Video(video_id, path, tuple(images), fields, line) for video_id, path, images, fields, line in rows}
+        return {video_id: Video(video_id, path, tuple(images), *about) for video_id, path, images, *about in rows}
 
     def vectors(self, keys: Collection[str]) -> Mapping[str, Vector]:
         """A mapping that reads vectors in blocks when they are looked up; see `Engine.vectors`."""

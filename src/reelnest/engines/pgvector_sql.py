@@ -1,9 +1,14 @@
 """The statements that search a table of vectors with pgvector, and the forms in which it reads a vector."""
 
+from decimal import Decimal
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from reelnest.engines.engine import Vector
+from reelnest.records.formats import TEXT_FIELDS
+from reelnest.search.filters import NUMBER, All, AnyOf, Compare, Filter, Not, OneOf
 
 
 def prefix(kind: str, dim: int) -> str:
@@ -16,20 +21,57 @@ def distance(kind: str, dim: int) -> str:
     return f"{prefix(kind, dim)} <=> %(prefix)s::{kind}({dim:d})"
 
 
-def exact_search(table: str, kind: str, dim: int, k: int) -> str:
+def exact_search(table: str, kind: str, dim: int, k: int, where: str = "") -> str:
     """The best `k` rows at `dim` with their cosines; ties in the order of the rows."""
     measure = distance(kind, dim)
-    return f"select video_id, 1 - ({measure}) from {table} order by {measure}, number limit {k:d}"
+    return f"select video_id, 1 - ({measure}) from {table}{where} order by {measure}, number limit {k:d}"
 
 
-def funnel_search(table: str, kind: str, dims: tuple[int, int], sizes: tuple[int, int], *, by_graph: bool) -> str:
+def funnel_search(table: str, kind: str, dims: tuple[int, int], sizes: tuple[int, int], where: str = "", *, by_graph: bool) -> str:
     """A shortlist of sizes[0] rows at dims[0], of which the best sizes[1] at dims[1] are selected."""
     nearest_first = distance(kind, dims[0])
     if not by_graph:
         nearest_first += ", number"  # ties in the order of the rows; the graph is only searched for an order by distance alone
-    shortlist = f"select number, video_id, vector from {table} order by {nearest_first} limit {sizes[0]:d}"
+    shortlist = f"select number, video_id, vector from {table}{where} order by {nearest_first} limit {sizes[0]:d}"
     measure = f"vector <=> %(full)s::{kind}({dims[1]:d})"
     return f"select video_id, 1 - ({measure}) from ({shortlist}) shortlist order by {measure}, number limit {sizes[1]:d}"
+
+
+def where_clause(condition: Filter, parameters: dict[str, Any]) -> str:
+    """The clause of a filter. Its values are added to `parameters`."""
+    return f" where {_condition(condition, parameters)}"
+
+
+def _condition(condition: Filter, parameters: dict[str, Any]) -> str:
+    def parameter(value: Any) -> str:
+        name = f"filter{len(parameters)}"
+        parameters[name] = value
+        return f"%({name})s"
+
+    def compared(field: str, value: str | float, comparison: str) -> str:
+        column = "video_id" if field == "video_id" else f"({'fields' if field in TEXT_FIELDS else 'tags'} ->> {parameter(field)}::text)"
+        if isinstance(value, str):
+            side = f'{column} collate "C"'
+        else:
+            side = f"case when {column} ~ {parameter(f'^(?:{NUMBER.pattern})$')} then {column}::numeric end"
+        return f"coalesce({side} {comparison}, false)"  # a missing tag is not null but false, so that `not` holds
+
+    match condition:
+        case Not(inner):
+            return f"not {_condition(inner, parameters)}"
+        case All(conditions):
+            return f"({' and '.join(_condition(inner, parameters) for inner in conditions)})"
+        case AnyOf(conditions):
+            return f"({' or '.join(_condition(inner, parameters) for inner in conditions)})"
+        case OneOf(field, values):
+            kind = "text" if isinstance(values[0], str) else "numeric"
+            return compared(field, values[0], f"= any({parameter([_stored(value) for value in values])}::{kind}[])")
+        case Compare(field, sign, value):
+            return compared(field, value, f"{sign} {parameter(_stored(value))}")
+
+
+def _stored(value: str | float) -> str | Decimal:
+    return value if isinstance(value, str) else Decimal(repr(value))
 
 
 def binary_vector(vector: Vector, number_type: str) -> bytes:

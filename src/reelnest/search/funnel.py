@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reelnest.errors import ModelError
-from reelnest.search.storage import Corpus, Int8Vectors, prefix
+from reelnest.search.storage import Searched, prefix
 from reelnest.search.topk import SMALLEST_NORM, Ranking, prefix_topk
 
 GATHERED = 500_000
@@ -28,7 +28,7 @@ class Rows(Protocol):
 
 def funnel_topk(
     queries: Tensor | NDArray[np.float32],
-    corpus: Corpus | NDArray[np.float32],
+    corpus: Searched | NDArray[np.float32],
     dims: Sequence[int],
     shortlists: Sequence[int],
     k: int,
@@ -40,7 +40,7 @@ def funnel_topk(
 
     Args:
         queries: (queries, width), any length.
-        corpus: (corpus, width), any length: floats, or Int8Vectors.
+        corpus: (corpus, width), any length, in any storage type that is searched by cosine.
         dims: rising prefix lengths, each at most width.
         shortlists: how many rows go from each dim to the next: one number for each dim but the last, not rising.
         k: results per query.
@@ -50,7 +50,7 @@ def funnel_topk(
         ranking = funnel_topk(queries, corpus, dims=[16, 128], shortlists=[100], k=10)
         ranking.indices  # (queries, 10), rows of the corpus, best first
     """
-    queries, vectors = torch.as_tensor(queries), corpus if isinstance(corpus, Int8Vectors) else torch.as_tensor(corpus)
+    queries, vectors = torch.as_tensor(queries), torch.as_tensor(corpus) if isinstance(corpus, np.ndarray) else corpus
     _check_schedule(dims, shortlists, width=queries.shape[1])
     keep = [*shortlists, k]
     ranking = prefix_topk(queries[:, : dims[0]], prefix(vectors, dims[0]), [dims[0]], keep[0])[dims[0]]

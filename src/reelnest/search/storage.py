@@ -9,7 +9,7 @@ The stored form of a vector begins with the stored form of each prefix, so a cor
   codes that are stored as well: Yamada et al. 2021, https://arxiv.org/abs/2106.00882.
 """
 
-from typing import Self, TypeAlias
+from typing import Self, TypeAlias, overload
 
 import numpy as np
 import torch
@@ -57,8 +57,35 @@ class Int8Vectors:
         return self.codes.shape
 
 
+class SelectedRows:
+    """Some rows of a corpus as a corpus of their own, such as the videos that a filter selects. They are copied only when they are read."""
+
+    def __init__(self, corpus: "Searched", rows: Tensor) -> None:
+        self.corpus = corpus
+        self.rows = rows  # (selected,) int64, rising
+
+    def __getitem__(self, rows: slice | Tensor) -> Tensor:
+        numbers = self.rows[rows]
+        if isinstance(rows, slice) and len(numbers) and int(numbers[-1]) - int(numbers[0]) + 1 == len(numbers):
+            return self.corpus[int(numbers[0]) : int(numbers[-1]) + 1]  # a slice is not copied
+        return self.corpus[numbers]
+
+    def prefix(self, dim: int) -> "SelectedRows":
+        """The same rows of the first `dim` numbers."""
+        return SelectedRows(prefix(self.corpus, dim), self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def shape(self) -> torch.Size:
+        """(selected, width)."""
+        return torch.Size((len(self.rows), self.corpus.shape[1]))
+
+
 Corpus: TypeAlias = Tensor | Int8Vectors
-"""Vectors that can be searched by cosine: `corpus[rows]` gives floats."""
+"""Stored vectors that can be searched by cosine: `corpus[rows]` gives floats."""
+Searched: TypeAlias = Corpus | SelectedRows
 
 
 def stored(vectors: Tensor, storage: str) -> Corpus:
@@ -69,9 +96,13 @@ def stored(vectors: Tensor, storage: str) -> Corpus:
     return store(vectors)
 
 
-def prefix(corpus: Corpus, dim: int) -> Corpus:
+@overload
+def prefix(corpus: Corpus, dim: int) -> Corpus: ...
+@overload
+def prefix(corpus: Searched, dim: int) -> Searched: ...
+def prefix(corpus: Searched, dim: int) -> Searched:
     """The first `dim` numbers of each vector: a view."""
-    return corpus.prefix(dim) if isinstance(corpus, Int8Vectors) else corpus[:, :dim]
+    return corpus[:, :dim] if isinstance(corpus, Tensor) else corpus.prefix(dim)
 
 
 def unit(vectors: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from reelnest.errors import ModelError
-from reelnest.search.storage import Corpus
+from reelnest.search.storage import Searched
 
 BLOCK_QUERIES = 1024
 BLOCK_SCORES = 2_000_000
@@ -26,7 +26,7 @@ class Ranking:
     scores: Tensor  # (queries, k) float32, cosines
 
 
-def prefix_topk(queries: Tensor, corpus: Corpus, dims: Sequence[int], k: int, shard: tuple[int, int] = (0, 1)) -> dict[int, Ranking]:
+def prefix_topk(queries: Tensor, corpus: Searched, dims: Sequence[int], k: int, shard: tuple[int, int] = (0, 1)) -> dict[int, Ranking]:
     """The `k` corpus rows with the highest cosine to each query, for every prefix length in `dims`.
 
     A dot product over a prefix is the one over the next shorter prefix plus the product of the numbers between, so all dims together cost
@@ -80,7 +80,7 @@ def _blocks(rows: int, step: int) -> list[slice]:
     return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
-def _topk(queries: Tensor, corpus: Corpus, dims: Sequence[int], k: int, shard: tuple[int, int]) -> dict[int, Ranking]:
+def _topk(queries: Tensor, corpus: Searched, dims: Sequence[int], k: int, shard: tuple[int, int]) -> dict[int, Ranking]:
     """`prefix_topk` for one block of queries. `dims` increase."""
     # The norm of a query does not change its ranking and is applied last. The numbers are scaled to at most 1, so that no sum overflows.
     queries = queries.float()
@@ -186,7 +186,7 @@ def _norms(vectors: Tensor) -> Tensor:
     return vectors.norm(dim=1, keepdim=True).clamp_min(SMALLEST_NORM)  # (rows, 1)
 
 
-def _check(queries: Tensor, corpus: Corpus, dims: Sequence[int], k: int) -> None:
+def _check(queries: Tensor, corpus: Searched, dims: Sequence[int], k: int) -> None:
     if queries.ndim != 2 or len(corpus.shape) != 2 or queries.shape[1] != corpus.shape[1]:
         raise ValueError(f"queries and corpus must be (rows, width) of equal width; found {tuple(queries.shape)} and {tuple(corpus.shape)}")
     if k < 1:

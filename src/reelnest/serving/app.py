@@ -1,7 +1,7 @@
 """The server: a search page, and the JSON API that the page uses.
 
 GET  /api/indexes                          the indexes and their dims
-GET  /api/search?q=…&index=…&dim=…&k=…     with `funnel=true`, `dim` gives a shortlist that the full width reranks
+GET  /api/search?q=…&index=…&dim=…&k=…     with `funnel=true`, `dim` gives a shortlist that the full width reranks; `where` is a filter
 POST /api/search?index=…&dim=…&k=…         the same for a video, sent as the request's body
 GET  /api/clip?index=…&id=…&frame=…        a video of an index by id, or a frame of a video that consists of images; supports HTTP ranges
 GET  /api/health                           the status and the version
@@ -51,6 +51,7 @@ Funnel = Annotated[bool, Query(description="Makes a shortlist with dim (default:
 IndexName = Annotated[str, Query(description="A name from /api/indexes.")]
 VideoId = Annotated[str, Query(description="The video_id of a result.")]
 Frame = Annotated[int, Query(ge=0, description="Which image, if the video consists of images.")]
+Where = Annotated[str | None, Query(description='A filter over tags and text fields, such as: language == "en" and duration < 30')]
 K = Annotated[int, Query(description=f"Number of results, 1 to {MAX_RESULTS}.")]
 
 
@@ -79,13 +80,17 @@ def create_app(searchers: Mapping[str, Searcher], hosts: Collection[str] = LOCAL
         return {"indexes": [_describe(name, opened) for name, opened in searchers.items()], "upload_megabytes": upload_megabytes}
 
     @app.get("/api/search")
-    def search(q: Text = "", index: Index = None, dim: Dim = None, funnel: Funnel = False, k: K = 12) -> dict[str, Any]:
+    def search(
+        q: Text = "", index: Index = None, dim: Dim = None, funnel: Funnel = False, k: K = 12, where: Where = None
+    ) -> dict[str, Any]:
         """Searches with a text. Returns the best videos with their scores, and the time that it took."""
         name, chosen = searcher(index)
-        return _as_json(name, chosen, chosen.words(q, k, dim=dim, funnel=funnel))
+        return _as_json(name, chosen, chosen.words(q, k, dim=dim, funnel=funnel, where=where))
 
     @app.post("/api/search")
-    async def search_by_video(request: Request, index: Index = None, dim: Dim = None, funnel: Funnel = False, k: K = 12) -> dict[str, Any]:
+    async def search_by_video(
+        request: Request, index: Index = None, dim: Dim = None, funnel: Funnel = False, k: K = 12, where: Where = None
+    ) -> dict[str, Any]:
         """Searches with a video. The body of the request is the bytes of a video file."""
         name, chosen = searcher(index)
         chosen.manifest.check_dim(dim)
@@ -93,7 +98,7 @@ def create_app(searchers: Mapping[str, Searcher], hosts: Collection[str] = LOCAL
             await receive(request, file, upload_megabytes)
             path = Path(file.name)
             try:
-                results = await run_in_threadpool(chosen.video, path, k, dim=dim, funnel=funnel)
+                results = await run_in_threadpool(chosen.video, path, k, dim=dim, funnel=funnel, where=where)
             except VideoError as error:
                 raise VideoError(error.reason, str(error).replace(path.name, "the uploaded file")) from None
         return _as_json(name, chosen, results)
@@ -135,6 +140,7 @@ def _describe(name: str, searcher: Searcher) -> dict[str, Any]:
         "model_hash": manifest.model_hash,
         "base": Path(manifest.base).name,
         "storage": manifest.storage,
+        "tags": manifest.tags,
         "data_hash": manifest.data_hash,
         "graph_dim": manifest.graph_dim,
         "shortlist": searcher.shortlist,

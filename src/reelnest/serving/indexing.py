@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 GRAPH_FROM = 100_000
 """The number of videos from which `graph=None` builds a graph. Exact search over fewer videos takes about 10 ms."""
 LONGEST_HASH = 16
+MOST_VALUES = 100
+"""Values of a tag that the manifest lists."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,7 @@ def build_index(source: ModelSource, data: Path, engine: Engine, location: str, 
             precision=source.model.encoder.precision,
             storage=options.storage,
             graph_dim=graph_dim,
+            tags=_common_tags([item.video for item in good]),
             videos=len(good),
             skipped=len(bad),
         )
@@ -161,6 +165,14 @@ def _items(videos: Sequence[Video], data: Path, model: SavedModel) -> tuple[list
     with ThreadPoolExecutor(available_workers()) as pool:
         results = list(Activity("hashing", len(videos), "video").over(pool.map(item_of, videos)))
     return [item for item in results if isinstance(item, _Item)], [item for item in results if isinstance(item, BadRecord)]
+
+
+def _common_tags(videos: Sequence[Video]) -> dict[str, dict[str, int]]:
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for video in videos:
+        for name, text in video.tags.items():
+            counts[name][text] += 1
+    return {name: dict(sorted(counts[name].items(), key=lambda pair: (-pair[1], pair[0]))[:MOST_VALUES]) for name in sorted(counts)}
 
 
 def _vectors_before(engine: Engine, source: ModelSource, storage: IndexStorage, keys: Sequence[str]) -> Mapping[str, Vector]:

@@ -13,6 +13,7 @@ from reelnest.encoder.saved import SavedModel
 from reelnest.encoder.video_reading import VideoSource
 from reelnest.engines.engine import Engine, Manifest, base_folder, is_address, shown
 from reelnest.records.formats import Video, video_files
+from reelnest.search.filters import parse_filter
 from reelnest.search.query_text import check_count, check_query_text
 from reelnest.serving.batching import BatchedEncoder
 from reelnest.serving.examples import example_searches
@@ -39,6 +40,7 @@ class Hit:
     """The number of frames if the video consists of images; 0 for a video file."""
     fields: Mapping[str, str]
     """The text fields, each cut after SHOWN_CHARACTERS."""
+    tags: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -101,34 +103,38 @@ class Searcher:
         """The manifest of the opened version, which another one with the same model may replace."""
         return self._engine.manifest
 
-    def words(self, text: str, k: int, *, dim: int | None = None, funnel: bool = False) -> SearchResults:
-        """The best `k` videos for a text. Raises QueryError for a text, a dim or a `k` that cannot be used."""
+    def words(self, text: str, k: int, *, dim: int | None = None, funnel: bool = False, where: str | None = None) -> SearchResults:
+        """The best `k` videos for a text, of those that satisfy the filter `where` (see `reelnest.search.filters`).
+
+        Raises QueryError for a text, a dim, a `k` or a filter that cannot be used.
+        """
         self.check_text(text)
         # Python's texts may contain a lone surrogate, which tokenizers do not accept.
         text = text.encode("utf-8", "replace").decode("utf-8")
-        return self._search(lambda: self.model.words(text), k, dim, funnel)
+        return self._search(lambda: self.model.words(text), k, dim, funnel, where)
 
     def check_text(self, text: str) -> None:
         """Raises QueryError for a text that cannot be searched for."""
         check_query_text(text, self._most_characters)
 
-    def video(self, file: Path, k: int, *, dim: int | None = None, funnel: bool = False) -> SearchResults:
-        """The best `k` videos for a video file. Raises VideoError if it cannot be read, QueryError for an invalid dim or `k`."""
-        return self._search(lambda: self.model.video(file), k, dim, funnel)
+    def video(self, file: Path, k: int, *, dim: int | None = None, funnel: bool = False, where: str | None = None) -> SearchResults:
+        """The best `k` videos for a video file, like `words`. Raises VideoError if it cannot be read."""
+        return self._search(lambda: self.model.video(file), k, dim, funnel, where)
 
     def files(self, video_id: str) -> list[Path]:
         """The files of a video in the data folder. Raises QueryError for an unknown id, VideoError for a missing file."""
         return video_files(self._engine.get([video_id])[0], self._data)
 
-    def _search(self, encode: Callable[[], NDArray[np.float32]], k: int, dim: int | None, funnel: bool) -> SearchResults:
+    def _search(self, encode: Callable[[], NDArray[np.float32]], k: int, dim: int | None, funnel: bool, where: str | None) -> SearchResults:
         check_count(k)
+        condition = None if where is None or not where.strip() else parse_filter(where, self.manifest.tags)
         if funnel and dim is None:
             dim = self.manifest.dims[0]
         dim = self.manifest.check_dim(dim)  # before anything is encoded
         started = time.perf_counter()
         vector = encode()
         encoded = time.perf_counter()
-        ranked = self._engine.search(vector, k, dim=dim, shortlist=self.shortlist if funnel else None)
+        ranked = self._engine.search(vector, k, dim=dim, shortlist=self.shortlist if funnel else None, condition=condition)
         searched = time.perf_counter()
         videos = self._engine.get(ranked.ids)
         hits = [_hit(rank, video, score) for rank, (video, score) in enumerate(zip(videos, ranked.scores, strict=True), start=1)]
@@ -139,7 +145,7 @@ class Searcher:
 def _hit(rank: int, video: Video, score: float) -> Hit:
     title = video.fields.get("title") or video.fields.get("caption", "")
     fields = {name: _cut(text) for name, text in video.fields.items()}
-    return Hit(rank, score, video.video_id, _cut(title), video.path or video.images[0], len(video.images), fields)
+    return Hit(rank, score, video.video_id, _cut(title), video.path or video.images[0], len(video.images), fields, video.tags)
 
 
 def _cut(text: str) -> str:

@@ -46,7 +46,8 @@ def write_corpus(folder: Path) -> None:
         rng = random.Random(number)
         frames = draw(colour, shape, "black", trajectory("right", rng), rng)
         (folder / f"videos/{number:02}.mp4").write_bytes(encode(frames))
-        videos.append({"video_id": f"clip/{number:02}", "path": f"videos/{number:02}.mp4", "title": f"{colour} {shape}"})
+        video = {"video_id": f"clip/{number:02}", "path": f"videos/{number:02}.mp4", "title": f"{colour} {shape}"}
+        videos.append({**video, "tags": {"colour": colour, 'its "shape"': shape, "number": str(number)}})
         if number == 0:
             videos[0]["title"] = HOSTILE
             for at, frame in enumerate(frames[::8]):

@@ -10,7 +10,9 @@ import pytest
 import requests
 from axe_playwright_python.sync_playwright import Axe
 
-from tests.integration.serving.served_corpus import HOSTILE, Served
+from reelnest.commands import search as stage
+from reelnest.commands.search_inputs import Query
+from tests.integration.serving.served_corpus import HOSTILE, PARAMS, Served
 from tests.support.offline_pages import SCREENS, opened_offline
 
 SERIOUS = ("serious", "critical")
@@ -58,6 +60,7 @@ def test_the_api_lists_its_indexes_and_searches_each(server: str) -> None:
         ("api/search?q=a&k=1e9", 422, "k"),
         ("api/search?q=a&k=5000", 422, "1 to 1000"),
         ("api/search?q=a&index=three", 404, "one, two"),
+        (f"api/search?{query(q='a', where='color == 1')}", 422, "'color' is not a field"),
         ("api/clip?index=one&id=../../params.yaml", 404, "no video of this id"),
         ("api/clip?index=one&id=videos/01.mp4", 404, "no video of this id"),
         ("api/clip?index=one&id=clip/01&frame=7", 404, "1 files"),
@@ -181,6 +184,50 @@ def test_the_page_searches_two_sides_and_is_accessible(server: str, browser: Any
     wait_for(page, "document.querySelectorAll('.side').length === 1")
     assert page.input_value("#q") == "red circle"
     assert faults == []
+    page.close()
+
+
+def test_the_api_and_the_command_search_what_a_filter_selects(server: str, served: Served) -> None:
+    condition = 'colour == "blue" and number < 9'
+    everything = ask(f"{server}api/search?{query(q='a red circle', k=21)}")[2]["hits"]
+    expected = [hit["video_id"] for hit in everything if hit["video_id"] in ("clip/05", "clip/06", "clip/07", "clip/08")]
+    found = ask(f"{server}api/search?{query(q='a red circle', where=condition)}")[2]["hits"]
+    assert [hit["video_id"] for hit in found] == expected
+    assert found[0]["tags"] == {"colour": "blue", 'its "shape"': found[0]["title"].split()[1], "number": str(int(expected[0][-2:]))}
+    video = (served.data / "videos/07.mp4").read_bytes()
+    by_video = ask(f"{server}api/search?{query(where=condition)}", video)[2]["hits"]
+    assert {hit["video_id"] for hit in by_video} == set(expected)
+    printed = json.loads(
+        stage.run(served.workspace, PARAMS, str(served.root / "one"), Query("a red circle", where=condition), as_json=True)
+    )
+    assert [hit["video_id"] for hit in printed["hits"]] == expected
+
+
+def test_tags_are_chosen_on_the_page(server: str, browser: Any) -> None:
+    page = browser.new_page(viewport={"width": 400, "height": 900})
+    page.goto(f"{server}?{query(q='red circle')}")
+    page.wait_for_selector(".results li:nth-child(12)")
+    colour, shape = (page.locator(f"select[data-tag='{name}']") for name in ("colour", 'its "shape"'))
+    assert colour.inner_text().split("\n") == ["any", "blue (5)", "green (5)", "pink (5)", "red (5)"]
+    colour.select_option(label="blue (5)")
+    wait_for(page, "document.querySelector('#status').textContent.startsWith('5 of 21 videos')")
+    shape.select_option(label="bar (4)")
+    wait_for(page, "document.querySelector('#status').textContent.startsWith('1 of 21 videos')")
+    assert "colour: blue" in page.inner_text(".tags")
+    again = browser.new_page()
+    again.goto(page.url)  # the address contains the filter
+    wait_for(again, "document.querySelector('#status').textContent.startsWith('1 of 21 videos')")
+    again.fill("#where", "number == 0 or")
+    again.keyboard.press("Enter")
+    again.wait_for_selector(".error:visible")
+    again.fill("#where", "number > 18")
+    again.keyboard.press("Enter")
+    wait_for(again, "document.querySelector('#status').textContent === 'No video satisfies the filter.'")
+    again.close()
+    assert page.evaluate("document.documentElement.scrollWidth") == 400
+    page.go_back()
+    wait_for(page, "document.querySelector('#status').textContent.startsWith('5 of 21 videos')")
+    assert shape.input_value() == ""
     page.close()
 
 

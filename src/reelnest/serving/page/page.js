@@ -3,6 +3,7 @@
 
 const byId = (id) => document.getElementById(id);
 const form = byId("search"), words = byId("q"), compare = byId("compare"), play = byId("play"), count = byId("k");
+const filters = byId("filters"), where = byId("where");
 const status = byId("status"), sidesBox = byId("sides");
 const DEFAULT_COUNT = count.value;
 const EMPTY = "The search is empty. Type what the video shows, or choose an example.";
@@ -81,6 +82,7 @@ class Side {
     this.box.classList.add("waiting");
     const parameters = new URLSearchParams({ index: this.index.value, dim: this.dim.value, funnel: this.funnel.checked, k: count.value });
     if (!video) parameters.set("q", words.value);
+    if (condition()) parameters.set("where", condition());
     try {
       const response = await fetch(`/api/search?${parameters}`, video ? { method: "POST", body: video, signal } : { signal });
       const results = await response.json();
@@ -96,6 +98,7 @@ class Side {
 
   clear() {
     this.hits = [];
+    this.failed = false;
     this.list.replaceChildren();
     this.timing.textContent = "";
     this.error.hidden = true;
@@ -103,6 +106,7 @@ class Side {
 
   fail(text) {
     this.clear();
+    this.failed = true;
     this.error.textContent = text;
     this.error.hidden = false;
   }
@@ -128,6 +132,7 @@ function card(hit, index) {
   find(".score").textContent = hit.score.toFixed(3);
   find(".title").textContent = hit.title || hit.video_id;
   find(".id").textContent = hit.title ? hit.video_id : "";
+  find(".tags").textContent = Object.entries(hit.tags).map(([name, text]) => `${name}: ${text}`).join(" · ").slice(0, 300);
   find(".title").title = Object.entries(hit.fields).map(([name, text]) => `${name}: ${text}`).join("\n").slice(0, 2000);
   const address = `/api/clip?${new URLSearchParams({ index, id: hit.video_id })}`;
   const label = `Clip of ${hit.title || hit.video_id}`.slice(0, 200);
@@ -179,6 +184,33 @@ function example(text) {
   return item;
 }
 
+// A select for each tag, with its values; the field takes any other condition.
+function fillFilters() {
+  const values = {};
+  for (const { tags } of indexes)
+    for (const [name, counts] of Object.entries(tags))
+      for (const [value, videos] of Object.entries(counts)) ((values[name] ??= {})[value] ??= []).push(videos);
+  for (const [name, counts] of Object.entries(values)) {
+    const label = document.createElement("label"), select = document.createElement("select");
+    select.dataset.tag = name;
+    select.add(new Option("any", ""));
+    for (const [value, videos] of Object.entries(counts))
+      select.add(new Option(`${value} (${Math.max(...videos).toLocaleString("en")})`, JSON.stringify(value)));
+    select.addEventListener("change", changed);
+    label.append(name, select);
+    where.parentElement.before(label);
+  }
+  where.placeholder = `${Object.keys(values)[0] ?? "title"} != "…"`;
+  filters.hidden = !Object.keys(values).length;
+}
+
+function facets() { return [...filters.querySelectorAll("select")]; }
+
+function condition() {
+  const chosen = facets().filter((select) => select.value).map((select) => `tags[${JSON.stringify(select.dataset.tag)}] == ${select.value}`);
+  return (where.value.trim() ? [...chosen, chosen.length ? `(${where.value})` : where.value] : chosen).join(" and ");
+}
+
 function used() { return compare.checked ? sides : sides.slice(0, 1); }
 
 function layOut() {
@@ -201,7 +233,7 @@ function mark() {
 
 function summary() {
   const [left, right] = sides;
-  if (!left.hits.length) return "";
+  if (!left.hits.length) return condition() && !left.failed ? "No video satisfies the filter." : "";
   if (!compare.checked || !right.hits.length) return `${left.hits.length} of ${left.facts().videos.toLocaleString("en")} videos, best first.`;
   const ids = new Set(right.hits.map((hit) => hit.video_id));
   const both = left.hits.filter((hit) => ids.has(hit.video_id)).length;
@@ -234,6 +266,8 @@ function address() {
   const parameters = new URLSearchParams();
   if (!video && words.value.trim()) parameters.set("q", words.value);
   if (count.value !== DEFAULT_COUNT) parameters.set("k", count.value);
+  for (const select of facets()) if (select.value) parameters.set(`tag.${select.dataset.tag}`, JSON.parse(select.value));
+  if (where.value.trim()) parameters.set("where", where.value);
   for (const side of used()) side.write(parameters);
   return `?${parameters}`;
 }
@@ -247,6 +281,11 @@ function readAddress() {
   const parameters = new URLSearchParams(location.search);
   words.value = parameters.get("q") ?? "";
   count.value = [...count.options].some((option) => option.value === parameters.get("k")) ? parameters.get("k") : DEFAULT_COUNT;
+  for (const select of facets()) {
+    select.value = JSON.stringify(parameters.get(`tag.${select.dataset.tag}`) ?? "");
+    if (select.selectedIndex < 0) select.value = "";
+  }
+  where.value = parameters.get("where") ?? "";
   compare.checked = parameters.has("dim2") || parameters.has("index2");
   sides.forEach((side) => side.read(parameters));
   layOut();
@@ -276,12 +315,14 @@ async function start() {
     return;
   }
   sides = [new Side(0), new Side(1)];
+  fillFilters();
   const typed = words.value; // the user may type before the page is ready
   readAddress();
   words.value ||= typed;
   form.addEventListener("submit", (event) => { event.preventDefault(); if (words.value.trim()) takeVideo(null); changed(); if (!video && !words.value.trim()) status.textContent = EMPTY; });
   compare.addEventListener("change", () => { layOut(); changed(); });
   count.addEventListener("change", changed);
+  where.addEventListener("change", changed);
   play.addEventListener("change", () => document.querySelectorAll(".clip video").forEach(run));
   byId("choose").addEventListener("click", () => byId("file").click());
   byId("file").addEventListener("change", (event) => { if (event.target.files[0]) { takeVideo(event.target.files[0]); changed(); } });
