@@ -14,31 +14,19 @@ from typing import Any
 
 from reelnest.errors import DataError, VideoError
 from reelnest.records.formats import TEXT_FIELDS
-from reelnest.records.importers.clips import find_video, group_split, read_json, read_json_lines, read_table
+from reelnest.records.importers.clips import find_video, group_split, read_json_lines, read_table
 from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, PairRow, Row, VideoRow
-from reelnest.records.safe_paths import resolve
+from reelnest.records.tables.column_map import read_map
 
 REQUIRED = ("query", "video")
 OPTIONAL = ("video_id", "group", "split", "relevance", *TEXT_FIELDS)
-LAYOUT = f'an object with "table", "query" and "video"; optional: "videos", {", ".join(OPTIONAL)}'
 
 
 @IMPORTERS.register("table")
 def read_mapped_table(source: Path) -> Iterator[Row]:
     """A CSV, JSON lines or Parquet table; the source is a JSON file that maps its columns."""
-    columns: dict[str, str] = read_json(source, dict, LAYOUT)
-    if unknown := sorted(set(columns) - {"table", "videos", *REQUIRED, *OPTIONAL}):
-        raise DataError(f"{source}: unknown key {unknown[0]}; expected {LAYOUT}.")
-    if missing := [key for key in ("table", *REQUIRED) if not isinstance(columns.get(key), str)]:
-        raise DataError(f"{source}: there is no {missing[0]}; expected {LAYOUT}.")
-    try:
-        table = resolve(columns["table"], source.parent)
-        folder = resolve(columns.get("videos", "."), source.parent)
-    except VideoError as error:
-        raise DataError(f"{source}: {error}") from error
-    if not table.is_file():
-        raise DataError(f"{table}: there is no such file; correct table in {source}.")
-    names = {key: columns[key] for key in (*REQUIRED, *OPTIONAL) if key in columns}
+    columns = read_map(source, REQUIRED, OPTIONAL)
+    table, folder, names = columns.table, columns.videos, columns.columns
     seen: set[str] = set()
     for row in _rows(table, list(names.values())):
         if isinstance(row, BadRow):

@@ -1,0 +1,102 @@
+"""A click log, with a map of its columns: CSV, TSV, JSON lines or Parquet. Clicks become grades, corrected for the position of the result.
+
+The source is a JSON file with the map:
+
+    {"table": "log.parquet", "videos": "clips", "query": "q", "item": "file", "position": "rank", "clicked": "click", "user": "visitor"}
+
+A row is a result that was shown, and whether it was clicked: `position` from 1, `clicked`, and `session` or `user`, or both. Or it has
+counts: `impressions` and `clicks`, with or without `position`. `time` is optional in both. An item is the name of a video file, with or
+without suffix. `reelnest.records.clicks` does the counting.
+"""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from reelnest.errors import DataError, VideoError
+from reelnest.records.clicks.click_log import ClickLog, read_click_log
+from reelnest.records.clicks.filters import without_floods
+from reelnest.records.clicks.grades import LEAST_CLICKS, Graded, collect_evidence, grade
+from reelnest.records.clicks.propensities import estimate_propensities
+from reelnest.records.clicks.windows import split_log
+from reelnest.records.formats import SPLITS
+from reelnest.records.importers.clips import SUFFIXES, find_video
+from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, PairRow, Row, VideoRow
+from reelnest.records.tables.column_map import ColumnMap, read_map
+
+OPTIONAL = ("position", "clicked", "session", "user", "impressions", "clicks", "time")
+
+log = logging.getLogger(__name__)
+
+
+@IMPORTERS.register("clicks")
+def read_clicks(source: Path) -> Iterator[Row]:
+    """A click log, by a JSON file that maps its columns; clicks become grades and hard negatives, corrected for the position."""
+    columns = read_map(source, ("query", "item"), OPTIONAL)
+    _check_form(columns)
+    read = yield from read_click_log(columns)
+    filtered = without_floods(read.rows)
+    if not len(filtered.rows):
+        raise DataError(f"{columns.table}: all rows are those of bots.")
+    rows, splits = split_log(ClickLog(filtered.rows, read.queries, read.items))
+    in_training = splits[rows.query] == 0
+    try:
+        propensities = estimate_propensities(rows.of(in_training) if in_training.any() else rows)
+    except DataError as error:
+        raise DataError(f"{columns.table}: {error}") from error
+    deepest = int(rows.rank.max()) + 1
+    propensities = np.pad(propensities, (0, max(deepest - len(propensities), 0)), constant_values=np.nan)
+    shown = ", ".join(f"{rank}: {value:.2f}" for rank, value in enumerate(propensities) if rank and not np.isnan(value))
+    log.warning(
+        "%s: not used: %s rows of %s bots, %s repeated rows, %s rows outside of their query's split. Propensities of the positions: %s.",
+        columns.table,
+        *(f"{count:,}" for count in (filtered.bot_rows, filtered.bots, filtered.repeated_rows, len(filtered.rows) - len(rows))),
+        shown or "none, because there are no positions, so clicks are not corrected",
+    )
+    graded = grade(collect_evidence(rows, propensities))
+    if not graded:
+        raise DataError(f"{columns.table}: no item has {LEAST_CLICKS} clicks by different users for one query. Import a longer log.")
+    yield from _written(graded, read, splits.tolist(), columns)
+
+
+def _check_form(columns: ColumnMap) -> None:
+    given = columns.columns.keys()
+    shown = {"position", "clicked"} <= given and bool({"session", "user"} & given)
+    counted = {"impressions", "clicks"} <= given
+    if shown == counted or ("clicked" in given and counted):
+        expected = "either position, clicked, and session or user; or impressions and clicks"
+        raise DataError(f"{columns.source}: expected {expected}. Found {', '.join(given)}.")
+
+
+def _written(graded: list[Graded], read: ClickLog, splits: list[int], columns: ColumnMap) -> Iterator[Row]:
+    usable: dict[int, bool] = {}
+    for pair in graded:
+        origin = Origin(columns.table.name, pair.row)
+        for item in (pair.item, *pair.negatives):
+            if item not in usable:
+                video = _video(read.items[item], columns.videos, origin)
+                usable[item] = isinstance(video, VideoRow) and all(file.is_file() for file in video.files.values())
+                yield video
+        record = {
+            "query": {"text": read.queries[pair.query]},
+            "target": {"video": _id_of(read.items[pair.item])},
+            "relevance": pair.grade,
+            "split": SPLITS[splits[pair.query]],
+        }
+        negatives = [{"video": _id_of(read.items[item])} for item in pair.negatives if usable[item]]
+        yield PairRow(origin, {**record, "negatives": negatives} if negatives else record)
+
+
+def _id_of(item: str) -> str:
+    return item.removesuffix(Path(item).suffix) if Path(item).suffix.lower() in SUFFIXES else item
+
+
+def _video(item: str, folder: Path, origin: Origin) -> VideoRow | BadRow:
+    try:
+        file = find_video(folder, item)
+    except VideoError as error:
+        return BadRow(origin, error.reason, str(error), _id_of(item))
+    path = f"videos/{_id_of(item)}{file.suffix}"
+    return VideoRow(origin, {"video_id": _id_of(item), "path": path}, {path: file})

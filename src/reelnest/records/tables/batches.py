@@ -1,0 +1,163 @@
+"""Reads the columns of a CSV, TSV, JSON-lines or Parquet file in batches.
+
+Arrow reads what has the expected form. Rows that Arrow refuses, such as CSV rows with too few fields or JSON values of several types, are
+read one by one by Python, which has an error message for each.
+"""
+
+import csv
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reelnest.errors import DataError
+from reelnest.records.importers.importer import BadRow, Origin
+from reelnest.records.json_lines import RecordError, parse_record
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PlainRow = tuple[Origin, dict[str, Any]]
+
+BLOCK_BYTES = 8 * 2**20
+PARQUET_ROWS = 2**16
+
+
+@dataclass(frozen=True)
+class ColumnBatch:
+    """Some rows of a table."""
+
+    file: str
+    rows: NDArray[np.int64]
+    """The number of each row: its line in a JSON-lines file, its record in others, where a CSV file's header is the first."""
+    columns: dict[str, "pa.Array"]
+    """Text columns of CSV and JSON-lines files are strings; others have the type of the file."""
+
+
+def read_batches(table: Path, columns: Sequence[str], numbers: Collection[str] = ()) -> Iterator[ColumnBatch | PlainRow | BadRow]:
+    """Yields the rows of a table in their order: batches, and single rows that Arrow cannot read. Blank lines of a CSV file do not count.
+
+    Args:
+        table: A `.csv`, `.tsv`, `.jsonl`, `.ndjson` or `.parquet` file.
+        columns: The columns to read. A missing value is null.
+        numbers: Those of `columns` that need not be texts in a JSON-lines file.
+
+    Raises:
+        DataError: for another suffix, a missing column of a CSV or Parquet file, or a file that cannot be read.
+    """
+    if table.suffix in (".csv", ".tsv"):
+        yield from _csv(table, columns)
+    elif table.suffix in (".jsonl", ".ndjson"):
+        yield from _json_lines(table, columns, numbers)
+    elif table.suffix == ".parquet":
+        yield from _parquet(table, columns)
+    else:
+        raise DataError(f"{table}: expected .csv, .tsv, .jsonl or .parquet.")
+
+
+def _check_columns(table: Path, columns: Sequence[str], names: Sequence[str]) -> None:
+    if missing := [column for column in columns if column not in names]:
+        raise DataError(f"{table}: there is no column {missing[0]}; its columns are {', '.join(names) or 'none'}.")
+    if repeated := [column for column in columns if names.count(column) > 1]:
+        raise DataError(f"{table}: there are two columns {repeated[0]}; rename one.")
+
+
+def _csv(table: Path, columns: Sequence[str]) -> Iterator[ColumnBatch | PlainRow]:
+    import pyarrow as pa
+    from pyarrow import csv as arrow_csv
+
+    delimiter = "\t" if table.suffix == ".tsv" else ","
+    with table.open(encoding="utf-8-sig", newline="") as opened:
+        try:
+            names = next(csv.reader(opened, delimiter=delimiter), [])
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"{table}: its header is not readable as CSV: {error}. Save the file as UTF-8.") from error
+    _check_columns(table, columns, names)
+    ragged: list[tuple[int, str]] = []
+
+    def skip(row: "arrow_csv.InvalidRow") -> str:
+        ragged.append((row.number, row.text))
+        return "skip"
+
+    try:
+        batches = arrow_csv.open_csv(
+            table,
+            arrow_csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),  # with threads, rows have no numbers
+            arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip),
+            arrow_csv.ConvertOptions(include_columns=columns, column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=False),
+        )
+        last = 1  # the header's row
+        empty = pa.RecordBatch.from_pylist([], batches.schema)
+        for batch in chain(batches, [empty]):  # rows at the end may all be ragged
+            while batch.num_rows or (ragged and batch is empty):
+                until = ragged[0][0] - last - 1 if ragged else batch.num_rows
+                if batch.num_rows and until:
+                    ready = batch.slice(0, until)
+                    yield ColumnBatch(table.name, last + 1 + np.arange(ready.num_rows), dict(zip(columns, ready.columns, strict=True)))
+                    last += ready.num_rows
+                    batch = batch.slice(until)
+                else:
+                    last, text = ragged.pop(0)
+                    values = next(csv.reader([text], delimiter=delimiter), [])
+                    yield Origin(table.name, last), dict(zip(names, values, strict=False))
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{table}: not readable as CSV: {error}. Save it as UTF-8, with its values in double quotes.") from error
+
+
+def _json_lines(table: Path, columns: Sequence[str], numbers: Collection[str]) -> Iterator[ColumnBatch | PlainRow | BadRow]:
+    import pyarrow as pa
+    from pyarrow import json as arrow_json
+
+    texts = [column for column in columns if column not in numbers]
+    options = arrow_json.ParseOptions(
+        explicit_schema=pa.schema([(column, pa.string()) for column in texts]),
+        unexpected_field_behavior="infer" if numbers else "ignore",
+    )
+    first = 1
+    for block in _line_blocks(table):
+        lines = block.count(b"\n") + (not block.endswith(b"\n"))
+        try:
+            read = arrow_json.read_json(pa.py_buffer(block), arrow_json.ReadOptions(block_size=len(block) + 1), options).combine_chunks()
+        except pa.ArrowInvalid:
+            read = None
+        if read is not None and read.num_rows == lines:
+            present = {name: read.column(name).combine_chunks() for name in columns if name in read.column_names}
+            absent = {name: pa.nulls(lines, pa.string()) for name in columns if name not in present}
+            yield ColumnBatch(table.name, first + np.arange(lines), {**present, **absent})
+        else:
+            for line, raw in enumerate(block.removesuffix(b"\n").split(b"\n"), start=first):
+                try:
+                    yield Origin(table.name, line), parse_record(raw + b"\n")
+                except RecordError as error:
+                    yield BadRow(Origin(table.name, line), error.reason, str(error))
+        first += lines
+
+
+def _line_blocks(file: Path) -> Iterator[bytes]:
+    """The bytes of a file in blocks of complete lines."""
+    with file.open("rb") as opened:
+        block = opened.read(BLOCK_BYTES).removeprefix(b"\xef\xbb\xbf")
+        while block:
+            block += opened.readline()
+            yield block
+            block = opened.read(BLOCK_BYTES)
+
+
+def _parquet(table: Path, columns: Sequence[str]) -> Iterator[ColumnBatch]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(table) as opened:
+            _check_columns(table, columns, opened.schema_arrow.names)
+            first = 1
+            for batch in opened.iter_batches(PARQUET_ROWS, columns=columns):
+                by_name = {name: batch.column(name) for name in columns}
+                yield ColumnBatch(table.name, first + np.arange(batch.num_rows), by_name)
+                first += batch.num_rows
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{table}: not readable as Parquet: {error}. Write it again.") from error
