@@ -61,7 +61,11 @@ DRAWS_FIGURES = {
     "reelnest.stages.evaluation_files": "writes the metrics into files",
 }
 
-DRAWS_CHECKS = {"reelnest.report": "shows the results of the checks; validating large data again takes hours"}
+CHECKS_NOTHING = {
+    "reelnest.report": "shows the results of the checks; validating large data again takes hours",
+    "reelnest.backbones": "names the layout of the frames that are cached for preprocessing",
+    "reelnest.store": "caches frames for preprocessing",
+}
 """Excluded from the validation."""
 
 
@@ -78,9 +82,11 @@ TRAINING = Code("reelnest.stages.train", LEFT_OUT | READ_BEFORE | CHANGES_NO_WEI
 """The code that decides the weights of a training, for the key of its checkpoints."""
 FROZEN_FEATURES = Code("reelnest.training.frozen", LEFT_OUT | READ_BEFORE)
 """The code that decides the features of a frozen module."""
+DECODING = Code("reelnest.video.decoder_process", LEFT_OUT)
+"""The code that decides whether a video is good, and its properties."""
 FIGURES = Code("reelnest.stages.evaluate", LEFT_OUT | READ_BEFORE | DRAWS_FIGURES)
 """The code that decides the metrics of an evaluation."""
-_LEFT_OUT_OF_STAGE = {"validate": DRAWS_CHECKS, "preprocess": RUNS_A_MODEL, "train": READ_BEFORE, "evaluate": READ_BEFORE}
+_LEFT_OUT_OF_STAGE = {"validate": CHECKS_NOTHING, "preprocess": RUNS_A_MODEL, "train": READ_BEFORE, "evaluate": READ_BEFORE}
 
 
 @functools.cache

@@ -4,7 +4,6 @@ A table of the lines *found* includes bad lines. A table of the lines *used* has
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import pandas as pd
 
@@ -47,21 +46,14 @@ PAIR_COLUMNS = {
 }
 
 
-@dataclass(frozen=True)
-class VideoFacts:
-    """The results of inspecting the videos, by video_id."""
-
-    inspected: Mapping[str, Inspected]
-    digests: Mapping[str, str]
-    """Digests of videos with the same size as another (`inspection.content_digests`)."""
-
-
 def side_name(side: Side) -> str:
     """A side as one string that includes its kind."""
     return f"{side.kind}: {side.value}"
 
 
-def video_table(videos: Sequence[Video], facts: VideoFacts, pairs: Sequence[Pair], bad: Sequence[BadRecord] = ()) -> pd.DataFrame:
+def video_table(
+    videos: Sequence[Video], inspected: Mapping[str, Inspected], pairs: Sequence[Pair], bad: Sequence[BadRecord] = ()
+) -> pd.DataFrame:
     """A row for each video, and for each bad line that has no video, with its reason."""
     verdicts = {record.line: record.reason for record in bad}
     paired = {side.value for pair in pairs for side in (pair.query, pair.target) if side.kind == "video"}
@@ -72,15 +64,14 @@ def video_table(videos: Sequence[Video], facts: VideoFacts, pairs: Sequence[Pair
             "verdict": verdicts.pop(video.line, GOOD),
             "video_id": video.video_id,
             "source": video.path or ", ".join(video.images),
-            "content": facts.digests.get(video.video_id),
             "paired": video.video_id in paired,
             "field_characters": max(map(len, video.fields.values()), default=None),
         }
-        inspected = facts.inspected.get(video.video_id)
-        if inspected is not None:
-            info = inspected.info
+        if facts := inspected.get(video.video_id):
+            info = facts.info
             row |= {"frames": info.frames, "seconds": round(info.seconds, 3), "fps": round(info.fps, 3)}
-            row |= {"width": info.width, "height": info.height, "megabytes": round(inspected.bytes / 2**20, 3)}
+            row |= {"width": info.width, "height": info.height, "megabytes": round(facts.content.bytes / 2**20, 3)}
+            row["content"] = facts.content.digest
         rows.append(row)
     ids = {record.line: record.video_id for record in bad}
     rows += [{"line": line, "verdict": reason, "video_id": ids[line]} for line, reason in verdicts.items()]

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from reelnest.artifacts.preprocessing_report import Dropped, PreprocessingReport
@@ -33,11 +33,12 @@ from reelnest.records.formats import (
 from reelnest.records.splits import assign_splits, count_pairs
 from reelnest.settings import Data, Params
 from reelnest.stages.workspace import Workspace
-from reelnest.store.frame_store_writing import FrameCache, spill_frames, video_key, write_store
+from reelnest.store.frame_store_writing import FrameCache, frames_key, spill_frames, write_store
 from reelnest.store.prepared import STORE_FOLDER, Fields, Prepared, write_tables
 from reelnest.video.cluster import decode_on_cluster
-from reelnest.video.decoder import Decoder, Limits, available_workers, in_parallel
+from reelnest.video.decoder import Decoder, Limits, in_parallel
 from reelnest.video.frames import FrameSettings
+from reelnest.video.known_videos import KnownVideos
 from reelnest.video.vision_spec import VisionSpec
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ def prepare(workspace: Workspace, params: Params, vision: VisionSpec) -> Preproc
 
     Waits for another process that prepares with the same cache of frames.
     """
-    frames = (workspace.work / "frames").resolve()  # checkouts may share it by a link
+    frames = workspace.frames.resolve()  # checkouts may share it by a link
     with wait_for_lock(frames.with_name(f"{frames.name}.lock"), frames):
         return _prepare(workspace, params, vision)
 
@@ -67,8 +68,8 @@ def _prepare(workspace: Workspace, params: Params, vision: VisionSpec) -> Prepro
     started = time.monotonic()
     videos, pairs = _read(workspace)
     settings = FrameSettings(params.preprocess, vision)
-    keys, dropped = _keys(videos, workspace.data, settings)
-    cache = FrameCache(workspace.work / "frames")
+    keys, dropped = _keys(videos, workspace.data, settings, workspace.frames)
+    cache = FrameCache(workspace.frames)
     files = {keys[video.video_id]: video_files(video, workspace.data) for video in videos if video.video_id in keys}
     missing = [(key, paths) for key, paths in files.items() if key not in cache]
     failed = _decode(missing, params, settings, cache)
@@ -121,26 +122,17 @@ def _read(workspace: Workspace) -> tuple[list[Video], list[Pair]]:
     )
 
 
-def _keys(videos: Sequence[Video], data: Path, settings: FrameSettings) -> tuple[dict[str, str], dict[str, VideoError]]:
+def _keys(videos: Sequence[Video], data: Path, settings: FrameSettings, frames: Path) -> tuple[dict[str, str], dict[str, VideoError]]:
     """The cache key of each video (of its bytes and sampling settings), and the errors of videos that cannot be read."""
-
-    def key(video: Video) -> str | VideoError:
-        try:
-            return video_key(video_files(video, data), settings)
-        except VideoError as error:
-            return error
-        except OSError as error:
-            return VideoError("missing", f"a file of {video.video_id} cannot be read ({error.strerror})")
-
     keys: dict[str, str] = {}
     unreadable: dict[str, VideoError] = {}
-    with ThreadPoolExecutor(available_workers()) as pool:
-        hashed = Activity("hashing", len(videos), "video").over(pool.map(key, videos))
-        for video, result in zip(videos, hashed, strict=True):
-            if isinstance(result, VideoError):
-                unreadable[video.video_id] = result
+    with KnownVideos(frames) as known:
+        contents = known.contents(videos, partial(video_files, folder=data))
+        for video, content in Activity("hashing", len(videos), "video").over(contents):
+            if isinstance(content, VideoError):
+                unreadable[video.video_id] = content
             else:
-                keys[video.video_id] = result
+                keys[video.video_id] = frames_key(content, settings)
     return keys, unreadable
 
 

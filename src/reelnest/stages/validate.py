@@ -5,6 +5,7 @@ tests), `reports/validation.json` and `reports/data_docs/` (the same as a page).
 """
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -18,9 +19,10 @@ from reelnest.artifacts.validation_report import (
     VideoCounts,
 )
 from reelnest.atomic_files import atomic_folder
+from reelnest.backbones.registry import local_family_of
 from reelnest.checks.data_warnings import data_warnings
 from reelnest.checks.expectations import check, pair_advice, pair_checks, video_advice, video_checks
-from reelnest.checks.tables import VideoFacts, pair_table, side_name, video_table
+from reelnest.checks.tables import pair_table, side_name, video_table
 from reelnest.errors import DataError
 from reelnest.records.behaviour_tests import BEHAVIOUR_FILE, KINDS, BehaviourTest, belong_to_other_data, read_behaviour, write_behaviour
 from reelnest.records.formats import PAIRS_FILE, VIDEOS_FILE, BadRecord, Pair, Side, known_ids, read_pairs, read_videos, write_quarantine
@@ -29,8 +31,11 @@ from reelnest.records.splits import assign_splits, connected_components, count_p
 from reelnest.report.data_checks.validation_page import write_validation_page
 from reelnest.settings import Params
 from reelnest.stages.workspace import Workspace
+from reelnest.store.frame_sink import frame_sink
 from reelnest.video.decoder import Limits
-from reelnest.video.inspection import content_digests, inspect_videos
+from reelnest.video.frames import FrameSettings
+from reelnest.video.inspection import FrameSink, inspect_videos
+from reelnest.video.known_videos import KnownVideos
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +51,9 @@ def run(workspace: Workspace, params: Params) -> None:
     lines = {VIDEOS_FILE: len(videos) + len(bad_videos), PAIRS_FILE: len(pairs) + len(bad_pairs)}
 
     readable, long = quarantine_videos(videos, settings.max_text_characters)
-    inspected, undecodable = inspect_videos(readable, workspace.data, Limits.of(settings), params.preprocess.decoder)
-    facts = VideoFacts(inspected, content_digests(videos, inspected, workspace.data))
+    with KnownVideos(workspace.frames) as known:
+        limits, sink = Limits.of(settings), _sink(params, workspace)
+        inspected, undecodable = inspect_videos(readable, workspace.data, limits, known, params.preprocess.decoder, sink)
     bad_videos += long + undecodable
     good_videos = [video for video in videos if video.video_id in inspected]
     # An id refers to its first good line, so a bad line that repeats the id does not affect its pairs.
@@ -66,10 +72,10 @@ def run(workspace: Workspace, params: Params) -> None:
     bad = bad_videos + bad_pairs + bad_tests
     write_quarantine(workspace.reports / "quarantine.jsonl", bad)
     write_behaviour(workspace.reports / BEHAVIOUR_FILE, tests)
-    videos_used, pairs_used = video_table(good_videos, facts, good), pair_table(good, splits)
+    videos_used, pairs_used = video_table(good_videos, inspected, good), pair_table(good, splits)
     findings = check(
         {
-            "videos_found": (video_table(videos, facts, pairs, bad_videos), video_checks("videos_found", settings, "warning")),
+            "videos_found": (video_table(videos, inspected, pairs, bad_videos), video_checks("videos_found", settings, "warning")),
             "videos_used": (videos_used, video_checks("videos_used", settings, "critical")),
             "videos_advice": (videos_used, video_advice("videos_advice")),
             "pairs_found": (pair_table(pairs, found_splits, bad_pairs), pair_checks("pairs_found", settings, "warning")),
@@ -85,9 +91,9 @@ def run(workspace: Workspace, params: Params) -> None:
             lines=lines[VIDEOS_FILE],
             good=len(good_videos),
             frames=sum(video.info.frames for video in inspected.values()),
-            seconds=round(sum(video.info.seconds for video in inspected.values()), 3),
+            seconds=round(math.fsum(video.info.seconds for video in inspected.values()), 3),
             by_decoder=dict(sorted(Counter(video.info.decoder for video in inspected.values()).items())),
-            megabytes=round(sum(video.bytes for video in inspected.values()) / 2**20, 3),
+            megabytes=round(sum(video.content.bytes for video in inspected.values()) / 2**20, 3),
         ),
         pairs=PairCounts(lines=lines[PAIRS_FILE], good=len(good), by_split_and_kind=count_pairs(good, splits)),
         quarantined=Quarantined(
@@ -107,6 +113,12 @@ def run(workspace: Workspace, params: Params) -> None:
     _log(report)
     if fault is not None:
         raise DataError(fault)
+
+
+def _sink(params: Params, workspace: Workspace) -> FrameSink | None:
+    """Caches frames for preprocessing. None if only the Hub knows the model's family."""
+    family = local_family_of(params.model)
+    return None if family is None else frame_sink(FrameSettings(params.preprocess, family.vision), workspace.frames)
 
 
 def _fraction(count: int, total: int) -> float:

@@ -39,3 +39,8 @@ class Workspace:
     def work(self) -> Path:
         """Caches that speed up the next run: decoded frames, checkpoints. Deleting them costs only time."""
         return self.root / "work"
+
+    @property
+    def frames(self) -> Path:
+        """The cache of decoded frames, and of what is known of the videos. Checkouts may share it by a link."""
+        return self.work / "frames"

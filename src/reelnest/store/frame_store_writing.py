@@ -20,7 +20,6 @@ import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import BinaryIO
 
@@ -43,6 +42,7 @@ from reelnest.store.frame_store import (
     shard_name,
 )
 from reelnest.video.frames import Frames, FrameSettings
+from reelnest.video.known_videos import Content, content_of, decoder_versions
 from reelnest.video.sampling import FRAME_SAMPLERS
 from reelnest.video.vision_spec import VisionSpec
 
@@ -55,24 +55,23 @@ FRAME_RULE = 2
 
 
 def video_key(files: Sequence[Path], settings: FrameSettings) -> str:
+    """Reads the files, and returns their `frames_key`. Raises OSError."""
+    return frames_key(content_of(files), settings)
+
+
+def frames_key(content: Content, settings: FrameSettings) -> str:
     """A cache key for the decoded video: a digest of the files' bytes, a hyphen, and a digest of the settings and library versions."""
+    return f"{content.digest}-{_settings_digest(settings)}"
+
+
+@functools.lru_cache(maxsize=8)
+def _settings_digest(settings: FrameSettings) -> str:
     relevant = {"sampling", "frames", "decoder", "min_pixels", "max_pixels"}
     if FRAME_SAMPLERS[settings.sampling.sampling].reads_fps:
         relevant.add("fps")
     chosen = {"settings": settings.sampling.model_dump(include=relevant), "vision": asdict(settings.vision)}
-    facts = {**chosen, "rule": FRAME_RULE, **_decoder_versions()}
-    content = hashlib.blake2b(str(len(files)).encode(), digest_size=20)
-    for file in files:
-        with file.open("rb") as opened:
-            content.update(hashlib.file_digest(opened, "blake2b").digest())
-    how = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8)
-    return f"{content.hexdigest()}-{how.hexdigest()}"
-
-
-@functools.cache
-def _decoder_versions() -> dict[str, str]:
-    # Pixels may differ by rounding between versions, and a store must not mix them.
-    return {name: version(name) for name in ("decord2", "av", "pillow")}
+    facts = {**chosen, "rule": FRAME_RULE, **decoder_versions()}
+    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class FrameCache:
 
     def __init__(self, folder: Path) -> None:
         self._shards = folder / "shards"
-        self._spill = folder / "spill"
+        self._spill = spill_folder(folder)
         self._lock = threading.Lock()
         self._places: dict[str, _Place] = {}
         self._open = functools.lru_cache(OPEN_SHARDS)(Shard)
@@ -169,6 +168,11 @@ class FrameCache:
         with self._lock:
             self._places.update(places)
         return len(places)
+
+
+def spill_folder(cache: Path) -> Path:
+    """The folder of single videos in a cache."""
+    return cache / "spill"
 
 
 def spill_frames(folder: Path, key: str, frames: Frames) -> Path:

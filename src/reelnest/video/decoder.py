@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -95,27 +95,20 @@ class Decoder:
 
     def inspect(self, files: Sequence[Path], decoder: str = AUTO) -> VideoInfo:
         """Opens the video and decodes a few evenly spread frames, including the first and the last."""
-        header, _ = self._request({"do": "inspect", "decoder": decoder}, files)
-        return VideoInfo(
-            frames=int(header["frames"]),
-            seconds=float(header["seconds"]),
-            fps=float(header["fps"]),
-            width=int(header["width"]),
-            height=int(header["height"]),
-            decoder=str(header["decoder"]),
-        )
+        header, _ = self._request({"inspects": True, "decoder": decoder}, files)
+        return _info(header)
 
     def frames(self, files: Sequence[Path], settings: FrameSettings) -> Frames:
         """Samples frames, resizes them and cuts them into patches, by `settings`."""
-        sampling = settings.sampling.model_dump(include={"sampling", "frames", "fps", "min_pixels", "max_pixels"})
-        request = {"do": "frames", "decoder": settings.sampling.decoder, "settings": sampling, "vision": asdict(settings.vision)}
-        row_width = settings.vision.row_width
-        header, payload = self._request(request, files)
-        steps, down, across = (int(size) for size in header["grid_thw"])
-        if payload.size != steps * down * across * row_width or min(steps, down, across) < 1:
-            raise VideoError("decoder_crashed", f"{files[0].name}: the decoder sent an inconsistent reply: {header}")
-        rows, seconds = payload.reshape(-1, row_width), float(header["seconds_per_grid"])
-        return Frames.of(rows, (steps, down, across), seconds, settings.vision, str(header["decoder"]))
+        return _frames(*self._request({"inspects": False, **_sampling(settings)}, files), files, settings)
+
+    def inspect_and_sample(self, files: Sequence[Path], settings: FrameSettings) -> tuple[VideoInfo, Frames | None]:
+        """Returns what `inspect` and `frames` return, in the time of one. Where the frames cannot be sampled, they are None."""
+        try:
+            header, payload = self._request({"inspects": True, **_sampling(settings)}, files)
+        except VideoError:
+            return self.inspect(files, settings.sampling.decoder), None  # a video may be good except for a sampled frame
+        return _info(header), _frames(header, payload, files, settings)
 
     def _request(self, request: dict[str, Any], files: Sequence[Path]) -> tuple[dict[str, Any], np.ndarray]:
         if not files:
@@ -167,6 +160,31 @@ class Decoder:
         child, self._child = self._child, None
         if child is not None:
             child.end()
+
+
+def _info(header: Mapping[str, Any]) -> VideoInfo:
+    return VideoInfo(
+        frames=int(header["frames"]),
+        seconds=float(header["seconds"]),
+        fps=float(header["fps"]),
+        width=int(header["width"]),
+        height=int(header["height"]),
+        decoder=str(header["decoder"]),
+    )
+
+
+def _sampling(settings: FrameSettings) -> dict[str, Any]:
+    sampling = settings.sampling.model_dump(include={"sampling", "frames", "fps", "min_pixels", "max_pixels"})
+    return {"decoder": settings.sampling.decoder, "settings": sampling, "vision": asdict(settings.vision)}
+
+
+def _frames(header: Mapping[str, Any], payload: np.ndarray, files: Sequence[Path], settings: FrameSettings) -> Frames:
+    row_width = settings.vision.row_width
+    steps, down, across = (int(size) for size in header["grid_thw"])
+    if payload.size != steps * down * across * row_width or min(steps, down, across) < 1:
+        raise VideoError("decoder_crashed", f"{files[0].name}: the decoder sent an inconsistent reply: {header}")
+    rows, seconds = payload.reshape(-1, row_width), float(header["seconds_per_grid"])
+    return Frames.of(rows, (steps, down, across), seconds, settings.vision, str(header["decoder"]))
 
 
 @cache

@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
@@ -28,9 +29,11 @@ from reelnest.video.decoders import OpenedVideo, Unsuitable, all_decoders, chose
 from reelnest.video.files.source import Source
 from reelnest.video.limits import Limits
 from reelnest.video.patches import check_aspect_ratio, smart_resize, to_patches
+from reelnest.video.sampling import frame_indices
 from reelnest.video.vision_spec import VisionSpec
 
 INSPECTED_FRAMES = 4
+"""Chosen as `preprocess.sampling: uniform` chooses four, so that inspecting and sampling decode the same frames."""
 
 Pixels = NDArray[np.uint8]
 DecoderReply = tuple[dict[str, Any], bytes | memoryview]
@@ -102,8 +105,7 @@ def _serve(request: dict[str, Any], first: int, open_file: Callable[[int], int])
     with Source(request["names"], first, open_file, limits) as source:
         for decoder in chosen_decoders(request["decoder"]):
             try:
-                video = decoder.open(source)
-                header, payload = _inspect(video) if request["do"] == "inspect" else _frames(video, request)
+                header, payload = _decode(decoder.open(source), request)
             except Unsuitable as problem:
                 problems.append(str(problem))
             except ValueError as error:  # from check_aspect_ratio
@@ -114,30 +116,58 @@ def _serve(request: dict[str, Any], first: int, open_file: Callable[[int], int])
         raise VideoError("no_decoder", f"{source.name}: no selected decoder can read it correctly: {problems[-1]}; {advice}")
 
 
-def _inspect(video: OpenedVideo) -> DecoderReply:
+def _decode(video: OpenedVideo, request: dict[str, Any]) -> DecoderReply:
+    """Decodes the frames for inspection, those that are sampled, or both in one pass.
+
+    Both raise VideoError where either alone could use another decoder: the caller then asks for each alone.
+    """
     total = len(video.starts)
-    for image in video.frames(np.unique(np.linspace(0, total - 1, INSPECTED_FRAMES).astype(int)).tolist()):
-        check_aspect_ratio(image.height, image.width)
-        width, height = image.size
-    return {"frames": total, "seconds": video.seconds, "fps": total / video.seconds, "width": width, "height": height}, b""
-
-
-def _frames(video: OpenedVideo, request: dict[str, Any]) -> DecoderReply:
-    settings, vision = request["settings"], VisionSpec.of(request["vision"])
-    span = vision.temporal_patch_size
-    clip = sampling.Clip(video.starts, video.seconds, span)
-    indices = sampling.FRAME_SAMPLERS[settings["sampling"]].choose(clip, settings["frames"], settings["fps"])
-    unique_indices, repeats = np.unique(indices, return_counts=True)
-    resized: list[Pixels] = []
-    height = width = 0
-    # One at a time: a batch would hold all frames at full size.
-    for image, times in zip(video.frames(unique_indices.tolist()), repeats.tolist(), strict=True):
-        if not resized:
-            height, width = smart_resize(image.height, image.width, settings["min_pixels"], settings["max_pixels"], vision.factor)
-        resized += [np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))] * times
-    rows, grid = to_patches(np.stack(resized), vision)
-    header = {"grid_thw": grid.tolist(), "seconds_per_grid": sampling.seconds_per_grid(len(indices), video.seconds, span)}
+    inspected = frame_indices(video.starts, min(INSPECTED_FRAMES, total)).tolist() if request["inspects"] else []
+    sample = _Sample(video, request) if "settings" in request else None
+    chosen = sorted({*inspected, *(sample.repeats if sample is not None else ())})
+    header: dict[str, Any] = {}
+    try:
+        for index, image in zip(chosen, video.frames(chosen), strict=True):  # one at a time: together they could fill the memory
+            if index in inspected:
+                check_aspect_ratio(image.height, image.width)
+                header |= {"width": image.width, "height": image.height}
+            if sample is not None:
+                sample.add(index, image)
+    except Unsuitable as problem:
+        if inspected and sample is not None:
+            raise VideoError("no_decoder", str(problem)) from problem
+        raise
+    if inspected:
+        header |= {"frames": total, "seconds": video.seconds, "fps": total / video.seconds}
+    if sample is None:
+        return header, b""
+    rows, grid = to_patches(np.stack(sample.resized), sample.vision)
+    header |= {"grid_thw": grid.tolist(), "seconds_per_grid": sample.seconds_per_grid}
     return header, np.ascontiguousarray(rows).data.cast("B")
+
+
+class _Sample:
+    """The sampled frames of a video, resized."""
+
+    def __init__(self, video: OpenedVideo, request: dict[str, Any]) -> None:
+        self._settings, self.vision = request["settings"], VisionSpec.of(request["vision"])
+        span = self.vision.temporal_patch_size
+        clip = sampling.Clip(video.starts, video.seconds, span)
+        indices = sampling.FRAME_SAMPLERS[self._settings["sampling"]].choose(clip, self._settings["frames"], self._settings["fps"])
+        self.repeats = Counter(indices.tolist())
+        self.seconds_per_grid = sampling.seconds_per_grid(len(indices), video.seconds, span)
+        self.resized: list[Pixels] = []
+        self._size = (0, 0)
+
+    def add(self, index: int, image: Image.Image) -> None:
+        """Adds a frame if it was sampled. The first one decides the size of all."""
+        if index not in self.repeats:
+            return
+        if not self.resized:
+            least, most = self._settings["min_pixels"], self._settings["max_pixels"]
+            height, width = smart_resize(image.height, image.width, least, most, self.vision.factor)
+            self._size = (width, height)
+        self.resized += [np.asarray(image.resize(self._size, Image.Resampling.BICUBIC))] * self.repeats[index]
 
 
 if __name__ == "__main__":

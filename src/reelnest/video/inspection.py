@@ -1,18 +1,20 @@
 """Inspects every video before preprocessing: whether it can be decoded, its size and its length."""
 
-import hashlib
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from reelnest.errors import VideoError
 from reelnest.progress import Activity
 from reelnest.records.formats import VIDEOS_FILE, BadRecord, Video, video_files
 from reelnest.video.decoder import Decoder, Limits, VideoInfo, in_parallel
-from reelnest.video.decoders import AUTO
+from reelnest.video.frames import Frames, FrameSettings
+from reelnest.video.input_files import check_files
+from reelnest.video.known_videos import Content, KnownVideos
 
 log = logging.getLogger(__name__)
 
@@ -22,57 +24,76 @@ class Inspected:
     """A video that can be decoded."""
 
     info: VideoInfo
-    bytes: int
-    """Size of its file, or of all its frame files."""
+    content: Content
+
+
+@dataclass(frozen=True)
+class FrameSink:
+    """Takes the frames of the videos that are decoded for inspection, so that preprocessing need not decode them again."""
+
+    settings: FrameSettings
+    add: Callable[[Content, Frames], None]
+    """Called from several threads."""
 
 
 def inspect_videos(
-    videos: Sequence[Video], folder: Path, limits: Limits, decoder: str = AUTO, workers: int | None = None
+    videos: Sequence[Video], folder: Path, limits: Limits, known: KnownVideos, decoder: str, sink: FrameSink | None = None
 ) -> tuple[dict[str, Inspected], list[BadRecord]]:
-    """Opens each video and decodes some of its frames, in parallel child processes. `decoder` is `preprocess.decoder`.
+    """Opens each video that is not known and decodes some of its frames, in parallel child processes. `decoder` is `preprocess.decoder`.
 
     Returns the inspected videos by video_id, and a BadRecord for each video that is missing, cannot be decoded or exceeds the limits.
+    The results do not depend on what is known.
     """
-
-    def inspect(process: Decoder, video: Video) -> Inspected:
-        files = video_files(video, folder)
-        return Inspected(process.inspect(files, decoder), sum(file.stat().st_size for file in files))
-
     good: dict[str, Inspected] = {}
     bad: list[BadRecord] = []
     root = folder.resolve()
-    started = time.monotonic()
-    results = in_parallel(videos, inspect, limits, workers)
-    for video, result in Activity("inspecting", len(videos), "video").over(results):
-        if isinstance(result, VideoError):
-            # File names as in videos.jsonl: the report must not depend on the project's folder.
-            detail = str(result).replace(f"{root}{os.sep}", "")
-            bad.append(BadRecord(VIDEOS_FILE, video.line, result.reason, detail, video.video_id))
+
+    def reject(video: Video, error: VideoError) -> None:
+        # File names as in videos.jsonl: the report must not depend on the project's folder.
+        detail = str(error).replace(f"{root}{os.sep}", "")
+        bad.append(BadRecord(VIDEOS_FILE, video.line, error.reason, detail, video.video_id))
+
+    unknown: list[tuple[Video, Content]] = []
+    contents = known.contents(videos, partial(_checked_files, folder=folder, limits=limits))
+    for video, content in Activity("hashing", len(videos), "video").over(contents):
+        if isinstance(content, VideoError):
+            reject(video, content)
+            continue
+        info = known.inspection(content, decoder)
+        if info is None or info.frames > limits.frames or info.seconds > limits.seconds:
+            unknown.append((video, content))
         else:
-            good[video.video_id] = result
-    seconds = time.monotonic() - started
-    rate = len(videos) / max(seconds, 1e-9)
-    log.info("inspected %d videos in %.1f s (%.0f a second), %d of them bad", len(videos), seconds, rate, len(bad))
-    return good, bad
+            good[video.video_id] = Inspected(info, content)
+
+    started = time.monotonic()
+    results = in_parallel(unknown, partial(_inspect, folder=folder, decoder=decoder, sink=sink), limits)
+    failed = len(bad)
+    for (video, content), result in Activity("inspecting", len(unknown), "video").over(results):
+        if isinstance(result, VideoError):
+            reject(video, result)
+        else:
+            known.learn(content, decoder, result)
+            good[video.video_id] = Inspected(result, content)
+    if unknown:
+        seconds = time.monotonic() - started
+        counts = (len(unknown), seconds, len(unknown) / max(seconds, 1e-9), len(bad) - failed)
+        log.info("inspected %d videos in %.1f s (%.0f a second), %d of them bad", *counts)
+    known.forget_others((video.content for video in good.values()), decoder)
+    return good, sorted(bad, key=lambda record: record.line)
 
 
-def content_digests(videos: Sequence[Video], inspected: dict[str, Inspected], folder: Path) -> dict[str, str]:
-    """A digest of the bytes of each video that has the same size as another, by video_id. Equal digests are duplicate videos.
-
-    Videos with a unique size are not read.
-    """
-    by_size: dict[int, list[Video]] = {}
-    for video in videos:
-        if video.video_id in inspected:
-            by_size.setdefault(inspected[video.video_id].bytes, []).append(video)
-    shared = [video for same_size in by_size.values() if len(same_size) > 1 for video in same_size]
-    return {video.video_id: _digest(video_files(video, folder)) for video in shared}
+def _checked_files(video: Video, folder: Path, limits: Limits) -> list[Path]:
+    files = video_files(video, folder)
+    check_files(files, limits)
+    return files
 
 
-def _digest(files: Sequence[Path]) -> str:
-    # A digest of the files' digests, so that the same bytes divided into other files give another digest.
-    combined = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            combined.update(hashlib.file_digest(file, "sha256").digest())
-    return combined.hexdigest()
+def _inspect(process: Decoder, job: tuple[Video, Content], folder: Path, decoder: str, sink: FrameSink | None) -> VideoInfo:
+    video, content = job
+    files = video_files(video, folder)
+    if sink is None:
+        return process.inspect(files, decoder)
+    info, frames = process.inspect_and_sample(files, sink.settings)
+    if frames is not None:
+        sink.add(content, frames)
+    return info

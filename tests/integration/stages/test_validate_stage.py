@@ -1,3 +1,4 @@
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -8,8 +9,9 @@ from reelnest.errors import DataError
 from reelnest.records.behaviour_tests import stored_behaviour
 from reelnest.records.formats import read_quarantine
 from reelnest.settings import Data, Params
-from reelnest.stages import validate
+from reelnest.stages import preprocess, validate
 from reelnest.stages.workspace import Workspace
+from reelnest.video.decoder import Decoder
 from tests.integration.stages.validated_data import allowing, failed, make_video, quarantine, report, write_lines
 
 
@@ -211,3 +213,50 @@ def test_the_real_clips_are_all_good_and_their_shared_videos_a_warning(shared_cl
         ("pairs_advice", "no target is in two splits"),
         ("pairs_advice", "pairs that a chain of queries and targets joins are in one split"),
     }
+
+
+def outputs(workspace: Workspace) -> dict[str, bytes]:
+    """What the two stages wrote, by path."""
+    files = [file for folder in (workspace.reports, workspace.prepared) for file in sorted(folder.rglob("*")) if file.is_file()]
+    return {str(file.relative_to(workspace.root)): file.read_bytes() for file in files}
+
+
+def run_both(workspace: Workspace, params: Params) -> dict[str, bytes]:
+    validate.run(workspace, params)
+    preprocess.run(workspace, params)
+    return outputs(workspace)
+
+
+def test_preprocessing_decodes_no_video_that_validation_has_decoded(workspace: Workspace) -> None:
+    together = run_both(workspace, Params())
+    assert json.loads((workspace.work / "preprocessing.json").read_text())["decoded"] == 0
+    shutil.rmtree(workspace.work)
+    preprocess.run(workspace, Params())
+    assert json.loads((workspace.work / "preprocessing.json").read_text())["decoded"] == 2
+    assert outputs(workspace) == together
+
+
+def test_known_videos_are_not_decoded_and_results_are_the_same(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run_both(workspace, Params())
+    with monkeypatch.context() as patch:
+        patch.delattr(Decoder, "_request")
+        assert run_both(workspace, Params()) == first
+    shutil.copy(workspace.data / "videos" / "cat.mp4", workspace.data / "videos" / "dog.mp4")
+    changed = run_both(workspace, Params())
+    shutil.rmtree(workspace.work)
+    assert run_both(workspace, Params()) == changed != first
+
+
+def test_known_videos_obey_changed_limits(workspace: Workspace) -> None:
+    validate.run(workspace, Params())
+    for strict, reason in ((allowing(1, max_video_frames=30), "too_many_frames"), (allowing(1, max_video_seconds=2.0), "too_long")):
+        validate.run(workspace, strict)
+        assert reason in [record["reason"] for record in quarantine(workspace)]
+
+
+def test_frames_that_cannot_be_cached_fail_nothing(workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:
+    workspace.frames.mkdir(parents=True)
+    (workspace.frames / "spill").write_text("not a folder")
+    validate.run(workspace, Params())
+    assert report(workspace)["passed"] is True
+    assert caplog.text.count("are not cached") == 1

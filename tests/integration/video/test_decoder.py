@@ -4,9 +4,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -304,3 +305,35 @@ def test_leaving_a_parallel_run_early_ends_its_decoders(make_video: MakeVideo, l
     results.close()  # type: ignore[attr-defined]
     assert pids
     assert not any(is_alive(pid) for pid in pids)
+
+
+@pytest.mark.parametrize("sampling", [{"frames": 4}, {"sampling": "fps", "fps": 3.0, "frames": 8}], ids=str)
+def test_inspecting_and_sampling_in_one_pass_returns_what_each_returns_alone(limits: Limits, sampling: dict[str, Any]) -> None:
+    settings = FrameSettings(Preprocess.model_validate({"min_pixels": 3136, "max_pixels": 12544, **sampling}), VISION)
+    files = sorted((Path(__file__).parents[2] / "data" / "video").glob("*.[!j]*"))
+    both = []
+    with Decoder(limits) as decoder:
+        for file in files:
+            info, frames = decoder.inspect_and_sample([file], settings)
+            alone = decoder.frames([file], settings)
+            assert info == decoder.inspect([file])
+            if frames is None:
+                continue
+            both.append(file.name)
+            assert (frames.grid_thw, frames.seconds_per_grid, frames.decoder) == (alone.grid_thw, alone.seconds_per_grid, alone.decoder)
+            np.testing.assert_array_equal(frames.rows, alone.rows, err_msg=file.name)
+    assert len(both) >= 0.8 * len(files), both
+
+
+def test_a_video_is_good_without_its_sampled_frames(limits: Limits, make_video: MakeVideo, monkeypatch: pytest.MonkeyPatch) -> None:
+    def request(self: Decoder, request: dict[str, Any], files: Sequence[Path]) -> Any:
+        if "settings" in request:
+            raise VideoError("damaged", "a sampled frame is damaged")
+        return original(self, request, files)
+
+    original = Decoder._request
+    monkeypatch.setattr(Decoder, "_request", request)
+    with Decoder(limits) as decoder:
+        info, frames = decoder.inspect_and_sample([make_video(frames=24)], SMALL)
+    assert info.frames == 24
+    assert frames is None

@@ -1,0 +1,269 @@
+"""What earlier runs learnt of video files, so that a file is read and inspected again only after it has changed.
+
+An SQLite database beside the decoded frames, `work/frames/known.sqlite`, with two tables:
+
+- `files` has the digest of each file's bytes. A file is known by its inode, size and times. One of these changes with the bytes: no
+  program can set the time of an inode's last change. Files that changed within the last seconds are not stored, because the next change
+  could have the same time.
+- `inspections` has the result of each good video, by the digest of its bytes, the decoder setting, and the code and libraries that decode.
+  Bad videos are inspected again each time: the reason may be the machine, such as its memory.
+
+Deleting the database costs only time. So does a damaged one, which is replaced.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import os
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from reelnest.code_closure import DECODING, code_digest
+from reelnest.errors import DataError, VideoError
+from reelnest.video.decoder import VideoInfo, available_workers
+
+log = logging.getLogger(__name__)
+
+FILE = "known.sqlite"
+LAYOUT = 1
+"""A database with another layout version is emptied."""
+TABLES = (
+    "CREATE TABLE IF NOT EXISTS files (inode TEXT PRIMARY KEY, state TEXT, digest BLOB) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS inspections (video BLOB PRIMARY KEY, info TEXT) WITHOUT ROWID",
+)
+COUNTS = tuple(f"SELECT count(*) FROM {table}" for table in ("used", "inspections", "files"))  # noqa: S608 - constant names
+UNSETTLED_SECONDS = 2.0
+"""A file that changed this recently may change again without another time: the clock of some file systems ticks every two seconds."""
+WRITE_SECONDS = 1.0
+"""Between two writes of new rows. A killed run repeats the work of this time."""
+LOCK_SECONDS = 60.0
+LOOK_AHEAD = 64
+"""Files per thread that are hashed ahead of the first unfinished one."""
+SPARE_ROWS = 10_000
+"""Rows of other data that each table may have, besides as many as this run uses."""
+
+J = TypeVar("J")
+
+
+@dataclass(frozen=True)
+class Content:
+    """The bytes of a video."""
+
+    digest: str
+    """Hexadecimal. Equal for equal bytes, divided into the same files."""
+    bytes: int
+    """Size of its file, or of all its frame files."""
+
+
+class KnownVideos:
+    """The database in `folder`. Use it in one thread, in a `with` statement."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE
+        self._database = _open(self._path)
+        self._files: dict[str, tuple[str, bytes]] = {}
+        self._inspections: dict[bytes, str] = {}
+        """New rows that are not written yet."""
+        self._written = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._write()
+        self._database.close()
+
+    def contents(self, videos: Sequence[J], files_of: Callable[[J], Sequence[Path]]) -> Iterator[tuple[J, Content | VideoError]]:
+        """Yields each video, in their order, with the content of its files. Reads files that are not known in parallel.
+
+        `files_of` returns a video's files. A VideoError that it raises is the result of that video.
+        """
+        workers = available_workers()
+        waiting: deque[tuple[J, _Read | VideoError | Future[_Read | VideoError]]] = deque()
+        with ThreadPoolExecutor(workers, thread_name_prefix="hashing") as pool:
+            for video in videos:
+                waiting.append((video, self._known(video, files_of) or pool.submit(_read, video, files_of)))
+                if len(waiting) > workers * LOOK_AHEAD:
+                    yield self._result(*waiting.popleft())
+            while waiting:
+                yield self._result(*waiting.popleft())
+
+    def inspection(self, content: Content, decoder: str) -> VideoInfo | None:
+        """What inspecting the video returned under this value of `preprocess.decoder`; None if it is not known."""
+        row = self._row("SELECT info FROM inspections WHERE video = ?", _inspection_key(content, decoder))
+        return None if row is None else VideoInfo(**json.loads(row[0]))
+
+    def learn(self, content: Content, decoder: str, info: VideoInfo) -> None:
+        """Stores the result of inspecting a good video."""
+        self._inspections[_inspection_key(content, decoder)] = json.dumps(asdict(info))
+        self._write_if_due()
+
+    def forget_others(self, contents: Iterable[Content], decoder: str) -> None:
+        """Removes the inspections of other videos if there are more of them than of these, and the files if there are many more."""
+        self._write()
+        with contextlib.suppress(sqlite3.OperationalError), self._database as database:
+            database.execute("CREATE TEMPORARY TABLE used (video BLOB PRIMARY KEY) WITHOUT ROWID")
+            database.executemany("INSERT OR IGNORE INTO used VALUES (?)", ((_inspection_key(content, decoder),) for content in contents))
+            used, inspections, files = (database.execute(query).fetchone()[0] for query in COUNTS)
+            if inspections > 2 * used + SPARE_ROWS:
+                database.execute("DELETE FROM inspections WHERE video NOT IN (SELECT video FROM used)")
+            if files > 4 * used + SPARE_ROWS:  # there may be several data folders with the same bytes
+                database.execute("DELETE FROM files")
+            database.execute("DROP TABLE used")
+
+    def _known(self, video: J, files_of: Callable[[J], Sequence[Path]]) -> "_Read | VideoError | None":
+        """The content by the states of the files; None if one is not known."""
+        try:
+            files = files_of(video)
+            states = [_state(file.stat()) for file in files]
+        except VideoError as error:
+            return error
+        except OSError:
+            return None
+        digests: list[bytes] = []
+        for inode, state, _ in states:
+            row: tuple[Any, ...] | None = self._files.get(inode) or self._row("SELECT state, digest FROM files WHERE inode = ?", inode)
+            if row is None or row[0] != state:
+                return None
+            digests.append(row[1])
+        return _Read(_content(digests, sum(int(state.split()[0]) for _, state, _ in states)), {})
+
+    def _result(self, video: J, outcome: "_Read | VideoError | Future[_Read | VideoError]") -> tuple[J, Content | VideoError]:
+        result = outcome.result() if isinstance(outcome, Future) else outcome
+        if isinstance(result, VideoError):
+            return video, result
+        self._files |= result.settled
+        self._write_if_due()
+        return video, result.content
+
+    def _row(self, query: str, key: str | bytes) -> tuple[Any, ...] | None:
+        try:
+            row: tuple[Any, ...] | None = self._database.execute(query, (key,)).fetchone()
+        except sqlite3.DatabaseError as error:
+            raise DataError(f"{self._path}: cannot be read ({error}). Delete it; it only saves time.") from error
+        return row
+
+    def _write_if_due(self) -> None:
+        if time.monotonic() - self._written > WRITE_SECONDS:
+            self._write()
+
+    def _write(self) -> None:
+        files = ((inode, *row) for inode, row in self._files.items())
+        try:
+            with self._database as database:  # one short transaction, because another process that writes waits for its end
+                database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", files)
+                database.executemany("INSERT OR REPLACE INTO inspections VALUES (?, ?)", self._inspections.items())
+        except sqlite3.OperationalError as error:
+            log.warning("%s cannot be written, so the next run inspects some videos again (%s)", self._path, error)
+        self._files.clear()
+        self._inspections.clear()
+        self._written = time.monotonic()
+
+
+@dataclass(frozen=True)
+class _Read:
+    """The content of a video, and the states of its files that have been read and are settled."""
+
+    content: Content
+    settled: dict[str, tuple[str, bytes]]
+
+
+def content_of(files: Sequence[Path]) -> Content:
+    """Reads a video's files. Raises OSError."""
+    return _content([_digest(file) for file in files], sum(file.stat().st_size for file in files))
+
+
+def _read(video: J, files_of: Callable[[J], Sequence[Path]]) -> _Read | VideoError:
+    digests: list[bytes] = []
+    size = 0
+    settled: dict[str, tuple[str, bytes]] = {}
+    try:
+        files = files_of(video)
+    except VideoError as error:
+        return error
+    try:
+        for file in files:
+            inode, before, changed = _state(file.stat())
+            started = time.time()
+            digests.append(_digest(file))
+            status = file.stat()
+            size += status.st_size
+            if _state(status)[:2] == (inode, before) and changed < started - UNSETTLED_SECONDS:
+                settled[inode] = (before, digests[-1])
+        return _Read(_content(digests, size), settled)
+    except OSError as error:
+        return VideoError("missing", f"{files[0].name}: cannot be read ({error.strerror})")
+
+
+def _state(status: os.stat_result) -> tuple[str, str, float]:
+    """A file's identity, what changes with its bytes, and the time of its last change."""
+    state = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+    return f"{status.st_dev} {status.st_ino}", state, max(status.st_mtime, status.st_ctime)
+
+
+def _digest(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "blake2b").digest()
+
+
+def _content(digests: Sequence[bytes], size: int) -> Content:
+    # A digest of the files' digests, so that the same bytes divided into other files give another digest.
+    return Content(hashlib.blake2b(str(len(digests)).encode() + b"".join(digests), digest_size=20).hexdigest(), size)
+
+
+def _inspection_key(content: Content, decoder: str) -> bytes:
+    return hashlib.blake2b(f"{content.digest} {_how(decoder)}".encode(), digest_size=20).digest()
+
+
+@functools.cache
+def _how(decoder: str) -> str:
+    return json.dumps({"decoder": decoder, "code": code_digest(DECODING), **decoder_versions()}, sort_keys=True)
+
+
+@functools.cache
+def decoder_versions() -> dict[str, str]:
+    """The versions of the libraries that decode. Pixels may differ by rounding between versions."""
+    return {name: version(name) for name in ("decord2", "av", "pillow")}
+
+
+def _open(file: Path) -> sqlite3.Connection:
+    """Opens the database, or one in memory where none can be written. Replaces a damaged one."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        try:
+            return _opened(file)
+        except sqlite3.OperationalError:  # locked, or not writable
+            raise
+        except sqlite3.DatabaseError as error:
+            log.warning("%s is damaged and is replaced; all videos are inspected again (%s)", file, error)
+            file.unlink(missing_ok=True)
+            return _opened(file)
+    except sqlite3.OperationalError as error:
+        log.warning("%s cannot be used, so all videos are inspected again (%s)", file, error)
+        return _opened(":memory:")
+
+
+def _opened(name: Path | str) -> sqlite3.Connection:
+    database = sqlite3.connect(name, timeout=LOCK_SECONDS)
+    try:
+        with database:
+            database.execute("BEGIN IMMEDIATE")  # of two processes that open a new database, one waits
+            if database.execute("PRAGMA user_version").fetchone()[0] != LAYOUT:
+                for table in ("files", "inspections"):
+                    database.execute(f"DROP TABLE IF EXISTS {table}")
+            for table in TABLES:
+                database.execute(table)
+            database.execute(f"PRAGMA user_version = {LAYOUT}")
+        return database
+    except sqlite3.Error:
+        database.close()
+        raise
