@@ -70,11 +70,12 @@ def _rows(result: Any) -> list[Mapping[str, Any]]:
 
 
 def _examples(table: pd.DataFrame, columns: tuple[str, ...], result: Any) -> tuple[Example, ...]:
-    named = next((column for column in ITEM_COLUMNS if column in table), None)
-    names = (
-        {} if named is None else {int(line): str(name) for line, name in zip(table["line"], table[named], strict=True) if not pd.isna(name)}
-    )
     rows = sorted(((int(row["line"]), row) for row in _rows(result)), key=lambda pair: pair[0])
+    named = next((column for column in ITEM_COLUMNS if column in table), None)
+    shown = table[table["line"].isin([line for line, _ in rows])] if rows else table[:0]
+    names = (
+        {} if named is None else {int(line): str(name) for line, name in zip(shown["line"], shown[named], strict=True) if not pd.isna(name)}
+    )
     informative = [column for column in columns if any(_has_detail(str(row[column]), names.get(line, "")) for line, row in rows)]
     return tuple(Example(line, names.get(line, ""), ", ".join(str(row[column]) for column in informative)) for line, row in rows)
 

@@ -70,8 +70,8 @@ def _prepare(workspace: Workspace, params: Params, vision: VisionSpec) -> Prepro
     settings = FrameSettings(params.preprocess, vision)
     keys, dropped = _keys(videos, workspace.data, settings, workspace.frames)
     cache = FrameCache(workspace.frames)
-    files = {keys[video.video_id]: video_files(video, workspace.data) for video in videos if video.video_id in keys}
-    missing = [(key, paths) for key, paths in files.items() if key not in cache]
+    undecoded = {key: video for video in videos if (key := keys.get(video.video_id)) is not None and key not in cache}
+    missing = [(key, video_files(video, workspace.data)) for key, video in undecoded.items()]
     failed = _decode(missing, params, settings, cache)
     dropped |= {video_id: failed[key] for video_id, key in keys.items() if key in failed}
     good = {video.video_id: keys[video.video_id] for video in videos if video.video_id not in dropped}
