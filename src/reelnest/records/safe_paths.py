@@ -26,14 +26,14 @@ def resolve(name: str, folder: Path) -> Path:
     windows = PureWindowsPath(name) if "\\" in name or ":" in name else None
     if name.startswith("/") or (windows is not None and windows.is_absolute()):
         raise _unsafe(name, folder, "is absolute")
-    parts = [part for part in name.split("/") if part not in ("", ".")]
-    if ".." in parts or (windows is not None and ".." in windows.parts):
+    steps = [step for step in name.split("/") if step not in ("", ".")]
+    if ".." in steps or (windows is not None and ".." in windows.parts):
         raise _unsafe(name, folder, "contains “..”")
     try:
         root = _resolved(folder, Path.cwd() if not folder.is_absolute() else None)
-        if _has_no_link(root, parts):
-            return root.joinpath(*parts)
-        resolved = root.joinpath(*parts).resolve()
+        if _has_no_link(root, steps):
+            return root.joinpath(*steps)
+        resolved = root.joinpath(*steps).resolve()
     except UnicodeEncodeError:
         raise _undecodable(show(name)) from None
     except (OSError, RuntimeError) as error:
@@ -48,12 +48,12 @@ def _resolved(folder: Path, current: Path | None) -> Path:  # noqa: ARG001 - a r
     return folder.resolve()
 
 
-def _has_no_link(root: Path, parts: Sequence[str]) -> bool:
-    """Whether all parts of a path exist and none is a link. This is several times as fast as `Path.resolve`."""
+def _has_no_link(root: Path, steps: Sequence[str]) -> bool:
+    """Whether all steps of a path exist and none is a link. This is several times as fast as `Path.resolve`."""
     path = str(root)
     try:
-        for part in parts:
-            path = f"{path}/{part}"
+        for step in steps:
+            path = f"{path}/{step}"
             if stat.S_ISLNK(os.lstat(path).st_mode):
                 return False
     except OSError:

@@ -26,8 +26,8 @@ from reelnest.records.content_hash import value_hash
 from reelnest.records.formats import TEXT_FIELDS, VIDEOS_FILE, BadRecord, Video, read_videos, video_files
 from reelnest.serving.cached_vectors import CachedVectors, Vectors
 from reelnest.store.entries import Entry
+from reelnest.store.frame_cache import video_key
 from reelnest.store.frame_store import FrameStore
-from reelnest.store.frame_store_writing import video_key
 from reelnest.store.prepared import fields_text
 from reelnest.video.decoder import Decoder, Limits, available_workers, in_parallel
 from reelnest.video.frames import Frames

@@ -33,7 +33,8 @@ from reelnest.records.formats import (
 from reelnest.records.splits import assign_splits, count_pairs
 from reelnest.settings import Data, Params
 from reelnest.stages.workspace import Workspace
-from reelnest.store.frame_store_writing import FrameCache, frames_key, spill_frames, write_store
+from reelnest.store.frame_cache import FrameCache, frames_key, spill_frames
+from reelnest.store.frame_store_writing import write_store
 from reelnest.store.prepared import STORE_FOLDER, Fields, Prepared, write_tables
 from reelnest.video.cluster import decode_on_cluster
 from reelnest.video.decoder import Decoder, Limits, in_parallel

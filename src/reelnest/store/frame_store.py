@@ -60,7 +60,7 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05d}.arrow"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Member:
     """The metadata of one video in a shard."""
 
@@ -178,7 +178,7 @@ class FrameStore:
         return key.partition("-")[0]
 
     def by_key(self, key: str) -> Frames | None:
-        """The frames of the video with this key (`frame_store_writing.video_key`); None if there is none."""
+        """The frames of the video with this key (`frame_cache.frames_key`); None if there is none."""
         index = self._positions_by_key.get(key)
         return None if index is None else self.at(index)
 

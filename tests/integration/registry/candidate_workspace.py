@@ -17,7 +17,8 @@ from reelnest.records.behaviour_tests import BEHAVIOUR_FILE, BehaviourTest, writ
 from reelnest.records.formats import Pair, Side
 from reelnest.settings import Params, Tracking, load_params
 from reelnest.stages.workspace import Workspace
-from reelnest.store.frame_store_writing import FrameCache, write_store
+from reelnest.store.frame_cache import FrameCache
+from reelnest.store.frame_store_writing import write_store
 from reelnest.store.prepared import STORE_FOLDER, write_tables
 from reelnest.video.frames import Frames
 from reelnest.video.patches import to_patches

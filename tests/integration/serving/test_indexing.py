@@ -18,7 +18,8 @@ from reelnest.backbones.families.qwen2_5_vl import VISION
 from reelnest.engines.folder import FolderEngine
 from reelnest.errors import DataError, ModelError
 from reelnest.settings import Validate
-from reelnest.store.frame_store_writing import FrameCache, video_key, write_store
+from reelnest.store.frame_cache import FrameCache, video_key
+from reelnest.store.frame_store_writing import write_store
 from reelnest.store.prepared import STORE_FOLDER
 from reelnest.video.decoder import Decoder, Limits
 from tests.integration.serving.served_corpus import Served, read_videos, write_videos

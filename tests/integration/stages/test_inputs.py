@@ -15,7 +15,8 @@ from reelnest import cli
 from reelnest.backbones.families.qwen2_5_vl import VISION
 from reelnest.encoder.saved_settings import FORMAT, FORMAT_VERSION
 from reelnest.records.formats import Pair, Side
-from reelnest.store.frame_store_writing import FrameCache, write_store
+from reelnest.store.frame_cache import FrameCache
+from reelnest.store.frame_store_writing import write_store
 from reelnest.store.prepared import STORE_FOLDER, write_tables
 
 ROOT = Path(__file__).parents[3]

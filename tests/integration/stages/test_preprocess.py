@@ -22,7 +22,7 @@ from reelnest.settings import Data, Model, Params, Preprocess, Validate
 from reelnest.stages import preprocess
 from reelnest.stages.measure import prepared_for
 from reelnest.stages.workspace import Workspace
-from reelnest.store.frame_store_writing import FrameCache
+from reelnest.store.frame_cache import FrameCache
 from reelnest.store.prepared import Prepared
 from reelnest.video.patches import from_patches
 

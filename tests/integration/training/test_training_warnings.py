@@ -9,7 +9,8 @@ from reelnest.backbones.families.qwen2_5_vl import VISION
 from reelnest.records.formats import Pair, Side
 from reelnest.settings import Model
 from reelnest.stages.training_warnings import _model
-from reelnest.store.frame_store_writing import FrameCache, write_store
+from reelnest.store.frame_cache import FrameCache
+from reelnest.store.frame_store_writing import write_store
 from reelnest.store.prepared import STORE_FOLDER, write_tables
 from tests.integration.training.training_workspace import run, write_workspace
 

@@ -12,7 +12,8 @@ from reelnest.records.formats import Pair, Side
 from reelnest.settings import load_params
 from reelnest.stages import train
 from reelnest.stages.workspace import Workspace
-from reelnest.store.frame_store_writing import FrameCache, write_store
+from reelnest.store.frame_cache import FrameCache
+from reelnest.store.frame_store_writing import write_store
 from reelnest.store.prepared import STORE_FOLDER, write_tables
 from reelnest.video.frames import Frames
 from reelnest.video.patches import to_patches

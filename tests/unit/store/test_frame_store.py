@@ -11,8 +11,9 @@ import pytest
 from reelnest.backbones.families.qwen2_5_vl import VISION
 from reelnest.errors import DataError
 from reelnest.settings import Preprocess
+from reelnest.store.frame_cache import PLACES_FILE, FrameCache, listed_keys, video_key
 from reelnest.store.frame_store import FrameStore, Member, Shard
-from reelnest.store.frame_store_writing import FrameCache, plan_shards, video_key, write_store
+from reelnest.store.frame_store_writing import plan_shards, write_store
 from reelnest.video.frames import Frames, FrameSettings
 from reelnest.video.vision_spec import VisionSpec
 
@@ -110,7 +111,7 @@ def test_adding_a_video_leaves_nearly_all_shards_unchanged(tmp_path: Path) -> No
 
 def test_a_store_and_its_cache_share_their_bytes_on_disk(tmp_path: Path) -> None:
     make(tmp_path / "store", tmp_path / "work", range(20))
-    files = sorted(file.stat().st_ino for file in (tmp_path / "work").rglob("*.arrow"))
+    files = sorted(file.stat().st_ino for file in (tmp_path / "work" / "shards").glob("*.arrow"))
     assert files == sorted(file.stat().st_ino for file in (tmp_path / "store").glob("shard-*"))
 
 
@@ -184,8 +185,34 @@ def test_incomplete_files_are_removed_and_not_used(tmp_path: Path, caplog: pytes
 def test_unused_videos_are_pruned(tmp_path: Path) -> None:
     cache = make(tmp_path / "store", tmp_path / "work", range(10), shard_megabytes=0.00001)  # a shard for each video
     cache.prune({key_of(3)})
-    files = list((tmp_path / "work").rglob("*.arrow"))
+    files = list((tmp_path / "work" / "shards").glob("*.arrow"))
     assert [Shard(file).member(0).key for file in files] == [key_of(3)]
+
+
+def test_the_list_of_a_cache_says_what_its_shards_contain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "store", tmp_path / "work", range(10), shard_megabytes=0.1)
+    with monkeypatch.context() as patch:
+        patch.delattr(Shard, "member")  # a shard's record batches are not read
+        listed = FrameCache(tmp_path / "work")
+    assert listed_keys(tmp_path / "work") == {key_of(number) for number in range(10)}
+    (tmp_path / "work" / PLACES_FILE).unlink()
+    members = [listed.member("a", key_of(number)) for number in range(10)]
+    unlisted = FrameCache(tmp_path / "work")
+    assert members == [unlisted.member("a", key_of(number)) for number in range(10)]
+    assert listed_keys(tmp_path / "work") == frozenset()
+
+
+def test_a_listed_shard_that_is_missing_or_incomplete_is_not_used(tmp_path: Path) -> None:
+    make(tmp_path / "store", tmp_path / "work", range(10), shard_megabytes=0.1)
+    missing, incomplete, *_ = sorted((tmp_path / "work" / "shards").glob("*.arrow"))
+    lost = {Shard(file).member(number).key for file in (missing, incomplete) for number in range(len(Shard(file)))}
+    missing.unlink()
+    content = incomplete.read_bytes()
+    incomplete.unlink()  # the store has the same file
+    incomplete.write_bytes(content[:1000])
+    cache = FrameCache(tmp_path / "work")
+    assert {key_of(number) for number in range(10) if key_of(number) not in cache} == lost
+    assert not incomplete.exists()
 
 
 def test_a_folder_without_a_store_is_rejected(tmp_path: Path) -> None:

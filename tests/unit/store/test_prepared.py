@@ -6,7 +6,8 @@ import pytest
 from reelnest.backbones.families.qwen2_5_vl import VISION
 from reelnest.errors import DataError
 from reelnest.records.formats import Pair, Side
-from reelnest.store.frame_store_writing import FrameCache, write_store
+from reelnest.store.frame_cache import FrameCache
+from reelnest.store.frame_store_writing import write_store
 from reelnest.store.prepared import Fields, Item, Prepared, write_tables
 from reelnest.video.frames import Frames
 

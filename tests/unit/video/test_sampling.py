@@ -6,7 +6,7 @@ import pytest
 
 from reelnest.backbones.families.qwen2_5_vl import VISION
 from reelnest.settings import Preprocess
-from reelnest.store.frame_store_writing import video_key
+from reelnest.store.frame_cache import video_key
 from reelnest.video.frames import FrameSettings
 from reelnest.video.sampling import FRAME_SAMPLERS, Clip, FrameSampler, frame_indices, seconds_per_grid
 
