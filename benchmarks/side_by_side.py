@@ -56,15 +56,15 @@ class Benchmark:
 def measure_side(benchmark: Benchmark, side: str) -> Figures:
     """What one side's process finds."""
     call = getattr(benchmark, side)()
-    before = _peak_kilobytes()
+    before = peak_kilobytes()
     if benchmark.counts or benchmark.unit not in ("seconds", "kilobytes"):
         figures: Figures = call()
-        return {"kilobytes": _peak_kilobytes(), **figures}
+        return {"kilobytes": peak_kilobytes(), **figures}
     call()
     started = time.perf_counter()
     call()
     seconds = time.perf_counter() - started
-    return {"seconds": seconds, "kilobytes": max(_peak_kilobytes() - before, 1.0)}
+    return {"seconds": seconds, "kilobytes": max(peak_kilobytes() - before, 1.0)}
 
 
 def compare(name: str, benchmark: Benchmark, runs: int) -> dict[str, Any]:
@@ -109,7 +109,8 @@ def _commit() -> str:
     return name if subprocess.run(code, cwd=ROOT, check=False).returncode == 0 else f"{name}-dirty"
 
 
-def _peak_kilobytes() -> float:
+def peak_kilobytes() -> float:
+    """The largest resident memory of this process so far."""
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 

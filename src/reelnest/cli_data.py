@@ -62,9 +62,9 @@ def data_import(
 
     imported = import_data(layout, source, destination)
     print(f"{destination}: {imported.videos:,} videos, {imported.pairs:,} pairs")
-    if imported.skipped:
+    if imported.reasons:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in imported.reasons.most_common())
-        print(f"{len(imported.skipped):,} rows were left out, see {destination / SKIPPED_FILE} ({reasons}):")
+        print(f"{imported.reasons.total():,} rows were left out, see {destination / SKIPPED_FILE} ({reasons}):")
         for row in imported.skipped[:5]:
             print(f"  {row.origin.file}, row {row.origin.row}: {row.reason}: {row.detail}")
 

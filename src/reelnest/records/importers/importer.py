@@ -3,9 +3,15 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from reelnest.implementations import Implementations
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,31 @@ class PairRow:
 
 
 @dataclass(frozen=True)
+class PairColumns:
+    """Many pairs of a search text and a video, as columns: for layouts with millions of rows."""
+
+    file: str
+    rows: NDArray[np.int64]
+    """The row of each pair in `file`."""
+    queries: "pa.Array"
+    """Strings."""
+    video_ids: "pa.Array"
+    """Strings. The videos, or their bad rows, must come before the pairs."""
+    splits: "pa.Array | None" = None
+    """Strings; null for none."""
+    relevance: "pa.Array | None" = None
+    """Numbers; null for none."""
+
+    def row(self, at: int) -> PairRow:
+        """One of the pairs."""
+        record: dict[str, Any] = {"query": {"text": self.queries[at].as_py()}, "target": {"video": self.video_ids[at].as_py()}}
+        for key, column in (("split", self.splits), ("relevance", self.relevance)):
+            if column is not None and column[at].is_valid:
+                record[key] = column[at].as_py()
+        return PairRow(Origin(self.file, int(self.rows[at])), record)
+
+
+@dataclass(frozen=True)
 class BadRow:
     """A row that cannot be used."""
 
@@ -49,7 +80,7 @@ class BadRow:
     """Id of a skipped video. Pairs that name it are skipped, and its id is not read as a text."""
 
 
-Row = VideoRow | PairRow | BadRow
+Row = VideoRow | PairRow | PairColumns | BadRow
 
 
 class Importer(Protocol):
@@ -66,8 +97,9 @@ class Importer(Protocol):
             source: The file or folder that the user named. It exists.
 
         Yields:
-            VideoRow, PairRow and BadRow in any order; a pair may come before its videos. Records may omit keys that docs/data.md lists as
-            optional. A side of a pair should be {"text": …} or {"video": video_id}; use a bare string if the layout does not distinguish.
+            VideoRow, PairRow, PairColumns and BadRow in any order; a PairRow may come before its videos. Records may omit keys that
+            docs/data.md lists as optional. A side of a pair should be {"text": …} or {"video": video_id}; use a bare string if the layout
+            does not distinguish.
 
         Raises:
             DataError: if the source does not have this layout, such as for a missing file. The text names the file and the expected layout.

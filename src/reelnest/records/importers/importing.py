@@ -1,22 +1,32 @@
-"""The code that all importers share: checks every row and writes a folder in this project's format atomically."""
+"""The code that all importers share: checks every row and writes a folder in this project's format atomically.
+
+Rows are written as they come. In memory are the ids of the videos and where they came from, never the pairs.
+"""
 
 import json
-from collections import Counter
-from collections.abc import Mapping
+from collections import ChainMap, Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any
 
-from reelnest.atomic_files import atomic_folder, write_lines
+import numpy as np
+
+from reelnest.atomic_files import atomic_folder
 from reelnest.errors import DataError, VideoError
 from reelnest.records.formats import PAIRS_FILE, VIDEOS_FILE, parse_pair, parse_video, video_files
-from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, PairRow, Row, VideoRow
+from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, PairColumns, PairRow, Row, VideoRow
 from reelnest.records.json_lines import RecordError, show
 from reelnest.records.merging import copy_file, explicit_record
 from reelnest.records.safe_paths import resolve
+from reelnest.records.tables.pair_lines import joined_bytes, plain_lines
 
 SKIPPED_FILE = "skipped.jsonl"
 """Name of the list of skipped rows in the new folder."""
+MOST_SKIPPED_IN_MEMORY = 1000
+SPOOL_BYTES = 2**24
 
 
 @dataclass(frozen=True)
@@ -26,18 +36,16 @@ class Imported:
     videos: int
     pairs: int
     skipped: tuple[BadRow, ...]
-
-    @property
-    def reasons(self) -> Counter[str]:
-        """Number of skipped rows by reason."""
-        return Counter(row.reason for row in self.skipped)
+    """The first MOST_SKIPPED_IN_MEMORY; `skipped.jsonl` has all."""
+    reasons: Counter[str]
+    """Number of all skipped rows by reason."""
 
 
 def import_data(importer: str, source: Path, destination: Path) -> Imported:
     """Imports `source` into the new folder `destination`. `importer` is the name of the source's layout.
 
-    The result can be validated, or merged into `data/` by `reelnest data add`. Rows that cannot be used are skipped, returned, and listed
-    in `skipped.jsonl` with their file and row.
+    The result can be validated, or merged into `data/` by `reelnest data add`. Rows that cannot be used are skipped, and listed in
+    `skipped.jsonl` with their file and row.
 
     Raises ConfigError for an unknown importer. Raises DataError if the source is missing or has another layout, if no row can be used, or
     if a file cannot be copied. On an error, nothing is written.
@@ -47,56 +55,79 @@ def import_data(importer: str, source: Path, destination: Path) -> Imported:
         raise DataError(f"{source}: there is no such file or folder.")
     if destination.exists():
         raise DataError(f"{destination} already exists. Name a new folder; `reelnest data add` merges it into data/ afterwards.")
-    with atomic_folder(destination) as folder:
-        writing = _Writing(source, folder)
-        waiting: list[PairRow] = []
+    with (
+        atomic_folder(destination) as folder,
+        ExitStack() as open_files,
+        SpooledTemporaryFile(SPOOL_BYTES, "w+", encoding="utf-8") as spool,
+    ):
+        writing = _Writing(folder, open_files)
+        waiting = _WaitingPairs(spool)
         for row in read(source):
             if isinstance(row, PairRow):
-                waiting.append(row)  # its videos may follow later
+                waiting.add(row)  # its videos may follow later
             else:
                 writing.take(row)
         for row in waiting:
             writing.take(row)
-        return writing.finish()
+        imported = writing.imported()
+        if not imported.videos and not imported.pairs:
+            first = imported.skipped[0] if imported.skipped else None
+            example = f" The first: {first.origin.file}, row {first.origin.row}: {first.detail}." if first else ""
+            raise DataError(f"{source}: no row can be used, so nothing was imported.{example}")
+        return imported
+
+
+class _WaitingPairs:
+    """Pairs on the disk, if they are many."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def add(self, row: PairRow) -> None:
+        self._file.write(json.dumps([row.origin.file, row.origin.row, dict(row.record)]) + "\n")
+
+    def __iter__(self) -> Iterator[PairRow]:
+        self._file.seek(0)
+        for line in self._file:
+            file, number, record = json.loads(line)
+            yield PairRow(Origin(file, number), record)
 
 
 class _Writing:
     """The folder that is being written."""
 
-    def __init__(self, source: Path, folder: Path) -> None:
-        self._source, self._folder = source, folder
-        self._lines: dict[str, list[str]] = {VIDEOS_FILE: [], PAIRS_FILE: []}
+    def __init__(self, folder: Path, open_files: ExitStack) -> None:
+        self._folder, self._open_files = folder, open_files
+        self._files = {name: open_files.enter_context((folder / name).open("xb")) for name in (VIDEOS_FILE, PAIRS_FILE)}
         self._ids: dict[str, Origin] = {}
-        self._bad_ids: set[str] = set()
-        self._copied: dict[Path, Path] = {}
+        self._bad_ids: dict[str, Origin] = {}
+        self._known = ChainMap(self._ids, self._bad_ids)
+        self._copied: dict[str, str] = {}
+        self._pairs_written = 0
         self._skipped: list[BadRow] = []
+        self._reasons: Counter[str] = Counter()
+
+    def imported(self) -> Imported:
+        """The counts so far."""
+        return Imported(len(self._ids), self._pairs_written, tuple(self._skipped), self._reasons)
 
     def take(self, row: Row) -> None:
         """Adds a row, or records why it is skipped."""
         if isinstance(row, BadRow):
             self._skip(row)
-            return
-        try:
-            if isinstance(row, VideoRow):
-                self._video(row)
-            else:
-                self._pair(row)
-        except (RecordError, VideoError) as error:
-            video_id = row.record.get("video_id")
-            detail = str(error).replace(f"{self._folder.name}/", "the new folder")
-            self._skip(BadRow(row.origin, error.reason, detail, video_id if isinstance(video_id, str) else None))
-
-    def finish(self) -> Imported:
-        """Writes the record files. Raises DataError if they would be empty."""
-        if not any(self._lines.values()):
-            first = self._skipped[0] if self._skipped else None
-            example = f" The first: {first.origin.file}, row {first.origin.row}: {first.detail}." if first else ""
-            raise DataError(f"{self._source}: no row can be used, so nothing was imported.{example}")
-        for name, lines in self._lines.items():
-            write_lines(self._folder / name, lines)
-        if self._skipped:
-            write_lines(self._folder / SKIPPED_FILE, map(_skipped_line, self._skipped))
-        return Imported(len(self._lines[VIDEOS_FILE]), len(self._lines[PAIRS_FILE]), tuple(self._skipped))
+        elif isinstance(row, PairColumns):
+            self._pairs(row)
+        else:
+            try:
+                if isinstance(row, VideoRow):
+                    self._video(row)
+                else:
+                    self._files[PAIRS_FILE].write(self._pair(row))
+                    self._pairs_written += 1
+            except (RecordError, VideoError) as error:
+                video_id = row.record.get("video_id")
+                detail = str(error).replace(f"{self._folder.name}/", "the new folder")
+                self._skip(BadRow(row.origin, error.reason, detail, video_id if isinstance(video_id, str) else None))
 
     def _video(self, row: VideoRow) -> None:
         video = parse_video(dict(row.record), self._folder, row.origin.row)
@@ -109,27 +140,53 @@ class _Writing:
             self._copy(name, file)
         video_files(video, self._folder)
         self._ids[video.video_id] = row.origin
-        self._write(VIDEOS_FILE, row.record)
+        self._files[VIDEOS_FILE].write(_line(row.record))
 
-    def _pair(self, row: PairRow) -> None:
+    def _pair(self, row: PairRow) -> bytes:
+        """The pair's line. Raises RecordError."""
         record = dict(row.record)
-        pair = parse_pair(record, self._ids.keys() | self._bad_ids, row.origin.row)
+        pair = parse_pair(record, self._known, row.origin.row)
         for side in (pair.query, pair.target, *pair.negatives):
             if side.kind == "video" and side.value not in self._ids:
                 raise RecordError("bad_video", f"names video {show(side.value)}, which was skipped; repair the video, or remove it here")
-        self._write(PAIRS_FILE, explicit_record(record, pair))
+        return _line(explicit_record(record, pair))
+
+    def _pairs(self, pairs: PairColumns) -> None:
+        import pyarrow as pa
+        from pyarrow import compute
+
+        lines = plain_lines(pairs, self._ids)
+        unclear = np.flatnonzero(lines.is_null().to_numpy(zero_copy_only=False))
+        checked = [self._checked_line(pairs.row(int(at))) for at in unclear]
+        if checked:
+            lines = compute.replace_with_mask(lines, lines.is_null(), pa.array(checked, pa.string()))
+        self._files[PAIRS_FILE].write(joined_bytes(lines))
+        self._pairs_written += len(lines) - checked.count("")
+
+    def _checked_line(self, row: PairRow) -> str:
+        try:
+            return self._pair(row).decode("utf-8")
+        except RecordError as error:
+            self._skip(BadRow(row.origin, error.reason, str(error)))
+            return ""
 
     def _skip(self, row: BadRow) -> None:
-        self._skipped.append(row)
+        if SKIPPED_FILE not in self._files:
+            self._files[SKIPPED_FILE] = self._open_files.enter_context((self._folder / SKIPPED_FILE).open("xb"))
+        self._files[SKIPPED_FILE].write(_line({"file": row.origin.file, "row": row.origin.row, "reason": row.reason, "detail": row.detail}))
+        self._reasons[row.reason] += 1
+        if len(self._skipped) < MOST_SKIPPED_IN_MEMORY:
+            self._skipped.append(row)
         if row.video_id is not None:
-            self._bad_ids.add(row.video_id)
+            self._bad_ids[row.video_id] = row.origin
 
     def _copy(self, name: str, file: Path) -> None:
         target = resolve(name, self._folder)
-        if self._copied.get(target) == file:
+        if self._copied.get(str(target)) == str(file):
             return  # several videos may share a file
-        if target in self._copied:
-            raise RecordError("path_taken", f"the path {show(name)} is already used by {self._copied[target]}; give each its own path")
+        if str(target) in self._copied:
+            taken = self._copied[str(target)]
+            raise RecordError("path_taken", f"the path {show(name)} is already used by {taken}; give each its own path")
         if not file.is_file():
             raise VideoError("missing", f"there is no file {file}; correct the path or add the file")
         try:
@@ -137,11 +194,8 @@ class _Writing:
             copy_file(file, target)
         except OSError as error:
             raise DataError(f"{file}: cannot be copied to {name}: {error.strerror or error}. Nothing was imported.") from error
-        self._copied[target] = file
-
-    def _write(self, name: str, record: Mapping[str, Any]) -> None:
-        self._lines[name].append(json.dumps(dict(record), ensure_ascii=False))
+        self._copied[str(target)] = str(file)
 
 
-def _skipped_line(row: BadRow) -> str:
-    return json.dumps({"file": row.origin.file, "row": row.origin.row, "reason": row.reason, "detail": row.detail}, ensure_ascii=False)
+def _line(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(dict(record), ensure_ascii=False).encode("utf-8") + b"\n"

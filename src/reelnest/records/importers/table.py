@@ -10,13 +10,23 @@ the file's name without suffix), `group` (videos of one group are never in two s
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from reelnest.errors import DataError, VideoError
+import numpy as np
+from numpy.typing import NDArray
+
+from reelnest.errors import VideoError
 from reelnest.records.formats import TEXT_FIELDS
-from reelnest.records.importers.clips import find_video, group_split, read_json_lines, read_table
-from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, PairRow, Row, VideoRow
+from reelnest.records.importers.clips import find_video, group_split
+from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, PairColumns, PairRow, Row, VideoRow
+from reelnest.records.tables.batches import ColumnBatch, read_batches
 from reelnest.records.tables.column_map import read_map
+from reelnest.records.tables.pair_lines import by_value
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Mask = NDArray[np.bool_]
 
 REQUIRED = ("query", "video")
 OPTIONAL = ("video_id", "group", "split", "relevance", *TEXT_FIELDS)
@@ -26,71 +36,150 @@ OPTIONAL = ("video_id", "group", "split", "relevance", *TEXT_FIELDS)
 def read_mapped_table(source: Path) -> Iterator[Row]:
     """A CSV, JSON lines or Parquet table; the source is a JSON file that maps its columns."""
     columns = read_map(source, REQUIRED, OPTIONAL)
-    table, folder, names = columns.table, columns.videos, columns.columns
-    seen: set[str] = set()
-    for row in _rows(table, list(names.values())):
-        if isinstance(row, BadRow):
-            yield row
-            continue
-        origin, record = row
-        values = {key: record.get(name) for key, name in names.items()}
-        if not isinstance(values["video"], str) or not values["video"]:
-            yield BadRow(origin, "no_path", f"the column {names['video']} is empty; expected the name of a video file")
-            continue
-        video_id = str(values.get("video_id") or Path(values["video"]).stem)
-        if video_id not in seen:
-            seen.add(video_id)
-            yield _video(origin, video_id, values, folder)
-        yield _pair(origin, video_id, values)
+    names = columns.columns
+    videos = _Videos(columns.videos)
+    numbers = [names["relevance"]] if "relevance" in names else []
+    for batch in read_batches(columns.table, list(dict.fromkeys(names.values())), numbers):
+        if isinstance(batch, BadRow):
+            yield batch
+        elif isinstance(batch, ColumnBatch):
+            values = {key: batch.columns[name] for key, name in names.items()}
+            yield from (_text_rows if _are_texts(values) else _other_rows)(batch, names, videos)
+        else:
+            origin, record = batch
+            yield from _row(origin, {key: record.get(name) for key, name in names.items()}, names, videos)
 
 
-def _rows(table: Path, columns: list[str]) -> Iterator[tuple[Origin, dict[str, Any]] | BadRow]:
-    if table.suffix in (".csv", ".tsv"):
-        yield from read_table(table, columns)
-    elif table.suffix in (".jsonl", ".ndjson"):
-        yield from read_json_lines(table)
-    elif table.suffix == ".parquet":
-        yield from _parquet(table, columns)
-    else:
-        raise DataError(f"{table}: expected .csv, .tsv, .jsonl or .parquet.")
+class _Videos:
+    """Yields each video once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._seen: set[str] = set()
+
+    def new(self, origin: Origin, video_id: str, values: dict[str, Any]) -> Iterator[VideoRow | BadRow]:
+        if video_id in self._seen:
+            return
+        self._seen.add(video_id)
+        try:
+            file = find_video(self._folder, values["video"])
+        except VideoError as error:
+            yield BadRow(origin, error.reason, str(error), video_id)
+            return
+        path = f"videos/{values['video']}"
+        fields = {name: str(values[name]) for name in TEXT_FIELDS if values.get(name)}
+        yield VideoRow(origin, {"video_id": video_id, "path": path, **fields}, {path: file})
 
 
-def _parquet(table: Path, columns: list[str]) -> Iterator[tuple[Origin, dict[str, Any]]]:
+def _are_texts(values: dict[str, "pa.Array"]) -> bool:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    try:
-        with pq.ParquetFile(table) as opened:
-            if missing := [column for column in columns if column not in opened.schema_arrow.names]:
-                raise DataError(f"{table}: there is no column {missing[0]}; its columns are {', '.join(opened.schema_arrow.names)}.")
-            number = 0
-            for batch in opened.iter_batches(columns=columns):
-                for record in batch.to_pylist():
-                    number += 1
-                    yield Origin(table.name, number), record
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{table}: not readable as Parquet: {error}. Write it again.") from error
+    return all(pa.types.is_string(column.type) for key, column in values.items() if key != "relevance")
 
 
-def _video(origin: Origin, video_id: str, values: dict[str, Any], folder: Path) -> VideoRow | BadRow:
-    try:
-        file = find_video(folder, values["video"])
-    except VideoError as error:
-        return BadRow(origin, error.reason, str(error), video_id)
-    path = f"videos/{values['video']}"
-    fields = {name: str(values[name]) for name in TEXT_FIELDS if values.get(name)}
-    return VideoRow(origin, {"video_id": video_id, "path": path, **fields}, {path: file})
+def _text_rows(batch: ColumnBatch, names: dict[str, str], videos: _Videos) -> Iterator[Row]:
+    """The rows of a batch whose columns are texts, column by column."""
+    from pyarrow import compute
+
+    values = {key: batch.columns[name] for key, name in names.items()}
+    has_video = _given(values["video"]).is_valid().to_numpy(zero_copy_only=False)
+    bad = [_without_video(Origin(batch.file, int(row)), names) for row in batch.rows[~has_video]]
+    rows, values = _filtered(has_video, batch.rows, values)
+    video_ids = by_value(values["video"], lambda name: Path(name).stem)
+    if "video_id" in values:
+        video_ids = compute.coalesce(_given(values["video_id"]), video_ids)
+    for at in _first_places(video_ids):
+        yield from videos.new(Origin(batch.file, int(rows[at])), video_ids[at].as_py(), {key: values[key][at].as_py() for key in values})
+    values["video_id"] = video_ids
+    if "relevance" in values:
+        given = values["relevance"]
+        values["relevance"], is_number = _grades(given)
+        bad += [_without_grade(Origin(batch.file, int(rows[at])), given[int(at)].as_py()) for at in np.flatnonzero(~is_number)]
+        rows, values = _filtered(is_number, rows, values)
+    yield from sorted(bad, key=lambda row: row.origin.row)
+    splits = [_given(values["split"])] if "split" in values else []
+    splits += [by_value(_given(values["group"]), group_split)] if "group" in values else []
+    yield PairColumns(
+        batch.file, rows, values["query"], values["video_id"], compute.coalesce(*splits) if splits else None, values.get("relevance")
+    )
 
 
-def _pair(origin: Origin, video_id: str, values: dict[str, Any]) -> PairRow | BadRow:
+def _given(column: "pa.Array") -> "pa.Array":
+    """The texts of a column, null if they are empty."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    return compute.if_else(compute.not_equal(column, ""), column, pa.scalar(None, pa.string()))
+
+
+def _filtered(mask: Mask, rows: NDArray[np.int64], values: dict[str, "pa.Array"]) -> tuple[NDArray[np.int64], dict[str, "pa.Array"]]:
+    import pyarrow as pa
+
+    if mask.all():
+        return rows, values
+    return rows[mask], {key: column.filter(pa.array(mask)) for key, column in values.items()}
+
+
+def _first_places(column: "pa.Array") -> list[int]:
+    """Where each distinct value is first."""
+    encoded = column.dictionary_encode()
+    first = np.empty(len(encoded.dictionary), dtype=np.int64)
+    backwards = np.arange(len(column))[::-1]
+    first[encoded.indices.to_numpy()[backwards]] = backwards  # of several places the last one written remains, which is the first
+    return first.tolist()  # values are numbered in the order of their first places
+
+
+def _grades(column: "pa.Array") -> tuple["pa.Array", Mask]:
+    """The grades of a column, and whether each is a number or absent."""
+    import pyarrow as pa
+
+    encoded = column.dictionary_encode()
+    grades: list[float | None] = []
+    is_number: list[bool] = []
+    for value in (*encoded.dictionary.to_pylist(), None):
+        try:
+            grades.append(_grade(value))
+            is_number.append(True)
+        except (TypeError, ValueError):
+            grades.append(None)
+            is_number.append(False)
+    places = encoded.indices.fill_null(len(grades) - 1)
+    return pa.array(grades, pa.float64()).take(places), np.array(is_number)[places.to_numpy()]
+
+
+def _grade(value: Any) -> float | None:
+    return None if value in (None, "") else float(value)
+
+
+def _other_rows(batch: ColumnBatch, names: dict[str, str], videos: _Videos) -> Iterator[Row]:
+    """The rows of a batch with other columns than texts, one by one."""
+    columns = {key: batch.columns[name].to_pylist() for key, name in names.items()}
+    for at, row in enumerate(batch.rows):
+        yield from _row(Origin(batch.file, int(row)), {key: column[at] for key, column in columns.items()}, names, videos)
+
+
+def _row(origin: Origin, values: dict[str, Any], names: dict[str, str], videos: _Videos) -> Iterator[Row]:
+    if not isinstance(values["video"], str) or not values["video"]:
+        yield _without_video(origin, names)
+        return
+    video_id = str(values.get("video_id") or Path(values["video"]).stem)
+    yield from videos.new(origin, video_id, values)
     record: dict[str, Any] = {"query": {"text": values["query"]}, "target": {"video": video_id}}
     if values.get("split"):
         record["split"] = values["split"]
     elif values.get("group"):
         record["split"] = group_split(str(values["group"]))
-    if values.get("relevance") not in (None, ""):
-        try:
-            record["relevance"] = float(values["relevance"])
-        except (TypeError, ValueError):
-            return BadRow(origin, "bad_relevance", f"relevance is {values['relevance']!r}; expected a number")
-    return PairRow(origin, record)
+    try:
+        grade = _grade(values.get("relevance"))
+    except (TypeError, ValueError):
+        yield _without_grade(origin, values["relevance"])
+        return
+    yield PairRow(origin, record if grade is None else {**record, "relevance": grade})
+
+
+def _without_video(origin: Origin, names: dict[str, str]) -> BadRow:
+    return BadRow(origin, "no_path", f"the column {names['video']} is empty; expected the name of a video file")
+
+
+def _without_grade(origin: Origin, value: Any) -> BadRow:
+    return BadRow(origin, "bad_relevance", f"relevance is {value!r}; expected a number")

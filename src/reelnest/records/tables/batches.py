@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PlainRow = tuple[Origin, dict[str, Any]]
 
-BLOCK_BYTES = 8 * 2**20
+BLOCK_BYTES = 2 * 2**20
 PARQUET_ROWS = 2**16
 
 
@@ -156,8 +156,17 @@ def _parquet(table: Path, columns: Sequence[str]) -> Iterator[ColumnBatch]:
             _check_columns(table, columns, opened.schema_arrow.names)
             first = 1
             for batch in opened.iter_batches(PARQUET_ROWS, columns=columns):
-                by_name = {name: batch.column(name) for name in columns}
+                by_name = {name: _plain(batch.column(name)) for name in columns}
                 yield ColumnBatch(table.name, first + np.arange(batch.num_rows), by_name)
                 first += batch.num_rows
     except pa.ArrowInvalid as error:
         raise DataError(f"{table}: not readable as Parquet: {error}. Write it again.") from error
+
+
+def _plain(column: "pa.Array") -> "pa.Array":
+    """The column as strings, if it has texts in another encoding."""
+    import pyarrow as pa
+
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return column.cast(pa.string()) if is_text else column
