@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from reelnest.records.formats import BadRecord, Pair, Side, Video, pair_kind
+from reelnest.records.pair_segments import NO_SEGMENTS
 from reelnest.records.splits import connected_components
 from reelnest.video.inspection import Inspected
 
@@ -56,14 +57,15 @@ def video_table(
 ) -> pd.DataFrame:
     """A row for each video, and for each bad line that has no video, with its reason."""
     verdicts = {record.line: record.reason for record in bad}
-    paired = {side.value for pair in pairs for side in (pair.query, pair.target) if side.kind == "video"}
+    sides = [side for pair in pairs for side in (pair.query, pair.target) if side.kind == "video"]
+    paired = {video_id for side in sides for video_id in (side.value, side.source)}
     rows: list[dict[str, object]] = []
     for video in videos:
         row: dict[str, object] = {
             "line": video.line,
             "verdict": verdicts.pop(video.line, GOOD),
             "video_id": video.video_id,
-            "source": video.path or ", ".join(video.images),
+            "source": _source(video),
             "paired": video.video_id in paired,
             "field_characters": max(map(len, video.fields.values()), default=None),
         }
@@ -78,13 +80,18 @@ def video_table(
     return _table(rows, VIDEO_COLUMNS)
 
 
-def pair_table(pairs: Sequence[Pair], splits: Sequence[str], bad: Sequence[BadRecord] = ()) -> pd.DataFrame:
-    """A row for each pair, with its split, and for each bad line that has no pair, with its reason."""
+def pair_table(
+    pairs: Sequence[Pair], splits: Sequence[str], bad: Sequence[BadRecord] = (), files: Mapping[str, str] = NO_SEGMENTS
+) -> pd.DataFrame:
+    """A row for each pair, with its split, and for each bad line that has no pair, with its reason.
+
+    `files` are `pair_segments.segmented_files`.
+    """
     verdicts = {record.line: record.reason for record in bad}
     relevant = {(pair.query, pair.target) for pair in pairs}
     groups: dict[int, str] = {}
     rows: list[dict[str, object]] = []
-    for pair, split, component in zip(pairs, splits, connected_components(pairs), strict=True):
+    for pair, split, component in zip(pairs, splits, connected_components(pairs, files), strict=True):
         query, target = side_name(pair.query), side_name(pair.target)
         rows.append(
             {
@@ -106,6 +113,12 @@ def pair_table(pairs: Sequence[Pair], splits: Sequence[str], bad: Sequence[BadRe
         )
     rows += [{"line": line, "verdict": reason} for line, reason in verdicts.items()]
     return _table(rows, PAIR_COLUMNS)
+
+
+def _source(video: Video) -> str:
+    if video.path is None:
+        return ", ".join(video.images)
+    return video.path if video.segment is None else f"{video.path}{video.segment.fragment}"
 
 
 def _table(rows: Sequence[Mapping[str, object]], columns: Mapping[str, str]) -> pd.DataFrame:

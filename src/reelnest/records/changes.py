@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from reelnest.records.formats import Pair, Side, Video, file_names, known_ids, pair_kind, read_pairs, read_videos
+from reelnest.records.pair_segments import cut_videos, segmented_files
 from reelnest.records.splits import assign_splits
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -39,14 +40,15 @@ def read_contents(folder: Path, files: Mapping[str, str], validation_fraction: f
     listed, bad_videos = read_videos(folder)
     pairs, bad_pairs = read_pairs(folder, known_ids(listed, bad_videos))
     videos = {video.video_id: video for video in listed}
-    splits = assign_splits(pairs, validation_fraction, test_fraction)
+    cut, pairs, uncut = cut_videos(listed, pairs)
+    splits = assign_splits(pairs, validation_fraction, test_fraction, segmented_files([*listed, *cut]))
     first: dict[PairKey, Pair] = {}
     split_of: dict[PairKey, str] = {}
     for pair, split in zip(pairs, splits, strict=True):
         first.setdefault((pair.query, pair.target), pair)
         split_of.setdefault((pair.query, pair.target), split)
     hashes = {video.video_id: tuple(files.get(name, "") for name in file_names(video)) for video in listed}
-    return Contents(videos, hashes, first, split_of, len(bad_videos) + len(bad_pairs))
+    return Contents(videos, hashes, first, split_of, len(bad_videos) + len(bad_pairs) + len(uncut))
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def compare(before: Contents, after: Contents) -> Changes:
         old = before.videos.get(video_id)
         if old is None:
             continue
-        same_record = (video.fields, video.tags) == (old.fields, old.tags)
+        same_record = (video.fields, video.tags, video.segment) == (old.fields, old.tags, old.segment)
         kinds = [
             *(["bytes"] if before.hashes[video_id] != after.hashes[video_id] else []),
             *([] if same_record else ["record"]),
@@ -185,10 +187,7 @@ def as_json(changes: Changes, seconds: Mapping[str, Sequence[float]]) -> dict[st
     """The changes and distributions as JSON, with every id and pair."""
 
     def listed(keys: Sequence[PairKey], contents: Contents) -> list[dict[str, Any]]:
-        return [
-            {"query": {query.kind: query.value}, "target": {target.kind: target.value}, "split": contents.splits[query, target]}
-            for query, target in keys
-        ]
+        return [{"query": query.record, "target": target.record, "split": contents.splits[query, target]} for query, target in keys]
 
     counts = ("kind", "split", "all", "new", "changed", "removed")
     return {

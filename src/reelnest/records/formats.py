@@ -7,7 +7,7 @@ content and advice. A key with the value null counts as absent.
 import json
 import math
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from reelnest.records.json_lines import (
     show_kind,
 )
 from reelnest.records.safe_paths import check_regular_file, resolve
+from reelnest.records.segments import SEGMENT_KEYS, Segment, parse_segment
 
 Kind = Literal["text", "video"]
 
@@ -34,13 +35,14 @@ TEXT_FIELDS = ("title", "caption", "text", "ocr", "asr")
 VIDEOS_FILE = "videos.jsonl"
 PAIRS_FILE = "pairs.jsonl"
 
-VIDEO_KEYS = ("video_id", "path", "images", *TEXT_FIELDS, "tags")
+VIDEO_KEYS = ("video_id", "path", "images", *SEGMENT_KEYS, *TEXT_FIELDS, "tags")
 PAIR_KEYS = ("query", "target", "relevance", "split", "negatives")
 LONGEST_ID = 1000
 MOST_IMAGES = 100_000
 MOST_NEGATIVES = 10_000
 LARGEST_RELEVANCE = 1e6
 A_SIDE = '{"text": …} or {"video": video_id}'
+A_SEGMENT = '{"video": video_id, "start": seconds, "end": seconds}'
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,19 @@ class Side:
 
     kind: Kind
     value: str
-    """The text itself, or the video_id."""
+    """The text itself, or the video_id. A segment's is its video's, followed by `Segment.fragment`."""
+    segment: Segment | None = field(default=None, compare=False)
+    """The times on this side, if it names a part of the video."""
+
+    @property
+    def source(self) -> str:
+        """The video_id without the segment's times."""
+        return self.value if self.segment is None else self.value.removesuffix(self.segment.fragment)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The side as in `pairs.jsonl`."""
+        return {self.kind: self.source} | ({} if self.segment is None else self.segment.record)
 
 
 @dataclass(frozen=True)
@@ -78,6 +92,17 @@ class Video:
     line: int
     tags: dict[str, str] = field(default_factory=dict)
     """Metadata such as a language. The encoder never reads it; evaluation can group queries by it."""
+    segment: Segment | None = None
+    """The part of the file that is the video; None for the whole file."""
+
+    @property
+    def source(self) -> str:
+        """The id of the video of which `cut` made this one; its own id if it was not cut."""
+        return self.video_id if self.segment is None else self.video_id.removesuffix(self.segment.fragment)
+
+    def cut(self, segment: Segment) -> "Video":
+        """The segment as a video with an id of its own and the texts of this one."""
+        return replace(self, video_id=f"{self.video_id}{segment.fragment}", segment=segment)
 
 
 def pair_kind(query: Kind, target: Kind) -> str:
@@ -227,7 +252,10 @@ def parse_video(record: dict[str, Any], folder: Path, line: int) -> Video:
             raise RecordError(error.reason, str(error)) from None
     fields = {name: check_text(record[name], name) for name in TEXT_FIELDS if name in record}
     seen = {name: text for name, text in fields.items() if not is_blank(text)}
-    return Video(video_id, path, frames, seen, line, _tags(record.get("tags", {})))
+    segment = parse_segment(record)
+    if segment is not None and path is None:
+        raise RecordError("bad_segment", "found start or end with images; they need a path: list only the segment's images instead")
+    return Video(video_id, path, frames, seen, line, _tags(record.get("tags", {})), segment)
 
 
 def _check_count(reason: str, where: str, count: int, most: int, what: str) -> None:
@@ -269,19 +297,24 @@ def _side(value: Any, where: str, video_ids: Collection[str]) -> Side:
         value = {"video": value} if value in video_ids else {"text": value}
     if not isinstance(value, dict):
         raise RecordError("wrong_type", f"{where} is {show_kind(value)}; expected {A_SIDE}, or a string")
-    check_keys(value, ("text", "video"), f"{where}.")
-    if len(value) != 1:
-        raise RecordError("wrong_side", f"{where} has {'both text and video' if value else 'neither text nor video'}; expected {A_SIDE}")
+    check_keys(value, ("text", "video", *SEGMENT_KEYS), f"{where}.")
+    if ("text" in value) == ("video" in value):
+        raise RecordError(
+            "wrong_side", f"{where} has {'both text and video' if 'text' in value else 'neither text nor video'}; expected {A_SIDE}"
+        )
     if "text" in value:
         text = check_text(value["text"], f"{where}.text")
         if is_blank(text):
             advice = "write a search text, or remove the line"
             raise RecordError("empty_text", f"{where} is an empty text, without a visible character; {advice}")
+        if len(value) > 1:
+            raise RecordError("wrong_side", f"{where} has times with a text; expected {A_SEGMENT}, or the text alone")
         return Side("text", text)
     video_id = check_string(value["video"], f"{where}.video")
     if video_id not in video_ids:
         raise RecordError("unknown_video", f"{where} names video {show(video_id)}, not in {VIDEOS_FILE}; add it, or correct the id")
-    return Side("video", video_id)
+    segment = parse_segment(value, f"{where}.")
+    return Side("video", video_id if segment is None else f"{video_id}{segment.fragment}", segment)
 
 
 def _relevance(value: Any) -> float:

@@ -256,6 +256,8 @@ def _difference(video: Video, files: Sequence[Path], known: _Known) -> str | Non
     existing: Video = known.value
     if (video.fields, video.tags) != (existing.fields, existing.tags):
         return "other texts or tags"
+    if video.segment != existing.segment:
+        return "other times"
     try:
         present = video_files(existing, known.folder)
     except VideoError:
@@ -271,13 +273,9 @@ def _same_pair(first: Pair, second: Pair) -> bool:
 
 def explicit_record(record: Mapping[str, Any], pair: Pair) -> dict[str, Any]:
     """The pair's record with each side marked as a text or a video, so that videos added later do not change it."""
-    sides = {"query": _written(pair.query), "target": _written(pair.target)}
-    negatives = {"negatives": [_written(side) for side in pair.negatives]} if pair.negatives else {}
+    sides = {"query": pair.query.record, "target": pair.target.record}
+    negatives = {"negatives": [side.record for side in pair.negatives]} if pair.negatives else {}
     return {**record, **sides, **negatives}
-
-
-def _written(side: Side) -> dict[str, str]:
-    return {side.kind: side.value}
 
 
 def _listed(value: Any) -> list[Any]:

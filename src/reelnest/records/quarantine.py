@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from reelnest.records.formats import PAIRS_FILE, VIDEOS_FILE, BadRecord, Pair, Side, Video
 from reelnest.records.json_lines import show
+from reelnest.records.pair_segments import NO_SEGMENTS
 from reelnest.records.splits import STRICTEST_FIRST, assign_splits
 
 ADVICE = "shorten it, or raise validate.max_text_characters"
@@ -29,12 +30,14 @@ def quarantine_pairs(
     max_text_characters: int,
     validation_fraction: float,
     test_fraction: float,
+    files: Mapping[str, str] = NO_SEGMENTS,
 ) -> tuple[list[Pair], list[BadRecord]]:
     """Divides `pairs` into usable pairs, in their order, and bad ones.
 
-    `bad_videos` has the reason of each quarantined video by its id. Reasons: `text_too_long`, `bad_video` (a side or a negative is a
-    quarantined video), `leakage` (the same query and target in two splits: the test pair is used, else the validation pair),
-    `duplicate_pair` (the same in one split: the first is used).
+    `bad_videos` has the reason of each quarantined video by its id, and what is wrong with a segment by the segment's. `files` are
+    `pair_segments.segmented_files`. Reasons: `text_too_long`, `bad_video` (a side or a negative is a quarantined video), `bad_segment`,
+    `leakage` (the same query and target in two splits: the test pair is used, else the validation pair), `duplicate_pair` (the same in one
+    split: the first is used).
     """
     usable: list[Pair] = []
     bad: list[BadRecord] = []
@@ -44,7 +47,7 @@ def quarantine_pairs(
             usable.append(pair)
         else:
             bad.append(BadRecord(PAIRS_FILE, pair.line, *fault))
-    repeated = _repeated(usable, assign_splits(usable, validation_fraction, test_fraction))
+    repeated = _repeated(usable, assign_splits(usable, validation_fraction, test_fraction, files))
     dropped = {record.line for record in repeated}
     return [pair for pair in usable if pair.line not in dropped], sorted(bad + repeated, key=lambda record: record.line)
 
@@ -71,9 +74,11 @@ def _text_too_long(pair: Pair, most: int) -> tuple[str, str] | None:
 
 def _bad_video(pair: Pair, bad_videos: Mapping[str, str]) -> tuple[str, str] | None:
     for where, side in _sides(pair):
-        if side.kind == "video" and side.value in bad_videos:
-            problem = f"{where} names video {show(side.value)}, which is quarantined ({bad_videos[side.value]})"
+        if side.kind == "video" and side.source in bad_videos:
+            problem = f"{where} names video {show(side.source)}, which is quarantined ({bad_videos[side.source]})"
             return "bad_video", f"{problem}; repair the video, or remove it here"
+        if side.kind == "video" and side.value in bad_videos:
+            return "bad_segment", f"{where}: {bad_videos[side.value]}"
     return None
 
 

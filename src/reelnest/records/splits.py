@@ -1,29 +1,33 @@
 """Assigns splits to pairs whose line has none.
 
 Pairs that share a query or a target are in one connected component of the pair graph. Texts that differ only in spelling (see
-`normalised`) count as one. All pairs of a component are in the same split, so that no training query or video is in the test split. A hash
-of the component chooses the split, independent of the order of the file, of a seed and of other components.
+`normalised`) count as one, and so do segments of one file. All pairs of a component are in the same split, so that no training query or
+video is in the test split. A hash of the component chooses the split, independent of the order of the file, of a seed and of other
+components.
 """
 
 import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from reelnest.records.formats import SPLITS, Pair, Side, pair_kind
+from reelnest.records.pair_segments import NO_SEGMENTS
 
 STRICTEST_FIRST = ("test", "validation", "train")
 """If a component or pair is in several splits, the first of these wins, so that held-out data stays held out."""
 
 
-def assign_splits(pairs: Sequence[Pair], validation_fraction: float, test_fraction: float) -> list[str]:
+def assign_splits(
+    pairs: Sequence[Pair], validation_fraction: float, test_fraction: float, files: Mapping[str, str] = NO_SEGMENTS
+) -> list[str]:
     """The split of each pair: the `split` on its line if there is one, else its component's.
 
     Each component is hashed separately, so the fractions hold on average over components, not exactly and not over pairs. Explicit splits
     are always used, even if they divide a component. In a component with explicit splits, pairs without one get the strictest of them
-    (test, then validation), so that held-out data stays held out.
+    (test, then validation), so that held-out data stays held out. `files` are `pair_segments.segmented_files`.
     """
-    components = connected_components(pairs)
+    components = connected_components(pairs, files)
     names: dict[int, str] = {}
     explicit: dict[int, set[str]] = {}
     for pair, component in zip(pairs, components, strict=True):
@@ -39,10 +43,10 @@ def assign_splits(pairs: Sequence[Pair], validation_fraction: float, test_fracti
     return [pair.split or chosen[component] for pair, component in zip(pairs, components, strict=True)]
 
 
-def connected_components(pairs: Sequence[Pair]) -> list[int]:
+def connected_components(pairs: Sequence[Pair], files: Mapping[str, str] = NO_SEGMENTS) -> list[int]:
     """A component number for each pair: equal if a chain of shared queries or targets connects two pairs. Negatives do not connect.
 
-    Texts are shared if they are `normalised` to the same.
+    Texts are shared if they are `normalised` to the same, and videos if they have the same file in `files`.
     """
     parents: dict[Side, Side] = {}
 
@@ -53,7 +57,7 @@ def connected_components(pairs: Sequence[Pair]) -> list[int]:
             side = parents[side]
         return side
 
-    sides = [(_spelt_alike(pair.query), _spelt_alike(pair.target)) for pair in pairs]
+    sides = [(_alike(pair.query, files), _alike(pair.target, files)) for pair in pairs]
     for query, target in sides:
         parents[root(query)] = root(target)
     numbers: dict[Side, int] = {}
@@ -88,8 +92,11 @@ def hashed_split(name: str, validation_fraction: float, test_fraction: float) ->
     return "validation" if place < test_fraction + validation_fraction else "train"
 
 
-def _spelt_alike(side: Side) -> Side:
-    return Side("text", normalised(side.value)) if side.kind == "text" else side
+def _alike(side: Side, files: Mapping[str, str]) -> Side:
+    """A side that is equal for all sides that must not be divided between splits."""
+    if side.kind == "text":
+        return Side("text", normalised(side.value))
+    return Side("video", f"\0{files[side.value]}") if side.value in files else side  # no id contains NUL
 
 
 def _name(side: Side) -> str:

@@ -30,6 +30,7 @@ from reelnest.records.formats import (
     read_videos,
     video_files,
 )
+from reelnest.records.pair_segments import cut_videos, segmented_files
 from reelnest.records.splits import assign_splits, count_pairs
 from reelnest.settings import Data, Params
 from reelnest.stages.workspace import Workspace
@@ -38,7 +39,7 @@ from reelnest.store.frame_store_writing import write_store
 from reelnest.store.prepared import STORE_FOLDER, Fields, Prepared, write_tables
 from reelnest.video.cluster import decode_on_cluster
 from reelnest.video.decoder import Decoder, Limits, in_parallel
-from reelnest.video.frames import FrameSettings
+from reelnest.video.frames import DecodingJob, FrameSettings
 from reelnest.video.known_videos import KnownVideos
 from reelnest.video.vision_spec import VisionSpec
 
@@ -72,14 +73,14 @@ def _prepare(workspace: Workspace, params: Params, vision: VisionSpec) -> Prepro
     keys, dropped = _keys(videos, workspace.data, settings, workspace.frames)
     cache = FrameCache(workspace.frames)
     undecoded = {key: video for video in videos if (key := keys.get(video.video_id)) is not None and key not in cache}
-    missing = [(key, video_files(video, workspace.data)) for key, video in undecoded.items()]
+    missing = [DecodingJob(key, video_files(video, workspace.data), video.segment) for key, video in undecoded.items()]
     failed = _decode(missing, params, settings, cache)
     dropped |= {video_id: failed[key] for video_id, key in keys.items() if key in failed}
     good = {video.video_id: keys[video.video_id] for video in videos if video.video_id not in dropped}
 
     usable = [pair for pair in pairs if not any(side.kind == "video" and side.value not in good for side in _sides(pair))]
     _check_enough(videos, dropped, usable, params)
-    splits = assign_splits(usable, params.data.validation_fraction, params.data.test_fraction)
+    splits = assign_splits(usable, params.data.validation_fraction, params.data.test_fraction, segmented_files(videos))
     cache.prune(set(good.values()))
     _remove_unfinished(workspace.prepared)
     with atomic_folder(workspace.prepared) as folder:
@@ -106,21 +107,22 @@ def _prepare(workspace: Workspace, params: Params, vision: VisionSpec) -> Prepro
 
 
 def _read(workspace: Workspace) -> tuple[list[Video], list[Pair]]:
-    """The records that are not quarantined."""
+    """The records that are not quarantined, and the videos that pairs cut out of others."""
     quarantine = read_quarantine(workspace.reports / "quarantine.jsonl")
     videos, bad_videos = read_videos(workspace.data)
     pairs, bad_pairs = read_pairs(workspace.data, known_ids(videos, bad_videos))
-    unknown = [(record.file, record.line) for record in [*bad_videos, *bad_pairs] if (record.file, record.line) not in quarantine]
+    videos = [video for video in videos if (VIDEOS_FILE, video.line) not in quarantine]
+    pairs = [pair for pair in pairs if (PAIRS_FILE, pair.line) not in quarantine]
+    cut, pairs, uncut = cut_videos(videos, pairs)
+    bad = [*bad_videos, *bad_pairs, *uncut]
+    unknown = [(record.file, record.line) for record in bad if (record.file, record.line) not in quarantine]
     if unknown:
         file, line = unknown[0]
         raise DataError(
             f"{workspace.data / file}, line {line}: invalid record. {len(unknown)} invalid records are new since the last validation. "
             "Run `reelnest validate`."
         )
-    return (
-        [video for video in videos if (VIDEOS_FILE, video.line) not in quarantine],
-        [pair for pair in pairs if (PAIRS_FILE, pair.line) not in quarantine],
-    )
+    return [*videos, *cut], pairs
 
 
 def _keys(videos: Sequence[Video], data: Path, settings: FrameSettings, frames: Path) -> tuple[dict[str, str], dict[str, VideoError]]:
@@ -133,11 +135,11 @@ def _keys(videos: Sequence[Video], data: Path, settings: FrameSettings, frames: 
             if isinstance(content, VideoError):
                 unreadable[video.video_id] = content
             else:
-                keys[video.video_id] = frames_key(content, settings)
+                keys[video.video_id] = frames_key(content.cut(video.segment), settings)
     return keys, unreadable
 
 
-def _decode(missing: Sequence[tuple[str, list[Path]]], params: Params, settings: FrameSettings, cache: FrameCache) -> dict[str, VideoError]:
+def _decode(missing: Sequence[DecodingJob], params: Params, settings: FrameSettings, cache: FrameCache) -> dict[str, VideoError]:
     """Decodes missing videos into the cache; returns the errors by key."""
     if not missing:
         return {}
@@ -155,14 +157,13 @@ def _decode(missing: Sequence[tuple[str, list[Path]]], params: Params, settings:
 
 
 def _decode_here(
-    missing: Sequence[tuple[str, list[Path]]], settings: FrameSettings, limits: Limits, cache: FrameCache
+    missing: Sequence[DecodingJob], settings: FrameSettings, limits: Limits, cache: FrameCache
 ) -> Iterator[tuple[str, VideoError | None]]:
-    def work(decoder: Decoder, job: tuple[str, list[Path]]) -> None:
-        key, files = job
-        cache.add(key, decoder.frames(files, settings))
+    def work(decoder: Decoder, job: DecodingJob) -> None:
+        cache.add(job.key, decoder.frames(job.files, settings, job.segment))
 
-    for (key, _), error in in_parallel(missing, work, limits):
-        yield key, error
+    for job, error in in_parallel(missing, work, limits):
+        yield job.key, error
 
 
 def _check_enough(videos: Sequence[Video], dropped: dict[str, VideoError], usable: Sequence[Pair], params: Params) -> None:

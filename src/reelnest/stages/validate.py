@@ -26,6 +26,7 @@ from reelnest.checks.tables import pair_table, side_name, video_table
 from reelnest.errors import DataError
 from reelnest.records.behaviour_tests import BEHAVIOUR_FILE, KINDS, BehaviourTest, belong_to_other_data, read_behaviour, write_behaviour
 from reelnest.records.formats import PAIRS_FILE, VIDEOS_FILE, BadRecord, Pair, Side, known_ids, read_pairs, read_videos, write_quarantine
+from reelnest.records.pair_segments import cut_videos, segmented_files
 from reelnest.records.quarantine import count_by_reason, quarantine_pairs, quarantine_videos, queries_without_target
 from reelnest.records.splits import assign_splits, connected_components, count_pairs
 from reelnest.report.data_checks.validation_page import write_validation_page
@@ -51,40 +52,49 @@ def run(workspace: Workspace, params: Params) -> None:
     lines = {VIDEOS_FILE: len(videos) + len(bad_videos), PAIRS_FILE: len(pairs) + len(bad_pairs)}
 
     readable, long = quarantine_videos(videos, settings.max_text_characters)
+    cut, pairs, uncut = cut_videos(readable, pairs)
+    bad_pairs += uncut
+    files = segmented_files([*videos, *cut])
     with KnownVideos(workspace.frames) as known:
         limits, sink = Limits.of(settings), _sink(params, workspace)
-        inspected, undecodable = inspect_videos(readable, workspace.data, limits, known, params.preprocess.decoder, sink)
-    bad_videos += long + undecodable
+        decodable, undecodable = inspect_videos([*readable, *cut], workspace.data, limits, known, params.preprocess.decoder, sink)
+    cut_ids = {video.video_id for video in cut}
+    inspected = {video_id: facts for video_id, facts in decodable.items() if video_id not in cut_ids}
+    bad_videos += long + [record for record in undecodable if record.video_id not in cut_ids]
     good_videos = [video for video in videos if video.video_id in inspected]
     # An id refers to its first good line, so a bad line that repeats the id does not affect its pairs.
     reasons = {record.video_id: record.reason for record in bad_videos if record.video_id and record.video_id not in inspected}
 
-    good, unusable = quarantine_pairs(pairs, reasons, settings.max_text_characters, data.validation_fraction, data.test_fraction)
+    reasons |= {record.video_id: record.detail for record in undecodable if record.video_id in cut_ids}
+
+    fractions = data.validation_fraction, data.test_fraction
+    good, unusable = quarantine_pairs(pairs, reasons, settings.max_text_characters, *fractions, files)
     bad_pairs += unusable
     tests, bad_tests = read_behaviour(workspace.data, inspected, reasons, settings.max_text_characters)
     of_other_data = len(tests) + len(bad_tests) if belong_to_other_data(tests, bad_tests) else 0
     if of_other_data:
         tests, bad_tests = [], []
     lines[BEHAVIOUR_FILE] = len(tests) + len(bad_tests)
-    found_splits = assign_splits(pairs, data.validation_fraction, data.test_fraction)
-    splits = assign_splits(good, data.validation_fraction, data.test_fraction)
+    found_splits = assign_splits(pairs, *fractions, files)
+    splits = assign_splits(good, *fractions, files)
 
     bad = bad_videos + bad_pairs + bad_tests
     write_quarantine(workspace.reports / "quarantine.jsonl", bad)
     write_behaviour(workspace.reports / BEHAVIOUR_FILE, tests)
-    videos_used, pairs_used = video_table(good_videos, inspected, good), pair_table(good, splits)
+    videos_used, pairs_used = video_table(good_videos, inspected, good), pair_table(good, splits, files=files)
     findings = check(
         {
             "videos_found": (video_table(videos, inspected, pairs, bad_videos), video_checks("videos_found", settings, "warning")),
             "videos_used": (videos_used, video_checks("videos_used", settings, "critical")),
             "videos_advice": (videos_used, video_advice("videos_advice")),
-            "pairs_found": (pair_table(pairs, found_splits, bad_pairs), pair_checks("pairs_found", settings, "warning")),
+            "pairs_found": (pair_table(pairs, found_splits, bad_pairs, files), pair_checks("pairs_found", settings, "warning")),
             "pairs_used": (pairs_used, pair_checks("pairs_used", settings, "critical")),
             "pairs_advice": (pairs_used, pair_advice("pairs_advice")),
         }
     )
     outcomes = [finding.outcome for finding in findings]
-    fault = _fault(bad, sum(lines.values()), settings.max_quarantined_fraction, good, splits, outcomes)
+    groups = len(set(connected_components(good, files)))
+    fault = _fault(bad, sum(lines.values()), settings.max_quarantined_fraction, groups, splits, outcomes)
     report = ValidationReport(
         passed=fault is None,
         videos=VideoCounts(
@@ -139,6 +149,7 @@ def _behaviour(
 ) -> BehaviourCounts:
     """Counts the behaviour tests by kind, and those that use texts or videos of the train split, which are easier to pass."""
     trained = {side for pair, split in zip(pairs, splits, strict=True) if split == "train" for side in (pair.query, pair.target)}
+    trained |= {Side("video", side.source) for side in trained if side.segment is not None}
     known = [
         test
         for test in tests
@@ -159,7 +170,7 @@ def _fault(
     bad: Sequence[BadRecord],
     records: int,
     allowed: float,
-    good: Sequence[Pair],
+    groups: int,
     splits: Sequence[str],
     outcomes: Sequence[ExpectationOutcome],
 ) -> str | None:
@@ -171,8 +182,7 @@ def _fault(
         return f"{share} ({allowed:.1%}): {_counts(bad)}.\n{first} {where} Repair them, or raise the limit."
     for split in ("train", "test"):
         if split not in splits:
-            groups = len(set(connected_components(good)))
-            problem = f"the {split} split has no pairs: {len(good)} good pairs form {groups} groups without a common query or target"
+            problem = f"the {split} split has no pairs: {len(splits)} good pairs form {groups} groups without a common query or target"
             advice = "Add pairs, give some of them a `split`, or change data.validation_fraction and data.test_fraction."
             quarantined = f" Bad: {_counts(bad)}. {where}" if bad else ""
             return f"{problem}, and a group is never divided between splits.{quarantined} {advice}"

@@ -16,9 +16,10 @@ from typing import Any
 from distributed import Client, as_completed
 
 from reelnest.errors import DataError, VideoError
+from reelnest.records.segments import Segment
 from reelnest.settings import Preprocess
 from reelnest.video.decoder import Decoder, Limits
-from reelnest.video.frames import Frames, FrameSettings
+from reelnest.video.frames import DecodingJob, Frames, FrameSettings
 from reelnest.video.vision_spec import VisionSpec
 
 CHUNK = 16
@@ -26,20 +27,22 @@ CHUNK = 16
 CONNECT_SECONDS = 30
 WORKERS_SECONDS = 60
 
+Times = tuple[float, float | None] | None
+"""The start and end of a segment."""
 Write = Callable[[Path, str, Frames], object]
 """Writes the frames of a key into a folder. It is pickled by name, so it must be a module-level function."""
 
 
 def decode_on_cluster(
     address: str,
-    jobs: Sequence[tuple[str, list[Path]]],
+    jobs: Sequence[DecodingJob],
     settings: FrameSettings,
     limits: Limits,
     folder: Path,
     write: Write,
     adopt: Callable[[str], bool],
 ) -> Iterator[tuple[str, VideoError | None]]:
-    """Decodes `jobs`, (key, files) each, on the cluster's workers. Yields each key when it is done, with its error or None.
+    """Decodes `jobs` on the cluster's workers. Yields each key when it is done, with its error or None.
 
     A worker writes a video's frames into `folder` with `write`. `adopt` then registers them here and returns whether they exist.
     Raises DataError if the cluster cannot be reached, has no workers, or does not share this file system.
@@ -55,7 +58,7 @@ def decode_on_cluster(
         except TimeoutError as error:
             advice = f"Start some: `dask worker {address}`."
             raise DataError(f"preprocess.scheduler: the scheduler at {address} has no workers. {advice}") from error
-        named = [(key, [str(file.absolute()) for file in files]) for key, files in jobs]
+        named = [(job.key, [str(file.absolute()) for file in job.files], _times(job.segment)) for job in jobs]
         chunks = [named[start : start + CHUNK] for start in range(0, len(named), CHUNK)]
         spill = str(folder.absolute())
         described = {"sampling": settings.sampling.model_dump(), "vision": asdict(settings.vision)}
@@ -72,16 +75,21 @@ def decode_on_cluster(
             future.release()
 
 
+def _times(segment: Segment | None) -> Times:
+    return None if segment is None else (segment.start, segment.end)
+
+
 def _decode_chunk(
-    jobs: list[tuple[str, list[str]]], *, settings: dict[str, Any], limits: dict[str, Any], spill: str, write: Write
+    jobs: list[tuple[str, list[str], Times]], *, settings: dict[str, Any], limits: dict[str, Any], spill: str, write: Write
 ) -> list[tuple[str, str | None, str]]:
     """Runs on a worker. Returns (key, reason, text) for each video; reason is None if it was decoded."""
     results: list[tuple[str, str | None, str]] = []
     frame_settings = FrameSettings(Preprocess.model_validate(settings["sampling"]), VisionSpec.of(settings["vision"]))
     with Decoder(Limits(**limits)) as decoder:
-        for key, files in jobs:
+        for key, files, times in jobs:
+            segment = None if times is None else Segment(*times)
             try:
-                write(Path(spill), key, decoder.frames([Path(file) for file in files], frame_settings))
+                write(Path(spill), key, decoder.frames([Path(file) for file in files], frame_settings, segment))
                 results.append((key, None, ""))
             except VideoError as error:
                 results.append((key, error.reason, str(error)))

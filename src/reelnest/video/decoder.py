@@ -19,6 +19,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 
 from reelnest.errors import DataError, VideoError
+from reelnest.records.segments import Segment
 from reelnest.video.child import DecoderChild
 from reelnest.video.decoders import AUTO
 from reelnest.video.frames import Frames, FrameSettings
@@ -60,7 +61,7 @@ class Decoder:
 
     Every method takes one video as a list of files: a video file, or the images of a frame folder in order. Bad videos raise VideoError
     with one of these reasons: missing, unreadable, not_a_file, empty, not_a_video, truncated, damaged, bad_shape, bad_times, no_frames,
-    too_many_frames, too_long, too_large, no_decoder, timeout, decoder_crashed. Thread-safe: calls run one after another.
+    too_many_frames, too_long, too_large, bad_segment, no_decoder, timeout, decoder_crashed. Thread-safe: calls run one after another.
 
     `workers` is the number of Decoders on this machine, whose child processes share MEMORY_BYTES.
     """
@@ -93,28 +94,31 @@ class Decoder:
         with self._lock:
             self._drop()
 
-    def inspect(self, files: Sequence[Path], decoder: str = AUTO) -> VideoInfo:
-        """Opens the video and decodes a few evenly spread frames, including the first and the last."""
-        header, _ = self._request({"inspects": True, "decoder": decoder}, files)
+    def inspect(self, files: Sequence[Path], decoder: str = AUTO, segment: Segment | None = None) -> VideoInfo:
+        """Opens the video and decodes a few evenly spread frames, including the first and the last. The info is of the segment."""
+        header, _ = self._request({"inspects": True, "decoder": decoder}, files, segment)
         return _info(header)
 
-    def frames(self, files: Sequence[Path], settings: FrameSettings) -> Frames:
-        """Samples frames, resizes them and cuts them into patches, by `settings`."""
-        return _frames(*self._request({"inspects": False, **_sampling(settings)}, files), files, settings)
+    def frames(self, files: Sequence[Path], settings: FrameSettings, segment: Segment | None = None) -> Frames:
+        """Samples frames of the segment, by default of the whole video, resizes them and cuts them into patches, by `settings`."""
+        return _frames(*self._request({"inspects": False, **_sampling(settings)}, files, segment), files, settings)
 
-    def inspect_and_sample(self, files: Sequence[Path], settings: FrameSettings) -> tuple[VideoInfo, Frames | None]:
+    def inspect_and_sample(
+        self, files: Sequence[Path], settings: FrameSettings, segment: Segment | None = None
+    ) -> tuple[VideoInfo, Frames | None]:
         """Returns what `inspect` and `frames` return, in the time of one. Where the frames cannot be sampled, they are None."""
         try:
-            header, payload = self._request({"inspects": True, **_sampling(settings)}, files)
+            header, payload = self._request({"inspects": True, **_sampling(settings)}, files, segment)
         except VideoError:
-            return self.inspect(files, settings.sampling.decoder), None  # a video may be good except for a sampled frame
+            return self.inspect(files, settings.sampling.decoder, segment), None  # a video may be good except for a sampled frame
         return _info(header), _frames(header, payload, files, settings)
 
-    def _request(self, request: dict[str, Any], files: Sequence[Path]) -> tuple[dict[str, Any], np.ndarray]:
+    def _request(self, request: dict[str, Any], files: Sequence[Path], segment: Segment | None) -> tuple[dict[str, Any], np.ndarray]:
         if not files:
             raise VideoError("no_frames", "a video without files")
         check_files(files, self._limits)
-        request = {**request, "names": [file.name for file in files], "limits": asdict(self._limits)}
+        times = None if segment is None else (segment.start, segment.end)
+        request = {**request, "names": [file.name for file in files], "segment": times, "limits": asdict(self._limits)}
         with self._lock:
             while True:
                 is_new = self._child is None

@@ -25,7 +25,8 @@ from PIL import Image
 from reelnest.errors import VideoError
 from reelnest.video import sampling
 from reelnest.video.confinement import allow_processor_seconds, isolate, limit_resources
-from reelnest.video.decoders import OpenedVideo, Unsuitable, all_decoders, chosen_decoders
+from reelnest.video.decoders import IMAGES, OpenedVideo, Unsuitable, all_decoders, chosen_decoders
+from reelnest.video.files.segment import cut
 from reelnest.video.files.source import Source
 from reelnest.video.limits import Limits
 from reelnest.video.patches import check_aspect_ratio, smart_resize, to_patches
@@ -105,7 +106,11 @@ def _serve(request: dict[str, Any], first: int, open_file: Callable[[int], int])
     with Source(request["names"], first, open_file, limits) as source:
         for decoder in chosen_decoders(request["decoder"]):
             try:
-                header, payload = _decode(decoder.open(source), request)
+                video = decoder.open(source)
+                if request["segment"] is not None:
+                    start, end = request["segment"]
+                    video = cut(video, start, end, None if decoder.name == IMAGES else source.track.zero_seconds, source.name)
+                header, payload = _decode(video, request)
             except Unsuitable as problem:
                 problems.append(str(problem))
             except ValueError as error:  # from check_aspect_ratio

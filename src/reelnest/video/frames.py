@@ -1,12 +1,14 @@
 """A decoded video, and the settings that it was decoded with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reelnest.records.segments import Segment
 from reelnest.settings import Preprocess
 from reelnest.video.vision_spec import Grid, VisionSpec
 
@@ -17,6 +19,15 @@ class FrameSettings:
 
     sampling: Preprocess
     vision: VisionSpec
+
+
+@dataclass(frozen=True)
+class DecodingJob:
+    """A video whose frames are not in the cache."""
+
+    key: str
+    files: Sequence[Path]
+    segment: Segment | None
 
 
 @dataclass(frozen=True, eq=False)

@@ -59,6 +59,7 @@ def inspect_videos(
         if isinstance(content, VideoError):
             reject(video, content)
             continue
+        content = content.cut(video.segment)
         info = known.inspection(content, decoder)
         if info is None or info.frames > limits.frames or info.seconds > limits.seconds:
             unknown.append((video, content))
@@ -66,7 +67,8 @@ def inspect_videos(
             good[video.video_id] = Inspected(info, content)
 
     started = time.monotonic()
-    results = in_parallel(unknown, partial(_inspect, folder=folder, decoder=decoder, sink=sink), limits)
+    unreadable: dict[str, VideoError] = {}
+    results = in_parallel(unknown, partial(_inspect, folder=folder, decoder=decoder, sink=sink, unreadable=unreadable), limits)
     failed = len(bad)
     for (video, content), result in Activity("inspecting", len(unknown), "video").over(results):
         if isinstance(result, VideoError):
@@ -88,12 +90,27 @@ def _checked_files(video: Video, folder: Path, limits: Limits) -> list[Path]:
     return files
 
 
-def _inspect(process: Decoder, job: tuple[Video, Content], folder: Path, decoder: str, sink: FrameSink | None) -> VideoInfo:
+def _inspect(
+    process: Decoder,
+    job: tuple[Video, Content],
+    folder: Path,
+    decoder: str,
+    sink: FrameSink | None,
+    unreadable: dict[str, VideoError],
+) -> VideoInfo:
+    """`unreadable` has the errors of files so far. A file on which the decoder hangs is not tried again for each of its segments."""
     video, content = job
+    if video.segment is not None and video.path in unreadable:
+        raise unreadable[video.path]
     files = video_files(video, folder)
-    if sink is None:
-        return process.inspect(files, decoder)
-    info, frames = process.inspect_and_sample(files, sink.settings)
+    try:
+        if sink is None:
+            return process.inspect(files, decoder, video.segment)
+        info, frames = process.inspect_and_sample(files, sink.settings, video.segment)
+    except VideoError as error:
+        if video.path is not None and error.reason != "bad_segment":
+            unreadable[video.path] = error
+        raise
     if frames is not None:
         sink.add(content, frames)
     return info

@@ -22,13 +22,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from reelnest.code_closure import DECODING, code_digest
 from reelnest.errors import DataError, VideoError
+from reelnest.records.segments import Segment
 from reelnest.video.decoder import VideoInfo, available_workers
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,12 @@ class Content:
     """Hexadecimal. Equal for equal bytes, divided into the same files."""
     bytes: int
     """Size of its file, or of all its frame files."""
+
+    def cut(self, segment: Segment | None) -> "Content":
+        """The content of a segment, which has a digest of its own."""
+        if segment is None:
+            return self
+        return replace(self, digest=hashlib.blake2b(f"{self.digest}{segment.fragment}".encode(), digest_size=20).hexdigest())
 
 
 class KnownVideos:

@@ -147,8 +147,8 @@ class _Writing:
         record = dict(row.record)
         pair = parse_pair(record, self._known, row.origin.row)
         for side in (pair.query, pair.target, *pair.negatives):
-            if side.kind == "video" and side.value not in self._ids:
-                raise RecordError("bad_video", f"names video {show(side.value)}, which was skipped; repair the video, or remove it here")
+            if side.kind == "video" and side.source not in self._ids:
+                raise RecordError("bad_video", f"names video {show(side.source)}, which was skipped; repair the video, or remove it here")
         return _line(explicit_record(record, pair))
 
     def _pairs(self, pairs: PairColumns) -> None:

@@ -80,6 +80,8 @@ class Track:
     """Seconds per unit of the time stamps."""
     rate: Fraction | None
     """Frames per second, guessed by FFmpeg."""
+    zero_seconds: float | None
+    """Time stamp at which players begin to count: that of the first frame or of the sound before it. None if unknown."""
     is_probed: bool
     """Whether FFmpeg must decode the first frames on opening (`open_stream`) to find these values."""
     streams: int
@@ -124,6 +126,7 @@ def _read(opened: Opened, name: str, limits: Limits, *, is_probed: bool) -> Trac
         aspect=stream.sample_aspect_ratio or Fraction(1),
         time_base=stream.time_base or Fraction(1),
         rate=stream.guessed_rate or stream.average_rate or None,
+        zero_seconds=None if container.start_time is None else container.start_time / av.time_base,
         is_probed=is_probed,
         streams=len(video_streams(container)),
         packets=Packets(times[:, 0], times[:, 1], times[:, 2], flags[:, 0], flags[:, 1], flags[:, 2], flags[:, 3]),

@@ -1,0 +1,54 @@
+"""The videos that pairs cut out of others by `start` and `end`, and the files of which there are segments."""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from reelnest.records.formats import PAIRS_FILE, VIDEOS_FILE, BadRecord, Pair, Side, Video, file_names
+from reelnest.records.json_lines import RecordError, show
+
+NO_SEGMENTS: Mapping[str, str] = MappingProxyType({})
+
+
+def cut_videos(videos: Sequence[Video], pairs: Sequence[Pair]) -> tuple[list[Video], list[Pair], list[BadRecord]]:
+    """Each segment on a side or among the negatives of `pairs`, once, as a video with the texts of the one in `videos`.
+
+    Also returns `pairs` without those whose segments cannot be cut, and these (`bad_segment`). Segments of videos that are not in `videos`
+    are left out.
+    """
+    known = {video.video_id: video for video in videos}
+    cut: dict[str, Video] = {}
+    bad: list[BadRecord] = []
+    for pair in pairs:
+        for side in (pair.query, pair.target, *pair.negatives):
+            if side.segment is None or side.value in cut or side.source not in known:
+                continue
+            try:
+                cut[side.value] = _cut(side, known)
+            except RecordError as error:
+                bad.append(BadRecord(PAIRS_FILE, pair.line, error.reason, str(error)))
+                break
+    bad_lines = {record.line for record in bad}
+    usable = [pair for pair in pairs if pair.line not in bad_lines]
+    return [video for video_id, video in cut.items() if video_id not in known], usable, bad
+
+
+def segmented_files(videos: Sequence[Video]) -> dict[str, str]:
+    """The file of each video whose file has a segment in `videos`, by video_id. All videos of a file belong into one split."""
+    files = {file_names(video)[0] for video in videos if video.segment is not None}
+    return {video.video_id: name for video in videos if video.path is not None and (name := file_names(video)[0]) in files} if files else {}
+
+
+def _cut(side: Side, known: Mapping[str, Video]) -> Video:
+    segment, video = side.segment, known[side.source]
+    assert segment is not None  # noqa: S101 - for the type checker
+    if video.path is None:
+        advice = "name the whole video, or list the segment's images as a video"
+        raise RecordError("bad_segment", f"video {show(side.source)} consists of images, of which there are no segments; {advice}")
+    if video.segment is not None:
+        problem = f"video {show(side.source)} is a segment itself ({video.segment})"
+        raise RecordError("bad_segment", f"{problem}; name the video of the whole file with start and end, or remove them")
+    clash = known.get(side.value)
+    if clash is not None and (clash.path, clash.segment) != (video.path, segment):
+        problem = f"the id of this segment, {show(side.value)}, is another video's in {VIDEOS_FILE}, line {clash.line}"
+        raise RecordError("bad_segment", f"{problem}; rename that video")
+    return clash or video.cut(segment)

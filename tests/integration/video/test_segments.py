@@ -1,0 +1,131 @@
+"""Segments: the sampled frames are those that FFmpeg shows at these times, and other times are errors."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from reelnest.backbones.families.qwen2_5_vl import VISION
+from reelnest.errors import VideoError
+from reelnest.records.segments import Segment
+from reelnest.settings import Preprocess, Validate
+from reelnest.video.decoder import Decoder, Limits
+from reelnest.video.frames import FrameSettings
+from reelnest.video.patches import from_patches
+from tests.support.generated_videos import THUMBNAIL, TOLERANCE, Variant, make, reference, run
+
+ALL_FRAMES = FrameSettings(Preprocess(frames=64, min_pixels=3136, max_pixels=50176), VISION)
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[Decoder]:
+    with Decoder(Limits.of(Validate(decode_timeout_seconds=30.0))) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def ffmpeg() -> str:
+    program = shutil.which("ffmpeg")
+    if program is None and "CI" not in os.environ:
+        pytest.skip("there is no ffmpeg to compare with: apt-get install ffmpeg")
+    assert program is not None
+    return program
+
+
+def thumbnails(decoder: Decoder, file: Path, segment: Segment | None) -> NDArray[np.float64]:
+    decoded = decoder.frames([file], ALL_FRAMES, segment)
+    frames = from_patches(decoded.rows, decoded.grid_thw, VISION)
+    small = [Image.fromarray(frame).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX) for frame in frames]
+    return np.stack([np.asarray(image, dtype=np.float64).mean(axis=2) for image in small])
+
+
+def shown(times: NDArray[np.float64], segment: Segment) -> NDArray[np.int64]:
+    """The frames of FFmpeg that a player shows from the start to the end: a frame is visible until the next one."""
+    ends = np.append(times[1:], np.inf)
+    end = np.inf if segment.end is None else segment.end
+    return np.flatnonzero((ends > segment.start + 1e-3) & (times < end - 1e-3))
+
+
+@pytest.mark.parametrize("segment", [Segment(0.0, 0.2), Segment(0.28, 0.6), Segment(0.3, 0.62), Segment(0.31, None)], ids=str)
+@pytest.mark.parametrize(
+    "variant",
+    [
+        Variant("h264", "mp4"),  # decord
+        Variant("h264-b", "mp4", "seek"),  # hidden frames before the cut
+        Variant("h264-b", "mkv", rate="varying"),
+        Variant("h264-open", "ts"),  # the first time stamp is 1.4 s
+        Variant("mpeg2", "mpg"),
+        Variant("vp9", "webm", "later"),  # the first time stamp is 1.7 s
+        Variant("h264-b", "avi"),  # no time stamps
+    ],
+    ids=lambda variant: variant.name,
+)
+def test_the_frames_are_those_that_ffmpeg_shows_at_these_times(
+    decoder: Decoder, ffmpeg: str, generated: Path, variant: Variant, segment: Segment
+) -> None:
+    file = make(ffmpeg, variant, generated)
+    expected = reference(ffmpeg, file) if file is not None else None
+    assert file is not None
+    assert expected is not None
+    numbers = shown(expected.times, segment)
+    info = decoder.inspect([file], segment=segment)
+    assert info.frames == len(numbers)
+    assert info.seconds == pytest.approx((segment.end or expected.times[-1] + np.diff(expected.times)[-1]) - segment.start, abs=0.07)
+    sampled = thumbnails(decoder, file, segment)
+    errors = np.abs(expected.frames[numbers][:, None] - sampled[None]).mean(axis=(2, 3))  # (shown, sampled)
+    # The number of sampled frames is even, so a frame of an odd number may be left out, and a single one is repeated.
+    assert len(sampled) == max(2, len(numbers) - len(numbers) % 2)
+    assert errors.min(axis=0).max() <= TOLERANCE  # nothing else is sampled
+    assert max(errors[0, 0], errors[-1, -1]) <= TOLERANCE  # from the first to the last
+
+
+def test_times_count_from_the_sound_that_begins_before_the_frames(decoder: Decoder, ffmpeg: str, generated: Path) -> None:
+    frames = make(ffmpeg, Variant("h264", "mp4"), generated)
+    file = generated / "sound.mkv"
+    sound = ("-f", "lavfi", "-i", "sine=duration=2")
+    run(ffmpeg, "-v", "error", "-y", *sound, "-itsoffset", "0.5", "-i", str(frames), "-map", "0", "-map", "1", "-c:v", "copy", str(file))
+    expected = reference(ffmpeg, file)
+    assert expected is not None
+    assert expected.times[0] == pytest.approx(0.5, abs=0.01)
+    segment = Segment(0.9, 1.3)
+    sampled = thumbnails(decoder, file, segment)
+    numbers = shown(expected.times, segment)
+    np.testing.assert_allclose(sampled.mean(axis=(1, 2))[[0, -1]], expected.frames.mean(axis=(1, 2))[numbers[[0, -1]]], atol=TOLERANCE)
+    with pytest.raises(VideoError, match=r"sound\.mkv: no frame is shown before 0\.5\d* s, after the segment"):
+        decoder.inspect([file], segment=Segment(0.1, 0.4))
+
+
+def test_a_frame_that_is_shown_for_long_is_in_each_segment_of_that_time(decoder: Decoder, tmp_path: Path) -> None:
+    pictures = [Image.new("RGB", (56, 56), (grey,) * 3) for grey in (0, 100, 200)]
+    file = tmp_path / "slow.webp"
+    pictures[0].save(file, save_all=True, append_images=pictures[1:], duration=[1000, 8000, 1000], lossless=True)
+    assert decoder.inspect([file], segment=Segment(3.0, 5.0)).seconds == 2.0
+    decoded = decoder.frames([file], ALL_FRAMES, Segment(3.0, 5.0))
+    assert set(np.unique(decoded.rows)) == {100}
+    assert decoded.seconds_per_grid == 2.0
+
+
+def test_the_segment_of_all_times_has_the_frames_of_the_file(decoder: Decoder, ffmpeg: str, generated: Path) -> None:
+    file = make(ffmpeg, Variant("h264", "mp4"), generated)
+    assert file is not None
+    np.testing.assert_array_equal(thumbnails(decoder, file, Segment(0.0, None)), thumbnails(decoder, file, None))
+
+
+def test_times_after_the_end_are_errors_that_say_how_long_the_video_is(decoder: Decoder, ffmpeg: str, generated: Path) -> None:
+    file = make(ffmpeg, Variant("h264", "mp4"), generated)  # 34 frames at 25 a second: 1.36 s
+    assert file is not None
+    for segment, wrong in ((Segment(1.4, None), "begins at 1.4 s"), (Segment(0.5, 30.0), "ends at 30 s")):
+        with pytest.raises(VideoError, match=rf"h264-whole-25\.mp4: the segment {wrong}, but the video lasts 1\.360 s") as raised:
+            decoder.frames([file], ALL_FRAMES, segment)
+        assert raised.value.reason == "bad_segment"
+    assert decoder.inspect([file], segment=Segment(1.0, 1.5)).seconds == pytest.approx(0.36)  # annotated times are rounded
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("generated")
