@@ -91,15 +91,19 @@ def serve(
     model: IndexModel = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0 picks a free one.")] = 8000,
     host: Annotated[
-        str, typer.Option(help="The address to listen on. There is no log-in, so do not open it to untrusted networks.")
+        str, typer.Option(help="The address to listen on. Set REELNEST_API_KEY before you open it to other machines.")
     ] = "127.0.0.1",
     allow_host: Annotated[list[str], typer.Option(help="Another host name that browsers may use for this server.")] = [],  # noqa: B006 (typer copies defaults)
+    allow_origin: Annotated[list[str], typer.Option(help="A site whose pages may send requests, such as https://app.example.")] = [],  # noqa: B006
 ) -> None:
-    """Serves a search page and a JSON API over one or more indexes, at http://127.0.0.1:8000/."""
+    """Serves a search page and a JSON API over one or more indexes, at http://127.0.0.1:8000/.
+
+    If REELNEST_API_KEY is set, requests have to contain it.
+    """
     workspace, params = project_settings()
     from reelnest.commands.search_inputs import Address, check_index, listen
 
-    address = Address(host, port, tuple(allow_host))
+    address = Address(host, port, tuple(allow_host), tuple(allow_origin), os.environ.get("REELNEST_API_KEY") or None)
     for location in index:
         check_index(params, location, model)
     listen(address).close()

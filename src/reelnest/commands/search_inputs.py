@@ -3,7 +3,7 @@
 import errno
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from reelnest.encoder.saved_settings import ABOUT_THE_MODEL, SETTINGS_FILE, saved_hash
@@ -40,6 +40,9 @@ class Address:
     """0 picks a free port."""
     allow_hosts: tuple[str, ...] = ()
     """Other host names that browsers may use."""
+    allow_origins: tuple[str, ...] = ()
+    """Other sites whose pages may send requests."""
+    api_key: str | None = field(default=None, repr=False)
 
 
 def check_search(params: Params, index: str, query: Query, model: str | None) -> None:

@@ -9,7 +9,7 @@ from reelnest.commands.index import UPLOAD_MEGABYTES, open_searchers
 from reelnest.commands.search_inputs import Address, listen
 from reelnest.serving.app import create_app
 from reelnest.serving.connections import BACKLOG, Connection
-from reelnest.serving.guard import LOCAL_HOSTS
+from reelnest.serving.guard import LOCAL_HOSTS, Access
 from reelnest.serving.searcher import Searcher
 from reelnest.settings import Params
 from reelnest.stages.workspace import Workspace
@@ -38,7 +38,9 @@ def run(
     searchers = named(open_searchers(workspace, params, indexes, model))
     megabytes = min(UPLOAD_MEGABYTES, params.validation.max_video_megabytes)
     hosts = [*LOCAL_HOSTS, *address.allow_hosts, *([] if host in ANY_ADDRESS else [host])]
-    app = create_app(searchers, hosts, megabytes)
+    app = create_app(searchers, Access(hosts, address.allow_origins, address.api_key), megabytes)
+    if address.api_key is None and host not in LOCAL_HOSTS:
+        log.warning("Everybody who reaches %s can use this server. Set REELNEST_API_KEY to require a key.", host)
     listening = listen(address)
     config = uvicorn.Config(
         app,

@@ -4,7 +4,8 @@ GET  /api/indexes                          the indexes and their dims
 GET  /api/search?q=…&index=…&dim=…&k=…     with `funnel=true`, `dim` gives a shortlist that the full width reranks; `where` is a filter
 POST /api/search?index=…&dim=…&k=…         the same for a video, sent as the request's body
 GET  /api/clip?index=…&id=…&frame=…        a video of an index by id, or a frame of a video that consists of images; supports HTTP ranges
-GET  /api/health                           the status and the version
+GET  /api/health, /api/ready               the status and the version; whether all indexes can be searched
+GET  /metrics                              counts and times for Prometheus
 POST /v1/embeddings                        vectors of texts and videos, in the form of OpenAI's API
 GET  /docs                                 a page that describes the API, made from /api/openapi.json
 
@@ -14,7 +15,7 @@ An error returns {"error": "…"} with a status of 4xx or 5xx; under /v1, {"erro
 import logging
 import mimetypes
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -24,15 +25,18 @@ from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from reelnest.errors import QueryError, ReelnestError, VideoError
 from reelnest.search.query_text import MAX_RESULTS
 from reelnest.serving.embeddings import add_embeddings
-from reelnest.serving.guard import LOCAL_HOSTS, Guard
+from reelnest.serving.guard import Access, Guard, error_response
 from reelnest.serving.load_limit import LoadLimit
+from reelnest.serving.metrics import Measured, Metrics
 from reelnest.serving.searcher import Searcher, SearchResults
 from reelnest.serving.uploads import receive
 
@@ -55,11 +59,13 @@ Where = Annotated[str | None, Query(description='A filter over tags and text fie
 K = Annotated[int, Query(description=f"Number of results, 1 to {MAX_RESULTS}.")]
 
 
-def create_app(searchers: Mapping[str, Searcher], hosts: Collection[str] = LOCAL_HOSTS, upload_megabytes: float = 64) -> ASGIApp:
-    """The ASGI application for indexes by name. Requests must name one of `hosts` as their host."""
+def create_app(searchers: Mapping[str, Searcher], access: Access, upload_megabytes: float = 64) -> ASGIApp:
+    """The ASGI application for indexes by name, for those whom `access` allows."""
     # FastAPI's own page of the API loads scripts from the network. `/docs` is a page of ours.
     app = FastAPI(title="reelnest", version=VERSION, docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
+    metrics = Metrics(searchers)
     _add_errors(app)
+    _add_status(app, searchers, metrics)
     for address, name in PAGE_FILES.items():
         app.add_api_route(address, _page(name), include_in_schema=False)
 
@@ -68,11 +74,6 @@ def create_app(searchers: Mapping[str, Searcher], hosts: Collection[str] = LOCAL
         if chosen not in searchers:
             raise HTTPException(404, f"No index has this name. Indexes: {', '.join(searchers)}.")
         return chosen, searchers[chosen]
-
-    @app.get("/api/health")
-    async def health() -> dict[str, Any]:
-        """Responds while the server is up: the status, the version, and the number of indexes."""
-        return {"status": "ok", "version": VERSION, "indexes": len(searchers)}
 
     @app.get("/api/indexes")
     def indexes() -> dict[str, Any]:
@@ -85,7 +86,9 @@ def create_app(searchers: Mapping[str, Searcher], hosts: Collection[str] = LOCAL
     ) -> dict[str, Any]:
         """Searches with a text. Returns the best videos with their scores, and the time that it took."""
         name, chosen = searcher(index)
-        return _as_json(name, chosen, chosen.words(q, k, dim=dim, funnel=funnel, where=where))
+        results = chosen.words(q, k, dim=dim, funnel=funnel, where=where)
+        metrics.add(name, results)
+        return _as_json(name, chosen, results)
 
     @app.post("/api/search")
     async def search_by_video(
@@ -101,6 +104,7 @@ def create_app(searchers: Mapping[str, Searcher], hosts: Collection[str] = LOCAL
                 results = await run_in_threadpool(chosen.video, path, k, dim=dim, funnel=funnel, where=where)
             except VideoError as error:
                 raise VideoError(error.reason, str(error).replace(path.name, "the uploaded file")) from None
+        metrics.add(name, results)
         return _as_json(name, chosen, results)
 
     @app.api_route("/api/clip", methods=["GET", "HEAD"])
@@ -118,8 +122,33 @@ def create_app(searchers: Mapping[str, Searcher], hosts: Collection[str] = LOCAL
 
     add_embeddings(app, searchers, upload_megabytes)
 
-    # The guard is outermost, so that it also guards error responses.
-    return Guard(LoadLimit(app), hosts)
+    # The guard is outside, so that it also guards error responses. What it refuses is counted.
+    guarded: ASGIApp = Guard(LoadLimit(app), access)
+    if access.origins:
+        headers = ["Authorization", "Content-Type"]
+        guarded = CORSMiddleware(guarded, list(access.origins), allow_methods=["GET", "POST"], allow_headers=headers)
+    return Measured(guarded, metrics, [route.path for route in app.routes if isinstance(route, Route)])
+
+
+def _add_status(app: FastAPI, searchers: Mapping[str, Searcher], metrics: Metrics) -> None:
+    @app.get("/api/health")
+    async def health() -> dict[str, Any]:
+        """Responds while the server is up: the status, the version, and the number of indexes."""
+        return {"status": "ok", "version": VERSION, "indexes": len(searchers)}
+
+    @app.get("/api/ready")
+    def ready() -> dict[str, Any]:
+        """Responds with 503 if an index cannot be searched, for example because its database is away."""
+        for name, opened in searchers.items():
+            try:
+                opened.check()
+            except ReelnestError as error:
+                raise HTTPException(503, f"{name}: {error}") from None
+        return {"status": "ready"}
+
+    @app.get("/metrics", include_in_schema=False)
+    def show_metrics() -> Response:
+        return metrics.response()
 
 
 def _page(name: str) -> Any:
@@ -153,35 +182,28 @@ def _as_json(name: str, searcher: Searcher, results: SearchResults) -> dict[str,
 
 
 def _add_errors(app: FastAPI) -> None:
-    def response(request: Request, status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
-        error: object = message
-        if request.url.path.startswith("/v1/"):
-            kind = "invalid_request_error" if status < 500 else "server_error"
-            error = {"message": message, "type": kind, "param": None, "code": None}
-        return JSONResponse({"error": error}, status_code=status, headers=headers)
-
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
-        return response(request, error.status_code, str(error.detail), error.headers)
+        return error_response(request.url.path, error.status_code, str(error.detail), error.headers)
 
     @app.exception_handler(ClientDisconnect)
     async def aborted_upload(request: Request, _: ClientDisconnect) -> Response:
-        return response(request, 400, "The upload ended early.")
+        return error_response(request.url.path, 400, "The upload ended early.")
 
     @app.exception_handler(RequestValidationError)
     async def invalid_request(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         value = "" if first["type"] == "missing" else f" (found {str(first.get('input'))[:100]!r})"
         where = (*first["loc"], first["loc"][0])[1]  # after "query" or "body", the name
-        return response(request, 422, f"{where}: {first['msg']}{value}.")
+        return error_response(request.url.path, 422, f"{where}: {first['msg']}{value}.")
 
     @app.exception_handler(ReelnestError)
     async def search_error(request: Request, error: ReelnestError) -> Response:
         is_client_error = isinstance(error, QueryError | VideoError)
         if not is_client_error:
             log.error("%s", error)
-        return response(request, 422 if is_client_error else 500, str(error))
+        return error_response(request.url.path, 422 if is_client_error else 500, str(error))
 
     @app.exception_handler(Exception)
     async def unexpected_error(request: Request, error: Exception) -> Response:
-        return response(request, 500, f"The server failed ({type(error).__name__}). See its log.")
+        return error_response(request.url.path, 500, f"The server failed ({type(error).__name__}). See its log.")

@@ -4,8 +4,11 @@ Any page that is open in the same browser can reach a server on 127.0.0.1. With 
 even give that page our origin. So only requests to known host names are accepted, and requests from pages of other sites are refused.
 """
 
+import base64
+import hmac
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
@@ -14,6 +17,9 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+OPEN_PATHS = ("/api/health", "/api/ready")
+"""What a load balancer asks without a key."""
+NO_KEY = "The server needs its API key: send the header `Authorization: Bearer KEY`, or log in with the key as the password."
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src 'self' blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -27,12 +33,29 @@ HEADERS = {
 }
 
 
-class Guard:
-    """ASGI middleware: it refuses unknown hosts and other sites' pages, adds HEADERS to every response, and makes each error JSON."""
+@dataclass(frozen=True)
+class Access:
+    """Who may use the server."""
 
-    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
+    hosts: Collection[str] = LOCAL_HOSTS
+    """Names by which browsers may address it."""
+    origins: Collection[str] = ()
+    """Other sites whose pages may send requests, such as `https://app.example`."""
+    api_key: str | None = field(default=None, repr=False)
+    """What every request but one for the server's health has to contain."""
+
+
+class Guard:
+    """ASGI middleware: it refuses what `access` does not allow, adds HEADERS to every response, and makes each error JSON."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._hosts = frozenset(host.lower() for host in access.hosts)
+        self._origins = frozenset(origin.lower().rstrip("/") for origin in access.origins)
+        self._key = access.api_key
+        self._headers = dict(HEADERS)
+        if access.origins:
+            self._headers["Cross-Origin-Resource-Policy"] = "cross-origin"
         self._app = app
-        self._hosts = frozenset(host.lower() for host in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one request."""
@@ -46,7 +69,7 @@ class Guard:
             nonlocal text_error
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
+                for name, value in self._headers.items():
                     headers[name] = value
                 # Starlette answers invalid ranges of a file with plain text.
                 if message["status"] >= 400 and headers.get("content-type", "").startswith("text/plain"):
@@ -58,8 +81,12 @@ class Guard:
                 message = {**message, "body": json.dumps({"error": text}).encode()}
             await send(message)
 
-        if (refusal := self._refusal(Headers(scope=scope))) is not None:
-            await JSONResponse({"error": refusal}, status_code=403)(scope, receive, send_with_headers)
+        headers = Headers(scope=scope)
+        if (refusal := self._refusal(headers)) is not None:
+            await error_response(scope["path"], 403, refusal)(scope, receive, send_with_headers)
+        elif scope["path"] not in OPEN_PATHS and not self._has_key(headers):
+            log_in = {"WWW-Authenticate": 'Basic realm="reelnest"'}
+            await error_response(scope["path"], 401, NO_KEY, log_in)(scope, receive, send_with_headers)
         else:
             await self._app(scope, receive, send_with_headers)
 
@@ -68,9 +95,33 @@ class Guard:
         if host not in self._hosts:
             return f"The host name {host!r} is not allowed. To allow it, start the server with --allow-host NAME."
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != headers["host"].lower():
-            return "The request comes from a page of another site. Only this server's own page may send requests."
+        if origin is not None and urlsplit(origin).netloc.lower() != headers["host"].lower() and origin.lower() not in self._origins:
+            return "The request comes from a page of another site. To allow it, start the server with --allow-origin ORIGIN."
         return None
+
+    def _has_key(self, headers: Headers) -> bool:
+        """Whether a request contains the key, as a bearer token or as the password of a log-in."""
+        if self._key is None:
+            return True
+        scheme, _, text = headers.get("authorization", "").partition(" ")
+        sent = text.encode("latin-1")  # the header's bytes
+        if scheme.lower() == "basic":
+            try:
+                sent = base64.b64decode(sent, validate=True).partition(b":")[2]
+            except ValueError:
+                return False
+        elif scheme.lower() != "bearer":
+            return False
+        return hmac.compare_digest(sent, self._key.encode())  # takes as long for a wrong key as for a right one
+
+
+def error_response(path: str, status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """An error as JSON; under /v1 in the form of OpenAI's API."""
+    error: object = message
+    if path.startswith("/v1/"):
+        kind = "invalid_request_error" if status < 500 else "server_error"
+        error = {"message": message, "type": kind, "param": None, "code": None}
+    return JSONResponse({"error": error}, status_code=status, headers=headers)
 
 
 def _hostname(host: str) -> str | None:

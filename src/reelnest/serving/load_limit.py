@@ -1,7 +1,8 @@
 """Refuses searches beyond a number under way, so that the others are answered in time and memory stays flat."""
 
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from reelnest.serving.guard import error_response
 
 MOST_SEARCHES = 200
 """Searches and embeddings under way. At 100 a second, the last of them waits two seconds."""
@@ -21,7 +22,7 @@ class LoadLimit:
             await self._app(scope, receive, send)
         elif self._under_way >= self._most:
             error = f"The server has {self._most} searches under way. Try again in a second."
-            await JSONResponse({"error": error}, status_code=429, headers={"Retry-After": "1"})(scope, receive, send)
+            await error_response(scope["path"], 429, error, {"Retry-After": "1"})(scope, receive, send)
         else:
             self._under_way += 1
             try:

@@ -103,6 +103,10 @@ class Searcher:
         """The manifest of the opened version, which another one with the same model may replace."""
         return self._engine.manifest
 
+    def check(self) -> None:
+        """Raises DataError if the index cannot be searched."""
+        self._engine.get([])
+
     def words(self, text: str, k: int, *, dim: int | None = None, funnel: bool = False, where: str | None = None) -> SearchResults:
         """The best `k` videos for a text, of those that satisfy the filter `where` (see `reelnest.search.filters`).
 

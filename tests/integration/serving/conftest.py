@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -35,12 +36,21 @@ def copy(served: Served, tmp_path: Path) -> Served:
 @pytest.fixture(scope="module")
 def server(served: Served) -> Iterator[str]:
     """The address of a server over both indexes."""
-    program = str(Path(sys.executable).with_name("reelnest"))
-    command = [program, "serve", "--port", "0", "--index", "one", "--index", "two"]
-    with subprocess.Popen(command, cwd=served.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with serving(served, "--index", "one", "--index", "two") as address:
+        yield address
+
+
+@contextmanager
+def serving(served: Served, *options: str, **variables: str) -> Iterator[str]:
+    """The address of a server in a process of its own."""
+    command = [str(Path(sys.executable).with_name("reelnest")), "serve", "--port", "0", *options]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=served.root, text=True, env=os.environ | variables, **pipes) as process:
         assert process.stdout is not None
         address = process.stdout.readline().split(" ")[0]
         assert address.startswith("http://127.0.0.1:"), process.communicate()
-        yield address
-        os.kill(process.pid, signal.SIGTERM)
-        process.wait(timeout=30)
+        try:
+            yield address
+        finally:
+            os.kill(process.pid, signal.SIGTERM)
+            process.wait(timeout=30)
