@@ -5,7 +5,7 @@ Checks must hold. They run twice. On all lines *found*, a failure is a warning, 
 *Advice* runs on the lines used. Its findings are legitimate in some data sets, but should be known.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import great_expectations as gx
 import pandas as pd
@@ -31,6 +31,9 @@ USUAL_FPS = (1, 120)
 USUAL_SIDE = (56, 4096)
 SMALLEST_SHARE = 0.01
 """Minimum share of the pairs for each kind of pair that occurs."""
+
+Checked = tuple[pd.DataFrame, Sequence[ExpectationSuite]]
+"""A table and the suites that run on it."""
 
 PAIR_KINDS = [pair_kind("text", "video"), pair_kind("video", "text"), pair_kind("text", "text"), pair_kind("video", "video")]
 
@@ -140,17 +143,20 @@ def pair_advice(name: str) -> ExpectationSuite:
     )
 
 
-def check(suites: Mapping[str, tuple[pd.DataFrame, ExpectationSuite]]) -> list[Finding]:
-    """Runs each suite on its table; `suites` is by name. Uses no files and no network."""
+def check(tables: Iterable[Checked]) -> list[Finding]:
+    """Runs suites on their table. Uses no files and no network. Holds one table at a time."""
     context = _context()
     source = context.data_sources.add_pandas("data")
     findings = []
-    for name, (table, suite) in Activity("checking the expectations", len(suites), "suite").over(suites.items()):
-        batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all lines")
-        suite = context.suites.add(suite)
-        definition = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=suite))
-        result = definition.run(batch_parameters={"dataframe": table}, result_format=RESULT_FORMAT)
-        findings += [finding_of(name, table, outcome) for outcome in result.results]
+    with Activity("checking the expectations"):
+        for table, suites in tables:
+            for suite in suites:
+                batch = source.add_dataframe_asset(suite.name).add_batch_definition_whole_dataframe("all lines")
+                definition = gx.ValidationDefinition(name=suite.name, data=batch, suite=context.suites.add(suite))
+                definition = context.validation_definitions.add(definition)
+                result = definition.run(batch_parameters={"dataframe": table}, result_format=RESULT_FORMAT)
+                findings += [finding_of(suite.name, table, outcome) for outcome in result.results]
+            del table
     return sorted(findings, key=lambda finding: (finding.outcome.suite, finding.outcome.description))
 
 

@@ -3,7 +3,8 @@
 A table of the lines *found* includes bad lines. A table of the lines *used* has only good ones.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 
 import pandas as pd
 
@@ -14,6 +15,9 @@ from reelnest.video.inspection import Inspected
 
 GOOD = "good"
 """Value of the column `verdict` for lines that are used."""
+
+BLOCK_ROWS = 10_000
+_Row = Mapping[str, object]
 
 VIDEO_COLUMNS = {
     "line": "int64",
@@ -56,14 +60,19 @@ def video_table(
     videos: Sequence[Video], inspected: Mapping[str, Inspected], pairs: Sequence[Pair], bad: Sequence[BadRecord] = ()
 ) -> pd.DataFrame:
     """A row for each video, and for each bad line that has no video, with its reason."""
-    verdicts = {record.line: record.reason for record in bad}
-    sides = [side for pair in pairs for side in (pair.query, pair.target) if side.kind == "video"]
+    sides = (side for pair in pairs for side in (pair.query, pair.target) if side.kind == "video")
     paired = {video_id for side in sides for video_id in (side.value, side.source)}
-    rows: list[dict[str, object]] = []
+    return _table(_video_rows(videos, inspected, paired, bad), VIDEO_COLUMNS)
+
+
+def _video_rows(
+    videos: Sequence[Video], inspected: Mapping[str, Inspected], paired: Collection[str], bad: Sequence[BadRecord]
+) -> Iterator[_Row]:
+    verdicts = {record.line: record for record in bad}
     for video in videos:
         row: dict[str, object] = {
             "line": video.line,
-            "verdict": verdicts.pop(video.line, GOOD),
+            "verdict": _reason(verdicts.pop(video.line, None)),
             "video_id": video.video_id,
             "source": _source(video),
             "paired": video.video_id in paired,
@@ -74,10 +83,8 @@ def video_table(
             row |= {"frames": info.frames, "seconds": round(info.seconds, 3), "fps": round(info.fps, 3)}
             row |= {"width": info.width, "height": info.height, "megabytes": round(facts.content.bytes / 2**20, 3)}
             row["content"] = facts.content.digest
-        rows.append(row)
-    ids = {record.line: record.video_id for record in bad}
-    rows += [{"line": line, "verdict": reason, "video_id": ids[line]} for line, reason in verdicts.items()]
-    return _table(rows, VIDEO_COLUMNS)
+        yield row
+    yield from ({"line": line, "verdict": record.reason, "video_id": record.video_id} for line, record in verdicts.items())
 
 
 def pair_table(
@@ -87,32 +94,36 @@ def pair_table(
 
     `files` are `pair_segments.segmented_files`.
     """
-    verdicts = {record.line: record.reason for record in bad}
-    relevant = {(pair.query, pair.target) for pair in pairs}
+    return _table(_pair_rows(pairs, splits, connected_components(pairs, files), bad), PAIR_COLUMNS)
+
+
+def _pair_rows(pairs: Sequence[Pair], splits: Sequence[str], components: Sequence[int], bad: Sequence[BadRecord]) -> Iterator[_Row]:
+    verdicts = {record.line: record for record in bad}
+    relevant = {(pair.query, pair.target) for pair in pairs} if any(pair.negatives for pair in pairs) else set()
     groups: dict[int, str] = {}
-    rows: list[dict[str, object]] = []
-    for pair, split, component in zip(pairs, splits, connected_components(pairs, files), strict=True):
+    for pair, split, component in zip(pairs, splits, components, strict=True):
         query, target = side_name(pair.query), side_name(pair.target)
-        rows.append(
-            {
-                "line": pair.line,
-                "verdict": verdicts.pop(pair.line, GOOD),
-                "kind": pair_kind(pair.query.kind, pair.target.kind),
-                "query": query,
-                "target": target,
-                "pair": f"{query} → {target}",
-                # A component is named by its first query.
-                "group": groups.setdefault(component, query),
-                "split": split,
-                "relevance": pair.relevance,
-                "negatives": len(pair.negatives),
-                "contradicted_negatives": sum((pair.query, negative) in relevant for negative in pair.negatives),
-                "query_characters": len(pair.query.value) if pair.query.kind == "text" else None,
-                "target_characters": len(pair.target.value) if pair.target.kind == "text" else None,
-            }
-        )
-    rows += [{"line": line, "verdict": reason} for line, reason in verdicts.items()]
-    return _table(rows, PAIR_COLUMNS)
+        yield {
+            "line": pair.line,
+            "verdict": _reason(verdicts.pop(pair.line, None)),
+            "kind": pair_kind(pair.query.kind, pair.target.kind),
+            "query": query,
+            "target": target,
+            "pair": f"{query} → {target}",
+            # A component is named by its first query.
+            "group": groups.setdefault(component, query),
+            "split": split,
+            "relevance": pair.relevance,
+            "negatives": len(pair.negatives),
+            "contradicted_negatives": sum((pair.query, negative) in relevant for negative in pair.negatives),
+            "query_characters": len(pair.query.value) if pair.query.kind == "text" else None,
+            "target_characters": len(pair.target.value) if pair.target.kind == "text" else None,
+        }
+    yield from ({"line": line, "verdict": record.reason} for line, record in verdicts.items())
+
+
+def _reason(bad: BadRecord | None) -> str:
+    return GOOD if bad is None else bad.reason
 
 
 def _source(video: Video) -> str:
@@ -121,6 +132,10 @@ def _source(video: Video) -> str:
     return video.path if video.segment is None else f"{video.path}{video.segment.fragment}"
 
 
-def _table(rows: Sequence[Mapping[str, object]], columns: Mapping[str, str]) -> pd.DataFrame:
-    table = pd.DataFrame(list(rows), columns=list(columns)).astype(dict(columns))
-    return table.sort_values("line", kind="stable", ignore_index=True)
+def _table(rows: Iterable[_Row], columns: Mapping[str, str]) -> pd.DataFrame:
+    # In blocks: a row takes a kilobyte in Python objects, and a tenth of it in a table.
+    rows, blocks = iter(rows), []
+    while block := list(islice(rows, BLOCK_ROWS)):
+        blocks.append(pd.DataFrame({name: pd.Series([row.get(name) for row in block], dtype=dtype) for name, dtype in columns.items()}))
+    table = pd.concat(blocks, ignore_index=True) if blocks else pd.DataFrame(columns=list(columns)).astype(dict(columns))
+    return table if table["line"].is_monotonic_increasing else table.sort_values("line", kind="stable", ignore_index=True)

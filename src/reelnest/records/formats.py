@@ -4,6 +4,7 @@ A bad line does not stop reading. It becomes a BadRecord with its file, line num
 content and advice. A key with the value null counts as absent.
 """
 
+import functools
 import json
 import math
 from collections.abc import Callable, Collection
@@ -38,6 +39,7 @@ PAIRS_FILE = "pairs.jsonl"
 VIDEO_KEYS = ("video_id", "path", "images", *SEGMENT_KEYS, *TEXT_FIELDS, "tags")
 PAIR_KEYS = ("query", "target", "relevance", "split", "negatives")
 LONGEST_ID = 1000
+SHARED_SIDES = 1 << 17
 MOST_IMAGES = 100_000
 MOST_NEGATIVES = 10_000
 LARGEST_RELEVANCE = 1e6
@@ -45,7 +47,7 @@ A_SIDE = '{"text": …} or {"video": video_id}'
 A_SEGMENT = '{"video": video_id, "start": seconds, "end": seconds}'
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Side:
     """One side of a pair, or one of its negatives."""
 
@@ -66,7 +68,7 @@ class Side:
         return {self.kind: self.source} | ({} if self.segment is None else self.segment.record)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Pair:
     """A line of `pairs.jsonl`."""
 
@@ -80,7 +82,7 @@ class Pair:
     line: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Video:
     """A line of `videos.jsonl`: a video file, or a video's frames as images."""
 
@@ -110,7 +112,7 @@ def pair_kind(query: Kind, target: Kind) -> str:
     return f"{query}_to_{target}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class BadRecord:
     """A line that is skipped."""
 
@@ -313,7 +315,12 @@ def _side(value: Any, where: str, video_ids: Collection[str]) -> Side:
     video_id = check_string(value["video"], f"{where}.video")
     if video_id not in video_ids:
         raise RecordError("unknown_video", f"{where} names video {show(video_id)}, not in {VIDEOS_FILE}; add it, or correct the id")
-    segment = parse_segment(value, f"{where}.")
+    return _video_side(video_id, parse_segment(value, f"{where}."))
+
+
+@functools.lru_cache(SHARED_SIDES)
+def _video_side(video_id: str, segment: Segment | None) -> Side:
+    # One object for all pairs of a video.
     return Side("video", video_id if segment is None else f"{video_id}{segment.fragment}", segment)
 
 

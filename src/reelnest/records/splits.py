@@ -8,6 +8,7 @@ components.
 
 import hashlib
 import unicodedata
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -48,20 +49,27 @@ def connected_components(pairs: Sequence[Pair], files: Mapping[str, str] = NO_SE
 
     Texts are shared if they are `normalised` to the same, and videos if they have the same file in `files`.
     """
-    parents: dict[Side, Side] = {}
+    numbers: dict[str, int] = {}
+    parents: list[int] = []
 
-    def root(side: Side) -> Side:
-        parents.setdefault(side, side)
-        while parents[side] is not side:
-            parents[side] = parents[parents[side]]
-            side = parents[side]
-        return side
+    def number(side: Side) -> int:
+        known = numbers.setdefault(_name(_alike(side, files)), len(parents))
+        if known == len(parents):
+            parents.append(known)
+        return known
 
-    sides = [(_alike(pair.query, files), _alike(pair.target, files)) for pair in pairs]
-    for query, target in sides:
+    def root(number: int) -> int:
+        while parents[number] != number:
+            parents[number] = number = parents[parents[number]]
+        return number
+
+    queries = array("q")
+    for pair in pairs:
+        query, target = number(pair.query), number(pair.target)
+        queries.append(query)
         parents[root(query)] = root(target)
-    numbers: dict[Side, int] = {}
-    return [numbers.setdefault(root(query), len(numbers)) for query, _ in sides]
+    components: dict[int, int] = {}
+    return [components.setdefault(root(query), len(components)) for query in queries]
 
 
 def normalised(text: str) -> str:

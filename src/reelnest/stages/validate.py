@@ -7,7 +7,7 @@ tests), `reports/validation.json` and `reports/data_docs/` (the same as a page).
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from reelnest.artifacts.validation_report import (
     BehaviourCounts,
@@ -21,7 +21,7 @@ from reelnest.artifacts.validation_report import (
 from reelnest.atomic_files import atomic_folder
 from reelnest.backbones.registry import local_family_of
 from reelnest.checks.data_warnings import data_warnings
-from reelnest.checks.expectations import check, pair_advice, pair_checks, video_advice, video_checks
+from reelnest.checks.expectations import Checked, check, pair_advice, pair_checks, video_advice, video_checks
 from reelnest.checks.tables import pair_table, side_name, video_table
 from reelnest.errors import DataError
 from reelnest.records.behaviour_tests import BEHAVIOUR_FILE, KINDS, BehaviourTest, belong_to_other_data, read_behaviour, write_behaviour
@@ -81,17 +81,16 @@ def run(workspace: Workspace, params: Params) -> None:
     bad = bad_videos + bad_pairs + bad_tests
     write_quarantine(workspace.reports / "quarantine.jsonl", bad)
     write_behaviour(workspace.reports / BEHAVIOUR_FILE, tests)
-    videos_used, pairs_used = video_table(good_videos, inspected, good), pair_table(good, splits, files=files)
-    findings = check(
-        {
-            "videos_found": (video_table(videos, inspected, pairs, bad_videos), video_checks("videos_found", settings, "warning")),
-            "videos_used": (videos_used, video_checks("videos_used", settings, "critical")),
-            "videos_advice": (videos_used, video_advice("videos_advice")),
-            "pairs_found": (pair_table(pairs, found_splits, bad_pairs, files), pair_checks("pairs_found", settings, "warning")),
-            "pairs_used": (pairs_used, pair_checks("pairs_used", settings, "critical")),
-            "pairs_advice": (pairs_used, pair_advice("pairs_advice")),
-        }
-    )
+
+    def tables() -> Iterator[Checked]:
+        yield video_table(videos, inspected, pairs, bad_videos), [video_checks("videos_found", settings, "warning")]
+        used = [video_checks("videos_used", settings, "critical"), video_advice("videos_advice")]
+        yield video_table(good_videos, inspected, good), used
+        yield pair_table(pairs, found_splits, bad_pairs, files), [pair_checks("pairs_found", settings, "warning")]
+        used = [pair_checks("pairs_used", settings, "critical"), pair_advice("pairs_advice")]
+        yield pair_table(good, splits, files=files), used
+
+    findings = check(tables())
     outcomes = [finding.outcome for finding in findings]
     groups = len(set(connected_components(good, files)))
     fault = _fault(bad, sum(lines.values()), settings.max_quarantined_fraction, groups, splits, outcomes)

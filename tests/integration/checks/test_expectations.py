@@ -8,11 +8,12 @@ from reelnest.artifacts.validation_report import ExpectationOutcome
 from reelnest.checks.custom_expectations import ExpectColumnPairToHaveOneBForEachA, ExpectColumnValuesToBeBalanced
 from reelnest.checks.expectations import check, pair_advice, pair_checks, video_advice, video_checks
 from reelnest.checks.findings import Example, Finding
-from reelnest.checks.tables import VideoFacts, pair_table, video_table
+from reelnest.checks.tables import pair_table, video_table
 from reelnest.records.formats import BadRecord, Pair, Side, Video
 from reelnest.settings import Validate
 from reelnest.video.decoder import VideoInfo
 from reelnest.video.inspection import Inspected
+from reelnest.video.known_videos import Content
 
 
 def outcome_of(expectation: Expectation, table: pd.DataFrame) -> ExpectationOutcome:
@@ -22,7 +23,7 @@ def outcome_of(expectation: Expectation, table: pd.DataFrame) -> ExpectationOutc
 def finding_of(expectation: Expectation, table: pd.DataFrame) -> Finding:
     expectation.description = "as expected"
     suite = ExpectationSuite("suite", expectations=[expectation])
-    (finding,) = check({"table": (table.assign(line=range(1, len(table) + 1)), suite)})
+    (finding,) = check([(table.assign(line=range(1, len(table) + 1)), [suite])])
     return finding
 
 
@@ -60,21 +61,22 @@ SETTINGS = Validate(max_text_characters=30)
 CAT, DOG, COW = (Side("video", name) for name in ("cat", "dog", "cow"))
 
 
-def info(frames: int = 24, seconds: float = 1.0, fps: float = 24.0, width: int = 64, height: int = 64) -> Inspected:
-    return Inspected(VideoInfo(frames, seconds, fps, width, height), 2**20)
+def info(
+    frames: int = 24, seconds: float = 1.0, fps: float = 24.0, width: int = 64, height: int = 64, content: str = "", size: int = 2**20
+) -> Inspected:
+    return Inspected(VideoInfo(frames, seconds, fps, width, height), Content(content, size))
 
 
 def failing_pairs(pairs: list[Pair], splits: list[str], bad: tuple[BadRecord, ...] = ()) -> dict[str, tuple[int, ...]]:
     """The descriptions of the failing expectations, with their lines."""
     table = pair_table(pairs, splits, bad)
-    findings = check({"checks": (table, pair_checks("checks", SETTINGS, "critical")), "advice": (table, pair_advice("advice"))})
+    findings = check([(table, [pair_checks("checks", SETTINGS, "critical"), pair_advice("advice")])])
     return {finding.outcome.description: finding.outcome.lines for finding in findings if not finding.outcome.success}
 
 
-def failing_videos(videos: list[Video], facts: VideoFacts, pairs: list[Pair], bad: tuple[BadRecord, ...] = ()) -> set[str]:
-    table = video_table(videos, facts, pairs, bad)
-    suites = {"checks": (table, video_checks("checks", SETTINGS, "critical")), "advice": (table, video_advice("advice"))}
-    findings = check(suites)
+def failing_videos(videos: list[Video], inspected: dict[str, Inspected], pairs: list[Pair], bad: tuple[BadRecord, ...] = ()) -> set[str]:
+    table = video_table(videos, inspected, pairs, bad)
+    findings = check([(table, [video_checks("checks", SETTINGS, "critical"), video_advice("advice")])])
     return {finding.outcome.description for finding in findings if not finding.outcome.success}
 
 
@@ -132,8 +134,8 @@ def test_a_bad_line_without_a_pair_is_found() -> None:
 
 def test_good_videos_meet_every_expectation() -> None:
     videos = [Video("cat", "cat.mp4", (), {"title": "A cat"}, 1), Video("dog", None, ("1.png", "2.png"), {}, 2)]
-    facts = VideoFacts({"cat": info(), "dog": info()}, {"cat": "1", "dog": "2"})
-    assert failing_videos(videos, facts, [pair(1, "a cat", CAT), pair(2, "a dog", DOG)]) == set()
+    inspected = {"cat": info(content="1"), "dog": info(content="2")}
+    assert failing_videos(videos, inspected, [pair(1, "a cat", CAT), pair(2, "a dog", DOG)]) == set()
 
 
 @pytest.mark.parametrize(
@@ -141,7 +143,7 @@ def test_good_videos_meet_every_expectation() -> None:
     [
         (info(frames=50_001), "a video has frames, and not too many"),
         (info(seconds=3600.5), "a video is not too long"),
-        (Inspected(info().info, 2001 * 2**20), "a video's file is not too large"),
+        (info(size=2001 * 2**20), "a video's file is not too large"),
         (info(fps=0.2), "a video has a usual frame rate"),
         (info(width=16), "a video has a usual width, in pixels"),
         (info(height=8192), "a video has a usual height, in pixels"),
@@ -149,13 +151,13 @@ def test_good_videos_meet_every_expectation() -> None:
 )
 def test_a_video_outside_the_bounds_is_found(inspected: Inspected, description: str) -> None:
     videos = [Video("cat", "cat.mp4", (), {}, 1)]
-    assert failing_videos(videos, VideoFacts({"cat": inspected}, {}), [pair(1, "a cat", CAT)]) == {description}
+    assert failing_videos(videos, {"cat": inspected}, [pair(1, "a cat", CAT)]) == {description}
 
 
 def test_a_file_twice_the_same_bytes_twice_and_a_video_in_no_pair_are_found() -> None:
     videos = [Video("cat", "a.mp4", (), {}, 1), Video("dog", "a.mp4", (), {"asr": "x" * 31}, 2)]
-    facts = VideoFacts({"cat": info(), "dog": info()}, {"cat": "same", "dog": "same"})
-    assert failing_videos(videos, facts, [pair(1, "a cat", CAT)]) == {
+    inspected = {"cat": info(content="same"), "dog": info(content="same")}
+    assert failing_videos(videos, inspected, [pair(1, "a cat", CAT)]) == {
         "no file is listed under two ids",
         "no two ids have files with the same bytes",
         "every video is the query or target of a pair",
@@ -164,4 +166,4 @@ def test_a_file_twice_the_same_bytes_twice_and_a_video_in_no_pair_are_found() ->
 
 
 def test_a_data_set_without_videos_is_as_expected() -> None:
-    assert failing_videos([], VideoFacts({}, {}), [pair(1, "a cat", Side("text", "cats"))]) == set()
+    assert failing_videos([], {}, [pair(1, "a cat", Side("text", "cats"))]) == set()
