@@ -59,9 +59,9 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Headless Chromium, driven by Playwright (`browser.new_page()`)."""
+    """Headless Chromium, driven by Playwright (`browser.new_page()`). It ends with its file, because its event loop would hinder others."""
     program = shutil.which("chromium") or shutil.which("google-chrome")
     if program is None and "CI" not in os.environ:
         pytest.skip("needs Chromium to open pages: apt-get install chromium")
