@@ -88,7 +88,7 @@ def _writer(table: Path) -> Iterator[Callable[[Any], object]]:
 
 
 def _import(suffix: str, rows: int) -> Figures:
-    from reelnest.records.importers.importing import import_data
+    from reelnest.records.importing import import_data
 
     destination = FOLDER / "imported"
     shutil.rmtree(destination, ignore_errors=True)

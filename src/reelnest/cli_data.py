@@ -58,7 +58,7 @@ def data_import(
     destination: Annotated[Path, typer.Argument(help="A new folder for the result, which `reelnest data add` merges into data/.")],
 ) -> None:
     """Converts data in another layout into videos.jsonl, pairs.jsonl and the video files. Rows that cannot be used are listed."""
-    from reelnest.records.importers.importing import SKIPPED_FILE, import_data
+    from reelnest.records.importing import SKIPPED_FILE, import_data
 
     imported = import_data(layout, source, destination)
     print(f"{destination}: {imported.videos:,} videos, {imported.pairs:,} pairs")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from reelnest.records.importers.importer import IMPORTERS, Origin, PairRow, Row, VideoRow
-from reelnest.records.importers.importing import import_data
+from reelnest.records.importing import import_data
 from reelnest.settings import Params
 from reelnest.stages import validate
 from reelnest.stages.workspace import Workspace

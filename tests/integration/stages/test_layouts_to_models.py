@@ -9,7 +9,7 @@ import yaml
 import reelnest
 from reelnest.backbones.compatibility import load_compatible_params
 from reelnest.records.importers.importer import IMPORTERS
-from reelnest.records.importers.importing import import_data
+from reelnest.records.importing import import_data
 from reelnest.stages import evaluate, preprocess, train, validate
 from reelnest.stages.workspace import Workspace
 from tests.integration.stages.validated_data import make_video

@@ -1,8 +1,10 @@
 """Each importer's layout, written from its published description, for ten clips: six to train on, two for validation, two for test."""
 
 import csv
+import io
 import json
 import shutil
+import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -164,15 +166,47 @@ def clicks(folder: Path, clips: list[Path]) -> Path:
     return folder / "map.json"
 
 
+def mmeb(folder: Path, clips: list[Path]) -> Path:
+    _copy(clips, folder, [f"video{number}.mp4" for number in range(10)])
+    for split, numbers in NUMBERS.items():
+        rows = [{"video_id": f"video{n}", "video": f"video{n}.mp4", "caption": _caption(n), "url": f"u{n}"} for n in numbers]
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+def subtitles(folder: Path, clips: list[Path]) -> Path:
+    _copy(clips, folder, [f"clip{number}.mp4" for number in range(10)])
+    for number in range(10):
+        (folder / f"clip{number}.srt").write_text(f"1\n00:00:00,000 --> 00:00:01,000\nthis is number {number}\n")
+        (folder / f"clip{number}.txt").write_text(f"{_caption(number)}\n")
+    return folder
+
+
+def webdataset(folder: Path, clips: list[Path]) -> Path:
+    folder.mkdir()
+    for split, numbers in NUMBERS.items():
+        with tarfile.open(folder / f"{split}-000000.tar", "w") as shard:
+            for number in numbers:
+                shard.add(clips[number], f"{number:06}.mp4")
+                content = json.dumps({"caption": _caption(number), "title": f"clip {number}"}).encode()
+                member = tarfile.TarInfo(f"{number:06}.json")
+                member.size = len(content)
+                shard.addfile(member, io.BytesIO(content))
+    return folder
+
+
 LAYOUTS: dict[str, Write] = {
     "activitynet": activitynet,
     "clicks": clicks,
     "didemo": didemo,
     "earlier": earlier,
+    "mmeb": mmeb,
     "ms-swift": ms_swift,
     "msr-vtt": msr_vtt,
     "msvd": msvd,
     "qvhighlights": qvhighlights,
+    "subtitles": subtitles,
     "table": table,
     "vatex": vatex,
+    "webdataset": webdataset,
 }

@@ -16,7 +16,7 @@ from reelnest.errors import ArtifactError
 from reelnest.evaluation import metrics
 from reelnest.evaluation.metrics import METRICS, Hits, Relevance, ScoredQueries
 from reelnest.records.importers.importer import IMPORTERS
-from reelnest.records.importers.importing import import_data
+from reelnest.records.importing import import_data
 from reelnest.registry.promotion import gate
 from reelnest.registry.promotion.gate import Challenge
 from reelnest.registry.promotion.verdict import decide

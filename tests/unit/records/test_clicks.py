@@ -17,7 +17,7 @@ from reelnest.records.clicks.filters import without_floods
 from reelnest.records.clicks.grades import collect_evidence, grade
 from reelnest.records.clicks.propensities import estimate_propensities
 from reelnest.records.clicks.windows import sessions, split_log
-from reelnest.records.importers.importing import import_data
+from reelnest.records.importing import import_data
 from tests.unit.records.simulated_clicks import Simulation, simulate, write_log
 
 Pairs = list[dict[str, Any]]

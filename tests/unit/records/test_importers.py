@@ -12,7 +12,7 @@ from reelnest.cli import cli
 from reelnest.errors import ConfigError, DataError
 from reelnest.records.formats import Side, known_ids, read_pairs, read_videos
 from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, PairRow, Row, VideoRow
-from reelnest.records.importers.importing import Imported, import_data
+from reelnest.records.importing import Imported, import_data
 
 
 def write_source(folder: Path, videos: list[Any], pairs: list[Any]) -> Path:

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from reelnest.errors import DataError
-from reelnest.records.importers import importing
+from reelnest.records import importing
 from reelnest.records.importers.importer import IMPORTERS, Origin, PairColumns, PairRow, Row, VideoRow
-from reelnest.records.importers.importing import import_data
+from reelnest.records.importing import import_data
 from reelnest.records.tables import batches
 
 TEXTS = [

@@ -8,9 +8,9 @@ split. So no session and no query is in two splits, and no grade of a training q
 import numpy as np
 from numpy.typing import NDArray
 
+from reelnest.records.captioned_clips import HELD_OUT, group_split
 from reelnest.records.clicks.click_log import ClickLog, Rows
 from reelnest.records.formats import SPLITS
-from reelnest.records.importers.clips import HELD_OUT, group_split
 from reelnest.records.splits import normalised
 
 SESSION_GAP_SECONDS = 30 * 60

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reelnest.errors import DataError
-from reelnest.records.importers.clips import Clip, Entry, clip_rows, each, field_of, numbered, read_json
+from reelnest.records.captioned_clips import Clip, Entry, clip_rows, each, field_of, numbered, read_json
 from reelnest.records.importers.importer import IMPORTERS, Origin, Row
 
 FILES = {"train.json": "train", "val_1.json": "test"}

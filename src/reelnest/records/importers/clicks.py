@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from reelnest.errors import DataError, VideoError
+from reelnest.records.captioned_clips import SUFFIXES, find_video
 from reelnest.records.clicks.click_log import ClickLog, read_click_log
 from reelnest.records.clicks.filters import without_floods
 from reelnest.records.clicks.grades import LEAST_CLICKS, Graded, collect_evidence, grade
 from reelnest.records.clicks.propensities import estimate_propensities
 from reelnest.records.clicks.windows import split_log
 from reelnest.records.formats import SPLITS
-from reelnest.records.importers.clips import SUFFIXES, find_video
 from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, PairRow, Row, VideoRow
 from reelnest.records.tables.column_map import ColumnMap, read_map
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from reelnest.records.importers.clips import Clip, clip_rows, each, field_of, split_entries
+from reelnest.records.captioned_clips import Clip, clip_rows, each, field_of, split_entries
 from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, Row
 
 LAYOUT = 'train_data.json, val_data.json and test_data.json, each a list of objects with "video" and "description"'

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reelnest.errors import DataError, VideoError
-from reelnest.records.importers.clips import read_json_lines
+from reelnest.records.captioned_clips import read_json_lines
 from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, PairRow, Row, VideoRow
 from reelnest.records.json_lines import RecordError, show
 from reelnest.records.safe_paths import resolve

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from reelnest.errors import DataError
-from reelnest.records.importers.clips import Clip, clip_rows, each, field_of, numbered, read_json, read_table
+from reelnest.records.captioned_clips import Clip, clip_rows, each, field_of, numbered, read_json, read_table
 from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, Row
 
 DATA_FILE, TEST_FILE = "MSRVTT_data.json", "MSRVTT_JSFUSION_test.csv"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reelnest.errors import DataError
-from reelnest.records.importers.clips import Clip, clip_rows, each, field_of, split_entries, texts
+from reelnest.records.captioned_clips import Clip, clip_rows, each, field_of, split_entries, texts
 from reelnest.records.importers.importer import IMPORTERS, Origin, Row
 
 PICKLE = "raw-captions.pkl"

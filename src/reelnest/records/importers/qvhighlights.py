@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from reelnest.records.importers.clips import Clip, clip_rows, each, field_of, split_entries, youtube_id
+from reelnest.records.captioned_clips import Clip, clip_rows, each, field_of, split_entries, youtube_id
 from reelnest.records.importers.importer import IMPORTERS, Origin, Row
 
 LAYOUT = 'JSON lines with train, val or test in their names, with "qid", "query" and "vid"'

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reelnest.errors import VideoError
+from reelnest.records.captioned_clips import find_video, group_split
 from reelnest.records.formats import TEXT_FIELDS
-from reelnest.records.importers.clips import find_video, group_split
 from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, PairColumns, PairRow, Row, VideoRow
 from reelnest.records.tables.batches import ColumnBatch, read_batches
 from reelnest.records.tables.column_map import read_map

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from reelnest.records.importers.clips import Clip, clip_rows, each, field_of, split_entries, texts, youtube_id
+from reelnest.records.captioned_clips import Clip, clip_rows, each, field_of, split_entries, texts, youtube_id
 from reelnest.records.importers.importer import IMPORTERS, Origin, Row
 
 LAYOUT = 'JSON files with train, val or test in their names, each a list of objects with "videoID" and "enCap"'

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reelnest.errors import DataError, VideoError
-from reelnest.records.importers.clips import read_json
+from reelnest.records.captioned_clips import read_json
 from reelnest.records.safe_paths import resolve
 
 

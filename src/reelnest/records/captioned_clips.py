@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from reelnest.errors import DataError, VideoError
+from reelnest.records.formats import SPLITS
 from reelnest.records.importers.importer import BadRow, Origin, PairRow, Row, VideoRow
 from reelnest.records.json_lines import RecordError, parse_record, read_lines, show
 from reelnest.records.safe_paths import resolve
@@ -113,9 +114,7 @@ def split_entries(folder: Path, suffix: str, layout: str) -> Iterator[Entry | Ba
 
     Raises DataError if there are no such files.
     """
-    files = sorted(folder.glob(f"*{suffix}")) if folder.is_dir() else []
-    words = (("train", "train"), ("val", "validation"), ("test", "test"))
-    splits = [(split, file) for word, split in words for file in files if word in file.stem.lower()]
+    splits = splits_of(folder.glob(f"*{suffix}") if folder.is_dir() else ())
     if not splits:
         raise DataError(f"{folder}: expected {layout}.")
     for split, file in splits:
@@ -123,6 +122,17 @@ def split_entries(folder: Path, suffix: str, layout: str) -> Iterator[Entry | Ba
             yield from (row if isinstance(row, BadRow) else (*row, split) for row in read_json_lines(file))
         else:
             yield from numbered(read_json(file, list, layout), file.name, split)
+
+
+def splits_of(files: Iterable[Path]) -> list[tuple[str, Path]]:
+    """The files with train, val or test in their names, with their splits, in this order."""
+    named = [(split_of(file.stem), file) for file in sorted(files)]
+    return [(split, file) for name in SPLITS for split, file in named if split == name]
+
+
+def split_of(name: str) -> str | None:
+    """The split that a file's name, or its path, contains."""
+    return next((split for word, split in zip(("train", "val", "test"), SPLITS, strict=True) if word in name.lower()), None)
 
 
 def numbered(entries: Iterable[Any], file: str, split: str = "") -> Iterator[Entry]:

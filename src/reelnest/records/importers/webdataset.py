@@ -1,0 +1,108 @@
+"""WebDataset: uncompressed tar files, with `<key>.mp4` and its captions in `<key>.txt` or `<key>.json` side by side.
+
+Each line of a text, and the `caption` of a JSON object, a text or a list, is a query. Texts under `title`, `text`, `ocr` and `asr` become
+fields of the video. Shards with train, val or test in their names, or in their folders' names, are those splits.
+"""
+
+import json
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from reelnest.errors import DataError
+from reelnest.records.captioned_clips import SUFFIXES, split_of
+from reelnest.records.formats import TEXT_FIELDS
+from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, PairRow, Row, VideoRow
+
+LARGEST_TEXT = 2**24
+FIELDS = [name for name in TEXT_FIELDS if name != "caption"]
+
+
+@dataclass
+class _Sample:
+    """The members of one key, which follow each other."""
+
+    key: str
+    origin: Origin
+    video: Path | None = None
+    captions: list[str] = field(default_factory=list)
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+@IMPORTERS.register("webdataset")
+def read_webdataset(source: Path) -> Iterator[Row]:
+    """WebDataset: a tar file, or a folder of them, with <key>.mp4 and <key>.txt or <key>.json."""
+    shards = [source] if source.is_file() else sorted(source.rglob("*.tar"))
+    if not shards:
+        raise DataError(f"{source}: expected a tar file, or a folder with tar files.")
+    for shard in shards:
+        name = shard.name if source.is_file() else shard.relative_to(source).as_posix()
+        with TemporaryDirectory(prefix="reelnest-") as folder:
+            yield from _shard(shard, name, split_of(name), Path(folder))
+
+
+def _shard(shard: Path, name: str, split: str | None, folder: Path) -> Iterator[Row]:
+    """The rows of a shard. One video at a time is in `folder`: it is copied by whoever takes its row, before the next row is asked for."""
+    sample, number = None, 0
+    try:
+        with tarfile.open(shard, "r:") as opened:
+            for member in opened:
+                if not member.isfile():
+                    continue
+                key, suffix = _key(member.name)
+                if sample is None or key != sample.key:
+                    if sample is not None:
+                        yield from _rows(sample, split)
+                    number += 1
+                    sample = _Sample(key, Origin(name, number))
+                yield from _add(sample, suffix, opened, member, folder)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        number += 1
+        yield BadRow(Origin(name, number), "truncated", f"not readable as an uncompressed tar file from here on: {error}; copy it again")
+    if sample is not None:
+        yield from _rows(sample, split)
+
+
+def _key(name: str) -> tuple[str, str]:
+    """The key and the suffix, which begins at the first dot of the file's name."""
+    path = PurePosixPath(name)
+    stem, _, suffix = path.name.partition(".")
+    return (path.parent / stem).as_posix(), f".{suffix.lower()}"
+
+
+def _add(sample: _Sample, suffix: str, opened: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> Iterator[BadRow]:
+    content = opened.extractfile(member)
+    if content is None or suffix not in (*SUFFIXES, ".txt", ".json"):
+        return
+    if suffix in SUFFIXES:
+        sample.video = folder / f"video{suffix}"
+        with sample.video.open("wb") as written:
+            while block := content.read(2**20):
+                written.write(block)
+        return
+    try:
+        text = content.read(LARGEST_TEXT).decode("utf-8-sig")
+        if suffix == ".txt":
+            sample.captions += [line.strip() for line in text.splitlines() if line.strip()]
+            return
+        record: Any = json.loads(text)
+        caption = record.get("caption")
+        sample.captions += caption if isinstance(caption, list) else [caption] if caption else []
+        sample.fields.update({key: record[key] for key in FIELDS if isinstance(record.get(key), str) and record[key]})
+    except (ValueError, AttributeError, RecursionError) as error:
+        yield BadRow(sample.origin, "bad_json" if suffix == ".json" else "wrong_encoding", f"{member.name}: {error}; expected UTF-8")
+
+
+def _rows(sample: _Sample, split: str | None) -> Iterator[Row]:
+    if sample.video is None:
+        yield BadRow(sample.origin, "no_path", f"the key {sample.key} has no video ({', '.join(SUFFIXES)})", sample.key)
+        return
+    path = f"videos/{sample.key}{sample.video.suffix}"
+    yield VideoRow(sample.origin, {"video_id": sample.key, "path": path, **sample.fields}, {path: sample.video})
+    sample.video.unlink()
+    for caption in dict.fromkeys(map(str, sample.captions)):
+        record: dict[str, Any] = {"query": {"text": caption}, "target": {"video": sample.key}}
+        yield PairRow(sample.origin, record if split is None else {**record, "split": split})
