@@ -44,7 +44,8 @@ def index(
     manifest = done.manifest
     # An alias moves, so the version that it named is shown; a folder as it was typed.
     name = manifest.model if manifest.model.startswith(REGISTRY) else model
-    print(f"{shown(to)}: {manifest.videos:,} videos at {manifest.width} dims ({done.encoded:,} encoded now) with the model {name}")
+    windows = f" ({manifest.windows:,} of them windows of long ones)" if manifest.windows else ""
+    print(f"{shown(to)}: {manifest.videos:,} videos{windows} at {manifest.width} dims ({done.encoded:,} encoded now) with the model {name}")
     if manifest.skipped:
         listed = "" if is_address(to) else f", see {to}/skipped.jsonl"
         print(f"{manifest.skipped:,} videos were left out{listed}:")

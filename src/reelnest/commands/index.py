@@ -42,7 +42,7 @@ def run(
     name = name if name.startswith(REGISTRY) else os.path.relpath(model_folder.resolve(), base_folder(to))
     engine = open_engine(to)
     source = ModelSource(opened, name, model_hash, _base(model_folder))
-    options = IndexOptions(limits, storage, graph, params.evaluate.batch_size, _store(workspace))
+    options = IndexOptions(limits, params.index, workspace.frames, storage, graph, params.evaluate.batch_size, _store(workspace))
     indexed = build_index(source, data, engine, to, workspace.work / "index", options)
     opened.close()
     engine.close()

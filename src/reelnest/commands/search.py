@@ -6,7 +6,8 @@ from dataclasses import asdict
 from reelnest.commands.columns import in_columns
 from reelnest.commands.index import open_searchers
 from reelnest.commands.search_inputs import Query
-from reelnest.serving.searcher import SearchResults
+from reelnest.records.segments import Segment
+from reelnest.serving.searcher import Hit, SearchResults
 from reelnest.settings import Params
 from reelnest.stages.workspace import Workspace
 
@@ -26,9 +27,14 @@ def run(workspace: Workspace, params: Params, index: str, query: Query, *, model
 
 
 def _table(results: SearchResults) -> str:
-    lines: list[tuple[str, ...]] = [("rank", "score", "video_id", "title", "path")]
-    lines += [(str(hit.rank), f"{hit.score:.4f}", *map(_cell, (hit.video_id, hit.title, hit.path))) for hit in results.hits]
-    return in_columns(lines)
+    lines: list[tuple[str, ...]] = [("rank", "score", "video_id", "moment", "title", "path")]
+    lines += [(str(hit.rank), f"{hit.score:.4f}", *map(_cell, (hit.video_id, _moment(hit), hit.title, hit.path))) for hit in results.hits]
+    has_moments = any(hit.start is not None for hit in results.hits)
+    return in_columns(lines if has_moments else [(*line[:3], *line[4:]) for line in lines])
+
+
+def _moment(hit: Hit) -> str:
+    return "" if hit.start is None else str(Segment(hit.start, hit.end))
 
 
 def _cell(text: str) -> str:

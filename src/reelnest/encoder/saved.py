@@ -35,7 +35,7 @@ from reelnest.encoder.manifest import check_files, checksums
 from reelnest.encoder.saved_settings import FORMAT, FORMAT_VERSION, SETTINGS_FILE, frame_settings, read_settings, unknown_settings
 from reelnest.encoder.sentence_transformer_files import PROJECTION_FOLDER, can_be_opened, write_sentence_transformer_files
 from reelnest.encoder.server_files import describe_for_servers, served_weights
-from reelnest.encoder.video_reading import VideoReader, VideoSource, sentence_transformers_input, texts_of
+from reelnest.encoder.video_reading import Times, VideoReader, VideoSource, segments_of, sentence_transformers_input, texts_of
 from reelnest.errors import ModelError
 from reelnest.settings import Model, Precision, Preprocess, Validate
 from reelnest.store.entries import Entry, Role
@@ -143,9 +143,13 @@ def load(
 
 
 def videos_for_sentence_transformers(
-    folder: str | Path, videos: Sequence[VideoSource], fields: Sequence[Mapping[str, str]] | None = None, limits: Limits | None = None
+    folder: str | Path,
+    videos: Sequence[VideoSource],
+    fields: Sequence[Mapping[str, str]] | None = None,
+    limits: Limits | None = None,
+    segments: Sequence[Times | None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Returns inputs for `SentenceTransformer(folder).encode_document`; `fields` are as in `SavedModel.encode_videos`.
+    """Returns inputs for `SentenceTransformer(folder).encode_document`; `fields` and `segments` are as in `SavedModel.encode_videos`.
 
     Frames are sampled as in training, so the vectors equal those of `SavedModel`. Opens no weights. Example:
 
@@ -156,8 +160,8 @@ def videos_for_sentence_transformers(
     folder, videos = Path(folder), check_videos(videos)
     reader = _video_reader(read_settings(folder), folder, limits)
     try:
-        texts = texts_of(reader, fields, len(videos))
-        return [sentence_transformers_input(reader.frames(video), text) for video, text in zip(videos, texts, strict=True)]
+        inputs = zip(videos, segments_of(segments, len(videos)), texts_of(reader, fields, len(videos)), strict=True)
+        return [sentence_transformers_input(reader.frames(video, segment), text) for video, segment, text in inputs]
     finally:
         reader.close()
 
@@ -184,20 +188,23 @@ class SavedModel:
         *,
         role: Role = "target",
         fields: Sequence[Mapping[str, str]] | None = None,
+        segments: Sequence[Times | None] | None = None,
         dim: int | None = None,
         batch_size: int = 8,
     ) -> NDArray[np.float32]:
         """Returns vectors of videos, (videos, dim), with frames sampled as in training.
 
         `fields` are each video's known fields among title, caption, text, ocr and asr; the model uses those that it was trained on.
-        Raises VideoError for a video that cannot be decoded.
+        `segments` has (start, end) in seconds for each video of which only a part is encoded, and None for the others.
+        Raises VideoError for a video that cannot be decoded, or that is shorter than its segment.
         """
         videos = check_videos(videos)
-        texts = texts_of(self.videos, fields, len(videos))
+        inputs = list(zip(videos, segments_of(segments, len(videos)), texts_of(self.videos, fields, len(videos)), strict=True))
         chunks = []
         for start in range(0, len(videos), batch_size):  # in chunks, to hold few frames in memory
-            chunk = zip(videos[start : start + batch_size], texts[start : start + batch_size], strict=True)
-            chunks.append(self._vectors([Entry(role, text, self.videos.frames(video)) for video, text in chunk], batch_size))
+            chunk = inputs[start : start + batch_size]
+            entries = [Entry(role, text, self.videos.frames(video, segment)) for video, segment, text in chunk]
+            chunks.append(self._vectors(entries, batch_size))
         return self._prefix(torch.cat(chunks) if chunks else torch.empty(0, self.width), dim)
 
     def encode(self, entries: Sequence[Entry], *, dim: int | None = None, batch_size: int = 32) -> NDArray[np.float32]:

@@ -7,6 +7,8 @@ from typing import Any, TypeAlias
 
 from reelnest.errors import VideoError
 from reelnest.records.formats import TEXT_FIELDS
+from reelnest.records.json_lines import RecordError
+from reelnest.records.segments import Segment, parse_segment
 from reelnest.store.prepared import fields_text
 from reelnest.video.decoder import Decoder, Limits
 from reelnest.video.frames import Frames, FrameSettings
@@ -14,6 +16,8 @@ from reelnest.video.patches import from_patches
 
 VideoSource: TypeAlias = str | Path | bytes | Sequence[str | Path]
 """A video file, its bytes, or the image files of its frames in order."""
+Times: TypeAlias = tuple[float, float | None]
+"""Start and end of a segment in seconds; the end is None for that of the video."""
 
 
 class VideoReader:
@@ -24,18 +28,18 @@ class VideoReader:
         self.text_fields = text_fields
         self._decoder = Decoder(limits)
 
-    def frames(self, video: VideoSource) -> Frames:
-        """Returns the frames that training would sample. Raises VideoError for a file that is not a readable video."""
+    def frames(self, video: VideoSource, segment: Segment | None = None) -> Frames:
+        """Returns the frames that training would sample from the segment, by default from the whole video. Raises VideoError."""
         if isinstance(video, bytes):
             with tempfile.NamedTemporaryFile(prefix="reelnest-", suffix=".video") as file:
                 file.write(video)
                 file.flush()
                 try:
-                    return self._decoder.frames([Path(file.name)], self.settings)
+                    return self._decoder.frames([Path(file.name)], self.settings, segment)
                 except VideoError as error:
                     raise VideoError(error.reason, str(error).replace(Path(file.name).name, "the video")) from None
         files = [Path(video)] if isinstance(video, str | Path) else [Path(frame) for frame in video]
-        return self._decoder.frames(files, self.settings)
+        return self._decoder.frames(files, self.settings, segment)
 
     def text(self, fields: Mapping[str, str]) -> str:
         """Returns the text that the encoder reads after the frames. Raises ValueError for an unknown field."""
@@ -56,6 +60,25 @@ def texts_of(reader: VideoReader, fields: Sequence[Mapping[str, str]] | None, vi
     if len(fields) != videos:
         raise ValueError(f"{videos} videos, but fields of {len(fields)}; pass one mapping per video")
     return [reader.text(video_fields) for video_fields in fields]
+
+
+def segments_of(times: Sequence[Times | None] | None, videos: int) -> list[Segment | None]:
+    """Returns each video's segment, None for a whole one. Raises ValueError for times that are no segment."""
+    if times is None:
+        return [None] * videos
+    if len(times) != videos:
+        raise ValueError(f"{videos} videos, but segments of {len(times)}; pass (start, end) or None for each video")
+    return [None if pair is None else _segment(pair, number) for number, pair in enumerate(times)]
+
+
+def _segment(times: Times, number: int) -> Segment | None:
+    try:
+        start, end = times
+        return parse_segment({"start": start} | ({} if end is None else {"end": end}))
+    except (TypeError, ValueError):
+        raise ValueError(f"segments[{number}] is {times!r}; expected (start, end) in seconds, or None") from None
+    except RecordError as error:
+        raise ValueError(f"segments[{number}]: {error}") from None
 
 
 def sentence_transformers_input(frames: Frames, text: str) -> dict[str, Any]:

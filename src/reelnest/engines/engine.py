@@ -44,6 +44,9 @@ class Manifest(Section):
     tags: Mapping[str, Mapping[str, int]] = {}
     """The tags of the videos that filters can use, with the number of videos of each tag's most frequent values."""
     videos: int
+    """Number of vectors: videos, and windows of long ones."""
+    windows: int = 0
+    """How many of them are windows."""
     skipped: int
 
     @property

@@ -2,7 +2,7 @@
 
 manifest.json   the model (by hash), the dims, the data, counts
 vectors.npy     (videos, width) of unit length, float32 or float16, memory-mapped
-videos.parquet  a row for each vector, sorted by id: id, key, text fields, tags, files
+videos.parquet  a row for each vector, sorted by id: id, key, text fields, tags, files, times of a segment
 skipped.jsonl   the videos that could not be read, with line and reason
 graph.usearch   for large corpora, an HNSW graph over the smallest dim, which gives a funnel its shortlist
 """
@@ -22,6 +22,7 @@ from usearch.index import Index as Graph
 from reelnest.engines.engine import Manifest
 from reelnest.errors import DataError
 from reelnest.records.formats import Video
+from reelnest.records.segments import segment_of
 
 MANIFEST_FILE, VECTORS_FILE, TABLE_FILE, SKIPPED_FILE, GRAPH_FILE = (
     "manifest.json", "vectors.npy", "videos.parquet", "skipped.jsonl", "graph.usearch",
@@ -39,6 +40,8 @@ VIDEOS_SCHEMA = pa.schema(
         ("fields", NAMED_TEXTS),
         ("tags", NAMED_TEXTS),
         ("line", pa.int64()),
+        ("start_seconds", pa.float64()),
+        ("end_seconds", pa.float64()),
     ]
 )
 
@@ -71,6 +74,8 @@ def videos_table(videos: Sequence[Video], keys: Sequence[str]) -> pa.Table:
         "fields": [_named(video.fields) for video in videos],
         "tags": [_named(video.tags) for video in videos],
         "line": [video.line for video in videos],
+        "start_seconds": [None if video.segment is None else video.segment.start for video in videos],
+        "end_seconds": [None if video.segment is None else video.segment.end for video in videos],
     }
     return pa.table(columns, schema=VIDEOS_SCHEMA)
 
@@ -88,7 +93,8 @@ def video_of(table: pa.Table, row: int) -> Video:
     """A row of `videos.parquet`."""
     stored = table.slice(row, 1).to_pylist()[0]
     fields, tags = ({each["name"]: each["text"] for each in stored[column]} for column in ("fields", "tags"))
-    return Video(stored["video_id"], stored["path"], tuple(stored["images"]), fields, stored["line"], tags)
+    segment = segment_of(stored.get("start_seconds"), stored.get("end_seconds"))  # older indexes have no segments
+    return Video(stored["video_id"], stored["path"], tuple(stored["images"]), fields, stored["line"], tags, segment)
 
 
 def _named(texts: Mapping[str, str]) -> list[dict[str, str]]:

@@ -23,6 +23,7 @@ from reelnest.engines.engine import ENGINES, Hits, Item, Manifest, Vector, shown
 from reelnest.engines.pgvector_sql import binary_vector, exact_search, funnel_search, prefix, text_vector, where_clause
 from reelnest.errors import ConfigError, DataError, ModelError, QueryError
 from reelnest.records.formats import BadRecord, Video
+from reelnest.records.segments import segment_of
 from reelnest.search.filters import Filter
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class PgvectorEngine:
             writer.execute(
                 f"create table {self._table(version)} (number bigint not null, video_id text not null, key text not null,"
                 f" vector {vector} not null, path text, images jsonb not null, fields jsonb not null, tags jsonb not null,"
-                " line bigint not null)"
+                " line bigint not null, start_seconds float8, end_seconds float8)"
             )
             _comment(writer, f"table {self._table(version)}", {"skipped": [asdict(record) for record in skipped]})
         self._unfinished[version] = manifest
@@ -108,11 +109,12 @@ class PgvectorEngine:
         number_type = ON_THE_WIRE[self._unfinished[version].storage]
         statement = f"copy {self._table(version)} from stdin (format binary)"
         with self._writing() as writer, writer.cursor() as cursor, cursor.copy(statement) as copy:
-            copy.set_types(["int8", "text", "text", "bytea", "text", "jsonb", "jsonb", "jsonb", "int8"])
+            copy.set_types(["int8", "text", "text", "bytea", "text", "jsonb", "jsonb", "jsonb", "int8", "float8", "float8"])
             for item in items:
                 video, vector = item.video, binary_vector(item.vector, number_type)
                 about = (Jsonb(list(video.images)), Jsonb(video.fields), Jsonb(video.tags))
-                copy.write_row((self._written, video.video_id, item.key, vector, video.path, *about, video.line))
+                times = (None, None) if video.segment is None else (video.segment.start, video.segment.end)
+                copy.write_row((self._written, video.video_id, item.key, vector, video.path, *about, video.line, *times))
                 self._written += 1
 
     def build(self, version: str) -> None:
@@ -191,9 +193,12 @@ class PgvectorEngine:
         return [videos[video_id] for video_id in ids]
 
     def _videos(self, reader: "Connection", version: str, ids: Sequence[str]) -> dict[str, Video]:
-        statement = f"select video_id, path, images, fields, line, tags from {self._table(version)} where video_id = any(%s)"
-        rows = reader.execute(statement, [list(ids)])
-        return {video_id: Video(video_id, path, tuple(images), *about) for video_id, path, images, *about in rows}
+        columns = "video_id, path, images, fields, line, tags, start_seconds, end_seconds"
+        rows = reader.execute(f"select {columns} from {self._table(version)} where video_id = any(%s)", [list(ids)])
+        return {
+            video_id: Video(video_id, path, tuple(images), fields, line, tags, segment_of(*times))
+            for video_id, path, images, fields, line, tags, *times in rows
+        }
 
     def vectors(self, keys: Collection[str]) -> Mapping[str, Vector]:
         """A mapping that reads vectors in blocks when they are looked up; see `Engine.vectors`."""

@@ -34,6 +34,11 @@ class Segment:
         return {"start": self.start} | ({} if self.end is None else {"end": self.end})
 
 
+def segment_of(start: float | None, end: float | None) -> Segment | None:
+    """The segment with stored times; None without a start, for a whole file."""
+    return None if start is None else Segment(start, end)
+
+
 def parse_segment(record: dict[str, Any], where: str = "") -> Segment | None:
     """The segment that a record's `start` and `end` name; None if it has neither. `where` precedes their names in errors.
 

@@ -53,7 +53,7 @@ Index = Annotated[str | None, Query(description="A name from /api/indexes. Defau
 Dim = Annotated[int | None, Query(description="Dimensions to compare. Default: the full width.")]
 Funnel = Annotated[bool, Query(description="Makes a shortlist with dim (default: the smallest), then ranks it with all dimensions.")]
 IndexName = Annotated[str, Query(description="A name from /api/indexes.")]
-VideoId = Annotated[str, Query(description="The video_id of a result.")]
+VideoId = Annotated[str, Query(description="The id of a result.")]
 Frame = Annotated[int, Query(ge=0, description="Which image, if the video consists of images.")]
 Where = Annotated[str | None, Query(description='A filter over tags and text fields, such as: language == "en" and duration < 30')]
 K = Annotated[int, Query(description=f"Number of results, 1 to {MAX_RESULTS}.")]
@@ -109,7 +109,7 @@ def create_app(searchers: Mapping[str, Searcher], access: Access, upload_megabyt
 
     @app.api_route("/api/clip", methods=["GET", "HEAD"])
     def clip(index: IndexName, id: VideoId, frame: Frame = 0) -> FileResponse:
-        """Sends the video file of a result. Supports HTTP ranges."""
+        """Sends the video file of a result, also if the result is a moment of it. Supports HTTP ranges."""
         _, chosen = searcher(index)
         try:
             files = chosen.files(id)

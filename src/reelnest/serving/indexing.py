@@ -25,12 +25,15 @@ from reelnest.progress import Activity
 from reelnest.records.content_hash import value_hash
 from reelnest.records.formats import TEXT_FIELDS, VIDEOS_FILE, BadRecord, Video, read_videos, video_files
 from reelnest.serving.cached_vectors import CachedVectors, Vectors
+from reelnest.serving.windows import windows_of
+from reelnest.settings import Index
 from reelnest.store.entries import Entry
-from reelnest.store.frame_cache import video_key
+from reelnest.store.frame_cache import frames_key
 from reelnest.store.frame_store import FrameStore
 from reelnest.store.prepared import fields_text
 from reelnest.video.decoder import Decoder, Limits, available_workers, in_parallel
 from reelnest.video.frames import Frames
+from reelnest.video.known_videos import content_of
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +61,9 @@ class IndexOptions:
 
     limits: Limits
     """Limits of the decoder."""
+    index: Index
+    known: Path
+    """The folder of `KnownVideos`."""
     storage: IndexStorage = "float32"
     graph: bool | None = None
     """Whether to build an approximate index over the smallest dim. None: only from GRAPH_FROM videos on."""
@@ -79,12 +85,13 @@ class Indexed:
 
 @dataclass(frozen=True)
 class _Item:
-    """A video to index."""
+    """A video, or a window of one, to index."""
 
     video: Video
     frames_key: str
     text: str
     key: str
+    is_window: bool
 
 
 def build_index(source: ModelSource, data: Path, engine: Engine, location: str, work: Path, options: IndexOptions) -> Indexed:
@@ -104,7 +111,8 @@ def build_index(source: ModelSource, data: Path, engine: Engine, location: str, 
     place = work / hashlib.sha256(os.fsencode(location if is_address(location) else base)).hexdigest()[:LONGEST_HASH]
     with wait_for_lock(place.with_suffix(".lock"), shown(location)):
         videos, bad = read_videos(data)
-        items, unreadable = _items(videos, data, source.model)
+        windows = windows_of(videos, data, options.index, options.limits, options.known)
+        items, unreadable = _items(videos, data, source.model, windows)
         before = _vectors_before(engine, source, options.storage, [item.key for item in items])
         cached = CachedVectors(place / f"{source.hash[:LONGEST_HASH]}-{options.storage}-{source.model.encoder.precision}")
         missing = {item.key: item for item in items if item.key not in before and item.key not in cached}
@@ -128,6 +136,7 @@ def build_index(source: ModelSource, data: Path, engine: Engine, location: str, 
             graph_dim=graph_dim,
             tags=_common_tags([item.video for item in good]),
             videos=len(good),
+            windows=sum(item.is_window for item in good),
             skipped=len(bad),
         )
         vectors = (before[item.key] if item.key in before else cached[item.key] for item in good)
@@ -149,22 +158,30 @@ def _write(engine: Engine, manifest: Manifest, skipped: Sequence[BadRecord], row
         engine.drop(version)  # does nothing if the version is active
 
 
-def _items(videos: Sequence[Video], data: Path, model: SavedModel) -> tuple[list[_Item], list[BadRecord]]:
+def _items(
+    videos: Sequence[Video], data: Path, model: SavedModel, windows: Mapping[str, Sequence[Video]]
+) -> tuple[list[_Item], list[BadRecord]]:
     names = TEXT_FIELDS if model.text_fields is None else model.text_fields
 
-    def item_of(video: Video) -> _Item | BadRecord:
+    def items_of(video: Video) -> list[_Item] | BadRecord:
         try:
-            frames_key = video_key(video_files(video, data), model.frame_settings)
+            content = content_of(video_files(video, data))
         except VideoError as error:
             return _bad(video, error, data)
         except OSError as error:
             return _bad(video, VideoError("missing", f"a file of {video.video_id} cannot be read ({error.strerror})"), data)
         text = fields_text(tuple((name, video.fields[name]) for name in names if name in video.fields))
-        return _Item(video, frames_key, text, hashlib.sha256(json.dumps([frames_key, text]).encode()).hexdigest())
+        items = []
+        for row in windows.get(video.video_id, (video,)):
+            key = frames_key(content.cut(row.segment), model.frame_settings)
+            vector_key = hashlib.sha256(json.dumps([key, text]).encode()).hexdigest()
+            items.append(_Item(row, key, text, vector_key, is_window=row is not video))
+        return items
 
     with ThreadPoolExecutor(available_workers()) as pool:
-        results = list(Activity("hashing", len(videos), "video").over(pool.map(item_of, videos)))
-    return [item for item in results if isinstance(item, _Item)], [item for item in results if isinstance(item, BadRecord)]
+        results = list(Activity("hashing", len(videos), "video").over(pool.map(items_of, videos)))
+    items = [item for result in results if not isinstance(result, BadRecord) for item in result]
+    return items, [result for result in results if isinstance(result, BadRecord)]
 
 
 def _common_tags(videos: Sequence[Video]) -> dict[str, dict[str, int]]:
@@ -198,7 +215,9 @@ def _encode(
 
     def work(decoder: Decoder, item: _Item) -> Frames:
         frames = None if options.store is None else options.store.by_key(item.frames_key)
-        return decoder.frames(video_files(item.video, data), model.frame_settings) if frames is None else frames
+        if frames is not None:
+            return frames
+        return decoder.frames(video_files(item.video, data), model.frame_settings, item.video.segment)
 
     failed: dict[str, VideoError] = {}
     started = time.monotonic()

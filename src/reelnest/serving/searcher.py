@@ -31,7 +31,13 @@ class Hit:
     rank: int
     score: float
     """Cosine."""
+    id: str
+    """The row of the index: the video_id, or for a window of a long video `video_id#t=start,end`."""
     video_id: str
+    start: float | None
+    """The moment, in seconds of the file at `path`; None for a whole file."""
+    end: float | None
+    """None is the end of the file."""
     title: str
     """The video's title, or its caption if it has no title, or else an empty string."""
     path: str
@@ -125,9 +131,9 @@ class Searcher:
         """The best `k` videos for a video file, like `words`. Raises VideoError if it cannot be read."""
         return self._search(lambda: self.model.video(file), k, dim, funnel, where)
 
-    def files(self, video_id: str) -> list[Path]:
-        """The files of a video in the data folder. Raises QueryError for an unknown id, VideoError for a missing file."""
-        return video_files(self._engine.get([video_id])[0], self._data)
+    def files(self, id: str) -> list[Path]:
+        """The files of a hit in the data folder. Raises QueryError for an unknown id, VideoError for a missing file."""
+        return video_files(self._engine.get([id])[0], self._data)
 
     def _search(self, encode: Callable[[], NDArray[np.float32]], k: int, dim: int | None, funnel: bool, where: str | None) -> SearchResults:
         check_count(k)
@@ -149,7 +155,9 @@ class Searcher:
 def _hit(rank: int, video: Video, score: float) -> Hit:
     title = video.fields.get("title") or video.fields.get("caption", "")
     fields = {name: _cut(text) for name, text in video.fields.items()}
-    return Hit(rank, score, video.video_id, _cut(title), video.path or video.images[0], len(video.images), fields, video.tags)
+    start, end = (None, None) if video.segment is None else (video.segment.start, video.segment.end)
+    about = (_cut(title), video.path or video.images[0], len(video.images), fields, video.tags)
+    return Hit(rank, score, video.video_id, video.source, start, end, *about)
 
 
 def _cut(text: str) -> str:

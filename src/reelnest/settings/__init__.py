@@ -7,6 +7,7 @@ runs. No other module reads settings or the environment. Open `params.py` first.
 from reelnest.settings.data import Data, Preprocess, Validate
 from reelnest.settings.environment import flow_run, tracking_uri, wandb_mode
 from reelnest.settings.evaluate import Evaluate, Funnel
+from reelnest.settings.index import Index
 from reelnest.settings.loading import (
     ACCELERATE_CONFIGS,
     PARAMS_FILE,
@@ -38,6 +39,7 @@ __all__ = [
     "Evaluate",
     "Fraction",
     "Funnel",
+    "Index",
     "Launch",
     "Lora",
     "LossSettings",

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from reelnest.settings.data import Data, Preprocess, Validate
 from reelnest.settings.evaluate import Evaluate
+from reelnest.settings.index import Index
 from reelnest.settings.loss import LossSection, Mining, NestedInfoNceSettings
 from reelnest.settings.model import Model
 from reelnest.settings.register import Drift, Register
@@ -25,6 +26,7 @@ class Params(Section):
     loss: LossSection = NestedInfoNceSettings()
     mining: Mining = Mining()
     evaluate: Evaluate = Evaluate()
+    index: Index = Index()
     registration: Register = Field(Register(), alias="register")
     drift: Drift = Drift()
     runs: Runs = Runs()

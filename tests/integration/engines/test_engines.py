@@ -10,6 +10,7 @@ from reelnest.engines.engine import ENGINES, Engine, Item, Manifest, open_engine
 from reelnest.engines.folder import FolderEngine
 from reelnest.errors import ConfigError, DataError, QueryError
 from reelnest.records.formats import Video
+from reelnest.records.segments import Segment
 
 RNG = np.random.default_rng(0)
 VECTORS = RNG.normal(size=(50, 16)).astype(np.float32)
@@ -103,6 +104,16 @@ def test_the_full_width_reranks_a_shortlist(engine: Engine, graph_dim: int | Non
     hits = engine.search(query, 5, dim=4, shortlist=10)
     assert hits.ids == [f"v{number:02}" for number in expected]
     assert hits.dims == (4, 16)
+
+
+def test_segments_come_back_with_their_times(engine: Engine) -> None:
+    segments = (Segment(0.5, 12.25), Segment(3.0, None), None)
+    videos = [Video(f"film{number}", "film.mp4", (), {}, 1, segment=segment) for number, segment in enumerate(segments)]
+    engine.create("aa", manifest(3), [])
+    engine.upsert("aa", [Item(video, video.video_id, VECTORS[number]) for number, video in enumerate(videos)])
+    engine.build("aa")
+    engine.activate("aa")
+    assert engine.get([video.video_id for video in videos]) == videos
 
 
 def test_videos_and_vectors_come_back_by_id_and_by_key(engine: Engine) -> None:

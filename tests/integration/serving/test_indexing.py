@@ -93,7 +93,7 @@ def test_frames_that_preprocessing_decoded_are_not_decoded_again(copy: Served, m
     write_store(copy.workspace.prepared / STORE_FOLDER, keys, cache, 1.0, VISION)
     decoded: list[Path] = []
     decode = Decoder.frames
-    monkeypatch.setattr(Decoder, "frames", lambda self, files, preprocess: (decoded.extend(files), decode(self, files, preprocess))[1])
+    monkeypatch.setattr(Decoder, "frames", lambda self, files, *how: (decoded.extend(files), decode(self, files, *how))[1])
     copy.index("fresh")
     assert {file.name for file in decoded} == {"frame0.png", "frame1.png", "frame2.png", "notes.mp4"}
     expected = vectors_of(opened(copy.root / "one"))

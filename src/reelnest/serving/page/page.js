@@ -127,14 +127,14 @@ class Side {
 function card(hit, index) {
   const box = byId("result").content.firstElementChild.cloneNode(true);
   const find = (name) => box.querySelector(name);
-  box.dataset.id = hit.video_id;
+  box.dataset.id = hit.id;
   find(".rank").textContent = hit.rank;
   find(".score").textContent = hit.score.toFixed(3);
   find(".title").textContent = hit.title || hit.video_id;
-  find(".id").textContent = hit.title ? hit.video_id : "";
+  find(".id").textContent = [hit.title ? hit.video_id : "", moment(hit)].filter(Boolean).join(" · ");
   find(".tags").textContent = Object.entries(hit.tags).map(([name, text]) => `${name}: ${text}`).join(" · ").slice(0, 300);
   find(".title").title = Object.entries(hit.fields).map(([name, text]) => `${name}: ${text}`).join("\n").slice(0, 2000);
-  const address = `/api/clip?${new URLSearchParams({ index, id: hit.video_id })}`;
+  const address = `/api/clip?${new URLSearchParams({ index, id: hit.id })}`;
   const label = `Clip of ${hit.title || hit.video_id}`.slice(0, 200);
   const clip = document.createElement(hit.images ? "img" : "video");
   if (hit.images) {
@@ -143,6 +143,7 @@ function card(hit, index) {
   } else {
     Object.assign(clip, { muted: true, loop: true, playsInline: true, controls: true, preload: "metadata" });
     clip.setAttribute("aria-label", label);
+    if (hit.start !== null) playMoment(clip, hit.start, hit.end ?? Infinity);
     visible.observe(clip);
   }
   clip.addEventListener("error", () => {
@@ -151,9 +152,32 @@ function card(hit, index) {
     message.textContent = `${hit.path} cannot be shown`;
     clip.replaceWith(message);
   });
-  clip.src = address;
+  clip.src = hit.start === null ? address : `${address}#t=${hit.start}${hit.end === null ? "" : `,${hit.end}`}`;
   find(".clip").append(clip);
   return box;
+}
+
+function clock(seconds) {
+  const rounded = Math.round(seconds), minutes = Math.floor(rounded / 60);
+  const parts = [...(minutes < 60 ? [minutes] : [Math.floor(minutes / 60), minutes % 60]), rounded % 60];
+  return parts.map((part, at) => (at ? String(part).padStart(2, "0") : part)).join(":");
+}
+
+function moment({ start, end }) {
+  return start === null ? "" : `${clock(start)}–${end === null ? "end" : clock(end)}`;
+}
+
+// Plays the clip from `start` to `end`, where it stops. Playing it again begins at `start`. Each frame is checked: events of time are rare.
+function playMoment(clip, start, end) {
+  clip.loop = false;
+  const follow = () => {
+    if (clip.currentTime >= end) clip.pause();
+    else if (!clip.paused) requestAnimationFrame(follow);
+  };
+  clip.addEventListener("play", () => {
+    if (clip.currentTime >= end || clip.currentTime < start) clip.currentTime = start;
+    follow();
+  });
 }
 
 // Only visible clips play.
@@ -221,7 +245,7 @@ function layOut() {
 function mark() {
   const [left, right] = sides;
   for (const [side, opposite, where] of [[left, right, "right"], [right, left, "left"]]) {
-    const ranks = new Map(opposite.hits.map((hit) => [hit.video_id, hit.rank]));
+    const ranks = new Map(opposite.hits.map((hit) => [hit.id, hit.rank]));
     const comparing = compare.checked && opposite.hits.length;
     for (const box of side.list.children) {
       const note = box.querySelector(".comparison"), rank = ranks.get(box.dataset.id);
@@ -235,8 +259,8 @@ function summary() {
   const [left, right] = sides;
   if (!left.hits.length) return condition() && !left.failed ? "No video satisfies the filter." : "";
   if (!compare.checked || !right.hits.length) return `${left.hits.length} of ${left.facts().videos.toLocaleString("en")} videos, best first.`;
-  const ids = new Set(right.hits.map((hit) => hit.video_id));
-  const both = left.hits.filter((hit) => ids.has(hit.video_id)).length;
+  const ids = new Set(right.hits.map((hit) => hit.id));
+  const both = left.hits.filter((hit) => ids.has(hit.id)).length;
   return `${both} of the ${left.hits.length} results on the left are on the right too.`;
 }
 
