@@ -69,6 +69,24 @@ def data_import(
             print(f"  {row.origin.file}, row {row.origin.row}: {row.reason}: {row.detail}")
 
 
+@data.command("export")
+def data_export(
+    layout: Annotated[str, typer.Argument(help="The layout to write, such as `ms-swift`. An unknown name prints all layouts.")],
+    destination: Annotated[Path, typer.Argument(help="A new folder for the result.")],
+) -> None:
+    """Converts data/ into another training library's layout. The videos stay where they are."""
+    from reelnest.records.exporting import export_data
+
+    workspace, params = project_settings()
+    exported = export_data(layout, workspace.data, destination, params.data.validation_fraction, params.data.test_fraction)
+    print(f"{destination}: {exported.pairs:,} pairs")
+    for name, count in exported.lines.items():
+        print(f"  {name}: {count:,} lines")
+    if exported.skipped:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in exported.skipped.most_common())
+        print(f"{exported.skipped.total():,} pairs were left out ({reasons})")
+
+
 @data.command("diff")
 def data_diff(
     before: Annotated[str, typer.Argument(help="A branch, a tag or a commit.")],
