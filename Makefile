@@ -20,8 +20,8 @@ test-fast: install
 test: install
 	pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# All tests: after those of `make test`, the ones that run the whole chain or start whole services. These need PostgreSQL and Redis:
-# apt-get install postgresql redis-server
+# All tests: after those of `make test`, the ones that run the whole chain or start whole services. These need PostgreSQL, Redis and SLURM:
+# apt-get install postgresql redis-server slurmctld slurmd slurm-client munge slurm-wlm-basic-plugins
 test-all: test
 	pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow
 

@@ -129,7 +129,7 @@ def train(context: typer.Context) -> None:
     from reelnest.stages.training_inputs import check_training
 
     check_training(workspace, params)
-    launch(params, workspace.params, "reelnest.stages.train", context.args)
+    launch(params, workspace.params, "reelnest.stages.train", context.args, [workspace.prepared])
 
 
 @cli.command(context_settings=LAUNCHER_OPTIONS)
@@ -139,7 +139,7 @@ def evaluate(context: typer.Context) -> None:
     from reelnest.stages.evaluation_inputs import check_evaluation
 
     check_evaluation(workspace, params)
-    launch(params, workspace.params, "reelnest.stages.evaluate", context.args)
+    launch(params, workspace.params, "reelnest.stages.evaluate", context.args, [workspace.prepared, workspace.candidate])
 
 
 @cli.command()

@@ -222,7 +222,7 @@ def _figures_now(
     known = champions_run.metrics(expected)
     if known is not None and known.code == code:
         return known
-    with TemporaryDirectory(prefix="reelnest-") as scratch:
+    with TemporaryDirectory(prefix="measuring-", dir=workspace.work) as scratch:  # a job on another machine may write to it
         out = Path(scratch) / QUERY_METRICS_FILE
         try:
             measure_model(workspace, params, model_folder, expected, out)

@@ -9,10 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from reelnest.launch.jobs.job import JobSpec, inputs_digest
 from reelnest.launch.quiet import QUIET
 from reelnest.progress import LogHandler
 from reelnest.settings import Params, launch_config_path
 from reelnest.yaml_files import load_yaml
+
+PACKAGE = Path(__file__).parents[1]
 
 
 def prepare_process() -> None:
@@ -29,26 +32,44 @@ def prepare_process() -> None:
     logging.getLogger("reelnest").setLevel(logging.INFO)
 
 
-def launch_command(params: Params, params_file: Path, module: str, extra: Sequence[str] = ()) -> tuple[list[str], dict[str, str]]:
+def launch_command(
+    params: Params, params_file: Path, module: str, extra: Sequence[str] = (), inputs: Sequence[Path] = ()
+) -> tuple[list[str], dict[str, str]]:
     """Returns the command line and environment that run the `main()` of `module` under accelerate. Append the arguments of `main`.
 
-    `extra` is passed to `accelerate launch` unchanged. A cluster passes `--machine_rank 1 --main_process_ip …` here.
+    `launch.backend` decides whether it runs on this machine or as a job of a cluster. `extra` is passed to `accelerate launch` unchanged.
+    `inputs` are the folders that `module` reads: a job that was started with others is not followed.
     """
-    path = launch_config_path(params, params_file)
+    path = launch_config_path(params, params_file).resolve()
     shape = load_yaml(path.read_text(encoding="utf-8"))
-    local_processes = max(1, int(shape["num_processes"]) // int(shape.get("num_machines", 1)))
+    nodes = int(shape.get("num_machines", 1))
     environment = dict(os.environ)
     if shape.get("use_cpu"):
         # Without the variable, `accelerate launch` runs one process, whatever the file's num_processes is.
         environment["ACCELERATE_USE_CPU"] = "true"
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // local_processes)))
-    command = [sys.executable, "-m", "reelnest.launch.launcher", str(params.launch.grace_seconds), "--config_file", str(path), *extra]
-    return [*command, "-m", "reelnest.launch.rank", module], environment
+    options = ("--config_file", str(path), *extra)
+    if params.launch.backend == "local":
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) * nodes // int(shape["num_processes"]))))
+        command = [sys.executable, "-m", "reelnest.launch.launcher", str(params.launch.grace_seconds), *options]
+        return [*command, "-m", "reelnest.launch.rank", module], environment
+    spec = JobSpec(
+        root=str(Path.cwd()),
+        module=module,
+        arguments=(),
+        python=sys.executable,
+        options=options,
+        nodes=nodes,
+        processes=int(shape["num_processes"]),
+        grace_seconds=params.launch.grace_seconds,
+        inputs=inputs_digest([params.model_dump_json(), path.read_text(encoding="utf-8")], [PACKAGE, *inputs]),
+        settings=params.launch.slurm.model_dump(mode="json"),
+    )
+    return [sys.executable, "-m", "reelnest.launch.jobs.follower", spec.to_json()], environment
 
 
-def launch(params: Params, params_file: Path, module: str, extra: Sequence[str] = ()) -> NoReturn:
+def launch(params: Params, params_file: Path, module: str, extra: Sequence[str] = (), inputs: Sequence[Path] = ()) -> NoReturn:
     """Replaces this process with the launcher, so that a signal to the stage reaches the launcher."""
-    command, environment = launch_command(params, params_file, module, extra)
+    command, environment = launch_command(params, params_file, module, extra, inputs)
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(command[0], command, environment)

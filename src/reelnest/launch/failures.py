@@ -13,10 +13,15 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from reelnest.atomic_files import write_json
 from reelnest.errors import ReelnestError, storage_problem
 
 FOLDER_VARIABLE = "REELNEST_FAILURES"
-"""Environment variable with the folder into which ranks write. The launcher sets it."""
+"""Environment variable with the folder into which ranks write. The launcher sets it; in a cluster's job, the job does."""
+NODE_VARIABLE = "REELNEST_NODE"
+"""Environment variable with the number of this node in a cluster's job."""
+UNREPORTED_STATUS = 74
+"""EX_IOERR: the status of a node of a job that cannot write how its ranks ended, such as on a full disk."""
 ERRORS = Path("work/errors")
 """Folder for the tracebacks of unexpected errors."""
 MOST_FILES = 20
@@ -50,6 +55,35 @@ class Failure:
         (folder / f"{self.rank}.json").write_text(json.dumps(asdict(self)), encoding="utf-8")
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """How the ranks of one launcher ended."""
+
+    statuses: Mapping[int, int]
+    """The exit status of each failed rank, -n for signal n. Empty if no rank failed."""
+    received: str | None = None
+    """The signal that the launcher forwarded to them, if it ended them."""
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether all ranks did their work."""
+        return not self.statuses and self.received is None
+
+    def write(self, folder: Path, node: int) -> None:
+        """Writes the outcome of a node to a file that its job reads."""
+        write_json(folder / f"node-{node}.json", asdict(self))
+
+
+def read_outcomes(folder: Path) -> dict[int, Outcome]:
+    """Reads the outcomes of the nodes whose ranks have ended, by node."""
+    outcomes = {}
+    for path in folder.glob("node-*.json"):
+        values = json.loads(path.read_text(encoding="utf-8"))
+        statuses = {int(rank): status for rank, status in values["statuses"].items()}
+        outcomes[int(path.stem.removeprefix("node-"))] = Outcome(statuses, values["received"])
+    return outcomes
+
+
 def read_failures(folder: Path) -> list[Failure]:
     """Reads the failures that ranks wrote, the earliest first. Skips a file whose rank was killed while it wrote."""
     failures = []
@@ -78,6 +112,23 @@ def cause_of(failures: list[Failure], statuses: Mapping[int, int], name: str) ->
     if status == -signal.SIGKILL:
         text += " The kernel does this when memory runs out. `reelnest memory` estimates the memory of a training."
     return Failure(rank, time.time(), 128 - status, text, None)
+
+
+def result_of(name: str, outcome: Outcome, failures: list[Failure], root: Path) -> tuple[int, str]:
+    """Returns the exit status of a launch, and the text to print about it: an error, that it was interrupted, or nothing."""
+    if outcome.succeeded:
+        return 0, ""
+    if outcome.received is not None and not failures:
+        number = signal.Signals[outcome.received]
+        return 128 + number, interrupted_text(name, number)
+    # A rank that was killed after a signal is no cause: the launcher killed it.
+    failure = failures[0] if outcome.received is not None else cause_of(failures, outcome.statuses, name)
+    return failure.status, message(failure, name, root)
+
+
+def interrupted_text(name: str, number: signal.Signals) -> str:
+    """The text to print if a signal ended a stage before it could save."""
+    return f"reelnest: {name} was interrupted ({number.name}). The same command starts it again."
 
 
 def message(failure: Failure, name: str, root: Path) -> str:

@@ -6,6 +6,7 @@ reelnest.launch.rank MODULE`.
 1. SIGTERM, SIGHUP or Ctrl-C requests every rank once to stop; a training finishes its step and saves. Ranks that still run after
    GRACE_SECONDS, or at a second Ctrl-C, are killed. (torch's launcher kills them after 30 s. accelerate's does not signal them at all.)
 2. When ranks fail, only the cause is printed, and its exit status becomes this process's. Neither accelerate nor torch passes it on.
+   As one node of a cluster's job (NODE_VARIABLE), it writes how its ranks ended instead, and the job finds the cause among all nodes.
 3. When this process is killed, its ranks are killed too (`rank.py`).
 """
 
@@ -18,15 +19,23 @@ import subprocess
 import sys
 import threading
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
 
 import psutil
 
-from reelnest.errors import ConfigError
-from reelnest.launch.failures import FOLDER_VARIABLE, Failure, cause_of, message, read_failures
+from reelnest.errors import ConfigError, storage_problem
+from reelnest.launch.failures import (
+    FOLDER_VARIABLE,
+    NODE_VARIABLE,
+    UNREPORTED_STATUS,
+    Failure,
+    Outcome,
+    read_failures,
+    result_of,
+)
 from reelnest.launch.rank import LAUNCHER_VARIABLE
 
 RANK_MODULE = "reelnest.launch.rank"
@@ -77,32 +86,52 @@ def main(arguments: Sequence[str]) -> int:
     name = module.rpartition(".")[2]
     forwarder = SignalForwarder(float(grace_seconds))
     forwarder.install()
-    with TemporaryDirectory(prefix="reelnest-failures-") as folder:
-        os.environ |= {FOLDER_VARIABLE: folder, LAUNCHER_VARIABLE: str(os.getpid()), "PET_SIGNALS_TO_HANDLE": UNUSED_SIGNAL}
+    with _failures_folder() as folder:
+        os.environ |= {FOLDER_VARIABLE: str(folder), LAUNCHER_VARIABLE: str(os.getpid()), "PET_SIGNALS_TO_HANDLE": UNUSED_SIGNAL}
+        statuses: Mapping[int, int] = {}
+        received: signal.Signals | None = None
+        failures: list[Failure] = []
         try:
             statuses = _run(options)
         except Exception as error:  # noqa: BLE001 -- its traceback is saved
-            failure = Failure.of(error, rank=0)
+            rank = int(os.environ.get(NODE_VARIABLE, "0"))
+            failures = [Failure.of(error, rank)]
+            statuses = {rank: failures[0].status}
         except SystemExit:
-            if forwarder.received is None:
+            received = forwarder.received
+            if received is None:
                 raise
-            return _interrupted(name, forwarder.received)
-        else:
-            if not statuses:
-                return 0
-            failures = read_failures(Path(folder))
-            if forwarder.received is not None and not failures:
-                return _interrupted(name, forwarder.received)
-            # A rank that was killed after a signal is no cause: this process killed it.
-            failure = failures[0] if forwarder.received is not None else cause_of(failures, statuses, name)
-    sys.stderr.write(f"{message(failure, name, Path())}\n")
-    return failure.status
+        if statuses:  # otherwise the ranks had finished before the signal
+            received = forwarder.received
+        outcome = Outcome(statuses, None if received is None else received.name)
+        if NODE_VARIABLE in os.environ:
+            return _report(outcome, failures, folder)
+        status, text = result_of(name, outcome, [*failures, *read_failures(folder)], Path())
+    if text:
+        sys.stderr.write(f"{text}\n")
+    return status
 
 
-def _interrupted(name: str, number: signal.Signals) -> int:
-    """Prints that a signal ended the command. Returns the status, 128 + the signal."""
-    sys.stderr.write(f"reelnest: {name} was interrupted ({number.name}). The same command starts it again.\n")
-    return 128 + number
+def _report(outcome: Outcome, failures: Sequence[Failure], folder: Path) -> int:
+    """Writes how the ranks of this node ended, for its job. Returns the node's exit status."""
+    try:
+        for failure in failures:
+            failure.write(folder)
+        outcome.write(folder.parent, int(os.environ[NODE_VARIABLE]))
+    except OSError as error:
+        sys.stderr.write(f"reelnest: error: {storage_problem(error) or error}\n")
+        return UNREPORTED_STATUS
+    return 0 if outcome.succeeded else 1
+
+
+@contextlib.contextmanager
+def _failures_folder() -> Iterator[Path]:
+    """The folder for the failures of ranks: a temporary one, or that of all nodes of a job, where the job reads them."""
+    if NODE_VARIABLE in os.environ:
+        yield Path(os.environ[FOLDER_VARIABLE])
+        return
+    with TemporaryDirectory(prefix="reelnest-failures-") as folder:
+        yield Path(folder)
 
 
 def _run(options: Sequence[str]) -> Mapping[int, int]:

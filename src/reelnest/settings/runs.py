@@ -1,10 +1,12 @@
-"""The sections `launch`, `tracking` and `runs`: how a run starts, and where it is recorded."""
+"""The sections `launch`, `tracking` and `runs`: how a run's processes start, and where it is recorded."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from reelnest.settings.section import Section
+from reelnest.settings.section import Positive, Section
+
+Port = Annotated[int, Field(ge=1024, le=65535)]
 
 
 class Tracking(Section):
@@ -30,10 +32,59 @@ class Runs(Section):
         return self
 
 
+class Slurm(Section):
+    """The SLURM job of a stage. null leaves a value to the cluster's default. `launch.config` sets the number of nodes."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    time: str | None = None
+    """The time limit, such as `1-00:00:00`. Before it ends, the training saves a checkpoint and the job is queued again. It must be
+    well above `launch.grace_seconds`."""
+    constraint: str | None = None
+    """Features that the nodes must have."""
+    reservation: str | None = None
+    gres: str | None = None
+    """Generic resources of each node, such as `gpu:a100:8`."""
+    gpus_per_node: str | Positive | None = None
+    """A number of GPUs, or a type and number such as `a100:8`."""
+    cpus_per_task: Positive | None = None
+    """CPUs of the launcher of each node, which its processes share."""
+    mem: str | None = None
+    """Memory of each node, such as `64G`."""
+    exclusive: bool = False
+    """Whether no other job may use the nodes."""
+    sbatch_arguments: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Further arguments of `sbatch`, such as `--mail-type=FAIL`."""
+    srun_arguments: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Further arguments of `srun`, such as `--mpi=none`."""
+    prologue: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Lines of bash that run at the start of the job, such as `module load cuda`."""
+    socket_interface: str | None = None
+    """The network interface over which the processes of several nodes communicate, for NCCL and gloo; null: their own choice."""
+    ports: Annotated[tuple[Port, Port], Field(strict=False)] = (20000, 29999)
+    """First and last port on which the first process may listen for the others."""
+    requeues: Annotated[int, Field(ge=0)] = 20
+    """How often a job may be queued again after a preemption, a lost node or the end of its time."""
+    poll_seconds: Annotated[float, Field(gt=0)] = 5.0
+    """Time between two questions to the controller about the job's state."""
+    abandoned_minutes: Annotated[float, Field(gt=0)] | None = 30.0
+    """A job saves a checkpoint and stops if the command that started it has been gone for this long; null: it runs to its end."""
+
+    @model_validator(mode="after")
+    def _ports_are_a_range(self) -> Self:
+        if self.ports[1] < self.ports[0]:
+            raise ValueError(f"ports: the last port must not be below the first; found {list(self.ports)}")
+        return self
+
+
 class Launch(Section):
     """How training and embedding processes are started."""
 
+    backend: Literal["local", "slurm"] = "local"
+    """local: on this machine. slurm: in a SLURM job."""
     config: str = "cpu-2"
     """A file of `configs/accelerate/`, without its suffix."""
     grace_seconds: Annotated[float, Field(gt=0)] = 120.0
     """Time for processes to finish a step and save after a stop request, before they are killed."""
+    slurm: Slurm = Slurm()

@@ -20,10 +20,13 @@ class CannotMeasureError(Exception):
     """A champion cannot be evaluated again."""
 
 
-def measure_champion(champion: ModelVersion, evidence: Evidence, measure: Callable[[ModelVersion, Path], None]) -> None:
+def measure_champion(
+    champion: ModelVersion, evidence: Evidence, measure: Callable[[ModelVersion, Path], None], scratch: Path | None
+) -> None:
     """Evaluates the champion on the current data and logs its metrics to its run, so that this happens only once.
 
-    Raises CannotMeasureError if this is not possible.
+    `scratch` is a folder for temporary files, which a job on another machine can read; None for one of this machine. Raises
+    CannotMeasureError if this is not possible.
     """
     log.info("version %s, the champion, was evaluated on other data or by other code; evaluating it again", champion.version)
     client = mlflow.MlflowClient()
@@ -37,7 +40,7 @@ def measure_champion(champion: ModelVersion, evidence: Evidence, measure: Callab
         active = False
     if not active:
         raise CannotMeasureError(f"{where} its run, which has its metrics, was deleted: {advice}")
-    with TemporaryDirectory(prefix="reelnest-") as folder:
+    with TemporaryDirectory(prefix="measuring-", dir=scratch) as folder:
         try:
             measure(champion, Path(folder))
         except CannotMeasureError as error:

@@ -101,7 +101,7 @@ def register_candidate(
             if champion is None:
                 return _registration(version, is_new=True)
             try:
-                measure_champion(champion, evidence, measure)
+                measure_champion(champion, evidence, measure, submission.documents.lineage.parent if submission.documents else None)
             except CannotMeasureError as error:
                 unmeasured[champion.version] = str(error)
         raise RegistryError(f"The champion of '{name}' changes faster than it can be evaluated. Run `reelnest register` again.")

@@ -1,0 +1,211 @@
+"""One job, from its submission to its end: its log is printed, a stop request is passed on, and its end is put into words."""
+
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+from reelnest.launch.failures import interrupted_text
+from reelnest.launch.jobs.job import Job, Result
+from reelnest.launch.jobs.scheduler import JobState, Phase, Scheduler, SchedulerUnreachable
+
+INTERRUPTED = 75
+SLICE_SECONDS = 0.2
+"""How soon a line of the log or a signal is noticed."""
+REPEAT_SECONDS = 3.0
+"""Between two stop requests. A request to processes that have not started yet is lost."""
+KILL_SECONDS = 10.0
+"""The end of the grace period, in which the job is killed instead of asked."""
+UNKNOWN_SECONDS = 60.0
+"""How long to wait for a controller that does not respond, once the job has recorded its result or should have been killed."""
+RETRIED = ("", "BOOT_FAIL", "DEADLINE", "NODE_FAIL", "PREEMPTED", "TIMEOUT")
+"""States after which the same command may succeed, so a flow starts it again."""
+
+log = logging.getLogger(__name__)
+
+
+class StopSignals:
+    """The signals by which this process is requested to stop."""
+
+    def __init__(self, number: signal.Signals | None = None) -> None:
+        self._number = number
+        self.since: float | None = None if number is None else time.monotonic()
+        """The time of the first signal, by the monotonic clock."""
+        self.at_once = False
+        """Whether a second Ctrl-C came."""
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal came."""
+        return self.since is not None
+
+    @property
+    def number(self) -> signal.Signals:
+        """The first signal."""
+        return self._number or signal.SIGTERM
+
+    def install(self) -> None:
+        """Installs the handlers, except for signals that this process ignores (nohup, a shell's background job)."""
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._on_signal)
+
+    def wait(self, seconds: float) -> None:
+        """Waits, but not longer than until the first signal."""
+        deadline = time.monotonic() + seconds
+        before = self.requested
+        while time.monotonic() < deadline and self.requested == before:
+            time.sleep(min(SLICE_SECONDS, seconds))
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self.since is None:
+            self._number, self.since = signal.Signals(number), time.monotonic()
+        elif number == signal.SIGINT:
+            self.at_once = True
+
+
+class LogTail:
+    """Prints what is appended to a file, in lines. Starts at its end."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._at = path.stat().st_size if path.exists() else 0
+
+    def copy(self, *, all_of_it: bool = False) -> None:
+        """Prints the lines that are new, and at last an incomplete one."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._at)
+                new = file.read()
+        except OSError:
+            return
+        complete = new if all_of_it else new[: new.rfind(b"\n") + 1]
+        if complete:
+            self._at += len(complete)
+            sys.stderr.write(complete.decode("utf-8", errors="replace"))
+            sys.stderr.flush()
+
+
+class Following:
+    """Follows one job to its end."""
+
+    def __init__(
+        self, scheduler: Scheduler, job: Job, job_id: str, signals: StopSignals, poll_seconds: float, *, show: bool = True
+    ) -> None:
+        self._scheduler, self._job, self._id, self._signals = scheduler, job, job_id, signals
+        self._poll_seconds, self._show = poll_seconds, show
+        self._grace_seconds = job.spec.grace_seconds
+        self._tail = LogTail(job.log)
+        self._shown: JobState | None = None
+        self._stop_sent = -REPEAT_SECONDS
+        self._unreachable_since: float | None = None
+
+    def to_end(self) -> JobState | None:
+        """Returns the last state of the job; None if the controller has not responded for too long to know it."""
+        ended = 0
+        while True:
+            self._job.beat()
+            state = self._state()
+            if state is not None:
+                self._report(state)
+                ended = ended + 1 if state.phase == Phase.ENDED else 0
+                # Seen twice without a result: a job that is queued again may look as if it had ended.
+                if ended == 2 or (ended and self._job.result is not None):
+                    self._copy(all_of_it=True)
+                    return state
+            elif self._is_hopeless():
+                self._copy(all_of_it=True)
+                return None
+            self._wait()
+
+    def _state(self) -> JobState | None:
+        try:
+            state = self._scheduler.state(self._id)
+            if self._signals.requested and state.phase != Phase.ENDED:
+                self._stop(state)
+        except SchedulerUnreachable as error:
+            if self._unreachable_since is None:
+                log.warning("%s The job is not affected. Trying again.", error)
+                self._unreachable_since = time.monotonic()
+            return None
+        if self._unreachable_since is not None:
+            log.info("%s responds again", self._scheduler.title)
+        self._unreachable_since = None
+        return state
+
+    def _stop(self, state: JobState) -> None:
+        """Ends a waiting job. Requests a running one to save and end, and kills it towards the end of the grace period."""
+        now = time.monotonic()
+        if now - self._stop_sent < REPEAT_SECONDS:
+            return
+        self._stop_sent = now
+        self._job.request_stop()
+        if state.phase == Phase.WAITING or self._signals.at_once or now > self._kill_from:
+            self._scheduler.end(self._id)
+        else:
+            self._scheduler.stop(self._id)
+
+    @property
+    def _kill_from(self) -> float:
+        since = self._signals.since or time.monotonic()
+        return since + max(self._grace_seconds - KILL_SECONDS, self._grace_seconds / 2)
+
+    def _is_hopeless(self) -> bool:
+        """Whether to give up waiting for the controller."""
+        now = time.monotonic()
+        if self._unreachable_since is None or now - self._unreachable_since < UNKNOWN_SECONDS:
+            return False
+        return self._job.result is not None or (self._signals.requested and now > self._kill_from + KILL_SECONDS + UNKNOWN_SECONDS)
+
+    def _wait(self) -> None:
+        """Waits until the next look at the state, and prints the log meanwhile."""
+        # A job that has recorded its result, or should stop, ends soon.
+        is_ending = self._signals.requested or self._job.result is not None
+        deadline = time.monotonic() + (min(self._poll_seconds, 1.0) if is_ending else self._poll_seconds)
+        before = (self._signals.requested, self._signals.at_once)
+        while time.monotonic() < deadline and before == (self._signals.requested, self._signals.at_once):
+            self._copy()
+            time.sleep(SLICE_SECONDS)
+
+    def _copy(self, *, all_of_it: bool = False) -> None:
+        if self._show:
+            self._tail.copy(all_of_it=all_of_it)
+
+    def _report(self, state: JobState) -> None:
+        if self._show and state != self._shown and state.phase != Phase.ENDED:
+            reason = f" ({state.reason})" if state.reason else ""
+            log.info("%s job %s: %s%s", self._scheduler.title, self._id, state.name.lower().replace("_", " "), reason)
+        self._shown = state
+
+
+def conclude(job: Job, job_id: str, state: JobState | None, title: str, signals: StopSignals) -> Result:
+    """Returns the exit status of a job that has ended, and the text to print about it."""
+    if (result := job.result) is not None:
+        return result
+    if signals.requested:
+        text = interrupted_text(job.spec.stage, signals.number)
+        if state is None:
+            text += f" {title}'s controller does not respond, so job {job_id} may still run; it stops when it finds itself abandoned."
+        return Result(128 + signals.number, text)
+    name = "" if state is None else state.name
+    subject = f"reelnest: error: {title} job {job_id}"
+    if name == "CANCELLED":
+        return Result(1, f"{subject} was cancelled, but not by this command. The same command resumes from the last checkpoint.")
+    if name in RETRIED:
+        happened = f"ended in state {name}" if name else "is unknown to the controller now and recorded no result"
+        return Result(INTERRUPTED, f"{subject} {happened}. The same command resumes from the last checkpoint.")
+    last = _last_line(job.messages) or "It printed nothing: does every node reach the checkout under the same path?"
+    if name == "OUT_OF_MEMORY":
+        last = "Raise launch.slurm.mem."
+    return Result(1, f"{subject} ended in state {name}, before its processes recorded a result.\n{last} ({os.fspath(job.messages)})")
+
+
+def _last_line(path: Path) -> str | None:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return None
+    return next((line.strip() for line in reversed(lines) if line.strip()), None)

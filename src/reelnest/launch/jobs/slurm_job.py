@@ -1,0 +1,229 @@
+"""Runs inside a SLURM job, on its first node: starts one launcher a node, and records how the job ended.
+
+Usage, in the job's script: `python -m reelnest.launch.jobs.slurm_job FOLDER`
+
+1. All nodes at work: it waits. A stop request comes as SIGTERM to the launchers (from the follower, or a preemption), or to this process
+   (the end of the job's time, `scancel`), which passes it on.
+2. All launchers have ended: it records the result, from the outcomes of all nodes.
+3. The job was interrupted from outside, or a launcher has disappeared with its node: it has SLURM queue the job again, which resumes from
+   the last checkpoint. A job that was cancelled is not queued again.
+"""
+
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from random import SystemRandom
+from types import FrameType
+
+from reelnest.errors import ReelnestError
+from reelnest.launch.failures import FOLDER_VARIABLE, NODE_VARIABLE, UNREPORTED_STATUS, Outcome, read_failures, read_outcomes, result_of
+from reelnest.launch.jobs.job import Job, JobSpec, Result
+from reelnest.launch.jobs.scheduler import SchedulerUnreachable
+from reelnest.launch.jobs.slurm import SlurmScheduler, command
+from reelnest.settings import Slurm
+
+POLL_SECONDS = 0.5
+PEERS_SECONDS = 15.0
+"""How long the other nodes may run on after one has failed. They usually fail by themselves, because they lose their connection to it."""
+REPEAT_SECONDS = 3.0
+"""Between two stop requests to launchers that may not have started yet."""
+HANGING_SECONDS = 15.0
+"""How long `srun` may run on after the grace period. It waits for nodes that no longer exist."""
+INTERRUPTED = 75
+
+
+class SlurmJob:
+    """One attempt of a job, on its first node."""
+
+    def __init__(self, job: Job) -> None:
+        self._job, self._spec = job, job.spec
+        self._settings = Slurm.model_validate(self._spec.settings)
+        self._id = os.environ["SLURM_JOB_ID"]
+        self._number = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        self._attempt = job.attempt(self._number)
+        self._signalled = False
+        self._abandoned = Abandoned(job, self._settings.abandoned_minutes)
+
+    def run(self) -> int:
+        """Runs the launchers to their end. Returns the exit status of the job."""
+        signal.signal(signal.SIGTERM, self._on_signal)
+        failures = self._attempt / "failures"
+        failures.mkdir(parents=True, exist_ok=True)
+        if self._job.stop_requested:
+            return self._end(Outcome({}, "SIGTERM"))
+        port = free_port(*self._settings.ports)
+        arguments = srun_arguments(self._spec, address_of_this_node(), port, self._job.log)
+        variables = {**os.environ, **launcher_variables(self._spec, os.environ), FOLDER_VARIABLE: str(failures)}
+        with subprocess.Popen(arguments, env=variables, stdin=subprocess.DEVNULL) as srun:
+            self._wait(srun)
+            status = srun.poll()
+            if status is None:  # it waits for a lost node
+                srun.kill()
+        if status == UNREPORTED_STATUS:
+            return UNREPORTED_STATUS
+        return self._conclude(read_outcomes(self._attempt))
+
+    def _wait(self, srun: subprocess.Popen[bytes]) -> None:
+        """Waits for `srun`, passes stop requests on, and stops the other nodes after a failure."""
+        failed: float | None = None
+        stopping: float | None = None
+        requested = 0.0
+        while srun.poll() is None:
+            now = time.monotonic()
+            outcomes = read_outcomes(self._attempt)
+            if failed is None and any(not outcome.succeeded for outcome in outcomes.values()):
+                failed = now
+            peers_hang = failed is not None and now - failed > PEERS_SECONDS
+            if self._signalled or self._abandoned() or self._job.stop_requested or peers_hang:
+                stopping = stopping or now
+                if now - requested > REPEAT_SECONDS and len(outcomes) < self._spec.nodes:
+                    requested = now
+                    _stop(self._id)
+                if now - stopping > self._spec.grace_seconds + HANGING_SECONDS:
+                    return
+            time.sleep(POLL_SECONDS)
+
+    def _conclude(self, outcomes: Mapping[int, Outcome]) -> int:
+        if len(outcomes) == self._spec.nodes and all(outcome.succeeded for outcome in outcomes.values()):
+            return self._end(Outcome({}))
+        if self._job.stop_requested or self._abandoned():
+            return self._end(Outcome(_statuses(outcomes.values()), "SIGTERM"))
+        # A node that was stopped because another one failed has no cause of its own.
+        failed = [outcome for outcome in outcomes.values() if outcome.received is None and not outcome.succeeded]
+        if failed and len(outcomes) == self._spec.nodes:
+            return self._end(Outcome(_statuses(failed)))
+        return self._queue_again(lost=self._spec.nodes - len(outcomes))
+
+    def _queue_again(self, lost: int) -> int:
+        """Has SLURM queue the job again, if it is not being ended or queued again already."""
+        running = self._is_running()
+        if running and self._number < self._settings.requeues:
+            sys.stderr.write(f"reelnest: job {self._id} lost {lost} nodes or was interrupted; it is queued again\n")
+            command(["scontrol", "requeue", self._id])
+            time.sleep(self._spec.grace_seconds)  # SLURM ends this process
+        elif running:
+            text = (
+                f"reelnest: error: SLURM job {self._id} was interrupted {self._number + 1} times (launch.slurm.requeues). The same command"
+                " resumes from the last checkpoint."
+            )
+            self._job.write_result(Result(INTERRUPTED, text))
+        return INTERRUPTED
+
+    def _is_running(self) -> bool:
+        """Whether SLURM has not begun to end this job. Waits for a controller that does not respond."""
+        while True:
+            try:
+                return SlurmScheduler().state(self._id).name == "RUNNING"
+            except SchedulerUnreachable:
+                time.sleep(self._settings.poll_seconds)
+
+    def _end(self, outcome: Outcome) -> int:
+        status, text = result_of(self._spec.stage, outcome, read_failures(self._attempt / "failures"), Path(self._spec.root))
+        self._job.write_result(Result(status, text))
+        return status
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._signalled = True
+
+
+class Abandoned:
+    """Whether the command that started the job has been gone for too long.
+
+    It compares the changes of a file with its own clock, because the clocks of two machines may differ.
+    """
+
+    def __init__(self, job: Job, minutes: float | None) -> None:
+        self._job, self._seconds = job, None if minutes is None else 60 * minutes
+        self._last, self._since = job.heartbeat, time.monotonic()
+
+    def __call__(self) -> bool:
+        """Looks at the heartbeat."""
+        heartbeat = self._job.heartbeat
+        if heartbeat != self._last:
+            self._last, self._since = heartbeat, time.monotonic()
+        return self._seconds is not None and time.monotonic() - self._since > self._seconds
+
+
+def srun_arguments(spec: JobSpec, address: str, port: int, log: Path) -> list[str]:
+    """The command line that starts one launcher on each node. `address` and `port` are where the first process listens."""
+    settings = Slurm.model_validate(spec.settings)
+    launcher = [spec.python, "-m", "reelnest.launch.launcher", str(spec.grace_seconds), *spec.options]
+    launcher += ["--main_process_ip", address, "--main_process_port", str(port)]
+    module = ["-m", "reelnest.launch.rank", spec.module, *spec.arguments]
+    number = '"$SLURM_NODEID"'
+    script = f"export {NODE_VARIABLE}={number}; exec {shlex.join(launcher)} --machine_rank {number} {shlex.join(module)}"
+    arguments = [
+        "srun",
+        f"--nodes={spec.nodes}",
+        f"--ntasks={spec.nodes}",
+        "--ntasks-per-node=1",
+        "--export=ALL",
+        "--kill-on-bad-exit=0",  # each node records how its ranks ended
+        "--wait=0",
+        "--input=none",
+        f"--output={log}",
+        "--open-mode=append",
+    ]
+    if settings.cpus_per_task is not None:
+        arguments.append(f"--cpus-per-task={settings.cpus_per_task}")  # srun does not take it from sbatch since 22.05
+    return [*arguments, *settings.srun_arguments, "bash", "-c", script]
+
+
+def launcher_variables(spec: JobSpec, environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that the launchers need in addition to those of the job."""
+    variables = {"PYTHONUNBUFFERED": "1"}
+    if "OMP_NUM_THREADS" not in environment:
+        cpus = int(environment.get("SLURM_CPUS_PER_TASK") or environment.get("SLURM_CPUS_ON_NODE") or os.cpu_count() or 1)
+        variables["OMP_NUM_THREADS"] = str(max(1, cpus * spec.nodes // spec.processes))
+    interface = Slurm.model_validate(spec.settings).socket_interface
+    if interface is not None:
+        variables |= {"NCCL_SOCKET_IFNAME": interface, "GLOO_SOCKET_IFNAME": interface}
+    return variables
+
+
+def address_of_this_node() -> str:
+    """The address under which SLURM reaches this node."""
+    name = os.environ["SLURMD_NODENAME"]
+    while True:
+        try:
+            described = command(["scontrol", "show", "node", name, "--oneliner"])
+        except SchedulerUnreachable:
+            time.sleep(POLL_SECONDS)
+            continue
+        fields = dict(field.split("=", maxsplit=1) for field in described.split() if "=" in field)
+        return fields.get("NodeAddr", name)
+
+
+def free_port(first: int, last: int) -> int:
+    """Returns a port of the range that no process of this node uses. Raises ReelnestError if all are used."""
+    ports = list(range(first, last + 1))
+    SystemRandom().shuffle(ports)
+    for port in ports:
+        with socket.socket() as listener:
+            try:
+                listener.bind(("", port))
+            except OSError:
+                continue
+        return port
+    raise ReelnestError(f"All ports from {first} to {last} (launch.slurm.ports) are used.")
+
+
+def _stop(job_id: str) -> None:
+    try:
+        SlurmScheduler().stop(job_id)
+    except SchedulerUnreachable as error:
+        sys.stderr.write(f"{error}\n")
+
+
+def _statuses(outcomes: Iterable[Outcome]) -> dict[int, int]:
+    return {rank: status for outcome in outcomes for rank, status in outcome.statuses.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(SlurmJob(Job(Path(sys.argv[1]))).run())
