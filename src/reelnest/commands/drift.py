@@ -164,7 +164,8 @@ class _EncodedSample:
 
         def decode(decoder: Decoder, video: Video) -> tuple[float, Frames]:
             files = video_files(video, folder)
-            return decoder.inspect(files).seconds, decoder.frames(files, model.frame_settings)
+            info = decoder.inspect(files, segment=video.segment)
+            return info.seconds, decoder.frames(files, model.frame_settings, video.segment)
 
         self.ids: list[str] = []
         self.seconds: list[float] = []
