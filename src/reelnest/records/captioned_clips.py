@@ -25,6 +25,16 @@ HELD_OUT = 0.1
 
 
 @dataclass(frozen=True)
+class Moment:
+    """A caption of a segment."""
+
+    caption: str
+    origin: Origin
+    times: dict[str, float]
+    """Its `start` and `end` in seconds; without an end, it ends with the clip."""
+
+
+@dataclass(frozen=True)
 class Clip:
     """One clip of a layout."""
 
@@ -38,10 +48,12 @@ class Clip:
     """The video that it was cut from. Clips of one source are never in two splits."""
     fields: dict[str, str] = field(default_factory=dict)
     """Text fields of the video."""
+    moments: Sequence[Moment] = ()
+    """Captions of segments of the clip."""
 
 
 def clip_rows(folder: Path, clips: Iterable[Clip | BadRow]) -> Iterator[Row]:
-    """A video for each clip, and a pair for each caption. Bad rows come first.
+    """A video for each clip, and a pair for each caption and moment. Bad rows come first.
 
     If clips of one source are in several splits, those of the strictest split are used (test, then validation), and the others are skipped
     with the reason `leakage`. Clips without a split but with a source get the split of a digest of the source's name.
@@ -66,9 +78,9 @@ def clip_rows(folder: Path, clips: Iterable[Clip | BadRow]) -> Iterator[Row]:
         if clip.video_id not in seen:
             yield _video(folder, clip)
             seen.add(clip.video_id)
-        for caption, origin in clip.captions:
-            record = {"query": {"text": caption}, "target": {"video": clip.video_id}}
-            yield PairRow(origin, record if split is None else {**record, "split": split})
+        for moment in (*(Moment(caption, origin, {}) for caption, origin in clip.captions), *clip.moments):
+            record = {"query": {"text": moment.caption}, "target": {"video": clip.video_id, **moment.times}}
+            yield PairRow(moment.origin, record if split is None else {**record, "split": split})
 
 
 def _split(clip: Clip) -> str:
@@ -184,6 +196,18 @@ def field_of(record: Any, name: str, kind: type[T]) -> T:
 def texts(values: Sequence[Any], origin: Origin) -> list[tuple[str, Origin]]:
     """Captions that came with a clip."""
     return [(str(value), origin) for value in values]
+
+
+def segment_times(times: Any, duration: Any) -> dict[str, float]:
+    """The `start` and `end` of a pair's side. An end at the annotated `duration` is left out, because that is inexact.
+
+    Raises RecordError if `times` is anything but two numbers.
+    """
+    if not (isinstance(times, list) and [isinstance(time, int | float) for time in times] == [True, True]):
+        raise RecordError("wrong_layout", f"expected start and end in seconds; found {show(times)[:60]}")
+    start, end = times
+    is_last = isinstance(duration, int | float) and end >= duration > start
+    return {"start": start} if is_last else {"start": start, "end": end}
 
 
 def youtube_id(clip: str) -> str:

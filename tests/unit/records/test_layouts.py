@@ -164,6 +164,50 @@ def test_the_sentences_of_an_activitynet_video_are_joined(tmp_path: Path) -> Non
     assert skipped(result) == [("val_1.json", 2, "wrong_layout")]
 
 
+def targets(importer: str, source: Path, tmp_path: Path) -> tuple[Imported, list[tuple[str, dict[str, Any], str]]]:
+    """The counts, and (query text, target, split) of each pair."""
+    result, _ = imported(importer, source, tmp_path)
+    records = [json.loads(line) for line in (tmp_path / "first" / "pairs.jsonl").read_text().splitlines()]
+    return result, [(record["query"]["text"], record["target"], record["split"]) for record in records]
+
+
+def test_a_sentence_of_activitynet_is_paired_with_its_segment(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    clips(source, "v_one.mp4", "v_two.mkv")
+    one = {"duration": 9.02, "timestamps": [[0, 4.5], [4, 9.02], [5, 5]], "sentences": ["A man sits. ", " He eats.", "He nods."]}
+    write_json(source / "train.json", {"v_one": one})
+    two = {"duration": 5, "timestamps": [[1, 2]], "sentences": ["A cat.", "A dog."]}
+    write_json(source / "val_1.json", {"v_one": {**one, "timestamps": [[0]] * 3}, "v_two": two, "v_three": {"sentences": []}})
+    result, pairs = targets("activitynet-moments", source, tmp_path)
+    assert pairs == [
+        ("A man sits.", {"video": "v_one", "start": 0.0, "end": 4.5}, "train"),
+        ("He eats.", {"video": "v_one", "start": 4.0}, "train"),
+    ]
+    assert skipped(result) == [*(("val_1.json", row, "wrong_layout") for row in (1, 2, 3)), ("train.json", 1, "bad_segment")]
+
+
+def test_a_description_of_didemo_is_paired_with_the_segment_of_most_annotators(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    clips(source, "video/12_a.avi", "video/34_b.mov")
+    write_json(
+        source / "train_data.json",
+        [
+            {"description": "a dog runs", "times": [[0, 0], [1, 2], [1, 2], [0, 0]], "video": "12_a.avi", "num_segments": 6},
+            {"description": "it barks ", "times": [[2, 5]], "video": "12_a.avi", "num_segments": 6},
+            {"description": "it sleeps", "times": [], "video": "12_a.avi"},
+            {"description": "it eats", "times": [[1]], "video": "12_a.avi"},
+        ],
+    )
+    write_json(source / "test_data.json", [{"description": "the car stops", "times": [[4, 4]], "video": "34_b.mov", "num_segments": 5}])
+    result, pairs = targets("didemo-moments", source, tmp_path)
+    assert pairs == [
+        ("a dog runs", {"video": "12_a", "start": 0.0, "end": 5.0}, "train"),
+        ("it barks", {"video": "12_a", "start": 10.0}, "train"),
+        ("the car stops", {"video": "34_b", "start": 20.0}, "test"),
+    ]
+    assert (result.videos, skipped(result)) == (2, [("train_data.json", 3, "wrong_layout"), ("train_data.json", 4, "wrong_layout")])
+
+
 def test_vatex_has_captions_in_two_languages_and_no_clip_of_a_test_video_in_training(tmp_path: Path) -> None:
     source = tmp_path / "source"
     clips(source, "a_b_000001_000011.mp4", "a_b_000020_000030.mp4", "c_000001_000011.mp4")
@@ -197,6 +241,20 @@ def test_a_query_of_qvhighlights_is_paired_with_its_clip(tmp_path: Path) -> None
         ("a beach", "y_0.0_150.0", "test"),
     ]
     assert (result.videos, skipped(result)) == (2, [("highlight_train_release.jsonl", 3, "wrong_layout")])
+
+
+def test_a_query_of_qvhighlights_is_paired_with_each_of_its_windows(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    clips(source, "videos/x_60.0_210.0.mp4", "videos/y_0.0_150.0.mp4")
+    entry = {"qid": 1, "query": "a street", "duration": 150, "vid": "x_60.0_210.0", "relevant_windows": [[0, 10], [140, 150]]}
+    write_lines(source / "highlight_train_release.jsonl", [entry])
+    write_lines(source / "highlight_test_release.jsonl", [{"qid": 4, "query": "a beach", "duration": 150, "vid": "y_0.0_150.0"}])
+    result, pairs = targets("qvhighlights-moments", source, tmp_path)
+    assert pairs == [
+        ("a street", {"video": "x_60.0_210.0", "start": 0.0, "end": 10.0}, "train"),
+        ("a street", {"video": "x_60.0_210.0", "start": 140.0}, "train"),
+    ]
+    assert skipped(result) == [("highlight_test_release.jsonl", 1, "wrong_layout")]
 
 
 def test_ms_swift_s_lines_give_a_pair_for_each_positive(tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
-"""QVHighlights: JSON lines with `train`, `val` or `test` in the file names. A query is paired with its whole clip.
+"""QVHighlights: JSON lines with `train`, `val` or `test` in the file names.
 
-The relevant windows are not used. Clips of one YouTube video are never in two splits.
+`qvhighlights` pairs a query with its whole clip, `qvhighlights-moments` with each of its relevant windows; the test file has none. Clips
+of one YouTube video are never in two splits.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from reelnest.records.captioned_clips import Clip, clip_rows, each, field_of, split_entries, youtube_id
+from reelnest.records.captioned_clips import Clip, Moment, clip_rows, each, field_of, segment_times, split_entries, youtube_id
 from reelnest.records.importers.importer import IMPORTERS, Origin, Row
 
 LAYOUT = 'JSON lines with train, val or test in their names, with "qid", "query" and "vid"'
@@ -19,6 +20,19 @@ def read_qvhighlights(source: Path) -> Iterator[Row]:
     yield from clip_rows(source, each(split_entries(source, ".jsonl", LAYOUT), _clip))
 
 
+@IMPORTERS.register("qvhighlights-moments")
+def read_qvhighlights_moments(source: Path) -> Iterator[Row]:
+    """QVHighlights: highlight_train_release.jsonl and others; a query is paired with each of its relevant windows."""
+    yield from clip_rows(source, each(split_entries(source, ".jsonl", LAYOUT), _clip_of_moments))
+
+
 def _clip(origin: Origin, entry: Any, split: str) -> Clip:
     video_id, query = field_of(entry, "vid", str), field_of(entry, "query", str)
     return Clip(origin, video_id, video_id, [(query, origin)], split, youtube_id(video_id))
+
+
+def _clip_of_moments(origin: Origin, entry: Any, split: str) -> Clip:
+    video_id, query = field_of(entry, "vid", str), field_of(entry, "query", str)
+    windows = field_of(entry, "relevant_windows", list)
+    moments = [Moment(query, origin, segment_times(window, entry.get("duration"))) for window in windows]
+    return Clip(origin, video_id, video_id, (), split, youtube_id(video_id), moments=moments)
