@@ -21,7 +21,8 @@ def index(
     to: Annotated[
         str, typer.Option(help="The folder of the index, or an address: postgresql://user@host/db#name. An existing index is updated.")
     ] = "index",
-    half: Annotated[bool, typer.Option("--half", help="Stores vectors as float16, in half the space.")] = False,
+    dim: Annotated[int | None, typer.Option(help="How many numbers of each vector are stored. The default is all.")] = None,
+    storage: Annotated[str, typer.Option(help="How they are stored: float32, float16, int8, binary or binary_int8.")] = "float32",
     graph: Annotated[
         bool | None,
         typer.Option(
@@ -39,8 +40,9 @@ def index(
     with Activity("index"):
         from reelnest.commands import index as stage
         from reelnest.engines.engine import is_address, shown
+        from reelnest.serving.indexing import IndexForm
 
-        done = stage.run(workspace, params, model, data, to, storage="float16" if half else "float32", graph=graph)
+        done = stage.run(workspace, params, model, data, to, IndexForm(storage, dim, graph))
     manifest = done.manifest
     # An alias moves, so the version that it named is shown; a folder as it was typed.
     name = manifest.model if manifest.model.startswith(REGISTRY) else model

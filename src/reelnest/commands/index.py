@@ -12,11 +12,11 @@ from pathlib import Path
 from reelnest.commands.search_inputs import check_model, check_videos, stored_model
 from reelnest.encoder.saved import load
 from reelnest.encoder.saved_settings import ABOUT_THE_MODEL, SETTINGS_FILE
-from reelnest.engines.engine import IndexStorage, base_folder, open_engine
+from reelnest.engines.engine import base_folder, open_engine
 from reelnest.errors import DataError
 from reelnest.records.content_hash import folder_hash
 from reelnest.registry.known_versions import REGISTRY
-from reelnest.serving.indexing import Indexed, IndexOptions, ModelSource, build_index
+from reelnest.serving.indexing import Indexed, IndexForm, IndexOptions, ModelSource, build_index
 from reelnest.serving.searcher import OpenModel, Searcher
 from reelnest.settings import Params, Precision
 from reelnest.stages.workspace import Workspace
@@ -30,9 +30,7 @@ UPLOAD_MEGABYTES, UPLOAD_SECONDS = 64.0, 30.0
 """Limits of an uploaded query video and of its decoding time. The limits of `validate` apply too."""
 
 
-def run(
-    workspace: Workspace, params: Params, model: str, data: Path, to: str, *, storage: IndexStorage = "float32", graph: bool | None = None
-) -> Indexed:
+def run(workspace: Workspace, params: Params, model: str, data: Path, to: str, form: IndexForm | None = None) -> Indexed:
     """Writes the index of `data` to the location `to`. `model` is a folder, or a registered model such as `models:/name@alias`."""
     check_videos(data)
     model_folder, name, model_hash = _find(workspace, params, model)
@@ -42,7 +40,7 @@ def run(
     name = name if name.startswith(REGISTRY) else os.path.relpath(model_folder.resolve(), base_folder(to))
     engine = open_engine(to)
     source = ModelSource(opened, name, model_hash, _base(model_folder))
-    options = IndexOptions(limits, params.index, workspace.frames, storage, graph, params.evaluate.batch_size, _store(workspace))
+    options = IndexOptions(limits, params.index, workspace.frames, form or IndexForm(), params.evaluate.batch_size, _store(workspace))
     indexed = build_index(source, data, engine, to, workspace.work / "index", options)
     opened.close()
     engine.close()

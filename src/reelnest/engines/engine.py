@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -14,9 +14,9 @@ from reelnest.errors import ModelError, QueryError
 from reelnest.implementations import Implementations
 from reelnest.records.formats import BadRecord, Video
 from reelnest.search.filters import Filter
-from reelnest.settings import Precision, Section
+from reelnest.search.storage_types import STORAGE_TYPES
+from reelnest.settings import Precision, Section, Storage
 
-IndexStorage = Literal["float32", "float16"]
 Vector = NDArray[np.floating]
 
 
@@ -31,14 +31,14 @@ class Manifest(Section):
     base: str
     """The base model, for display."""
     dims: tuple[int, ...]
-    """The prefixes that the model was trained for. The last is the width of the vectors."""
+    """The prefixes that the model was trained for, up to the stored width, which is the last."""
     data: str
     """The corpus's folder, relative to the index's."""
     data_hash: str
     """Hash of the ids, bytes and texts of all videos in the index."""
     precision: Precision = "no"
     """Precision of the matrix products that made the vectors."""
-    storage: IndexStorage
+    storage: Storage
     graph_dim: int | None
     """The prefix whose approximate index gives the shortlists; None without an approximate index."""
     tags: Mapping[str, Mapping[str, int]] = {}
@@ -53,6 +53,11 @@ class Manifest(Section):
     def width(self) -> int:
         """Numbers per vector."""
         return self.dims[-1]
+
+    @property
+    def has_signs(self) -> bool:
+        """Whether vectors are compared by their signs first, so that every search has a shortlist."""
+        return STORAGE_TYPES[self.storage].store is None
 
     def check_dim(self, dim: int | None) -> int:
         """Returns `dim`, or the full width for None. Raises QueryError if it is not between 1 and the width."""
@@ -81,7 +86,7 @@ class Item:
     key: str
     """Hash of the video's bytes, the sampling settings and the encoded text. Equal keys have equal vectors."""
     vector: Vector
-    """(width,), finite, of unit length."""
+    """(width,), finite: the first numbers of a vector of unit length."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +111,10 @@ class Engine(Protocol):
     `<=>` a distance; Qdrant and Milvus return similarities. Ties are ordered as the videos were inserted. An engine may shortlist and
     rerank in one request (one statement of pgvector, `prefetch` of Qdrant) or in two (Milvus).
     """
+
+    @property
+    def storages(self) -> Collection[str]:
+        """The storage types of vectors that it can hold."""
 
     def create(self, version: str, manifest: Manifest, skipped: Collection[BadRecord]) -> None:
         """Begins a version and removes unfinished versions of killed runs.
@@ -145,7 +154,9 @@ class Engine(Protocol):
             k: The maximum number of results.
             dim: The number of dimensions to compare, 1 to the width. Prefixes are normalised.
             shortlist: None for an exact search, whose scores are of `dim`. Otherwise the number of videos (at least `k`) that a search at
-                `dim` selects and the full width reranks. That search uses the approximate index if there is one for `dim`.
+                `dim` selects and the full width reranks. That search uses the approximate index if there is one for `dim`. Signs
+                (`Manifest.has_signs`) are compared at `dim` alone: their Hamming distance makes the shortlist, and all their numbers
+                rerank it.
             condition: Only the videos that satisfy it are searched, as if there were no others.
 
         Raises:

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from usearch.index import Index as Graph
 
 from reelnest.atomic_files import flush_folder, replace_folder, write_json
@@ -21,7 +20,6 @@ from reelnest.engines.folder_files import (
     MANIFEST_FILE,
     SKIPPED_FILE,
     TABLE_FILE,
-    VECTORS_FILE,
     VIDEOS_SCHEMA,
     read_manifest,
     read_table,
@@ -30,12 +28,10 @@ from reelnest.engines.folder_files import (
     write_graph,
 )
 from reelnest.engines.folder_filter import TableFilter
+from reelnest.engines.folder_vectors import COMPACT, FLOATS, ByCosine, BySigns, finish, new_vectors, open_vectors, shapes
 from reelnest.errors import DataError, QueryError
 from reelnest.records.formats import BadRecord, Video, write_quarantine
 from reelnest.search.filters import Filter
-from reelnest.search.funnel import funnel_topk, rescore
-from reelnest.search.storage import Searched, SelectedRows, prefix
-from reelnest.search.topk import Ranking, prefix_topk
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +49,7 @@ class _Opened:
     """The active version."""
 
     manifest: Manifest
-    vectors: Tensor  # (videos, width)
+    vectors: ByCosine | BySigns
     table: pa.Table
     graph: Graph | None
 
@@ -70,6 +66,8 @@ class _Opened:
 class FolderEngine:
     """An index in a folder. Threads may search it concurrently. An opened index does not change when the folder is replaced."""
 
+    storages = (*FLOATS, *COMPACT)
+
     def __init__(self, location: str) -> None:
         self.folder = Path(location)
         self._unfinished: dict[str, _Unfinished] = {}
@@ -80,8 +78,7 @@ class FolderEngine:
             shutil.rmtree(orphan, ignore_errors=True)
         place = self._place(version)
         place.mkdir(parents=True)
-        shape = (manifest.videos, manifest.width)
-        vectors = np.lib.format.open_memmap(place / VECTORS_FILE, "w+", np.dtype(manifest.storage), shape)
+        vectors = new_vectors(place, manifest.storage, (manifest.videos, manifest.width))
         write_quarantine(place / SKIPPED_FILE, skipped)
         self._unfinished[version] = _Unfinished(manifest, vectors)
 
@@ -94,11 +91,11 @@ class FolderEngine:
         unfinished.keys.extend(item.key for item in items)
 
     def build(self, version: str) -> None:
-        """Writes all files except the vectors, which `upsert` wrote; see `Engine.build`."""
+        """See `Engine.build`."""
         unfinished, place = self._unfinished.pop(version), self._place(version)
-        unfinished.vectors.flush()
         if unfinished.manifest.graph_dim is not None:
             write_graph(place / GRAPH_FILE, unfinished.vectors, unfinished.manifest.graph_dim)
+        finish(place, unfinished.manifest.storage, unfinished.vectors)
         pq.write_table(videos_table(unfinished.videos, unfinished.keys), place / TABLE_FILE, compression="zstd")
         write_json(place / MANIFEST_FILE, unfinished.manifest.model_dump(mode="json"))
         flush_folder(place)
@@ -122,18 +119,20 @@ class FolderEngine:
         self, query: NDArray[np.float32], k: int, *, dim: int, shortlist: int | None = None, condition: Filter | None = None
     ) -> Hits:
         """See `Engine.search`. With a filter, the shortlist is exact too."""
-        width, vectors = self.manifest.width, self._opened.vectors
+        opened = self._opened
+        graph, vectors = opened.graph, opened.vectors
         queries = torch.from_numpy(np.atleast_2d(query).astype(np.float32))
-        selected = None if condition is None else torch.from_numpy(self._opened.filter.rows(condition))
-        corpus: Searched = vectors if selected is None else SelectedRows(vectors, selected)
-        graph = self._opened.graph
-        if shortlist is None or dim == width:
-            return self._hits(prefix_topk(queries[:, :dim], prefix(corpus, dim), [dim], k)[dim], (dim,), selected)
-        if graph is None or dim != self.manifest.graph_dim or selected is not None:
-            return self._hits(funnel_topk(queries, corpus, [dim, width], [max(shortlist, k)], k), (dim, width), selected)
-        matches = graph.search(queries[0, :dim].numpy(), max(shortlist, k))
-        rows = torch.from_numpy(np.asarray(matches.keys, dtype=np.int64))[None]
-        return self._hits(rescore(queries, vectors, rows, k), (dim, width))
+        at_graph = shortlist is not None and dim == opened.manifest.graph_dim and condition is None
+        if at_graph and graph is not None and isinstance(vectors, ByCosine):
+            matches = graph.search(queries[0, :dim].numpy(), max(shortlist or 0, k))
+            rows = torch.from_numpy(np.asarray(matches.keys, dtype=np.int64))[None]
+            ranking = vectors.rescore(queries, rows, k)
+            dims: tuple[int, ...] = (dim, opened.manifest.width)
+        else:
+            selected = None if condition is None else torch.from_numpy(opened.filter.rows(condition))
+            ranking, dims = vectors.search(queries, k, dim, shortlist, selected)
+        names = opened.table["video_id"].take(ranking.indices[0].numpy()).to_pylist()
+        return Hits(names, ranking.scores[0].tolist(), dims)
 
     def get(self, ids: Sequence[str]) -> list[Video]:
         """See `Engine.get`."""
@@ -143,8 +142,11 @@ class FolderEngine:
 
     def vectors(self, keys: Collection[str]) -> Mapping[str, Vector]:
         """Views of the memory-mapped file; see `Engine.vectors`."""
-        selected, vectors = frozenset(keys), self._opened.vectors.numpy()
-        return {key: vectors[row] for row, key in enumerate(self._opened.table["key"].to_pylist()) if key in selected}
+        selected, vectors = frozenset(keys), self._opened.vectors
+        if not isinstance(vectors, ByCosine) or not isinstance(vectors.corpus, torch.Tensor):
+            return {}  # codes and signs do not give the vectors back
+        floats = vectors.corpus.numpy()
+        return {key: floats[row] for row, key in enumerate(self._opened.table["key"].to_pylist()) if key in selected}
 
     def close(self) -> None:
         """Closes the files."""
@@ -153,28 +155,22 @@ class FolderEngine:
     def _place(self, version: str) -> Path:
         return self.folder.with_name(f".{self.folder.name}.{version}")
 
-    def _hits(self, ranking: Ranking, dims: tuple[int, ...], selected: Tensor | None = None) -> Hits:
-        rows = ranking.indices[0] if selected is None else selected[ranking.indices[0]]
-        names = self._opened.table["video_id"].take(rows.numpy()).to_pylist()
-        return Hits(names, ranking.scores[0].tolist(), dims)
-
     @cached_property
     def _opened(self) -> _Opened:
         manifest = read_manifest(self.folder)
         rebuild = "Run `reelnest index` to rebuild it."
         try:
-            # Copy on write, because torch warns about arrays that are read-only.
-            vectors = torch.from_numpy(np.load(self.folder / VECTORS_FILE, mmap_mode="c", allow_pickle=False))
+            vectors = open_vectors(self.folder, manifest.storage, manifest.width)
             table = read_table(self.folder)
             graph = None
             if manifest.graph_dim is not None:
                 graph = Graph.restore(self.folder / GRAPH_FILE, view=True)
         except (OSError, ValueError, RuntimeError, pa.ArrowException) as error:
             raise DataError(f"{self.folder}: the index is incomplete or damaged ({error}). {rebuild}") from None
-        expected = (manifest.videos, manifest.width)
-        if vectors.shape != expected or len(table) != manifest.videos or not table.schema.equals(VIDEOS_SCHEMA):
-            shape = tuple(vectors.shape)
-            raise DataError(f"{self.folder}: its files do not match (vectors are {shape}, the manifest expects {expected}). {rebuild}")
+        expected = shapes(manifest.storage, manifest.videos, manifest.width)
+        if vectors.shapes != expected or len(table) != manifest.videos or not table.schema.equals(VIDEOS_SCHEMA):
+            shown = f"vectors are {vectors.shapes}, the manifest expects {expected}"
+            raise DataError(f"{self.folder}: its files do not match ({shown}). {rebuild}")
         if manifest.graph_dim is not None and (graph is None or len(graph) != manifest.videos):
             raise DataError(f"{self.folder / GRAPH_FILE}: expected {manifest.videos} vectors, as in the manifest. {rebuild}")
         return _Opened(manifest, vectors, table, graph)

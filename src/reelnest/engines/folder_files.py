@@ -1,7 +1,7 @@
 """The files of an index in a folder. The folder is written atomically.
 
 manifest.json   the model (by hash), the dims, the data, counts
-vectors.npy     (videos, width) of unit length, float32 or float16, memory-mapped
+vectors.npy …   the vectors in their storage type (`folder_vectors.py`), memory-mapped
 videos.parquet  a row for each vector, sorted by id: id, key, text fields, tags, files, times of a segment
 skipped.jsonl   the videos that could not be read, with line and reason
 graph.usearch   for large corpora, an HNSW graph over the smallest dim, which gives a funnel its shortlist
@@ -24,9 +24,7 @@ from reelnest.errors import DataError
 from reelnest.records.formats import Video
 from reelnest.records.segments import segment_of
 
-MANIFEST_FILE, VECTORS_FILE, TABLE_FILE, SKIPPED_FILE, GRAPH_FILE = (
-    "manifest.json", "vectors.npy", "videos.parquet", "skipped.jsonl", "graph.usearch",
-)  # fmt: skip
+MANIFEST_FILE, TABLE_FILE, SKIPPED_FILE, GRAPH_FILE = "manifest.json", "videos.parquet", "skipped.jsonl", "graph.usearch"
 FORMAT_VERSION = 2
 OLDER_FORMATS = (1,)
 """Formats that can be read. Format 1 has no tags."""

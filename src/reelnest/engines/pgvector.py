@@ -59,6 +59,8 @@ class PgvectorEngine:
     database, so that a search that has begun finds its rows.
     """
 
+    storages = tuple(COLUMN_TYPES)
+
     def __init__(self, location: str) -> None:
         """Raises ConfigError if psycopg is not installed, or if the index's name is not a plain SQL name."""
         self._address, _, name = location.partition("#")

@@ -15,7 +15,7 @@ from reelnest.evaluation.retrieval_sets import RetrievalSet
 from reelnest.evaluation.speed import Speed, seconds_per_query
 from reelnest.search.binary import BinaryVectors
 from reelnest.search.funnel import funnel_topk
-from reelnest.search.storage import Corpus, Int8Vectors, prefix, stored
+from reelnest.search.storage import Corpus, prefix, sign_bits, stored
 from reelnest.search.storage_types import STORAGE_TYPES, bytes_per_vector, index_bytes
 from reelnest.search.topk import Ranking, prefix_topk
 from reelnest.settings import Evaluate, Storage
@@ -176,7 +176,7 @@ def _search(configuration: Configuration, corpus: Tensor, corpora: dict[Storage,
     if _holds_signs(configuration.storage):
         beside = STORAGE_TYPES[configuration.storage].codes
         codes = None if beside is None else corpora[beside]
-        signs = BinaryVectors(corpus, dim, codes if isinstance(codes, Int8Vectors) else None)
+        signs = BinaryVectors(sign_bits(corpus, dim), dim, None if codes is None else prefix(codes, dim).contiguous())
         return lambda queries, k: signs.topk(queries, shortlists[0], k)
     vectors = prefix(corpora[configuration.storage], dim).contiguous()
     if configuration.funnel:

@@ -1,12 +1,14 @@
 """Search over signs: Hamming distance gives a shortlist, which the float query reranks (see storage.py)."""
 
+from functools import cached_property
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reelnest.search.funnel import rescore
-from reelnest.search.storage import Int8Vectors, sign_bits
+from reelnest.search.funnel import Rows, rescore
+from reelnest.search.storage import sign_bits
 from reelnest.search.topk import Ranking, query_blocks
 
 WORD = 8
@@ -14,13 +16,13 @@ WORD = 8
 
 
 class BinaryVectors:
-    """The signs of the first `dim` numbers of each vector of a corpus, and optionally their int8 codes."""
+    """The signs of `dim` numbers of each vector of a corpus, and optionally their int8 codes."""
 
-    def __init__(self, vectors: Tensor, dim: int, codes: Int8Vectors | None = None) -> None:
-        """`vectors` is (vectors, at least dim). `codes` are those of the same vectors, at least `dim` wide."""
+    def __init__(self, bits: NDArray[np.uint8], dim: int, codes: Rows | None = None) -> None:
+        """`bits` are `sign_bits`, (vectors, ⌈dim / 8⌉). `codes` are those of the same vectors, `dim` wide."""
         self.dim = dim
-        self._words = _words(sign_bits(vectors, dim))
-        self._codes = None if codes is None else codes.prefix(dim).contiguous()
+        self._words = _words(bits)
+        self._codes = codes
 
     def __len__(self) -> int:
         return len(self._words)
@@ -32,6 +34,11 @@ class BinaryVectors:
         bits = np.unpackbits(self._words[rows.numpy()].view(np.uint8), axis=1, count=self.dim)
         return torch.from_numpy(bits).float().mul_(2).sub_(1)
 
+    @cached_property
+    def _columns(self) -> NDArray[np.uint64]:
+        """(words, corpus): the same word of all vectors is contiguous."""
+        return self._words.T.copy()
+
     def topk(self, queries: Tensor, shortlist: int, k: int) -> Ranking:
         """The best `k` of the `shortlist` rows with the fewest differing signs, or all of them if the shortlist is shorter than `k`.
 
@@ -42,7 +49,7 @@ class BinaryVectors:
 
     def _nearest(self, query_bits: NDArray[np.uint8], count: int) -> NDArray[np.int64]:
         """The nearest rows of each query, (queries, count), unordered."""
-        queries, corpus = _words(query_bits), self._words.T.copy()  # (words, corpus): the same word of all vectors is contiguous
+        queries, corpus = _words(query_bits), self._columns
         nearest = np.empty((len(queries), count), dtype=np.int64)
         if not count:
             return nearest

@@ -9,6 +9,7 @@ The stored form of a vector begins with the stored form of each prefix, so a cor
   codes that are stored as well: Yamada et al. 2021, https://arxiv.org/abs/2106.00882.
 """
 
+from collections.abc import Iterable
 from typing import Self, TypeAlias, overload
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reelnest.search.storage_types import STORAGE_TYPES
+from reelnest.search.storage_types import BITS, STORAGE_TYPES
 
 LARGEST_CODE = 127
 SMALLEST_SCALE = 1e-12
@@ -33,9 +34,8 @@ class Int8Vectors:
     def calibrated(cls, vectors: Tensor) -> Self:
         """The codes of `vectors`, (vectors, width). The vectors are normalised first, and they determine the scales."""
         vectors = unit(vectors)
-        largest = vectors.abs().amax(dim=0) if len(vectors) else vectors.new_ones(vectors.shape[1])
-        scales = (largest / LARGEST_CODE).clamp_min(SMALLEST_SCALE)
-        return cls((vectors / scales).round_().to(torch.int8), scales)
+        scales = int8_scales([vectors], vectors.shape[1])
+        return cls(int8_codes(vectors, scales), scales)
 
     def prefix(self, dim: int) -> "Int8Vectors":
         """The codes of the first `dim` numbers: a view."""
@@ -55,6 +55,21 @@ class Int8Vectors:
     def shape(self) -> torch.Size:
         """(vectors, width)."""
         return self.codes.shape
+
+
+def int8_scales(blocks: Iterable[Tensor], width: int) -> Tensor:
+    """The scale of each dimension, (width,), for the unit vectors in `blocks`."""
+    largest = None
+    for block in blocks:
+        if len(block):
+            of_block = block.abs().amax(dim=0)
+            largest = of_block if largest is None else torch.maximum(largest, of_block)
+    return ((torch.ones(width) if largest is None else largest) / LARGEST_CODE).clamp_min(SMALLEST_SCALE)
+
+
+def int8_codes(vectors: Tensor, scales: Tensor) -> Tensor:
+    """The codes of unit vectors, (vectors, width) int8."""
+    return (vectors / scales).round_().to(torch.int8)
 
 
 class SelectedRows:
@@ -116,3 +131,12 @@ def unit(vectors: Tensor) -> Tensor:
 def sign_bits(vectors: Tensor, dim: int) -> NDArray[np.uint8]:
     """The signs of the first `dim` numbers, (vectors, ⌈dim / 8⌉). A bit is set where the number is above 0; bits beyond `dim` are 0."""
     return np.packbits(vectors[:, :dim].cpu().numpy() > 0, axis=1)
+
+
+def prefix_bits(bits: NDArray[np.uint8], dim: int) -> NDArray[np.uint8]:
+    """The `sign_bits` of the first `dim` numbers, from those of at least as many."""
+    cut = bits[:, : -(-dim // BITS)]
+    if dim % BITS:
+        cut = cut.copy()
+        cut[:, -1] &= 0xFF << (BITS - dim % BITS) & 0xFF
+    return cut

@@ -15,18 +15,21 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from reelnest.atomic_files import wait_for_lock
 from reelnest.encoder.saved import SavedModel
-from reelnest.engines.engine import Engine, IndexStorage, Item, Manifest, Vector, base_folder, is_address, shown
+from reelnest.engines.engine import Engine, Item, Manifest, Vector, base_folder, is_address, shown
 from reelnest.engines.folder_files import FORMAT_VERSION
-from reelnest.errors import DataError, ModelError, VideoError
+from reelnest.engines.folder_vectors import FLOATS
+from reelnest.errors import ConfigError, DataError, ModelError, VideoError
 from reelnest.progress import Activity
 from reelnest.records.content_hash import value_hash
 from reelnest.records.formats import TEXT_FIELDS, VIDEOS_FILE, BadRecord, Video, read_videos, video_files
+from reelnest.search.storage import unit
 from reelnest.serving.cached_vectors import CachedVectors, Vectors
 from reelnest.serving.windows import windows_of
-from reelnest.settings import Index
+from reelnest.settings import Index, Storage
 from reelnest.store.entries import Entry
 from reelnest.store.frame_cache import frames_key
 from reelnest.store.frame_store import FrameStore
@@ -56,6 +59,17 @@ class ModelSource:
 
 
 @dataclass(frozen=True)
+class IndexForm:
+    """How the vectors of an index are stored and searched."""
+
+    storage: Storage = "float32"
+    dim: int | None = None
+    """How many numbers of each vector are stored, one of the model's dims. None: all."""
+    graph: bool | None = None
+    """Whether to build an approximate index over the smallest dim. None: only from GRAPH_FROM videos on."""
+
+
+@dataclass(frozen=True)
 class IndexOptions:
     """Options of `build_index`."""
 
@@ -64,9 +78,7 @@ class IndexOptions:
     index: Index
     known: Path
     """The folder of `KnownVideos`."""
-    storage: IndexStorage = "float32"
-    graph: bool | None = None
-    """Whether to build an approximate index over the smallest dim. None: only from GRAPH_FROM videos on."""
+    form: IndexForm
     batch_size: int = 64
     store: FrameStore | None = None
     """Frames that are already decoded."""
@@ -104,8 +116,13 @@ def build_index(source: ModelSource, data: Path, engine: Engine, location: str, 
     Args:
         location: the index's. Paths in its manifest are relative to it (see `base_folder`).
 
-    Raises DataError if there is no data or no video can be read, ModelError for vectors that contain NaN or infinity.
+    Raises ConfigError for a storage type or a dim that is not possible, DataError if there is no data or no video can be read, ModelError
+    for vectors that contain NaN or infinity.
     """
+    if options.form.storage not in engine.storages:
+        raise ConfigError(f"storage {options.form.storage}: {shown(location)} can store {', '.join(engine.storages)}.")
+    dims = _dims(source.model.dims, options.form.dim)
+    is_float = options.form.storage in FLOATS
     base = base_folder(location)
     # A folder may have several names, and any characters in any locale.
     place = work / hashlib.sha256(os.fsencode(location if is_address(location) else base)).hexdigest()[:LONGEST_HASH]
@@ -113,36 +130,44 @@ def build_index(source: ModelSource, data: Path, engine: Engine, location: str, 
         videos, bad = read_videos(data)
         windows = windows_of(videos, data, options.index, options.limits, options.known)
         items, unreadable = _items(videos, data, source.model, windows)
-        before = _vectors_before(engine, source, options.storage, [item.key for item in items])
-        cached = CachedVectors(place / f"{source.hash[:LONGEST_HASH]}-{options.storage}-{source.model.encoder.precision}")
+        number_type = options.form.storage if is_float else "float32"
+        before = _vectors_before(engine, source, dims, number_type, [item.key for item in items])
+        cache = place / f"{source.hash[:LONGEST_HASH]}-{number_type}-{source.model.encoder.precision}"
+        cached = CachedVectors(cache)
+        if not is_float:  # the new index will not give them back
+            _cache(before, cached, options.batch_size)
         missing = {item.key: item for item in items if item.key not in before and item.key not in cached}
-        failed = _encode(list(missing.values()), data, source.model, cached, options)
+        failed = _encode(list(missing.values()), data, source.model, cached, options, number_type)
         good = sorted((item for item in items if item.key not in failed), key=lambda item: item.video.video_id)
         bad += unreadable + [_bad(item.video, failed[item.key], data) for item in items if item.key in failed]
         if not good:
             example = f" First: {bad[0].file}, line {bad[0].line}: {bad[0].detail}." if bad else ""
             raise DataError(f"{data / VIDEOS_FILE}: no video that can be read, so there is nothing to index.{example}")
-        graph_dim = source.model.dims[0] if (len(good) >= GRAPH_FROM if options.graph is None else options.graph) else None
+        has_graph = len(good) >= GRAPH_FROM if options.form.graph is None else options.form.graph
         manifest = Manifest(
             format_version=FORMAT_VERSION,
             model=source.name,
             model_hash=source.hash,
             base=source.base,
-            dims=tuple(source.model.dims),
+            dims=dims,
             data=os.path.relpath(data.resolve(), base),
             data_hash=value_hash([[item.video.video_id, item.key] for item in good]),
             precision=source.model.encoder.precision,
-            storage=options.storage,
-            graph_dim=graph_dim,
+            storage=options.form.storage,
+            graph_dim=dims[0] if has_graph else None,
             tags=_common_tags([item.video for item in good]),
             videos=len(good),
             windows=sum(item.is_window for item in good),
             skipped=len(bad),
         )
         vectors = (before[item.key] if item.key in before else cached[item.key] for item in good)
-        rows = (Item(item.video, item.key, vector) for item, vector in zip(good, vectors, strict=True))
+        if not is_float:  # normalised before they are cut, as in the evaluation
+            vectors = (unit(torch.from_numpy(np.array(vector))[None])[0].numpy() for vector in vectors)
+        rows = (Item(item.video, item.key, vector[: dims[-1]]) for item, vector in zip(good, vectors, strict=True))
         _write(engine, manifest, bad, rows, options.batch_size)
-        shutil.rmtree(place, ignore_errors=True)  # the cached vectors of this index, also of other models
+        # Codes and signs do not give the vectors back, so those stay for the next run.
+        for unused in [place] if is_float else [folder for folder in place.glob("*") if folder != cache]:
+            shutil.rmtree(unused, ignore_errors=True)
     return Indexed(manifest, len(missing) - len(failed), tuple(sorted(bad, key=lambda record: record.line)))
 
 
@@ -184,6 +209,12 @@ def _items(
     return items, [result for result in results if isinstance(result, BadRecord)]
 
 
+def _dims(trained: Sequence[int], dim: int | None) -> tuple[int, ...]:
+    if dim is not None and dim not in trained:
+        raise ConfigError(f"dim {dim}: the model was trained for {', '.join(map(str, trained))}. Store one of these.")
+    return tuple(each for each in trained if dim is None or each <= dim)
+
+
 def _common_tags(videos: Sequence[Video]) -> dict[str, dict[str, int]]:
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for video in videos:
@@ -192,16 +223,25 @@ def _common_tags(videos: Sequence[Video]) -> dict[str, dict[str, int]]:
     return {name: dict(sorted(counts[name].items(), key=lambda pair: (-pair[1], pair[0]))[:MOST_VALUES]) for name in sorted(counts)}
 
 
-def _vectors_before(engine: Engine, source: ModelSource, storage: IndexStorage, keys: Sequence[str]) -> Mapping[str, Vector]:
+def _vectors_before(
+    engine: Engine, source: ModelSource, dims: tuple[int, ...], number_type: str, keys: Sequence[str]
+) -> Mapping[str, Vector]:
     """The vectors of the existing index by key; empty if another model made it, or another precision."""
     try:
         manifest = engine.manifest
     except DataError:
         return {}
-    made_by = (source.hash, storage, source.model.encoder.precision, tuple(source.model.dims))
-    if (manifest.model_hash, manifest.storage, manifest.precision, manifest.dims) != made_by:
+    made_by = (source.hash, number_type, source.model.encoder.precision)
+    # Vectors of the full width can be cut and stored in any way.
+    if (manifest.model_hash, manifest.storage, manifest.precision) != made_by or manifest.dims not in (dims, tuple(source.model.dims)):
         return {}
     return engine.vectors(keys)
+
+
+def _cache(vectors: Mapping[str, Vector], cached: CachedVectors, batch_size: int) -> None:
+    keys = iter([key for key in vectors if key not in cached])
+    while batch := list(islice(keys, batch_size)):
+        cached.add(batch, np.stack([vectors[key] for key in batch]))
 
 
 def _encode(
@@ -210,6 +250,7 @@ def _encode(
     model: SavedModel,
     cached: CachedVectors,
     options: IndexOptions,
+    number_type: str,
 ) -> dict[str, VideoError]:
     """Encodes `items` into `cached`. Returns the errors by key."""
 
@@ -230,7 +271,7 @@ def _encode(
                 entries = [Entry("target", item.text, frames) for item, frames in decoded]
                 vectors = model.encode(entries, dim=model.dims[-1], batch_size=options.batch_size)
                 _check_finite(vectors, [item.video.video_id for item, _ in decoded])
-                cached.add([item.key for item, _ in decoded], vectors.astype(options.storage))
+                cached.add([item.key for item, _ in decoded], vectors.astype(number_type))
             activity.advance(len(batch))
     if items:
         seconds = time.monotonic() - started

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from reelnest.encoder.saved import SavedModel
 from reelnest.encoder.video_reading import VideoSource
 from reelnest.engines.engine import Engine, Manifest, base_folder, is_address, shown
+from reelnest.errors import QueryError
 from reelnest.records.formats import Video, video_files
 from reelnest.search.filters import parse_filter
 from reelnest.search.query_text import check_count, check_query_text
@@ -141,10 +142,13 @@ class Searcher:
         if funnel and dim is None:
             dim = self.manifest.dims[0]
         dim = self.manifest.check_dim(dim)  # before anything is encoded
+        if funnel and self.manifest.has_signs:
+            raise QueryError("This index stores signs, whose search always makes a shortlist. Search without a funnel.")
+        shortlist = self.shortlist if funnel or self.manifest.has_signs else None
         started = time.perf_counter()
-        vector = encode()
+        vector = encode()[: self.manifest.width]
         encoded = time.perf_counter()
-        ranked = self._engine.search(vector, k, dim=dim, shortlist=self.shortlist if funnel else None, condition=condition)
+        ranked = self._engine.search(vector, k, dim=dim, shortlist=shortlist, condition=condition)
         searched = time.perf_counter()
         videos = self._engine.get(ranked.ids)
         hits = [_hit(rank, video, score) for rank, (video, score) in enumerate(zip(videos, ranked.scores, strict=True), start=1)]

@@ -12,6 +12,7 @@ from reelnest.commands import index as stage
 from reelnest.encoder.encoder import load_encoder
 from reelnest.encoder.saved import save_model
 from reelnest.sample.clips import draw, encode, trajectory
+from reelnest.serving.indexing import IndexForm
 from reelnest.settings import Model, Params, Preprocess
 from reelnest.stages.workspace import Workspace
 
@@ -35,7 +36,7 @@ class Served:
         return self.root / "data"
 
     def index(self, out: str = "one", model: str = "one", **options: object) -> stage.Indexed:
-        return stage.run(self.workspace, PARAMS, str(self.root / "models" / model), self.data, str(self.root / out), **options)  # type: ignore[arg-type]
+        return stage.run(self.workspace, PARAMS, str(self.root / "models" / model), self.data, str(self.root / out), IndexForm(**options))  # type: ignore[arg-type]
 
 
 def write_corpus(folder: Path) -> None:

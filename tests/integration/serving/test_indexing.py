@@ -15,14 +15,15 @@ import pytest
 
 import reelnest
 from reelnest.backbones.families.qwen2_5_vl import VISION
+from reelnest.commands.index import open_searchers
 from reelnest.engines.folder import FolderEngine
-from reelnest.errors import DataError, ModelError
+from reelnest.errors import ConfigError, DataError, ModelError, QueryError
 from reelnest.settings import Validate
 from reelnest.store.frame_cache import FrameCache, video_key
 from reelnest.store.frame_store_writing import write_store
 from reelnest.store.prepared import STORE_FOLDER
 from reelnest.video.decoder import Decoder, Limits
-from tests.integration.serving.served_corpus import Served, read_videos, write_videos
+from tests.integration.serving.served_corpus import PARAMS, Served, read_videos, write_videos
 
 
 def opened(folder: Path) -> FolderEngine:
@@ -141,6 +142,38 @@ def test_a_graph_finds_what_exact_search_finds(copy: Served) -> None:
         assert expected.dims == approximate.dims == (16, 128)
         assert expected.ids == approximate.ids
         np.testing.assert_allclose(approximate.scores, expected.scores, atol=2e-3)
+
+
+def test_an_index_is_as_small_as_the_report_recommends(copy: Served) -> None:
+    assert copy.index("small", storage="int8", dim=64).encoded == 21
+    assert copy.index("small", storage="int8", dim=64).encoded == 0  # the codes do not give the vectors back: they are in work/
+    assert copy.index("small", storage="binary", dim=16).encoded == 0
+    assert copy.index("one", storage="float16", dim=64).encoded == 21
+    copy.index("one")
+    assert copy.index("one", storage="binary_int8", dim=64).encoded == 0  # from the index before, which had all numbers
+    copied = {**read_videos(copy.data)[3], "video_id": "again"}
+    write_videos(copy.data, [*read_videos(copy.data), copied])
+    assert copy.index("one", storage="binary_int8", dim=64).encoded == 0  # the same bytes and texts
+    write_videos(copy.data, [*read_videos(copy.data), {**copied, "video_id": "new", "title": "another title"}])
+    assert copy.index("one", storage="binary_int8", dim=64).encoded == 1
+    assert [file.name for file in sorted((copy.root / "one").glob("*.npy"))] == ["scales.npy", "signs.npy", "vectors.npy"]
+    (searcher,) = open_searchers(copy.workspace, PARAMS, [str(copy.root / "one")])
+    whole = searcher.words("a red ring", 30)
+    assert (len(whole.hits), whole.dims) == (23, (64,))
+    assert searcher.words("a red ring", 3, dim=16).dims == (16,)
+    assert [hit.video_id for hit in searcher.words("a red ring", 3, where='colour == "red" and number > 3').hits] == ["clip/04"]
+    with pytest.raises(QueryError, match="stores signs"):
+        searcher.words("a red ring", 3, funnel=True)
+    with pytest.raises(QueryError, match="dims 1 to 64"):
+        searcher.words("a red ring", 3, dim=128)
+    searcher.model.close()
+
+
+def test_dims_and_storage_types_that_are_not_possible_are_refused(copy: Served) -> None:
+    with pytest.raises(ConfigError, match=r"dim 65: the model was trained for 16, 64, 128"):
+        copy.index(dim=65)
+    with pytest.raises(ConfigError, match=r"storage int4: .*one can store float32, float16, int8, binary, binary_int8"):
+        copy.index(storage="int4")
 
 
 @pytest.mark.parametrize("missing", ["vectors.npy", "videos.parquet", "manifest.json"])

@@ -58,8 +58,8 @@ def test_vectors_of_any_length_and_zero_vectors_are_stored() -> None:
 @pytest.mark.parametrize("with_codes", [False, True])
 def test_binary_search_reranks_the_nearest_signs_by_the_float_query(dim: int, with_codes: bool) -> None:
     queries, corpus = some(6, 4), some(70, 5)
-    codes = Int8Vectors.calibrated(corpus) if with_codes else None
-    ranking = BinaryVectors(corpus, dim, codes).topk(queries, shortlist=12, k=5)
+    codes = Int8Vectors.calibrated(corpus).prefix(dim) if with_codes else None
+    ranking = BinaryVectors(sign_bits(corpus, dim), dim, codes).topk(queries, shortlist=12, k=5)
     for query, rows in zip(queries[:, :dim], ranking.indices.tolist(), strict=True):
         distances = ((corpus[:, :dim] > 0) != (query > 0)).sum(dim=1).tolist()
         nearest = sorted(range(70), key=lambda row: (distances[row], row))[:12]
@@ -70,14 +70,14 @@ def test_binary_search_reranks_the_nearest_signs_by_the_float_query(dim: int, wi
 
 
 def test_among_equal_distances_the_lower_rows_are_shortlisted() -> None:
-    ranking = BinaryVectors(torch.ones(9, 8), 8).topk(torch.ones(1, 8), shortlist=4, k=4)
+    ranking = BinaryVectors(sign_bits(torch.ones(9, 8), 8), 8).topk(torch.ones(1, 8), shortlist=4, k=4)
     assert ranking.indices.tolist() == [[0, 1, 2, 3]]
     torch.testing.assert_close(ranking.scores, torch.ones(1, 4))
 
 
 def test_an_empty_corpus_and_no_queries_give_no_results() -> None:
-    assert BinaryVectors(torch.ones(0, 8), 8).topk(torch.ones(2, 8), 4, 4).indices.shape == (2, 0)
-    assert BinaryVectors(torch.ones(3, 8), 8).topk(torch.ones(0, 8), 4, 4).indices.shape == (0, 3)
+    assert BinaryVectors(sign_bits(torch.ones(0, 8), 8), 8).topk(torch.ones(2, 8), 4, 4).indices.shape == (2, 0)
+    assert BinaryVectors(sign_bits(torch.ones(3, 8), 8), 8).topk(torch.ones(0, 8), 4, 4).indices.shape == (0, 3)
 
 
 def test_sizes_are_those_of_the_arrays() -> None:
