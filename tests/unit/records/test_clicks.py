@@ -12,7 +12,7 @@ import pytest
 from scipy.stats import kendalltau, spearmanr
 
 from reelnest.errors import DataError
-from reelnest.records.clicks.click_log import ClickLog, Rows
+from reelnest.records.clicks.click_log import Rows, _seconds
 from reelnest.records.clicks.filters import without_floods
 from reelnest.records.clicks.grades import collect_evidence, grade
 from reelnest.records.clicks.propensities import estimate_propensities
@@ -113,9 +113,9 @@ def test_bots_and_floods_do_not_count() -> None:
     clicker = [(at, at % 10, 1, 1) for at in range(60)]
     flood = [(0, 7, 8, 1)] * 9
     everything = make_rows([*rows, *scraper, *clicker, *flood, *people], user=[*users, *[100] * 600, *[101] * 60, *[102] * 9, *[102] * 10])
-    filtered = without_floods(everything)
-    assert (filtered.bots, filtered.bot_rows, filtered.repeated_rows) == (2, 660, 7)
-    assert sorted(set(filtered.rows.user.tolist())) == [*range(1, 31), 102]
+    usable, removed = without_floods(everything)
+    assert (removed.bots, removed.bot_rows, removed.repeated_rows) == (2, 660, 7)
+    assert sorted(set(usable.user.tolist())) == [*range(1, 31), 102]
 
 
 def test_one_user_alone_makes_no_item_relevant() -> None:
@@ -137,7 +137,7 @@ def test_no_session_and_no_query_is_in_two_splits() -> None:
     session = np.sort(rng.integers(1, 800, count))
     rows = [(int(query), int(item), 1, 0) for query, item in rng.integers(0, 50, (count, 2))]
     log = make_rows(rows, user=session, session=session + 10_000, time=session * HOUR + rng.integers(0, 9999, count))
-    usable, splits = split_log(ClickLog(log, [f"query {number}" for number in range(50)], []))
+    usable, splits = split_log(log, [f"query {number}" for number in range(50)])
     of_session = defaultdict(set)
     for row in range(len(usable)):
         of_session[int(usable.session[row])].add(int(splits[usable.query[row]]))
@@ -151,26 +151,41 @@ def test_a_query_that_is_new_in_the_last_window_is_tested() -> None:
     old = [(0, at % 3, 1, 0) for at in range(90)]
     log = make_rows([*old, *[(1, 0, 1, 1)] * 10], session=range(1, 101), time=[at * HOUR for at in range(100)])
     name = next(f"query {number}" for number in range(99) if split_of(f"query {number}") == 0)
-    usable, splits = split_log(ClickLog(log, [name, f"{name} again"], []))
+    usable, splits = split_log(log, [name, f"{name} again"])
     assert splits.tolist()[1] == 2
     assert set(usable.query[usable.row >= 90]) == {1}
 
 
 def test_a_query_that_occurs_only_in_the_first_window_is_trained_on() -> None:
     log = make_rows([(at % 50, 0, 1, 0) for at in range(80)] + [(50, 0, 1, 0)] * 20, session=range(1, 101), time=range(100))
-    _, splits = split_log(ClickLog(log, [f"query {number}" for number in range(51)], []))
+    _, splits = split_log(log, [f"query {number}" for number in range(51)])
     assert splits.tolist() == [0] * 50 + [max(1, split_of("query 50"))]
 
 
 def split_of(query: str) -> int:
     log = make_rows([(0, 0, 1, 0)])
-    return int(split_log(ClickLog(log, [query], []))[1][0])
+    return int(split_log(log, [query])[1][0])
 
 
 def test_a_user_without_a_row_for_half_an_hour_starts_a_new_session() -> None:
     rows = [(0, 0, 1, 0)] * 5
     time = np.array([0, 0.4, 1.2, 0.1, 9]) * HOUR
     assert sessions(make_rows(rows, user=[7, 7, 7, 8, 8], time=time)).tolist() == [0, 0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        pa.array(["2026-01-31T12:00:00Z", "2026-01-31 13:00:00+01:00", "2026-01-31T12:00:00"]),
+        pa.array([1769860800, 1769860800, 1769860800]),
+        pa.array(["1769860800", "1769860800000", "1769860800.0"]),
+        pa.array([1769860800000] * 3),
+        pa.array([1769860800 * 10**6] * 3, pa.timestamp("us")),
+        pa.array([1769860800] * 3, pa.timestamp("s", "Europe/Berlin")),
+    ],
+)
+def test_times_are_read_in_many_forms(times: pa.Array) -> None:
+    assert _seconds(times).tolist() == [1769860800.0] * 3
 
 
 def count_rows(folder: Path, rows: list[dict[str, Any]], suffix: str) -> Path:

@@ -1,4 +1,4 @@
-"""A click log in memory: 48 bytes of numbers a row, and each distinct query and item once."""
+"""A click log in memory: 48 bytes a row, and each distinct query and item once."""
 
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, fields
@@ -30,7 +30,7 @@ class Rows:
 
     row: NDArray[np.int64]
     query: NDArray[np.int32]
-    """Index in `ClickLog.queries`."""
+    """Index in `Names.queries`."""
     item: NDArray[np.int32]
     rank: NDArray[np.int16]
     """The position from 1; 0 in all rows of a log without positions."""
@@ -45,6 +45,8 @@ class Rows:
 
     def of(self, chosen: NDArray[Any]) -> "Rows":
         """The rows of a mask or of indices."""
+        if chosen.dtype == bool and chosen.all():
+            return self
         return Rows(**{column.name: getattr(self, column.name)[chosen] for column in fields(self)})
 
     def __len__(self) -> int:
@@ -52,17 +54,16 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class ClickLog:
-    """The usable rows, and what their numbers mean."""
+class Names:
+    """What the numbers in the rows mean."""
 
-    rows: Rows
     queries: list[str]
     """The first spelling of each query. Queries that `normalised` makes equal are one."""
     items: list[str]
 
 
-def read_click_log(columns: ColumnMap) -> Generator[BadRow, None, ClickLog]:
-    """Reads a click log. Yields the rows that cannot be used; returns the log.
+def read_click_log(columns: ColumnMap) -> Generator[BadRow, None, tuple[Rows, Names]]:
+    """Reads a click log. Yields the rows that cannot be used; returns the others.
 
     Raises DataError if the table cannot be read or has no usable row.
     """
@@ -83,8 +84,14 @@ def read_click_log(columns: ColumnMap) -> Generator[BadRow, None, ClickLog]:
         chunks.append(rows.of(faults == ""))
     if not any(map(len, chunks)):
         raise DataError(f"{columns.table}: no row can be used. Correct the columns in {columns.source}.")
-    joined = Rows(**{column.name: np.concatenate([getattr(rows, column.name) for rows in chunks]) for column in fields(Rows)})
-    return ClickLog(joined, queries.names, items.names)
+    return _joined(chunks), Names(queries.names, items.names)
+
+
+def _joined(chunks: list[Rows]) -> Rows:
+    """The rows of all chunks, which is emptied: one column after the other, so that few are in memory twice."""
+    columns = {column.name: [getattr(rows, column.name) for rows in chunks] for column in fields(Rows)}
+    chunks.clear()
+    return Rows(**{name: np.concatenate(columns.pop(name)) for name in list(columns)})
 
 
 class _Numbering:

@@ -1,6 +1,5 @@
 """Removes rows that say more about one visitor than about relevance: bots and floods."""
 
-import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,28 +14,25 @@ CLICKER_ROWS, CLICKER_SHARE = 50, 0.8
 MOST_REPEATS = 3
 """Rows of a user for one query and item that count, the first in the file. More would let one user decide a grade."""
 
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
-class Filtered:
-    """The rows that count, and how many do not."""
+class Removed:
+    """How many rows do not count."""
 
-    rows: Rows
     bots: int
     """Number of users whose rows were all removed."""
     bot_rows: int
     repeated_rows: int
 
 
-def without_floods(rows: Rows) -> Filtered:
-    """The rows without bots, and with at most MOST_REPEATS of a user for one query and item.
+def without_floods(rows: Rows) -> tuple[Rows, Removed]:
+    """The rows without bots, and with at most MOST_REPEATS of a user for one query and item; and what was removed.
 
     Rows without a user or a session, such as those of an aggregated table, all count.
     """
     known = np.flatnonzero(rows.user != 0)
     if not len(known):
-        return Filtered(rows, 0, 0, 0)
+        return rows, Removed(0, 0, 0)
     _, user = np.unique(rows.user[known], return_inverse=True)
     count = np.bincount(user)
     share = np.bincount(user, rows.clicks[known] > 0) / count
@@ -45,16 +41,15 @@ def without_floods(rows: Rows) -> Filtered:
     of_bots[known] = is_bot[user]
     repeated = np.zeros(len(rows), dtype=bool)
     repeated[known] = _place_in_group(user, rows.query[known], rows.item[known]) >= MOST_REPEATS
-    return Filtered(rows.of(~of_bots & ~repeated), int(is_bot.sum()), int(of_bots.sum()), int((repeated & ~of_bots).sum()))
+    return rows.of(~of_bots & ~repeated), Removed(int(is_bot.sum()), int(of_bots.sum()), int((repeated & ~of_bots).sum()))
 
 
 def _place_in_group(*keys: NDArray[np.integer]) -> NDArray[np.int64]:
     """The place of each row, from 0, among the rows that have the same keys."""
-    order_of_keys = np.lexsort(keys)
-    is_first = np.ones(len(order_of_keys), dtype=bool)
-    is_first[1:] = np.any([key[order_of_keys][1:] != key[order_of_keys][:-1] for key in keys], axis=0)
+    by_keys = np.lexsort(keys)
+    is_first = np.ones(len(by_keys), dtype=bool)
+    is_first[1:] = np.any([np.diff(key[by_keys]) != 0 for key in keys], axis=0)
     starts = np.flatnonzero(is_first)
-    places = np.arange(len(order_of_keys)) - np.repeat(starts, np.diff([*starts, len(order_of_keys)]))
-    result = np.empty(len(order_of_keys), dtype=np.int64)
-    result[order_of_keys] = places
-    return result
+    places = np.empty(len(by_keys), dtype=np.int64)
+    places[by_keys] = np.arange(len(by_keys)) - np.repeat(starts, np.diff(starts, append=len(by_keys)))
+    return places

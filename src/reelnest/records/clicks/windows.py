@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reelnest.records.captioned_clips import HELD_OUT, group_split
-from reelnest.records.clicks.click_log import ClickLog, Rows
+from reelnest.records.clicks.click_log import Rows
 from reelnest.records.formats import SPLITS
 from reelnest.records.splits import normalised
 
@@ -20,19 +20,18 @@ Splits = NDArray[np.int8]
 """Indices in SPLITS."""
 
 
-def split_log(log: ClickLog) -> tuple[Rows, Splits]:
+def split_log(rows: Rows, queries: list[str]) -> tuple[Rows, Splits]:
     """The rows that count, and the split of each query.
 
     A query's split depends on a hash of its text, so that some frequent queries are held out. If the query does not occur in that window,
     it has the split of the next window in which it does, or else of the last. In a log without sessions, users and times there are no
     windows, and the hash alone decides.
     """
-    rows = log.rows
-    by_name = np.array([SPLITS.index(group_split(normalised(query))) for query in log.queries], dtype=np.int8)
+    by_name = np.array([SPLITS.index(group_split(normalised(query))) for query in queries], dtype=np.int8)
     window = _windows(rows)
     if window is None:
         return rows, by_name
-    occurs = np.zeros((len(log.queries), len(SPLITS)), dtype=bool)
+    occurs = np.zeros((len(queries), len(SPLITS)), dtype=bool)
     occurs[rows.query, window] = True
     later = occurs & (np.arange(len(SPLITS)) >= by_name[:, None])
     last = len(SPLITS) - 1 - occurs[:, ::-1].argmax(axis=1)

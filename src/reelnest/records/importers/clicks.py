@@ -17,7 +17,7 @@ import numpy as np
 
 from reelnest.errors import DataError, VideoError
 from reelnest.records.captioned_clips import SUFFIXES, find_video
-from reelnest.records.clicks.click_log import ClickLog, read_click_log
+from reelnest.records.clicks.click_log import Names, read_click_log
 from reelnest.records.clicks.filters import without_floods
 from reelnest.records.clicks.grades import LEAST_CLICKS, Graded, collect_evidence, grade
 from reelnest.records.clicks.propensities import estimate_propensities
@@ -36,11 +36,12 @@ def read_clicks(source: Path) -> Iterator[Row]:
     """A click log, by a JSON file that maps its columns; clicks become grades and hard negatives, corrected for the position."""
     columns = read_map(source, ("query", "item"), OPTIONAL)
     _check_form(columns)
-    read = yield from read_click_log(columns)
-    filtered = without_floods(read.rows)
-    if not len(filtered.rows):
+    rows, names = yield from read_click_log(columns)
+    rows, removed = without_floods(rows)
+    if not len(rows):
         raise DataError(f"{columns.table}: all rows are those of bots.")
-    rows, splits = split_log(ClickLog(filtered.rows, read.queries, read.items))
+    people = len(rows)
+    rows, splits = split_log(rows, names.queries)
     in_training = splits[rows.query] == 0
     try:
         propensities = estimate_propensities(rows.of(in_training) if in_training.any() else rows)
@@ -52,13 +53,13 @@ def read_clicks(source: Path) -> Iterator[Row]:
     log.warning(
         "%s: not used: %s rows of %s bots, %s repeated rows, %s rows outside of their query's split. Propensities of the positions: %s.",
         columns.table,
-        *(f"{count:,}" for count in (filtered.bot_rows, filtered.bots, filtered.repeated_rows, len(filtered.rows) - len(rows))),
+        *(f"{count:,}" for count in (removed.bot_rows, removed.bots, removed.repeated_rows, people - len(rows))),
         shown or "none, because there are no positions, so clicks are not corrected",
     )
     graded = grade(collect_evidence(rows, propensities))
     if not graded:
         raise DataError(f"{columns.table}: no item has {LEAST_CLICKS} clicks by different users for one query. Import a longer log.")
-    yield from _written(graded, read, splits.tolist(), columns)
+    yield from _written(graded, names, splits.tolist(), columns)
 
 
 def _check_form(columns: ColumnMap) -> None:
@@ -70,22 +71,22 @@ def _check_form(columns: ColumnMap) -> None:
         raise DataError(f"{columns.source}: expected {expected}. Found {', '.join(given)}.")
 
 
-def _written(graded: list[Graded], read: ClickLog, splits: list[int], columns: ColumnMap) -> Iterator[Row]:
+def _written(graded: list[Graded], names: Names, splits: list[int], columns: ColumnMap) -> Iterator[Row]:
     usable: dict[int, bool] = {}
     for pair in graded:
         origin = Origin(columns.table.name, pair.row)
         for item in (pair.item, *pair.negatives):
             if item not in usable:
-                video = _video(read.items[item], columns.videos, origin)
+                video = _video(names.items[item], columns.videos, origin)
                 usable[item] = isinstance(video, VideoRow) and all(file.is_file() for file in video.files.values())
                 yield video
         record = {
-            "query": {"text": read.queries[pair.query]},
-            "target": {"video": _id_of(read.items[pair.item])},
+            "query": {"text": names.queries[pair.query]},
+            "target": {"video": _id_of(names.items[pair.item])},
             "relevance": pair.grade,
             "split": SPLITS[splits[pair.query]],
         }
-        negatives = [{"video": _id_of(read.items[item])} for item in pair.negatives if usable[item]]
+        negatives = [{"video": _id_of(names.items[item])} for item in pair.negatives if usable[item]]
         yield PairRow(origin, {**record, "negatives": negatives} if negatives else record)
 
 
