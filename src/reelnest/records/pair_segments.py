@@ -1,11 +1,15 @@
 """The videos that pairs cut out of others by `start` and `end`, and the files of which there are segments."""
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from types import MappingProxyType
 
 from reelnest.records.formats import PAIRS_FILE, VIDEOS_FILE, BadRecord, Pair, Side, Video, file_names
 from reelnest.records.json_lines import RecordError, show
+from reelnest.records.segments import Segment
 
+SAME_MOMENT = 0.5
+"""Share of the time of two segments from which on both are the same moment, as in measures of moment retrieval."""
 NO_SEGMENTS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -36,6 +40,24 @@ def segmented_files(videos: Sequence[Video]) -> dict[str, str]:
     """The file of each video whose file has a segment in `videos`, by video_id. All videos of a file belong into one split."""
     files = {file_names(video)[0] for video in videos if video.segment is not None}
     return {video.video_id: name for video in videos if video.path is not None and (name := file_names(video)[0]) in files} if files else {}
+
+
+def overlapping_segments(videos: Sequence[Video]) -> dict[str, list[str]]:
+    """For each segment, the others of its file with which it shares more than half of the time that either has, by video_id.
+
+    A result that overlaps the target of a query is not wrong, so it is never its negative.
+    """
+    of_file: dict[str, list[tuple[str, Segment]]] = {}
+    for video in videos:
+        if video.segment is not None:
+            of_file.setdefault(file_names(video)[0], []).append((video.video_id, video.segment))
+    overlaps: dict[str, list[str]] = {}
+    for segments in of_file.values():
+        for (first_id, first), (second_id, second) in combinations(segments, 2):
+            if first.shares(second) > SAME_MOMENT:
+                overlaps.setdefault(first_id, []).append(second_id)
+                overlaps.setdefault(second_id, []).append(first_id)
+    return overlaps
 
 
 def _cut(side: Side, known: Mapping[str, Video]) -> Video:

@@ -28,6 +28,13 @@ class Segment:
         """For example `#t=5,12.5`, the form of addresses (https://www.w3.org/TR/media-frags/). `#t=5` has no end."""
         return f"#t={_number(self.start)}" + ("" if self.end is None else f",{_number(self.end)}")
 
+    def shares(self, segment: "Segment") -> float:
+        """The time that both contain, as a share of the time that either does; 1 if both end with the file."""
+        if self.end is None or segment.end is None:
+            return float(self.end is segment.end)
+        both = min(self.end, segment.end) - max(self.start, segment.start)
+        return max(0.0, both) / (max(self.end, segment.end) - min(self.start, segment.start))
+
     @property
     def record(self) -> dict[str, float]:
         """The keys of a record."""

@@ -30,7 +30,7 @@ from reelnest.records.formats import (
     read_videos,
     video_files,
 )
-from reelnest.records.pair_segments import cut_videos, segmented_files
+from reelnest.records.pair_segments import cut_videos, overlapping_segments, segmented_files
 from reelnest.records.splits import assign_splits, count_pairs
 from reelnest.settings import Data, Params
 from reelnest.stages.workspace import Workspace
@@ -87,7 +87,8 @@ def _prepare(workspace: Workspace, params: Params, vision: VisionSpec) -> Prepro
         used = write_store(folder / STORE_FOLDER, list(good.items()), cache, params.preprocess.shard_megabytes, vision)
         used_videos = [video for video in videos if video.video_id in good]
         fields = {video.video_id: _fields(video, params.data) for video in used_videos}
-        write_tables(folder, fields, usable, splits, {video.video_id: tuple(video.tags.items()) for video in used_videos})
+        tags = {video.video_id: tuple(video.tags.items()) for video in used_videos}
+        write_tables(folder, fields, usable, splits, tags, overlapping_segments(used_videos))
     cache.keep_only(used)
 
     left_out = Dropped(

@@ -35,6 +35,8 @@ ITEMS_SCHEMA = pa.schema(
         ("tags", NAMED_TEXTS),
     ]
 )
+SEGMENTS_SCHEMA = ITEMS_SCHEMA.append(pa.field("overlaps", pa.large_list(pa.int64())))
+"""Of data with segments that overlap: the items that show the same moment."""
 PAIRS_SCHEMA = pa.schema(
     [
         ("query", pa.int64()),
@@ -88,6 +90,7 @@ class Prepared:
         self._keys = items["key"]
         self._fields = items["fields"]
         self._tags = items["tags"]
+        self._overlaps = items["overlaps"] if "overlaps" in items.column_names else None
         self._first_video = len(items) - len(store)
         self._pair_split = pairs["split"]
         self._queries: Indices = pairs["query"].to_numpy()
@@ -104,12 +107,12 @@ class Prepared:
         if not folder.is_dir():
             raise DataError(f"{folder} is missing. Run `reelnest preprocess`.")
         tables = []
-        for name, schema in ((ITEMS_FILE, ITEMS_SCHEMA), (PAIRS_FILE, PAIRS_SCHEMA)):
+        for name, schemas in ((ITEMS_FILE, (ITEMS_SCHEMA, SEGMENTS_SCHEMA)), (PAIRS_FILE, (PAIRS_SCHEMA,))):
             try:
                 table = pq.read_table(folder / name)
             except (OSError, pa.ArrowException) as error:
                 raise DataError(f"{folder / name}: cannot be read ({error}). Run `reelnest preprocess` to create it.") from None
-            if not table.schema.equals(schema):
+            if not any(table.schema.equals(schema) for schema in schemas):
                 raise DataError(f"{folder / name}: written by another version. Run `reelnest preprocess` to recreate it.")
             tables.append(table.combine_chunks())
         return cls(FrameStore.open(folder / STORE_FOLDER), *tables)
@@ -185,7 +188,7 @@ class Prepared:
         return Pairs(self._queries[chosen], self._targets[chosen], self._relevance[chosen], negatives)
 
     def related(self, index: int) -> Indices:
-        """Items paired with this one, in any split and either direction, sorted. They are never its negatives."""
+        """Items paired with this one, in any split and either direction, sorted, and those of the same moment. Never its negatives."""
         starts, related = self._relations
         return related[starts[index] : starts[index + 1]]
 
@@ -200,6 +203,8 @@ class Prepared:
         """The symmetric relation as a compressed sparse row matrix: row starts, (items + 1,), and the column indices of all rows."""
         rows = np.concatenate([self._queries, self._targets])
         columns = np.concatenate([self._targets, self._queries])
+        if self._overlaps is not None:
+            rows, columns = _with_overlaps(rows, columns, self._overlaps.combine_chunks())
         permutation = np.lexsort((columns, rows))
         rows, columns = rows[permutation], columns[permutation]
         is_new = np.ones(len(rows), dtype=bool)
@@ -208,17 +213,37 @@ class Prepared:
         return np.concatenate([[0], np.cumsum(counts)]), columns[is_new]
 
 
+def _with_overlaps(rows: Indices, columns: Indices, overlaps: pa.LargeListArray) -> tuple[Indices, Indices]:
+    """The relation of items, extended to those that show the same moment as a related one, and to these themselves."""
+    from scipy.sparse import coo_array, eye_array
+
+    count = len(overlaps)
+    ends = np.cumsum(overlaps.value_lengths().to_numpy(zero_copy_only=False))
+    places = np.repeat(np.arange(count), np.diff(ends, prepend=0)), overlaps.flatten().to_numpy()
+    same = coo_array((np.ones(len(places[0]), dtype=np.int64), places), shape=(count, count)).tocsr()
+    related = coo_array((np.ones(len(rows), dtype=np.int64), (rows, columns)), shape=(count, count)).tocsr()
+    reach = same + eye_array(count, dtype=np.int64, format="csr")
+    extended = (reach @ related @ reach + same).tocoo()
+    return extended.row.astype(np.int64), extended.col.astype(np.int64)
+
+
 def fields_text(fields: Fields) -> str:
     """A video's text fields as the encoder reads them: one `name: text` per line."""
     return "\n".join(f"{name}: {text}" for name, text in fields)
 
 
 def write_tables(
-    folder: Path, videos: dict[str, Fields], pairs: Sequence[Pair], splits: Sequence[str], tags: Mapping[str, Fields] | None = None
+    folder: Path,
+    videos: dict[str, Fields],
+    pairs: Sequence[Pair],
+    splits: Sequence[str],
+    tags: Mapping[str, Fields] | None = None,
+    overlaps: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Writes `items.parquet` and `pairs.parquet`.
 
     `videos` are the good videos with their selected fields. `tags` has the tags of videos that have any. `pairs` name no other videos.
+    `overlaps` are `pair_segments.overlapping_segments`.
     """
     texts = sorted({side.value for pair in pairs for side in (pair.query, pair.target, *pair.negatives) if side.kind == "text"})
     ids = sorted(videos)
@@ -233,6 +258,11 @@ def write_tables(
         "fields": [[]] * len(texts) + [_named(videos[video_id]) for video_id in ids],
         "tags": [[]] * len(texts) + [_named((tags or {}).get(video_id, ())) for video_id in ids],
     }
+    schema = ITEMS_SCHEMA
+    if overlaps:
+        schema = SEGMENTS_SCHEMA
+        of_video = numbers["video"]
+        items["overlaps"] = [[]] * len(texts) + [sorted(of_video[same] for same in overlaps.get(video_id, ())) for video_id in ids]
     columns = {
         "query": [numbers[pair.query.kind][pair.query.value] for pair in pairs],
         "target": [numbers[pair.target.kind][pair.target.value] for pair in pairs],
@@ -240,7 +270,7 @@ def write_tables(
         "split": list(splits),
         "negatives": [sorted({numbers[side.kind][side.value] for side in pair.negatives}) for pair in pairs],
     }
-    for name, table in ((ITEMS_FILE, pa.table(items, schema=ITEMS_SCHEMA)), (PAIRS_FILE, pa.table(columns, schema=PAIRS_SCHEMA))):
+    for name, table in ((ITEMS_FILE, pa.table(items, schema=schema)), (PAIRS_FILE, pa.table(columns, schema=PAIRS_SCHEMA))):
         with atomic_write(folder / name) as out:
             pq.write_table(table, out, compression="zstd")
 

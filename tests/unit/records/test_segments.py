@@ -10,7 +10,7 @@ from reelnest.errors import DataError
 from reelnest.records.changes import compare, read_contents
 from reelnest.records.formats import Pair, Side, Video, read_pairs, read_videos
 from reelnest.records.merging import merge
-from reelnest.records.pair_segments import cut_videos, segmented_files
+from reelnest.records.pair_segments import cut_videos, overlapping_segments, segmented_files
 from reelnest.records.segments import Segment
 from reelnest.records.splits import assign_splits
 
@@ -119,6 +119,15 @@ def test_without_segments_videos_that_share_a_file_are_split_as_before() -> None
     assert segmented_files(videos) == {}
     pairs = [Pair(Side("text", f"t{number}"), Side("video", str(number)), 1.0, None, (), number) for number in range(50)]
     assert assign_splits(pairs, 0.3, 0.3, segmented_files(videos)) == assign_splits(pairs, 0.3, 0.3)
+
+
+def test_segments_that_share_most_of_their_time_show_the_same_moment() -> None:
+    times = {"a": (0.0, 10.0), "b": (2.0, 10.0), "c": (5.0, 15.0), "d": (3.0, 10.0), "last": (8.0, None), "end": (9.0, None)}
+    videos = [Video(video_id, "film.mp4", (), {}, 1, segment=Segment(*pair)) for video_id, pair in times.items()]
+    videos += [Video("other", "other.mp4", (), {}, 1, segment=Segment(0.0, 10.0)), FILM]
+    assert overlapping_segments(videos) == {"a": ["b", "d"], "b": ["a", "d"], "d": ["a", "b"], "last": ["end"], "end": ["last"]}
+    assert Segment(0.0, 10.0).shares(Segment(5.0, 15.0)) == pytest.approx(1 / 3)
+    assert Segment(0.0, 1.0).shares(Segment(2.0, 3.0)) == 0
 
 
 @pytest.fixture

@@ -89,6 +89,22 @@ def test_relations_are_symmetric_over_all_splits(prepared: Prepared) -> None:
         assert related.dtype == np.int64
 
 
+def test_what_shows_the_same_moment_as_a_related_item_is_related(prepared: Prepared, tmp_path: Path) -> None:
+    folder = tmp_path / "prepared"
+    pairs = [Pair(text("ant"), video("a"), 1.0, None, (), 1), Pair(video("b"), text("bee"), 1.0, None, (), 2)]
+    write_tables(folder, VIDEOS, pairs, ["train", "test"], overlaps={"a": ["unpaired"], "unpaired": ["a"]})
+    overlapping = Prepared.open(folder)
+    keys = [overlapping.item(index).key for index in range(len(overlapping))]
+    related = {key: {keys[other] for other in overlapping.related(index).tolist()} for index, key in enumerate(keys)}
+    assert related == {
+        "ant": {"a", "unpaired"},
+        "bee": {"b"},
+        "a": {"ant", "unpaired"},
+        "b": {"bee"},
+        "unpaired": {"ant", "a"},
+    }
+
+
 def test_a_video_is_encoded_with_its_frames_and_its_fields(prepared: Prepared) -> None:
     entry = prepared.entry(4, "target")
     assert (entry.role, entry.text) == ("target", "title: Bé\nocr: two\nlines")
