@@ -74,7 +74,8 @@ def msvd(folder: Path, clips: list[Path]) -> Path:
 def didemo(folder: Path, clips: list[Path]) -> Path:
     _copy(clips, folder / "video", [f"{number}_a.mp4" for number in range(10)])
     for split, numbers in NUMBERS.items():
-        entries = [{"description": text, "times": [[0, 0]], "video": f"{n}_a.mp4"} for n in numbers for text in (_caption(n), "it moves")]
+        units = {"times": [[0, 0]], "num_segments": 1}
+        entries = [{"description": text, "video": f"{n}_a.mp4", **units} for n in numbers for text in (_caption(n), f"{_caption(n)} moves")]
         _json(folder / f"{split}_data.json", entries)
     return folder
 
@@ -83,7 +84,7 @@ def activitynet(folder: Path, clips: list[Path]) -> Path:
     _copy(clips, folder, [f"v_{number}.mp4" for number in range(10)])
     for name, numbers in (("train", [*NUMBERS["train"], *NUMBERS["val"]]), ("val_1", NUMBERS["test"])):
         content = {
-            f"v_{n}": {"duration": 1.0, "timestamps": [[0, 0.5], [0.5, 1]], "sentences": [_caption(n), " It ends."]} for n in numbers
+            f"v_{n}": {"duration": 0.4, "timestamps": [[0, 0.2], [0.2, 0.4]], "sentences": [_caption(n), " It ends."]} for n in numbers
         }
         _json(folder / f"{name}.json", content)
     return folder
@@ -97,13 +98,21 @@ def vatex(folder: Path, clips: list[Path]) -> Path:
     return folder
 
 
-def qvhighlights(folder: Path, clips: list[Path]) -> Path:
+def qvhighlights(folder: Path, clips: list[Path], splits_with_windows: tuple[str, ...] = ("train", "val")) -> Path:
     _copy(clips, folder / "videos", [f"y{number}_0.0_150.0.mp4" for number in range(10)])
     for split, numbers in NUMBERS.items():
         records: list[dict[str, Any]] = [{"qid": n, "query": _caption(n), "duration": 1, "vid": f"y{n}_0.0_150.0"} for n in numbers]
-        shown = {"relevant_windows": [[0, 1]], "relevant_clip_ids": [0], "saliency_scores": [[1, 1, 1]]}
-        _lines(folder / f"highlight_{split}_release.jsonl", [record if split == "test" else {**record, **shown} for record in records])
+        shown = {"relevant_windows": [[0.1, 0.3]], "relevant_clip_ids": [0], "saliency_scores": [[1, 1, 1]]}
+        _lines(
+            folder / f"highlight_{split}_release.jsonl",
+            [{**record, **shown} if split in splits_with_windows else record for record in records],
+        )
     return folder
+
+
+def qvhighlights_moments(folder: Path, clips: list[Path]) -> Path:
+    """With windows for the test too, which the published file lacks."""
+    return qvhighlights(folder, clips, ("train", "val", "test"))
 
 
 def ms_swift(folder: Path, clips: list[Path]) -> Path:
@@ -197,14 +206,17 @@ def webdataset(folder: Path, clips: list[Path]) -> Path:
 
 LAYOUTS: dict[str, Write] = {
     "activitynet": activitynet,
+    "activitynet-moments": activitynet,
     "clicks": clicks,
     "didemo": didemo,
+    "didemo-moments": didemo,
     "earlier": earlier,
     "mmeb": mmeb,
     "ms-swift": ms_swift,
     "msr-vtt": msr_vtt,
     "msvd": msvd,
     "qvhighlights": qvhighlights,
+    "qvhighlights-moments": qvhighlights_moments,
     "subtitles": subtitles,
     "table": table,
     "vatex": vatex,

@@ -1,4 +1,4 @@
-"""A click log in memory: 48 bytes a row, and each distinct query and item once."""
+"""A click log in memory: 50 bytes a row, and each distinct query and item once."""
 
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, fields
