@@ -29,6 +29,8 @@ class Headline:
 
     title: str
     evidence: str
+    commands: tuple[str, ...]
+    """The commands that build the recommended index and search it."""
     notes: tuple[str, ...]
     """What else to know before reading the numbers."""
     tiles: tuple[Tile, ...]
@@ -45,7 +47,8 @@ def headline(evaluation: EvaluationReport) -> Headline:
     else:
         title = f"Recommended: {configuration_name(choice.name)}"
         evidence = _evidence(choice, percent(evaluation.confidence))
-    return Headline(title, evidence, tuple(_notes(evaluation)), tuple(_tiles(evaluation)))
+    commands = () if choice is None else _commands(choice)
+    return Headline(title, evidence, commands, tuple(_notes(evaluation)), tuple(_tiles(evaluation)))
 
 
 def _evidence(choice: RecommendedConfiguration, confidence: str) -> str:
@@ -57,6 +60,12 @@ def _evidence(choice: RecommendedConfiguration, confidence: str) -> str:
         f"{metric} {value} (best: {figure(choice.best_value)} with {best}). The difference, {signed(choice.value - choice.best_value)}, is"
         f" above {signed(choice.low)} with {confidence} confidence; a loss of less than {margin} is accepted."
     )
+
+
+def _commands(choice: RecommendedConfiguration) -> tuple[str, ...]:
+    storage = "" if choice.storage == FLOATS else f" --storage {choice.storage}"
+    funnel = f" --dim {choice.funnel[0]} --funnel" if choice.funnel else ""
+    return f"reelnest index --dim {choice.dim}{storage}", f'reelnest search "…"{funnel}'
 
 
 def _notes(evaluation: EvaluationReport) -> list[str]:

@@ -105,6 +105,7 @@ def test_the_headline_is_the_choice_with_its_evidence_and_its_figures(tmp_path: 
     write_evaluation_page(tmp_path / "evaluation.html", report(full_evaluation()))
     page = Page(tmp_path / "evaluation.html")
     assert "<h1>Recommended: 64 dims, int8</h1>" in page.source
+    assert "To build and search this index: reelnest index --dim 64 --storage int8, reelnest search" in page.text
     assert (
         "Recall@10 0.961 (best: 0.964 with 64 dims). The difference, −0.003, is above −0.008 with 95\u00a0% confidence; a loss of less than"
         " 0.01 is accepted."
