@@ -14,7 +14,7 @@ NO_SEGMENTS: Mapping[str, str] = MappingProxyType({})
 
 
 def cut_videos(videos: Sequence[Video], pairs: Sequence[Pair]) -> tuple[list[Video], list[Pair], list[BadRecord]]:
-    """Each segment on a side or among the negatives of `pairs`, once, as a video with the texts of the one in `videos`.
+    """Each segment on a side or among the negatives of `pairs`, once, by file, as a video with the texts of the one in `videos`.
 
     Also returns `pairs` without those whose segments cannot be cut, and these (`bad_segment`). Segments of videos that are not in `videos`
     are left out.
@@ -33,7 +33,8 @@ def cut_videos(videos: Sequence[Video], pairs: Sequence[Pair]) -> tuple[list[Vid
                 break
     bad_lines = {record.line for record in bad}
     usable = [pair for pair in pairs if pair.line not in bad_lines]
-    return [video for video_id, video in cut.items() if video_id not in known], usable, bad
+    by_file = sorted(cut.values(), key=lambda video: (str(video.path), video.segment.start if video.segment is not None else 0.0))
+    return [video for video in by_file if video.video_id not in known], usable, bad
 
 
 def segmented_files(videos: Sequence[Video]) -> dict[str, str]:

@@ -25,7 +25,7 @@ from PIL import Image
 from reelnest.errors import VideoError
 from reelnest.video import sampling
 from reelnest.video.confinement import allow_processor_seconds, isolate, limit_resources
-from reelnest.video.decoders import IMAGES, OpenedVideo, Unsuitable, all_decoders, chosen_decoders
+from reelnest.video.decoders import IMAGES, OpenedVideo, Unsuitable, VideoDecoder, all_decoders, chosen_decoders
 from reelnest.video.files.segment import cut
 from reelnest.video.files.source import Source
 from reelnest.video.limits import Limits
@@ -67,15 +67,26 @@ def main() -> None:
         return descriptors[0]
 
     _send(replies, {"ready": True, "not_isolated": not_isolated})
+    opened: _OpenFile | None = None
     while True:
-        request, descriptors = messages.get()
+        request, (first, *_) = messages.get()
+        if opened is not None and opened.serves(request, first):
+            os.close(first)
+            file = opened
+        else:
+            if opened is not None:
+                opened.close(nothing)
+            file = _OpenFile(request, first, open_file)
+        opened = file if request["segment"] is not None else None
         try:
-            header, payload = _serve(request, descriptors[0], open_file)
+            header, payload = _serve(request, file)
         except VideoError as error:
-            header, payload = {"reason": error.reason, "text": str(error)}, b""
+            header, payload, opened = {"reason": error.reason, "text": str(error)}, b"", None
         except MemoryError:
-            header, payload = {"reason": "too_large", "text": f"{request['names'][0]}: decoding it takes too much memory"}, b""
-        os.dup2(nothing, 0)  # closes the video that decord read
+            text = f"{request['names'][0]}: decoding it takes too much memory"
+            header, payload, opened = {"reason": "too_large", "text": text}, b"", None
+        if opened is None:
+            file.close(nothing)
         _send(replies, {**header, "bytes": len(payload)}, payload)
 
 
@@ -99,26 +110,66 @@ def _send(replies: BinaryIO, header: dict[str, Any], payload: bytes | memoryview
     replies.flush()
 
 
-def _serve(request: dict[str, Any], first: int, open_file: Callable[[int], int]) -> DecoderReply:
-    limits = Limits(**request["limits"])
-    allow_processor_seconds(limits.timeout_seconds)
-    problems: list[str] = []
-    with Source(request["names"], first, open_file, limits) as source:
-        for decoder in chosen_decoders(request["decoder"]):
+class _OpenFile:
+    """An opened file. It stays open for requests of its segments: reading its packets takes longer than decoding a segment."""
+
+    def __init__(self, request: dict[str, Any], first: int, open_file: Callable[[int], int]) -> None:
+        self.source = Source(request["names"], first, open_file, Limits(**request["limits"]))
+        self._identity = _identity(request, first)
+        self._videos: dict[VideoDecoder, OpenedVideo | str] = {}
+        """By decoder, the opened video, or why it is unsuitable."""
+
+    def serves(self, request: dict[str, Any], first: int) -> bool:
+        """Whether the request is for this file, unchanged, with the same settings. `first` is its descriptor in the request."""
+        return self._identity == _identity(request, first)
+
+    def video(self, decoder: VideoDecoder) -> OpenedVideo:
+        """The video that the decoder opens. Raises Unsuitable, also if the decoder was rejected before, or VideoError."""
+        if decoder not in self._videos:
             try:
-                video = decoder.open(source)
-                if request["segment"] is not None:
-                    start, end = request["segment"]
-                    video = cut(video, start, end, None if decoder.name == IMAGES else source.track.zero_seconds, source.name)
-                header, payload = _decode(video, request)
+                self._videos[decoder] = decoder.open(self.source)
             except Unsuitable as problem:
-                problems.append(str(problem))
-            except ValueError as error:  # from check_aspect_ratio
-                raise VideoError("bad_shape", f"{source.name}: {error}") from error
-            else:
-                return {**header, "decoder": decoder.name}, payload
-        advice = f"set preprocess.decoder to auto, or re-encode the file: ffmpeg -i {source.name} out.mp4"
-        raise VideoError("no_decoder", f"{source.name}: no selected decoder can read it correctly: {problems[-1]}; {advice}")
+                self.reject(decoder, problem)
+        video = self._videos[decoder]
+        if isinstance(video, str):
+            raise Unsuitable(video)
+        return video
+
+    def reject(self, decoder: VideoDecoder, problem: Unsuitable) -> None:
+        """Never uses this decoder again: another one has moved the offset that its descriptor shares."""
+        self._videos[decoder] = str(problem)
+
+    def close(self, nothing: int) -> None:
+        """Closes the file, also for decord, which reads descriptor 0. That becomes `nothing`."""
+        self.source.close()
+        os.dup2(nothing, 0)
+
+
+def _identity(request: dict[str, Any], descriptor: int) -> tuple[object, ...]:
+    status = os.fstat(descriptor)
+    state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return (*state, request["names"], request["decoder"], request["limits"])
+
+
+def _serve(request: dict[str, Any], file: _OpenFile) -> DecoderReply:
+    source, problems = file.source, []
+    allow_processor_seconds(source.limits.timeout_seconds)
+    for decoder in chosen_decoders(request["decoder"]):
+        try:
+            video = file.video(decoder)
+            if request["segment"] is not None:
+                start, end = request["segment"]
+                video = cut(video, start, end, None if decoder.name == IMAGES else source.track.zero_seconds, source.name)
+            header, payload = _decode(video, request)
+        except Unsuitable as problem:
+            file.reject(decoder, problem)
+            problems.append(str(problem))
+        except ValueError as error:  # from check_aspect_ratio
+            raise VideoError("bad_shape", f"{source.name}: {error}") from error
+        else:
+            return {**header, "decoder": decoder.name}, payload
+    advice = f"set preprocess.decoder to auto, or re-encode the file: ffmpeg -i {source.name} out.mp4"
+    raise VideoError("no_decoder", f"{source.name}: no selected decoder can read it correctly: {problems[-1]}; {advice}")
 
 
 def _decode(video: OpenedVideo, request: dict[str, Any]) -> DecoderReply:

@@ -326,10 +326,10 @@ def test_inspecting_and_sampling_in_one_pass_returns_what_each_returns_alone(lim
 
 
 def test_a_video_is_good_without_its_sampled_frames(limits: Limits, make_video: MakeVideo, monkeypatch: pytest.MonkeyPatch) -> None:
-    def request(self: Decoder, request: dict[str, Any], files: Sequence[Path]) -> Any:
+    def request(self: Decoder, request: dict[str, Any], files: Sequence[Path], segment: Any) -> Any:
         if "settings" in request:
             raise VideoError("damaged", "a sampled frame is damaged")
-        return original(self, request, files)
+        return original(self, request, files, segment)
 
     original = Decoder._request
     monkeypatch.setattr(Decoder, "_request", request)

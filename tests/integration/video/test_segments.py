@@ -126,6 +126,42 @@ def test_times_after_the_end_are_errors_that_say_how_long_the_video_is(decoder: 
     assert decoder.inspect([file], segment=Segment(1.0, 1.5)).seconds == pytest.approx(0.36)  # annotated times are rounded
 
 
+@pytest.mark.parametrize("name", ["auto", "pyav"])
+@pytest.mark.parametrize("codec", ["h264", "h264-b", "h264-one-key"])
+def test_segments_of_a_file_that_stays_open_have_the_frames_of_a_file_that_is_opened(
+    decoder: Decoder, ffmpeg: str, generated: Path, codec: str, name: str
+) -> None:
+    file, between = make(ffmpeg, Variant(codec, "mp4"), generated), make(ffmpeg, Variant("vp9", "webm"), generated)
+    assert file is not None
+    assert between is not None
+    settings = FrameSettings(Preprocess(frames=4, min_pixels=3136, max_pixels=3136, decoder=name), VISION)
+    times = [(0.0, 0.3), (0.2, 0.5), (1.0, 1.3), (0.1, 0.4), (1.0, 1.3), (0.0, None)]
+    expected = []
+    for start, end in times:
+        decoder.frames([between], settings)  # closes the other file
+        expected.append(decoder.frames([file], settings, Segment(start, end)).rows)
+    for also in (None, file, between):
+        for (start, end), rows in zip(times, expected, strict=True):
+            np.testing.assert_array_equal(decoder.frames([file], settings, Segment(start, end)).rows, rows)
+            if also is not None:
+                decoder.frames([also], settings)
+
+
+def test_a_file_that_is_replaced_between_two_segments_is_opened_again(
+    decoder: Decoder, ffmpeg: str, generated: Path, tmp_path: Path
+) -> None:
+    sources = [make(ffmpeg, Variant(codec, "mp4"), generated) for codec in ("h264", "h264-b")]
+    file = tmp_path / "a.mp4"
+    for source in sources:
+        assert source is not None
+        file.write_bytes(source.read_bytes())
+        np.testing.assert_array_equal(thumbnails(decoder, file, Segment(0.2, 0.6)), thumbnails(decoder, source, Segment(0.2, 0.6)))
+    file.write_bytes(b"no video, but words")
+    with pytest.raises(VideoError) as raised:
+        decoder.frames([file], ALL_FRAMES, Segment(0.2, 0.6))
+    assert raised.value.reason == "not_a_video"
+
+
 @pytest.fixture(scope="module")
 def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("generated")

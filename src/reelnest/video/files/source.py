@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cached_property
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
 from reelnest.errors import VideoError
 from reelnest.video.files import containers
@@ -14,7 +14,7 @@ from reelnest.video.limits import Limits
 
 
 class Source:
-    """One video: a video file, or the images of a frame folder in order. Close it, or use it in a `with` statement."""
+    """One video: a video file, or the images of a frame folder in order. Close it."""
 
     def __init__(self, names: Sequence[str], first: int, open_file: Callable[[int], int], limits: Limits) -> None:
         """`first` is a descriptor of the first file, `open_file` returns one of the file with a number in `names`, or raises VideoError."""
@@ -26,10 +26,8 @@ class Source:
         self._first = os.fdopen(first, "rb", buffering=0)  # libraries move the offset too
         self._resources = ExitStack()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Closes the files."""
         self._resources.close()
         self._first.close()
 
