@@ -5,10 +5,10 @@ Checks must hold. They run twice. On all lines *found*, a failure is a warning, 
 *Advice* runs on the lines used. Its findings are legitimate in some data sets, but should be known.
 """
 
+import gc
 from collections.abc import Iterable, Sequence
 
 import great_expectations as gx
-import pandas as pd
 from great_expectations import expectations as gxe
 from great_expectations.core import ExpectationSuite
 from great_expectations.data_context import EphemeralDataContext
@@ -18,7 +18,7 @@ from great_expectations.expectations.expectation import Expectation
 from reelnest.artifacts.validation_report import Severity
 from reelnest.checks.custom_expectations import ExpectColumnPairToHaveOneBForEachA, ExpectColumnValuesToBeBalanced
 from reelnest.checks.findings import Finding, finding_of
-from reelnest.checks.tables import GOOD, PAIR_COLUMNS, VIDEO_COLUMNS
+from reelnest.checks.tables import GOOD, PAIR_COLUMNS, VIDEO_COLUMNS, Table
 from reelnest.progress import Activity
 from reelnest.records.formats import SPLITS, pair_kind
 from reelnest.settings import Validate
@@ -32,7 +32,7 @@ USUAL_SIDE = (56, 4096)
 SMALLEST_SHARE = 0.01
 """Minimum share of the pairs for each kind of pair that occurs."""
 
-Checked = tuple[pd.DataFrame, Sequence[ExpectationSuite]]
+Checked = tuple[Table, Sequence[ExpectationSuite]]
 """A table and the suites that run on it."""
 
 PAIR_KINDS = [pair_kind("text", "video"), pair_kind("video", "text"), pair_kind("text", "text"), pair_kind("video", "video")]
@@ -146,17 +146,20 @@ def pair_advice(name: str) -> ExpectationSuite:
 def check(tables: Iterable[Checked]) -> list[Finding]:
     """Runs suites on their table. Uses no files and no network. Holds one table at a time."""
     context = _context()
-    source = context.data_sources.add_pandas("data")
     findings = []
     with Activity("checking the expectations"):
         for table, suites in tables:
+            source = context.data_sources.add_pandas("data")
             for suite in suites:
                 batch = source.add_dataframe_asset(suite.name).add_batch_definition_whole_dataframe("all lines")
                 definition = gx.ValidationDefinition(name=suite.name, data=batch, suite=context.suites.add(suite))
                 definition = context.validation_definitions.add(definition)
-                result = definition.run(batch_parameters={"dataframe": table}, result_format=RESULT_FORMAT)
+                result = definition.run(batch_parameters={"dataframe": table.rows}, result_format=RESULT_FORMAT)
                 findings += [finding_of(suite.name, table, outcome) for outcome in result.results]
-            del table
+            # The source and its assets hold the table, and each other.
+            context.data_sources.delete("data")
+            del table, source, batch, definition, result
+            gc.collect()
     return sorted(findings, key=lambda finding: (finding.outcome.suite, finding.outcome.description))
 
 

@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
 from great_expectations.core import ExpectationValidationResult
 
 from reelnest.artifacts.validation_report import ExpectationOutcome
-from reelnest.checks.tables import GOOD
+from reelnest.checks.tables import GOOD, Table
 
 ITEM_COLUMNS = ("pair", "video_id")
 """Columns that identify a line's item; the first one in the table is used."""
@@ -36,7 +35,7 @@ class Finding:
     examples: tuple[Example, ...]
 
 
-def finding_of(suite: str, table: pd.DataFrame, result: ExpectationValidationResult) -> Finding:
+def finding_of(suite: str, table: Table, result: ExpectationValidationResult) -> Finding:
     """Converts Great Expectations' `result` on `table`."""
     settings: Mapping[str, Any] = result.expectation_config.kwargs
     columns = tuple(str(settings[key]) for key in ("column", "column_A", "column_B") if key in settings)
@@ -69,15 +68,21 @@ def _rows(result: Any) -> list[Mapping[str, Any]]:
     return result.result.get("partial_unexpected_index_list") or []
 
 
-def _examples(table: pd.DataFrame, columns: tuple[str, ...], result: Any) -> tuple[Example, ...]:
+def _examples(table: Table, columns: tuple[str, ...], result: Any) -> tuple[Example, ...]:
     rows = sorted(((int(row["line"]), row) for row in _rows(result)), key=lambda pair: pair[0])
-    named = next((column for column in ITEM_COLUMNS if column in table), None)
-    shown = table[table["line"].isin([line for line, _ in rows])] if rows else table[:0]
-    names = (
-        {} if named is None else {int(line): str(name) for line, name in zip(shown["line"], shown[named], strict=True) if not pd.isna(name)}
+    named = next((column for column in ITEM_COLUMNS if column in table.rows), None)
+    shown = table.rows[table.rows["line"].isin([line for line, _ in rows])] if rows else table.rows[:0]
+    names = {} if named is None else {int(line): table.text(named, name) for line, name in zip(shown["line"], shown[named], strict=True)}
+    values = [{column: table.text(column, row[column]) for column in columns} for _, row in rows]
+    informative = [
+        column
+        for column in columns
+        if any(_has_detail(value[column], names.get(line, "")) for (line, _), value in zip(rows, values, strict=True))
+    ]
+    return tuple(
+        Example(line, names.get(line, ""), ", ".join(value[column] for column in informative))
+        for (line, _), value in zip(rows, values, strict=True)
     )
-    informative = [column for column in columns if any(_has_detail(str(row[column]), names.get(line, "")) for line, row in rows)]
-    return tuple(Example(line, names.get(line, ""), ", ".join(str(row[column]) for column in informative)) for line, row in rows)
 
 
 def _has_detail(value: str, name: str) -> bool:

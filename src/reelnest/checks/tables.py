@@ -3,14 +3,16 @@
 A table of the lines *found* includes bad lines. A table of the lines *used* has only good ones.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from reelnest.records.formats import BadRecord, Pair, Side, Video, pair_kind
-from reelnest.records.pair_segments import NO_SEGMENTS
-from reelnest.records.splits import connected_components
 from reelnest.video.inspection import Inspected
 
 GOOD = "good"
@@ -38,10 +40,10 @@ PAIR_COLUMNS = {
     "line": "int64",
     "verdict": "str",
     "kind": "str",
-    "query": "str",
-    "target": "str",
-    "pair": "str",
-    "group": "str",
+    "query": "Int64",
+    "target": "Int64",
+    "pair": "Int64",
+    "group": "Int64",
     "split": "str",
     "relevance": "Float64",
     "negatives": "Int64",
@@ -51,18 +53,31 @@ PAIR_COLUMNS = {
 }
 
 
+@dataclass(frozen=True)
+class Table:
+    """A table, some of whose columns have numbers in place of texts."""
+
+    rows: pd.DataFrame
+    names: Mapping[str, Callable[[int], str]]
+    """By column, what returns the text of a number."""
+
+    def text(self, column: str, value: Any) -> str:
+        """A value as a reader knows it; empty if it is missing."""
+        if pd.isna(value):
+            return ""
+        return self.names[column](int(value)) if column in self.names else str(value)
+
+
 def side_name(side: Side) -> str:
     """A side as one string that includes its kind."""
     return f"{side.kind}: {side.value}"
 
 
-def video_table(
-    videos: Sequence[Video], inspected: Mapping[str, Inspected], pairs: Sequence[Pair], bad: Sequence[BadRecord] = ()
-) -> pd.DataFrame:
+def video_table(videos: Sequence[Video], inspected: Mapping[str, Inspected], pairs: Sequence[Pair], bad: Sequence[BadRecord] = ()) -> Table:
     """A row for each video, and for each bad line that has no video, with its reason."""
     sides = (side for pair in pairs for side in (pair.query, pair.target) if side.kind == "video")
     paired = {video_id for side in sides for video_id in (side.value, side.source)}
-    return _table(_video_rows(videos, inspected, paired, bad), VIDEO_COLUMNS)
+    return Table(_table(_video_rows(videos, inspected, paired, bad), VIDEO_COLUMNS), {})
 
 
 def _video_rows(
@@ -87,39 +102,66 @@ def _video_rows(
     yield from ({"line": line, "verdict": record.reason, "video_id": record.video_id} for line, record in verdicts.items())
 
 
-def pair_table(
-    pairs: Sequence[Pair], splits: Sequence[str], bad: Sequence[BadRecord] = (), files: Mapping[str, str] = NO_SEGMENTS
-) -> pd.DataFrame:
+def pair_table(pairs: Sequence[Pair], splits: Sequence[str], components: Sequence[int], bad: Sequence[BadRecord] = ()) -> Table:
     """A row for each pair, with its split, and for each bad line that has no pair, with its reason.
 
-    `files` are `pair_segments.segmented_files`.
+    `components` are `splits.connected_components`. Texts are numbers, because millions of them would take gigabytes: a side has the number
+    of the first row with it, times two, plus one if it is the target there. Pairs and groups have the number of their first row.
     """
-    return _table(_pair_rows(pairs, splits, connected_components(pairs, files), bad), PAIR_COLUMNS)
+    numbers: dict[Side, int] = {}
+    queries = np.fromiter((numbers.setdefault(pair.query, 2 * row) for row, pair in enumerate(pairs)), np.int64, len(pairs))
+    targets = np.fromiter((numbers.setdefault(pair.target, 2 * row + 1) for row, pair in enumerate(pairs)), np.int64, len(pairs))
+    verdicts = {record.line: record.reason for record in bad}
+    rows = pd.DataFrame(
+        {
+            "line": np.fromiter((pair.line for pair in pairs), np.int64, len(pairs)),
+            "verdict": [verdicts.pop(pair.line, GOOD) for pair in pairs],
+            "kind": [pair_kind(pair.query.kind, pair.target.kind) for pair in pairs],
+            "query": queries,
+            "target": targets,
+            "pair": _first_rows(queries * (2 * len(pairs)) + targets),
+            "group": _first_rows(np.fromiter(components, np.int64, len(pairs))),
+            "split": splits,
+            "relevance": np.fromiter((pair.relevance for pair in pairs), np.float64, len(pairs)),
+            "negatives": np.fromiter((len(pair.negatives) for pair in pairs), np.int64, len(pairs)),
+            "contradicted_negatives": _contradicted(pairs),
+            "query_characters": _characters(pair.query for pair in pairs),
+            "target_characters": _characters(pair.target for pair in pairs),
+        },
+    ).astype(PAIR_COLUMNS)
+    if verdicts:
+        without_pair = pd.DataFrame([{"line": line, "verdict": reason} for line, reason in verdicts.items()], columns=list(PAIR_COLUMNS))
+        rows = _in_order(pd.concat([rows, without_pair.astype(PAIR_COLUMNS)], ignore_index=True))
+
+    def side(number: int) -> str:
+        pair = pairs[number // 2]
+        return side_name(pair.target if number % 2 else pair.query)
+
+    def pair(row: int) -> str:
+        return f"{side_name(pairs[row].query)} → {side_name(pairs[row].target)}"
+
+    # A group is named by its first query.
+    return Table(rows, {"query": side, "target": side, "pair": pair, "group": lambda row: side_name(pairs[row].query)})
 
 
-def _pair_rows(pairs: Sequence[Pair], splits: Sequence[str], components: Sequence[int], bad: Sequence[BadRecord]) -> Iterator[_Row]:
-    verdicts = {record.line: record for record in bad}
-    relevant = {(pair.query, pair.target) for pair in pairs} if any(pair.negatives for pair in pairs) else set()
-    groups: dict[int, str] = {}
-    for pair, split, component in zip(pairs, splits, components, strict=True):
-        query, target = side_name(pair.query), side_name(pair.target)
-        yield {
-            "line": pair.line,
-            "verdict": _reason(verdicts.pop(pair.line, None)),
-            "kind": pair_kind(pair.query.kind, pair.target.kind),
-            "query": query,
-            "target": target,
-            "pair": f"{query} → {target}",
-            # A component is named by its first query.
-            "group": groups.setdefault(component, query),
-            "split": split,
-            "relevance": pair.relevance,
-            "negatives": len(pair.negatives),
-            "contradicted_negatives": sum((pair.query, negative) in relevant for negative in pair.negatives),
-            "query_characters": len(pair.query.value) if pair.query.kind == "text" else None,
-            "target_characters": len(pair.target.value) if pair.target.kind == "text" else None,
-        }
-    yield from ({"line": line, "verdict": record.reason} for line, record in verdicts.items())
+def _first_rows(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each row, the number of the first row with the same value."""
+    _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
+    return first[inverse]
+
+
+def _characters(sides: Iterable[Side]) -> pd.Series:
+    """The lengths of texts, missing for videos."""
+    lengths = np.fromiter((len(side.value) if side.kind == "text" else -1 for side in sides), np.int64)
+    return pd.Series(lengths, dtype="Int64").mask(lengths < 0)
+
+
+def _contradicted(pairs: Sequence[Pair]) -> NDArray[np.int64]:
+    """For each pair, how many of its negatives are targets of its query in other pairs."""
+    if not any(pair.negatives for pair in pairs):
+        return np.zeros(len(pairs), np.int64)
+    relevant = {(pair.query, pair.target) for pair in pairs}
+    return np.array([sum((pair.query, negative) in relevant for negative in pair.negatives) for pair in pairs], np.int64)
 
 
 def _reason(bad: BadRecord | None) -> str:
@@ -137,5 +179,8 @@ def _table(rows: Iterable[_Row], columns: Mapping[str, str]) -> pd.DataFrame:
     rows, blocks = iter(rows), []
     while block := list(islice(rows, BLOCK_ROWS)):
         blocks.append(pd.DataFrame({name: pd.Series([row.get(name) for row in block], dtype=dtype) for name, dtype in columns.items()}))
-    table = pd.concat(blocks, ignore_index=True) if blocks else pd.DataFrame(columns=list(columns)).astype(dict(columns))
+    return _in_order(pd.concat(blocks, ignore_index=True) if blocks else pd.DataFrame(columns=list(columns)).astype(dict(columns)))
+
+
+def _in_order(table: pd.DataFrame) -> pd.DataFrame:
     return table if table["line"].is_monotonic_increasing else table.sort_values("line", kind="stable", ignore_index=True)

@@ -47,7 +47,8 @@ def quarantine_pairs(
             usable.append(pair)
         else:
             bad.append(BadRecord(PAIRS_FILE, pair.line, *fault))
-    repeated = _repeated(usable, assign_splits(usable, validation_fraction, test_fraction, files))
+    repeats = len({(pair.query, pair.target) for pair in usable}) < len(usable)
+    repeated = _repeated(usable, assign_splits(usable, validation_fraction, test_fraction, files)) if repeats else []
     dropped = {record.line for record in repeated}
     return [pair for pair in usable if pair.line not in dropped], sorted(bad + repeated, key=lambda record: record.line)
 

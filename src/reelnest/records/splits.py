@@ -28,7 +28,11 @@ def assign_splits(
     are always used, even if they divide a component. In a component with explicit splits, pairs without one get the strictest of them
     (test, then validation), so that held-out data stays held out. `files` are `pair_segments.segmented_files`.
     """
-    components = connected_components(pairs, files)
+    return splits_of(pairs, connected_components(pairs, files), validation_fraction, test_fraction)
+
+
+def splits_of(pairs: Sequence[Pair], components: Sequence[int], validation_fraction: float, test_fraction: float) -> list[str]:
+    """The `assign_splits` of pairs whose components are known."""
     names: dict[int, str] = {}
     explicit: dict[int, set[str]] = {}
     for pair, component in zip(pairs, components, strict=True):

@@ -28,7 +28,7 @@ from reelnest.records.behaviour_tests import BEHAVIOUR_FILE, KINDS, BehaviourTes
 from reelnest.records.formats import PAIRS_FILE, VIDEOS_FILE, BadRecord, Pair, Side, known_ids, read_pairs, read_videos, write_quarantine
 from reelnest.records.pair_segments import cut_videos, segmented_files
 from reelnest.records.quarantine import count_by_reason, quarantine_pairs, quarantine_videos, queries_without_target
-from reelnest.records.splits import assign_splits, connected_components, count_pairs
+from reelnest.records.splits import connected_components, count_pairs, splits_of
 from reelnest.report.data_checks.validation_page import write_validation_page
 from reelnest.settings import Params
 from reelnest.stages.workspace import Workspace
@@ -75,8 +75,9 @@ def run(workspace: Workspace, params: Params) -> None:
     if of_other_data:
         tests, bad_tests = [], []
     lines[BEHAVIOUR_FILE] = len(tests) + len(bad_tests)
-    found_splits = assign_splits(pairs, *fractions, files)
-    splits = assign_splits(good, *fractions, files)
+    found_groups = connected_components(pairs, files)
+    groups = found_groups if len(good) == len(pairs) else connected_components(good, files)
+    splits = splits_of(good, groups, *fractions)
 
     bad = bad_videos + bad_pairs + bad_tests
     write_quarantine(workspace.reports / "quarantine.jsonl", bad)
@@ -86,14 +87,14 @@ def run(workspace: Workspace, params: Params) -> None:
         yield video_table(videos, inspected, pairs, bad_videos), [video_checks("videos_found", settings, "warning")]
         used = [video_checks("videos_used", settings, "critical"), video_advice("videos_advice")]
         yield video_table(good_videos, inspected, good), used
-        yield pair_table(pairs, found_splits, bad_pairs, files), [pair_checks("pairs_found", settings, "warning")]
+        found_splits = splits_of(pairs, found_groups, *fractions)
+        yield pair_table(pairs, found_splits, found_groups, bad_pairs), [pair_checks("pairs_found", settings, "warning")]
         used = [pair_checks("pairs_used", settings, "critical"), pair_advice("pairs_advice")]
-        yield pair_table(good, splits, files=files), used
+        yield pair_table(good, splits, groups), used
 
     findings = check(tables())
     outcomes = [finding.outcome for finding in findings]
-    groups = len(set(connected_components(good, files)))
-    fault = _fault(bad, sum(lines.values()), settings.max_quarantined_fraction, groups, splits, outcomes)
+    fault = _fault(bad, sum(lines.values()), settings.max_quarantined_fraction, len(set(groups)), splits, outcomes)
     report = ValidationReport(
         passed=fault is None,
         videos=VideoCounts(

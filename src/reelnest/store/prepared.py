@@ -6,8 +6,9 @@ everywhere. `pairs.parquet` has a row for each good pair. `store/` has the video
 
 import copy
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from reelnest.atomic_files import atomic_write
 from reelnest.errors import DataError
-from reelnest.records.formats import SPLITS, Kind, Pair
+from reelnest.records.formats import SPLITS, Kind, Pair, Side
 from reelnest.store.cached_rows import CachedRows
 from reelnest.store.entries import Entry, Role
 from reelnest.store.frame_store import FrameStore
@@ -252,27 +253,38 @@ def write_tables(
         "text": {text: number for number, text in enumerate(texts)},
         "video": {video_id: len(texts) + number for number, video_id in enumerate(ids)},
     }
-    items = {
-        "kind": ["text"] * len(texts) + ["video"] * len(ids),
-        "key": texts + ids,
-        "fields": [[]] * len(texts) + [_named(videos[video_id]) for video_id in ids],
-        "tags": [[]] * len(texts) + [_named((tags or {}).get(video_id, ())) for video_id in ids],
+
+    def number(side: Side) -> int:
+        return numbers[side.kind][side.value]
+
+    # From generators: lists of a million Python objects would take a gigabyte.
+    no_text: list[dict[str, str]] = []
+    items: dict[str, Iterable[object]] = {
+        "kind": chain(repeat("text", len(texts)), repeat("video", len(ids))),
+        "key": chain(texts, ids),
+        "fields": chain(repeat(no_text, len(texts)), (_named(videos[video_id]) for video_id in ids)),
+        "tags": chain(repeat(no_text, len(texts)), (_named((tags or {}).get(video_id, ())) for video_id in ids)),
     }
     schema = ITEMS_SCHEMA
     if overlaps:
         schema = SEGMENTS_SCHEMA
         of_video = numbers["video"]
-        items["overlaps"] = [[]] * len(texts) + [sorted(of_video[same] for same in overlaps.get(video_id, ())) for video_id in ids]
-    columns = {
-        "query": [numbers[pair.query.kind][pair.query.value] for pair in pairs],
-        "target": [numbers[pair.target.kind][pair.target.value] for pair in pairs],
-        "relevance": [pair.relevance for pair in pairs],
-        "split": list(splits),
-        "negatives": [sorted({numbers[side.kind][side.value] for side in pair.negatives}) for pair in pairs],
+        of_videos = (sorted(of_video[same] for same in overlaps.get(video_id, ())) for video_id in ids)
+        items["overlaps"] = chain(repeat([], len(texts)), of_videos)
+    columns: dict[str, Iterable[object]] = {
+        "query": (number(pair.query) for pair in pairs),
+        "target": (number(pair.target) for pair in pairs),
+        "relevance": (pair.relevance for pair in pairs),
+        "split": splits,
+        "negatives": (sorted({number(side) for side in pair.negatives}) for pair in pairs),
     }
-    for name, table in ((ITEMS_FILE, pa.table(items, schema=schema)), (PAIRS_FILE, pa.table(columns, schema=PAIRS_SCHEMA))):
+    for name, table in ((ITEMS_FILE, _table(items, schema)), (PAIRS_FILE, _table(columns, PAIRS_SCHEMA))):
         with atomic_write(folder / name) as out:
             pq.write_table(table, out, compression="zstd")
+
+
+def _table(columns: Mapping[str, Iterable[object]], schema: pa.Schema) -> pa.Table:
+    return pa.table([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
 
 
 def _named(texts: Fields) -> list[dict[str, str]]:

@@ -8,8 +8,9 @@ from reelnest.artifacts.validation_report import ExpectationOutcome
 from reelnest.checks.custom_expectations import ExpectColumnPairToHaveOneBForEachA, ExpectColumnValuesToBeBalanced
 from reelnest.checks.expectations import check, pair_advice, pair_checks, video_advice, video_checks
 from reelnest.checks.findings import Example, Finding
-from reelnest.checks.tables import pair_table, video_table
+from reelnest.checks.tables import Table, pair_table, video_table
 from reelnest.records.formats import BadRecord, Pair, Side, Video
+from reelnest.records.splits import connected_components
 from reelnest.settings import Validate
 from reelnest.video.decoder import VideoInfo
 from reelnest.video.inspection import Inspected
@@ -23,7 +24,7 @@ def outcome_of(expectation: Expectation, table: pd.DataFrame) -> ExpectationOutc
 def finding_of(expectation: Expectation, table: pd.DataFrame) -> Finding:
     expectation.description = "as expected"
     suite = ExpectationSuite("suite", expectations=[expectation])
-    (finding,) = check([(table.assign(line=range(1, len(table) + 1)), [suite])])
+    (finding,) = check([(Table(table.assign(line=range(1, len(table) + 1)), {}), [suite])])
     return finding
 
 
@@ -69,7 +70,7 @@ def info(
 
 def failing_pairs(pairs: list[Pair], splits: list[str], bad: tuple[BadRecord, ...] = ()) -> dict[str, tuple[int, ...]]:
     """The descriptions of the failing expectations, with their lines."""
-    table = pair_table(pairs, splits, bad)
+    table = pair_table(pairs, splits, connected_components(pairs), bad)
     findings = check([(table, [pair_checks("checks", SETTINGS, "critical"), pair_advice("advice")])])
     return {finding.outcome.description: finding.outcome.lines for finding in findings if not finding.outcome.success}
 
@@ -167,3 +168,18 @@ def test_a_file_twice_the_same_bytes_twice_and_a_video_in_no_pair_are_found() ->
 
 def test_a_data_set_without_videos_is_as_expected() -> None:
     assert failing_videos([], {}, [pair(1, "a cat", Side("text", "cats"))]) == set()
+
+
+def test_the_lines_of_a_pair_table_are_shown_with_their_texts() -> None:
+    pairs = [pair(1, "a cat", CAT), pair(3, "a dog", CAT), pair(4, "a cat", CAT)]
+    bad = (BadRecord("pairs.jsonl", 2, "bad_json", "half"),)
+    table = pair_table(pairs, ["train", "test", "train"], connected_components(pairs), bad)
+    assert table.rows["line"].tolist() == [1, 2, 3, 4]
+    findings = {
+        finding.outcome.description: finding for finding in check([(table, [pair_checks("c", SETTINGS, "critical"), pair_advice("a")])])
+    }
+    repeated = findings["no query and target are in two lines"]
+    assert repeated.examples == tuple(Example(line, "text: a cat → video: cat", "") for line in (1, 4))
+    group = findings["pairs that a chain of queries and targets joins are in one split"]
+    assert group.examples[1] == Example(3, "text: a dog → video: cat", "text: a cat, test")
+    assert findings["every line is well-formed and names good videos only"].examples == (Example(2, "", "bad_json"),)
