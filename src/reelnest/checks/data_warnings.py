@@ -1,13 +1,18 @@
-"""Warnings about data that can be used but hardly teaches or tests anything, each with its count and what to do."""
+"""Warnings about data that can be used but hardly teaches or tests anything, or perhaps should not be used: with counts and what to do."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
+from reelnest.checks.personal_data import personal_data
 from reelnest.records.formats import SPLITS, Pair, Side
 from reelnest.records.splits import normalised
 
 QUOTED = 80
 """Characters of a text in a warning."""
+MANY_PAIRS = 100
+"""Shares of fewer pairs are chance."""
+LARGEST_QUERY_SHARE = 0.1
+LARGEST_GRADE_SHARE = 0.99
 
 
 def data_warnings(pairs: Sequence[Pair], splits: Sequence[str]) -> list[str]:
@@ -16,7 +21,8 @@ def data_warnings(pairs: Sequence[Pair], splits: Sequence[str]) -> list[str]:
     for split in SPLITS:
         of_split = [pair for pair, chosen in zip(pairs, splits, strict=True) if chosen == split]
         warnings += _all_equal(of_split, split)
-    return warnings + _leaks(pairs, splits)
+        warnings += _frequent_query(of_split, split)
+    return warnings + _unbalanced_grades(pairs) + _leaks(pairs, splits) + _personal(pairs)
 
 
 def _all_equal(pairs: Sequence[Pair], split: str) -> list[str]:
@@ -31,6 +37,50 @@ def _all_equal(pairs: Sequence[Pair], split: str) -> list[str]:
                 f" from which pairs.jsonl gets its {what}."
             )
     return warnings
+
+
+def _frequent_query(pairs: Sequence[Pair], split: str) -> list[str]:
+    """A query, but not all, has a large share of the pairs."""
+    if len(pairs) < MANY_PAIRS:
+        return []
+    queries = Counter(_key(pair.query) for pair in pairs)
+    (kind, value), count = queries.most_common(1)[0]
+    if len(queries) == 1 or count <= LARGEST_QUERY_SHARE * len(pairs):
+        return []
+    effect = "Batches repeat it, and its targets are no negatives of each other" if split == "train" else "The metrics are mostly about it"
+    return [
+        f"{count:,} of {len(pairs):,} pairs of the {split} split have the query {kind} '{value[:QUOTED]}'. {effect}: leave out some of its"
+        f" pairs, until it has at most {LARGEST_QUERY_SHARE:.0%} of them."
+    ]
+
+
+def _unbalanced_grades(pairs: Sequence[Pair]) -> list[str]:
+    """There are several grades, but almost all pairs have one of them."""
+    grades = Counter(pair.relevance for pair in pairs)
+    grade, count = grades.most_common(1)[0] if grades else (0.0, 0)
+    if len(pairs) < MANY_PAIRS or len(grades) == 1 or count <= LARGEST_GRADE_SHARE * len(pairs):
+        return []
+    return [
+        f"{count:,} of {len(pairs):,} pairs have the relevance {grade:g}, so the other {len(grades) - 1:,} grades hardly count in training"
+        " and metrics: grade more pairs, or remove `relevance`."
+    ]
+
+
+def _personal(pairs: Sequence[Pair]) -> list[str]:
+    """Texts that look like personal data. They are not quoted, because reports are shared."""
+    texts: dict[str, int] = {}
+    for pair in pairs:
+        for side in (pair.query, pair.target):
+            if side.kind == "text":
+                texts.setdefault(side.value, pair.line)
+    kinds = {line: kind for text, line in texts.items() if (kind := personal_data(text)) is not None}
+    if not kinds:
+        return []
+    counts = ", ".join(f"{kind}: {count:,}" for kind, count in Counter(kinds.values()).most_common())
+    return [
+        f"{len(kinds):,} lines of pairs.jsonl have texts that look like personal data ({counts}). The first is line {min(kinds)}. Remove"
+        " them if they are: a model and its reports can repeat what it was trained on."
+    ]
 
 
 def _leaks(pairs: Sequence[Pair], splits: Sequence[str]) -> list[str]:
