@@ -14,7 +14,7 @@ ACCOUNT = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}(?![A-Z
 
 def personal_data(text: str) -> str | None:
     """What the text seems to contain, such as `e-mail address`; None for nothing."""
-    return next((name for name, pattern, is_right in _KINDS if any(is_right(found.group()) for found in pattern.finditer(text))), None)
+    return next((name for name, pattern, is_right in _KINDS if any(is_right(match.group()) for match in pattern.finditer(text))), None)
 
 
 def _has_luhn_digit(number: str) -> bool:
