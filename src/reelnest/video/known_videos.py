@@ -92,13 +92,20 @@ class KnownVideos:
     def contents(self, videos: Sequence[J], files_of: Callable[[J], Sequence[Path]]) -> Iterator[tuple[J, Content | VideoError]]:
         """Yields each video, in their order, with the content of its files. Reads files that are not known in parallel.
 
-        `files_of` returns a video's files. A VideoError that it raises is the result of that video.
+        `files_of` returns a video's files. A VideoError that it raises is the result of that video. Videos in a row with the same files,
+        such as segments, are read once.
         """
         workers = available_workers()
         waiting: deque[tuple[J, _Read | VideoError | Future[_Read | VideoError]]] = deque()
+        last: tuple[Sequence[Path], Future[_Read | VideoError]] | None = None
         with ThreadPoolExecutor(workers, thread_name_prefix="hashing") as pool:
             for video in videos:
-                waiting.append((video, self._known(video, files_of) or pool.submit(_read, video, files_of)))
+                outcome = self._known(video, files_of)
+                if not isinstance(outcome, _Read | VideoError):
+                    last = last if last is not None and last[0] == outcome else (outcome, pool.submit(_read, outcome))
+                    waiting.append((video, last[1]))
+                else:
+                    waiting.append((video, outcome))
                 if len(waiting) > workers * LOOK_AHEAD:
                     yield self._result(*waiting.popleft())
             while waiting:
@@ -127,20 +134,21 @@ class KnownVideos:
                 database.execute("DELETE FROM files")
             database.execute("DROP TABLE used")
 
-    def _known(self, video: J, files_of: Callable[[J], Sequence[Path]]) -> "_Read | VideoError | None":
-        """The content by the states of the files; None if one is not known."""
+    def _known(self, video: J, files_of: Callable[[J], Sequence[Path]]) -> "_Read | VideoError | Sequence[Path]":
+        """The content by the states of the files; the files themselves if one is not known."""
         try:
             files = files_of(video)
-            states = [_state(file.stat()) for file in files]
         except VideoError as error:
             return error
+        try:
+            states = [_state(file.stat()) for file in files]
         except OSError:
-            return None
+            return files
         digests: list[bytes] = []
         for inode, state, _ in states:
             row: tuple[Any, ...] | None = self._files.get(inode) or self._row("SELECT state, digest FROM files WHERE inode = ?", inode)
             if row is None or row[0] != state:
-                return None
+                return files
             digests.append(row[1])
         return _Read(_content(digests, sum(int(state.split()[0]) for _, state, _ in states)), {})
 
@@ -189,14 +197,10 @@ def content_of(files: Sequence[Path]) -> Content:
     return _content([_digest(file) for file in files], sum(file.stat().st_size for file in files))
 
 
-def _read(video: J, files_of: Callable[[J], Sequence[Path]]) -> _Read | VideoError:
+def _read(files: Sequence[Path]) -> _Read | VideoError:
     digests: list[bytes] = []
     size = 0
     settled: dict[str, tuple[str, bytes]] = {}
-    try:
-        files = files_of(video)
-    except VideoError as error:
-        return error
     try:
         for file in files:
             inode, before, changed = _state(file.stat())

@@ -237,13 +237,14 @@ def cluster_address() -> Iterator[str]:
 
 
 def test_a_dask_cluster_prepares_the_same_bytes(workspace: Workspace, cluster_address: str) -> None:
+    add_video(workspace, video_id="end of 5", path="clips/5.mp4", start=0.3)
     preprocess.run(workspace, PARAMS)
     here, here_report = content(workspace.prepared), report(workspace)
     remove(workspace.prepared)
     remove(workspace.work)
     on_cluster = Params(preprocess=SETTINGS.model_copy(update={"scheduler": cluster_address}))
     preprocess.run(workspace, on_cluster)
-    assert decoded(workspace) == 6
+    assert decoded(workspace) == 7
     assert content(workspace.prepared) == here
     assert report(workspace) == here_report
 

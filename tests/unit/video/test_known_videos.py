@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from reelnest.errors import DataError, VideoError
+from reelnest.records.segments import Segment
 from reelnest.video import known_videos
 from reelnest.video.decoder import VideoInfo
 from reelnest.video.known_videos import FILE, Content, KnownVideos, content_of
@@ -51,6 +52,18 @@ def test_an_unchanged_file_is_read_once(tmp_path: Path, read_files: list[str]) -
     assert first == second == [content_of([file])]
     assert read_files == ["a.mp4"] * 2  # the second is of the line above
     assert first[0] == Content(content_of([file]).digest, 4)
+
+
+def test_a_file_with_several_segments_is_read_once(tmp_path: Path, read_files: list[str]) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).write_bytes(name.encode())
+    digests = contents(tmp_path, *([tmp_path / "a.mp4"] for _ in range(50)), *([tmp_path / "b.mp4"] for _ in range(50)))
+    assert sorted(read_files) == ["a.mp4", "b.mp4"]
+    whole = content_of([tmp_path / "a.mp4"])
+    assert digests[:50] == [whole] * 50
+    first, second, open_ended = (whole.cut(segment).digest for segment in (Segment(0.0, 1.0), Segment(1.0, 2.0), Segment(0.0, None)))
+    assert len({whole.cut(None).digest, first, second, open_ended}) == 4
+    assert whole.cut(None) is whole
 
 
 @pytest.mark.usefixtures("settled")
