@@ -9,8 +9,8 @@ import shutil
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -34,9 +34,9 @@ from reelnest.store.entries import Entry
 from reelnest.store.frame_cache import frames_key
 from reelnest.store.frame_store import FrameStore
 from reelnest.store.prepared import fields_text
-from reelnest.video.decoder import Decoder, Limits, available_workers, in_parallel
+from reelnest.video.decoder import Decoder, Limits, in_parallel
 from reelnest.video.frames import Frames
-from reelnest.video.known_videos import content_of
+from reelnest.video.known_videos import KnownVideos
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def build_index(source: ModelSource, data: Path, engine: Engine, location: str, 
     with wait_for_lock(place.with_suffix(".lock"), shown(location)):
         videos, bad = read_videos(data)
         windows = windows_of(videos, data, options.index, options.limits, options.known)
-        items, unreadable = _items(videos, data, source.model, windows)
+        items, unreadable = _items(videos, data, source.model, windows, options.known)
         number_type = options.form.storage if is_float else "float32"
         before = _vectors_before(engine, source, dims, number_type, [item.key for item in items])
         cache = place / f"{source.hash[:LONGEST_HASH]}-{number_type}-{source.model.encoder.precision}"
@@ -184,29 +184,23 @@ def _write(engine: Engine, manifest: Manifest, skipped: Sequence[BadRecord], row
 
 
 def _items(
-    videos: Sequence[Video], data: Path, model: SavedModel, windows: Mapping[str, Sequence[Video]]
+    videos: Sequence[Video], data: Path, model: SavedModel, windows: Mapping[str, Sequence[Video]], cache: Path
 ) -> tuple[list[_Item], list[BadRecord]]:
     names = TEXT_FIELDS if model.text_fields is None else model.text_fields
-
-    def items_of(video: Video) -> list[_Item] | BadRecord:
-        try:
-            content = content_of(video_files(video, data))
-        except VideoError as error:
-            return _bad(video, error, data)
-        except OSError as error:
-            return _bad(video, VideoError("missing", f"a file of {video.video_id} cannot be read ({error.strerror})"), data)
-        text = fields_text(tuple((name, video.fields[name]) for name in names if name in video.fields))
-        items = []
-        for row in windows.get(video.video_id, (video,)):
-            key = frames_key(content.cut(row.segment), model.frame_settings)
-            vector_key = hashlib.sha256(json.dumps([key, text]).encode()).hexdigest()
-            items.append(_Item(row, key, text, vector_key, is_window=row is not video))
-        return items
-
-    with ThreadPoolExecutor(available_workers()) as pool:
-        results = list(Activity("hashing", len(videos), "video").over(pool.map(items_of, videos)))
-    items = [item for result in results if not isinstance(result, BadRecord) for item in result]
-    return items, [result for result in results if isinstance(result, BadRecord)]
+    items: list[_Item] = []
+    bad: list[BadRecord] = []
+    with KnownVideos(cache) as known:
+        contents = known.contents(videos, partial(video_files, folder=data))
+        for video, content in Activity("hashing", len(videos), "video").over(contents):
+            if isinstance(content, VideoError):
+                bad.append(_bad(video, content, data))
+                continue
+            text = fields_text(tuple((name, video.fields[name]) for name in names if name in video.fields))
+            for row in windows.get(video.video_id, (video,)):
+                key = frames_key(content.cut(row.segment), model.frame_settings)
+                vector_key = hashlib.sha256(json.dumps([key, text]).encode()).hexdigest()
+                items.append(_Item(row, key, text, vector_key, is_window=row is not video))
+    return items, bad
 
 
 def _dims(trained: Sequence[int], dim: int | None) -> tuple[int, ...]:
