@@ -147,6 +147,7 @@ def check(tables: Iterable[Checked]) -> list[Finding]:
     """Runs suites on their table. Uses no files and no network. Holds one table at a time."""
     context = _context()
     findings = []
+    gc.freeze()  # the records and libraries are not searched for garbage after each table
     with Activity("checking the expectations"):
         for table, suites in tables:
             source = context.data_sources.add_pandas("data")
@@ -160,6 +161,7 @@ def check(tables: Iterable[Checked]) -> list[Finding]:
             context.data_sources.delete("data")
             del table, source, batch, definition, result
             gc.collect()
+    gc.unfreeze()
     return sorted(findings, key=lambda finding: (finding.outcome.suite, finding.outcome.description))
 
 

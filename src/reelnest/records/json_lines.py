@@ -3,6 +3,7 @@
 Stricter than `json.loads`: rejects NaN, duplicate keys in an object, and lone surrogates.
 """
 
+import functools
 import json
 import unicodedata
 from collections.abc import Iterator
@@ -49,7 +50,7 @@ def parse_record(raw: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise RecordError("wrong_encoding", f"byte {error.start + 1} of the line is not UTF-8; save the file as UTF-8") from None
     try:
-        record = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+        record = _decoder().decode(text)
     except json.JSONDecodeError as error:
         detail = f"not readable as JSON: {error.msg.removesuffix(' at')} at character {error.pos + 1}; expected one JSON object per line"
         if not raw.endswith(b"\n"):
@@ -121,10 +122,15 @@ def _refuse_constant(name: str) -> None:
     raise RecordError("not_a_number", f"found {name}, which is not a JSON number; write a number, or remove the key")
 
 
+@functools.cache
+def _decoder() -> json.JSONDecoder:
+    return json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+
+
 def _unique_keys(items: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(items)
     if len(record) != len(items):
         names = [name for name, _ in items]
         twice = next(name for name in names if names.count(name) > 1)
         raise RecordError("duplicate_key", f"the key {show(twice)} occurs twice in one object; keep one")
-    return {name: value for name, value in record.items() if value is not None}
+    return {name: value for name, value in record.items() if value is not None} if None in record.values() else record

@@ -30,7 +30,7 @@ def resolve(name: str, folder: Path) -> Path:
     if ".." in steps or (windows is not None and ".." in windows.parts):
         raise _unsafe(name, folder, "contains “..”")
     try:
-        root = _resolved(folder, Path.cwd() if not folder.is_absolute() else None)
+        root = _resolved(folder, os.getcwd())  # noqa: PTH109 - faster than Path.cwd()
         if _has_no_link(root, steps):
             return root.joinpath(*steps)
         resolved = root.joinpath(*steps).resolve()
@@ -44,7 +44,7 @@ def resolve(name: str, folder: Path) -> Path:
 
 
 @functools.lru_cache(maxsize=8)
-def _resolved(folder: Path, current: Path | None) -> Path:  # noqa: ARG001 - a relative folder depends on the current one
+def _resolved(folder: Path, current: str) -> Path:  # noqa: ARG001 - a relative folder depends on the current one
     return folder.resolve()
 
 
