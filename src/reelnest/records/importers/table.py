@@ -55,12 +55,12 @@ class _Videos:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._seen: set[str] = set()
+        self.seen: set[str] = set()
 
     def new(self, origin: Origin, video_id: str, values: dict[str, Any]) -> Iterator[VideoRow | BadRow]:
-        if video_id in self._seen:
+        if video_id in self.seen:
             return
-        self._seen.add(video_id)
+        self.seen.add(video_id)
         try:
             file = find_video(self._folder, values["video"])
         except VideoError as error:
@@ -88,8 +88,9 @@ def _text_rows(batch: ColumnBatch, names: dict[str, str], videos: _Videos) -> It
     video_ids = by_value(values["video"], lambda name: Path(name).stem)
     if "video_id" in values:
         video_ids = compute.coalesce(_given(values["video_id"]), video_ids)
-    for at in _first_places(video_ids):
-        yield from videos.new(Origin(batch.file, int(rows[at])), video_ids[at].as_py(), {key: values[key][at].as_py() for key in values})
+    for video_id, at in _first_places(video_ids):
+        if video_id not in videos.seen:
+            yield from videos.new(Origin(batch.file, int(rows[at])), video_id, {key: values[key][at].as_py() for key in values})
     values["video_id"] = video_ids
     if "relevance" in values:
         given = values["relevance"]
@@ -120,13 +121,13 @@ def _filtered(mask: Mask, rows: NDArray[np.int64], values: dict[str, "pa.Array"]
     return rows[mask], {key: column.filter(pa.array(mask)) for key, column in values.items()}
 
 
-def _first_places(column: "pa.Array") -> list[int]:
-    """Where each distinct value is first."""
+def _first_places(column: "pa.Array") -> Iterator[tuple[str, int]]:
+    """Each distinct value, and where it is first."""
     encoded = column.dictionary_encode()
     first = np.empty(len(encoded.dictionary), dtype=np.int64)
     backwards = np.arange(len(column))[::-1]
     first[encoded.indices.to_numpy()[backwards]] = backwards  # of several places the last one written remains, which is the first
-    return first.tolist()  # values are numbered in the order of their first places
+    return zip(encoded.dictionary.to_pylist(), first.tolist(), strict=True)  # values are numbered in the order of their first places
 
 
 def _grades(column: "pa.Array") -> tuple["pa.Array", Mask]:

@@ -16,8 +16,8 @@ from reelnest.records.importers.importer import PairColumns
 if TYPE_CHECKING:
     import pyarrow as pa
 
-PLAIN_TEXT = r"[\pL\pN]"
-ESCAPED = r'["\\\x00-\x1f]'
+PLAIN_TEXT = r'^[^"\\\x00-\x1f\pL\pN]*[\pL\pN][^"\\\x00-\x1f]*$'
+"""A text with a letter or digit, and without characters that JSON escapes."""
 
 
 def plain_lines(pairs: PairColumns, video_ids: Container[str]) -> "pa.Array":
@@ -26,31 +26,34 @@ def plain_lines(pairs: PairColumns, video_ids: Container[str]) -> "pa.Array":
     from pyarrow import compute
 
     texts = pairs.queries
-    is_plain = compute.and_(compute.match_substring_regex(texts, PLAIN_TEXT), compute.invert(compute.match_substring_regex(texts, ESCAPED)))
-    parts = [
-        '{"query": {"text": "',
-        compute.if_else(is_plain, texts, pa.scalar(None, pa.string())),
-        '"}, "target": {"video": ',
-        by_value(pairs.video_ids, lambda value: json.dumps(value, ensure_ascii=False) if value in video_ids else None),
-        "}",
+    is_plain = compute.match_substring_regex(texts, PLAIN_TEXT)
+    if not compute.all(is_plain, skip_nulls=False).as_py():
+        texts = compute.if_else(is_plain, texts, pa.scalar(None, pa.string()))
+    # What follows the text has few distinct values. It is put together for each value, because each part of a join costs the same.
+    ends = [
+        (pairs.video_ids, lambda value: f'"}}, "target": {{"video": {_json(value)}}}' if value in video_ids else None, None),
+        (pairs.splits, lambda value: f', "split": "{value}"' if value in SPLITS else None, ""),
+        (pairs.relevance, lambda value: f', "relevance": {_json(value)}' if 0 < value <= LARGEST_RELEVANCE else None, ""),
     ]
-    if pairs.splits is not None:
-        parts.append(by_value(pairs.splits, lambda value: f', "split": "{value}"' if value in SPLITS else None, absent=""))
-    if pairs.relevance is not None:
-        parts.append(by_value(pairs.relevance, _grade, absent=""))
-    return compute.binary_join_element_wise(*parts, "}\n", "")
+    given = [end for end in ends if end[0] is not None]
+    parts = [by_value(*end, after="}\n" if end is given[-1] else "") for end in given]
+    return compute.binary_join_element_wise('{"query": {"text": "', texts, *parts, "")
 
 
-def _grade(value: float) -> str | None:
-    return f', "relevance": {json.dumps(value)}' if 0 < value <= LARGEST_RELEVANCE else None
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
-def by_value(column: "pa.Array", convert: Callable[[Any], str | None], absent: str | None = None) -> "pa.Array":
-    """Strings for the values of a column. `convert` is called once for each distinct value; null becomes `absent`."""
+def by_value(column: "pa.Array", convert: Callable[[Any], str | None], absent: str | None = None, after: str = "") -> "pa.Array":
+    """Strings for the values of a column, each followed by `after`.
+
+    `convert` is called once for each distinct value; null becomes `absent`.
+    """
     import pyarrow as pa
 
     encoded = column.dictionary_encode()
-    texts = pa.array([*map(convert, encoded.dictionary.to_pylist()), absent], pa.string())
+    values = [*map(convert, encoded.dictionary.to_pylist()), absent]
+    texts = pa.array([None if value is None else value + after for value in values], pa.string())
     return texts.take(encoded.indices.fill_null(len(texts) - 1))
 
 
