@@ -54,6 +54,13 @@ class VideoInfo:
     height: int
     decoder: str = ""
     """Name of the decoder that read it."""
+    file_frames: int = 0
+    """Frames of the whole file, if the video is a segment of it."""
+    file_seconds: float = 0.0
+
+    def is_within(self, limits: Limits) -> bool:
+        """Whether the video, and the file of a segment, have at most the allowed frames and length."""
+        return max(self.frames, self.file_frames) <= limits.frames and max(self.seconds, self.file_seconds) <= limits.seconds
 
 
 class Decoder:
@@ -174,6 +181,8 @@ def _info(header: Mapping[str, Any]) -> VideoInfo:
         width=int(header["width"]),
         height=int(header["height"]),
         decoder=str(header["decoder"]),
+        file_frames=int(header.get("file_frames", 0)),
+        file_seconds=float(header.get("file_seconds", 0)),
     )
 
 

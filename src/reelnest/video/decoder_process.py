@@ -26,7 +26,7 @@ from reelnest.errors import VideoError
 from reelnest.video import sampling
 from reelnest.video.confinement import allow_processor_seconds, isolate, limit_resources
 from reelnest.video.decoders import IMAGES, OpenedVideo, Unsuitable, VideoDecoder, all_decoders, chosen_decoders
-from reelnest.video.files.segment import cut
+from reelnest.video.files.segment import SegmentVideo, cut
 from reelnest.video.files.source import Source
 from reelnest.video.limits import Limits
 from reelnest.video.patches import check_aspect_ratio, smart_resize, to_patches
@@ -161,6 +161,8 @@ def _serve(request: dict[str, Any], file: _OpenFile) -> DecoderReply:
                 start, end = request["segment"]
                 video = cut(video, start, end, None if decoder.name == IMAGES else source.track.zero_seconds, source.name)
             header, payload = _decode(video, request)
+            if isinstance(video, SegmentVideo):
+                header |= {"file_frames": len(video.video.starts), "file_seconds": video.video.seconds}
         except Unsuitable as problem:
             file.reject(decoder, problem)
             problems.append(str(problem))

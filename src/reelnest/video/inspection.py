@@ -61,14 +61,14 @@ def inspect_videos(
             continue
         content = content.cut(video.segment)
         info = known.inspection(content, decoder)
-        if info is None or info.frames > limits.frames or info.seconds > limits.seconds:
+        if info is None or not info.is_within(limits):
             unknown.append((video, content))
         else:
             good[video.video_id] = Inspected(info, content)
 
     started = time.monotonic()
-    unreadable: dict[str, VideoError] = {}
-    results = in_parallel(unknown, partial(_inspect, folder=folder, decoder=decoder, sink=sink, unreadable=unreadable), limits)
+    hanging: dict[str, VideoError] = {}
+    results = in_parallel(unknown, partial(_inspect, folder=folder, decoder=decoder, sink=sink, hanging=hanging), limits)
     failed = len(bad)
     for (video, content), result in Activity("inspecting", len(unknown), "video").over(results):
         if isinstance(result, VideoError):
@@ -80,6 +80,10 @@ def inspect_videos(
         seconds = time.monotonic() - started
         counts = (len(unknown), seconds, len(unknown) / max(seconds, 1e-9), len(bad) - failed)
         log.info("inspected %d videos in %.1f s (%.0f a second), %d of them bad", *counts)
+    for video in videos:  # whether a segment was tried before another one hung is chance
+        if video.segment is not None and video.path in hanging and video.video_id in good:
+            del good[video.video_id]
+            reject(video, hanging[video.path])
     known.forget_others((video.content for video in good.values()), decoder)
     return good, sorted(bad, key=lambda record: record.line)
 
@@ -96,20 +100,20 @@ def _inspect(
     folder: Path,
     decoder: str,
     sink: FrameSink | None,
-    unreadable: dict[str, VideoError],
+    hanging: dict[str, VideoError],
 ) -> VideoInfo:
-    """`unreadable` has the errors of files so far. A file on which the decoder hangs is not tried again for each of its segments."""
+    """`hanging` has the files on which the decoder hung or crashed so far. It is not tried again on each of their segments."""
     video, content = job
-    if video.segment is not None and video.path in unreadable:
-        raise unreadable[video.path]
+    if video.segment is not None and video.path in hanging:
+        raise hanging[video.path]
     files = video_files(video, folder)
     try:
         if sink is None:
             return process.inspect(files, decoder, video.segment)
         info, frames = process.inspect_and_sample(files, sink.settings, video.segment)
     except VideoError as error:
-        if video.path is not None and error.reason != "bad_segment":
-            unreadable[video.path] = error
+        if video.path is not None and error.reason in ("timeout", "decoder_crashed"):
+            hanging[video.path] = error
         raise
     if frames is not None:
         sink.add(content, frames)

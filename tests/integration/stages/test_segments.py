@@ -8,11 +8,14 @@ import av
 import numpy as np
 import pytest
 
+from reelnest.errors import DataError, VideoError
+from reelnest.records.segments import Segment
 from reelnest.records.splits import STRICTEST_FIRST
 from reelnest.settings import Params, Preprocess, Validate
 from reelnest.stages import preprocess, validate
 from reelnest.stages.workspace import Workspace
 from reelnest.store.prepared import Prepared
+from reelnest.video.decoder import Decoder
 from reelnest.video.patches import from_patches
 from tests.integration.stages.validated_data import make_video, quarantine, report, write_lines
 
@@ -113,8 +116,31 @@ def test_the_pairs_of_a_file_are_in_one_split_and_its_segments_are_no_duplicates
     }
 
 
-def test_a_file_that_cannot_be_decoded_is_tried_once_for_all_of_its_segments(workspace: Workspace) -> None:
+def test_the_pairs_of_a_file_that_cannot_be_decoded_are_excluded(workspace: Workspace) -> None:
     (workspace.data / "7.mp4").write_bytes(b"no video, but words")
     validate.run(workspace, PARAMS)
     bad = {record["line"]: record["reason"] for record in quarantine(workspace) if record["file"] == "pairs.jsonl"}
     assert {line: bad[line] for line in (8, 20)} == {8: "bad_video", 20: "bad_video"}
+
+
+def test_if_the_decoder_hangs_on_a_segment_all_segments_of_the_file_are_bad(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def inspect(self: Decoder, files: list[Path], settings: Any, segment: Segment | None = None) -> Any:
+        if files[0].name == "0.mp4" and segment == Segment(1.0, 2.0):
+            raise VideoError("timeout", "0.mp4: not decoded within 60 s")
+        return original(self, files, settings, segment)
+
+    original = Decoder.inspect_and_sample
+    monkeypatch.setattr(Decoder, "inspect_and_sample", inspect)
+    validate.run(workspace, PARAMS)
+    bad = {(record["file"], record["line"]): record["reason"] for record in quarantine(workspace)}
+    assert bad["videos.jsonl", 13] == "timeout"  # `late`
+    assert ("videos.jsonl", 1) not in bad
+    assert bad["pairs.jsonl", 13] == "bad_segment"
+
+
+def test_a_known_segment_obeys_changed_limits_of_its_file(workspace: Workspace) -> None:
+    validate.run(workspace, PARAMS)
+    for limits in ({"max_video_seconds": 1.5}, {"max_video_frames": 40}):
+        with pytest.raises(DataError, match="are bad"):
+            validate.run(workspace, Params(preprocess=PARAMS.preprocess, validation=Validate(**limits)))
+        assert report(workspace)["videos"]["good"] == 0
