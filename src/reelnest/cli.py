@@ -116,6 +116,10 @@ def validate() -> None:
 def preprocess() -> None:
     """Decodes each video once into prepared/ and assigns the splits."""
     workspace, params = project_settings()
+    if params.launch.backend != "local" and params.launch.resources.preprocess is not None:
+        on_one_process = params.launch.model_copy(update={"config": "cpu-1"})
+        as_job = params.model_copy(update={"launch": on_one_process})
+        launch(as_job, workspace.params, "reelnest.stages.preprocess", inputs=[workspace.data])
     with Activity("preprocess"):
         from reelnest.stages import preprocess as stage
 

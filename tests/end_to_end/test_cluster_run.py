@@ -1,7 +1,5 @@
 """Runs of a deployment whose trainings and evaluations are SLURM jobs on simulated nodes."""
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,7 +67,6 @@ def test_a_cancel_in_prefect_reaches_the_last_process_of_a_job(api: SyncPrefectC
     while cluster.jobs() or cluster.processes():
         assert time.monotonic() < cancelled + GONE_SECONDS, (cluster.jobs(), cluster.processes())
         time.sleep(0.5)
-    sys.stderr.write(f"all gone {time.monotonic() - cancelled:.0f} s after the cancellation\n")
     assert [flow.state_name for flow in ended(api, [flow_run])] == ["Cancelled"]
     assert not saved_runs(project)
 
@@ -81,11 +78,6 @@ def test_the_next_run_resumes_and_completes_and_its_jobs_end(api: SyncPrefectCli
     assert "train ran" in saved.done
     assert not cluster.jobs()
     assert not cluster.processes()
-    finished = [name for _, state, name in cluster.jobs("all") if state == "COMPLETED"]
-    assert [name.rpartition("-")[0] for name in finished] == ["reelnest-evaluate", "reelnest-train"]
-
-
-def test_dvc_finds_nothing_to_do_after_it(project: Path) -> None:
-    (saved,) = saved_runs(project)
+    finished = sorted(name.rpartition("-")[0] for _, state, name in cluster.jobs("all") if state == "COMPLETED")
+    assert finished == ["reelnest-evaluate", "reelnest-train"]
     assert saved.metrics
-    subprocess.run(["git", "diff", "--exit-code"], cwd=project, check=True, capture_output=True)

@@ -149,8 +149,9 @@ class Cluster:
 
     def stop(self) -> None:
         """Stops everything, jobs included."""
-        for file in sorted((self.folder / "run").glob("*.pid")):
-            self._kill(file)
+        # Not by their pid files, which a daemon that has just started may not have written.
+        daemons = [process for process in psutil.process_iter(["cmdline"]) if str(self.folder) in " ".join(process.info["cmdline"] or [])]
+        _kill_all(daemons)
         _kill_all([*self._step_daemons("*"), *self.processes()])
 
     def _step_daemons(self, node: str) -> list[psutil.Process]:

@@ -16,6 +16,8 @@ from reelnest.settings import Params, launch_config_path
 from reelnest.yaml_files import load_yaml
 
 PACKAGE = Path(__file__).parents[1]
+RESOURCES = {"reelnest.stages.measure": "evaluate"}
+"""The stage whose `launch.resources` another module uses."""
 
 
 def prepare_process() -> None:
@@ -62,7 +64,7 @@ def launch_command(
         processes=int(shape["num_processes"]),
         grace_seconds=params.launch.grace_seconds,
         inputs=inputs_digest([params.model_dump_json(), path.read_text(encoding="utf-8")], [PACKAGE, *inputs]),
-        settings=params.launch.slurm.model_dump(mode="json"),
+        settings=params.launch.slurm_of(RESOURCES.get(module, module.rpartition(".")[2])).model_dump(mode="json"),
     )
     return [sys.executable, "-m", "reelnest.launch.jobs.follower", spec.to_json()], environment
 

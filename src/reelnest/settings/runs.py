@@ -1,8 +1,8 @@
 """The sections `launch`, `tracking` and `runs`: how a run's processes start, and where it is recorded."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from reelnest.settings.section import Positive, Section
 
@@ -78,6 +78,16 @@ class Slurm(Section):
         return self
 
 
+class Resources(Section):
+    """The settings of `launch.slurm` that differ for a stage, such as `{partition: cpu, cpus_per_task: 32, gpus_per_node: null}`."""
+
+    preprocess: dict[str, Any] | None = None
+    """null: preprocessing is no job, but runs where it was started."""
+    train: dict[str, Any] = Field(default_factory=dict)
+    evaluate: dict[str, Any] = Field(default_factory=dict)
+    """Also for the champion's evaluation, with which a new model is compared."""
+
+
 class Launch(Section):
     """How training and embedding processes are started."""
 
@@ -88,3 +98,19 @@ class Launch(Section):
     grace_seconds: Annotated[float, Field(gt=0)] = 120.0
     """Time for processes to finish a step and save after a stop request, before they are killed."""
     slurm: Slurm = Slurm()
+    resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _resources_are_settings_of_slurm(self) -> Self:
+        for stage in Resources.model_fields:
+            try:
+                self.slurm_of(stage)
+            except ValidationError as error:
+                first = error.errors(include_url=False)[0]
+                key = ".".join(["resources", stage, *map(str, first["loc"][:1])])
+                raise ValueError(f"{key}: not a valid setting of launch.slurm ({first['msg']}); found {first['input']!r}") from None
+        return self
+
+    def slurm_of(self, stage: str) -> Slurm:
+        """The settings of a stage's job."""
+        return Slurm.model_validate(self.slurm.model_dump() | (getattr(self.resources, stage) or {}))

@@ -32,7 +32,7 @@ from reelnest.records.formats import (
 )
 from reelnest.records.pair_segments import cut_videos, overlapping_segments, segmented_files
 from reelnest.records.splits import assign_splits, count_pairs
-from reelnest.settings import Data, Params
+from reelnest.settings import Data, Params, load_params
 from reelnest.stages.workspace import Workspace
 from reelnest.store.frame_cache import FrameCache, frames_key, spill_frames
 from reelnest.store.frame_store_writing import write_store
@@ -54,6 +54,12 @@ def run(workspace: Workspace, params: Params) -> None:
     family = family_of(params.model)
     check_frames(params, family)
     prepare(workspace, params, family.vision).write(workspace.reports)
+
+
+def main(_arguments: Sequence[str]) -> None:
+    """The entry point of a job. Raises as `run` does."""
+    workspace = Workspace()
+    run(workspace, load_params(workspace.params))
 
 
 def prepare(workspace: Workspace, params: Params, vision: VisionSpec) -> PreprocessingReport:

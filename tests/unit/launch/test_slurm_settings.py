@@ -1,13 +1,17 @@
 """What `launch.slurm` changes in the command lines of `sbatch` and `srun`, in the script and in the environment of a job."""
 
 import os
+import re
 import socket
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from typer.testing import CliRunner
 
+from reelnest.cli import cli
 from reelnest.errors import ReelnestError
 from reelnest.launch.command import launch_command
 from reelnest.launch.jobs.job import Job, JobSpec
@@ -24,6 +28,14 @@ def specification(config: str = "multi-node", **settings: Any) -> JobSpec:
     values["launch"] = {"backend": "slurm", "config": config, "grace_seconds": 30.5, "slurm": settings}
     command, _ = launch_command(Params.model_validate(values), ROOT / "params.yaml", "reelnest.stages.train", ["--max_restarts=0"])
     assert command[:-1] == [sys.executable, "-m", "reelnest.launch.jobs.follower"]
+    return JobSpec.from_json(command[-1])
+
+
+def of_stage(stage: str, resources: dict[str, Any]) -> JobSpec:
+    values = load_params(ROOT / "params.yaml").model_dump(by_alias=True)
+    launch = {"backend": "slurm", "config": "gpu-1", "slurm": {"partition": "gpu", "gpus_per_node": 8}, "resources": resources}
+    params = Params.model_validate({**values, "launch": launch})
+    command, _ = launch_command(params, ROOT / "params.yaml", f"reelnest.stages.{stage}")
     return JobSpec.from_json(command[-1])
 
 
@@ -138,3 +150,43 @@ def test_a_local_backend_starts_the_launcher_itself() -> None:
     command, variables = launch_command(values, ROOT / "params.yaml", "module")
     assert command[:3] == [sys.executable, "-m", "reelnest.launch.launcher"]
     assert variables["OMP_NUM_THREADS"] == os.environ["OMP_NUM_THREADS"]
+
+
+@pytest.mark.parametrize(("stage", "section"), [("train", "train"), ("evaluate", "evaluate"), ("measure", "evaluate")])
+def test_the_resources_of_a_stage_replace_settings_of_slurm(stage: str, section: str) -> None:
+    settings = of_stage(stage, {section: {"gpus_per_node": 1, "mem": "8G"}}).settings
+    assert (settings["partition"], settings["gpus_per_node"], settings["mem"]) == ("gpu", 1, "8G")
+    others = {name: {"gpus_per_node": 1} for name in ("preprocess", "train", "evaluate") if name != section}
+    assert of_stage(stage, others).settings["gpus_per_node"] == 8
+
+
+@pytest.mark.parametrize(
+    ("resources", "text"),
+    [({"train": {"memory": "8G"}}, "resources.train.memory"), ({"evaluate": {"cpus_per_task": 0}}, "resources.evaluate.cpus_per_task")],
+)
+def test_resources_that_are_no_settings_of_slurm_are_refused(resources: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(text)):
+        of_stage("train", resources)
+
+
+def test_preprocessing_is_a_job_of_one_process_if_it_has_resources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[JobSpec] = []
+
+    def execve(_program: str, command: list[str], _environment: dict[str, str]) -> None:
+        started.append(JobSpec.from_json(command[-1]))
+        raise SystemExit
+
+    monkeypatch.setattr(os, "execve", execve)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    values = load_params(ROOT / "params.yaml").model_dump(mode="json", by_alias=True)
+    values["launch"] |= {"backend": "slurm", "resources": {"preprocess": {"partition": "cpu", "cpus_per_task": 32}}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    CliRunner().invoke(cli, ["preprocess"])
+    assert [spec.stage for spec in started] == ["preprocess"]
+    assert (started[0].nodes, started[0].processes) == (1, 1)
+    assert (started[0].settings["partition"], started[0].settings["cpus_per_task"]) == ("cpu", 32)
+    values["launch"]["resources"]["preprocess"] = None
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    CliRunner().invoke(cli, ["preprocess"])
+    assert len(started) == 1
