@@ -20,6 +20,8 @@ FOLDER_VARIABLE = "REELNEST_FAILURES"
 """Environment variable with the folder into which ranks write. The launcher sets it; in a cluster's job, the job does."""
 NODE_VARIABLE = "REELNEST_NODE"
 """Environment variable with the number of this node in a cluster's job."""
+BEAT_SECONDS = 5.0
+"""How often a node of a job shows that it runs."""
 UNREPORTED_STATUS = 74
 """EX_IOERR: the status of a node of a job that cannot write how its ranks ended, such as on a full disk."""
 ERRORS = Path("work/errors")
@@ -72,6 +74,11 @@ class Outcome:
     def write(self, folder: Path, node: int) -> None:
         """Writes the outcome of a node to a file that its job reads."""
         write_json(folder / f"node-{node}.json", asdict(self))
+
+
+def beat_file(folder: Path, node: int) -> Path:
+    """The file that changes while a node of a job runs."""
+    return folder / f"alive-{node}"
 
 
 def read_outcomes(folder: Path) -> dict[int, Outcome]:

@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,11 +29,13 @@ import psutil
 
 from reelnest.errors import ConfigError, storage_problem
 from reelnest.launch.failures import (
+    BEAT_SECONDS,
     FOLDER_VARIABLE,
     NODE_VARIABLE,
     UNREPORTED_STATUS,
     Failure,
     Outcome,
+    beat_file,
     read_failures,
     result_of,
 )
@@ -128,10 +131,21 @@ def _report(outcome: Outcome, failures: Sequence[Failure], folder: Path) -> int:
 def _failures_folder() -> Iterator[Path]:
     """The folder for the failures of ranks: a temporary one, or that of all nodes of a job, where the job reads them."""
     if NODE_VARIABLE in os.environ:
-        yield Path(os.environ[FOLDER_VARIABLE])
+        shared = Path(os.environ[FOLDER_VARIABLE])
+        file = beat_file(shared.parent, int(os.environ[NODE_VARIABLE]))
+        threading.Thread(target=_beat, args=(file,), name="beat", daemon=True).start()
+        yield shared
         return
     with TemporaryDirectory(prefix="reelnest-failures-") as folder:
         yield Path(folder)
+
+
+def _beat(file: Path) -> None:
+    """Shows the job that this node runs. SLURM does not notice the loss of a node that comes back at once."""
+    while True:
+        with contextlib.suppress(OSError):  # a full disk, which the ranks report
+            file.touch()
+        time.sleep(BEAT_SECONDS)
 
 
 def _run(options: Sequence[str]) -> Mapping[int, int]:

@@ -68,6 +68,8 @@ class Slurm(Section):
     """How often a job may be queued again after a preemption, a lost node or the end of its time."""
     poll_seconds: Annotated[float, Field(gt=0)] = 5.0
     """Time between two questions to the controller about the job's state."""
+    lost_node_seconds: Annotated[float, Field(gt=0)] = 180.0
+    """A node that has shown no life for this long counts as lost. Longer than a network file system takes to show a change."""
     abandoned_minutes: Annotated[float, Field(gt=0)] | None = 30.0
     """A job saves a checkpoint and stops if the command that started it has been gone for this long; null: it runs to its end."""
 

@@ -31,7 +31,12 @@ def write_checkout(root: Path, prepared: Path, *, nodes: int, processes: int, ba
     shape |= {"num_machines": nodes, "num_processes": processes, "same_network": True, "rdzv_backend": "static"}
     (folder / "shape.yaml").write_text(yaml.safe_dump(shape))
     params = yaml.safe_load((root / "params.yaml").read_text())
-    params["launch"] = {"config": "shape", "backend": backend, "grace_seconds": 20.0, "slurm": {"poll_seconds": 0.5}}
+    params["launch"] = {
+        "config": "shape",
+        "backend": backend,
+        "grace_seconds": 20.0,
+        "slurm": {"poll_seconds": 0.5, "lost_node_seconds": 20.0},
+    }
     (root / "params.yaml").write_text(yaml.safe_dump(params))
     return root
 

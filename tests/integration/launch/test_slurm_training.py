@@ -87,6 +87,22 @@ def test_a_training_goes_on_by_itself_after(
     wait_until(lambda: nothing_runs(cluster), "the end of all processes")
 
 
+def test_a_node_that_is_lost_and_comes_back_before_its_processes_meet_the_others_is_noticed(
+    unbroken: Path, cluster: Cluster, prepared: Path, tmp_path: Path
+) -> None:
+    """SLURM does not notice it, and the processes of the other node would wait forever."""
+    root = write_checkout(tmp_path / "checkout", prepared, nodes=2, processes=2, **LONG)
+    with start(root, cluster) as command:
+        wait_until(lambda: bool(list(root.glob("work/jobs/*/attempt-0/alive-1"))), "the second node")
+        cluster.kill_node("node2")
+        cluster.start_node("node2")
+        _, printed = command.communicate(timeout=240)
+    assert command.returncode == 0, printed + messages(root)
+    assert "it is queued again" in messages(root)
+    assert_same(root, unbroken)
+    wait_until(lambda: nothing_runs(cluster), "the end of all processes")
+
+
 def test_a_job_that_somebody_cancels_is_not_queued_again_and_the_next_training_resumes(
     unbroken: Path, cluster: Cluster, prepared: Path, tmp_path: Path
 ) -> None:

@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 from reelnest.cli import cli
 from reelnest.errors import ReelnestError
 from reelnest.launch.command import launch_command
+from reelnest.launch.failures import beat_file
 from reelnest.launch.jobs.job import Job, JobSpec
 from reelnest.launch.jobs.slurm import MARKS, batch_script, environment, sbatch_arguments
-from reelnest.launch.jobs.slurm_job import free_port, launcher_variables, srun_arguments
+from reelnest.launch.jobs.slurm_job import POLL_SECONDS, LostNodes, free_port, launcher_variables, srun_arguments
 from reelnest.settings import Params, load_params
 from tasks.process import guard
 
@@ -190,3 +191,15 @@ def test_preprocessing_is_a_job_of_one_process_if_it_has_resources(tmp_path: Pat
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
     CliRunner().invoke(cli, ["preprocess"])
     assert len(started) == 1
+
+
+def test_a_node_without_a_sign_of_life_is_lost_after_the_seconds_of_the_setting(tmp_path: Path) -> None:
+    lost = LostNodes(tmp_path, nodes=2, seconds=4 * POLL_SECONDS)
+    file = beat_file(tmp_path, 0)
+    file.touch()
+    seen = []
+    for second in range(8):
+        os.utime(file, (second + 1, second + 1))
+        seen.append(lost(ended=()))
+    assert seen == [False] * 4 + [True] * 4  # the other node never started
+    assert not lost(ended=(1,))  # a node that has ended shows no life

@@ -16,13 +16,22 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from random import SystemRandom
 from types import FrameType
 
 from reelnest.errors import ReelnestError
-from reelnest.launch.failures import FOLDER_VARIABLE, NODE_VARIABLE, UNREPORTED_STATUS, Outcome, read_failures, read_outcomes, result_of
+from reelnest.launch.failures import (
+    FOLDER_VARIABLE,
+    NODE_VARIABLE,
+    UNREPORTED_STATUS,
+    Outcome,
+    beat_file,
+    read_failures,
+    read_outcomes,
+    result_of,
+)
 from reelnest.launch.jobs.job import Job, JobSpec, Result
 from reelnest.launch.jobs.scheduler import SchedulerUnreachable
 from reelnest.launch.jobs.slurm import SlurmScheduler, command
@@ -71,6 +80,7 @@ class SlurmJob:
 
     def _wait(self, srun: subprocess.Popen[bytes]) -> None:
         """Waits for `srun`, passes stop requests on, and stops the other nodes after a failure."""
+        lost = LostNodes(self._attempt, self._spec.nodes, self._settings.lost_node_seconds)
         failed: float | None = None
         stopping: float | None = None
         requested = 0.0
@@ -79,8 +89,8 @@ class SlurmJob:
             outcomes = read_outcomes(self._attempt)
             if failed is None and any(not outcome.succeeded for outcome in outcomes.values()):
                 failed = now
-            peers_hang = failed is not None and now - failed > PEERS_SECONDS
-            if self._signalled or self._abandoned() or self._job.stop_requested or peers_hang:
+            is_broken = lost(outcomes) or (failed is not None and now - failed > PEERS_SECONDS)
+            if self._signalled or self._abandoned() or self._job.stop_requested or is_broken:
                 stopping = stopping or now
                 if now - requested > REPEAT_SECONDS and len(outcomes) < self._spec.nodes:
                     requested = now
@@ -148,6 +158,29 @@ class Abandoned:
         if heartbeat != self._last:
             self._last, self._since = heartbeat, time.monotonic()
         return self._seconds is not None and time.monotonic() - self._since > self._seconds
+
+
+class LostNodes:
+    """Whether a node has shown no life for too long. The others would wait for it forever.
+
+    It counts its own calls, one each POLL_SECONDS, because a job may be suspended, and clocks of two machines may differ.
+    """
+
+    def __init__(self, attempt: Path, nodes: int, seconds: float) -> None:
+        self._attempt, self._seconds = attempt, seconds
+        self._beats: dict[int, float] = dict.fromkeys(range(nodes), 0.0)
+        self._silent = dict.fromkeys(range(nodes), 0.0)
+
+    def __call__(self, ended: Collection[int]) -> bool:
+        """Looks at the nodes that have not ended."""
+        for node in self._beats.keys() - set(ended):
+            try:
+                beat = beat_file(self._attempt, node).stat().st_mtime
+            except OSError:  # it has not started yet
+                beat = 0.0
+            self._silent[node] = self._silent[node] + POLL_SECONDS if beat == self._beats[node] else 0.0
+            self._beats[node] = beat
+        return any(silent > self._seconds for node, silent in self._silent.items() if node not in ended)
 
 
 def srun_arguments(spec: JobSpec, address: str, port: int, log: Path) -> list[str]:
