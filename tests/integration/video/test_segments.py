@@ -58,6 +58,7 @@ def shown(times: NDArray[np.float64], segment: Segment) -> NDArray[np.int64]:
         Variant("h264", "mp4"),  # decord
         Variant("h264-b", "mp4", "seek"),  # hidden frames before the cut
         Variant("h264-b", "mkv", rate="varying"),
+        Variant("h264-b", "mkv", "earlier"),  # the first times are negative
         Variant("h264-open", "ts"),  # the first time stamp is 1.4 s
         Variant("mpeg2", "mpg"),
         Variant("vp9", "webm", "later"),  # the first time stamp is 1.7 s

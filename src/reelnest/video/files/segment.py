@@ -18,6 +18,8 @@ END_TOLERANCE_SECONDS = 0.5
 """Annotated times are rounded. A segment may end this long after the video; then it ends with the video."""
 LONGEST_SOUND_SECONDS = 60.0
 """The longest time by which sound may begin before the first frame. If it is longer, a time stamp is damaged."""
+LONGEST_NEGATIVE_SECONDS = 1.0
+"""The longest time by which frames may precede the time at which players begin to count."""
 SAME_TIME_SECONDS = 0.001
 """Decoders round time stamps: decord's are float32."""
 
@@ -44,7 +46,9 @@ def cut(video: "OpenedVideo", start: float, end: float | None, zero: float | Non
     Raises VideoError (`bad_segment`) for times after the video's end, or before its first frame.
     """
     first_start = float(video.starts[0])
-    if zero is None or not first_start - LONGEST_SOUND_SECONDS < zero < first_start:
+    is_counted = first_start == 0  # by a decoder that ignores the time stamps of the file
+    latest = first_start if is_counted else first_start + LONGEST_NEGATIVE_SECONDS
+    if zero is None or not first_start - LONGEST_SOUND_SECONDS < zero < latest:
         zero = first_start
     seconds = first_start - zero + video.seconds
     if start >= seconds or (end is not None and end > seconds + END_TOLERANCE_SECONDS):
