@@ -1,4 +1,4 @@
-"""Runs of a deployment whose trainings and evaluations are SLURM jobs on simulated nodes."""
+"""Runs of a deployment whose preprocessing, trainings and evaluations are SLURM jobs on simulated nodes."""
 
 import time
 from collections.abc import Iterator
@@ -39,7 +39,8 @@ def project(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shape |= {"num_machines": 2, "num_processes": 2, "same_network": True, "rdzv_backend": "static"}
     (shapes / "two-nodes.yaml").write_text(yaml.safe_dump(shape))
     change(folder, train={"epochs": 12, "checkpoint_every_minutes": 0.02})
-    change(folder, launch={"backend": "slurm", "config": "two-nodes", "slurm": {"poll_seconds": 1.0}})
+    resources = {"preprocess": {"cpus_per_task": 2}}
+    change(folder, launch={"backend": "slurm", "config": "two-nodes", "slurm": {"poll_seconds": 1.0}, "resources": resources})
     run(["git", "add", "."], folder)
     run([*COMMIT, "-m", "A cluster"], folder)
     return folder
@@ -79,5 +80,5 @@ def test_the_next_run_resumes_and_completes_and_its_jobs_end(api: SyncPrefectCli
     assert not cluster.jobs()
     assert not cluster.processes()
     finished = sorted(name.rpartition("-")[0] for _, state, name in cluster.jobs("all") if state == "COMPLETED")
-    assert finished == ["reelnest-evaluate", "reelnest-train"]
+    assert finished == ["reelnest-evaluate", "reelnest-preprocess", "reelnest-train"]
     assert saved.metrics
