@@ -133,7 +133,7 @@ class FrameCache:
         file = self._shards / f"{digest.hexdigest()}.arrow"
         if not file.is_file():
             with space_for(file), atomic_write(file) as out:
-                _write_batches(out, ((member, self._rows(member.key)) for member in members))
+                write_batches(out, ((member, self._rows(member.key)) for member in members))
         with self._lock:
             for batch, member in enumerate(members):
                 before = self._places[member.key].file
@@ -223,7 +223,7 @@ def spill_frames(folder: Path, key: str, frames: Frames) -> Path:
     """Writes one decoded video atomically into a cache's spill folder. Returns the file. Raises DataError if the disk is full."""
     file = _spill_file(folder, key)
     with space_for(file), atomic_write(file) as out:
-        _write_batches(out, iter([(_spilled(key, frames), frames.rows)]))
+        write_batches(out, iter([(_spilled(key, frames), frames.rows)]))
     return file
 
 
@@ -232,7 +232,7 @@ def _spilled(key: str, frames: Frames) -> Member:
     return Member("", key, frames.grid_thw, frames.seconds_per_grid, frames.rows.nbytes, frames.decoder)
 
 
-def _write_batches(out: BinaryIO, videos: Iterator[tuple[Member, NDArray[np.uint8]]]) -> None:
+def write_batches(out: BinaryIO, videos: Iterator[tuple[Member, NDArray[np.uint8]]]) -> None:
     """Writes one record batch per video, so that only one is in memory."""
     with pa.ipc.new_file(out, SHARD_SCHEMA) as writer:
         for member, rows in videos:
