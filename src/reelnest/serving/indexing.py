@@ -95,7 +95,7 @@ class Indexed:
     """Videos that are missing from the index."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Item:
     """A video, or a window of one, to index."""
 

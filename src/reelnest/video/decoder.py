@@ -43,7 +43,7 @@ J = TypeVar("J")
 R = TypeVar("R")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class VideoInfo:
     """Properties of a video, measured by decoding some of its frames. A list of images counts as two frames a second."""
 

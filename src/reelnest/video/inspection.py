@@ -19,7 +19,7 @@ from reelnest.video.known_videos import Content, KnownVideos
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Inspected:
     """A video that can be decoded."""
 

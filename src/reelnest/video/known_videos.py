@@ -55,7 +55,7 @@ SPARE_ROWS = 10_000
 J = TypeVar("J")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Content:
     """The bytes of a video."""
 
