@@ -3,7 +3,6 @@
 import gc
 import json
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +40,14 @@ def settings(model: dict[str, Any] | None = None, **train: Any) -> Params:
     )
 
 
-@cache
+_PREDICTED: dict[tuple[str, int], StepMemory] = {}
+
+
 def predicted(params: Params, processes: int = 1) -> StepMemory:
-    return predict_step(params, backbone_config(params.model), SIZES, processes=processes)
+    key = params.model_dump_json(), processes
+    if key not in _PREDICTED:
+        _PREDICTED[key] = predict_step(params, backbone_config(params.model), SIZES, processes=processes)
+    return _PREDICTED[key]
 
 
 def allocated(params: Params, trace: Path) -> int:
