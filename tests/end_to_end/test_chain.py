@@ -36,17 +36,24 @@ def told(command: list[str], folder: Path) -> dict[str, Any]:
 
 def repro(folder: Path, *stages: str) -> list[str]:
     """The stages that `dvc repro` ran."""
-    return [line.split("'")[1] for line in run(["dvc", "repro", *stages], folder).splitlines() if line.startswith("Running stage")]
+    return stages_in(run(["dvc", "repro", *stages], folder))
 
 
-def decoded(folder: Path) -> int:
-    return int(json.loads((folder / "work" / "preprocessing.json").read_text())["decoded"])
+def stages_in(printed: str) -> list[str]:
+    return [line.split("'")[1] for line in printed.splitlines() if line.startswith("Running stage")]
+
+
+def decoded(folder: Path, printed: str) -> tuple[int, int]:
+    """How many videos validation decoded in a run, and how many preprocessing did."""
+    (inspected,) = re.findall(r"inspected (\d+) videos", printed)
+    return int(inspected), json.loads((folder / "work" / "preprocessing.json").read_text())["decoded"]
 
 
 def test_dvc_runs_every_stage_once_and_then_finds_nothing_to_do(project: Path) -> None:
-    assert repro(project) == STAGES
+    printed = run(["dvc", "repro"], project)
+    assert stages_in(printed) == STAGES
     assert repro(project) == []
-    assert decoded(project) == len((project / "data" / "videos.jsonl").read_text().splitlines())
+    assert decoded(project, printed) == (len((project / "data" / "videos.jsonl").read_text().splitlines()), 0)
     metrics = pd.read_csv(project / "reports" / "metrics_by_dim.csv")
     assert list(metrics.columns) == ["pair_kind", "dim", "storage", "metric", "value", "low", "high"]
     assert set(metrics["dim"]) == {4, 8, 16, 32, 64, 128}
@@ -118,6 +125,7 @@ def test_one_more_video_makes_everything_stale_and_is_the_only_one_decoded(proje
         file.write(json.dumps({"video_id": "another", "path": "videos/another.mp4"}) + "\n")
     with (project / "data" / "pairs.jsonl").open("a") as file:
         file.write(json.dumps({"query": "one more search", "target": {"video": "another"}, "split": "train"}) + "\n")
-    assert repro(project, "preprocess") == ["validate", "preprocess"]
-    assert decoded(project) == 1
+    printed = run(["dvc", "repro", "preprocess"], project)
+    assert stages_in(printed) == ["validate", "preprocess"]
+    assert decoded(project, printed) == (1, 0)
     assert set(told(["dvc", "status", "--json"], project)) == {"train", "evaluate"}
