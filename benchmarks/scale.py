@@ -4,7 +4,7 @@
 seconds are ours. Theirs are those of the same commands without what is known of the clips, `work/`. The clips are those of
 `make bench CLIPS=folder`, or the sample in `data/`, repeated, each copy with other bytes.
 
-`memory-rows`: the videos are files of 16 bytes, which the caches are told are decoded, because only the tables are measured.
+`memory-rows`: the videos are files of 16 bytes, which the caches list as decoded, because only the tables are measured.
 """
 
 import json

@@ -97,7 +97,7 @@ def serve(
         str, typer.Option(help="The address to listen on. Set REELNEST_API_KEY before you open it to other machines.")
     ] = "127.0.0.1",
     allow_host: Annotated[list[str], typer.Option(help="Another host name that browsers may use for this server.")] = [],  # noqa: B006 (typer copies defaults)
-    allow_origin: Annotated[list[str], typer.Option(help="A site whose pages may send requests, such as https://app.example.")] = [],  # noqa: B006
+    allow_origin: Annotated[list[str], typer.Option(help="A site whose pages may send requests, such as https://app.example.")] = [],  # noqa: B006 (typer copies defaults)
 ) -> None:
     """Serves a search page and a JSON API over one or more indexes, at http://127.0.0.1:8000/.
 

@@ -56,7 +56,7 @@ class RegistryError(ReelnestError):
 class RegistryUnavailable(RegistryError):  # noqa: N818 — a state, not a mistake
     """MLflow is temporarily unreachable. The exit status is sysexits' EX_TEMPFAIL, on which a flow retries the stage."""
 
-    exit_status = 75
+    exit_status = os.EX_TEMPFAIL
 
 
 class NothingTracked(RegistryError):  # noqa: N818 — a state, not a mistake
@@ -70,7 +70,7 @@ class RunError(ReelnestError):
 class Interrupted(ReelnestError):  # noqa: N818 — not a failure
     """Training was stopped. The same command resumes it. The exit status is sysexits' EX_TEMPFAIL, "try again later"."""
 
-    exit_status = 75
+    exit_status = os.EX_TEMPFAIL
 
 
 def storage_problem(error: Exception) -> str | None:

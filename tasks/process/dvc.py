@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import sys
 from collections import deque
@@ -20,8 +21,8 @@ DVC = (sys.executable, "-m", "dvc")
 STATUS_TIMEOUT_SECONDS = 3600.0
 """Long enough to hash terabytes of new videos, but not unlimited, in case a lock is never released."""
 
-RESUMABLE_STATUS = 75
-"""EX_TEMPFAIL: a stage that ends with this status asks to be started again."""
+RESUMABLE_STATUS = os.EX_TEMPFAIL
+"""A stage that ends with this status asks to be started again."""
 
 # Lines of DVC that say nothing new: a stage's command, its lock file, hints after each stage, and warnings about files that may be empty.
 CHATTER = (

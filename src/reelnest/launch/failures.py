@@ -22,8 +22,8 @@ NODE_VARIABLE = "REELNEST_NODE"
 """Environment variable with the number of this node in a cluster's job."""
 BEAT_SECONDS = 5.0
 """How often a node of a job shows that it runs."""
-UNREPORTED_STATUS = 74
-"""EX_IOERR: the status of a node of a job that cannot write how its ranks ended, such as on a full disk."""
+UNREPORTED_STATUS = os.EX_IOERR
+"""The status of a node of a job that cannot write how its ranks ended, such as on a full disk."""
 ERRORS = Path("work/errors")
 """Folder for the tracebacks of unexpected errors."""
 MOST_FILES = 20

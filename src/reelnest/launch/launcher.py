@@ -40,6 +40,7 @@ from reelnest.launch.failures import (
     result_of,
 )
 from reelnest.launch.rank import LAUNCHER_VARIABLE
+from reelnest.launch.stop_signals import handle_stop_signals
 
 RANK_MODULE = "reelnest.launch.rank"
 UNUSED_SIGNAL = "SIGUSR2"
@@ -55,10 +56,8 @@ class SignalForwarder:
         """The first signal that was forwarded."""
 
     def install(self) -> None:
-        """Installs the handlers, except for signals that this process ignores (nohup, a shell's background job)."""
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._on_signal)
+        """Forwards the signals from now on."""
+        handle_stop_signals(self._on_signal)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         ranks = psutil.Process().children()

@@ -128,7 +128,7 @@ def build_index(source: ModelSource, data: Path, engine: Engine, location: str, 
     place = work / hashlib.sha256(os.fsencode(location if is_address(location) else base)).hexdigest()[:LONGEST_HASH]
     with wait_for_lock(place.with_suffix(".lock"), shown(location)):
         videos, bad = read_videos(data)
-        windows = windows_of(videos, data, options.index, options.limits, options.known)
+        windows = windows_of(videos, data, options.index, options.limits, options.known, source.model.frame_settings.sampling.decoder)
         items, unreadable = _items(videos, data, source.model, windows, options.known)
         number_type = options.form.storage if is_float else "float32"
         before = _vectors_before(engine, source, dims, number_type, [item.key for item in items])

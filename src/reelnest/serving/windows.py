@@ -7,7 +7,6 @@ from reelnest.records.formats import Video
 from reelnest.records.segments import DECIMALS, Segment
 from reelnest.settings import Index
 from reelnest.video.decoder import Limits
-from reelnest.video.decoders import AUTO
 from reelnest.video.inspection import inspect_videos
 from reelnest.video.known_videos import KnownVideos
 
@@ -15,15 +14,15 @@ SMALLEST_REST = 0.25
 """A rest of less than this share of a window is added to the last window."""
 
 
-def windows_of(videos: Sequence[Video], data: Path, settings: Index, limits: Limits, cache: Path) -> dict[str, list[Video]]:
+def windows_of(videos: Sequence[Video], data: Path, settings: Index, limits: Limits, cache: Path, decoder: str) -> dict[str, list[Video]]:
     """The windows of each video file that is longer than one, by video_id. Files that cannot be read have none.
 
-    `cache` is the folder of `KnownVideos`: the lengths of files that were inspected before are known.
+    `cache` is the folder of `KnownVideos`: the lengths of files that `decoder` (`preprocess.decoder`) has inspected before are known.
     """
     if settings.window_seconds is None:
         return {}
     with KnownVideos(cache) as known:
-        inspected, _ = inspect_videos([video for video in videos if video.path is not None], data, limits, known, AUTO)
+        inspected, _ = inspect_videos([video for video in videos if video.path is not None], data, limits, known, decoder)
     windows: dict[str, list[Video]] = {}
     for video in videos:
         if video.video_id in inspected:

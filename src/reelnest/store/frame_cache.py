@@ -33,18 +33,13 @@ from reelnest.store.frame_store import (
     Shard,
 )
 from reelnest.video.frames import Frames, FrameSettings
-from reelnest.video.known_videos import Content, content_of, decoder_versions
+from reelnest.video.known_videos import Content, decoder_versions
 from reelnest.video.sampling import FRAME_SAMPLERS
 
 log = logging.getLogger(__name__)
 
 FRAME_RULE = 2
 """Version of the code that finds frames by time. A new value decodes all videos again. Version 1 returned some wrong frames."""
-
-
-def video_key(files: Sequence[Path], settings: FrameSettings) -> str:
-    """Reads the files, and returns their `frames_key`. Raises OSError."""
-    return frames_key(content_of(files), settings)
 
 
 def frames_key(content: Content, settings: FrameSettings) -> str:

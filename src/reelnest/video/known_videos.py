@@ -192,11 +192,6 @@ class _Read:
     settled: dict[str, tuple[str, bytes]]
 
 
-def content_of(files: Sequence[Path]) -> Content:
-    """Reads a video's files. Raises OSError."""
-    return _content([_digest(file) for file in files], sum(file.stat().st_size for file in files))
-
-
 def _read(files: Sequence[Path]) -> _Read | VideoError:
     digests: list[bytes] = []
     size = 0

@@ -19,11 +19,12 @@ from reelnest.commands.index import open_searchers
 from reelnest.engines.folder import FolderEngine
 from reelnest.errors import ConfigError, DataError, ModelError, QueryError
 from reelnest.settings import Validate
-from reelnest.store.frame_cache import FrameCache, video_key
+from reelnest.store.frame_cache import FrameCache
 from reelnest.store.frame_store_writing import write_store
 from reelnest.store.prepared import STORE_FOLDER
 from reelnest.video.decoder import Decoder, Limits
 from tests.integration.serving.served_corpus import PARAMS, Served, read_videos, write_videos
+from tests.support.video_keys import video_key
 
 
 def opened(folder: Path) -> FolderEngine:

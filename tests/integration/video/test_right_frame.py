@@ -1,8 +1,6 @@
 """Compares sampled frames with FFmpeg's at the same times, for files that decoders disagree about and for generated files."""
 
 import json
-import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,15 +98,6 @@ def test_decord_alone_rejects_files_that_it_would_read_wrongly(decoder: Decoder)
     with pytest.raises(VideoError, match=r"hidden, as after a cut.*ffmpeg -i gop_cut8to10\.mp4") as raised:
         sampled(decoder, DATA / "gop_cut8to10.mp4", name="decord")
     assert raised.value.reason == "no_decoder"
-
-
-@pytest.fixture(scope="module")
-def ffmpeg() -> str:
-    program = shutil.which("ffmpeg")
-    if program is None and "CI" not in os.environ:
-        pytest.skip("there is no ffmpeg to compare with: apt-get install ffmpeg")
-    assert program is not None
-    return program
 
 
 UNCUT = [

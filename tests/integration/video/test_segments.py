@@ -1,7 +1,5 @@
 """Segments: the sampled frames are those that FFmpeg shows at these times, and other times are errors."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,15 +24,6 @@ ALL_FRAMES = FrameSettings(Preprocess(frames=64, min_pixels=3136, max_pixels=501
 def decoder() -> Iterator[Decoder]:
     with Decoder(Limits.of(Validate(decode_timeout_seconds=30.0))) as started:
         yield started
-
-
-@pytest.fixture(scope="module")
-def ffmpeg() -> str:
-    program = shutil.which("ffmpeg")
-    if program is None and "CI" not in os.environ:
-        pytest.skip("there is no ffmpeg to compare with: apt-get install ffmpeg")
-    assert program is not None
-    return program
 
 
 def thumbnails(decoder: Decoder, file: Path, segment: Segment | None) -> NDArray[np.float64]:

@@ -8,9 +8,9 @@ import pytest
 
 from reelnest.launch.jobs import following
 from reelnest.launch.jobs.follower import Follower
-from reelnest.launch.jobs.following import StopSignals
 from reelnest.launch.jobs.job import Job, JobSpec, Result
 from reelnest.launch.jobs.scheduler import JobState, Phase, SchedulerUnreachable
+from reelnest.launch.stop_signals import StopSignals
 
 RUNNING = JobState(Phase.RUNNING, "RUNNING")
 WAITING = JobState(Phase.WAITING, "PENDING", "Resources")

@@ -11,11 +11,12 @@ import pytest
 from reelnest.backbones.families.qwen2_5_vl import VISION
 from reelnest.errors import DataError
 from reelnest.settings import Preprocess
-from reelnest.store.frame_cache import PLACES_FILE, FrameCache, listed_keys, video_key
+from reelnest.store.frame_cache import PLACES_FILE, FrameCache, listed_keys
 from reelnest.store.frame_store import FrameStore, Member, Shard
 from reelnest.store.frame_store_writing import plan_shards, write_store
 from reelnest.video.frames import Frames, FrameSettings
 from reelnest.video.vision_spec import VisionSpec
+from tests.support.video_keys import video_key
 
 
 def frames_of(number: int, steps: int = 2) -> Frames:

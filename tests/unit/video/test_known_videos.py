@@ -12,7 +12,8 @@ from reelnest.errors import DataError, VideoError
 from reelnest.records.segments import Segment
 from reelnest.video import known_videos
 from reelnest.video.decoder import VideoInfo
-from reelnest.video.known_videos import FILE, Content, KnownVideos, content_of
+from reelnest.video.known_videos import FILE, Content, KnownVideos
+from tests.support.video_keys import content_of
 
 INFO = VideoInfo(frames=24, seconds=1.0, fps=24.0, width=64, height=48, decoder="pyav")
 LONG_AGO = 10**18

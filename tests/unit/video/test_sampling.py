@@ -6,9 +6,9 @@ import pytest
 
 from reelnest.backbones.families.qwen2_5_vl import VISION
 from reelnest.settings import Preprocess
-from reelnest.store.frame_cache import video_key
 from reelnest.video.frames import FrameSettings
 from reelnest.video.sampling import FRAME_SAMPLERS, Clip, FrameSampler, frame_indices, seconds_per_grid
+from tests.support.video_keys import video_key
 
 
 def chosen(sampling: str, total: int, seconds: float, frames: int, fps: float = 2.0) -> list[int]:

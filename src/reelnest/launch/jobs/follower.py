@@ -27,10 +27,11 @@ from reelnest.atomic_files import wait_for_lock
 from reelnest.errors import ReelnestError
 from reelnest.launch.command import prepare_process
 from reelnest.launch.failures import interrupted_text
-from reelnest.launch.jobs.following import Following, StopSignals, conclude
+from reelnest.launch.jobs.following import Following, conclude
 from reelnest.launch.jobs.job import JOBS, Job, JobSpec, Result, remove_old
 from reelnest.launch.jobs.scheduler import Scheduler, SchedulerUnreachable
 from reelnest.launch.jobs.slurm import SlurmScheduler
+from reelnest.launch.stop_signals import StopSignals
 
 T = TypeVar("T")
 

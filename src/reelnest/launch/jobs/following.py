@@ -2,19 +2,15 @@
 
 import logging
 import os
-import signal
 import sys
 import time
 from pathlib import Path
-from types import FrameType
 
 from reelnest.launch.failures import interrupted_text
 from reelnest.launch.jobs.job import Job, Result
 from reelnest.launch.jobs.scheduler import JobState, Phase, Scheduler, SchedulerUnreachable
+from reelnest.launch.stop_signals import SLICE_SECONDS, StopSignals
 
-INTERRUPTED = 75
-SLICE_SECONDS = 0.2
-"""How soon a line of the log or a signal is noticed."""
 REPEAT_SECONDS = 3.0
 """Between two stop requests. A request to processes that have not started yet is lost."""
 KILL_SECONDS = 10.0
@@ -25,46 +21,6 @@ RETRIED = ("", "BOOT_FAIL", "DEADLINE", "NODE_FAIL", "PREEMPTED", "TIMEOUT")
 """States after which the same command may succeed, so a flow starts it again."""
 
 log = logging.getLogger(__name__)
-
-
-class StopSignals:
-    """The signals by which this process is requested to stop."""
-
-    def __init__(self, number: signal.Signals | None = None) -> None:
-        self._number = number
-        self.since: float | None = None if number is None else time.monotonic()
-        """The time of the first signal, by the monotonic clock."""
-        self.at_once = False
-        """Whether a second Ctrl-C came."""
-
-    @property
-    def requested(self) -> bool:
-        """Whether a signal came."""
-        return self.since is not None
-
-    @property
-    def number(self) -> signal.Signals:
-        """The first signal."""
-        return self._number or signal.SIGTERM
-
-    def install(self) -> None:
-        """Installs the handlers, except for signals that this process ignores (nohup, a shell's background job)."""
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._on_signal)
-
-    def wait(self, seconds: float) -> None:
-        """Waits, but not longer than until the first signal."""
-        deadline = time.monotonic() + seconds
-        before = self.requested
-        while time.monotonic() < deadline and self.requested == before:
-            time.sleep(min(SLICE_SECONDS, seconds))
-
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if self.since is None:
-            self._number, self.since = signal.Signals(number), time.monotonic()
-        elif number == signal.SIGINT:
-            self.at_once = True
 
 
 class LogTail:
@@ -196,7 +152,7 @@ def conclude(job: Job, job_id: str, state: JobState | None, title: str, signals:
         return Result(1, f"{subject} was cancelled, but not by this command. The same command resumes from the last checkpoint.")
     if name in RETRIED:
         happened = f"ended in state {name}" if name else "is unknown to the controller now and recorded no result"
-        return Result(INTERRUPTED, f"{subject} {happened}. The same command resumes from the last checkpoint.")
+        return Result(os.EX_TEMPFAIL, f"{subject} {happened}. The same command resumes from the last checkpoint.")
     last = _last_line(job.messages) or "It printed nothing: does every node reach the checkout under the same path?"
     if name == "OUT_OF_MEMORY":
         last = "Raise launch.slurm.mem."

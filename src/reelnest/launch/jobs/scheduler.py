@@ -1,5 +1,6 @@
 """What the follower needs of a cluster. Each backend implements `Scheduler` in one file."""
 
+import os
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -11,7 +12,7 @@ from reelnest.launch.jobs.job import Job
 class SchedulerUnreachable(ReelnestError):  # noqa: N818 — a state, not a mistake
     """The cluster's controller does not respond, so the state of a job is unknown. It may respond later."""
 
-    exit_status = 75
+    exit_status = os.EX_TEMPFAIL
 
 
 class Phase(Enum):

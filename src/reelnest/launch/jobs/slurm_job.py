@@ -44,7 +44,6 @@ REPEAT_SECONDS = 3.0
 """Between two stop requests to launchers that may not have started yet."""
 HANGING_SECONDS = 15.0
 """How long `srun` may run on after the grace period. It waits for nodes that no longer exist."""
-INTERRUPTED = 75
 
 
 class SlurmJob:
@@ -122,8 +121,8 @@ class SlurmJob:
                 f"reelnest: error: SLURM job {self._id} was interrupted {self._number + 1} times (launch.slurm.requeues). The same command"
                 " resumes from the last checkpoint."
             )
-            self._job.write_result(Result(INTERRUPTED, text))
-        return INTERRUPTED
+            self._job.write_result(Result(os.EX_TEMPFAIL, text))
+        return os.EX_TEMPFAIL
 
     def _is_running(self) -> bool:
         """Whether SLURM has not begun to end this job. Waits for a controller that does not respond."""

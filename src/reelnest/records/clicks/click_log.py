@@ -43,6 +43,11 @@ class Rows:
     time: NDArray[np.float64]
     """Seconds since 1970; NaN in all rows of a log without times."""
 
+    @property
+    def pair(self) -> NDArray[np.int64]:
+        """A number for each query and item that a row has together."""
+        return self.query.astype(np.int64) << 32 | self.item
+
     def of(self, chosen: NDArray[Any]) -> "Rows":
         """The rows of a mask or of indices."""
         if chosen.dtype == bool and chosen.all():

@@ -48,8 +48,7 @@ class Graded:
 def collect_evidence(rows: Rows, propensities: Floats) -> Evidence:
     """Adds up the rows of each query and item. Rows at ranks without a propensity do not count."""
     rows = rows.of(~np.isnan(propensities[rows.rank]))
-    key = rows.query.astype(np.int64) << 32 | rows.item
-    keys, first, pair = np.unique(key, return_index=True, return_inverse=True)
+    keys, first, pair = np.unique(rows.pair, return_index=True, return_inverse=True)
     clicks: Floats = np.bincount(pair, rows.clicks, len(keys)).astype(np.float64)
     clicked = rows.clicks > 0
     by_user = np.unique(np.stack([pair[clicked].astype(np.uint64), rows.user[clicked]]), axis=1)[0].astype(np.int64)

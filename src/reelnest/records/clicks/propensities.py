@@ -56,7 +56,8 @@ def harvest(rows: Rows, ranks: NDArray[np.int16]) -> tuple[Floats, Floats]:
     Each item counts with its click rates at the two ranks, as in the paper. Its weight is that of Mantel and Haenszel, n·m / (n + m) for n
     and m impressions: the least noisy weight that is the same at both ranks.
     """
-    pair, number = _numbered(rows)
+    pairs, pair = np.unique(rows.pair, return_inverse=True)
+    number = len(pairs)
     shape = (len(ranks), len(ranks))
     clicks, weights = np.zeros(shape), np.zeros(shape)
     by_pair = np.argsort(pair, kind="stable")
@@ -77,12 +78,6 @@ def harvest(rows: Rows, ranks: NDArray[np.int16]) -> tuple[Floats, Floats]:
     np.fill_diagonal(clicks, 0)
     np.fill_diagonal(weights, 0)
     return clicks, weights
-
-
-def _numbered(rows: Rows) -> tuple[NDArray[np.int64], int]:
-    key = rows.query.astype(np.int64) << 32 | rows.item
-    values, pair = np.unique(key, return_inverse=True)
-    return pair, len(values)
 
 
 def fit(clicks: Floats, weights: Floats) -> Floats:
