@@ -148,20 +148,22 @@ def check(tables: Iterable[Checked]) -> list[Finding]:
     context = _context()
     findings = []
     gc.freeze()  # the records and libraries are not searched for garbage after each table
-    with Activity("checking the expectations"):
-        for table, suites in tables:
-            source = context.data_sources.add_pandas("data")
-            for suite in suites:
-                batch = source.add_dataframe_asset(suite.name).add_batch_definition_whole_dataframe("all lines")
-                definition = gx.ValidationDefinition(name=suite.name, data=batch, suite=context.suites.add(suite))
-                definition = context.validation_definitions.add(definition)
-                result = definition.run(batch_parameters={"dataframe": table.rows}, result_format=RESULT_FORMAT)
-                findings += [finding_of(suite.name, table, outcome) for outcome in result.results]
-            # The source and its assets hold the table, and each other.
-            context.data_sources.delete("data")
-            del table, source, batch, definition, result
-            gc.collect()
-    gc.unfreeze()
+    try:
+        with Activity("checking the expectations"):
+            for table, suites in tables:
+                source = context.data_sources.add_pandas("data")
+                for suite in suites:
+                    batch = source.add_dataframe_asset(suite.name).add_batch_definition_whole_dataframe("all lines")
+                    definition = gx.ValidationDefinition(name=suite.name, data=batch, suite=context.suites.add(suite))
+                    definition = context.validation_definitions.add(definition)
+                    result = definition.run(batch_parameters={"dataframe": table.rows}, result_format=RESULT_FORMAT)
+                    findings += [finding_of(suite.name, table, outcome) for outcome in result.results]
+                # The source and its assets hold the table, and each other.
+                context.data_sources.delete("data")
+                del table, source, batch, definition, result
+                gc.collect()
+    finally:
+        gc.unfreeze()
     return sorted(findings, key=lambda finding: (finding.outcome.suite, finding.outcome.description))
 
 
