@@ -19,7 +19,8 @@ def index(
     ] = "models/candidate",
     data: Annotated[Path, typer.Option(help="The folder with videos.jsonl.")] = Path("data"),
     to: Annotated[
-        str, typer.Option(help="The folder of the index, or an address: postgresql://user@host/db#name. An existing index is updated.")
+        str,
+        typer.Option(help="The folder of the index, or an address such as postgresql://user@host/db#name. An existing index is updated."),
     ] = "index",
     dim: Annotated[int | None, typer.Option(help="How many numbers of each vector are stored. The default is all.")] = None,
     storage: Annotated[str, typer.Option(help="How they are stored: float32, float16, int8, binary or binary_int8.")] = "float32",

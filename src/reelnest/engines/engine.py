@@ -181,8 +181,12 @@ The constructor must not connect, because the index may not exist yet. Register 
 """
 
 
+LOCAL_ENGINES = ("qdrant-edge://", "milvus-lite://")
+"""Addresses of engines in this process, which store an index in a folder or a file."""
+
+
 def is_address(location: str) -> bool:
-    """Whether a location is a server's, such as `postgresql://…`, and not a folder."""
+    """Whether a location is that of another engine, such as `postgresql://…`, and not a folder."""
     return "://" in location
 
 
@@ -193,13 +197,32 @@ def shown(location: str) -> str:
     return urlsplit(without_credentials(location))._replace(query="").geturl()
 
 
+def name_of(location: str) -> str:
+    """The name of an index, for display: its folder's, or the one after `#` in an address."""
+    if not is_address(location):
+        return base_folder(location).name
+    address, _, name = location.partition("#")
+    return name or (Path(address.partition("://")[2]).stem if address.startswith(LOCAL_ENGINES) else "reelnest")
+
+
 def base_folder(location: str) -> Path:
     """The folder to which the paths in a manifest are relative: the index's own, or the root for the index of a server."""
     return Path("/") if is_address(location) else Path(location).resolve()
 
 
+def check_vectors(items: Sequence[Item], width: int) -> None:
+    """Raises ModelError for vectors that cannot be ranked. Engines accept some of them in silence."""
+    for item in items:
+        norm = float(np.linalg.norm(item.vector.astype(np.float32))) if item.vector.shape == (width,) else 0.0
+        if not (np.isfinite(norm) and norm > 0):
+            raise ModelError(
+                f"the vector of video {item.video.video_id} has the shape {item.vector.shape} and the norm {norm:g}; expected ({width},)"
+                " and a finite norm above 0. Training has diverged or the weights are damaged. Check the loss in reports/training.csv."
+            )
+
+
 def open_engine(location: str) -> Engine:
-    """Opens the engine of a location: an address by its scheme, such as `postgresql://`, anything else as a folder.
+    """Opens the engine of a location: an address by its scheme, such as `postgresql://` or `qdrant+http://`, anything else as a folder.
 
     Raises ConfigError for an unknown scheme.
     """

@@ -1,6 +1,5 @@
 """Evaluates filters over the table of a folder's index."""
 
-import operator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,11 +9,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from reelnest.records.formats import TEXT_FIELDS
-from reelnest.search.filters import All, AnyOf, Compare, Filter, Not, OneOf, number_of
+from reelnest.search.filters import COMPARISONS, All, AnyOf, Compare, Filter, Not, OneOf, number_of
 
 MOST_FILTERS = 16
 """Filters whose selected rows are remembered, the last used."""
-_ORDERS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +64,7 @@ class TableFilter:
                     return column.where(np.array([text in values for text in column.texts], bool))
                 return column.where(np.isin(column.values, values))
             case Compare(field, sign, value):
-                column, compare = self._column(field), _ORDERS[sign]
+                column, compare = self._column(field), COMPARISONS[sign]
                 if isinstance(value, str):
                     return column.where(np.array([compare(text, value) for text in column.texts], bool))
                 return column.where(compare(column.values, value))

@@ -10,7 +10,7 @@ Requires `pip install 'reelnest[pgvector]'`.
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from reelnest.engines.engine import ENGINES, Hits, Item, Manifest, Vector, shown
 from reelnest.engines.pgvector_sql import binary_vector, exact_search, funnel_search, prefix, text_vector, where_clause
+from reelnest.engines.stored_vectors import StoredVectors
 from reelnest.errors import ConfigError, DataError, ModelError, QueryError
 from reelnest.records.formats import BadRecord, Video
 from reelnest.records.segments import segment_of
@@ -39,8 +40,6 @@ LARGEST_SHORTLIST = 1000
 """The most candidates that pgvector's graph returns (`hnsw.ef_search`). A longer shortlist is searched exactly."""
 CONNECT_TIMEOUT_SECONDS = 10
 MOST_CONNECTIONS = 8
-BLOCK_VECTORS = 1000
-"""Vectors that are read at once to be written again."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +212,7 @@ class PgvectorEngine:
                 rows = reader.execute(f"select key, vector::real[] from {table} where key = any(%s)", [list(block)], binary=True)
                 return {key: np.asarray(numbers, dtype=storage) for key, numbers in rows}
 
-        return _Vectors(dict.fromkeys(key for (key,) in stored), read)
+        return StoredVectors(dict.fromkeys(key for (key,) in stored), read)
 
     def close(self) -> None:
         """Closes the connections."""
@@ -299,30 +298,6 @@ class PgvectorEngine:
             ) from None
         except psycopg.Error as error:
             raise DataError(f"{self.place}: {_first_line(error)}.") from None
-
-
-class _Vectors(Mapping[str, Vector]):
-    """The vectors of an index by key. A new index looks them up in the order of the rows, so that a block serves the next ones too."""
-
-    def __init__(self, keys: Iterable[str], read: Callable[[Sequence[str]], dict[str, Vector]]) -> None:
-        self._keys, self._read = list(keys), read
-        self._places = {key: place for place, key in enumerate(self._keys)}
-        self._block: dict[str, Vector] = {}
-
-    def __getitem__(self, key: str) -> Vector:
-        if key not in self._block:
-            place = self._places[key]
-            self._block = self._read(self._keys[place : place + BLOCK_VECTORS])
-        return self._block[key]
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._places
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._keys)
-
-    def __len__(self) -> int:
-        return len(self._keys)
 
 
 def _read_state(state: Mapping[str, Any]) -> _Opened:

@@ -8,11 +8,12 @@ number compares numbers, and texts that are not numbers do not satisfy it. A vid
 
 import ast
 import math
+import operator
 import re
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from reelnest.errors import QueryError
 from reelnest.records.formats import TEXT_FIELDS
@@ -21,6 +22,9 @@ LONGEST_FILTER = 10_000
 NUMBER = re.compile(r" *[-+]?([0-9]{1,200}[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]{1,2})? *")
 """The texts that are compared as numbers. All engines use this pattern."""
 EXAMPLE = 'Write conditions such as language == "en" and duration < 30, with and, or, not, in, == != < <= > >=.'
+
+COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+"""What the operators of `Compare` mean."""
 
 Value: TypeAlias = str | float
 

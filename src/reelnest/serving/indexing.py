@@ -19,7 +19,7 @@ import torch
 
 from reelnest.atomic_files import wait_for_lock
 from reelnest.encoder.saved import SavedModel
-from reelnest.engines.engine import Engine, Item, Manifest, Vector, base_folder, is_address, shown
+from reelnest.engines.engine import Engine, Item, Manifest, Vector, base_folder, check_vectors, is_address, shown
 from reelnest.engines.folder_files import FORMAT_VERSION
 from reelnest.engines.folder_vectors import FLOATS
 from reelnest.errors import ConfigError, DataError, ModelError, VideoError
@@ -176,6 +176,7 @@ def _write(engine: Engine, manifest: Manifest, skipped: Sequence[BadRecord], row
     try:
         engine.create(version, manifest, skipped)
         while batch := list(islice(rows, batch_size)):
+            check_vectors(batch, manifest.width)
             engine.upsert(version, batch)
         engine.build(version)
         engine.activate(version)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from reelnest.encoder.saved import SavedModel
 from reelnest.encoder.video_reading import VideoSource
-from reelnest.engines.engine import Engine, Manifest, base_folder, is_address, shown
+from reelnest.engines.engine import Engine, Manifest, base_folder, name_of, shown
 from reelnest.errors import QueryError
 from reelnest.records.formats import Video, video_files
 from reelnest.search.filters import parse_filter
@@ -98,7 +98,7 @@ class Searcher:
     def __init__(self, engine: Engine, location: str, model: OpenModel, *, shortlist: int, most_characters: int) -> None:
         """Raises ModelError if another model made the index, DataError if there is no index."""
         self._engine, self.model = engine, model
-        self.name = location.rpartition("#")[2] if is_address(location) else base_folder(location).name
+        self.name = name_of(location)
         engine.manifest.check_model(model.hash, shown(location))
         self.shortlist = shortlist
         self._data = Path(os.path.normpath(base_folder(location) / self.manifest.data))

@@ -1,7 +1,6 @@
 """A filtered search equals a search over the satisfying videos alone, in every engine."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,11 +40,12 @@ CONDITIONS = [
 ]
 
 
-@pytest.fixture(params=["folder", "postgresql"])
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    location = str(tmp_path / "index") if request.param == "folder" else request.getfixturevalue("database_address")
+@pytest.fixture
+def engine(location: str) -> Iterator[Engine]:
     opened = open_engine(location)
-    opened.create("aa", manifest(COUNT, graph_dim=4).model_copy(update={"tags": {"language": {}, "duration": {}, "day": {}}}), [])
+    opened.create(
+        "aa", manifest(COUNT, graph_dim=4).model_copy(update={"tags": {"language": {}, "duration": {}, "day": {}, "format": {}}}), []
+    )
     opened.upsert("aa", [Item(video(at), IDS[at], VECTORS[at]) for at in range(COUNT)])
     opened.build("aa")
     opened.activate("aa")
@@ -68,14 +68,18 @@ def ranked(query: np.ndarray[Any, Any], satisfying: list[int], dim: int, k: int)
     return [IDS[satisfying[at]] for at in np.lexsort((satisfying, -scores))[:k]]
 
 
-@pytest.mark.parametrize("condition", CONDITIONS)
-def test_the_results_are_those_of_the_videos_for_which_python_says_true(engine: Engine, condition: str) -> None:
+def test_the_results_are_those_of_the_videos_for_which_python_says_true(engine: Engine) -> None:
+    for condition in CONDITIONS:
+        check(engine, condition)
+
+
+def check(engine: Engine, condition: str) -> None:
     satisfying = [at for at, row in enumerate(ROWS) if eval(condition, {"__builtins__": {}}, row)]  # noqa: S307 (the conditions above)
     query = RNG.normal(size=WIDTH).astype(np.float32)
     parsed = parse_filter(condition, engine.manifest.tags)
     for dim, shortlist, expected in ((16, None, 16), (4, None, 4), (4, COUNT, 16)):
         hits = engine.search(query, 10, dim=dim, shortlist=shortlist, condition=parsed)
-        assert list(hits.ids) == ranked(query, satisfying, expected, 10)
+        assert list(hits.ids) == ranked(query, satisfying, expected, 10), condition
 
 
 def test_a_video_without_the_tag_satisfies_only_what_is_not_compared(engine: Engine) -> None:

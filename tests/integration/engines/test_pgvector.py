@@ -110,7 +110,7 @@ def test_no_search_fails_or_mixes_versions_while_the_index_is_made_anew(engine: 
 
 
 def test_vectors_are_read_in_blocks_in_any_order(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reelnest.engines.pgvector.BLOCK_VECTORS", 7)
+    monkeypatch.setattr("reelnest.engines.stored_vectors.BLOCK_VECTORS", 7)
     write(engine, "aa", manifest(storage="float16"))
     stored = engine.vectors([*map(str, range(0, 500, 3)), "none"])
     assert list(stored) == [str(row) for row in range(0, 500, 3)]
