@@ -8,9 +8,10 @@ import uvicorn
 from reelnest.commands.index import UPLOAD_MEGABYTES, open_searchers
 from reelnest.commands.search_inputs import Address, listen
 from reelnest.serving.app import create_app
+from reelnest.serving.clicks.click_log import ClickLog
 from reelnest.serving.connections import BACKLOG, Connection
+from reelnest.serving.following import Followed
 from reelnest.serving.guard import LOCAL_HOSTS, Access
-from reelnest.serving.searcher import Searcher
 from reelnest.settings import Params
 from reelnest.stages.workspace import Workspace
 
@@ -35,10 +36,12 @@ def run(
     Raises DataError and ModelError for an index that cannot be opened, ConfigError if the address cannot be used.
     """
     host = address.host
-    searchers = named(open_searchers(workspace, params, indexes, model))
+    followed = Followed(indexes, lambda locations: open_searchers(workspace, params, locations, model))
+    folder = params.serve.click_log
+    clicks = None if folder is None else ClickLog(params.serve, workspace.root / folder)
     megabytes = min(UPLOAD_MEGABYTES, params.validation.max_video_megabytes)
     hosts = [*LOCAL_HOSTS, *address.allow_hosts, *([] if host in ANY_ADDRESS else [host])]
-    app = create_app(searchers, Access(hosts, address.allow_origins, address.api_key), megabytes)
+    app = create_app(followed.searchers, Access(hosts, address.allow_origins, address.api_key), megabytes, clicks)
     if address.api_key is None and host not in LOCAL_HOSTS:
         log.warning("Everybody who reaches %s can use this server. Set REELNEST_API_KEY to require a key.", host)
     listening = listen(address)
@@ -56,19 +59,13 @@ def run(
     )
     host_name = "localhost" if host in ANY_ADDRESS else f"[{host}]" if ":" in host else host
     ready(f"http://{host_name}:{listening.getsockname()[1]}/")
+    followed.start()
+    if clicks is not None:
+        log.warning("Searches and clicks are logged in %s.", folder)
+        clicks.start()
     try:
         uvicorn.Server(config).run(sockets=[listening])
     finally:
-        for searcher in searchers.values():
-            searcher.model.close()
-
-
-def named(searchers: Sequence[Searcher]) -> dict[str, Searcher]:
-    """Returns the searchers by the name of their index, which is its folder's; a repeated name gets a number."""
-    by_name: dict[str, Searcher] = {}
-    for searcher in searchers:
-        name, number = searcher.name, 1
-        while (name if number == 1 else f"{name}-{number}") in by_name:
-            number += 1
-        by_name[name if number == 1 else f"{name}-{number}"] = searcher
-    return by_name
+        followed.close()
+        if clicks is not None:
+            clicks.close()

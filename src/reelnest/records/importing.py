@@ -5,7 +5,7 @@ Rows are written as they come. In memory are the ids of the videos and where the
 
 import json
 from collections import ChainMap, Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +53,11 @@ def import_data(importer: str, source: Path, destination: Path) -> Imported:
     read = IMPORTERS[importer]
     if not source.exists():
         raise DataError(f"{source}: there is no such file or folder.")
+    return import_rows(read(source), source, destination)
+
+
+def import_rows(rows: Iterable[Row], source: Path, destination: Path) -> Imported:
+    """Imports rows that an importer read from `source`; see `import_data`."""
     if destination.exists():
         raise DataError(f"{destination} already exists. Name a new folder; `reelnest data add` merges it into data/ afterwards.")
     with (
@@ -62,7 +67,7 @@ def import_data(importer: str, source: Path, destination: Path) -> Imported:
     ):
         writing = _Writing(folder, open_files)
         waiting = _WaitingPairs(spool)
-        for row in read(source):
+        for row in rows:
             if isinstance(row, PairRow):
                 waiting.add(row)  # its videos may follow later
             else:

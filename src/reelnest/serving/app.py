@@ -6,6 +6,7 @@ POST /api/search?index=…&dim=…&k=…         the same for a video, sent as t
 GET  /api/clip?index=…&id=…&frame=…        a video of an index by id, or a frame of a video that consists of images; supports HTTP ranges
 GET  /api/health, /api/ready               the status and the version; whether all indexes can be searched
 GET  /metrics                              counts and times for Prometheus
+POST /api/events                           logs a click or a thumb on a result, if the server has a click log
 POST /v1/embeddings                        vectors of texts and videos, in the form of OpenAI's API
 GET  /docs                                 a page that describes the API, made from /api/openapi.json
 
@@ -33,6 +34,8 @@ from starlette.types import ASGIApp
 
 from reelnest.errors import QueryError, ReelnestError, VideoError
 from reelnest.search.query_text import MAX_RESULTS
+from reelnest.serving.clicks.click_log import ClickLog
+from reelnest.serving.clicks.events import Session, add_events, logged
 from reelnest.serving.embeddings import add_embeddings
 from reelnest.serving.guard import Access, Guard, error_response
 from reelnest.serving.load_limit import LoadLimit
@@ -59,8 +62,8 @@ Where = Annotated[str | None, Query(description='A filter over tags and text fie
 K = Annotated[int, Query(description=f"Number of results, 1 to {MAX_RESULTS}.")]
 
 
-def create_app(searchers: Mapping[str, Searcher], access: Access, upload_megabytes: float = 64) -> ASGIApp:
-    """The ASGI application for indexes by name, for those whom `access` allows."""
+def create_app(searchers: Mapping[str, Searcher], access: Access, upload_megabytes: float = 64, clicks: ClickLog | None = None) -> ASGIApp:
+    """The ASGI application for indexes by name, for those whom `access` allows. Searchers may be replaced while it runs."""
     # FastAPI's own page of the API loads scripts from the network. `/docs` is a page of ours.
     app = FastAPI(title="reelnest", version=VERSION, docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
     metrics = Metrics(searchers)
@@ -78,17 +81,24 @@ def create_app(searchers: Mapping[str, Searcher], access: Access, upload_megabyt
     @app.get("/api/indexes")
     def indexes() -> dict[str, Any]:
         """Lists the indexes: the model, the dims, the number of videos, and example searches."""
-        return {"indexes": [_describe(name, opened) for name, opened in searchers.items()], "upload_megabytes": upload_megabytes}
+        described = [_describe(name, opened) for name, opened in searchers.items()]
+        return {"indexes": described, "upload_megabytes": upload_megabytes, "click_log": clicks is not None}
 
     @app.get("/api/search")
     def search(
-        q: Text = "", index: Index = None, dim: Dim = None, funnel: Funnel = False, k: K = 12, where: Where = None
+        q: Text = "",
+        index: Index = None,
+        dim: Dim = None,
+        funnel: Funnel = False,
+        k: K = 12,
+        where: Where = None,
+        session: Session = None,
     ) -> dict[str, Any]:
         """Searches with a text. Returns the best videos with their scores, and the time that it took."""
         name, chosen = searcher(index)
         results = chosen.words(q, k, dim=dim, funnel=funnel, where=where)
         metrics.add(name, results)
-        return _as_json(name, chosen, results)
+        return _as_json(name, chosen, results) | logged(clicks, session, q, name, chosen.manifest.model_hash, results)
 
     @app.post("/api/search")
     async def search_by_video(
@@ -121,6 +131,7 @@ def create_app(searchers: Mapping[str, Searcher], access: Access, upload_megabyt
         return FileResponse(files[frame], media_type=kind if kind.startswith(PLAYED) else "application/octet-stream")
 
     add_embeddings(app, searchers, upload_megabytes)
+    add_events(app, clicks)
 
     # The guard is outside, so that it also guards error responses. What it refuses is counted.
     guarded: ASGIApp = Guard(LoadLimit(app), access)

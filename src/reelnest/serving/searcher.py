@@ -110,6 +110,10 @@ class Searcher:
         """The manifest of the opened version, which another one with the same model may replace."""
         return self._engine.manifest
 
+    def close(self) -> None:
+        """Closes the index, but not the model, which others may share."""
+        self._engine.close()
+
     def check(self) -> None:
         """Raises DataError if the index cannot be searched."""
         self._engine.get([])

@@ -27,6 +27,7 @@ from reelnest.settings.params import Params
 from reelnest.settings.register import BehaviourPassed, Drift, Register
 from reelnest.settings.runs import Launch, Runs, Slurm, Tracking
 from reelnest.settings.section import ComparableMetric, Fraction, MetricName, Positive, Precision, Section, Storage
+from reelnest.settings.serve import Serve
 from reelnest.settings.train import Train
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "Register",
     "Runs",
     "Section",
+    "Serve",
     "Slurm",
     "Storage",
     "Tiny",

@@ -12,6 +12,7 @@ from reelnest.settings.model import Model
 from reelnest.settings.register import Drift, Register
 from reelnest.settings.runs import Launch, Runs, Tracking
 from reelnest.settings.section import Section
+from reelnest.settings.serve import Serve
 from reelnest.settings.train import Train
 
 
@@ -27,6 +28,7 @@ class Params(Section):
     mining: Mining = Mining()
     evaluate: Evaluate = Evaluate()
     index: Index = Index()
+    serve: Serve = Serve()
     registration: Register = Field(Register(), alias="register")
     drift: Drift = Drift()
     runs: Runs = Runs()

@@ -6,12 +6,14 @@ The source is a JSON file with the map:
 
 A row is a result that was shown, and whether it was clicked: `position` from 1, `clicked`, and `session` or `user`, or both. Or it has
 counts: `impressions` and `clicks`, with or without `position`. `time` is optional in both. An item is the name of a video file, with or
-without suffix. `reelnest.records.clicks` does the counting.
+without suffix; or a video_id, if `videos` is a folder in this project's format. `table` can be a folder of Parquet files, such as the click
+log of `reelnest serve`. `reelnest.records.clicks` does the counting.
 """
 
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,8 +24,9 @@ from reelnest.records.clicks.filters import without_floods
 from reelnest.records.clicks.grades import LEAST_CLICKS, Graded, collect_evidence, grade
 from reelnest.records.clicks.propensities import estimate_propensities
 from reelnest.records.clicks.windows import split_log
-from reelnest.records.formats import SPLITS
+from reelnest.records.formats import SPLITS, VIDEOS_FILE, Video, file_names, parse_video, read_records
 from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, PairRow, Row, VideoRow
+from reelnest.records.safe_paths import resolve
 from reelnest.records.tables.column_map import ColumnMap, read_map
 
 OPTIONAL = ("position", "clicked", "session", "user", "impressions", "clicks", "time")
@@ -34,7 +37,11 @@ log = logging.getLogger(__name__)
 @IMPORTERS.register("clicks")
 def read_clicks(source: Path) -> Iterator[Row]:
     """A click log, by a JSON file that maps its columns; clicks become grades and hard negatives, corrected for the position."""
-    columns = read_map(source, ("query", "item"), OPTIONAL)
+    yield from graded_clicks(read_map(source, ("query", "item"), OPTIONAL))
+
+
+def graded_clicks(columns: ColumnMap) -> Iterator[Row]:
+    """The videos and the graded pairs of a click log. Raises DataError if it has too few clicks."""
     _check_form(columns)
     rows, names = yield from read_click_log(columns)
     rows, removed = without_floods(rows)
@@ -72,21 +79,25 @@ def _check_form(columns: ColumnMap) -> None:
 
 
 def _written(graded: list[Graded], names: Names, splits: list[int], columns: ColumnMap) -> Iterator[Row]:
+    items = {item: names.items[item] for pair in graded for item in (pair.item, *pair.negatives)}
+    is_ours = (columns.videos / VIDEOS_FILE).is_file()
+    ids = items if is_ours else {item: _id_of(name) for item, name in items.items()}
+    ours = _records(columns.videos, set(items.values())) if is_ours else {}
     usable: dict[int, bool] = {}
     for pair in graded:
         origin = Origin(columns.table.name, pair.row)
         for item in (pair.item, *pair.negatives):
             if item not in usable:
-                video = _video(names.items[item], columns.videos, origin)
+                video = _our_video(items[item], ours, columns.videos, origin) if is_ours else _video(items[item], columns.videos, origin)
                 usable[item] = isinstance(video, VideoRow) and all(file.is_file() for file in video.files.values())
                 yield video
         record = {
             "query": {"text": names.queries[pair.query]},
-            "target": {"video": _id_of(names.items[pair.item])},
+            "target": {"video": ids[pair.item]},
             "relevance": pair.grade,
             "split": SPLITS[splits[pair.query]],
         }
-        negatives = [{"video": _id_of(names.items[item])} for item in pair.negatives if usable[item]]
+        negatives = [{"video": ids[item]} for item in pair.negatives if usable[item]]
         yield PairRow(origin, {**record, "negatives": negatives} if negatives else record)
 
 
@@ -101,3 +112,25 @@ def _video(item: str, folder: Path, origin: Origin) -> VideoRow | BadRow:
         return BadRow(origin, error.reason, str(error), _id_of(item))
     path = f"videos/{_id_of(item)}{file.suffix}"
     return VideoRow(origin, {"video_id": _id_of(item), "path": path}, {path: file})
+
+
+def _records(folder: Path, ids: set[str]) -> dict[str, tuple[dict[str, Any], Video]]:
+    """The records of the videos of these ids, in a folder of this project's format."""
+    records: dict[str, tuple[dict[str, Any], Video]] = {}
+
+    def read(record: dict[str, Any], line: int) -> None:
+        if record.get("video_id") in ids:
+            records.setdefault(record["video_id"], (record, parse_video(record, folder, line)))
+
+    read_records(folder, VIDEOS_FILE, read)
+    return records
+
+
+def _our_video(item: str, records: dict[str, tuple[dict[str, Any], Video]], folder: Path, origin: Origin) -> VideoRow | BadRow:
+    if item not in records:
+        return BadRow(origin, "missing", f"there is no video {item} in {folder / VIDEOS_FILE}: it was removed, or is not valid", item)
+    record, video = records[item]
+    try:
+        return VideoRow(origin, record, {name: resolve(name, folder) for name in file_names(video)})
+    except VideoError as error:
+        return BadRow(origin, error.reason, str(error), item)

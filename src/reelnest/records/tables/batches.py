@@ -42,14 +42,17 @@ def read_batches(table: Path, columns: Sequence[str], numbers: Collection[str] =
     """Yields the rows of a table in their order: batches, and single rows that Arrow cannot read. Blank lines of a CSV file do not count.
 
     Args:
-        table: A `.csv`, `.tsv`, `.jsonl`, `.ndjson` or `.parquet` file.
+        table: A `.csv`, `.tsv`, `.jsonl`, `.ndjson` or `.parquet` file, or a folder of `.parquet` files, which are read in the order of
+            their names and whose rows are counted together.
         columns: The columns to read. A missing value is null.
         numbers: Those of `columns` that need not be texts in a JSON-lines file.
 
     Raises:
         DataError: for another suffix, a missing column of a CSV or Parquet file, or a file that cannot be read.
     """
-    if table.suffix in (".csv", ".tsv"):
+    if table.is_dir():
+        yield from _folder(table, columns)
+    elif table.suffix in (".csv", ".tsv"):
         yield from _csv(table, columns)
     elif table.suffix in (".jsonl", ".ndjson"):
         yield from _json_lines(table, columns, numbers)
@@ -161,6 +164,19 @@ def _parquet(table: Path, columns: Sequence[str]) -> Iterator[ColumnBatch]:
                 first += batch.num_rows
     except pa.ArrowInvalid as error:
         raise DataError(f"{table}: not readable as Parquet: {error}. Write it again.") from error
+
+
+def _folder(table: Path, columns: Sequence[str]) -> Iterator[ColumnBatch]:
+    files = sorted(table.glob("*.parquet"))
+    if not files:
+        raise DataError(f"{table}: this folder has no .parquet file.")
+    before = 0
+    for file in files:
+        rows = 0
+        for batch in _parquet(file, columns):
+            yield ColumnBatch(table.name, batch.rows + before, batch.columns)
+            rows += len(batch.rows)
+        before += rows
 
 
 def _plain(column: "pa.Array") -> "pa.Array":

@@ -39,8 +39,8 @@ def read_map(source: Path, required: Sequence[str], optional: Sequence[str]) -> 
         folder = resolve(content.get("videos", "."), source.parent)
     except VideoError as error:
         raise DataError(f"{source}: {error}") from error
-    if not table.is_file():
-        raise DataError(f"{table}: there is no such file; correct table in {source}.")
+    if not table.exists():
+        raise DataError(f"{table}: there is no such file or folder; correct table in {source}.")
     return ColumnMap(source, table, folder, {key: content[key] for key in (*required, *optional) if key in content})
 
 

@@ -13,6 +13,7 @@ let indexes = [];
 let sides = [];
 let video = null; // the query video, if the search is not a text
 let running = new AbortController();
+let session = null; // a random number for the click log, if the server has one
 
 class Side {
   constructor(number) {
@@ -83,6 +84,7 @@ class Side {
     const parameters = new URLSearchParams({ index: this.index.value, dim: this.dim.value, funnel: this.funnel.checked, k: count.value });
     if (!video) parameters.set("q", words.value);
     if (condition()) parameters.set("where", condition());
+    if (session) parameters.set("session", session);
     try {
       const response = await fetch(`/api/search?${parameters}`, video ? { method: "POST", body: video, signal } : { signal });
       const results = await response.json();
@@ -120,11 +122,11 @@ class Side {
     const method = dims.length > 1 ? `shortlist with ${dims[0]} dimensions, reranked with ${dims.at(-1)}` : `${dims[0]} dimensions`;
     this.timing.append(total, `: query ${encode_ms.toFixed(1)}, search ${search_ms.toFixed(1)}. ${method}`);
     if (results.untrained.length) this.timing.append(" (not trained for)");
-    this.list.replaceChildren(...hits.map((hit) => card(hit, results.index)));
+    this.list.replaceChildren(...hits.map((hit) => card(hit, results)));
   }
 }
 
-function card(hit, index) {
+function card(hit, { index, search }) {
   const box = byId("result").content.firstElementChild.cloneNode(true);
   const find = (name) => box.querySelector(name);
   box.dataset.id = hit.id;
@@ -154,7 +156,41 @@ function card(hit, index) {
   });
   clip.src = hit.start === null ? address : `${address}#t=${hit.start}${hit.end === null ? "" : `,${hit.end}`}`;
   find(".clip").append(clip);
+  if (search) logFeedback(box, clip, search, hit.rank, hit.title || hit.video_id);
   return box;
+}
+
+function send(search, rank, kind) {
+  fetch("/api/events", { method: "POST", body: JSON.stringify({ search, rank, kind }), keepalive: true }).catch(() => {});
+}
+
+// A result counts as clicked when a person clicks its clip or picture, starts it, changes its volume, or controls it by a key. Clips that play by themselves do not.
+function logFeedback(box, clip, search, rank, title) {
+  let clicked = false;
+  const click = () => { if (!clicked) send(search, rank, "click"); clicked = true; };
+  box.querySelector(".clip").addEventListener("click", click, { capture: true });
+  clip.addEventListener("play", () => { if (clip.dataset.byItself) delete clip.dataset.byItself; else click(); }); // the player's buttons pass no clicks on
+  clip.addEventListener("volumechange", click);
+  box.querySelector(".clip").addEventListener("keydown", (event) => { if (/^( |Enter|k|m|Arrow.*)$/.test(event.key)) click(); });
+  if (clip.tagName === "IMG") clip.tabIndex = 0;
+  const thumbs = box.querySelector(".thumbs"), buttons = [...thumbs.children];
+  thumbs.hidden = false;
+  thumbs.setAttribute("aria-label", `Is ${title} relevant?`.slice(0, 200));
+  for (const button of buttons) {
+    button.addEventListener("click", () => {
+      const isPressed = button.getAttribute("aria-pressed") === "true";
+      for (const other of buttons) other.setAttribute("aria-pressed", String(other === button && !isPressed));
+      send(search, rank, isPressed ? "none" : button.className);
+    });
+  }
+}
+
+// One number for a tab, so that a second visit is another session.
+function newSession() {
+  const known = sessionStorage.getItem("session");
+  const made = known ?? [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  sessionStorage.setItem("session", made);
+  return made;
 }
 
 function clock(seconds) {
@@ -189,8 +225,10 @@ const visible = new IntersectionObserver((entries) => {
 });
 
 function run(clip) {
-  if (play.checked && clip.dataset.seen) clip.play().catch(() => {});
-  else clip.pause();
+  if (play.checked && clip.dataset.seen) {
+    if (clip.paused) clip.dataset.byItself = "yes";
+    clip.play().catch(() => {});
+  } else clip.pause();
 }
 
 function showExamples() {
@@ -333,7 +371,10 @@ function takeVideo(file) {
 async function start() {
   play.checked = !matchMedia("(prefers-reduced-motion: reduce)").matches;
   try {
-    ({ indexes } = await (await fetch("/api/indexes")).json());
+    const about = await (await fetch("/api/indexes")).json();
+    indexes = about.indexes;
+    session = about.click_log ? newSession() : null;
+    byId("click-log").hidden = !session;
   } catch {
     status.textContent = NO_RESPONSE;
     return;

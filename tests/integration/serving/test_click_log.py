@@ -1,0 +1,301 @@
+"""The click log: what servers write is what the importer reads, whatever kills them, and nothing else is stored."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import requests
+import yaml
+from axe_playwright_python.sync_playwright import Axe
+
+from reelnest.errors import QueryError
+from reelnest.records.clicks.click_log import read_click_log
+from reelnest.records.tables.column_map import ColumnMap
+from reelnest.serving.clicks import click_log as module
+from reelnest.serving.clicks.click_log import MOST_LOGGED, ClickLog
+from reelnest.serving.clicks.journals import finished_files
+from reelnest.settings import Serve
+from tests.integration.serving.served_corpus import Served
+from tests.integration.serving.test_server import SERIOUS, wait_for
+
+SESSION = "0123456789abcdef"
+START = 1_800_000_000.0
+SETTINGS = Serve(click_log="clicks", click_log_minutes=10, click_minutes=30)
+LATER = START + 41 * 60
+COLUMNS = {"query": "query", "item": "item", "position": "position", "clicked": "clicked", "session": "session", "time": "time"}
+
+
+class Clock:
+    """A time that tests set."""
+
+    now = START
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def opened(folder: Path, clock: Clock) -> ClickLog:
+    return ClickLog(SETTINGS, folder, clock)
+
+
+def search(log: ClickLog, query: str = "a red ring", items: tuple[str, ...] = ("a", "b", "c")) -> str:
+    return log.add_search(SESSION, query, items, "one", "hash")
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows of all files, each of which is complete."""
+    return [row for file in finished_files(folder, 0) for row in pq.read_table(file).to_pylist()]
+
+
+def clicked(folder: Path) -> list[tuple[str, str]]:
+    return sorted((row["query"], row["item"]) for row in rows(folder) if row["clicked"])
+
+
+def test_a_period_becomes_one_file_when_no_click_can_come_any_more(tmp_path: Path) -> None:
+    clock, folder = Clock(), tmp_path / "clicks"
+    log = opened(folder, clock)
+    first = search(log)
+    log.flush()
+    clock.now += 25 * 60
+    log.add_mark(first, 2, "click")
+    log.add_mark(first, 3, "click")
+    log.add_mark(first, 3, "down")
+    log.add_mark(first, 1, "down")
+    log.add_mark(first, 1, "up")
+    second = search(log, "later")
+    log.flush()
+    assert rows(folder) == []
+    clock.now = LATER
+    log.flush()
+    with pytest.raises(QueryError, match="within the time"):
+        log.add_mark(first, 1, "click")
+    log.add_mark(second, 1, "up")
+    log.add_mark(second, 1, "none")
+    found = rows(folder)
+    assert [(row["item"], row["position"], row["clicked"], row["thumb"]) for row in found] == [
+        ("a", 1, True, 1),
+        ("b", 2, True, None),
+        ("c", 3, False, -1),
+    ]
+    assert {(row["query"], row["session"], row["index"], row["model_hash"]) for row in found} == {("a red ring", SESSION, "one", "hash")}
+    assert {row["time"].timestamp() for row in found} == {START}
+    clock.now += 3600
+    log.flush()
+    assert [row["clicked"] for row in rows(folder) if row["query"] == "later"] == [False] * 3
+    assert [path.suffix for path in folder.iterdir()] == [".parquet"] * 2
+
+
+def test_the_importer_reads_the_files(tmp_path: Path) -> None:
+    clock = Clock()
+    log = opened(tmp_path, clock)
+    log.add_mark(search(log, "a  Red ring 👍"), 2, "click")
+    search(log, "\ud800", ("x",) * 200)
+    log.flush()
+    clock.now = LATER
+    log.flush()
+    reading = read_click_log(ColumnMap(tmp_path / "map.json", tmp_path, tmp_path, COLUMNS))
+    with pytest.raises(StopIteration) as ended:
+        next(reading)  # no bad row
+    found, names = ended.value.value
+    assert names.queries == ["a  Red ring 👍", "?"]
+    assert found.clicks.tolist() == [0, 1, 0] + [0] * MOST_LOGGED
+    assert found.rank.tolist() == [1, 2, 3, *range(1, MOST_LOGGED + 1)]
+    assert set(found.time) == {START}
+
+
+def test_two_servers_write_beside_each_other_and_each_takes_the_clicks_of_both(tmp_path: Path) -> None:
+    clock = Clock()
+    one, two = opened(tmp_path, clock), opened(tmp_path, clock)
+    for number in range(20):
+        of_one, of_two = search(one, f"one {number}"), search(two, f"two {number}")
+        one.flush()
+        one.add_mark(of_two, 1, "click")
+        two.add_mark(of_one, 2, "click")
+        two.flush()
+    one.flush()
+    clock.now = LATER
+    two.flush()
+    one.flush()
+    assert len(rows(tmp_path)) == 120
+    assert len(finished_files(tmp_path, 0)) == 1
+    expected = [(f"one {number}", "b") for number in range(20)] + [(f"two {number}", "a") for number in range(20)]
+    assert clicked(tmp_path) == sorted(expected)
+
+
+@pytest.mark.parametrize("cut", range(1, 80, 7))
+def test_a_line_that_a_kill_cut_short_costs_only_itself(tmp_path: Path, cut: int) -> None:
+    clock = Clock()
+    log = opened(tmp_path, clock)
+    search(log, "first")
+    log.flush()
+    (journal,) = tmp_path.glob(".*.journal")
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + whole[:-cut])
+    log.add_mark(search(log, "after"), 1, "click")
+    log.flush()
+    clock.now = LATER
+    opened(tmp_path, clock).flush()
+    assert clicked(tmp_path) == [("after", "a")]
+    assert {row["query"] for row in rows(tmp_path)} == {"first", "after"}
+
+
+def test_a_kill_before_the_journal_is_removed_repeats_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    log = opened(tmp_path, clock)
+    search(log)
+    log.flush()
+    clock.now = LATER
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            log.flush()
+    assert len(rows(tmp_path)) == 3
+    opened(tmp_path, clock).flush()
+    assert len(rows(tmp_path)) == 3
+    assert list(tmp_path.glob(".*.journal")) == []
+
+
+def test_a_full_disk_is_one_warning_and_what_was_waiting_is_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock()
+    log = opened(tmp_path, clock)
+    monkeypatch.setattr(module, "MOST_WAITING", 4)
+    search(log, "before")
+    log.flush()
+    write = os.write
+
+    def full(file: int, content: bytes) -> int:
+        if len(content) < 40:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(file, bytes(content)[: len(content) - 30])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        for number in range(6):
+            search(log, f"full {number}")
+            log.flush()
+    (warning,) = caplog.messages
+    assert "No space left on device" in warning
+    log.flush()
+    assert caplog.messages[1:] == [f"{tmp_path}: searches and clicks are logged again; 2 were lost."]
+    clock.now = LATER
+    log.flush()
+    assert [row["query"] for row in rows(tmp_path)][::3] == ["before", "full 0", "full 1", "full 2", "full 3"]
+
+
+def test_ids_that_no_search_can_have_are_refused(tmp_path: Path) -> None:
+    log = opened(tmp_path, Clock())
+    right = search(log)
+    forged = f"{int(START) + 10**6:x}-{'0' * 16}"
+    for given in ("", "x", right[:-1], f"{right}0", forged, f"../{right}", right.upper() + "\n"):
+        with pytest.raises(QueryError, match="search"):
+            log.add_mark(given, 1, "click")
+    for rank in (0, MOST_LOGGED + 1, -1):
+        with pytest.raises(QueryError, match="rank"):
+            log.add_mark(right, rank, "click")
+
+
+@contextmanager
+def logging_server(root: Path, **settings: Any) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A server with a click log: its address and its process."""
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    params["serve"] |= {"click_log": "clicks", **settings}
+    (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    command = [str(Path(sys.executable).with_name("reelnest")), "serve", "--port", "0", "--index", "one"]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().split(" ")[0], process
+        finally:
+            process.kill()
+
+
+def test_a_killed_server_loses_at_most_seconds_and_stores_only_what_the_table_has(copy: Served) -> None:
+    private = {"User-Agent": "Agent Smith", "X-Forwarded-For": "203.0.113.7", "Cookie": "name=anna"}
+    with logging_server(copy.root) as (address, process):
+        asked = {"q": "a red ring", "k": "4", "session": SESSION}
+        found = requests.get(f"{address}api/search", params=asked, headers=private, timeout=60).json()
+        event = {"search": found["search"], "rank": 2, "kind": "click"}
+        assert requests.post(f"{address}api/events", json=event, headers=private, timeout=60).status_code == 202
+        for wrong in (
+            {**event, "kind": "seen"},
+            {**event, "position": "2"},
+            {**event, "name": "anna"},
+            {**event, "search": "x" * 2000},
+            [],
+            7,
+        ):
+            refused = requests.post(f"{address}api/events", json=wrong, timeout=60)
+            assert (refused.status_code in (413, 422), "error" in refused.json()) == (True, True), wrong
+        assert "search" not in requests.get(f"{address}api/search", params={"q": "no session"}, timeout=60).json()
+        assert requests.get(f"{address}api/search", params={"q": "a", "session": "anna"}, timeout=60).status_code == 422
+        time.sleep(2)
+        process.send_signal(signal.SIGKILL)
+    folder = copy.root / "clicks"
+    written = b"".join(path.read_bytes() for path in folder.iterdir())
+    assert not [word for word in ("Smith", "203.0.113.7", "127.0.0.1", "anna", "no session") if word.encode() in written]
+    ClickLog(SETTINGS, folder, lambda: time.time() + 3600).flush()
+    assert [row["item"] for row in rows(folder)] == [hit["video_id"] for hit in found["hits"]]
+    assert [row["clicked"] for row in rows(folder)] == [False, True, False, False]
+
+
+def test_a_server_without_a_click_log_logs_nothing(server: str) -> None:
+    assert requests.get(f"{server}api/indexes", timeout=60).json()["click_log"] is False
+    assert "search" not in requests.get(f"{server}api/search", params={"q": "a", "session": SESSION}, timeout=60).json()
+    refused = requests.post(f"{server}api/events", json={"search": "1-0", "rank": 1, "kind": "click"}, timeout=60)
+    assert (refused.status_code, "serve.click_log" in refused.json()["error"]) == (404, True)
+
+
+def test_the_page_logs_clicks_and_thumbs_by_pointer_and_by_keyboard(copy: Served, browser: Any) -> None:
+    with logging_server(copy.root) as (address, process):
+        for width, scheme in ((400, "dark"), (1400, "light")):
+            page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+            page.goto(f"{address}?q=red+ring")
+            page.wait_for_selector(".results li:nth-child(12)")
+            assert page.is_visible("#click-log")
+            wait_for(page, "[...document.querySelectorAll('.clip video')].some((clip) => clip.currentTime > 0.1)")
+            page.uncheck("#play")  # neither counts as a click
+            page.click(".results li:nth-child(1) .clip", position={"x": 90, "y": 30})
+            page.focus(".results li:nth-child(2) .up")
+            page.keyboard.press("Enter")
+            page.keyboard.press("Tab")
+            page.keyboard.press("Space")  # changes to thumb down
+            page.click(".results li:nth-child(3) .up")
+            page.click(".results li:nth-child(4) .up")
+            page.click(".results li:nth-child(4) .up")  # takes it back
+            page.click(
+                ".results li:nth-child(5) .clip", position={"x": 24, "y": page.locator(".clip").nth(4).bounding_box()["height"] - 48}
+            )
+            pressed = "[...document.querySelectorAll('.thumbs button')].map((button) => button.getAttribute('aria-pressed')).slice(0, 8)"
+            assert page.evaluate(pressed) == ["false", "false", "false", "true", "true", "false", "false", "false"]
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            size = page.locator(".results li:nth-child(1) .up").bounding_box()
+            assert min(size["width"], size["height"]) >= 44
+            violations = [rule for rule in Axe().run(page).response["violations"] if rule["impact"] in SERIOUS]
+            assert [(rule["id"], rule["nodes"][0]["html"]) for rule in violations] == []
+            page.fill("#q", "blue bar")
+            page.keyboard.press("Enter")
+            wait_for(
+                page, "document.querySelector('#status').textContent.includes('12 of 21 videos') && document.title.startsWith('blue bar')"
+            )
+            page.close()
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+    ClickLog(SETTINGS, copy.root / "clicks", lambda: time.time() + 3600).flush()
+    found = rows(copy.root / "clicks")
+    marks = [(True, None), (False, -1), (True, 1), (False, None), (True, None)]
+    for first in (0, 24):
+        assert [(row["clicked"], row["thumb"]) for row in found[first : first + 5]] == marks
+    assert [row["query"] for row in found[::12]] == ["red ring", "blue bar"] * 2
+    assert [row["session"] for row in found[::12]] == [found[0]["session"]] * 2 + [found[-1]["session"]] * 2
+    assert found[0]["session"] != found[-1]["session"]
