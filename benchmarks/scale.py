@@ -109,13 +109,15 @@ def _make_known(project: Path, videos: int) -> None:
     from reelnest.store.frame_store import Member
     from reelnest.video.decoder import VideoInfo
     from reelnest.video.frames import FrameSettings
-    from reelnest.video.known_videos import KnownVideos, content_of
+    from reelnest.video.known_videos import Content, KnownVideos
 
     _make_project(project, lambda number: b"%016d" % number, videos, PAIRS_EACH)
     workspace, sampling = Workspace(project), load_params(ROOT / "params.yaml").preprocess
     settings, rows = FrameSettings(sampling, VISION), np.zeros((4, VISION.row_width), np.uint8)
-    contents = [content_of([workspace.data / _name(number)]) for number in range(videos)]
+    names = [_name(number) for number in range(videos)]
     with KnownVideos(workspace.frames) as known:
+        found = known.contents(names, lambda name: [workspace.data / name])
+        contents = [content for _, content in found if isinstance(content, Content)]
         for content in contents:
             known.learn(content, sampling.decoder, VideoInfo(50, 2.0, 25.0, 320, 240, "pyav"))
     members = ((Member("", frames_key(content, settings), (1, 2, 2), 1.0, rows.nbytes, "pyav"), rows) for content in contents)

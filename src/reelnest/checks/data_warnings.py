@@ -28,9 +28,9 @@ def data_warnings(pairs: Sequence[Pair], splits: Sequence[str]) -> list[str]:
 def _all_equal(pairs: Sequence[Pair], split: str) -> list[str]:
     """All queries, or all targets, of several pairs are the same."""
     warnings = []
-    for what, sides in (("query", {_key(pair.query) for pair in pairs}), ("target", {_key(pair.target) for pair in pairs})):
-        if len(pairs) > 1 and len(sides) == 1:
-            kind, value = next(iter(sides))
+    for what, sides in (("query", [pair.query for pair in pairs]), ("target", [pair.target for pair in pairs])):
+        if len(pairs) > 1 and all(_key(side) == _key(sides[0]) for side in sides):
+            kind, value = _key(sides[0])
             use = "A model learns nothing from them" if split == "train" else "They test nothing"
             warnings.append(
                 f"All {len(pairs):,} pairs of the {split} split have the same {what} ({kind} '{value[:QUOTED]}'). {use}: check the field"

@@ -1,12 +1,12 @@
 """The result of an expectation, as the report records it and as the page shows it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from great_expectations.core import ExpectationValidationResult
 
-from reelnest.artifacts.validation_report import ExpectationOutcome
+from reelnest.artifacts.validation_report import ExpectationOutcome, Severity
 from reelnest.checks.tables import GOOD, Table
 
 ITEM_COLUMNS = ("pair", "video_id")
@@ -33,6 +33,10 @@ class Finding:
     allowed: str
     """The allowed values in a few words; may be empty."""
     examples: tuple[Example, ...]
+
+    def restated(self, suite: str, severity: Severity) -> "Finding":
+        """The same finding, of a suite with the same expectations on the same lines."""
+        return replace(self, outcome=self.outcome.model_copy(update={"suite": suite, "severity": severity}))
 
 
 def finding_of(suite: str, table: Table, result: ExpectationValidationResult) -> Finding:

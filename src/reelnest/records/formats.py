@@ -26,7 +26,7 @@ from reelnest.records.json_lines import (
     show,
     show_kind,
 )
-from reelnest.records.safe_paths import check_regular_file, resolve
+from reelnest.records.safe_paths import check_inside, regular_file
 from reelnest.records.segments import SEGMENT_KEYS, Segment, parse_segment
 
 Kind = Literal["text", "video"]
@@ -160,13 +160,10 @@ def known_ids(videos: Collection[Video], bad: Collection[BadRecord]) -> frozense
 def video_files(video: Video, folder: Path) -> list[Path]:
     """The resolved path of the video's file, or of its frame files in order.
 
-    Raises VideoError: `unsafe_path`, or a reason of `check_regular_file`.
+    Raises VideoError as `regular_file` does.
     """
     names = [video.path] if video.path is not None else list(video.images)
-    files = [resolve(name, folder) for name in names]
-    for name, file in zip(names, files, strict=True):
-        check_regular_file(file, f"{show(name)} under {folder.name}/")
-    return files
+    return [regular_file(name, folder) for name in names]
 
 
 def file_names(video: Video) -> list[str]:
@@ -249,7 +246,7 @@ def parse_video(record: dict[str, Any], folder: Path, line: int) -> Video:
     frames = tuple(check_string(image, f"images[{at}]") for at, image in enumerate(images or []))
     for name in frames if path is None else [check_string(path, "path")]:
         try:
-            resolve(name, folder)
+            check_inside(name, folder)
         except VideoError as error:
             raise RecordError(error.reason, str(error)) from None
     fields = {name: check_text(record[name], name) for name in TEXT_FIELDS if name in record}

@@ -21,6 +21,28 @@ def resolve(name: str, folder: Path) -> Path:
 
     Raises VideoError (`unsafe_path`, `undecodable_name`).
     """
+    return Path(_resolve(name, folder)[0])
+
+
+def check_inside(name: str, folder: Path) -> None:
+    """Raises VideoError as `resolve` does."""
+    _resolve(name, folder)
+
+
+def regular_file(name: str, folder: Path) -> Path:
+    """Resolves `name`, relative to `folder`, to a file that exists.
+
+    Raises VideoError as `resolve` and `check_regular_file` do.
+    """
+    path, mode = _resolve(name, folder)
+    file = Path(path)
+    if not stat.S_ISREG(mode):
+        check_regular_file(file, f"{show(name)} under {folder.name}/")
+    return file
+
+
+def _resolve(name: str, folder: Path) -> tuple[str, int]:
+    """The resolved path and its mode; the mode is 0 if it must be asked for."""
     if not name.strip() or "\0" in name:
         raise _unsafe(name, folder, "is empty or contains a NUL character")
     windows = PureWindowsPath(name) if "\\" in name or ":" in name else None
@@ -31,34 +53,37 @@ def resolve(name: str, folder: Path) -> Path:
         raise _unsafe(name, folder, "contains “..”")
     try:
         root = _resolved(folder, os.getcwd())  # noqa: PTH109 - faster than Path.cwd()
-        if _has_no_link(root, steps):
-            return root.joinpath(*steps)
-        resolved = root.joinpath(*steps).resolve()
+        path = "/".join([root, *steps])
+        mode = _mode_without_links(root, steps)
+        if mode is not None:
+            return path, mode
+        resolved = Path(path).resolve()
     except UnicodeEncodeError:
         raise _undecodable(show(name)) from None
     except (OSError, RuntimeError) as error:
         raise _unsafe(name, folder, f"cannot be resolved ({error})") from None
     if not resolved.is_relative_to(root):
         raise _unsafe(name, folder, "is a link to a file outside the folder")
-    return resolved
+    return str(resolved), 0
 
 
 @functools.lru_cache(maxsize=8)
-def _resolved(folder: Path, current: str) -> Path:  # noqa: ARG001 - a relative folder depends on the current one
-    return folder.resolve()
+def _resolved(folder: Path, current: str) -> str:  # noqa: ARG001 - a relative folder depends on the current one
+    return str(folder.resolve())
 
 
-def _has_no_link(root: Path, steps: Sequence[str]) -> bool:
-    """Whether all steps of a path exist and none is a link. This is several times as fast as `Path.resolve`."""
-    path = str(root)
+def _mode_without_links(path: str, steps: Sequence[str]) -> int | None:
+    """The mode of the last step below `path` if all steps exist and none is a link. This is several times as fast as `Path.resolve`."""
+    mode = 0
     try:
         for step in steps:
             path = f"{path}/{step}"
-            if stat.S_ISLNK(os.lstat(path).st_mode):
-                return False
+            mode = os.lstat(path).st_mode
+            if stat.S_ISLNK(mode):
+                return None
     except OSError:
-        return False
-    return True
+        return None
+    return mode
 
 
 def _advice(file: Path) -> str:

@@ -78,7 +78,8 @@ def connected_components(pairs: Sequence[Pair], files: Mapping[str, str] = NO_SE
 
 def normalised(text: str) -> str:
     """The text without differences in Unicode form, white space and case."""
-    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
+    form = text if text.isascii() else unicodedata.normalize("NFC", text)
+    return " ".join(form.casefold().split())
 
 
 def count_pairs(pairs: Sequence[Pair], splits: Sequence[str]) -> dict[str, dict[str, int]]:

@@ -64,7 +64,6 @@ def run(workspace: Workspace, params: Params) -> None:
     good_videos = [video for video in videos if video.video_id in inspected]
     # An id refers to its first good line, so a bad line that repeats the id does not affect its pairs.
     reasons = {record.video_id: record.reason for record in bad_videos if record.video_id and record.video_id not in inspected}
-
     reasons |= {record.video_id: record.detail for record in undecodable if record.video_id in cut_ids}
 
     fractions = data.validation_fraction, data.test_fraction
@@ -84,15 +83,17 @@ def run(workspace: Workspace, params: Params) -> None:
     write_behaviour(workspace.reports / BEHAVIOUR_FILE, tests)
 
     def tables() -> Iterator[Checked]:
-        yield video_table(videos, inspected, pairs, bad_videos), [video_checks("videos_found", settings, "warning")]
+        if bad_videos:
+            yield video_table(videos, inspected, pairs, bad_videos), [video_checks("videos_found", settings, "warning")]
         used = [video_checks("videos_used", settings, "critical"), video_advice("videos_advice")]
         yield video_table(good_videos, inspected, good), used
-        found_splits = splits_of(pairs, found_groups, *fractions)
-        yield pair_table(pairs, found_splits, found_groups, bad_pairs), [pair_checks("pairs_found", settings, "warning")]
+        if bad_pairs:
+            found_splits = splits_of(pairs, found_groups, *fractions)
+            yield pair_table(pairs, found_splits, found_groups, bad_pairs), [pair_checks("pairs_found", settings, "warning")]
         used = [pair_checks("pairs_used", settings, "critical"), pair_advice("pairs_advice")]
         yield pair_table(good, splits, groups), used
 
-    findings = check(tables())
+    findings = check(tables(), [name for name, records in (("videos", bad_videos), ("pairs", bad_pairs)) if not records])
     outcomes = [finding.outcome for finding in findings]
     fault = _fault(bad, sum(lines.values()), settings.max_quarantined_fraction, len(set(groups)), splits, outcomes)
     report = ValidationReport(

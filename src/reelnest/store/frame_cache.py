@@ -16,7 +16,7 @@ import logging
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -110,7 +110,8 @@ class FrameCache:
 
     def member(self, video_id: str, key: str) -> Member:
         """The decoded video's metadata, with `video_id` as its id."""
-        return replace(self._places[key].member, video_id=video_id)
+        known = self._places[key].member
+        return Member(video_id, key, known.grid_thw, known.seconds_per_grid, known.bytes, known.decoder)
 
     def prune(self, keys: set[str]) -> None:
         """Removes files that contain none of the videos `keys`."""

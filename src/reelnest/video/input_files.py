@@ -13,7 +13,7 @@ from reelnest.video.limits import Limits
 def check_files(files: Sequence[Path], limits: Limits) -> None:
     """Raises VideoError for files that are missing, unreadable, not regular files, empty or together too large."""
     size = sum(_checked_size(file) for file in files)
-    if size > limits.megabytes * 1e6:
+    if not limits.allow_bytes(size):
         raise VideoError("too_large", f"{files[0].name}: {size / 1e6:.1f} MB; at most {limits.megabytes:g} are allowed")
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from reelnest.errors import VideoError
@@ -14,7 +15,7 @@ from reelnest.records.formats import VIDEOS_FILE, BadRecord, Video, video_files
 from reelnest.video.decoder import Decoder, Limits, VideoInfo, in_parallel
 from reelnest.video.frames import Frames, FrameSettings
 from reelnest.video.input_files import check_files
-from reelnest.video.known_videos import Content, KnownVideos
+from reelnest.video.known_videos import BATCH, Content, KnownVideos
 
 log = logging.getLogger(__name__)
 
@@ -54,17 +55,24 @@ def inspect_videos(
         bad.append(BadRecord(VIDEOS_FILE, video.line, error.reason, detail, video.video_id))
 
     unknown: list[tuple[Video, Content]] = []
-    contents = known.contents(videos, partial(_checked_files, folder=folder, limits=limits))
-    for video, content in Activity("hashing", len(videos), "video").over(contents):
-        if isinstance(content, VideoError):
-            reject(video, content)
-            continue
-        content = content.cut(video.segment)
-        info = known.inspection(content, decoder)
-        if info is None or not info.is_within(limits):
-            unknown.append((video, content))
-        else:
-            good[video.video_id] = Inspected(info, content)
+    hashed = iter(
+        Activity("hashing", len(videos), "video").over(
+            known.contents(videos, partial(video_files, folder=folder), partial(check_files, limits=limits))
+        )
+    )
+    while batch := list(islice(hashed, BATCH)):
+        readable: list[tuple[Video, Content]] = []
+        for video, content in batch:
+            if isinstance(content, VideoError):
+                reject(video, content)
+            else:
+                readable.append((video, content.cut(video.segment)))
+        infos = known.inspections([content for _, content in readable], decoder)
+        for (video, content), info in zip(readable, infos, strict=True):
+            if info is None or not info.is_within(limits) or not limits.allow_bytes(content.bytes):
+                unknown.append((video, content))
+            else:
+                good[video.video_id] = Inspected(info, content)
 
     started = time.monotonic()
     hanging: dict[str, VideoError] = {}
@@ -84,14 +92,8 @@ def inspect_videos(
         if video.segment is not None and video.path in hanging and video.video_id in good:
             del good[video.video_id]
             reject(video, hanging[video.path])
-    known.forget_others((video.content for video in good.values()), decoder)
+    known.forget_others([video.content for video in good.values()], decoder)
     return good, sorted(bad, key=lambda record: record.line)
-
-
-def _checked_files(video: Video, folder: Path, limits: Limits) -> list[Path]:
-    files = video_files(video, folder)
-    check_files(files, limits)
-    return files
 
 
 def _inspect(

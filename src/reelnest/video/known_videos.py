@@ -24,8 +24,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from reelnest.code_closure import DECODING, code_digest
 from reelnest.errors import DataError, VideoError
@@ -41,12 +42,14 @@ TABLES = (
     "CREATE TABLE IF NOT EXISTS files (inode TEXT PRIMARY KEY, state TEXT, digest BLOB) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS inspections (video BLOB PRIMARY KEY, info TEXT) WITHOUT ROWID",
 )
-COUNTS = tuple(f"SELECT count(*) FROM {table}" for table in ("used", "inspections", "files"))  # noqa: S608 - constant names
+COUNTS = tuple(f"SELECT count(*) FROM {table}" for table in ("inspections", "files"))  # noqa: S608 - constant names
 UNSETTLED_SECONDS = 2.0
 """A file that changed this recently may change again without another time: the clock of some file systems ticks every two seconds."""
 WRITE_SECONDS = 1.0
 """Between two writes of new rows. A killed run repeats the work of this time."""
 LOCK_SECONDS = 60.0
+BATCH = 500
+"""Rows that one query asks for."""
 LOOK_AHEAD = 64
 """Files per thread that are hashed ahead of the first unfinished one."""
 SPARE_ROWS = 10_000
@@ -89,83 +92,92 @@ class KnownVideos:
         self._write()
         self._database.close()
 
-    def contents(self, videos: Sequence[J], files_of: Callable[[J], Sequence[Path]]) -> Iterator[tuple[J, Content | VideoError]]:
+    def contents(
+        self, videos: Iterable[J], files_of: Callable[[J], Sequence[Path]], check: Callable[[Sequence[Path]], None] = lambda _: None
+    ) -> Iterator[tuple[J, Content | VideoError]]:
         """Yields each video, in their order, with the content of its files. Reads files that are not known in parallel.
 
-        `files_of` returns a video's files. A VideoError that it raises is the result of that video. Videos in a row with the same files,
-        such as segments, are read once.
+        `files_of` returns a video's files, and `check` is called with those that are read. A VideoError that they raise is the result of
+        that video. Videos in a row with the same files, such as segments, are read once.
         """
         workers = available_workers()
-        waiting: deque[tuple[J, _Read | VideoError | Future[_Read | VideoError]]] = deque()
+        waiting: deque[tuple[J, Content | VideoError | Future[_Read | VideoError]]] = deque()
         last: tuple[Sequence[Path], Future[_Read | VideoError]] | None = None
         with ThreadPoolExecutor(workers, thread_name_prefix="hashing") as pool:
-            for video in videos:
-                outcome = self._known(video, files_of)
-                if not isinstance(outcome, _Read | VideoError):
-                    last = last if last is not None and last[0] == outcome else (outcome, pool.submit(_read, outcome))
-                    waiting.append((video, last[1]))
-                else:
+            for video, outcome in self._known(videos, files_of):
+                if isinstance(outcome, (Content, VideoError)):  # a union takes three times as long
                     waiting.append((video, outcome))
+                else:
+                    last = last if last is not None and last[0] == outcome else (outcome, pool.submit(_read, outcome, check))
+                    waiting.append((video, last[1]))
                 if len(waiting) > workers * LOOK_AHEAD:
                     yield self._result(*waiting.popleft())
             while waiting:
                 yield self._result(*waiting.popleft())
 
-    def inspection(self, content: Content, decoder: str) -> VideoInfo | None:
-        """What inspecting the video returned under this value of `preprocess.decoder`; None if it is not known."""
-        row = self._row("SELECT info FROM inspections WHERE video = ?", _inspection_key(content, decoder))
-        return None if row is None else VideoInfo(**json.loads(row[0]))
+    def inspections(self, contents: Sequence[Content], decoder: str) -> list[VideoInfo | None]:
+        """What inspecting each video returned under this value of `preprocess.decoder`; None for those that are not known."""
+        keys = [_inspection_key(content, decoder) for content in contents]
+        known = dict(self._rows("SELECT video, info FROM inspections WHERE video IN", keys))
+        return [None if (info := known.get(key)) is None else VideoInfo(**json.loads(info)) for key in keys]
 
     def learn(self, content: Content, decoder: str, info: VideoInfo) -> None:
         """Stores the result of inspecting a good video."""
         self._inspections[_inspection_key(content, decoder)] = json.dumps(asdict(info))
         self._write_if_due()
 
-    def forget_others(self, contents: Iterable[Content], decoder: str) -> None:
+    def forget_others(self, contents: Sequence[Content], decoder: str) -> None:
         """Removes the inspections of other videos if there are more of them than of these, and the files if there are many more."""
         self._write()
+        used = len({content.digest for content in contents})
         with contextlib.suppress(sqlite3.OperationalError), self._database as database:
-            database.execute("CREATE TEMPORARY TABLE used (video BLOB PRIMARY KEY) WITHOUT ROWID")
-            database.executemany("INSERT OR IGNORE INTO used VALUES (?)", ((_inspection_key(content, decoder),) for content in contents))
-            used, inspections, files = (database.execute(query).fetchone()[0] for query in COUNTS)
+            inspections, files = (database.execute(query).fetchone()[0] for query in COUNTS)
             if inspections > 2 * used + SPARE_ROWS:
+                database.execute("CREATE TEMPORARY TABLE used (video BLOB PRIMARY KEY) WITHOUT ROWID")
+                keys = ((_inspection_key(content, decoder),) for content in contents)
+                database.executemany("INSERT OR IGNORE INTO used VALUES (?)", keys)
                 database.execute("DELETE FROM inspections WHERE video NOT IN (SELECT video FROM used)")
+                database.execute("DROP TABLE used")
             if files > 4 * used + SPARE_ROWS:  # there may be several data folders with the same bytes
                 database.execute("DELETE FROM files")
-            database.execute("DROP TABLE used")
 
-    def _known(self, video: J, files_of: Callable[[J], Sequence[Path]]) -> "_Read | VideoError | Sequence[Path]":
-        """The content by the states of the files; the files themselves if one is not known."""
-        try:
-            files = files_of(video)
-        except VideoError as error:
-            return error
-        try:
-            states = [_state(file.stat()) for file in files]
-        except OSError:
-            return files
-        digests: list[bytes] = []
-        for inode, state, _ in states:
-            row: tuple[Any, ...] | None = self._files.get(inode) or self._row("SELECT state, digest FROM files WHERE inode = ?", inode)
-            if row is None or row[0] != state:
-                return files
-            digests.append(row[1])
-        return _Read(_content(digests, sum(int(state.split()[0]) for _, state, _ in states)), {})
+    def _known(
+        self, videos: Iterable[J], files_of: Callable[[J], Sequence[Path]]
+    ) -> Iterator[tuple[J, Content | VideoError | Sequence[Path]]]:
+        """Yields each video with its content by the states of its files, or with the files themselves if one is not known."""
+        videos = iter(videos)
+        while batch := list(islice(videos, BATCH)):
+            outcomes = [_states(video, files_of) for video in batch]
+            inodes = [state.inode for outcome in outcomes if not isinstance(outcome, VideoError) for state in outcome[1]]
+            known = {inode: (state, digest) for inode, state, digest in self._rows("SELECT * FROM files WHERE inode IN", inodes)}
+            known |= {inode: self._files[inode] for inode in inodes if inode in self._files}
+            for video, outcome in zip(batch, outcomes, strict=True):
+                if isinstance(outcome, VideoError):
+                    yield video, outcome
+                    continue
+                files, states = outcome
+                rows = [known.get(state.inode) for state in states]
+                digests = [row[1] for row, state in zip(rows, states, strict=True) if row is not None and row[0] == state.text]
+                is_known = bool(states) and len(digests) == len(states)
+                yield video, _content(digests, sum(state.bytes for state in states)) if is_known else files
 
-    def _result(self, video: J, outcome: "_Read | VideoError | Future[_Read | VideoError]") -> tuple[J, Content | VideoError]:
+    def _result(self, video: J, outcome: "Content | VideoError | Future[_Read | VideoError]") -> tuple[J, Content | VideoError]:
         result = outcome.result() if isinstance(outcome, Future) else outcome
-        if isinstance(result, VideoError):
+        if not isinstance(result, _Read):
             return video, result
         self._files |= result.settled
         self._write_if_due()
         return video, result.content
 
-    def _row(self, query: str, key: str | bytes) -> tuple[Any, ...] | None:
+    def _rows(self, query: str, keys: Sequence[str | bytes]) -> list[tuple[Any, ...]]:
+        rows: list[tuple[Any, ...]] = []
         try:
-            row: tuple[Any, ...] | None = self._database.execute(query, (key,)).fetchone()
+            for start in range(0, len(keys), BATCH):
+                batch = keys[start : start + BATCH]
+                rows += self._database.execute(f"{query} ({','.join('?' * len(batch))})", batch)
         except sqlite3.DatabaseError as error:
             raise DataError(f"{self._path}: cannot be read ({error}). Delete it; it only saves time.") from error
-        return row
+        return rows
 
     def _write_if_due(self) -> None:
         if time.monotonic() - self._written > WRITE_SECONDS:
@@ -192,28 +204,51 @@ class _Read:
     settled: dict[str, tuple[str, bytes]]
 
 
-def _read(files: Sequence[Path]) -> _Read | VideoError:
+class _State(NamedTuple):
+    """A file's identity, its size, what changes with its bytes, and the time of its last change."""
+
+    inode: str
+    bytes: int
+    text: str
+    changed: float
+
+
+def _states(video: J, files_of: Callable[[J], Sequence[Path]]) -> tuple[Sequence[Path], list[_State]] | VideoError:
+    """The files of a video and their states; no states if one cannot be found."""
+    try:
+        files = files_of(video)
+    except VideoError as error:
+        return error
+    try:
+        return files, [_state(os.stat(file)) for file in files]  # noqa: PTH116 - faster than Path.stat
+    except OSError:
+        return files, []
+
+
+def _read(files: Sequence[Path], check: Callable[[Sequence[Path]], None]) -> _Read | VideoError:
     digests: list[bytes] = []
     size = 0
     settled: dict[str, tuple[str, bytes]] = {}
     try:
+        check(files)
         for file in files:
-            inode, before, changed = _state(file.stat())
+            before = _state(file.stat())
             started = time.time()
             digests.append(_digest(file))
-            status = file.stat()
-            size += status.st_size
-            if _state(status)[:2] == (inode, before) and changed < started - UNSETTLED_SECONDS:
-                settled[inode] = (before, digests[-1])
+            after = _state(file.stat())
+            size += after.bytes
+            if before[:3] == after[:3] and before.changed < started - UNSETTLED_SECONDS:
+                settled[before.inode] = (before.text, digests[-1])
         return _Read(_content(digests, size), settled)
+    except VideoError as error:
+        return error
     except OSError as error:
         return VideoError("missing", f"{files[0].name}: cannot be read ({error.strerror})")
 
 
-def _state(status: os.stat_result) -> tuple[str, str, float]:
-    """A file's identity, what changes with its bytes, and the time of its last change."""
-    state = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
-    return f"{status.st_dev} {status.st_ino}", state, max(status.st_mtime, status.st_ctime)
+def _state(status: os.stat_result) -> _State:
+    text = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+    return _State(f"{status.st_dev} {status.st_ino}", status.st_size, text, max(status.st_mtime, status.st_ctime))
 
 
 def _digest(file: Path) -> bytes:

@@ -30,6 +30,10 @@ class Limits:
             timeout_seconds=settings.decode_timeout_seconds,
         )
 
+    def allow_bytes(self, size: int) -> bool:
+        """Whether the files of a video may have this size."""
+        return size <= self.megabytes * 1e6
+
     def check_frames(self, name: str, frames: int) -> None:
         """Raises VideoError (`too_many_frames`) for a video with more frames than the limit."""
         if frames > self.frames:

@@ -122,7 +122,7 @@ def learn(folder: Path, *contents: Content) -> None:
 
 def inspection(folder: Path, content: Content, decoder: str = "auto") -> VideoInfo | None:
     with KnownVideos(folder) as known:
-        return known.inspection(content, decoder)
+        return known.inspections([content], decoder)[0]
 
 
 def test_an_inspection_is_known_for_its_bytes_decoder_code_and_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +180,7 @@ def test_a_database_that_breaks_later_says_what_to_delete(tmp_path: Path) -> Non
     with KnownVideos(tmp_path) as known:
         known._database.execute("DROP TABLE inspections")
         with pytest.raises(DataError, match=r"known\.sqlite: cannot be read .* Delete it"):
-            known.inspection(Content("aa", 1), "auto")
+            known.inspections([Content("aa", 1)], "auto")
 
 
 def test_without_a_place_for_the_database_nothing_is_known(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
