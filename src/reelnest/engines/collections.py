@@ -25,8 +25,8 @@ MOST_SKIPPED = 1000
 """Videos left out that a server's index lists."""
 TIES = 16
 """Rows beyond the results that a query asks for, to see whether the last result ties with rows that it leaves out."""
-SAME_SCORE = 6
-"""Decimals of a cosine that are compared. The rest differs between equal vectors."""
+SAME_SCORE = 2e-7
+"""Cosines that differ by less are ties: equal vectors may differ by the last digit of a float."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +131,8 @@ class CollectionsEngine(ABC):
         size = min(k + TIES, most)
         with self._errors():
             while True:
-                rows = self._rows(version, manifest, Request(vector, dim, size, candidates, condition))
-                rows.sort(key=lambda row: (-round(row.score, SAME_SCORE), row.number))
-                if len(rows) < size or size == most or _is_below(rows[-1], rows[k - 1]):
+                rows = _best_first(self._rows(version, manifest, Request(vector, dim, size, candidates, condition)))
+                if len(rows) < size or size == most or rows[-1].score < rows[k - 1].score - SAME_SCORE:
                     break
                 size = min(4 * size, most)
         return Hits([row.video_id for row in rows[:k]], [row.score for row in rows[:k]], (dim, manifest.width) if reranks else (dim,))
@@ -281,5 +280,11 @@ def read_manifest(stored: Mapping[str, Any]) -> Manifest:
     return Manifest.model_validate({**stored, "dims": tuple(stored["dims"])})
 
 
-def _is_below(last: Row, row: Row) -> bool:
-    return round(last.score, SAME_SCORE) < round(row.score, SAME_SCORE)
+def _best_first(rows: list[Row]) -> list[Row]:
+    """The rows by falling score; ties in the order of insertion."""
+    rows.sort(key=lambda row: -row.score)
+    group, groups = 0, []
+    for row, above in zip(rows, rows[:1] + rows, strict=False):
+        group += above.score - row.score > SAME_SCORE
+        groups.append((group, row.number, row))
+    return [row for _, _, row in sorted(groups, key=lambda each: each[:2])]

@@ -192,7 +192,7 @@ def is_address(location: str) -> bool:
 
 def shown(location: str) -> str:
     """A location without credentials, for messages. Options go too: one of them can be a password."""
-    if not is_address(location):
+    if not is_address(location) or location.startswith(LOCAL_ENGINES):
         return location
     return urlsplit(without_credentials(location))._replace(query="").geturl()
 

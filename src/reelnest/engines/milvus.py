@@ -8,6 +8,7 @@ Milvus Lite, which one process at a time can open. Requires `pip install 'reelne
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -31,6 +32,10 @@ LONGEST_TEXT = 65_535
 """Bytes of a text field, which Milvus limits."""
 LITE = "milvus-lite"
 GRAPH_FIELD = "graph"
+
+
+_OPENED: Counter[str] = Counter()
+"""The engines of this process that have a file of Milvus Lite open. They share its server, which has a lock on the file."""
 
 
 @ENGINES.register("milvus+http")
@@ -71,9 +76,7 @@ class MilvusEngine(CollectionsEngine):
             self._connected.close()
             self._connected = None
             if self._address.startswith(LITE):
-                from milvus_lite.server_manager import server_manager_instance
-
-                server_manager_instance.release_server(self._file())
+                _release(self._file())
         self._opened = None
         self._loaded.clear()
 
@@ -85,6 +88,7 @@ class MilvusEngine(CollectionsEngine):
         if self._connected is None:
             if self._address.startswith(LITE):
                 self._connected = self._api.MilvusClient(self._file())
+                _OPENED[self._file()] += 1
             else:
                 parts = urlsplit(self._address.removeprefix("milvus+"))
                 user, password = unquote(parts.username or ""), unquote(parts.password or "")
@@ -128,6 +132,7 @@ class MilvusEngine(CollectionsEngine):
         return [version for version in versions if all(digit in "0123456789abcdef" for digit in version)]
 
     def _manifest(self, version: str) -> Manifest:
+        self._load(self._manifests)
         stored = self._client.query(
             self._manifests, filter=f"version == {quoted(version)}", output_fields=["number", "content"], consistency_level="Strong"
         )
@@ -264,6 +269,14 @@ class MilvusEngine(CollectionsEngine):
 
     def _collection(self, version: str) -> str:
         return f"{self.name}_{version}"
+
+
+def _release(file: str) -> None:
+    from milvus_lite.server_manager import server_manager_instance
+
+    _OPENED[file] -= 1
+    if not _OPENED[file]:
+        server_manager_instance.release_server(file)
 
 
 def _indexes(client: Any, kinds: dict[str, str]) -> Any:

@@ -22,11 +22,12 @@ from reelnest.engines.qdrant_requests import (
     indexed_paths,
     payload,
     search_params,
+    text_path,
     vector_name,
     vectors_of,
 )
 from reelnest.errors import ConfigError, DataError
-from reelnest.records.formats import BadRecord
+from reelnest.records.formats import TEXT_FIELDS, BadRecord
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -145,7 +146,7 @@ class QdrantEngine(QdrantCollections):
     def _build(self, version: str, manifest: Manifest) -> None:
         api, collection = self._api, self._collection(version)
         texts, numbers = indexed_paths(manifest)
-        for path in texts:
+        for path in (*texts, *map(text_path, TEXT_FIELDS)):
             self._client.create_payload_index(collection, path, api.KeywordIndexParams(type="keyword", on_disk=True), wait=True)
         for path in numbers:
             self._client.create_payload_index(collection, path, api.FloatIndexParams(type="float"), wait=True)
@@ -189,8 +190,8 @@ class QdrantEngine(QdrantCollections):
             if offset is None:
                 return records
 
-    def _facet(self, version: str, path: str, limit: int) -> list[str]:
-        return [str(hit.value) for hit in self._client.facet(self._collection(version), path, limit=limit, exact=True).hits]
+    def _facet(self, version: str, field: str, limit: int) -> list[str]:
+        return [str(hit.value) for hit in self._client.facet(self._collection(version), text_path(field), limit=limit, exact=True).hits]
 
     def _collection(self, version: str) -> str:
         return f"{self.name}_{version}"

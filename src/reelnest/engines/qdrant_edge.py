@@ -22,11 +22,12 @@ from reelnest.engines.qdrant_requests import (
     indexed_paths,
     payload,
     search_params,
+    text_path,
     vector_name,
     vectors_of,
 )
 from reelnest.errors import ConfigError, DataError
-from reelnest.records.formats import BadRecord, write_quarantine
+from reelnest.records.formats import TEXT_FIELDS, BadRecord, write_quarantine
 
 if TYPE_CHECKING:
     from qdrant_edge import EdgeConfig, EdgeShard
@@ -162,17 +163,25 @@ class QdrantEdgeEngine(QdrantCollections):
         return [Row(point.score, int(str(point.id)), (point.payload or {})["video_id"]) for point in self._shard(version).query(query)]
 
     def _where(self, version: str, path: str, values: Sequence[str], payload: list[str], *, vectors: list[str] | None = None) -> list[Any]:
-        api, records, offset = self._api, [], None
-        selected = api.Filter(must=[api.FieldCondition(key=path, match=api.MatchAny(any=list(values)))])
+        condition = self._api.FieldCondition(key=path, match=self._api.MatchAny(any=list(values)))
+        return self._scroll(version, self._api.Filter(must=[condition]), payload, vectors)
+
+    def _scroll(self, version: str, condition: Any, payload: list[str], vectors: list[str] | None = None) -> list[Any]:
+        records, offset = [], None
         while True:
-            request = api.ScrollRequest(limit=1000, offset=offset, filter=selected, with_payload=payload, with_vector=vectors or False)
+            request = self._api.ScrollRequest(
+                limit=1000, offset=offset, filter=condition, with_payload=payload, with_vector=vectors or False
+            )
             page, offset = self._shard(version).scroll(request)
             records += page
             if offset is None:
                 return records
 
-    def _facet(self, version: str, path: str, limit: int) -> list[str]:
-        facets = self._shard(version).facet(self._api.FacetRequest(key=path, limit=limit, exact=True))
+    def _facet(self, version: str, field: str, limit: int) -> list[str]:
+        if field in TEXT_FIELDS:  # which have no index here: its ten files for each field would be most of a small shard
+            records = self._scroll(version, None, ["fields"])
+            return sorted({record.payload["fields"][field] for record in records if field in record.payload["fields"]})
+        facets = self._shard(version).facet(self._api.FacetRequest(key=text_path(field), limit=limit, exact=True))
         return [str(hit.value) for hit in facets.hits]
 
     def _shard(self, version: str) -> "EdgeShard":

@@ -39,8 +39,8 @@ class QdrantCollections(CollectionsEngine):
         """The records whose text at `path` is one of `values`, with some of their payload and vectors."""
 
     @abstractmethod
-    def _facet(self, version: str, path: str, limit: int) -> list[str]:
-        """The distinct texts at `path`."""
+    def _facet(self, version: str, field: str, limit: int) -> list[str]:
+        """The distinct texts of a field."""
 
     def _videos(self, version: str, ids: Sequence[str]) -> dict[str, Video]:
         records = self._where(version, "video_id", ids, ["video_id", *ABOUT])
@@ -60,7 +60,7 @@ class QdrantCollections(CollectionsEngine):
 
         def texts(field: str) -> list[str]:
             if (version, field) not in self._texts:
-                self._texts[version, field] = self._facet(version, text_path(field), manifest.videos)
+                self._texts[version, field] = self._facet(version, field, manifest.videos)
             return self._texts[version, field]
 
         return None if condition is None else compiled(self._api, condition, texts)
@@ -104,8 +104,8 @@ def number_path(field: str) -> str:
 
 
 def indexed_paths(manifest: Manifest) -> tuple[list[str], list[str]]:
-    """The paths of texts and of numbers that filters use."""
-    return ["key", *map(text_path, ("video_id", *TEXT_FIELDS, *manifest.tags))], [number_path(name) for name in manifest.tags]
+    """The paths of texts and of numbers that filters use, without the text fields."""
+    return ["key", *map(text_path, ("video_id", *manifest.tags))], [number_path(name) for name in manifest.tags]
 
 
 def search_params(api: Any, manifest: Manifest, request: Request) -> Any:

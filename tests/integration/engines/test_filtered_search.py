@@ -34,6 +34,7 @@ CONDITIONS = [
     "duration in (1, 2.5, 900)",
     "duration > 1e6",
     'title == "clip 3" and (duration > 50 or not language == "de")',
+    'title >= "clip 3" and not title > "clip 5"',
     'day >= "2026-11-20" and day < "2026-11-25"',
     'not (not (video_id >= "v290")) or video_id == "v007"',
     'video_id != ""',

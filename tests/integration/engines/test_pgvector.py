@@ -1,49 +1,20 @@
-"""What only a server's index has: other clients, other machines, a change of versions while it is searched."""
+"""What only PostgreSQL's index has: a graph, other machines that write, addresses with passwords."""
 
 import threading
-from collections.abc import Iterator
 
 import numpy as np
 import psycopg
 import pytest
 
-from reelnest.engines.engine import Engine, Item, Manifest, open_engine
+from reelnest.engines.engine import Engine, open_engine
 from reelnest.errors import ConfigError, DataError
-from reelnest.records.formats import BadRecord, Video
-
-WIDTH = 32
-DISTINCT = np.random.default_rng(1).normal(size=(400, WIDTH)).astype(np.float32)
-DISTINCT /= np.linalg.norm(DISTINCT, axis=1, keepdims=True)
-VECTORS = np.concatenate([DISTINCT, DISTINCT[:100]])
-"""The last hundred are ties."""
-
-
-def manifest(**changes: object) -> Manifest:
-    values = {
-        "format_version": 1, "model": "m", "model_hash": "0123", "base": "tiny", "dims": (8, WIDTH), "data": "data", "data_hash": "4567",
-        "storage": "float32", "graph_dim": None, "videos": len(VECTORS), "skipped": 0,
-    }  # fmt: skip
-    return Manifest.model_validate(values | changes)
-
-
-def write(engine: Engine, version: str, described: Manifest, prefix: str = "v") -> None:
-    engine.create(version, described, [])
-    engine.upsert(
-        version,
-        [
-            Item(Video(f"{prefix}{row:03}", f"{row}.mp4", (), {"title": "it's"}, row + 1), str(row), vector.astype(described.storage))
-            for row, vector in enumerate(VECTORS)
-        ],
-    )
-    engine.build(version)
-    engine.activate(version)
+from reelnest.records.formats import BadRecord
+from tests.integration.engines.test_versions import DISTINCT, VECTORS, WIDTH, manifest, write
 
 
 @pytest.fixture
-def engine(database_address: str) -> Iterator[Engine]:
-    opened = open_engine(database_address)
-    yield opened
-    opened.close()
+def location(database_address: str) -> str:
+    return database_address
 
 
 @pytest.mark.parametrize("storage", ["float32", "float16"])
@@ -78,67 +49,6 @@ def test_another_client_finds_the_same_videos(engine: Engine, database_address: 
         rows = other.execute(statement, [text]).fetchall()
     assert [video_id for video_id, _ in rows] == engine.search(VECTORS[7], 10, dim=WIDTH).ids
     assert rows[0][1] == "it's"
-
-
-def test_no_search_fails_or_mixes_versions_while_the_index_is_made_anew(engine: Engine, database_address: str) -> None:
-    write(engine, "aa", manifest(), "a")
-    searcher, faults, searches, done = open_engine(database_address), [], [0], threading.Event()
-
-    def search() -> None:
-        while not done.is_set():
-            try:
-                ids = searcher.search(VECTORS[3], 10, dim=WIDTH).ids
-                found = [video.video_id for video in searcher.get(ids)]
-                if found != list(ids) or len({video_id[0] for video_id in ids}) != 1:
-                    faults.append(str(ids))
-            except Exception as error:  # noqa: BLE001 (any is a fault)
-                faults.append(repr(error))
-            searches[0] += 1
-
-    threads = [threading.Thread(target=search) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for number in range(4):
-        write(engine, f"b{number}", manifest(), "bcde"[number])
-    done.set()
-    for thread in threads:
-        thread.join()
-    assert searcher.search(VECTORS[3], 1, dim=WIDTH).ids == ["e003"]
-    searcher.close()
-    assert not faults
-    assert searches[0] > 20
-
-
-def test_vectors_are_read_in_blocks_in_any_order(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reelnest.engines.stored_vectors.BLOCK_VECTORS", 7)
-    write(engine, "aa", manifest(storage="float16"))
-    stored = engine.vectors([*map(str, range(0, 500, 3)), "none"])
-    assert list(stored) == [str(row) for row in range(0, 500, 3)]
-    assert "none" not in stored
-    for row in (300, 0, 3, 6, 21, 498, 297):
-        np.testing.assert_array_equal(stored[str(row)], VECTORS[row].astype(np.float16))
-
-
-def test_a_server_that_only_sends_clips_follows_two_versions(engine: Engine, database_address: str) -> None:
-    write(engine, "aa", manifest())
-    opened = open_engine(database_address)
-    assert opened.manifest.videos == len(VECTORS)
-    for version in ("bb", "cc"):  # the opened version is gone after the second
-        write(engine, version, manifest())
-    assert [video.path for video in opened.get(["v300", "v002"])] == ["300.mp4", "2.mp4"]
-    opened.close()
-
-
-def test_an_index_of_another_model_is_not_followed(engine: Engine, database_address: str) -> None:
-    write(engine, "aa", manifest(), "a")
-    opened = open_engine(database_address)
-    assert opened.manifest.model_hash == "0123"
-    write(engine, "bb", manifest(model_hash="9999"), "b")
-    assert opened.search(VECTORS[3], 1, dim=WIDTH).ids == ["a003"]
-    write(engine, "cc", manifest(model_hash="9999"), "c")
-    with pytest.raises(DataError, match="made again with another model"):
-        opened.search(VECTORS[3], 1, dim=WIDTH)
-    opened.close()
 
 
 def test_a_killed_writer_leaves_the_active_version_and_the_next_one_removes_its_rows(engine: Engine, database_address: str) -> None:
