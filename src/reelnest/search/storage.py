@@ -80,10 +80,14 @@ class SelectedRows:
         self.rows = rows  # (selected,) int64, rising
 
     def __getitem__(self, rows: slice | Tensor) -> Tensor:
+        return self.corpus[self.numbers(rows)]
+
+    def numbers(self, rows: slice | Tensor) -> slice | Tensor:
+        """The rows of the corpus that `rows` stand for: a slice where they are adjacent, because a slice is not copied."""
         numbers = self.rows[rows]
         if isinstance(rows, slice) and len(numbers) and int(numbers[-1]) - int(numbers[0]) + 1 == len(numbers):
-            return self.corpus[int(numbers[0]) : int(numbers[-1]) + 1]  # a slice is not copied
-        return self.corpus[numbers]
+            return slice(int(numbers[0]), int(numbers[-1]) + 1)
+        return numbers
 
     def prefix(self, dim: int) -> "SelectedRows":
         """The same rows of the first `dim` numbers."""
@@ -118,6 +122,19 @@ def prefix(corpus: Searched, dim: int) -> Searched: ...
 def prefix(corpus: Searched, dim: int) -> Searched:
     """The first `dim` numbers of each vector: a view."""
     return corpus[:, :dim] if isinstance(corpus, Tensor) else corpus.prefix(dim)
+
+
+def read(corpus: Searched, rows: slice | Tensor, columns: slice, buffer: Tensor) -> Tensor:
+    """Some columns of some rows as float32: a view of vectors that are stored so, else converted into `buffer`."""
+    if isinstance(corpus, SelectedRows):
+        return read(corpus.corpus, corpus.numbers(rows), columns, buffer)
+    stored_numbers = (corpus.codes if isinstance(corpus, Int8Vectors) else corpus)[:, columns][rows]
+    if stored_numbers.dtype == torch.float32:
+        return stored_numbers
+    floats = buffer[: stored_numbers.numel()].view(stored_numbers.shape)
+    if isinstance(corpus, Int8Vectors):
+        return torch.mul(stored_numbers, corpus.scales[columns], out=floats)
+    return floats.copy_(stored_numbers)
 
 
 def unit(vectors: Tensor) -> Tensor:

@@ -1,19 +1,25 @@
 """Exact nearest neighbours by cosine at several prefix lengths of nested vectors, in one pass."""
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
+from threading import Barrier
 
 import torch
 from torch import Tensor
 
 from reelnest.errors import ModelError
-from reelnest.search.storage import Searched
+from reelnest.search.storage import Searched, read
 
 BLOCK_QUERIES = 1024
 BLOCK_SCORES = 2_000_000
 """Scores in memory at once (8 MB in float32, which fits a processor's cache). It sets the size of the corpus's blocks."""
 GPU_BLOCK_SCORES = 64_000_000
 """On a GPU: 0.5 GB in two buffers. Each block and dim waits for the GPU, so there should be few blocks."""
+BLOCK_NUMBERS = 524_288
+"""Numbers of the corpus in memory at once as float32 (2 MB, which fits a processor core's cache)."""
 
 SMALLEST_NORM = 1e-12
 
@@ -92,19 +98,64 @@ def _topk(queries: Tensor, corpus: Searched, dims: Sequence[int], k: int, shard:
     # Allocated once: an allocation for each block takes longer than its arithmetic.
     buffers = queries.new_empty((2, len(queries) * max((block.stop - block.start for block in blocks), default=0)))
     for block in blocks:
-        rows = corpus[block].float()
-        products, scores = (buffer[: len(queries) * len(rows)].view(len(queries), len(rows)) for buffer in buffers)
+        rows = block.stop - block.start
+        products, scores = (buffer[: len(queries) * rows].view(len(queries), rows) for buffer in buffers)
         products.zero_()
-        squares = queries.new_zeros(len(rows), dtype=torch.float64)
+        squares = queries.new_zeros(rows, dtype=torch.float64)
         before = 0
         for dim in dims:
-            numbers = rows[:, before:dim]
-            products.addmm_(queries[:, before:dim], numbers.T)
-            squares += torch.linalg.vector_norm(numbers, dim=1).double().square()
+            _add_products(queries, corpus, block, slice(before, dim), products, squares)
             torch.mul(products, squares.sqrt().clamp_min(SMALLEST_NORM).reciprocal().float(), out=scores)
             best[dim].add(scores, block.start)
             before = dim
+        if not torch.isfinite(squares).all():
+            _check_finite("corpus", corpus)
     return {dim: Ranking(best[dim].indices(), best[dim].scores() / _norms(queries[:, :dim])) for dim in dims}
+
+
+def _add_products(queries: Tensor, corpus: Searched, block: slice, columns: slice, products: Tensor, squares: Tensor) -> None:
+    """Adds the products and the squared norms over `columns` of a block of the corpus, read in pieces that fit a core's cache.
+
+    Each thread computes some of the pieces alone. If all threads shared each operation, they would mostly wait for each other: an operation
+    on a piece takes microseconds, and a thread that the system has suspended for other work takes milliseconds to come back.
+    """
+    rows, width = len(squares), columns.stop - columns.start
+    piece_rows = max(1, BLOCK_NUMBERS // width if queries.device.type == "cpu" else rows)
+    pieces = _blocks(rows, piece_rows)
+    workers = _workers() if len(pieces) > 1 else None
+    threads = torch.get_num_threads() if workers else 1
+
+    def add(thread: int) -> None:
+        buffer = queries.new_empty(min(piece_rows, rows) * width)
+        for piece in pieces[len(pieces) * thread // threads : len(pieces) * (thread + 1) // threads]:
+            numbers = read(corpus, slice(block.start + piece.start, block.start + piece.stop), columns, buffer)
+            products[:, piece].addmm_(queries[:, columns], numbers.T)
+            squares[piece] += torch.linalg.vector_norm(numbers, dim=1).double().square()
+
+    if workers is None:
+        add(0)
+    else:
+        list(workers.map(add, range(threads)))
+
+
+@lru_cache(maxsize=1)
+def _workers() -> ThreadPoolExecutor | None:
+    """Threads whose operations use one core each; None where torch uses one."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        return None
+    pool, all_started = ThreadPoolExecutor(threads, "search", _use_one_core), Barrier(threads)
+    list(pool.map(lambda _: all_started.wait(), range(threads)))
+    torch.set_num_threads(threads)  # torch gives the number that was set last to the threads that begin later
+    return pool
+
+
+def _use_one_core() -> None:
+    torch.get_num_threads()  # torch initialises a thread once, which would undo the next line
+    torch.set_num_threads(1)
+
+
+os.register_at_fork(after_in_child=_workers.cache_clear)  # a forked process has none of these threads
 
 
 class _Best:
@@ -194,14 +245,18 @@ def _check(queries: Tensor, corpus: Searched, dims: Sequence[int], k: int) -> No
     for dim in dims:
         if not 1 <= dim <= queries.shape[1]:
             raise ValueError(f"dim {dim} is outside 1 to {queries.shape[1]}, the width of the vectors")
-    for name, vectors in (("query", queries), ("corpus", corpus)):
-        if not isinstance(vectors, Tensor):
-            continue  # int8 codes are always finite
-        # Checking row sums takes a tenth of the time. A sum may also overflow, so the rows that fail are checked number by number.
-        bad = (~torch.isfinite(vectors.sum(1))).nonzero().squeeze(1)
-        bad = bad[~torch.isfinite(vectors[bad]).all(dim=1)]
-        if len(bad):
-            raise ModelError(
-                f"{len(bad)} of {len(vectors)} {name} vectors contain NaN or infinity; the first is row {int(bad[0])}. Training has"
-                " diverged or the weights are damaged. Check the loss in reports/training.csv; lower train.learning_rate."
-            )
+    _check_finite("query", queries)
+
+
+def _check_finite(name: str, vectors: Searched) -> None:
+    # Checking row sums takes a tenth of the time. A sum may also overflow, so the rows that fail are checked number by number.
+    bad = []
+    for block in _blocks(len(vectors), max(1, BLOCK_NUMBERS // max(1, vectors.shape[1]))):
+        numbers = vectors[block]
+        rows = (~torch.isfinite(numbers.sum(1))).nonzero().squeeze(1)
+        bad += [block.start + row for row in rows[~torch.isfinite(numbers[rows]).all(dim=1)].tolist()]
+    if bad:
+        raise ModelError(
+            f"{len(bad)} of {len(vectors)} {name} vectors contain NaN or infinity; the first is row {bad[0]}. Training has"
+            " diverged or the weights are damaged. Check the loss in reports/training.csv; lower train.learning_rate."
+        )

@@ -1,6 +1,8 @@
 """Exact search by prefix, compared with a plain loop."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch import Tensor
 
 from reelnest.errors import ModelError
 from reelnest.search import topk
+from reelnest.search.storage import SelectedRows, stored
 from reelnest.search.topk import corpus_blocks, prefix_topk
 
 
@@ -36,6 +39,40 @@ def test_ranking_equals_a_plain_loop_at_every_prefix(block_scores: int, monkeypa
         expected = torch.nn.functional.cosine_similarity(queries[:, None, :dim], corpus[None, :, :dim], dim=2)
         torch.testing.assert_close(ranking.scores, expected.gather(1, ranking.indices))
         assert ranking.indices.dtype == torch.int64
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
+def test_a_corpus_that_is_read_in_pieces_gives_the_same_ranking(storage: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(3)
+    queries, corpus = torch.randn(2, 24, generator=generator), stored(torch.randn(500, 24, generator=generator), storage)
+    selected = SelectedRows(corpus, torch.arange(0, 500, 3))
+    as_floats = corpus[torch.arange(500)].float()
+    monkeypatch.setattr(topk, "BLOCK_NUMBERS", 100)
+    monkeypatch.setattr(topk, "_workers", lru_cache(topk._workers.__wrapped__))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        rankings, of_selected = prefix_topk(queries, corpus, [3, 24], 7), prefix_topk(queries, selected, [3, 24], 7)
+    finally:
+        torch.set_num_threads(before)
+    for dim in (3, 24):
+        assert rankings[dim].indices.tolist() == by_loop(queries, as_floats, dim, 7)
+        assert of_selected[dim].indices.tolist() == by_loop(queries, as_floats[::3], dim, 7)
+
+
+def test_search_threads_use_one_core_each_and_other_threads_as_many_as_before() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        workers = topk._workers.__wrapped__()
+        assert workers is not None
+        with workers, ThreadPoolExecutor(1) as other:
+            assert list(workers.map(lambda _: torch.get_num_threads(), range(4))) == [1] * 4
+            assert other.submit(torch.get_num_threads).result() == 2
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 5, 8, 9, 20])
@@ -82,8 +119,9 @@ def test_a_zero_vector_scores_zero_and_not_nan() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("side", ["query", "corpus"])
-def test_vectors_with_nan_are_refused_with_their_row(value: float, side: str) -> None:
-    vectors = {"query": torch.ones(4, 3), "corpus": torch.ones(5, 3)}
+@pytest.mark.parametrize("number_type", [torch.float32, torch.float16])
+def test_vectors_with_nan_are_refused_with_their_row(value: float, side: str, number_type: torch.dtype) -> None:
+    vectors = {"query": torch.ones(4, 3), "corpus": torch.ones(5, 3, dtype=number_type)}
     vectors[side][2, 1] = value
     with pytest.raises(ModelError, match=rf"1 of . {side} vectors contain NaN or infinity; the first is row 2"):
         prefix_topk(vectors["query"], vectors["corpus"], [3], k=2)
