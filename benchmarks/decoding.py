@@ -5,26 +5,35 @@ their way back to the stage. Theirs is `decord.VideoReader` and `get_batch` in a
 
 On one core, the seconds are those of the processor in all processes, so that other load on the machine does not count.
 
+`store-batches` reads the same clips in shuffled batches: ours as training does, from the frame store, theirs with decord, which decodes and
+resizes.
+
 Clips are those of `make bench CLIPS=folder`, or the sample in `data/`. The long videos are generated: 60 s of 720p, a key frame each second
 or every 8 seconds.
 """
 
 import json
+import math
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from benchmarks.peers.training import clips
-from benchmarks.side_by_side import Benchmark, Figures
+from benchmarks.side_by_side import ROOT, Benchmark, Figures
 
 FRAMES, MAX_PIXELS = 4, 3200
 """Those of `params.yaml`: 56 × 56 pixels. Resizing a clip's frame takes a third of a millisecond, so more frames lower the ratio."""
 LONG = Path(tempfile.gettempdir()) / "reelnest-long-videos"
+STORED = Path(tempfile.gettempdir()) / "reelnest-stored-clips"
+BATCH, EPOCHS = 32, 20
+"""One epoch from the store takes less than the resolution of a process's time."""
 
 
 def _clips() -> list[Path]:
@@ -141,6 +150,60 @@ def _theirs(files: Callable[[], Sequence[Path]]) -> Callable[[], Figures]:
     return run
 
 
+def _make_store() -> None:
+    shutil.rmtree(STORED, ignore_errors=True)
+    shutil.copytree(clips(), STORED / "data")
+    shutil.copy(ROOT / "params.yaml", STORED)
+    shutil.copytree(ROOT / "configs", STORED / "configs")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    for stage in ("validate", "preprocess"):
+        command = [sys.executable, "-c", "from reelnest.cli import app; app()", stage]
+        subprocess.run(command, cwd=STORED, env=environment, check=True, stderr=subprocess.DEVNULL)
+
+
+def _shuffled_batches(videos: int, epochs: int) -> Iterator[list[int]]:
+    random = Random(0)  # noqa: S311 - not for secrets
+    for _ in range(epochs):
+        order = random.sample(range(videos), videos)
+        yield from (order[start : start + BATCH] for start in range(0, videos, BATCH))
+
+
+def _epoch_seconds(read: Callable[[list[int]], Any], videos: int, epochs: int) -> Figures:
+    _use_cores(1)
+    read([0])
+    before = _processor_seconds(os.getpid())
+    for batch in _shuffled_batches(videos, epochs):
+        read(batch)
+    return {"seconds": (_processor_seconds(os.getpid()) - before) / epochs}
+
+
+def _from_store() -> Figures:
+    import numpy as np
+
+    from reelnest.store.prepared import Prepared
+
+    store = Prepared.open(STORED / "prepared").store
+    return _epoch_seconds(lambda batch: np.concatenate([store.at(index).rows for index in batch]), len(store), EPOCHS)
+
+
+def _from_files() -> Figures:
+    import decord
+    import numpy as np
+
+    decord.logging.set_level(decord.logging.QUIET)
+    files = _clips()
+    side = math.isqrt(MAX_PIXELS)
+
+    def read(batch: list[int]) -> Any:
+        frames = []
+        for index in batch:
+            reader = decord.VideoReader(str(files[index]), ctx=decord.cpu(0), width=side, height=side, num_threads=1)
+            frames.append(reader.get_batch(np.linspace(0, len(reader) - 1, FRAMES).round().astype(int).tolist()).asnumpy())
+        return np.concatenate(frames)
+
+    return _epoch_seconds(read, len(files), 1)
+
+
 def _benchmark(what: str, files: Callable[[], Sequence[Path]], runs: int, setup: Callable[[], Any] | None = None) -> Benchmark:
     return Benchmark(
         f"decoding {what}, {FRAMES} frames each, one core: checks, confined process, sampling, resizing, patches",
@@ -165,5 +228,15 @@ BENCHMARKS = {
         lambda: _in_parallel(_clips, 1),
         runs=5,
         counts=True,
+    ),
+    "store-batches": Benchmark(
+        f"an epoch of shuffled batches of {BATCH} clips, {FRAMES} frames each, from the frame store, one core",
+        "decord.VideoReader at this size and get_batch for each clip of a batch, one core",
+        20.0,
+        lambda: _from_store,
+        lambda: _from_files,
+        runs=3,
+        counts=True,
+        setup=_make_store,
     ),
 }

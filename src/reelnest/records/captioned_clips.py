@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from reelnest.errors import DataError, VideoError
+from reelnest.records.files.safe_paths import resolve
 from reelnest.records.formats import SPLITS
 from reelnest.records.importers.importer import BadRow, Origin, PairRow, Row, VideoRow
 from reelnest.records.json_lines import RecordError, parse_record, read_lines, show
-from reelnest.records.safe_paths import resolve
 from reelnest.records.splits import hashed_split, strictest_split
 
 T = TypeVar("T")

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,12 @@ class Contents:
 NOTHING = Contents({}, {}, {}, {}, 0)
 
 
+def _hash(name: str, files: Mapping[str, str]) -> str:
+    """The hash of a file, or of the tar file that contains it; empty for a missing file."""
+    tars = (parent.as_posix() for parent in PurePosixPath(name).parents)
+    return files.get(name) or next((files[tar] for tar in tars if tar in files), "")
+
+
 def read_contents(folder: Path, files: Mapping[str, str], validation_fraction: float, test_fraction: float) -> Contents:
     """Reads the record files in `folder`. `files` has the hash of each file of the version by its path. Reads no video."""
     listed, bad_videos = read_videos(folder)
@@ -47,7 +53,7 @@ def read_contents(folder: Path, files: Mapping[str, str], validation_fraction: f
     for pair, split in zip(pairs, splits, strict=True):
         first.setdefault((pair.query, pair.target), pair)
         split_of.setdefault((pair.query, pair.target), split)
-    hashes = {video.video_id: tuple(files.get(name, "") for name in file_names(video)) for video in listed}
+    hashes = {video.video_id: tuple(_hash(name, files) for name in file_names(video)) for video in listed}
     return Contents(videos, hashes, first, split_of, len(bad_videos) + len(bad_pairs) + len(uncut))
 
 

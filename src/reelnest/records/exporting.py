@@ -11,6 +11,7 @@ from typing import IO
 from reelnest.atomic_files import atomic_folder
 from reelnest.errors import DataError, VideoError
 from reelnest.records.exporters.exporter import EXPORTERS, ExportedPair, Item
+from reelnest.records.files.tar_members import tar_of
 from reelnest.records.formats import Pair, Side, Video, known_ids, read_pairs, read_videos, video_files
 from reelnest.records.pair_segments import cut_videos, segmented_files
 from reelnest.records.splits import assign_splits
@@ -96,6 +97,7 @@ class _Usable:
         if video.path is None or video.segment is not None:
             return "images" if video.path is None else "segment"
         try:
-            return Item(None, video_files(video, self._data)[0])
+            file = video_files(video, self._data)[0]
+            return "in_tar" if tar_of(file) is not None else Item(None, file)
         except VideoError as error:
             return error.reason

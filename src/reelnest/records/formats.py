@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from reelnest.atomic_files import write_lines
 from reelnest.errors import DataError, VideoError
+from reelnest.records.files.safe_paths import check_inside, regular_file
 from reelnest.records.json_lines import (
     RecordError,
     check_keys,
@@ -26,7 +27,6 @@ from reelnest.records.json_lines import (
     show,
     show_kind,
 )
-from reelnest.records.safe_paths import check_inside, regular_file
 from reelnest.records.segments import SEGMENT_KEYS, Segment, parse_segment
 
 Kind = Literal["text", "video"]

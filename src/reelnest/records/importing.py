@@ -16,11 +16,11 @@ import numpy as np
 
 from reelnest.atomic_files import atomic_folder
 from reelnest.errors import DataError, VideoError
+from reelnest.records.files.safe_paths import resolve
 from reelnest.records.formats import PAIRS_FILE, VIDEOS_FILE, parse_pair, parse_video, video_files
 from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, PairColumns, PairRow, Row, VideoRow
 from reelnest.records.json_lines import RecordError, show
 from reelnest.records.merging import copy_file, explicit_record
-from reelnest.records.safe_paths import resolve
 from reelnest.records.tables.pair_lines import joined_bytes, plain_lines
 
 SKIPPED_FILE = "skipped.jsonl"

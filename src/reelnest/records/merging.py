@@ -17,6 +17,7 @@ from typing import Any
 from reelnest.atomic_files import atomic_write
 from reelnest.errors import DataError, VideoError
 from reelnest.records.behaviour_tests import BEHAVIOUR_FILE
+from reelnest.records.files.tar_members import same_bytes, stored_name, tar_of
 from reelnest.records.formats import (
     PAIRS_FILE,
     VIDEOS_FILE,
@@ -116,7 +117,7 @@ class _Merge:
         self.users: dict[str, set[str]] = {}
         for video in present:
             for name in file_names(video):
-                self.users.setdefault(name, set()).add(video.video_id)
+                self.users.setdefault(stored_name(name, data), set()).add(video.video_id)
 
     def run(self, sources: Sequence[Path], into: Path) -> bool:
         files = [(folder, name) for source in sources for folder, name in record_files(source)]
@@ -167,9 +168,9 @@ class _Merge:
                 advice = "give one of them another id" if known.added else "give it another id, or add with --replace"
                 raise RecordError("conflict", f"video {show(video.video_id)} has {what} than {self._where(known, VIDEOS_FILE)}; {advice}")
             for name in file_names(known.value):
-                self.users[name].discard(video.video_id)
+                self.users[stored_name(name, known.folder)].discard(video.video_id)
         for name, file in zip(file_names(video), files, strict=True):
-            self._claim(name, file, video.video_id)
+            self._claim(stored_name(name, folder), tar_of(file) or file, video.video_id)
         at = self.lines[VIDEOS_FILE].put(record, known)
         added = known is None
         self.videos[video.video_id] = _Known(video, folder, origin, added=added, at=at)
@@ -262,7 +263,7 @@ def _difference(video: Video, files: Sequence[Path], known: _Known) -> str | Non
         present = video_files(existing, known.folder)
     except VideoError:
         return "other bytes (the existing file is missing)"
-    same = len(present) == len(files) and all(filecmp.cmp(old, new, shallow=False) for old, new in zip(present, files, strict=True))
+    same = len(present) == len(files) and all(same_bytes(old, new) for old, new in zip(present, files, strict=True))
     return None if same else "other bytes"
 
 

@@ -34,6 +34,8 @@ from starlette.types import ASGIApp
 
 from reelnest.errors import QueryError, ReelnestError, VideoError
 from reelnest.search.query_text import MAX_RESULTS
+from reelnest.serving.bodies.clips import clip_response
+from reelnest.serving.bodies.uploads import receive
 from reelnest.serving.clicks.click_log import ClickLog
 from reelnest.serving.clicks.events import Session, add_events, logged
 from reelnest.serving.embeddings import add_embeddings
@@ -41,7 +43,6 @@ from reelnest.serving.guard import Access, Guard, error_response
 from reelnest.serving.load_limit import LoadLimit
 from reelnest.serving.metrics import Measured, Metrics
 from reelnest.serving.searcher import Searcher, SearchResults
-from reelnest.serving.uploads import receive
 
 VERSION = installed_version("reelnest")
 PAGE = Path(__file__).with_name("page")
@@ -118,7 +119,7 @@ def create_app(searchers: Mapping[str, Searcher], access: Access, upload_megabyt
         return _as_json(name, chosen, results)
 
     @app.api_route("/api/clip", methods=["GET", "HEAD"])
-    def clip(index: IndexName, id: VideoId, frame: Frame = 0) -> FileResponse:
+    def clip(request: Request, index: IndexName, id: VideoId, frame: Frame = 0) -> Response:
         """Sends the video file of a result, also if the result is a moment of it. Supports HTTP ranges."""
         _, chosen = searcher(index)
         try:
@@ -128,7 +129,8 @@ def create_app(searchers: Mapping[str, Searcher], access: Access, upload_megabyt
         if frame >= len(files):
             raise HTTPException(404, f"The video has {len(files)} files.")
         kind = mimetypes.guess_type(files[frame].name)[0] or ""
-        return FileResponse(files[frame], media_type=kind if kind.startswith(PLAYED) else "application/octet-stream")
+        played = kind if kind.startswith(PLAYED) else "application/octet-stream"
+        return clip_response(files[frame], played, request.headers.get("range"))
 
     add_embeddings(app, searchers, upload_megabytes)
     add_events(app, clicks)

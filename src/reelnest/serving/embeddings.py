@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from reelnest.errors import QueryError, VideoError
+from reelnest.serving.bodies.uploads import receive
 from reelnest.serving.searcher import OpenModel, Searcher
-from reelnest.serving.uploads import receive
 from reelnest.store.entries import Entry, Role
 from reelnest.video.frames import Frames
 

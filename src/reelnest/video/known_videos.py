@@ -30,6 +30,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 from reelnest.code_closure import DECODING, code_digest
 from reelnest.errors import DataError, VideoError
+from reelnest.records.files.tar_members import find_member, open_bytes
 from reelnest.records.segments import Segment
 from reelnest.video.decoder import VideoInfo, available_workers
 
@@ -220,8 +221,8 @@ def _states(video: J, files_of: Callable[[J], Sequence[Path]]) -> tuple[Sequence
     except VideoError as error:
         return error
     try:
-        return files, [_state(os.stat(file)) for file in files]  # noqa: PTH116 - faster than Path.stat
-    except OSError:
+        return files, [_state_of(file) for file in files]
+    except (OSError, VideoError):
         return files, []
 
 
@@ -232,10 +233,10 @@ def _read(files: Sequence[Path], check: Callable[[Sequence[Path]], None]) -> _Re
     try:
         check(files)
         for file in files:
-            before = _state(file.stat())
+            before = _state_of(file)
             started = time.time()
             digests.append(_digest(file))
-            after = _state(file.stat())
+            after = _state_of(file)
             size += after.bytes
             if before[:3] == after[:3] and before.changed < started - UNSETTLED_SECONDS:
                 settled[before.inode] = (before.text, digests[-1])
@@ -246,14 +247,32 @@ def _read(files: Sequence[Path], check: Callable[[Sequence[Path]], None]) -> _Re
         return VideoError("missing", f"{files[0].name}: cannot be read ({error.strerror})")
 
 
+def _state_of(file: Path) -> _State:
+    try:
+        return _state(os.stat(file))  # noqa: PTH116 - faster than Path.stat
+    except NotADirectoryError:
+        member = find_member(file)
+        if member is None:
+            raise
+    tar = _state(member.tar.stat())
+    return _State(f"{tar.inode} {member.offset}", member.size, f"{member.size} in {tar.text}", tar.changed)
+
+
 def _state(status: os.stat_result) -> _State:
     text = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
     return _State(f"{status.st_dev} {status.st_ino}", status.st_size, text, max(status.st_mtime, status.st_ctime))
 
 
 def _digest(file: Path) -> bytes:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "blake2b").digest()
+    try:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "blake2b").digest()
+    except NotADirectoryError:
+        digest = hashlib.blake2b()
+        with open_bytes(file) as blocks:
+            for block in blocks:
+                digest.update(block)
+        return digest.digest()
 
 
 def _content(digests: Sequence[bytes], size: int) -> Content:

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -337,3 +338,16 @@ def test_a_video_is_good_without_its_sampled_frames(limits: Limits, make_video: 
         info, frames = decoder.inspect_and_sample([make_video(frames=24)], SMALL)
     assert info.frames == 24
     assert frames is None
+
+
+def test_a_video_in_a_tar_file_is_decoded_as_the_file_is(make_video: MakeVideo, limits: Limits, tmp_path: Path) -> None:
+    file = make_video("a.mp4")
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.add(file, "clips/a.mp4")
+        tar.add(file, "clips/b.mp4")
+    member = tmp_path / "x.tar" / "clips" / "b.mp4"
+    with Decoder(limits) as decoder:
+        assert decoder.inspect([member]) == decoder.inspect([file])
+        assert np.array_equal(decoder.frames([member], SMALL).rows, decoder.frames([file], SMALL).rows)
+    small = replace(limits, megabytes=file.stat().st_size / 2e6)
+    assert reason_of(small, member) == "too_large"

@@ -24,9 +24,9 @@ from reelnest.records.clicks.filters import without_floods
 from reelnest.records.clicks.grades import LEAST_CLICKS, Graded, collect_evidence, grade
 from reelnest.records.clicks.propensities import estimate_propensities
 from reelnest.records.clicks.windows import split_log
+from reelnest.records.files.safe_paths import resolve
 from reelnest.records.formats import SPLITS, VIDEOS_FILE, Video, file_names, parse_video, read_records
 from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, PairRow, Row, VideoRow
-from reelnest.records.safe_paths import resolve
 from reelnest.records.tables.column_map import ColumnMap, read_map
 
 OPTIONAL = ("position", "clicked", "session", "user", "impressions", "clicks", "time")

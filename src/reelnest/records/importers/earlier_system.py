@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from reelnest.errors import DataError, VideoError
+from reelnest.records.files.safe_paths import resolve
 from reelnest.records.formats import PAIR_KEYS, VIDEO_KEYS
 from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, PairRow, Row, VideoRow
 from reelnest.records.json_lines import RecordError, parse_record, read_lines
-from reelnest.records.safe_paths import resolve
 
 PAIRS_FILE, VIDEOS_FILE = "train_data.jsonl", "video_meta.jsonl"
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from reelnest.errors import DataError, VideoError
 from reelnest.records.captioned_clips import read_json_lines
+from reelnest.records.files.safe_paths import resolve
 from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, PairRow, Row, VideoRow
 from reelnest.records.json_lines import RecordError, show
-from reelnest.records.safe_paths import resolve
 
 TAG = "<video>"
 

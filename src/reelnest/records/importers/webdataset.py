@@ -6,7 +6,7 @@ fields of the video. Shards with train, val or test in their names, or in their 
 
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -35,17 +35,36 @@ class _Sample:
 @IMPORTERS.register("webdataset")
 def read_webdataset(source: Path) -> Iterator[Row]:
     """WebDataset: a tar file, or a folder of them, with <key>.mp4 and <key>.txt or <key>.json."""
-    shards = [source] if source.is_file() else sorted(source.rglob("*.tar"))
-    if not shards:
-        raise DataError(f"{source}: expected a tar file, or a folder with tar files.")
-    for shard in shards:
-        name = shard.name if source.is_file() else shard.relative_to(source).as_posix()
+    for shard, name in _named(_shards(source), source):
         with TemporaryDirectory(prefix="reelnest-") as folder:
             yield from _shard(shard, name, split_of(name), Path(folder))
 
 
-def _shard(shard: Path, name: str, split: str | None, folder: Path) -> Iterator[Row]:
-    """The rows of a shard. One video at a time is in `folder`: it is copied by whoever takes its row, before the next row is asked for."""
+@IMPORTERS.register("webdataset-shards")
+def read_webdataset_shards(source: Path) -> Iterator[Row]:
+    """WebDataset whose tar files are copied as they are: the videos are read inside them."""
+    for shard, name in _named(_shards(source), source):
+        yield from _shard(shard, name, split_of(name), None)
+
+
+def _shards(source: Path) -> list[Path]:
+    shards = [source] if source.is_file() else sorted(source.rglob("*.tar"))
+    if not shards:
+        raise DataError(f"{source}: expected a tar file, or a folder with tar files.")
+    return shards
+
+
+def _named(shards: Sequence[Path], source: Path) -> list[tuple[Path, str]]:
+    """Each shard with its path relative to the source."""
+    return [(shard, shard.name if source.is_file() else shard.relative_to(source).as_posix()) for shard in shards]
+
+
+def _shard(shard: Path, name: str, split: str | None, folder: Path | None) -> Iterator[Row]:
+    """The rows of a shard.
+
+    One video at a time is in `folder`: it is copied by whoever takes its row, before the next row is asked for. Without a folder, the rows
+    name the members of the shard.
+    """
     sample, number = None, 0
     try:
         with tarfile.open(shard, "r:") as opened:
@@ -55,7 +74,7 @@ def _shard(shard: Path, name: str, split: str | None, folder: Path) -> Iterator[
                 key, suffix = _key(member.name)
                 if sample is None or key != sample.key:
                     if sample is not None:
-                        yield from _rows(sample, split)
+                        yield from _rows(sample, split, None if folder is not None else shard)
                     number += 1
                     sample = _Sample(key, Origin(name, number))
                 yield from _add(sample, suffix, opened, member, folder)
@@ -63,7 +82,7 @@ def _shard(shard: Path, name: str, split: str | None, folder: Path) -> Iterator[
         number += 1
         yield BadRow(Origin(name, number), "truncated", f"not readable as an uncompressed tar file from here on: {error}; copy it again")
     if sample is not None:
-        yield from _rows(sample, split)
+        yield from _rows(sample, split, None if folder is not None else shard)
 
 
 def _key(name: str) -> tuple[str, str]:
@@ -73,12 +92,14 @@ def _key(name: str) -> tuple[str, str]:
     return (path.parent / stem).as_posix(), f".{suffix.lower()}"
 
 
-def _add(sample: _Sample, suffix: str, opened: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> Iterator[BadRow]:
+def _add(sample: _Sample, suffix: str, opened: tarfile.TarFile, member: tarfile.TarInfo, folder: Path | None) -> Iterator[BadRow]:
     content = opened.extractfile(member)
     if content is None or suffix not in (*SUFFIXES, ".txt", ".json"):
         return
     if suffix in SUFFIXES:
-        sample.video = folder / f"video{suffix}"
+        sample.video = Path(member.name) if folder is None else folder / f"video{suffix}"
+        if folder is None:
+            return
         with sample.video.open("wb") as written:
             while block := content.read(2**20):
                 written.write(block)
@@ -96,13 +117,19 @@ def _add(sample: _Sample, suffix: str, opened: tarfile.TarFile, member: tarfile.
         yield BadRow(sample.origin, "bad_json" if suffix == ".json" else "wrong_encoding", f"{member.name}: {error}; expected UTF-8")
 
 
-def _rows(sample: _Sample, split: str | None) -> Iterator[Row]:
+def _rows(sample: _Sample, split: str | None, shard: Path | None) -> Iterator[Row]:
+    """The rows of a sample, whose video is a member of `shard`, or else a file."""
     if sample.video is None:
         yield BadRow(sample.origin, "no_path", f"the key {sample.key} has no video ({', '.join(SUFFIXES)})", sample.key)
         return
-    path = f"videos/{sample.key}{sample.video.suffix}"
-    yield VideoRow(sample.origin, {"video_id": sample.key, "path": path, **sample.fields}, {path: sample.video})
-    sample.video.unlink()
+    stored, file = f"videos/{sample.key}{sample.video.suffix}", sample.video
+    path = stored
+    if shard is not None:
+        stored, file = f"shards/{sample.origin.file}", shard
+        path = f"{stored}/{sample.video.as_posix()}"
+    yield VideoRow(sample.origin, {"video_id": sample.key, "path": path, **sample.fields}, {stored: file})
+    if shard is None:
+        sample.video.unlink()
     for caption in dict.fromkeys(map(str, sample.captions)):
         record: dict[str, Any] = {"query": {"text": caption}, "target": {"video": sample.key}}
         yield PairRow(sample.origin, record if split is None else {**record, "split": split})

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from reelnest.errors import DataError, VideoError
 from reelnest.records.captioned_clips import read_json
-from reelnest.records.safe_paths import resolve
+from reelnest.records.files.safe_paths import resolve
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 
+from reelnest.serving.bodies.uploads import receive
 from reelnest.serving.clicks.click_log import MOST_LOGGED, ClickLog, Kind
 from reelnest.serving.searcher import SearchResults
-from reelnest.serving.uploads import receive
 
 LARGEST_EVENT_MEGABYTES = 0.001
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path, PureWindowsPath
 
 from reelnest.errors import VideoError
+from reelnest.records.files.tar_members import find_member
 from reelnest.records.json_lines import show
 
 
@@ -95,14 +96,19 @@ def _advice(file: Path) -> str:
     return "correct the path or add the file"
 
 
-def check_regular_file(file: Path, name: str) -> os.stat_result:
-    """The stat result of a file that must exist. Messages call it `name`.
+def check_regular_file(file: Path, name: str) -> int:
+    """The size of a file, or member of a tar file, that must exist. Messages call it `name`.
 
-    Raises VideoError: `missing`, `unreadable`, `not_a_file` or `undecodable_name`.
+    Raises VideoError: `missing`, `unreadable`, `not_a_file` or `undecodable_name`, or as `find_member` does.
     """
     try:
         status = file.stat()
-    except (FileNotFoundError, NotADirectoryError):
+    except NotADirectoryError:
+        member = find_member(file)
+        if member is None:
+            raise VideoError("missing", f"there is no file {name}; {_advice(file)}") from None
+        return member.size
+    except FileNotFoundError:
         raise VideoError("missing", f"there is no file {name}; {_advice(file)}") from None
     except PermissionError:
         raise VideoError("unreadable", f"{name}: no permission to read its folder; change the folder's permissions") from None
@@ -115,7 +121,7 @@ def check_regular_file(file: Path, name: str) -> os.stat_result:
     if not stat.S_ISREG(status.st_mode):
         kind = next((text for is_kind, text in _KINDS if is_kind(status.st_mode)), "not a regular file")
         raise VideoError("not_a_file", f"{name}: expected a file, found {kind}")
-    return status
+    return status.st_size
 
 
 _KINDS = (

@@ -1,0 +1,158 @@
+"""Files inside uncompressed tar files, which are read in place: `shards/000.tar/a1.mp4` is the member `a1.mp4` of `shards/000.tar`.
+
+The names of members are only compared with paths of records, and never used as paths. Links, sparse files and nested tar files are not
+followed.
+"""
+
+import filecmp
+import functools
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from reelnest.errors import VideoError
+
+COMPRESSED = (".gz", ".tgz", ".bz2", ".tbz", ".tbz2", ".xz", ".txz", ".zst", ".lz4", ".zip")
+ARCHIVES = (".tar", *COMPRESSED)
+INDEXES = 16
+"""Tar files whose members stay in memory. One takes about 200 bytes a member."""
+MOST_MEMBERS = 1_000_000
+BLOCK_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class TarMember:
+    """A part of a tar file."""
+
+    tar: Path
+    offset: int
+    size: int
+
+    def open(self) -> BinaryIO:
+        """The tar file at the member's first byte."""
+        opened = self.tar.open("rb")
+        opened.seek(self.offset)
+        return opened
+
+    def blocks(self, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """The bytes from `start` to before `end`, in blocks. Fewer if the tar file has been cut since."""
+        left = (self.size if end is None else min(end, self.size)) - start
+        with self.tar.open("rb") as opened:
+            opened.seek(self.offset + start)
+            while left > 0 and (block := opened.read(min(left, BLOCK_BYTES))):
+                left -= len(block)
+                yield block
+
+
+def tar_of(file: Path) -> Path | None:
+    """The archive among the folders of this path; None if there is none."""
+    return next((parent for parent in file.parents if parent.suffix.lower() in ARCHIVES and parent.is_file()), None)
+
+
+def stored_name(name: str, folder: Path) -> str:
+    """The name of the file in `folder` that has the bytes of `name`: the tar file of a member, or else `name` itself."""
+    tar = tar_of(folder / name)
+    return name if tar is None else tar.relative_to(folder).as_posix()
+
+
+def same_bytes(first: Path, second: Path) -> bool:
+    """Whether two files or members have the same bytes. Raises OSError, or VideoError as `find_member` does."""
+    if tar_of(first) is None and tar_of(second) is None:
+        return filecmp.cmp(first, second, shallow=False)
+    with open_bytes(first) as blocks, open_bytes(second) as second_blocks:
+        return all(first_block == second_block for first_block, second_block in zip_longest(blocks, second_blocks))
+
+
+def find_member(file: Path) -> TarMember | None:
+    """The member that the path names; None if no folder of the path is a file.
+
+    Raises VideoError: `missing`, `not_a_file`, `compressed_tar`, `truncated`, `duplicate_member`.
+    """
+    tar = tar_of(file)
+    if tar is None:
+        return None
+    inside = PurePosixPath(*file.parts[len(tar.parts) :]).as_posix()
+    name = f"{tar.name}/{inside}"
+    if tar.suffix.lower() in COMPRESSED:
+        raise VideoError(
+            "compressed_tar", f"{name}: files in a compressed archive cannot be read in place; unpack {tar.name} to a .tar file"
+        )
+    try:
+        status = tar.stat()
+        index = _index(str(tar), (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    except PermissionError:
+        raise VideoError("unreadable", f"{tar.name}: no permission to read it; change its permissions") from None
+    if inside in index.repeated:
+        raise VideoError("duplicate_member", f"{name}: several members of {tar.name} have this name; give each its own")
+    place = index.places.get(inside)
+    if place is None:
+        if index.fault is not None:
+            raise VideoError("truncated", f"{name}: {tar.name} is not readable as an uncompressed tar file ({index.fault}); copy it again")
+        raise VideoError("missing", f"{tar.name} has no file {inside}; correct the path, or add it to the tar file")
+    offset, size = place
+    if offset + size > status.st_size:
+        raise VideoError("truncated", f"{name}: truncated: {tar.name} ends inside it; copy it again")
+    return TarMember(tar, offset, size)
+
+
+@contextmanager
+def open_bytes(file: Path) -> Iterator[Iterator[bytes]]:
+    """The blocks of a file or of a member. Raises OSError, or VideoError as `find_member` does."""
+    try:
+        opened = file.open("rb")
+    except NotADirectoryError:
+        member = find_member(file)
+        if member is None:
+            raise
+        yield member.blocks()
+        return
+    with opened:
+        yield iter(lambda: opened.read(BLOCK_BYTES), b"")
+
+
+@dataclass(frozen=True)
+class _Index:
+    """The regular files of a tar file."""
+
+    places: dict[str, tuple[int, int]]
+    """Name → offset and size."""
+    repeated: frozenset[str]
+    fault: str | None
+    """Why reading stopped before the end; None if it did not."""
+
+
+@functools.lru_cache(INDEXES)
+def _index(tar: str, state: tuple[int, ...]) -> _Index:  # noqa: ARG001 - a tar file that has changed is read again
+    places: dict[str, tuple[int, int]] = {}
+    repeated: set[str] = set()
+    fault: str | None = None
+    last = -1
+    try:
+        with tarfile.open(tar, "r:") as opened:
+            while (member := opened.next()) is not None:
+                if opened.offset <= last or len(places) >= MOST_MEMBERS:
+                    fault = "its headers are invalid" if opened.offset <= last else f"more than {MOST_MEMBERS} members"
+                    break
+                last = opened.offset
+                opened.members.clear()  # type: ignore[attr-defined] # it would list all of them
+                name = PurePosixPath(member.name).as_posix()
+                if name in places or name in repeated:
+                    repeated.add(name)
+                elif member.isreg() and not member.issparse() and member.size >= 0:
+                    places[name] = (member.offset_data, member.size)
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, MemoryError) as error:
+        fault = str(error) or type(error).__name__
+    if fault is None and not _is_end(tar, last):
+        fault = "it has no end mark"
+    return _Index(places, frozenset(repeated), fault)
+
+
+def _is_end(tar: str, offset: int) -> bool:
+    """Whether there is an empty block, which ends a tar file."""
+    with open(tar, "rb") as opened:  # noqa: PTH123
+        opened.seek(max(offset, 0))
+        return opened.read(tarfile.BLOCKSIZE) == tarfile.NUL * tarfile.BLOCKSIZE
