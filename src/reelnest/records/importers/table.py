@@ -8,6 +8,7 @@ The source is a JSON file with the map, beside the table or above it:
 the file's name without suffix), `group` (videos of one group are never in two splits), `split`, `relevance`, and the text fields.
 """
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 Mask = NDArray[np.bool_]
 
+REPEATED_NAMES = 2**14
+"""File names whose stem is remembered, because each batch of rows repeats many."""
 REQUIRED = ("query", "video")
 OPTIONAL = ("video_id", "group", "split", "relevance", *TEXT_FIELDS)
 
@@ -85,7 +88,7 @@ def _text_rows(batch: ColumnBatch, names: dict[str, str], videos: _Videos) -> It
     has_video = _given(values["video"]).is_valid().to_numpy(zero_copy_only=False)
     bad = [_without_video(Origin(batch.file, int(row)), names) for row in batch.rows[~has_video]]
     rows, values = _filtered(has_video, batch.rows, values)
-    video_ids = by_value(values["video"], lambda name: Path(name).stem)
+    video_ids = by_value(values["video"], _stem)
     if "video_id" in values:
         video_ids = compute.coalesce(_given(values["video_id"]), video_ids)
     for video_id, at in _first_places(video_ids):
@@ -103,6 +106,11 @@ def _text_rows(batch: ColumnBatch, names: dict[str, str], videos: _Videos) -> It
     yield PairColumns(
         batch.file, rows, values["query"], values["video_id"], compute.coalesce(*splits) if splits else None, values.get("relevance")
     )
+
+
+@functools.lru_cache(REPEATED_NAMES)
+def _stem(name: str) -> str:
+    return Path(name).stem
 
 
 def _given(column: "pa.Array") -> "pa.Array":
