@@ -11,7 +11,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -224,8 +224,3 @@ def _wait(condition: Callable[[], bool], seconds: float = 30) -> None:
     while not condition():
         assert time.monotonic() < deadline, "gave up waiting"
         time.sleep(0.1)
-
-
-def variables(cluster: Cluster, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a command that uses the cluster."""
-    return os.environ | cluster.environment | dict(extra or {})

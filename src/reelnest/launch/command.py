@@ -3,6 +3,7 @@
 import codecs
 import gc
 import io
+import json
 import logging
 import os
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from reelnest.launch.jobs.job import JobSpec, inputs_digest
+from reelnest.launch.jobs.kubernetes_manifest import read_template
 from reelnest.launch.quiet import QUIET
 from reelnest.progress import LogHandler
 from reelnest.settings import Params, launch_config_path
@@ -59,6 +61,9 @@ def launch_command(
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) * nodes // int(shape["num_processes"]))))
         command = [sys.executable, "-m", "reelnest.launch.launcher", str(params.launch.grace_seconds), *options]
         return [*command, "-m", "reelnest.launch.rank", module], environment
+    texts = [params.model_dump_json(), path.read_text(encoding="utf-8")]
+    if params.launch.backend == "kubernetes":
+        texts.append(json.dumps(read_template(Path(params.launch.kubernetes.template))))
     spec = JobSpec(
         root=str(Path.cwd()),
         module=module,
@@ -68,8 +73,9 @@ def launch_command(
         nodes=nodes,
         processes=int(shape["num_processes"]),
         grace_seconds=params.launch.grace_seconds,
-        inputs=inputs_digest([params.model_dump_json(), path.read_text(encoding="utf-8")], [PACKAGE, *inputs]),
-        settings=params.launch.slurm_of(RESOURCES.get(module, module.rpartition(".")[2])).model_dump(mode="json"),
+        inputs=inputs_digest(texts, [PACKAGE, *inputs]),
+        settings=params.launch.job_settings(RESOURCES.get(module, module.rpartition(".")[2])).model_dump(mode="json"),
+        backend=params.launch.backend,
     )
     return [sys.executable, "-m", "reelnest.launch.jobs.follower", spec.to_json()], environment
 

@@ -32,7 +32,30 @@ class Runs(Section):
         return self
 
 
-class Slurm(Section):
+class JobSettings(Section):
+    """What all clusters' jobs have in common."""
+
+    socket_interface: str | None = None
+    """The network interface over which the processes of several nodes communicate, for NCCL and gloo; null: their own choice."""
+    ports: Annotated[tuple[Port, Port], Field(strict=False)] = (20000, 29999)
+    """First and last port on which the first process may listen for the others."""
+    requeues: Annotated[int, Field(ge=0)] = 20
+    """How often a job may be started again after a preemption, a lost node or the end of its time."""
+    poll_seconds: Annotated[float, Field(gt=0)] = 5.0
+    """Time between two questions about the job's state."""
+    lost_node_seconds: Annotated[float, Field(gt=0)] = 180.0
+    """A node that has shown no life for this long counts as lost. Longer than a network file system takes to show a change."""
+    abandoned_minutes: Annotated[float, Field(gt=0)] | None = 30.0
+    """A job saves a checkpoint and stops if the command that started it has been gone for this long; null: it runs to its end."""
+
+    @model_validator(mode="after")
+    def _ports_are_a_range(self) -> Self:
+        if self.ports[1] < self.ports[0]:
+            raise ValueError(f"ports: the last port must not be below the first; found {list(self.ports)}")
+        return self
+
+
+class Slurm(JobSettings):
     """The SLURM job of a stage. null leaves a value to the cluster's default. `launch.config` sets the number of nodes."""
 
     partition: str | None = None
@@ -60,28 +83,29 @@ class Slurm(Section):
     """Further arguments of `srun`, such as `--mpi=none`."""
     prologue: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Lines of bash that run at the start of the job, such as `module load cuda`."""
-    socket_interface: str | None = None
-    """The network interface over which the processes of several nodes communicate, for NCCL and gloo; null: their own choice."""
-    ports: Annotated[tuple[Port, Port], Field(strict=False)] = (20000, 29999)
-    """First and last port on which the first process may listen for the others."""
-    requeues: Annotated[int, Field(ge=0)] = 20
-    """How often a job may be queued again after a preemption, a lost node or the end of its time."""
-    poll_seconds: Annotated[float, Field(gt=0)] = 5.0
-    """Time between two questions to the controller about the job's state."""
-    lost_node_seconds: Annotated[float, Field(gt=0)] = 180.0
-    """A node that has shown no life for this long counts as lost. Longer than a network file system takes to show a change."""
-    abandoned_minutes: Annotated[float, Field(gt=0)] | None = 30.0
-    """A job saves a checkpoint and stops if the command that started it has been gone for this long; null: it runs to its end."""
 
-    @model_validator(mode="after")
-    def _ports_are_a_range(self) -> Self:
-        if self.ports[1] < self.ports[0]:
-            raise ValueError(f"ports: the last port must not be below the first; found {list(self.ports)}")
-        return self
+
+class Kubernetes(JobSettings):
+    """The Kubernetes job of a stage, with one pod for each machine of `launch.config`. Everything else is in the template."""
+
+    template: str = "configs/kubernetes/job.yaml"
+    """A file with the manifest of a job, to which each launch adds its command, its number of pods and the settings below."""
+    context: str | None = None
+    """A context of the kubeconfig; null: the current one, or inside of a cluster the pod's own service account."""
+    namespace: str | None = None
+    """null: the context's, or the pod's own."""
+    image: str | None = None
+    """null: the template's."""
+    gpus: Annotated[int, Field(ge=0)] | None = None
+    """GPUs of each pod (the limit `nvidia.com/gpu`); null: the template's."""
+    cpu: str | Positive | None = None
+    """CPUs that each pod requests, such as `8` or `500m`; null: the template's."""
+    memory: str | None = None
+    """Memory of each pod, request and limit, such as `64Gi`; null: the template's."""
 
 
 class Resources(Section):
-    """The settings of `launch.slurm` that differ for a stage, such as `{partition: cpu, cpus_per_task: 32, gpus_per_node: null}`."""
+    """The settings of the backend's section that differ for a stage, such as `{partition: cpu, cpus_per_task: 32, gpus_per_node: null}`."""
 
     preprocess: dict[str, Any] | None = None
     """null: preprocessing is no job, but runs where it was started."""
@@ -93,26 +117,34 @@ class Resources(Section):
 class Launch(Section):
     """How training and embedding processes are started."""
 
-    backend: Literal["local", "slurm"] = "local"
-    """local: on this machine. slurm: in a SLURM job."""
+    backend: Literal["local", "slurm", "kubernetes"] = "local"
+    """local: on this machine. slurm, kubernetes: in a job of the cluster."""
     config: str = "cpu-2"
     """A file of `configs/accelerate/`, without its suffix."""
     grace_seconds: Annotated[float, Field(gt=0)] = 120.0
     """Time for processes to finish a step and save after a stop request, before they are killed."""
     slurm: Slurm = Slurm()
+    kubernetes: Kubernetes = Kubernetes()
     resources: Resources = Resources()
 
     @model_validator(mode="after")
-    def _resources_are_settings_of_slurm(self) -> Self:
+    def _resources_are_settings_of_the_backend(self) -> Self:
         for stage in Resources.model_fields:
             try:
-                self.slurm_of(stage)
+                self.job_settings(stage)
             except ValidationError as error:
                 first = error.errors(include_url=False)[0]
                 key = ".".join(["resources", stage, *map(str, first["loc"][:1])])
-                raise ValueError(f"{key}: not a valid setting of launch.slurm ({first['msg']}); found {first['input']!r}") from None
+                raise ValueError(
+                    f"{key}: not a valid setting of launch.{self._section} ({first['msg']}); found {first['input']!r}"
+                ) from None
         return self
 
-    def slurm_of(self, stage: str) -> Slurm:
-        """The settings of a stage's job."""
-        return Slurm.model_validate(self.slurm.model_dump() | (getattr(self.resources, stage) or {}))
+    def job_settings(self, stage: str) -> Slurm | Kubernetes:
+        """The settings of a stage's job on the cluster."""
+        section: Slurm | Kubernetes = getattr(self, self._section)
+        return type(section).model_validate(section.model_dump() | (getattr(self.resources, stage) or {}))
+
+    @property
+    def _section(self) -> str:
+        return "slurm" if self.backend == "local" else self.backend

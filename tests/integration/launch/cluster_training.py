@@ -8,13 +8,23 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 import yaml
 
 from tests.integration.training.training_workspace import ROOT, training_report, write_workspace
-from tests.support.simulated_slurm import Cluster, variables
+from tests.support.simulated_slurm import Cluster
+
+
+class AnyCluster(Protocol):
+    """A simulated cluster."""
+
+    environment: dict[str, str]
+
+    def processes(self) -> list[psutil.Process]:
+        """The processes of all jobs."""
+
 
 COMMAND = (sys.executable, "-c", "from reelnest.cli import app; app()", "train")
 LONG: dict[str, Any] = {"epochs": 25, "checkpoint_every_minutes": 0.02}
@@ -36,26 +46,32 @@ def write_checkout(root: Path, prepared: Path, *, nodes: int, processes: int, ba
         "backend": backend,
         "grace_seconds": 20.0,
         "slurm": {"poll_seconds": 0.5, "lost_node_seconds": 20.0},
+        "kubernetes": {"poll_seconds": 0.5, "lost_node_seconds": 20.0},
     }
     (root / "params.yaml").write_text(yaml.safe_dump(params))
     return root
 
 
-def set_slurm(root: Path, **settings: Any) -> None:
-    """Changes settings of `launch.slurm`."""
+def set_slurm(root: Path, backend: str = "slurm", **settings: Any) -> None:
+    """Changes settings of the cluster, such as `launch.slurm`."""
     params = yaml.safe_load((root / "params.yaml").read_text())
-    params["launch"]["slurm"].update(settings)
+    params["launch"][backend].update(settings)
     (root / "params.yaml").write_text(yaml.safe_dump(params))
 
 
-def start(root: Path, cluster: Cluster) -> subprocess.Popen[str]:
+def start(root: Path, cluster: AnyCluster) -> subprocess.Popen[str]:
     """Starts `reelnest train`."""
     return subprocess.Popen(
-        COMMAND, cwd=root, env=variables(cluster, {"COLUMNS": "200"}), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        COMMAND,
+        cwd=root,
+        env=os.environ | cluster.environment | {"COLUMNS": "200"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
-def train(root: Path, cluster: Cluster) -> str:
+def train(root: Path, cluster: AnyCluster) -> str:
     """Trains to the end and returns what `reelnest train` prints."""
     with start(root, cluster) as command:
         _, printed = command.communicate(timeout=240)
@@ -87,7 +103,7 @@ def wait_for_checkpoint(root: Path, command: subprocess.Popen[str]) -> None:
     assert command.poll() is None, command.communicate()
 
 
-def ranks(cluster: Cluster) -> list[psutil.Process]:
+def ranks(cluster: AnyCluster) -> list[psutil.Process]:
     """The processes that train."""
     training = []
     for process in cluster.processes():

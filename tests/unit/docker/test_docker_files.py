@@ -37,13 +37,13 @@ def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
 def kustomized(folder: str, tmp_path: Path) -> str:
     if shutil.which("kubectl") is None:
         pytest.skip("there is no kubectl to build it with")
-    for name in ("kubernetes", "kubernetes-jobs"):
+    for name in ("kubernetes", "kubernetes-jobs", "kubernetes-stages"):
         shutil.copytree(DOCKER / name, tmp_path / name)
     shutil.copy(tmp_path / "kubernetes" / "secrets.env.example", tmp_path / "kubernetes" / "secrets.env")
     return check("kubectl", "kustomize", tmp_path / folder)
 
 
-@pytest.mark.parametrize("folder", ["kubernetes", "kubernetes-jobs"])
+@pytest.mark.parametrize("folder", ["kubernetes", "kubernetes-jobs", "kubernetes-stages"])
 def test_a_kubernetes_folder_is_built_and_follows_the_kubernetes_schemas(folder: str, tmp_path: Path) -> None:
     built = kustomized(folder, tmp_path)
     (tmp_path / "built.yaml").write_text(built)
@@ -76,6 +76,19 @@ def test_a_worker_that_starts_jobs_may_do_so_and_deploys_what_is_checked_out(tmp
     assert {("Secret", "reelnest"), ("ConfigMap", "addresses"), ("PersistentVolumeClaim", "project")} <= set(by_name)
     for policy in ("prefect-server", "mlflow"):
         assert "run" in yaml.safe_dump(by_name["NetworkPolicy", policy]["spec"]["ingress"])
+
+
+def test_a_worker_whose_stages_are_jobs_holds_no_gpu_and_may_start_them(tmp_path: Path) -> None:
+    documents = list(yaml.safe_load_all(kustomized("kubernetes-stages", tmp_path)))
+    by_name = {(document["kind"], document["metadata"]["name"]): document for document in documents}
+    pod = pod_of(by_name["Deployment", "worker"])
+    (worker,) = pod["containers"]
+    assert "nvidia.com/gpu" not in worker["resources"]["limits"]
+    assert (pod["serviceAccountName"], pod["automountServiceAccountToken"]) == ("worker", True)
+    allowed = {resource: set(rule["verbs"]) for rule in by_name["Role", "worker"]["rules"] for resource in rule["resources"]}
+    assert allowed == {"jobs": {"get", "create", "delete"}, "pods": {"list", "delete"}, "pods/log": {"get"}}
+    assert by_name["PersistentVolumeClaim", "project"]["spec"]["accessModes"] == ["ReadWriteMany"]
+    assert by_name["NetworkPolicy", "run"]["spec"]["podSelector"] == {"matchLabels": {"app": "run"}}
 
 
 @pytest.mark.parametrize("name", ["deploy", "worker"])

@@ -129,9 +129,16 @@ def resolve_docker(command: Command) -> None:
 
 
 def resolve_kubectl(command: Command) -> None:
-    assert command.words[1:3] == ("apply", "--kustomize")
-    folder = "docker/kubernetes" if command.words[3] == "." else command.words[3]
-    assert (ROOT / folder / "kustomization.yaml").is_file()
+    action, *rest = [word for word in command.words[1:] if word != "--namespace=reelnest"]
+    if action == "apply":
+        folder = "docker/kubernetes" if rest[1] == "." else rest[1]
+        assert rest[0] == "--kustomize"
+        assert (ROOT / folder / "kustomization.yaml").is_file()
+    elif "--" in rest:
+        inner = tuple(rest[rest.index("--") + 1 :])
+        RESOLVE[inner[0]](Command(command.document, inner, command.is_typed))
+    else:
+        assert (action, rest[0].partition("/")[0]) in {("get", "jobs,pods"), ("logs", "job"), ("delete", "job")}
 
 
 def resolve_copy(command: Command) -> None:

@@ -20,10 +20,13 @@ class PlayedScheduler:
     """A cluster with one job, whose states are given. An exception or a function among them happens instead of a response."""
 
     title = "SLURM"
+    memory_setting = "launch.slurm.mem"
 
     def __init__(self, *states: JobState | Exception | Callable[[], JobState], running: str | None = None) -> None:
         self.calls: list[str] = []
         self._states, self._running = list(states), running
+        self.interruptions = 0
+        """How often the job is started again."""
 
     def submit(self, _job: Job) -> str:
         self.calls.append("submit")
@@ -47,6 +50,12 @@ class PlayedScheduler:
     def end(self, job_id: str) -> None:
         self.calls.append(f"end {job_id}")
         self._running = None
+
+    def restart(self, _job: Job, job_id: str) -> bool:
+        self.interruptions -= 1
+        if self.interruptions >= 0:
+            self.calls.append(f"restart {job_id}")
+        return self.interruptions >= 0
 
 
 @pytest.fixture(autouse=True)
@@ -131,6 +140,15 @@ def test_a_job_that_is_queued_again_has_not_ended(tmp_path: Path) -> None:
     between = JobState(Phase.ENDED, "NODE_FAIL")
     scheduler = PlayedScheduler(RUNNING, between, WAITING, RUNNING, ends(spec, "COMPLETED", Result(0, "")))
     assert run(spec, scheduler).status == 0
+
+
+def test_an_interrupted_job_that_the_cluster_does_not_start_again_is_started_again(tmp_path: Path) -> None:
+    spec = specification(tmp_path)
+    failed = JobState(Phase.ENDED, "FAILED")
+    scheduler = PlayedScheduler(RUNNING, failed, failed, WAITING, RUNNING, ends(spec, "COMPLETED", Result(0, "")))
+    scheduler.interruptions = 1
+    assert run(spec, scheduler).status == 0
+    assert scheduler.calls == ["submit", "release 7", "restart 7"]
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,10 @@ from reelnest.cli import cli
 from reelnest.errors import ReelnestError
 from reelnest.launch.command import launch_command
 from reelnest.launch.failures import beat_file
-from reelnest.launch.jobs.job import Job, JobSpec
-from reelnest.launch.jobs.slurm import MARKS, batch_script, environment, sbatch_arguments
-from reelnest.launch.jobs.slurm_job import POLL_SECONDS, LostNodes, free_port, launcher_variables, srun_arguments
+from reelnest.launch.jobs.job import MARKS, Job, JobSpec
+from reelnest.launch.jobs.nodes import POLL_SECONDS, LostNodes, free_port, launcher_variables
+from reelnest.launch.jobs.slurm import batch_script, environment, sbatch_arguments
+from reelnest.launch.jobs.slurm_job import cpus_of_this_node, srun_arguments
 from reelnest.settings import Params, load_params
 from tasks.process import guard
 
@@ -102,14 +103,15 @@ def test_srun_gets_the_cpus_and_further_arguments() -> None:
 
 def test_the_processes_of_a_node_share_its_cpus() -> None:
     spec = specification()  # eight processes on each node
-    assert launcher_variables(spec, {"SLURM_CPUS_ON_NODE": "32"})["OMP_NUM_THREADS"] == "4"
-    assert launcher_variables(spec, {"SLURM_CPUS_ON_NODE": "32", "SLURM_CPUS_PER_TASK": "16"})["OMP_NUM_THREADS"] == "2"
-    assert "OMP_NUM_THREADS" not in launcher_variables(spec, {"OMP_NUM_THREADS": "3", "SLURM_CPUS_ON_NODE": "32"})
+    assert cpus_of_this_node({"SLURM_CPUS_ON_NODE": "32"}) == 32
+    assert cpus_of_this_node({"SLURM_CPUS_ON_NODE": "32", "SLURM_CPUS_PER_TASK": "16"}) == 16
+    assert launcher_variables(spec, 32, {})["OMP_NUM_THREADS"] == "4"
+    assert "OMP_NUM_THREADS" not in launcher_variables(spec, 32, {"OMP_NUM_THREADS": "3"})
 
 
 def test_the_socket_interface_is_that_of_nccl_and_gloo() -> None:
-    assert "NCCL_SOCKET_IFNAME" not in launcher_variables(specification(), {})
-    variables = launcher_variables(specification(socket_interface="ib0"), {})
+    assert "NCCL_SOCKET_IFNAME" not in launcher_variables(specification(), None, {})
+    variables = launcher_variables(specification(socket_interface="ib0"), None, {})
     assert (variables["NCCL_SOCKET_IFNAME"], variables["GLOO_SOCKET_IFNAME"]) == ("ib0", "ib0")
 
 
@@ -117,7 +119,7 @@ def test_the_port_is_a_free_one_of_the_range() -> None:
     with socket.socket() as used:
         used.bind(("", 0))
         port = used.getsockname()[1]
-        with pytest.raises(ReelnestError, match=r"launch\.slurm\.ports"):
+        with pytest.raises(ReelnestError, match="`ports` in launch"):
             free_port(port, port)
         assert free_port(port, port + 200) != port
     assert free_port(port, port) == port

@@ -30,8 +30,8 @@ from reelnest.launch.failures import interrupted_text
 from reelnest.launch.jobs.following import Following, conclude
 from reelnest.launch.jobs.job import JOBS, Job, JobSpec, Result, remove_old
 from reelnest.launch.jobs.scheduler import Scheduler, SchedulerUnreachable
-from reelnest.launch.jobs.slurm import SlurmScheduler
 from reelnest.launch.stop_signals import StopSignals
+from reelnest.settings import Kubernetes
 
 T = TypeVar("T")
 
@@ -65,7 +65,7 @@ class Follower:
     def _follow(self, job_id: str) -> Result:
         following = Following(self._scheduler, self._job, job_id, self._signals, self._poll_seconds)
         state = following.to_end()
-        return conclude(self._job, job_id, state, self._scheduler.title, self._signals)
+        return conclude(self._job, job_id, state, self._scheduler, self._signals)
 
     def _running(self) -> str | None:
         """Returns the id of a job of this stage to follow. One with other inputs is ended."""
@@ -126,6 +126,17 @@ class Follower:
                 self._signals.wait(self._poll_seconds)
 
 
+def scheduler_of(spec: JobSpec) -> Scheduler:
+    """The cluster of `launch.backend`."""
+    if spec.backend == "kubernetes":
+        from reelnest.launch.jobs.kubernetes import KubernetesScheduler
+
+        return KubernetesScheduler(Kubernetes.model_validate(spec.settings))
+    from reelnest.launch.jobs.slurm import SlurmScheduler
+
+    return SlurmScheduler()
+
+
 @contextmanager
 def _lock_or_none(path: Path) -> Iterator[FileLock | None]:
     lock = FileLock(path)
@@ -148,7 +159,7 @@ def main(arguments: Sequence[str]) -> int:
     signals = StopSignals()
     signals.install()
     try:
-        result = Follower(spec, SlurmScheduler(), signals).run()
+        result = Follower(spec, scheduler_of(spec), signals).run()
     except ReelnestError as error:
         result = Result(error.exit_status, f"reelnest: error: {error}")
     if result.text:

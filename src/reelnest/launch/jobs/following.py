@@ -70,6 +70,9 @@ class Following:
                 ended = ended + 1 if state.phase == Phase.ENDED else 0
                 # Seen twice without a result: a job that is queued again may look as if it had ended.
                 if ended == 2 or (ended and self._job.result is not None):
+                    if self._is_started_again():
+                        ended = 0
+                        continue
                     self._copy(all_of_it=True)
                     return state
             elif self._is_hopeless():
@@ -104,6 +107,17 @@ class Following:
         else:
             self._scheduler.stop(self._id)
 
+    def _is_started_again(self) -> bool:
+        """Has the cluster start a job again that was interrupted, unless it should end."""
+        if self._job.result is not None or self._job.stop_requested or self._signals.requested:
+            return False
+        try:
+            return self._scheduler.restart(self._job, self._id)
+        except SchedulerUnreachable as error:
+            log.warning("%s Trying again.", error)
+            self._signals.wait(self._poll_seconds)
+            return True
+
     @property
     def _kill_from(self) -> float:
         since = self._signals.since or time.monotonic()
@@ -137,10 +151,11 @@ class Following:
         self._shown = state
 
 
-def conclude(job: Job, job_id: str, state: JobState | None, title: str, signals: StopSignals) -> Result:
+def conclude(job: Job, job_id: str, state: JobState | None, scheduler: Scheduler, signals: StopSignals) -> Result:
     """Returns the exit status of a job that has ended, and the text to print about it."""
     if (result := job.result) is not None:
         return result
+    title = scheduler.title
     if signals.requested:
         text = interrupted_text(job.spec.stage, signals.number)
         if state is None:
@@ -155,7 +170,7 @@ def conclude(job: Job, job_id: str, state: JobState | None, title: str, signals:
         return Result(os.EX_TEMPFAIL, f"{subject} {happened}. The same command resumes from the last checkpoint.")
     last = _last_line(job.messages) or "It printed nothing: does every node reach the checkout under the same path?"
     if name == "OUT_OF_MEMORY":
-        last = "Raise launch.slurm.mem."
+        last = f"Raise {scheduler.memory_setting}."
     return Result(1, f"{subject} ended in state {name}, before its processes recorded a result.\n{last} ({os.fspath(job.messages)})")
 
 

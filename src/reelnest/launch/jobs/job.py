@@ -16,6 +16,8 @@ from typing import Any
 from reelnest.atomic_files import write_json
 
 JOBS = Path("work/jobs")
+MARKS = "REELNEST_MARKS"
+"""The variable by which the guard of a flow (tasks/process/guard.py) finds processes to end. Only its follower ends a job."""
 FOLLOWED_SECONDS = 120.0
 """A job whose heartbeat is older than this has no follower."""
 MOST_FOLDERS = 20
@@ -42,6 +44,7 @@ class JobSpec:
     """A digest of what the job reads: settings, code, data. A stage with other inputs does not follow the job."""
     settings: dict[str, Any]
     """The settings of the backend, such as `launch.slurm`."""
+    backend: str = "slurm"
 
     @property
     def stage(self) -> str:

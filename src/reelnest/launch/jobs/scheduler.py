@@ -38,9 +38,11 @@ class Scheduler(Protocol):
 
     title: str
     """The cluster's name in messages."""
+    memory_setting: str
+    """The setting to raise if a job runs out of memory."""
 
     def submit(self, job: Job) -> str:
-        """Submits the job so that it does not start before `release`, and returns its id."""
+        """Submits the job and returns its id. It does not start before `release`, unless the id follows from the job's name."""
 
     def release(self, job_id: str) -> None:
         """Lets a submitted job start. Does nothing to a job that has started."""
@@ -56,3 +58,9 @@ class Scheduler(Protocol):
 
     def end(self, job_id: str) -> None:
         """Ends the job, waiting or running, without a chance to save."""
+
+    def restart(self, job: Job, job_id: str) -> bool:
+        """Starts a job again that has ended without a result, if it was interrupted and the cluster does not start it again by itself.
+
+        Returns False if it is not started again.
+        """

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reelnest.errors import ConfigError
-from reelnest.launch.jobs.job import Job
+from reelnest.launch.jobs.job import MARKS, Job
 from reelnest.launch.jobs.scheduler import JobState, Phase, SchedulerUnreachable
 from reelnest.settings import Slurm
 
@@ -16,8 +16,6 @@ COMMAND_SECONDS = 30.0
 """Longest time for one command. Without a controller, `squeue` waits for MessageTimeout, or longer."""
 SAVING_SECONDS = 60
 """Added to the grace period when a job's time ends, because SLURM's clock has this resolution."""
-MARKS = "REELNEST_MARKS"
-"""The variable by which the guard of a flow (tasks/process/guard.py) finds processes to end. Only its follower ends a job."""
 PING = ("scontrol", "ping")
 UNREACHABLE = ("contact slurm controller", "communication", "connection", "timed out", "zero bytes", "in standby mode", "try again")
 """Words in the errors of commands that got no response."""
@@ -40,6 +38,7 @@ class SlurmScheduler:
     """A SLURM cluster."""
 
     title = "SLURM"
+    memory_setting = "launch.slurm.mem"
 
     def submit(self, job: Job) -> str:
         """Submits the job, held."""
@@ -76,6 +75,10 @@ class SlurmScheduler:
         """Kills the steps, then cancels the job."""
         command(["scancel", "--signal=KILL", job_id], may_fail=True)
         command(["scancel", job_id], may_fail=True)
+
+    def restart(self, _job: Job, _job_id: str) -> bool:
+        """The job has itself queued again (`slurm_job.py`)."""
+        return False
 
 
 def command(arguments: Sequence[str], *, may_fail: bool = False) -> str:

@@ -12,34 +12,28 @@ Usage, in the job's script: `python -m reelnest.launch.jobs.slurm_job FOLDER`
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from random import SystemRandom
 from types import FrameType
 
-from reelnest.errors import ReelnestError
 from reelnest.launch.failures import (
     FOLDER_VARIABLE,
     NODE_VARIABLE,
     UNREPORTED_STATUS,
     Outcome,
-    beat_file,
     read_failures,
     read_outcomes,
     result_of,
 )
 from reelnest.launch.jobs.job import Job, JobSpec, Result
+from reelnest.launch.jobs.nodes import PEERS_SECONDS, POLL_SECONDS, Abandoned, LostNodes, free_port, launcher_variables, statuses_of
 from reelnest.launch.jobs.scheduler import SchedulerUnreachable
 from reelnest.launch.jobs.slurm import SlurmScheduler, command
 from reelnest.settings import Slurm
 
-POLL_SECONDS = 0.5
-PEERS_SECONDS = 15.0
-"""How long the other nodes may run on after one has failed. They usually fail by themselves, because they lose their connection to it."""
 REPEAT_SECONDS = 3.0
 """Between two stop requests to launchers that may not have started yet."""
 HANGING_SECONDS = 15.0
@@ -67,7 +61,11 @@ class SlurmJob:
             return self._end(Outcome({}, "SIGTERM"))
         port = free_port(*self._settings.ports)
         arguments = srun_arguments(self._spec, address_of_this_node(), port, self._job.log)
-        variables = {**os.environ, **launcher_variables(self._spec, os.environ), FOLDER_VARIABLE: str(failures)}
+        variables = {
+            **os.environ,
+            **launcher_variables(self._spec, cpus_of_this_node(os.environ), os.environ),
+            FOLDER_VARIABLE: str(failures),
+        }
         with subprocess.Popen(arguments, env=variables, stdin=subprocess.DEVNULL) as srun:
             self._wait(srun)
             status = srun.poll()
@@ -102,11 +100,11 @@ class SlurmJob:
         if len(outcomes) == self._spec.nodes and all(outcome.succeeded for outcome in outcomes.values()):
             return self._end(Outcome({}))
         if self._job.stop_requested or self._abandoned():
-            return self._end(Outcome(_statuses(outcomes.values()), "SIGTERM"))
+            return self._end(Outcome(statuses_of(outcomes.values()), "SIGTERM"))
         # A node that was stopped because another one failed has no cause of its own.
         failed = [outcome for outcome in outcomes.values() if outcome.received is None and not outcome.succeeded]
         if failed and len(outcomes) == self._spec.nodes:
-            return self._end(Outcome(_statuses(failed)))
+            return self._end(Outcome(statuses_of(failed)))
         return self._queue_again(lost=self._spec.nodes - len(outcomes))
 
     def _queue_again(self, lost: int) -> int:
@@ -141,47 +139,6 @@ class SlurmJob:
         self._signalled = True
 
 
-class Abandoned:
-    """Whether the command that started the job has been gone for too long.
-
-    It compares the changes of a file with its own clock, because the clocks of two machines may differ.
-    """
-
-    def __init__(self, job: Job, minutes: float | None) -> None:
-        self._job, self._seconds = job, None if minutes is None else 60 * minutes
-        self._last, self._since = job.heartbeat, time.monotonic()
-
-    def __call__(self) -> bool:
-        """Looks at the heartbeat."""
-        heartbeat = self._job.heartbeat
-        if heartbeat != self._last:
-            self._last, self._since = heartbeat, time.monotonic()
-        return self._seconds is not None and time.monotonic() - self._since > self._seconds
-
-
-class LostNodes:
-    """Whether a node has shown no life for too long. The others would wait for it forever.
-
-    It counts its own calls, one each POLL_SECONDS, because a job may be suspended, and clocks of two machines may differ.
-    """
-
-    def __init__(self, attempt: Path, nodes: int, seconds: float) -> None:
-        self._attempt, self._seconds = attempt, seconds
-        self._beats: dict[int, float] = dict.fromkeys(range(nodes), 0.0)
-        self._silent = dict.fromkeys(range(nodes), 0.0)
-
-    def __call__(self, ended: Collection[int]) -> bool:
-        """Looks at the nodes that have not ended."""
-        for node in self._beats.keys() - set(ended):
-            try:
-                beat = beat_file(self._attempt, node).stat().st_mtime
-            except OSError:  # it has not started yet
-                beat = 0.0
-            self._silent[node] = self._silent[node] + POLL_SECONDS if beat == self._beats[node] else 0.0
-            self._beats[node] = beat
-        return any(silent > self._seconds for node, silent in self._silent.items() if node not in ended)
-
-
 def srun_arguments(spec: JobSpec, address: str, port: int, log: Path) -> list[str]:
     """The command line that starts one launcher on each node. `address` and `port` are where the first process listens."""
     settings = Slurm.model_validate(spec.settings)
@@ -207,16 +164,10 @@ def srun_arguments(spec: JobSpec, address: str, port: int, log: Path) -> list[st
     return [*arguments, *settings.srun_arguments, "bash", "-c", script]
 
 
-def launcher_variables(spec: JobSpec, environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that the launchers need in addition to those of the job."""
-    variables = {"PYTHONUNBUFFERED": "1"}
-    if "OMP_NUM_THREADS" not in environment:
-        cpus = int(environment.get("SLURM_CPUS_PER_TASK") or environment.get("SLURM_CPUS_ON_NODE") or os.cpu_count() or 1)
-        variables["OMP_NUM_THREADS"] = str(max(1, cpus * spec.nodes // spec.processes))
-    interface = Slurm.model_validate(spec.settings).socket_interface
-    if interface is not None:
-        variables |= {"NCCL_SOCKET_IFNAME": interface, "GLOO_SOCKET_IFNAME": interface}
-    return variables
+def cpus_of_this_node(environment: Mapping[str, str]) -> int | None:
+    """The CPUs that SLURM gives the launcher of this node."""
+    cpus = environment.get("SLURM_CPUS_PER_TASK") or environment.get("SLURM_CPUS_ON_NODE")
+    return None if cpus is None else int(cpus)
 
 
 def address_of_this_node() -> str:
@@ -232,29 +183,11 @@ def address_of_this_node() -> str:
         return fields.get("NodeAddr", name)
 
 
-def free_port(first: int, last: int) -> int:
-    """Returns a port of the range that no process of this node uses. Raises ReelnestError if all are used."""
-    ports = list(range(first, last + 1))
-    SystemRandom().shuffle(ports)
-    for port in ports:
-        with socket.socket() as listener:
-            try:
-                listener.bind(("", port))
-            except OSError:
-                continue
-        return port
-    raise ReelnestError(f"All ports from {first} to {last} (launch.slurm.ports) are used.")
-
-
 def _stop(job_id: str) -> None:
     try:
         SlurmScheduler().stop(job_id)
     except SchedulerUnreachable as error:
         sys.stderr.write(f"{error}\n")
-
-
-def _statuses(outcomes: Iterable[Outcome]) -> dict[int, int]:
-    return {rank: status for outcome in outcomes for rank, status in outcome.statuses.items()}
 
 
 if __name__ == "__main__":
