@@ -8,11 +8,23 @@ import argparse
 import json
 import sys
 
-from benchmarks import decoding, importing, losses, memory_prediction, readme, scale, scheduling, search, step_memory, training
+from benchmarks import (
+    decoding,
+    importing,
+    losses,
+    memory_prediction,
+    readme,
+    scale,
+    scheduling,
+    search,
+    step_memory,
+    training,
+    vector_search,
+)
 from benchmarks.side_by_side import ROOT, compare, measure_side
 
 RESULTS = ROOT / "benchmarks" / "results" / "summary.json"
-FAMILIES = (training, decoding, losses, step_memory, memory_prediction, search, scheduling, scale, importing)
+FAMILIES = (training, decoding, losses, step_memory, memory_prediction, search, vector_search, scheduling, scale, importing)
 BENCHMARKS = {name: benchmark for family in FAMILIES for name, benchmark in family.BENCHMARKS.items()}
 
 

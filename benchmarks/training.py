@@ -15,7 +15,6 @@ from typing import Any
 from benchmarks.peers import training as peers
 from benchmarks.peers.training import BATCH_SIZE, DIMS, FRAMES, LEARNING_RATE, PIXELS, WEIGHT_DECAY, Kind, clips, tiny_folder
 from benchmarks.side_by_side import ROOT, Benchmark, Figures
-from reelnest.artifacts.training_report import TrainingReport
 
 LOOP_EPOCHS = 4
 """Of the loops: about a minute each, since this machine's speed differs by a tenth from one minute to the next."""
@@ -82,6 +81,7 @@ def _whole(kind: Kind, epochs: int, counted_epochs: int | None = None) -> Callab
     """The stages preprocess and train, all that they do. Where every epoch costs the same, one stands for `counted_epochs`."""
 
     def prepare() -> Callable[[], Figures]:
+        from reelnest.artifacts.training_report import TrainingReport
         from reelnest.stages import preprocess, train
 
         workspace, params = workspace_of(kind, epochs, [])
@@ -104,6 +104,7 @@ def _whole(kind: Kind, epochs: int, counted_epochs: int | None = None) -> Callab
 
 
 def _our_loop() -> Callable[[], Figures]:
+    from reelnest.artifacts.training_report import TrainingReport
     from reelnest.stages import preprocess, train
 
     workspace, params = workspace_of("lora", LOOP_EPOCHS, ["mlflow", "tensorboard"])

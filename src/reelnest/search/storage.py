@@ -132,9 +132,8 @@ def read(corpus: Searched, rows: slice | Tensor, columns: slice, buffer: Tensor)
     if stored_numbers.dtype == torch.float32:
         return stored_numbers
     floats = buffer[: stored_numbers.numel()].view(stored_numbers.shape)
-    if isinstance(corpus, Int8Vectors):
-        return torch.mul(stored_numbers, corpus.scales[columns], out=floats)
-    return floats.copy_(stored_numbers)
+    floats.copy_(stored_numbers)
+    return floats.mul_(corpus.scales[columns]) if isinstance(corpus, Int8Vectors) else floats
 
 
 def unit(vectors: Tensor) -> Tensor:

@@ -18,8 +18,8 @@ BLOCK_SCORES = 2_000_000
 """Scores in memory at once (8 MB in float32, which fits a processor's cache). It sets the size of the corpus's blocks."""
 GPU_BLOCK_SCORES = 64_000_000
 """On a GPU: 0.5 GB in two buffers. Each block and dim waits for the GPU, so there should be few blocks."""
-BLOCK_NUMBERS = 524_288
-"""Numbers of the corpus in memory at once as float32 (2 MB, which fits a processor core's cache)."""
+BLOCK_NUMBERS = 262_144
+"""Numbers of the corpus in memory at once as float32 (1 MB, which fits a processor core's cache)."""
 
 SMALLEST_NORM = 1e-12
 
