@@ -26,6 +26,7 @@ from reelnest.errors import VideoError
 from reelnest.video import sampling
 from reelnest.video.confinement import allow_processor_seconds, isolate, limit_resources
 from reelnest.video.decoders import IMAGES, OpenedVideo, Unsuitable, VideoDecoder, all_decoders, chosen_decoders
+from reelnest.video.files.presentation import zero_seconds
 from reelnest.video.files.segment import SegmentVideo, cut
 from reelnest.video.files.source import Source
 from reelnest.video.limits import Limits
@@ -159,7 +160,8 @@ def _serve(request: dict[str, Any], file: _OpenFile) -> DecoderReply:
             video = file.video(decoder)
             if request["segment"] is not None:
                 start, end = request["segment"]
-                video = cut(video, start, end, None if decoder.name == IMAGES else source.track.zero_seconds, source.name)
+                zero = None if decoder.name == IMAGES else zero_seconds(source.track, source.name)
+                video = cut(video, start, end, zero, source.name)
             header, payload = _decode(video, request)
             if isinstance(video, SegmentVideo):
                 header |= {"file_frames": len(video.video.starts), "file_seconds": video.video.seconds}

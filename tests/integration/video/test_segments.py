@@ -74,6 +74,21 @@ def test_the_frames_are_those_that_ffmpeg_shows_at_these_times(
     assert max(errors[0, 0], errors[-1, -1]) <= TOLERANCE  # from the first to the last
 
 
+@pytest.mark.parametrize("codec", ["mpeg1", "mpeg2"])
+def test_a_cut_that_has_lost_its_time_stamps_has_no_segments(decoder: Decoder, ffmpeg: str, generated: Path, codec: str) -> None:
+    file = make(ffmpeg, Variant(codec, "mpg", "skip"), generated)
+    expected = reference(ffmpeg, file) if file is not None else None
+    assert file is not None
+    assert expected is not None
+    with pytest.raises(VideoError, match=r"no time stamps, so it has no segments; convert it: ffmpeg -i IN out\.mp4") as raised:
+        decoder.inspect([file], segment=Segment(0.0, 0.2))
+    assert raised.value.reason == "bad_times"
+    sampled = thumbnails(decoder, file, None)
+    errors = np.abs(expected.frames[:, None] - sampled[None]).mean(axis=(2, 3))
+    assert errors.min(axis=0).max() <= TOLERANCE
+    assert decoder.inspect([file]).frames == len(expected.frames)
+
+
 def test_times_count_from_the_sound_that_begins_before_the_frames(decoder: Decoder, ffmpeg: str, generated: Path) -> None:
     frames = make(ffmpeg, Variant("h264", "mp4"), generated)
     file = generated / "sound.mkv"

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reelnest.errors import VideoError
-from reelnest.video.files.opening import REMUX
+from reelnest.video.files.opening import CONVERT, REMUX
 from reelnest.video.files.track import NO_TIME, Track
 
 ABSURD_SECONDS = 1e7
@@ -59,6 +59,17 @@ def starts_and_seconds(track: Track, pts: NDArray[np.int64], last_duration: int,
     if seconds > ABSURD_SECONDS:
         raise VideoError("bad_times", f"{name}: by its time stamps it lasts {seconds:.3g} s; {REMUX}")
     return starts, seconds
+
+
+def zero_seconds(track: Track, name: str) -> float | None:
+    """The time at which players begin to count, for segments; None if unknown. VideoError (`bad_times`) if the file has no times at all.
+
+    A program stream that was cut without re-encoding can be without any time stamp. Players then begin to count at different frames.
+    """
+    packets = track.packets
+    if track.format == "mpeg" and (packets.pts == NO_TIME).all() and (packets.dts == NO_TIME).all():
+        raise VideoError("bad_times", f"{name}: it has no time stamps, so it has no segments; {CONVERT}")
+    return track.zero_seconds
 
 
 def seconds_per_frame(track: Track, name: str) -> float:
