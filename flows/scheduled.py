@@ -17,7 +17,7 @@ from prefect.states import Failed
 from pydantic import Field, WithJsonSchema
 
 from flows.pipeline import train_pipeline
-from reelnest.errors import RunError
+from reelnest.errors import ReelnestError, RunError
 from tasks.process.runner import CommandError, environment
 from tasks.workspaces.run_workspace import RunWorkspace, run_workspace
 from tasks.workspaces.settings_schema import settings_schema
@@ -63,6 +63,10 @@ def _save(workspace: RunWorkspace, state: State[Any], *, registered: bool) -> St
     logger = get_run_logger()
     run = workspace.save(str(state.message), registered=registered)
     logger.info("saved as %s", run.ref)
+    try:
+        workspace.log_usage(run)
+    except ReelnestError as error:
+        logger.warning("what the run used is saved, but not in MLflow: %s", error)
     try:
         pushed = workspace.push()
     except (RunError, CommandError) as error:

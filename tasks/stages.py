@@ -5,6 +5,7 @@ killed worker; training then resumes from its last checkpoint) or MLflow was unr
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ParamSpec, TypeVar
 
 import httpx
@@ -191,8 +192,11 @@ def _run(
     if not dvc.due(stage, changed, before):
         return Completed(name="Unchanged", message="inputs, settings and outputs have not changed since the last run", data="unchanged")
     try:
-        with waiting_lock(
-            dvc.stage_lock(stage, workspace), lambda: logger.info("waiting for another run of this stage; its outputs will be reused")
+        with (
+            waiting_lock(
+                dvc.stage_lock(stage, workspace), lambda: logger.info("waiting for another run of this stage; its outputs will be reused")
+            ),
+            _gpus(stage, workspace),
         ):
             outcome = dvc.reproduce(stage, workspace.root, on_line=logger.info, on_tick=on_tick)
     except dvc.StageError as error:
@@ -205,6 +209,14 @@ def _run(
             name="Restored", message="outputs restored from DVC's cache, since the same inputs and settings ran before", data=outcome
         )
     return Completed(data=outcome)
+
+
+def _gpus(stage: str, workspace: Workspace) -> AbstractContextManager[None]:
+    """Has the machine's GPUs for the block, if the stage uses them. A deployment's limit counts only its own runs."""
+    path = dvc.gpu_lock(stage, workspace)
+    if path is None:
+        return nullcontext()
+    return waiting_lock(path, lambda: get_run_logger().info("waiting for another run that uses this machine's GPUs (launch.share_gpus)"))
 
 
 def show(stage: str, page_makers: Pages, workspace: Workspace) -> dict[str, str]:

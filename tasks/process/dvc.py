@@ -4,12 +4,15 @@ import hashlib
 import json
 import os
 import re
+import socket
 import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from reelnest.errors import ConfigError
+from reelnest.settings import launch_uses_cpu, load_params
 from reelnest.stages.workspace import Workspace
 from tasks.process.grace import grace_seconds
 from tasks.process.runner import TAIL_LINES, CommandError, is_signal, output_of, run
@@ -21,6 +24,7 @@ DVC = (sys.executable, "-m", "dvc")
 STATUS_TIMEOUT_SECONDS = 3600.0
 """Long enough to hash terabytes of new videos, but not unlimited, in case a lock is never released."""
 
+GPU_STAGES = ("train", "evaluate")
 RESUMABLE_STATUS = os.EX_TEMPFAIL
 """A stage that ends with this status asks to be started again."""
 
@@ -163,6 +167,21 @@ def stage_lock(stage: str, workspace: Workspace) -> Path:
     """
     key = "" if stage == "preprocess" else f"-{stage_key(stage, workspace.root)}"
     return workspace.work / "locks" / f"{stage}{key}.lock"
+
+
+def gpu_lock(stage: str, workspace: Workspace) -> Path | None:
+    """The lock that a run holds while a stage uses this machine's GPUs; None for a stage that does not, and if runs may share them.
+
+    A cluster's scheduler shares its GPUs out by itself.
+    """
+    try:
+        params = load_params(workspace.params)
+    except ConfigError:  # the stage itself reports it
+        return None
+    launch = params.launch
+    if stage not in GPU_STAGES or launch.backend != "local" or launch.share_gpus or launch_uses_cpu(params, workspace.params):
+        return None
+    return workspace.work / "locks" / f"gpus-{socket.gethostname()}.lock"
 
 
 def due(stage: str, changed: Mapping[str, Any], before: Collection[Outcome]) -> bool:

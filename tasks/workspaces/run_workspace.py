@@ -26,7 +26,8 @@ from reelnest.artifacts.training_report import TrainingReport
 from reelnest.commands.runs import RECORD, Run, latest_registration, saved_runs
 from reelnest.errors import RunError
 from reelnest.git import git
-from reelnest.settings import Runs
+from reelnest.launch.usage import read_usage
+from reelnest.settings import Runs, load_params
 from reelnest.stages.workspace import Workspace
 from reelnest.yaml_files import load_yaml
 from tasks.process import dvc_cache
@@ -76,6 +77,7 @@ class RunWorkspace:
             metrics=_metrics(reports / "metrics.json"),
             validation={} if training is None else training.best_metrics,
             registration=RegistrationReport.read_if_there(reports) if registered else None,
+            usage=read_usage(self.folder),
             mlflow_run=CandidateRun.read(Workspace(self.folder).candidate).run_id,
         )
         for number in itertools.count(1):
@@ -94,6 +96,13 @@ class RunWorkspace:
         with contextlib.suppress(RunError, ValueError):
             return str(json.loads(git(self.folder, "show", f"{self.run.ref}:{RECORD}")).get("flow_run"))
         return None
+
+    def log_usage(self, run: Run) -> None:
+        """Logs what the run used to the MLflow run of its model. Raises ReelnestError if MLflow is not available."""
+        if run.usage and run.mlflow_run is not None:
+            from reelnest.registry.usage_log import log_usage  # imports MLflow, which a run without launches does not need
+
+            log_usage(load_params(self.folder / "params.yaml"), run.mlflow_run, run.usage)
 
     def push(self) -> list[str]:
         """Pushes this run and earlier unpushed ones, if the settings name a remote. Returns their ids.

@@ -14,6 +14,7 @@ from reelnest.artifacts.registration_report import RegistrationReport
 from reelnest.atomic_files import write_json
 from reelnest.errors import ArtifactError, RunError
 from reelnest.git import git
+from reelnest.launch.usage import Usage, total
 
 REFS = "refs/reelnest/runs/"
 RECORD = "run.json"
@@ -44,6 +45,8 @@ class Run:
     registration: RegistrationReport | None = None
     """None if the run did not register."""
     mlflow_run: str | None = None
+    usage: list[Usage] = field(default_factory=list)
+    """What its launches used, by stage. Empty if nothing was launched."""
     flow_run: str = ""
     """The full id of the flow run; `id` is derived from it. Empty in records of versions that gave several runs the same `id`."""
     commit: str = ""
@@ -90,8 +93,8 @@ def table(runs: list[Run]) -> str:
     """The runs as text for a terminal."""
     if not runs:
         return "No saved runs. A deployment's run is saved when it completes: start `make up`, then press Run or wait for the schedule."
-    rows = [("run", "ended", "at", "settings", "done", "version")]
-    rows += [(run.id, run.ended[:16], _at(run), _settings(run), _done(run), _version(run)) for run in runs]
+    rows = [("run", "ended", "at", "settings", "done", "queued", "GPU hours", "cost", "version")]
+    rows += [(run.id, run.ended[:16], _at(run), _settings(run), _done(run), *_usage(run), _version(run)) for run in runs]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([*lines, "", f"To check one out: git switch --detach {REFS}RUN && dvc checkout. `dvc repro` then has nothing to do."])
@@ -102,6 +105,7 @@ def _run(ref: str, commit: str, content: str) -> Run:
         record = json.loads(content)
         if record["registration"] is not None:
             record["registration"] = RegistrationReport.from_content(record["registration"], Path(RECORD))
+        record["usage"] = [Usage(**stage) for stage in record.get("usage", [])]
         return Run(**record, commit=commit)
     except (ValueError, TypeError, KeyError, ArtifactError) as error:
         raise RunError(f"{ref}: this version of reelnest cannot read its {RECORD}: {error}. Remove it: git update-ref -d {ref}") from error
@@ -132,6 +136,13 @@ def _settings(run: Run) -> str:
 def _done(run: Run) -> str:
     ran = [stage.removesuffix(" ran") for stage in run.done.split(", ") if stage.endswith(" ran")]
     return f"ran {', '.join(ran)}" if ran else "nothing new"
+
+
+def _usage(run: Run) -> tuple[str, str, str]:
+    """The time in the queue, the GPU hours and the cost of all launches."""
+    used = total(run.usage)
+    queued = f"{used.queued_seconds / 60:.0f} min" if used.queued_seconds >= 1 else "-"
+    return queued, f"{used.gpu_hours:.2f}" if used.gpu_hours else "-", "-" if used.cost is None else f"{used.cost:.2f}"
 
 
 def _version(run: Run) -> str:

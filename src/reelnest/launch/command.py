@@ -8,14 +8,16 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
 from reelnest.launch.jobs.job import JobSpec, inputs_digest
 from reelnest.launch.jobs.kubernetes_manifest import read_template
 from reelnest.launch.quiet import QUIET
+from reelnest.launch.usage import VARIABLE, holding_of
 from reelnest.progress import LogHandler
-from reelnest.settings import Params, launch_config_path
+from reelnest.settings import Params, Resources, launch_config_path
 from reelnest.yaml_files import load_yaml
 
 PACKAGE = Path(__file__).parents[1]
@@ -57,13 +59,16 @@ def launch_command(
         # Without the variable, `accelerate launch` runs one process, whatever the file's num_processes is.
         environment["ACCELERATE_USE_CPU"] = "true"
     options = ("--config_file", str(path), *extra)
+    stage = RESOURCES.get(module, module.rpartition(".")[2])
+    settings = params.launch.job_settings(stage) if stage in Resources.model_fields else params.launch.slurm
+    template = read_template(Path(params.launch.kubernetes.template)) if params.launch.backend == "kubernetes" else {}
+    holding = holding_of(params.launch, stage, settings, shape, template)
     if params.launch.backend == "local":
+        environment[VARIABLE] = json.dumps(asdict(holding))
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) * nodes // int(shape["num_processes"]))))
         command = [sys.executable, "-m", "reelnest.launch.launcher", str(params.launch.grace_seconds), *options]
         return [*command, "-m", "reelnest.launch.rank", module], environment
-    texts = [params.model_dump_json(), path.read_text(encoding="utf-8")]
-    if params.launch.backend == "kubernetes":
-        texts.append(json.dumps(read_template(Path(params.launch.kubernetes.template))))
+    texts = [params.model_dump_json(), path.read_text(encoding="utf-8"), json.dumps(template)]
     spec = JobSpec(
         root=str(Path.cwd()),
         module=module,
@@ -74,8 +79,9 @@ def launch_command(
         processes=int(shape["num_processes"]),
         grace_seconds=params.launch.grace_seconds,
         inputs=inputs_digest(texts, [PACKAGE, *inputs]),
-        settings=params.launch.job_settings(RESOURCES.get(module, module.rpartition(".")[2])).model_dump(mode="json"),
+        settings=settings.model_dump(mode="json"),
         backend=params.launch.backend,
+        holding=asdict(holding),
     )
     return [sys.executable, "-m", "reelnest.launch.jobs.follower", spec.to_json()], environment
 

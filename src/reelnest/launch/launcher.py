@@ -41,6 +41,7 @@ from reelnest.launch.failures import (
 )
 from reelnest.launch.rank import LAUNCHER_VARIABLE
 from reelnest.launch.stop_signals import handle_stop_signals
+from reelnest.launch.usage import append_local
 
 RANK_MODULE = "reelnest.launch.rank"
 UNUSED_SIGNAL = "SIGUSR2"
@@ -86,6 +87,7 @@ def main(arguments: Sequence[str]) -> int:
     grace_seconds, *options = arguments
     module = options[options.index(RANK_MODULE) + 1]
     name = module.rpartition(".")[2]
+    started = time.monotonic()
     forwarder = SignalForwarder(float(grace_seconds))
     forwarder.install()
     with _failures_folder() as folder:
@@ -109,6 +111,8 @@ def main(arguments: Sequence[str]) -> int:
         if NODE_VARIABLE in os.environ:
             return _report(outcome, failures, folder)
         status, text = result_of(name, outcome, [*failures, *read_failures(folder)], Path())
+    with contextlib.suppress(OSError):  # a full disk, which is in the text
+        append_local(started)
     if text:
         sys.stderr.write(f"{text}\n")
     return status

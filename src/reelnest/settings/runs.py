@@ -126,6 +126,10 @@ class Launch(Section):
     slurm: Slurm = Slurm()
     kubernetes: Kubernetes = Kubernetes()
     resources: Resources = Resources()
+    prices: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    """The price of a GPU hour, by `local`, `slurm`, `kubernetes` or the name of a SLURM partition, such as `{local: 2.5}`."""
+    share_gpus: bool = False
+    """Whether several runs may train or evaluate on this machine's GPUs at once. Otherwise they wait for each other. (`local` only.)"""
 
     @model_validator(mode="after")
     def _resources_are_settings_of_the_backend(self) -> Self:

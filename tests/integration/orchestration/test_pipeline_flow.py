@@ -125,6 +125,21 @@ def test_registrations_of_one_machine_take_turns(project: Path) -> None:
         assert outcomes(running.result()) == dict.fromkeys(ALL, "ran")
 
 
+def test_runs_on_the_gpus_of_one_machine_take_turns(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = project / "work" / "locks" / "gpus.lock"
+    monkeypatch.setattr(stages.dvc, "gpu_lock", lambda stage, _workspace: gpus if stage in ("train", "evaluate") else None)
+    with ThreadPoolExecutor() as threads:
+        with waiting_lock(gpus, lambda: None):  # as another run's training holds it
+            running = threads.submit(run_flow)
+            deadline = time.monotonic() + 120
+            while not logged("waiting for another run that uses this machine's GPUs"):
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+            assert (project / "prepared").exists()
+            assert not (project / "models").exists()
+        assert outcomes(running.result()) == dict.fromkeys(ALL, "ran")
+
+
 def logged(text: str) -> bool:
     with get_client(sync_client=True) as client:
         return any(text in line.message for line in client.read_logs(sort=LogSort.TIMESTAMP_DESC))

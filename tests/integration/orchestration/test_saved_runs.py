@@ -4,7 +4,7 @@ import json
 import secrets
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -16,6 +16,7 @@ from mlflow import MlflowClient
 from reelnest.commands.overwritten_runs import overwritten_runs
 from reelnest.commands.runs import Run, saved_runs
 from reelnest.errors import RunError
+from reelnest.launch.usage import Usage
 from reelnest.registry.connection import connect
 from reelnest.registry.lineage.run_tags import FLOW_RUN_TAG
 from reelnest.settings import load_params, tracking_uri
@@ -204,6 +205,29 @@ def test_runs_that_an_earlier_version_overwrote_are_named(repository: Path) -> N
         (command,) = [one.text.partition("commit: ")[2] for one in found if commits[number] in one.text]
         subprocess.run(command.split(), cwd=repository, check=True)
     assert {run.commit for run in saved_runs(repository)} == set(commits)
+
+
+def test_what_a_run_used_is_in_its_record_and_in_the_mlflow_run_of_its_model(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(repository)
+    (repository / "configs").mkdir()
+    shutil.copytree(Path(__file__).parents[3] / "configs" / "accelerate", repository / "configs" / "accelerate")
+    (repository / "params.yaml").write_text("{}\n")
+    git(repository, "add", "configs", "params.yaml")
+    git(repository, "commit", "-qm", "settings")
+    params = load_params()
+    client = MlflowClient(tracking_uri(params))
+    run_id = client.create_run(connect(params)).info.run_id
+    with run_workspace(repository, uuid7(), "a-name", "HEAD", {}) as own:
+        for used in (Usage("train", 60.0, 3600.0, 8.0, 20.0), Usage("evaluate", 5.0, 360.0, 0.8, None)):
+            used.append(own.folder)
+        run = replace(own.save("p ran"), mlflow_run=run_id)
+        own.log_usage(run)
+    assert saved_runs(repository)[0].usage == run.usage
+    assert [used.stage for used in run.usage] == ["train", "evaluate"]
+    metrics = client.get_run(run_id).data.metrics
+    assert (metrics["usage/train/queued_seconds"], metrics["usage/train/gpu_hours"], metrics["usage/train/cost"]) == (60.0, 8.0, 20.0)
+    assert metrics["usage/total/gpu_hours"] == 8.8
+    assert "usage/total/cost" not in metrics  # the price of some GPU hours is not known
 
 
 def as_version_0_1(repository: Path, run: Run, name: str) -> str:

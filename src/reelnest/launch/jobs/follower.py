@@ -65,6 +65,7 @@ class Follower:
     def _follow(self, job_id: str) -> Result:
         following = Following(self._scheduler, self._job, job_id, self._signals, self._poll_seconds)
         state = following.to_end()
+        following.write_usage()
         return conclude(self._job, job_id, state, self._scheduler, self._signals)
 
     def _running(self) -> str | None:

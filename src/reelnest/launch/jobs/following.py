@@ -10,6 +10,7 @@ from reelnest.launch.failures import interrupted_text
 from reelnest.launch.jobs.job import Job, Result
 from reelnest.launch.jobs.scheduler import JobState, Phase, Scheduler, SchedulerUnreachable
 from reelnest.launch.stop_signals import SLICE_SECONDS, StopSignals
+from reelnest.launch.usage import Holding, Meter
 
 REPEAT_SECONDS = 3.0
 """Between two stop requests. A request to processes that have not started yet is lost."""
@@ -55,6 +56,7 @@ class Following:
         self._poll_seconds, self._show = poll_seconds, show
         self._grace_seconds = job.spec.grace_seconds
         self._tail = LogTail(job.log)
+        self._meter = Meter(job.usage)
         self._shown: JobState | None = None
         self._stop_sent = -REPEAT_SECONDS
         self._unreachable_since: float | None = None
@@ -67,6 +69,7 @@ class Following:
             state = self._state()
             if state is not None:
                 self._report(state)
+                self._meter.note(is_running=state.phase == Phase.RUNNING)
                 ended = ended + 1 if state.phase == Phase.ENDED else 0
                 # Seen twice without a result: a job that is queued again may look as if it had ended.
                 if ended == 2 or (ended and self._job.result is not None):
@@ -106,6 +109,11 @@ class Following:
             self._scheduler.end(self._id)
         else:
             self._scheduler.stop(self._id)
+
+    def write_usage(self) -> None:
+        """Adds what the job used to the checkout's file."""
+        if self._job.spec.holding:
+            self._meter.usage(Holding(**self._job.spec.holding)).append(Path(self._job.spec.root))
 
     def _is_started_again(self) -> bool:
         """Has the cluster start a job again that was interrupted, unless it should end."""

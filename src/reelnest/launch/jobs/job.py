@@ -9,7 +9,7 @@ import json
 import shutil
 import socket
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,8 @@ class JobSpec:
     settings: dict[str, Any]
     """The settings of the backend, such as `launch.slurm`."""
     backend: str = "slurm"
+    holding: dict[str, Any] = field(default_factory=dict)
+    """What the job holds while it runs, as `reelnest.launch.usage.Holding`."""
 
     @property
     def stage(self) -> str:
@@ -85,6 +87,8 @@ class Job:
         """What the stage prints."""
         self.messages = folder / "messages.txt"
         """What the cluster prints."""
+        self.usage = folder / "usage.json"
+        """How long the job waited and ran."""
         self.lock = folder.with_name(f"{folder.name}.lock")
         """Held by the command that follows the job."""
         self._spec, self._id, self._result = folder / "spec.json", folder / "id.json", folder / "result.json"
