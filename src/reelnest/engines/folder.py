@@ -11,16 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from usearch.index import Index as Graph
 
 from reelnest.atomic_files import flush_folder, replace_folder, write_json
 from reelnest.engines.engine import ENGINES, Hits, Item, Manifest, Vector
 from reelnest.engines.folder_files import (
-    GRAPH_FILE,
     MANIFEST_FILE,
     SKIPPED_FILE,
     TABLE_FILE,
     VIDEOS_SCHEMA,
+    FolderGraph,
+    graph_label,
     read_manifest,
     read_table,
     video_of,
@@ -51,7 +51,7 @@ class _Opened:
     manifest: Manifest
     vectors: ByCosine | BySigns
     table: pa.Table
-    graph: Graph | None
+    graph: FolderGraph | None
 
     @cached_property
     def filter(self) -> TableFilter:
@@ -94,7 +94,9 @@ class FolderEngine:
         """See `Engine.build`."""
         unfinished, place = self._unfinished.pop(version), self._place(version)
         if unfinished.manifest.graph_dim is not None:
-            write_graph(place / GRAPH_FILE, unfinished.vectors, unfinished.manifest.graph_dim)
+            labels = np.array([graph_label(video.video_id, key) for video, key in zip(unfinished.videos, unfinished.keys, strict=True)])
+            before = self.folder if self._has_similar_graph(unfinished.manifest) else None
+            write_graph(place, unfinished.vectors, unfinished.manifest.graph_dim, labels.astype(np.uint64), before)
         finish(place, unfinished.manifest.storage, unfinished.vectors)
         pq.write_table(videos_table(unfinished.videos, unfinished.keys), place / TABLE_FILE, compression="zstd")
         write_json(place / MANIFEST_FILE, unfinished.manifest.model_dump(mode="json"))
@@ -124,9 +126,8 @@ class FolderEngine:
         queries = torch.from_numpy(np.atleast_2d(query).astype(np.float32))
         at_graph = shortlist is not None and dim == opened.manifest.graph_dim and condition is None
         if at_graph and graph is not None and isinstance(vectors, ByCosine):
-            matches = graph.search(queries[0, :dim].numpy(), max(shortlist or 0, k))
-            rows = torch.from_numpy(np.asarray(matches.keys, dtype=np.int64))[None]
-            ranking = vectors.rescore(queries, rows, k)
+            rows = graph.rows(queries[0, :dim].numpy(), max(shortlist or 0, k))
+            ranking = vectors.rescore(queries, torch.from_numpy(rows)[None], k)
             dims: tuple[int, ...] = (dim, opened.manifest.width)
         else:
             selected = None if condition is None else torch.from_numpy(opened.filter.rows(condition))
@@ -152,6 +153,14 @@ class FolderEngine:
         """Closes the files."""
         self.__dict__.pop("_opened", None)
 
+    def _has_similar_graph(self, manifest: Manifest) -> bool:
+        """Whether the active version's graph compares the same numbers of the same model."""
+        try:
+            active = read_manifest(self.folder)
+        except DataError:
+            return False
+        return all(getattr(active, name) == getattr(manifest, name) for name in ("graph_dim", "model_hash", "precision"))
+
     def _place(self, version: str) -> Path:
         return self.folder.with_name(f".{self.folder.name}.{version}")
 
@@ -164,13 +173,11 @@ class FolderEngine:
             table = read_table(self.folder)
             graph = None
             if manifest.graph_dim is not None:
-                graph = Graph.restore(self.folder / GRAPH_FILE, view=True)
-        except (OSError, ValueError, RuntimeError, pa.ArrowException) as error:
+                graph = FolderGraph(self.folder, manifest.videos)
+        except (OSError, EOFError, ValueError, RuntimeError, pa.ArrowException) as error:
             raise DataError(f"{self.folder}: the index is incomplete or damaged ({error}). {rebuild}") from None
         expected = shapes(manifest.storage, manifest.videos, manifest.width)
         if vectors.shapes != expected or len(table) != manifest.videos or not table.schema.equals(VIDEOS_SCHEMA):
             shown = f"vectors are {vectors.shapes}, the manifest expects {expected}"
             raise DataError(f"{self.folder}: its files do not match ({shown}). {rebuild}")
-        if manifest.graph_dim is not None and (graph is None or len(graph) != manifest.videos):
-            raise DataError(f"{self.folder / GRAPH_FILE}: expected {manifest.videos} vectors, as in the manifest. {rebuild}")
         return _Opened(manifest, vectors, table, graph)

@@ -5,8 +5,10 @@ vectors.npy …   the vectors in their storage type (`folder_vectors.py`), memor
 videos.parquet  a row for each vector, sorted by id: id, key, text fields, tags, files, times of a segment
 skipped.jsonl   the videos that could not be read, with line and reason
 graph.usearch   for large corpora, an HNSW graph over the smallest dim, which gives a funnel its shortlist
+labels.npy      (videos,) uint64: the label of each row in the graph, which is the same in each version of the index
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,9 +27,14 @@ from reelnest.records.formats import Video
 from reelnest.records.segments import segment_of
 
 MANIFEST_FILE, TABLE_FILE, SKIPPED_FILE, GRAPH_FILE = "manifest.json", "videos.parquet", "skipped.jsonl", "graph.usearch"
+LABELS_FILE = "labels.npy"
 FORMAT_VERSION = 2
 OLDER_FORMATS = (1,)
 """Formats that can be read. Format 1 has no tags."""
+GRAPH_ROWS = 50_000
+"""Rows that are added to a graph at once, as float32."""
+LEAST_SHARE = 0.5
+"""Of the videos that an earlier graph must have to be changed. With fewer, building takes as long and its results are a little better."""
 NAMED_TEXTS = pa.large_list(pa.struct([("name", pa.string()), ("text", pa.large_string())]))
 VIDEOS_SCHEMA = pa.schema(
     [
@@ -100,8 +107,70 @@ def _named(texts: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"name": name, "text": text} for name, text in texts.items()]
 
 
-def write_graph(path: Path, vectors: NDArray[np.floating[Any]], dim: int) -> None:
-    """Builds the graph over the first `dim` numbers of `vectors`, in float16, and saves it."""
-    graph = Graph(ndim=dim, metric="cos", dtype="f16")
-    graph.add(np.arange(len(vectors)), np.ascontiguousarray(vectors[:, :dim], dtype=np.float32))
-    graph.save(path)
+class FolderGraph:
+    """The graph of an opened index."""
+
+    def __init__(self, folder: Path, videos: int) -> None:
+        """Raises OSError, ValueError and RuntimeError for files that are missing or damaged."""
+        graph, labels = Graph.restore(folder / GRAPH_FILE, view=True), _read_labels(folder, videos)
+        if graph is None or not len(graph) == len(labels) == videos:
+            raise ValueError(f"{GRAPH_FILE} and {LABELS_FILE} do not have {videos} rows, as in the manifest")
+        self._graph = graph
+        self._rows = np.argsort(labels)
+        self._labels = labels[self._rows]
+
+    def rows(self, query: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+        """The rows of about the `count` nearest vectors to `query`, (dim,)."""
+        matches = self._graph.search(query, count)
+        return self._rows[np.searchsorted(self._labels, np.asarray(matches.keys))]
+
+
+def graph_label(video_id: str, key: str) -> int:
+    """The label in the graph of a video with these bytes and texts."""
+    return int.from_bytes(hashlib.sha256(f"{video_id}\0{key}".encode()).digest()[:8]) >> 1  # usearch reserves the largest
+
+
+def write_graph(folder: Path, vectors: NDArray[np.floating[Any]], dim: int, labels: NDArray[np.uint64], before: Path | None) -> None:
+    """Saves the graph over the first `dim` numbers of `vectors`, in float16.
+
+    Args:
+        folder: the index's.
+        vectors: (videos, width).
+        labels: (videos,), from `graph_label`.
+        before: an index whose graph has the same dim and is of the same model. If it has most of the videos, its graph is taken, and only
+            what differs is removed and added.
+    """
+    if len(np.unique(labels)) < len(labels):  # two hashes are equal: less likely than a broken disk
+        labels, before = np.arange(len(labels), dtype=np.uint64), None
+    graph = None if before is None else _changed_graph(before, labels)
+    if graph is None:
+        graph = Graph(ndim=dim, metric="cos", dtype="f16")
+    missing = ~np.asarray(graph.contains(labels))
+    for start in range(0, len(labels), GRAPH_ROWS):
+        rows = slice(start, start + GRAPH_ROWS)
+        added = missing[rows]
+        graph.add(labels[rows][added], np.ascontiguousarray(vectors[rows, :dim][added], dtype=np.float32))
+    graph.save(folder / GRAPH_FILE)
+    np.save(folder / LABELS_FILE, labels)
+
+
+def _changed_graph(before: Path, labels: NDArray[np.uint64]) -> Graph | None:
+    """The graph of an index without the rows that are not among `labels`; None if it has too few of them or cannot be read."""
+    try:
+        stored = np.load(before / LABELS_FILE, allow_pickle=False)
+        if np.isin(labels, stored).mean() < LEAST_SHARE:
+            return None
+        graph = Graph.restore(before / GRAPH_FILE)
+    except (OSError, ValueError, RuntimeError, EOFError):
+        return None
+    if graph is not None:
+        graph.remove(stored[np.isin(stored, labels, invert=True)])
+    return graph
+
+
+def _read_labels(folder: Path, videos: int) -> NDArray[np.uint64]:
+    try:
+        labels: NDArray[np.uint64] = np.load(folder / LABELS_FILE, allow_pickle=False)
+    except FileNotFoundError:  # an older index, whose labels are its rows
+        return np.arange(videos, dtype=np.uint64)
+    return labels
