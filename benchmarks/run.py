@@ -17,6 +17,7 @@ from benchmarks import (
     scale,
     scheduling,
     search,
+    serving,
     step_memory,
     training,
     vector_search,
@@ -24,7 +25,7 @@ from benchmarks import (
 from benchmarks.side_by_side import ROOT, compare, measure_side
 
 RESULTS = ROOT / "benchmarks" / "results" / "summary.json"
-FAMILIES = (training, decoding, losses, step_memory, memory_prediction, search, vector_search, scheduling, scale, importing)
+FAMILIES = (training, decoding, losses, step_memory, memory_prediction, search, vector_search, scheduling, scale, importing, serving)
 BENCHMARKS = {name: benchmark for family in FAMILIES for name, benchmark in family.BENCHMARKS.items()}
 
 

@@ -35,7 +35,7 @@ class Benchmark:
     ours: Callable[[], Callable[[], Any]]
     theirs: Callable[[], Callable[[], Any]]
     runs: int = 5
-    unit: Literal["seconds", "kilobytes", "pairs/s", "error", "share"] = "seconds"
+    unit: Literal["seconds", "kilobytes", "pairs/s", "requests/s", "error", "share"] = "seconds"
     """What the ratio is of. Seconds are those of a second call (the first one warms up), kilobytes the growth of the process's peak memory
     over what preparing took. For the others, or with `counts`, the function is called once, and returns a dict that holds the figure (and
     may hold kilobytes).
@@ -50,7 +50,7 @@ class Benchmark:
     def ratio(self, ours: Figures, theirs: Figures) -> float:
         """Of one pair of runs."""
         a, b = ours[self.unit], theirs[self.unit]
-        return a / max(b, 1e-12) if self.unit in ("pairs/s", "share") else b / max(a, 1e-12)
+        return a / max(b, 1e-12) if self.unit in ("pairs/s", "requests/s", "share") else b / max(a, 1e-12)
 
 
 def measure_side(benchmark: Benchmark, side: str) -> Figures:

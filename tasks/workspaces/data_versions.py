@@ -8,7 +8,7 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,8 +36,16 @@ MOST_DURATIONS = 500
 """How many videos of a version are opened to read their duration: those with the smallest hashes, so the same ones each time."""
 
 
-def add(root: Path, params: Params, sources: list[Path], *, replacing: bool, committing: bool) -> str:
-    """Merges the sources into `data/`, validates the result and records it. Returns the text to print.
+def add(
+    root: Path,
+    params: Params,
+    sources: list[Path],
+    *,
+    replacing: bool,
+    committing: bool,
+    finish: Callable[[Path], None] = lambda _: None,
+) -> str:
+    """Merges the sources into `data/`, validates the result and records it. Returns the text to print. `finish` may change the result.
 
     Raises DataError for conflicts and for data that fails validation, RunError and CommandError for git and DVC. `data/` and `data.dvc`
     are then unchanged.
@@ -52,6 +60,7 @@ def add(root: Path, params: Params, sources: list[Path], *, replacing: bool, com
         try:
             if not merge(sources, workspace.data, aside, replacing=replacing) and not committing and is_recorded(root):
                 return _no_changes(root, sources)
+            finish(aside)
             before = _version_at_head(root, params)
             _validate(workspace, params, aside)
             flush_folder(aside)

@@ -58,7 +58,8 @@ class Followed:
     def close(self) -> None:
         """Stops, and closes the models."""
         self._ended.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         for searcher in self.searchers.values():
             searcher.close()
             searcher.model.close()

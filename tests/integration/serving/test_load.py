@@ -22,6 +22,7 @@ import requests
 import uvicorn
 from numpy.typing import NDArray
 
+from reelnest.commands.search_inputs import Address, listen
 from reelnest.serving.batching import LARGEST_BATCH, BatchedEncoder
 from reelnest.serving.connections import Connection
 from reelnest.serving.load_limit import LoadLimit
@@ -192,3 +193,10 @@ def test_a_query_s_vector_does_not_depend_on_the_queries_beside_it(served: Serve
         vectors = list(pool.map(lambda text: encoder.encode([Entry("query", text, None)])[0], texts))
     np.testing.assert_allclose(np.stack(vectors), model.encode_texts(texts), atol=1e-6)
     model.close()
+
+
+def test_responses_do_not_wait_for_the_client_to_confirm_their_head() -> None:
+    with listen(Address("127.0.0.1", 0)) as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0

@@ -46,7 +46,8 @@ class ClickLog:
     def close(self) -> None:
         """Writes what is in memory, and stops."""
         self._ended.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         self.flush()
 
     def add_search(self, session: str, query: str, items: Sequence[str], index: str, model_hash: str) -> str:

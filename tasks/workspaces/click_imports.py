@@ -1,0 +1,81 @@
+"""Imports the search server's click log into the data: graded pairs of the last weeks replace those of the import before.
+
+People's taste changes, so only the files of `serve.click_log_days` count, and a pair of an earlier import that they no longer support is
+removed. `data/clicks.jsonl` lists the pairs of the last import. Pairs from elsewhere stay.
+"""
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from prefect.variables import Variable
+
+from reelnest.atomic_files import write_lines
+from reelnest.errors import RunError
+from reelnest.records.content_hash import value_hash
+from reelnest.records.formats import PAIRS_FILE
+from reelnest.records.importers.clicks import graded_clicks
+from reelnest.records.importing import import_rows
+from reelnest.records.json_lines import read_lines
+from reelnest.records.tables.column_map import ColumnMap
+from reelnest.serving.clicks.journals import finished_files
+from reelnest.settings import Params
+from reelnest.stages.workspace import Workspace
+from tasks.workspaces import data_versions
+
+CLICKS_FILE = "clicks.jsonl"
+IMPORTED = "reelnest_clicks_imported"
+"""Prefect variable with the hash of the names of the files that the last import used."""
+COLUMNS = {name: name for name in ("query", "item", "position", "clicked", "session", "time")}
+FOLDER = Path("click-import")
+"""In `work/`."""
+
+
+def import_clicks(root: Path, params: Params) -> str | None:
+    """Imports the click log into `data/` and commits data.dvc. Returns what was done; None if there is no new file.
+
+    Raises RunError if there is no click log, DataError if it has too few clicks, and what `reelnest data add` raises.
+    """
+    if params.serve.click_log is None:
+        raise RunError("serve.click_log is null, so there is no click log. Set it in params.yaml, and start the server again.")
+    files = finished_files(root / params.serve.click_log, time.time() - 86400 * params.serve.click_log_days)
+    used = value_hash([file.name for file in files])
+    if not files or used == Variable.get(IMPORTED):
+        return None
+    work = Workspace(root).work / FOLDER
+    shutil.rmtree(work, ignore_errors=True)
+    (work / "log").mkdir(parents=True)
+    for file in files:
+        shutil.copy(file, work / "log")
+    columns = ColumnMap(root / "params.yaml", work / "log", root / "data", COLUMNS)
+    imported = import_rows(graded_clicks(columns), columns.table, work / "pairs")
+    new = work / "pairs" / PAIRS_FILE
+    text = data_versions.add(root, params, [new], replacing=True, committing=True, finish=lambda data: _replace(data, new))
+    shutil.rmtree(work)
+    Variable.set(IMPORTED, used, overwrite=True)
+    return f"{imported.pairs:,} pairs of {len(files):,} files. {text.partition(chr(10))[0]}"
+
+
+def _replace(data: Path, new: Path) -> None:
+    """Removes the pairs of the last import that the new one does not have."""
+    added = _records(new)
+    last = data / CLICKS_FILE
+    stale = {_key(pair) for pair in _records(last)} - {_key(pair) for pair in added} if last.is_file() else set()
+    if stale:
+        write_lines(data / PAIRS_FILE, map(_line, (pair for pair in _records(data / PAIRS_FILE) if _key(pair) not in stale)))
+    write_lines(last, map(_line, added))
+
+
+def _key(pair: dict[str, Any]) -> str:
+    """Equal for pairs with the same sides."""
+    return json.dumps([pair.get("query"), pair.get("target")], sort_keys=True)
+
+
+def _records(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(raw) for _, raw in read_lines(file)]
+
+
+def _line(record: Any) -> str:
+    return json.dumps(record, ensure_ascii=False)
