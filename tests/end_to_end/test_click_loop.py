@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import requests
-import yaml
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.schedules import CronSchedule
 
@@ -46,14 +45,17 @@ def searches() -> list[tuple[str, str]]:
 def liked(data: Path, taste: Mapping[str, str]) -> dict[str, list[str]]:
     """The videos that people like by word: those whose search texts name the colour."""
     colours: dict[str, set[str]] = {colour: set() for colour in taste.values()}
-    for line in (data / "pairs.jsonl").read_text().splitlines():
-        pair = json.loads(line)
+    for pair in records(data / "pairs.jsonl"):
         text, video = pair["query"].get("text", ""), pair["target"].get("video")
         if video is not None:
             for colour, videos in colours.items():
                 if f" {colour} " in f" {text.replace(',', ' ')} ":
                     videos.add(video)
     return {word: sorted(colours[colour]) for word, colour in taste.items()}
+
+
+def records(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def add_earlier_import(data: Path) -> None:
@@ -163,12 +165,10 @@ def test_a_taste_that_changed_reaches_the_champion_and_the_running_server(server
     sys.stdout.write(f"held-out recall@10: old taste {old_taste:.2f}, new taste {new_taste:.2f}; after the loop {measured}\n")
     assert measured["new taste"] > new_taste + 0.2
     assert measured["new taste"] > measured["old taste"]
-    added = [json.loads(line) for line in (project / "data/clicks.jsonl").read_text().splitlines()]
-    pairs = (project / "data/pairs.jsonl").read_text()
-    assert all(pair["target"]["video"] in after["lovely"] for pair in added if "lovely" in pair["query"]["text"])
-    stale = [json.dumps(video) for video in before["lovely"]]
-    assert not [
-        line for line in pairs.splitlines() if "something lovely" in line and any(video in line.split("negatives")[0] for video in stale)
-    ]
-    assert yaml.safe_load((project / "params.yaml").read_text())["serve"]["click_log"] == "work/clicks"
+    added, pairs = (records(project / "data" / name) for name in ("clicks.jsonl", "pairs.jsonl"))
+    is_liked = [pair["target"]["video"] in after[word] for pair in added for word in AFTER if word in pair["query"]["text"]]
+    assert sum(is_liked) > 0.9 * len(is_liked) > 0  # a few accidental clicks
+    clicked = {(pair["query"]["text"], pair["target"]["video"]) for pair in added}
+    kept = [(pair["query"].get("text", ""), pair["target"].get("video")) for pair in pairs]
+    assert {pair for pair in kept if pair[0].startswith("something ")} == clicked  # nothing of the taste before is left
     assert "Data: " in run(["git", "log", "--format=%s"], project)

@@ -1,5 +1,6 @@
 """Encodes the queries of concurrent requests in batches."""
 
+import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -12,32 +13,49 @@ from reelnest.store.entries import Entry
 Encode = Callable[[Sequence[Entry]], NDArray[np.float32]]
 LARGEST_BATCH = 64
 
+_Waiting = tuple[Entry, Future[NDArray[np.float32]]]
+
 
 class BatchedEncoder:
-    """Threads share one encoder. What arrives while a batch is encoded becomes the next batch, so a query alone waits for nothing."""
+    """Threads share one encoder, which has a thread of its own. What arrives while a batch is encoded becomes the next batch.
+
+    So a query alone waits for nothing. A thread that waits wakes only for its own vectors: with a lock around the encoder, each batch would
+    wake all threads in turn before the next one could begin.
+    """
 
     def __init__(self, encode: Encode) -> None:
         """`encode` returns the vectors of entries, (entries, width). It is called by one thread at a time."""
         self._encode = encode
-        self._waiting: list[tuple[Entry, Future[NDArray[np.float32]]]] = []
-        self._entering = threading.Lock()
-        self._encoding = threading.Lock()
+        self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="encoder", daemon=True)
+        self._thread.start()
 
     def encode(self, entries: Sequence[Entry]) -> NDArray[np.float32]:
         """The vectors of entries, (entries, width). Raises what the encoder raises for the first of them that it cannot encode."""
-        waiting = [(entry, Future[NDArray[np.float32]]()) for entry in entries]
-        with self._entering:
-            self._waiting.extend(waiting)
-        for _, vector in waiting:
-            while not vector.done():
-                with self._encoding:  # whoever comes in first encodes for all that wait
-                    if not vector.done():
-                        self._encode_waiting()
-        return np.stack([vector.result() for _, vector in waiting])
+        vectors = [Future[NDArray[np.float32]]() for _ in entries]
+        for entry, vector in zip(entries, vectors, strict=True):
+            self._waiting.put((entry, vector))
+        return np.stack([vector.result() for vector in vectors])
 
-    def _encode_waiting(self) -> None:
-        with self._entering:
-            batch, self._waiting = self._waiting[:LARGEST_BATCH], self._waiting[LARGEST_BATCH:]
+    def close(self) -> None:
+        """Ends the thread, after what waits."""
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (first := self._waiting.get()) is not None:
+            batch, is_last = [first], False
+            while len(batch) < LARGEST_BATCH and not self._waiting.empty():
+                following = self._waiting.get()
+                if following is None:
+                    is_last = True
+                    break
+                batch.append(following)
+            self._encode_batch(batch)
+            if is_last:
+                return
+
+    def _encode_batch(self, batch: Sequence[_Waiting]) -> None:
         try:
             vectors = self._encode([entry for entry, _ in batch])
         except Exception as error:  # noqa: BLE001 (it is raised by `encode`)

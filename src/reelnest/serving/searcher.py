@@ -72,7 +72,8 @@ class OpenModel:
         self._encoder = BatchedEncoder(lambda entries: model.encode(entries, dim=model.dims[-1]))
 
     def close(self) -> None:
-        """Ends the decoder process."""
+        """Ends the decoder process and the encoder's thread."""
+        self._encoder.close()
         self._model.close()
 
     def words(self, text: str) -> NDArray[np.float32]:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ import pytest
 from PIL import Image
 
 from reelnest.errors import DataError, RunError
-from reelnest.settings import Params, load_params
+from reelnest.serving.clicks.click_log import ClickLog
+from reelnest.settings import Params, Serve, load_params
 from reelnest.stages import validate
 from tasks.process import dvc_cache
 from tasks.process.dvc import DVC
 from tasks.process.runner import CommandError, output_of
-from tasks.workspaces import data_arrival, data_versions
+from tasks.workspaces import click_imports, data_arrival, data_versions
 
 ROOT = Path(__file__).parents[3]
 GIT = ["git", "-c", "user.name=t", "-c", "user.email=t@t"]
@@ -220,3 +222,43 @@ def test_without_a_server_the_push_says_who_finds_the_data(checkout: Path) -> No
     (checkout / ".dvc" / "config").write_text("[core]\n    analytics = false\n")
     with pytest.raises(RunError, match="no DVC remote to push to"):
         data_versions.push(checkout, branch=False)
+
+
+def log_clicks(folder: Path, settings: Serve, day: float, wanted: str) -> None:
+    """Writes a file of the click log in which ten people search, see two rankings, and choose one video."""
+    clock = [time.time() - 86400 * day]
+    log = ClickLog(settings, folder, lambda: clock[0])
+    for person in range(10):
+        shown = ["v0", "v1", "v2"] if person % 2 else ["v2", "v1", "v0"]
+        search = log.add_search(f"{person:016x}", "what people like", shown, "index", "hash")
+        log.add_mark(search, shown.index(wanted) + 1, "click")
+    log.flush()
+    clock[0] += 3600
+    log.flush()
+
+
+@pytest.mark.usefixtures("unchecked", "prefect_server")
+def test_clicks_replace_the_pairs_of_earlier_clicks_and_no_others(checkout: Path, params: Params) -> None:
+    with pytest.raises(RunError, match=r"serve\.click_log is null"):
+        click_imports.import_clicks(checkout, params)
+    settings = params.serve.model_copy(update={"click_log": "clicks"})
+    logging = params.model_copy(update={"serve": settings})
+    assert click_imports.import_clicks(checkout, logging) is None
+
+    def liked() -> list[str]:
+        pairs = [json.loads(line) for line in (checkout / "data/pairs.jsonl").read_text().splitlines()]
+        assert len({pair["query"]["text"] for pair in pairs} - {"what people like"}) == 6
+        return [pair["target"]["video"] for pair in pairs if pair["query"]["text"] == "what people like"]
+
+    log_clicks(checkout / "clicks", settings, 40, "v1")  # older than click_log_days
+    log_clicks(checkout / "clicks", settings, 20, "v0")
+    done = click_imports.import_clicks(checkout, logging)
+    assert (done or "").startswith("1 pairs of 1 files.")
+    assert liked() == ["v0"]
+    assert click_imports.import_clicks(checkout, logging) is None
+    newer = logging.model_copy(update={"serve": settings.model_copy(update={"click_log_days": 10.0})})
+    log_clicks(checkout / "clicks", settings, 2, "v2")
+    click_imports.import_clicks(checkout, newer)
+    assert liked() == ["v2"]
+    assert git(checkout, "status", "--porcelain", "data.dvc") == ""
+    assert not (checkout / "work/click-import").exists()
