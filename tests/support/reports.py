@@ -93,6 +93,7 @@ def evaluation(**changes: Any) -> Content:
         "choice": choice(),
         "slices": [],
         "behaviour": behaviour(),
+        "engines": [],
         "code": {"hash": "c1"},
         "model": {"hash": "m1", "base": "tiny", "embedding_width": 16},
         "data": {"hash": "d1", "pair_kinds": {"text_to_video": {"queries": 2, "corpus": 3}}},

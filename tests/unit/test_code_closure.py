@@ -87,7 +87,7 @@ def test_the_closure_has_imports_started_modules_and_registered_implementations(
     # Found by packages that search their folders.
     implementations = [
         f"reelnest.{folder.replace('/', '.')}.{path.stem}"
-        for folder in ("video/decoders", "backbones/families")
+        for folder in ("video/decoders", "backbones/families", *(["engines"] if module == "reelnest.stages.evaluate" else []))
         for path in (PACKAGE / folder).glob("[!_]*.py")
     ]
     for started in (module, "reelnest.video.decoder_process", *implementations, *registered):

@@ -84,6 +84,33 @@ class RecommendedConfiguration(FrozenModel):
     bytes_per_vector: int
 
 
+class EngineLoad(FrozenModel):
+    """Searches of an engine by several clients at once."""
+
+    clients: int
+    queries_per_second: float
+    p50_ms: float
+    p99_ms: float
+
+
+class EngineResult(FrozenModel):
+    """The recommended configuration in a search engine, searched among a share of the rows."""
+
+    engine: str
+    storage: str
+    share: float
+    rows: int
+    recall: float
+    """The mean share of the ten best by exact cosines that are among the results."""
+    label_recall: float | None
+    """Recall@10 on the labels; None behind a filter."""
+    loads: tuple[EngineLoad, ...]
+    disk_bytes: int | None
+    """None if the engine does not say."""
+    memory_bytes: int | None
+    """What the process grew by; None for a server."""
+
+
 class BehaviourFailure(FrozenModel):
     """A behaviour test that failed at some dims."""
 
@@ -199,6 +226,8 @@ class EvaluationReport(Artifact):
     """None if `choice_metric` is no test on this data."""
     slices: tuple[SliceResult, ...]
     behaviour: BehaviourResults
+    engines: tuple[EngineResult, ...] = ()
+    """Empty without `evaluate.engines`."""
     code: EvaluationCode
     model: EvaluatedModel
     data: EvaluationData

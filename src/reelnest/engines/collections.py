@@ -193,6 +193,10 @@ class CollectionsEngine(ABC):
                     raise DataError(f"{self.place}: the index was made again with another model. Open it again.")
         return opened, manifest
 
+    def disk_bytes(self) -> int | None:
+        """See `Engine.disk_bytes`. A server does not say."""
+        return None
+
     @abstractmethod
     def close(self) -> None:
         """Closes connections and files."""

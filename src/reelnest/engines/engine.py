@@ -18,6 +18,8 @@ from reelnest.search.storage_types import STORAGE_TYPES
 from reelnest.settings import Precision, Section, Storage
 
 Vector = NDArray[np.floating]
+BLOCK_BYTES = 512
+"""What POSIX counts the blocks of a file in."""
 
 
 class Manifest(Section):
@@ -170,6 +172,9 @@ class Engine(Protocol):
     def vectors(self, keys: Collection[str]) -> Mapping[str, Vector]:
         """The stored vectors of the active version for those of `keys` that it has. They need not be encoded again."""
 
+    def disk_bytes(self) -> int | None:
+        """Bytes of the active version on the disk, with its tables and graphs; None if the server does not say."""
+
     def close(self) -> None:
         """Closes connections and files."""
 
@@ -208,6 +213,11 @@ def name_of(location: str) -> str:
 def base_folder(location: str) -> Path:
     """The folder to which the paths in a manifest are relative: the index's own, or the root for the index of a server."""
     return Path("/") if is_address(location) else Path(location).resolve()
+
+
+def bytes_below(path: Path) -> int:
+    """Bytes that the files below a folder take on the disk. Engines write files with holes."""
+    return sum(BLOCK_BYTES * file.stat().st_blocks for file in path.rglob("*") if file.is_file())
 
 
 def check_vectors(items: Sequence[Item], width: int) -> None:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from reelnest.atomic_files import flush_folder, replace_folder, write_json
-from reelnest.engines.engine import ENGINES, Hits, Item, Manifest, Vector
+from reelnest.engines.engine import ENGINES, Hits, Item, Manifest, Vector, bytes_below
 from reelnest.engines.folder_files import (
     MANIFEST_FILE,
     SKIPPED_FILE,
@@ -148,6 +148,10 @@ class FolderEngine:
             return {}  # codes and signs do not give the vectors back
         floats = vectors.corpus.numpy()
         return {key: floats[row] for row, key in enumerate(self._opened.table["key"].to_pylist()) if key in selected}
+
+    def disk_bytes(self) -> int:
+        """See `Engine.disk_bytes`."""
+        return bytes_below(self.folder)
 
     def close(self) -> None:
         """Closes the files."""

@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from reelnest.engines.collections import MOST_SKIPPED, CollectionsEngine, Request, Row, about, index_name, read_manifest, video_of
-from reelnest.engines.engine import ENGINES, Item, Manifest, Vector, shown
+from reelnest.engines.engine import ENGINES, Item, Manifest, Vector, bytes_below, shown
 from reelnest.engines.milvus_filter import expression, filtered_fields, quoted
 from reelnest.errors import ConfigError, DataError
 from reelnest.records.formats import BadRecord, Video
@@ -69,6 +69,10 @@ class MilvusEngine(CollectionsEngine):
         """The prefixes that are stored: the smallest one and the largest ones, as many as a collection may have."""
         most = MOST_VECTORS - (manifest.graph_dim is not None)
         return manifest.dims if len(manifest.dims) <= most else (manifest.dims[0], *manifest.dims[1 - most :])
+
+    def disk_bytes(self) -> int | None:
+        """See `Engine.disk_bytes`. A file of Milvus Lite may hold the version before, too."""
+        return bytes_below(Path(self._file())) if self._address.startswith(LITE) else None
 
     def close(self) -> None:
         """Closes the connection, and the file of Milvus Lite."""

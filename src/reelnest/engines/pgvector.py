@@ -214,6 +214,12 @@ class PgvectorEngine:
 
         return StoredVectors(dict.fromkeys(key for (key,) in stored), read)
 
+    def disk_bytes(self) -> int:
+        """See `Engine.disk_bytes`."""
+        with self._reading() as reader:
+            row = reader.execute("select pg_total_relation_size(%s::regclass)", [self._table(self._opened.version)]).fetchone()
+        return int(row[0]) if row else 0
+
     def close(self) -> None:
         """Closes the connections."""
         self._stop_writing()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from reelnest.atomic_files import flush, flush_folder, write_json
 from reelnest.engines.collections import Request, Row, read_manifest
-from reelnest.engines.engine import ENGINES, Item, Manifest
+from reelnest.engines.engine import ENGINES, Item, Manifest, bytes_below
 from reelnest.engines.qdrant_requests import (
     INDEXED_FROM_KILOBYTES,
     QdrantCollections,
@@ -51,6 +51,10 @@ class QdrantEdgeEngine(QdrantCollections):
         super().__init__(qdrant_edge)
         self._shards: dict[str, EdgeShard] = {}
         self._lock = threading.Lock()
+
+    def disk_bytes(self) -> int:
+        """See `Engine.disk_bytes`."""
+        return bytes_below(self.folder / self._open()[0])
 
     def close(self) -> None:
         """Closes the files."""

@@ -31,6 +31,7 @@ FILTERS = {
 SECTIONS = (
     ("dims", "Quality by dimensions", "line_charts"),
     ("size", "Size and speed", "configurations"),
+    ("engines", "Search engines", "engines"),
     ("before", "Champion and previous run", "compared"),
     ("slices", "Query segments", "slices"),
     ("behaviour", "Behaviour tests", "behaviour"),
@@ -71,6 +72,7 @@ def write_evaluation_page(
         "series": series,
         "configuration_metrics": wording.shown_metrics(headline_names(), evaluation),
         "scatter_charts": scatter_charts(configurations, series, evaluation.metric),
+        "engines": evaluation.engines,
         "capped": tables.capped(evaluation),
         "untested": tables.untested(evaluation),
         "comparisons": comparisons,

@@ -52,5 +52,8 @@ class Evaluate(Section):
     """The metric, over all queries, by which the report recommends the smallest configuration that is as good as the best one."""
     choice_margin: Annotated[float, Field(gt=0)] = 0.01
     """In the metric's unit: a configuration that is worse by less than this is as good."""
+    engines: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Search engines in which the recommended configuration is measured beside our folder: `qdrant-edge`, `milvus-lite`, `folder`, or the
+    address of a server such as `postgresql://me@db.example/search`, without a password."""
     gallery_queries: Annotated[int, Field(ge=0)] = 20
     """Number of queries that the page shows with their top results; 0 for a page without images."""

@@ -19,12 +19,12 @@ from reelnest.evaluation.behaviour import EmbeddedTests
 from reelnest.evaluation.behaviour_embedding import embed_tests
 from reelnest.evaluation.by_query import data_hash, metrics_by_query
 from reelnest.evaluation.choice import Choice, smallest
-from reelnest.evaluation.configurations import Measured, configurations, measure
+from reelnest.evaluation.configurations import Configuration, Measured, configurations, measure
 from reelnest.evaluation.data_limits import best_possible, no_test
 from reelnest.evaluation.evaluation import ALL, Evaluation
 from reelnest.evaluation.metrics import headline_names
 from reelnest.evaluation.slices import slices
-from reelnest.evaluation.split_evaluation import embed_split
+from reelnest.evaluation.split_evaluation import EmbeddedSplit, embed_split
 from reelnest.launch.process_count import check_process_count
 from reelnest.progress import Activity
 from reelnest.records.behaviour_tests import BEHAVIOUR_FILE, BehaviourTest, stored_behaviour
@@ -53,6 +53,7 @@ def run(workspace: Workspace, params: Params) -> None:
     state = join_processes(workspace, params)
     if state.is_main_process and _is_tracked(params):
         connect(params)
+    entries.check_engines(params.evaluate, workspace.work)
     prepared = Prepared.open(workspace.prepared)
     check_test_pairs(prepared, workspace)
     model = load(workspace.candidate, device=state.device, precision=params.evaluate.precision)
@@ -70,7 +71,7 @@ def run(workspace: Workspace, params: Params) -> None:
     if state.is_main_process:
         with Activity("measuring storage types and funnels"):
             measured = measure(candidates, evaluation, split.queries, split.targets, settings.depth, settings.confidence)
-        _write_reports(workspace, params, prepared, model, evaluation, measured, (tests, embedded))
+        _write_reports(workspace, params, prepared, model, (split, evaluation, measured), (tests, embedded))
     state.destroy_process_group()
 
 
@@ -83,16 +84,17 @@ def _write_reports(
     params: Params,
     prepared: Prepared,
     model: SavedModel,
-    evaluation: Evaluation,
-    measured: Sequence[Measured],
+    searched: tuple[EmbeddedSplit, Evaluation, Sequence[Measured]],
     behaviour: tuple[Sequence[BehaviourTest], EmbeddedTests | None],
 ) -> None:
     """Writes all files, `evaluation.json` last, and logs them to MLflow if it is configured."""
+    split, evaluation, measured = searched
     settings, candidate = params.evaluate, Candidate.of(workspace.candidate)
     sets = [retrieved.searched for retrieved in evaluation.retrieved]
     no_tests = no_test(sets, prepared)
     why_not = no_tests.get(ALL, {}).get(settings.choice_metric)
     choice = _choose(measured, settings) if why_not is None else None
+    recommended = choice.chosen if choice else Configuration(evaluation.dims[-1])
     slice_dims = {evaluation.dims[-1]} | ({choice.chosen.dim} if choice else set())
     slice_results = slices(evaluation, prepared, SPLIT, sorted(slice_dims), settings.slice_fields, settings.confidence)
     for unknown in sorted(set(settings.slice_fields) - {result.name for result in slice_results}):
@@ -121,6 +123,7 @@ def _write_reports(
         choice=entries.choice_entry(choice),
         slices=entries.slice_entries(slice_results),
         behaviour=entries.behaviour_entry(*behaviour, model.dims),
+        engines=entries.engine_entries(split, recommended, settings, workspace.work),
         code=EvaluationCode(hash=code),
         model=EvaluatedModel(hash=candidate.hash, base=base, embedding_width=model.width),
         data=EvaluationData(

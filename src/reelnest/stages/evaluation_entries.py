@@ -1,28 +1,41 @@
 """Builds the sections of `reports/evaluation.json` from the results of an evaluation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from reelnest.artifacts.evaluation_report import (
     BehaviourFailure,
     BehaviourResults,
     ComparedWith,
     ConfigurationResult,
+    EngineLoad,
+    EngineResult,
     NegativesOutranked,
     NotComparedWith,
     RecommendedConfiguration,
     Result,
     SliceResult,
 )
+from reelnest.engines.engine import open_engine
 from reelnest.evaluation.behaviour import EmbeddedTests, score_behaviour
 from reelnest.evaluation.choice import Choice
-from reelnest.evaluation.configurations import Measured
+from reelnest.evaluation.configurations import Configuration, Measured
 from reelnest.evaluation.evaluation import ALL, Evaluation
+from reelnest.evaluation.metrics import ScoredQueries, query_metrics
+from reelnest.evaluation.relevance import Qrels
 from reelnest.evaluation.slices import Slice
+from reelnest.evaluation.split_evaluation import EmbeddedSplit
+from reelnest.profiling.engines import IndexForm, K, engine_location, measure_engines
+from reelnest.progress import Activity
 from reelnest.records.behaviour_tests import BehaviourTest
 from reelnest.records.content_hash import value_hash
 from reelnest.search.storage_types import bytes_per_vector
-from reelnest.settings import Storage
+from reelnest.search.topk import Ranking
+from reelnest.settings import Evaluate, Storage
 
 FLOATS: Storage = "float32"
 LISTED_FAILURES = 200
@@ -140,4 +153,44 @@ def comparison_entries(
     return (
         tuple(entry for entry in compared if isinstance(entry, ComparedWith)),
         tuple(entry for entry in compared if isinstance(entry, NotComparedWith)),
+    )
+
+
+def check_engines(settings: Evaluate, work: Path) -> None:
+    """Raises ConfigError for an unknown engine, or one whose package is not installed."""
+    for name in settings.engines:
+        open_engine(engine_location(name, work)).close()
+
+
+def engine_entries(split: EmbeddedSplit, recommended: Configuration, settings: Evaluate, work: Path) -> tuple[EngineResult, ...]:
+    """`engines`: each engine by the share of rows that a filter selects, over the first pair kind that searches videos."""
+    if not settings.engines:
+        return ()
+    searched = next((each for each in split.sets if each.target_kind == "video"), split.sets[0])
+    shortlists = recommended.shortlists or (None,)
+    form = IndexForm(recommended.dims, recommended.storage, shortlists[0])
+    queries, corpus = split.queries.of(searched.queries), split.targets.of(searched.corpus)
+    qrels = Qrels(searched)
+
+    def label_recall(search: Callable[[int], Tensor]) -> float:
+        rows = search(K + qrels.most_ignored)
+        labelled = qrels.label(Ranking(rows, torch.zeros(rows.shape)), K)
+        return float(query_metrics(ScoredQueries(labelled.hits, qrels.relevance))[f"recall@{K}"].mean())
+
+    with Activity("measuring search engines"):
+        measured = measure_engines(settings.engines, queries, corpus, form, work, label_recall)
+    return tuple(
+        EngineResult(
+            engine=engine.engine,
+            storage=engine.storage,
+            share=search.share,
+            rows=search.rows,
+            recall=search.recall,
+            label_recall=search.label_recall,
+            loads=tuple(EngineLoad(**vars(load)) for load in search.loads),
+            disk_bytes=engine.disk_bytes,
+            memory_bytes=engine.memory_bytes,
+        )
+        for engine in measured
+        for search in engine.searches
     )

@@ -347,3 +347,19 @@ def test_text_and_lines_have_the_contrast_that_wcag_asks_for(scheme: int) -> Non
                          ("accent", "accent-panel"), ("quiet", "accent-panel")]:  # fmt: skip
         lighter, darker = sorted((luminance(colours[name]), luminance(colours[behind])), reverse=True)
         assert (lighter + 0.05) / (darker + 0.05) >= 4.5, (name, behind)
+
+
+def test_measured_engines_are_a_table_and_without_them_there_is_no_section(tmp_path: Path) -> None:
+    loads = [{"clients": clients, "queries_per_second": 1234.4, "p50_ms": 0.52, "p99_ms": 7.26} for clients in (1, 8)]
+    rows = [
+        {"engine": engine, "storage": "int8", "share": share, "rows": int(20_000 * share), "recall": 0.987, "label_recall": labels,
+         "loads": loads, "disk_bytes": disk, "memory_bytes": None}
+        for engine, disk in ((HOSTILE, 5_000_000), ("postgresql://db.example/search", None))
+        for share, labels in ((1.0, 0.654), (0.001, None))
+    ]  # fmt: skip
+    path = tmp_path / "engines.html"
+    write_evaluation_page(path, report(evaluation() | {"engines": rows}))
+    page = Page(path)
+    for text in (HOSTILE, "postgresql://db.example/search", "20,000 (100 %)", "20 (0.1 %)", "0.987", "0.654", "1,234", "0.5 / 7.3"):
+        assert text in page.text
+    assert "Search engines" not in written(tmp_path).text
