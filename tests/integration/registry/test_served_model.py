@@ -7,8 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,7 @@ BAD_INPUT = [
     ([{"video": "../../etc/passwd"}], {}, "row 0: `video` must be the bytes of a video file in base64"),
     ([{"text": "a"}], {"storage": "int4"}, "storage 'int4': expected one of float32, float16, int8, binary"),
     ([{"text": "a" * 5000}], {}, "row 0: `text` has 5000 characters; expected at most 4000"),
+    ([{"text": "a\ud800"}], {}, "half a surrogate pair|Failed to enforce schema"),
     ([{"text": "a"}] * 300, {}, "300 rows: expected at most 256"),
     ([{"name": "a"}], {}, "no rows with any of the columns"),
     ([{"text": "a"}], {"dim": 33}, "dim 33: expected 0"),
@@ -118,6 +121,24 @@ def test_bad_input_is_an_invalid_parameter_with_the_reason(loaded: Any, rows: An
     with pytest.raises(MlflowException, match=expected) as caught:
         loaded.predict(rows, params=params)
     assert caught.value.get_http_status_code() == 400
+
+
+def test_texts_do_not_wait_while_a_video_is_decoded(loaded: Any, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = loaded.unwrap_python_model()._model
+    decode, decoding, encoded = model.videos.frames, threading.Event(), threading.Event()
+
+    def held(video: Any) -> Any:
+        decoding.set()
+        assert encoded.wait(60)
+        return decode(video)
+
+    monkeypatch.setattr(model.videos, "frames", held)
+    with ThreadPoolExecutor(1) as pool:
+        video = pool.submit(loaded.predict, pd.DataFrame([{"video": clip.read_bytes()}]))
+        assert decoding.wait(60)
+        assert loaded.predict(pd.DataFrame([{"text": "a red circle"}])).shape == (1, 32)
+        encoded.set()
+        assert video.result(60).shape == (1, 32)
 
 
 def test_a_video_larger_than_the_limit_is_refused_undecoded(registered: Project) -> None:

@@ -245,7 +245,7 @@ def test_the_page_starts_with_examples_and_names_the_model(server: str, browser:
     page.wait_for_selector("#examples button")
     examples = page.locator("#examples button").all_inner_texts()
     assert (len(examples), examples[1]) == (6, "red ring")  # titles, because this corpus has no pairs
-    assert page.inner_text(".about") == "Model: models/one (base: tiny). 21 videos."
+    assert page.inner_text(".about") == "Index: one. Model: models/one (base: tiny). 21 videos."
     assert page.inner_text(".funnel-note") == "Funnel: finds the best 100 videos with 16 dimensions, then ranks those with all 128."
     page.click("text=Search >> nth=-1")
     wait_for(page, "document.querySelector('#status').textContent.startsWith('The search is empty. Type what the video shows')")

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from reelnest.encoder.saved import SavedModel, load
 from reelnest.errors import ModelError, VideoError
 from reelnest.records.formats import TEXT_FIELDS
-from reelnest.store.entries import Role
+from reelnest.records.json_lines import is_encodable
+from reelnest.store.entries import Entry, Role
 from reelnest.video.decoder import Limits
 
 MODEL_ARTIFACT = "model"
@@ -53,15 +54,18 @@ class ServedModel(PythonModel):
         videos = {number: self._video(row["video"], number) for number, row in enumerate(rows) if row["video"] is not None}
         texts = {number: row["text"] for number, row in enumerate(rows) if number not in videos}
         vectors = np.empty((len(rows), dim), dtype=np.float32)
-        with self._lock:
-            if texts:
+        if texts:
+            with self._lock:
                 vectors[list(texts)] = self._model.encode_texts(list(texts.values()), role=role, dim=dim)
-            for number, video in videos.items():  # one by one, so that an error names its row
-                fields = {name: value for name in TEXT_FIELDS if (value := rows[number][name]) is not None}
-                try:
-                    vectors[number] = self._model.encode_videos([video], role=role, fields=[fields], dim=dim)[0]
-                except (VideoError, ModelError) as error:
-                    raise refusal(f"row {number}: {error}") from None
+        for number, video in videos.items():  # one by one, so that an error names its row
+            fields = {name: value for name in TEXT_FIELDS if (value := rows[number][name]) is not None}
+            try:
+                # Decoded without the lock, so that the texts of other requests do not wait.
+                entry = Entry(role, self._model.videos.text(fields), self._model.videos.frames(video))
+                with self._lock:
+                    vectors[number] = self._model.encode([entry], dim=dim)[0]
+            except (VideoError, ModelError) as error:
+                raise refusal(f"row {number}: {error}") from None
         return as_stored(vectors, storage)
 
     def _settings(self, params: Mapping[str, Any]) -> tuple[int, Role, str]:
@@ -96,6 +100,8 @@ class ServedModel(PythonModel):
                 raise refusal(f"row {number}: `{name}` must be a text; found {type(row[name]).__name__}")
             if row[name] is not None and len(row[name]) > self._limits["text_characters"]:
                 raise refusal(f"row {number}: `{name}` has {len(row[name])} characters; expected at most {self._limits['text_characters']}")
+            if row[name] is not None and not is_encodable(row[name]):
+                raise refusal(f"row {number}: `{name}` has half a surrogate pair, which is no character; send valid Unicode")
 
     def _video(self, value: Any, number: int) -> bytes:
         most = self._limits["video_megabytes"] * 1_000_000

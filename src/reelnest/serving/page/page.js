@@ -57,9 +57,9 @@ class Side {
   }
 
   describe() {
-    const { dims, model_name, base, videos, shortlist } = this.facts(), width = dims.at(-1);
+    const { name, dims, model_name, base, videos, shortlist } = this.facts(), width = dims.at(-1);
     const first = Number(this.dim.value) === width ? dims[0] : Number(this.dim.value);
-    this.about.textContent = `Model: ${model_name} (base: ${base}). ${videos.toLocaleString("en")} videos.`;
+    this.about.textContent = `Index: ${name}. Model: ${model_name} (base: ${base}). ${videos.toLocaleString("en")} videos.`;
     this.funnelNote.textContent = dims.length < 2 ? "" :
       `Funnel: finds the best ${shortlist.toLocaleString("en")} videos with ${first} dimensions, then ranks those with all ${width}.`;
   }
