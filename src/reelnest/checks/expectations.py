@@ -61,10 +61,10 @@ def video_checks(name: str, settings: Validate, severity: Severity) -> Expectati
     )
 
 
-def video_advice(name: str) -> ExpectationSuite:
+def video_advice(name: str, settings: Validate) -> ExpectationSuite:
     """Advice on `tables.video_table`."""
 
-    def between(column: str, least: float, most: float, what: str) -> Expectation:
+    def between(column: str, least: float, most: float | None, what: str) -> Expectation:
         return gxe.ExpectColumnValuesToBeBetween(column=column, min_value=least, max_value=most, severity="warning", description=what)
 
     def once(column: str, what: str) -> Expectation:
@@ -81,6 +81,13 @@ def video_advice(name: str) -> ExpectationSuite:
             between("fps", *USUAL_FPS, "a video has a usual frame rate"),
             between("width", *USUAL_SIDE, "a video has a usual width, in pixels"),
             between("height", *USUAL_SIDE, "a video has a usual height, in pixels"),
+            between("brightness", settings.min_brightness, None, "a video is not black"),
+            between("contrast", settings.min_contrast, None, "a video has more than one colour"),
+            between("change", settings.min_change, None, "a video is not frozen"),
+            once("look", "no two videos look almost the same"),
+            ExpectColumnPairToHaveOneBForEachA(
+                column_A="look", column_B="split", severity="warning", description="videos that look almost the same are in one split"
+            ),
         ],
     )
 

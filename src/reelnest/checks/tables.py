@@ -3,16 +3,18 @@
 A table of the lines *found* includes bad lines. A table of the lines *used* has only good ones.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from reelnest.checks.near_duplicates import near_duplicates
 from reelnest.records.formats import BadRecord, Pair, Side, Video, pair_kind
+from reelnest.settings import Validate
 from reelnest.video.inspection import Inspected
 
 GOOD = "good"
@@ -35,6 +37,11 @@ VIDEO_COLUMNS = {
     "height": "Int64",
     "megabytes": "Float64",
     "field_characters": "Int64",
+    "brightness": "Float64",
+    "contrast": "Float64",
+    "change": "Float64",
+    "look": "Int64",
+    "split": "str",
 }
 PAIR_COLUMNS = {
     "line": "int64",
@@ -73,15 +80,45 @@ def side_name(side: Side) -> str:
     return f"{side.kind}: {side.value}"
 
 
-def video_table(videos: Sequence[Video], inspected: Mapping[str, Inspected], pairs: Sequence[Pair], bad: Sequence[BadRecord] = ()) -> Table:
-    """A row for each video, and for each bad line that has no video, with its reason."""
-    sides = (side for pair in pairs for side in (pair.query, pair.target) if side.kind == "video")
-    paired = {video_id for side in sides for video_id in (side.value, side.source)}
-    return Table(_table(_video_rows(videos, inspected, paired, bad), VIDEO_COLUMNS), {})
+def video_table(
+    videos: Sequence[Video],
+    inspected: Mapping[str, Inspected],
+    pairs: Sequence[Pair],
+    bad: Sequence[BadRecord] = (),
+    splits: Sequence[str] = (),
+    looks: Mapping[str, int] | None = None,
+) -> Table:
+    """A row for each video, and for each bad line that has no video, with its reason.
+
+    `splits` are those of the pairs; a video has that of its first pair. `looks` are `similar_videos`.
+    """
+    split_of: dict[str, str] = {}
+    for pair, split in zip(pairs, splits or repeat(""), strict=False):
+        for side in (pair.query, pair.target):
+            if side.kind == "video":
+                split_of.setdefault(side.value, split)
+                split_of.setdefault(side.source, split)
+    rows = _video_rows(videos, inspected, split_of, looks or {}, bad)
+    return Table(_table(rows, VIDEO_COLUMNS), {"look": lambda number: f"looks like {videos[number].video_id}"})
+
+
+def similar_videos(videos: Sequence[Video], inspected: Mapping[str, Inspected], settings: Validate) -> dict[str, int]:
+    """By video_id, the number in `videos` of the first one that looks almost the same. Videos of one colour, which all do, are left out."""
+    compared = [
+        (number, info.look)
+        for number, video in enumerate(videos)
+        if (info := inspected[video.video_id].info).look and info.contrast is not None and info.contrast >= settings.min_contrast
+    ]
+    first = near_duplicates([look for _, look in compared], settings.max_near_duplicate_bits)
+    return {videos[number].video_id: compared[index][0] for (number, _), index in zip(compared, first, strict=True)}
 
 
 def _video_rows(
-    videos: Sequence[Video], inspected: Mapping[str, Inspected], paired: Collection[str], bad: Sequence[BadRecord]
+    videos: Sequence[Video],
+    inspected: Mapping[str, Inspected],
+    split_of: Mapping[str, str],
+    looks: Mapping[str, int],
+    bad: Sequence[BadRecord],
 ) -> Iterator[_Row]:
     verdicts = {record.line: record for record in bad}
     for video in videos:
@@ -90,14 +127,16 @@ def _video_rows(
             "verdict": _reason(verdicts.pop(video.line, None)),
             "video_id": video.video_id,
             "source": _source(video),
-            "paired": video.video_id in paired,
+            "paired": video.video_id in split_of,
+            "split": split_of.get(video.video_id) or None,
+            "look": looks.get(video.video_id),
             "field_characters": max(map(len, video.fields.values()), default=None),
         }
         if facts := inspected.get(video.video_id):
             info = facts.info
             row |= {"frames": info.frames, "seconds": round(info.seconds, 3), "fps": round(info.fps, 3)}
             row |= {"width": info.width, "height": info.height, "megabytes": round(facts.content.bytes / 2**20, 3)}
-            row["content"] = facts.content.digest
+            row |= {"brightness": info.brightness, "contrast": info.contrast, "change": info.change, "content": facts.content.digest}
         yield row
     yield from ({"line": line, "verdict": record.reason, "video_id": record.video_id} for line, record in verdicts.items())
 

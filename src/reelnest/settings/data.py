@@ -6,6 +6,8 @@ from pydantic import Field, model_validator
 
 from reelnest.settings.section import DecoderName, Fraction, FrameSampling, Positive, Section
 
+GreyLevel = Annotated[float, Field(ge=0, le=255)]
+
 
 class Data(Section):
     """Which text fields are used, and how the data is split."""
@@ -32,6 +34,14 @@ class Validate(Section):
     max_video_frames: Positive = 50_000
     max_video_seconds: Annotated[float, Field(gt=0)] = 3600.0
     decode_timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
+    min_brightness: GreyLevel = 24
+    """Of the lightest part of a video, 0 to 255. Darker videos are a warning, as for the next two."""
+    min_contrast: GreyLevel = 8
+    """Between the lightest and the darkest part of a frame."""
+    min_change: GreyLevel = 3
+    """Of the part that changes most between two frames."""
+    max_near_duplicate_bits: Annotated[int, Field(ge=0, le=11)] = 6
+    """Two videos look almost the same if their perceptual hashes, of 192 bits, differ in at most so many."""
 
 
 class Preprocess(Section):

@@ -22,14 +22,15 @@ from reelnest.atomic_files import atomic_folder
 from reelnest.backbones.registry import local_family_of
 from reelnest.checks.data_warnings import data_warnings
 from reelnest.checks.expectations import Checked, check, pair_advice, pair_checks, video_advice, video_checks
-from reelnest.checks.tables import pair_table, side_name, video_table
+from reelnest.checks.tables import pair_table, side_name, similar_videos, video_table
 from reelnest.errors import DataError
 from reelnest.records.behaviour_tests import BEHAVIOUR_FILE, KINDS, BehaviourTest, belong_to_other_data, read_behaviour, write_behaviour
 from reelnest.records.formats import PAIRS_FILE, VIDEOS_FILE, BadRecord, Pair, Side, known_ids, read_pairs, read_videos, write_quarantine
 from reelnest.records.pair_segments import cut_videos, segmented_files
 from reelnest.records.quarantine import count_by_reason, quarantine_pairs, quarantine_videos, queries_without_target
 from reelnest.records.splits import connected_components, count_pairs, splits_of
-from reelnest.report.data_checks.validation_page import write_validation_page
+from reelnest.report.data_checks.flagged_videos import pictures_of
+from reelnest.report.data_checks.validation_page import SHOWN_EXAMPLES, write_validation_page
 from reelnest.settings import Params
 from reelnest.stages.workspace import Workspace
 from reelnest.store.frame_sink import frame_sink
@@ -65,7 +66,6 @@ def run(workspace: Workspace, params: Params) -> None:
     # An id refers to its first good line, so a bad line that repeats the id does not affect its pairs.
     reasons = {record.video_id: record.reason for record in bad_videos if record.video_id and record.video_id not in inspected}
     reasons |= {record.video_id: record.detail for record in undecodable if record.video_id in cut_ids}
-
     fractions = data.validation_fraction, data.test_fraction
     good, unusable = quarantine_pairs(pairs, reasons, settings.max_text_characters, *fractions, files)
     bad_pairs += unusable
@@ -85,8 +85,8 @@ def run(workspace: Workspace, params: Params) -> None:
     def tables() -> Iterator[Checked]:
         if bad_videos:
             yield video_table(videos, inspected, pairs, bad_videos), [video_checks("videos_found", settings, "warning")]
-        used = [video_checks("videos_used", settings, "critical"), video_advice("videos_advice")]
-        yield video_table(good_videos, inspected, good), used
+        used = [video_checks("videos_used", settings, "critical"), video_advice("videos_advice", settings)]
+        yield video_table(good_videos, inspected, good, splits=splits, looks=similar_videos(good_videos, inspected, settings)), used
         if bad_pairs:
             found_splits = splits_of(pairs, found_groups, *fractions)
             yield pair_table(pairs, found_splits, found_groups, bad_pairs), [pair_checks("pairs_found", settings, "warning")]
@@ -120,7 +120,8 @@ def run(workspace: Workspace, params: Params) -> None:
     )
     report.write(workspace.reports)
     with atomic_folder(workspace.reports / "data_docs") as folder:
-        write_validation_page(folder / "index.html", report, findings, bad, fault)
+        pictures = pictures_of(findings, good_videos, workspace.data, limits, params.preprocess.decoder, SHOWN_EXAMPLES)
+        write_validation_page(folder / "index.html", report, findings, bad, fault, pictures)
     _log(report)
     if fault is not None:
         raise DataError(fault)

@@ -5,6 +5,7 @@
 
 import logging
 import os
+import re
 import sys
 import threading
 import time
@@ -22,6 +23,7 @@ from reelnest.errors import DataError, VideoError
 from reelnest.records.segments import Segment
 from reelnest.video.child import DecoderChild
 from reelnest.video.decoders import AUTO
+from reelnest.video.files.appearance import LOOK_BYTES
 from reelnest.video.frames import Frames, FrameSettings
 from reelnest.video.input_files import check_files
 from reelnest.video.limits import Limits
@@ -38,6 +40,8 @@ LEAST_MEMORY_BYTES = 3 * 1024**3 // 2
 """Minimum per process, of which its libraries take 0.8 GB."""
 LOOK_AHEAD = 4
 """Jobs per worker that are submitted ahead of the first unfinished one."""
+
+LOOK = re.compile(f"[0-9a-f]{{{2 * LOOK_BYTES}}}")
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -57,6 +61,11 @@ class VideoInfo:
     file_frames: int = 0
     """Frames of the whole file, if the video is a segment of it."""
     file_seconds: float = 0.0
+    brightness: float | None = None
+    """See `appearance`, as for the next three."""
+    contrast: float | None = None
+    change: float | None = None
+    look: str = ""
 
     def is_within(self, limits: Limits) -> bool:
         """Whether the video, and the file of a segment, have at most the allowed frames and length."""
@@ -183,7 +192,18 @@ def _info(header: Mapping[str, Any]) -> VideoInfo:
         decoder=str(header["decoder"]),
         file_frames=int(header.get("file_frames", 0)),
         file_seconds=float(header.get("file_seconds", 0)),
+        brightness=float(header["brightness"]),
+        contrast=float(header["contrast"]),
+        change=None if header["change"] is None else float(header["change"]),
+        look=_checked_look(header["look"]),
     )
+
+
+def _checked_look(look: Any) -> str:
+    """The hash that a decoder process sent, which may send anything."""
+    if not isinstance(look, str) or not LOOK.fullmatch(look):
+        raise VideoError("decoder_crashed", f"the decoder sent an inconsistent reply: {look!r:.100}")
+    return look
 
 
 def _sampling(settings: FrameSettings) -> dict[str, Any]:

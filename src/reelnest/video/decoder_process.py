@@ -26,6 +26,7 @@ from reelnest.errors import VideoError
 from reelnest.video import sampling
 from reelnest.video.confinement import allow_processor_seconds, isolate, limit_resources
 from reelnest.video.decoders import IMAGES, OpenedVideo, Unsuitable, VideoDecoder, all_decoders, chosen_decoders
+from reelnest.video.files.appearance import Cells, appearance, cells_of
 from reelnest.video.files.presentation import zero_seconds
 from reelnest.video.files.segment import SegmentVideo, cut
 from reelnest.video.files.source import Source
@@ -186,11 +187,13 @@ def _decode(video: OpenedVideo, request: dict[str, Any]) -> DecoderReply:
     sample = _Sample(video, request) if "settings" in request else None
     chosen = sorted({*inspected, *(sample.repeats if sample is not None else ())})
     header: dict[str, Any] = {}
+    looked_at: list[Cells] = []
     try:
         for index, image in zip(chosen, video.frames(chosen), strict=True):  # one at a time: together they could fill the memory
             if index in inspected:
                 check_aspect_ratio(image.height, image.width)
                 header |= {"width": image.width, "height": image.height}
+                looked_at.append(cells_of(image))
             if sample is not None:
                 sample.add(index, image)
     except Unsuitable as problem:
@@ -198,7 +201,7 @@ def _decode(video: OpenedVideo, request: dict[str, Any]) -> DecoderReply:
             raise VideoError("no_decoder", str(problem)) from problem
         raise
     if inspected:
-        header |= {"frames": total, "seconds": video.seconds, "fps": total / video.seconds}
+        header |= {"frames": total, "seconds": video.seconds, "fps": total / video.seconds, **appearance(looked_at)}
     if sample is None:
         return header, b""
     rows, grid = to_patches(np.stack(sample.resized), sample.vision)

@@ -77,7 +77,7 @@ def failing_pairs(pairs: list[Pair], splits: list[str], bad: tuple[BadRecord, ..
 
 def failing_videos(videos: list[Video], inspected: dict[str, Inspected], pairs: list[Pair], bad: tuple[BadRecord, ...] = ()) -> set[str]:
     table = video_table(videos, inspected, pairs, bad)
-    findings = check([(table, [video_checks("checks", SETTINGS, "critical"), video_advice("advice")])])
+    findings = check([(table, [video_checks("checks", SETTINGS, "critical"), video_advice("advice", SETTINGS)])])
     return {finding.outcome.description for finding in findings if not finding.outcome.success}
 
 

@@ -13,6 +13,8 @@ from reelnest.artifacts.validation_report import ValidationReport
 from reelnest.checks.findings import Finding
 from reelnest.records.formats import PAIRS_FILE, VIDEOS_FILE, BadRecord
 from reelnest.report import wording
+from reelnest.report.data_checks.flagged_videos import APPEARANCE
+from reelnest.report.pictures import Strip
 from reelnest.report.template import STYLE, source, write_page
 
 TEMPLATE, STYLES = Path(__file__).with_name("validation_page.html.j2"), (STYLE, Path(__file__).with_name("validation_page.css"))
@@ -36,6 +38,11 @@ class Check:
     observed: str
 
     @property
+    def shows_videos(self) -> bool:
+        """Whether pictures explain the check."""
+        return bool(APPEARANCE & set(self.finding.columns))
+
+    @property
     def sentence(self) -> str:
         """The expectation in words, with a capital letter."""
         text = self.finding.outcome.description
@@ -52,7 +59,12 @@ class Group:
 
 
 def write_validation_page(
-    path: Path, report: ValidationReport, findings: Sequence[Finding], bad: Sequence[BadRecord], fault: str | None
+    path: Path,
+    report: ValidationReport,
+    findings: Sequence[Finding],
+    bad: Sequence[BadRecord],
+    fault: str | None,
+    pictures: Mapping[int, Strip] | None = None,
 ) -> None:
     """Writes the page atomically.
 
@@ -62,6 +74,7 @@ def write_validation_page(
         findings: The result of each expectation.
         bad: The records that were left out.
         fault: Why the data cannot be used; None if it can.
+        pictures: Frames of videos by line (`pictures_of`).
     """
     groups = _groups(findings)
     checks = [check for group in groups for check in group.checks]
@@ -78,6 +91,7 @@ def write_validation_page(
         bad=bad[:SHOWN_RECORDS],
         more_bad=max(0, len(bad) - SHOWN_RECORDS),
         shown_examples=SHOWN_EXAMPLES,
+        pictures=pictures or {},
         kinds=sorted({kind for counts in splits.values() for kind in counts}, key=wording.kind_style),
         style=source(*STYLES),
     )
