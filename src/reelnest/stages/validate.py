@@ -120,8 +120,8 @@ def run(workspace: Workspace, params: Params) -> None:
     )
     report.write(workspace.reports)
     with atomic_folder(workspace.reports / "data_docs") as folder:
-        pictures = pictures_of(findings, good_videos, workspace.data, limits, params.preprocess.decoder, SHOWN_EXAMPLES)
-        write_validation_page(folder / "index.html", report, findings, bad, fault, pictures)
+        shown = {} if sink is None else pictures_of(findings, good_videos, workspace.data, limits, sink.settings, SHOWN_EXAMPLES)
+        write_validation_page(folder / "index.html", report, findings, bad, fault, shown)
     _log(report)
     if fault is not None:
         raise DataError(fault)

@@ -3,25 +3,26 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from reelnest.backbones.families.qwen2_5_vl import VISION
 from reelnest.checks.findings import Finding
 from reelnest.errors import VideoError
 from reelnest.records.formats import Video, video_files
 from reelnest.report.pictures import Strip, strip
-from reelnest.settings import Preprocess
 from reelnest.video.decoder import Decoder, Limits, in_parallel
 from reelnest.video.frames import FrameSettings
 from reelnest.video.patches import from_patches
 
 APPEARANCE = frozenset({"brightness", "contrast", "change", "look"})
 """Columns of `video_table` that a picture explains."""
-PIXELS = 112 * 112
+FRAMES, PIXELS = 4, 112 * 112
 
 
 def pictures_of(
-    findings: Sequence[Finding], videos: Sequence[Video], folder: Path, limits: Limits, decoder: str, most: int
+    findings: Sequence[Finding], videos: Sequence[Video], folder: Path, limits: Limits, settings: FrameSettings, most: int
 ) -> dict[int, Strip]:
-    """Frames of the first `most` examples of each check of the appearance that failed, by line of `videos.jsonl`."""
+    """Frames of the first `most` examples of each check of the appearance that failed, by line of `videos.jsonl`.
+
+    Frames have the vision spec and the decoder of `settings`.
+    """
     flagged = {
         example.line
         for finding in findings
@@ -29,11 +30,12 @@ def pictures_of(
         for example in finding.examples[:most]
     }
     chosen = [video for video in videos if video.line in flagged]
-    settings = FrameSettings(Preprocess(frames=4, min_pixels=3136, max_pixels=PIXELS, decoder=decoder), VISION)
+    sampling = settings.sampling.model_copy(update={"sampling": "uniform", "frames": FRAMES, "min_pixels": 1, "max_pixels": PIXELS})
+    small = FrameSettings(sampling, settings.vision)
 
     def frames(process: Decoder, video: Video) -> Strip:
-        decoded = process.frames(video_files(video, folder), settings, video.segment)
-        return strip(from_patches(decoded.rows, decoded.grid_thw, VISION))
+        decoded = process.frames(video_files(video, folder), small, video.segment)
+        return strip(from_patches(decoded.rows, decoded.grid_thw, settings.vision))
 
     if not chosen:
         return {}
