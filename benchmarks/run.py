@@ -10,6 +10,7 @@ import sys
 
 from benchmarks import (
     decoding,
+    idle_gpus,
     importing,
     losses,
     memory_prediction,
@@ -25,7 +26,20 @@ from benchmarks import (
 from benchmarks.side_by_side import ROOT, compare, measure_side
 
 RESULTS = ROOT / "benchmarks" / "results" / "summary.json"
-FAMILIES = (training, decoding, losses, step_memory, memory_prediction, search, vector_search, scheduling, scale, importing, serving)
+FAMILIES = (
+    training,
+    decoding,
+    losses,
+    step_memory,
+    memory_prediction,
+    search,
+    vector_search,
+    scheduling,
+    idle_gpus,
+    scale,
+    importing,
+    serving,
+)
 BENCHMARKS = {name: benchmark for family in FAMILIES for name, benchmark in family.BENCHMARKS.items()}
 
 

@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import socket
+import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -53,6 +54,7 @@ PreemptMode=REQUEUE
 ReturnToService=2
 MpiDefault=none
 MinJobAge=300
+GresTypes=gpu
 KillWait=15
 SlurmdTimeout=15
 SlurmctldTimeout=5
@@ -75,8 +77,8 @@ def require_slurm() -> None:
 class Cluster:
     """A running SLURM. `environment` makes its commands (`sbatch`, `squeue`) use it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, gpus: int = 0) -> None:
+        self.folder, self._gpus = folder, gpus
         self.environment = {"SLURM_CONF": str(folder / "etc" / "slurm.conf"), "PATH": SEARCH_PATH}
 
     def command(self, *arguments: str) -> str:
@@ -126,8 +128,14 @@ class Cluster:
         (self.folder / "munge").chmod(0o700)
         (self.folder / "etc" / "plugstack.conf").touch()
         host = socket.gethostname().partition(".")[0]
+        gres = f" Gres=gpu:{self._gpus}" if self._gpus else ""
+        devices = [self.folder / "etc" / f"nvidia{number}" for number in range(self._gpus)]
+        for device in devices:  # SLURM insists on devices; these are /dev/null
+            os.mknod(device, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        lines = [f"NodeName=node[1-4] Name=gpu File={device}\n" for device in devices]
+        (self.folder / "etc" / "gres.conf").write_text("".join(lines))
         nodes = [
-            f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={_free_port()} CPUs=2 RealMemory=6000 State=UNKNOWN"
+            f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={_free_port()} CPUs=2 RealMemory=6000{gres} State=UNKNOWN"
             for node in NODES
         ]
         text = CONFIG.format(host=host, user=getpass.getuser(), folder=self.folder, controller_port=_free_port(), nodes="\n".join(nodes))
@@ -182,11 +190,14 @@ class Cluster:
 
 
 @contextmanager
-def simulated_cluster() -> Iterator[Cluster]:
-    """A SLURM for the block. Its folder has a short path that all users may enter, which the socket of munge needs."""
+def simulated_cluster(gpus: int = 0) -> Iterator[Cluster]:
+    """A SLURM for the block, whose nodes count `gpus` GPUs without having any (as root only).
+
+    Its folder has a short path that all users may enter, which the socket of munge needs.
+    """
     with TemporaryDirectory(prefix="slurm-") as name:
         Path(name).chmod(0o755)
-        cluster = Cluster(Path(name))
+        cluster = Cluster(Path(name), gpus)
         try:
             cluster.start()
             yield cluster
