@@ -20,6 +20,8 @@ GPU_BLOCK_SCORES = 64_000_000
 """On a GPU: 0.5 GB in two buffers. Each block and dim waits for the GPU, so there should be few blocks."""
 BLOCK_NUMBERS = 262_144
 """Numbers of the corpus in memory at once as float32 (1 MB, which fits a processor core's cache)."""
+LEAST_PIECES = 32
+"""Pieces of the corpus, times queries, for each further thread. Threads that have less to do mostly wait for Python's lock."""
 
 SMALLEST_NORM = 1e-12
 
@@ -104,8 +106,7 @@ def _topk(queries: Tensor, corpus: Searched, dims: Sequence[int], k: int, shard:
         squares = queries.new_zeros(rows, dtype=torch.float64)
         before = 0
         for dim in dims:
-            _add_products(queries, corpus, block, slice(before, dim), products, squares)
-            torch.mul(products, squares.sqrt().clamp_min(SMALLEST_NORM).reciprocal().float(), out=scores)
+            _add_products(queries, corpus, block, slice(before, dim), products, squares, scores)
             best[dim].add(scores, block.start)
             before = dim
         if not torch.isfinite(squares).all():
@@ -113,17 +114,20 @@ def _topk(queries: Tensor, corpus: Searched, dims: Sequence[int], k: int, shard:
     return {dim: Ranking(best[dim].indices(), best[dim].scores() / _norms(queries[:, :dim])) for dim in dims}
 
 
-def _add_products(queries: Tensor, corpus: Searched, block: slice, columns: slice, products: Tensor, squares: Tensor) -> None:
-    """Adds the products and the squared norms over `columns` of a block of the corpus, read in pieces that fit a core's cache.
+def _add_products(
+    queries: Tensor, corpus: Searched, block: slice, columns: slice, products: Tensor, squares: Tensor, scores: Tensor
+) -> None:
+    """Adds the products and the squared norms over `columns` of a block of the corpus, and sets the scores.
 
-    Each thread computes some of the pieces alone. If all threads shared each operation, they would mostly wait for each other: an operation
-    on a piece takes microseconds, and a thread that the system has suspended for other work takes milliseconds to come back.
+    The block is read in pieces that fit a core's cache. Each thread computes some of the pieces alone. If all threads shared each
+    operation, they would mostly wait for each other: an operation on a piece takes microseconds, and a thread that the system has suspended
+    for other work takes milliseconds to come back.
     """
     rows, width = len(squares), columns.stop - columns.start
     piece_rows = max(1, BLOCK_NUMBERS // width if queries.device.type == "cpu" else rows)
     pieces = _blocks(rows, piece_rows)
     workers = _workers() if len(pieces) > 1 else None
-    threads = torch.get_num_threads() if workers else 1
+    threads = min(torch.get_num_threads(), 1 + len(pieces) * len(queries) // LEAST_PIECES) if workers else 1
 
     def add(thread: int) -> None:
         buffer = queries.new_empty(min(piece_rows, rows) * width)
@@ -131,6 +135,7 @@ def _add_products(queries: Tensor, corpus: Searched, block: slice, columns: slic
             numbers = read(corpus, slice(block.start + piece.start, block.start + piece.stop), columns, buffer)
             products[:, piece].addmm_(queries[:, columns], numbers.T)
             squares[piece] += torch.linalg.vector_norm(numbers, dim=1).double().square()
+            torch.mul(products[:, piece], squares[piece].sqrt().clamp_min(SMALLEST_NORM).reciprocal().float(), out=scores[:, piece])
 
     if workers is None:
         add(0)
