@@ -273,9 +273,11 @@ def test_the_page_logs_clicks_and_thumbs_by_pointer_and_by_keyboard(copy: Served
             page.click(".results li:nth-child(3) .up")
             page.click(".results li:nth-child(4) .up")
             page.click(".results li:nth-child(4) .up")  # takes it back
-            page.click(
-                ".results li:nth-child(5) .clip", position={"x": 24, "y": page.locator(".clip").nth(4).bounding_box()["height"] - 48}
-            )
+            fifth = page.locator(".clip").nth(4)
+            fifth.scroll_into_view_if_needed()
+            wait_for(page, "document.querySelectorAll('.clip video')[4].readyState >= 2")  # its size is known now
+            fifth.click(position={"x": 24, "y": fifth.bounding_box()["height"] - 48})  # the player's button
+            wait_for(page, "document.querySelectorAll('.clip video')[4].played.length > 0")
             pressed = "[...document.querySelectorAll('.thumbs button')].map((button) => button.getAttribute('aria-pressed')).slice(0, 8)"
             assert page.evaluate(pressed) == ["false", "false", "false", "true", "true", "false", "false", "false"]
             assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -221,4 +221,5 @@ LAYOUTS: dict[str, Write] = {
     "table": table,
     "vatex": vatex,
     "webdataset": webdataset,
+    "webdataset-shards": webdataset,
 }

@@ -5,11 +5,13 @@ perceptual hash by cosine transform (pHash, as in the library imagehash): a bit 
 whether it is above their median. Similar frames differ in few bits. It ignores colours, so the colours of 4 × 4 larger cells follow it.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 CELLS = 32
 """Cells of a frame in each direction."""
@@ -28,8 +30,10 @@ COSINES: Cells = np.cos(np.pi / CELLS * (_STEPS[None, :FREQUENCIES].T) * (_STEPS
 """The lowest rows of the cosine transform (DCT-II, without scale), (frequencies, cells)."""
 
 
-def cells_of(image: Image.Image) -> Cells:
+def cells_of(image: "Image.Image") -> Cells:
     """A frame as cells of 0 to 255, (CELLS, CELLS, 3)."""
+    from PIL import Image  # a training, which decodes nothing, does without
+
     return np.asarray(image.convert("RGB").resize((CELLS, CELLS), Image.Resampling.BOX), dtype=np.float64)
 
 
