@@ -211,9 +211,7 @@ def test_what_a_run_used_is_in_its_record_and_in_the_mlflow_run_of_its_model(rep
     monkeypatch.chdir(repository)
     (repository / "configs").mkdir()
     shutil.copytree(Path(__file__).parents[3] / "configs" / "accelerate", repository / "configs" / "accelerate")
-    database = (
-        f"sqlite:///{repository / 'mlflow.db'}"  # MLflow keeps the store of a relative one open
-    )
+    database = f"sqlite:///{repository / 'mlflow.db'}"  # MLflow keeps the store of a relative one open
     (repository / "params.yaml").write_text(json.dumps({"tracking": {"uri": database}}))
     git(repository, "add", "configs", "params.yaml")
     git(repository, "commit", "-qm", "settings")
