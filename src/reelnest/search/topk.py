@@ -18,9 +18,9 @@ BLOCK_SCORES = 2_000_000
 """Scores in memory at once (8 MB in float32, which fits a processor's cache). It sets the size of the corpus's blocks."""
 GPU_BLOCK_SCORES = 64_000_000
 """On a GPU: 0.5 GB in two buffers. Each block and dim waits for the GPU, so there should be few blocks."""
-BLOCK_NUMBERS = 262_144
-"""Numbers of the corpus in memory at once as float32 (1 MB, which fits a processor core's cache)."""
-LEAST_PIECES = 32
+BLOCK_NUMBERS = 4_194_304
+"""Numbers of the corpus in memory at once as float32 (16 MB). Smaller blocks fit a core's cache, but then threads wait for Python's lock."""
+LEAST_PIECES = 4
 """Pieces of the corpus, times queries, for each further thread. Threads that have less to do mostly wait for Python's lock."""
 
 SMALLEST_NORM = 1e-12
@@ -119,7 +119,7 @@ def _add_products(
 ) -> None:
     """Adds the products and the squared norms over `columns` of a block of the corpus, and sets the scores.
 
-    The block is read in pieces that fit a core's cache. Each thread computes some of the pieces alone. If all threads shared each
+    The block is read in pieces of bounded memory. Each thread computes some of the pieces alone. If all threads shared each
     operation, they would mostly wait for each other: an operation on a piece takes microseconds, and a thread that the system has suspended
     for other work takes milliseconds to come back.
     """
