@@ -19,7 +19,7 @@ BLOCK_SCORES = 2_000_000
 GPU_BLOCK_SCORES = 64_000_000
 """On a GPU: 0.5 GB in two buffers. Each block and dim waits for the GPU, so there should be few blocks."""
 BLOCK_NUMBERS = 4_194_304
-"""Numbers of the corpus in memory at once as float32 (16 MB). Smaller blocks fit a core's cache, but then threads wait for Python's lock."""
+"""Numbers of the corpus in memory at once as float32 (16 MB). With smaller blocks, threads wait for Python's lock."""
 LEAST_PIECES = 4
 """Pieces of the corpus, times queries, for each further thread. Threads that have less to do mostly wait for Python's lock."""
 
