@@ -60,7 +60,11 @@ DRAWS_FIGURES = {
     "reelnest.stages.evaluation_entries": "fills the fields of a report",
     "reelnest.stages.evaluation_files": "writes the metrics into files",
 }
-
+ONLY_MEASURES_ENGINES = {
+    "reelnest.engines": "stores and searches vectors; with `evaluate.engines`, an evaluation measures how fast",
+    "reelnest.profiling.engines": "measures search engines",
+}
+"""Excluded from the evaluation, so that a change to an engine does not evaluate again. `dvc repro -f evaluate` measures again."""
 CHECKS_NOTHING = {
     "reelnest.report": "shows the results of the checks; validating large data again takes hours",
     "reelnest.backbones": "names the layout of the frames that are cached for preprocessing",
@@ -86,7 +90,12 @@ DECODING = Code("reelnest.video.decoder_process", LEFT_OUT)
 """The code that decides whether a video is good, and its properties."""
 FIGURES = Code("reelnest.stages.evaluate", LEFT_OUT | READ_BEFORE | DRAWS_FIGURES)
 """The code that decides the metrics of an evaluation."""
-_LEFT_OUT_OF_STAGE = {"validate": CHECKS_NOTHING, "preprocess": RUNS_A_MODEL, "train": READ_BEFORE, "evaluate": READ_BEFORE}
+_LEFT_OUT_OF_STAGE = {
+    "validate": CHECKS_NOTHING,
+    "preprocess": RUNS_A_MODEL,
+    "train": READ_BEFORE,
+    "evaluate": READ_BEFORE | ONLY_MEASURES_ENGINES,
+}
 
 
 @functools.cache
