@@ -43,7 +43,7 @@ def make_index() -> None:
     from reelnest.encoder.encoder import load_encoder
     from reelnest.encoder.saved import save_model
     from reelnest.encoder.saved_settings import ABOUT_THE_MODEL
-    from reelnest.engines.engine import Item, Manifest, open_engine
+    from reelnest.engines.engine import Item, Manifest, open_engine, write_version
     from reelnest.engines.folder_files import FORMAT_VERSION
     from reelnest.records.content_hash import folder_hash
     from reelnest.records.formats import Video
@@ -77,12 +77,9 @@ def make_index() -> None:
         windows=0,
         skipped=0,
     )
-    engine = open_engine(str(FOLDER / "index"))
-    engine.create("0" * 16, manifest, [])
-    videos = [Video(f"v{number:05d}", f"videos/{number}.mp4", (), {"title": f"clip {number}"}, number + 1) for number in range(VIDEOS)]
-    engine.upsert("0" * 16, [Item(video, video.video_id, vector) for video, vector in zip(videos, vectors, strict=True)])
-    engine.build("0" * 16)
-    engine.activate("0" * 16)
+    videos = (Video(f"v{number:05d}", f"videos/{number}.mp4", (), {"title": f"clip {number}"}, number + 1) for number in range(VIDEOS))
+    items = (Item(video, video.video_id, vector) for video, vector in zip(videos, vectors, strict=True))
+    write_version(open_engine(str(FOLDER / "index")), manifest, items)
 
 
 def _text(rng: random.Random) -> str:

@@ -24,7 +24,7 @@ def _make() -> None:
     """Writes the index and the queries, once."""
     import numpy as np
 
-    from reelnest.engines.engine import Item, Manifest
+    from reelnest.engines.engine import Item, Manifest, write_version
     from reelnest.engines.folder import FolderEngine
     from reelnest.records.formats import Video
 
@@ -39,17 +39,14 @@ def _make() -> None:
 
     FOLDER.parent.mkdir(parents=True, exist_ok=True)
     np.save(QUERIES_FILE, unit(QUERIES))
-    engine = FolderEngine(str(FOLDER))
     names = {"model": "random", "model_hash": "0", "base": "random", "data": ".", "data_hash": "0"}
     sizes = {"format_version": 2, "dims": (WIDTH,), "videos": VECTORS, "skipped": 0, "graph_dim": None}
-    engine.create("0", Manifest.model_validate({**names, **sizes, "storage": "float16"}), [])
-    for start in range(0, VECTORS, BLOCK):
-        ids = [f"{row:07d}" for row in range(start, start + BLOCK)]
-        vectors = unit(BLOCK)
-        videos = [Video(video_id, f"{video_id}.mp4", (), {}, 0) for video_id in ids]
-        engine.upsert("0", [Item(video, video.video_id, vector) for video, vector in zip(videos, vectors, strict=True)])
-    engine.build("0")
-    engine.activate("0")
+    items = (
+        Item(Video(f"{start + row:07d}", "a.mp4", (), {}, 0), "", vector)
+        for start in range(0, VECTORS, BLOCK)
+        for row, vector in enumerate(unit(BLOCK))
+    )
+    write_version(FolderEngine(str(FOLDER)), Manifest.model_validate({**names, **sizes, "storage": "float16"}), items)
 
 
 def _folder() -> Callable[[Any], list[str]]:

@@ -1,7 +1,9 @@
 """The interface of an engine. It stores the versions of one index, searches the active one, and replaces it in one step."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import secrets
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -218,6 +220,31 @@ def base_folder(location: str) -> Path:
 def bytes_below(path: Path) -> int:
     """Bytes that the files below a folder take on the disk. Engines write files with holes."""
     return sum(BLOCK_BYTES * file.stat().st_blocks for file in path.rglob("*") if file.is_file())
+
+
+def write_version(
+    engine: Engine, manifest: Manifest, items: Iterable[Item], skipped: Collection[BadRecord] = (), batch_size: int = 1000
+) -> None:
+    """Writes a version of an index and makes it the active one. Removes it if that fails.
+
+    Args:
+        engine: The index.
+        manifest: The version's. `manifest.videos` items follow.
+        items: The rows, sorted by id. `batch_size` of them are in memory at once.
+        skipped: The videos that are left out, for display.
+
+    Raises ModelError for vectors that cannot be ranked, DataError if the index cannot be written.
+    """
+    version, rows = secrets.token_hex(8), iter(items)
+    try:
+        engine.create(version, manifest, skipped)
+        while batch := list(islice(rows, batch_size)):
+            check_vectors(batch, manifest.width)
+            engine.upsert(version, batch)
+        engine.build(version)
+        engine.activate(version)
+    finally:
+        engine.drop(version)  # does nothing if the version is active
 
 
 def check_vectors(items: Sequence[Item], width: int) -> None:

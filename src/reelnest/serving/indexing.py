@@ -4,11 +4,10 @@ import hashlib
 import json
 import logging
 import os
-import secrets
 import shutil
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -19,7 +18,7 @@ import torch
 
 from reelnest.atomic_files import wait_for_lock
 from reelnest.encoder.saved import SavedModel
-from reelnest.engines.engine import Engine, Item, Manifest, Vector, base_folder, check_vectors, is_address, shown
+from reelnest.engines.engine import Engine, Item, Manifest, Vector, base_folder, is_address, shown, write_version
 from reelnest.engines.folder_files import FORMAT_VERSION
 from reelnest.engines.folder_vectors import FLOATS
 from reelnest.errors import ConfigError, DataError, ModelError, VideoError
@@ -164,24 +163,11 @@ def build_index(source: ModelSource, data: Path, engine: Engine, location: str, 
         if not is_float:  # normalised before they are cut, as in the evaluation
             vectors = (unit(torch.from_numpy(np.array(vector))[None])[0].numpy() for vector in vectors)
         rows = (Item(item.video, item.key, vector[: dims[-1]]) for item, vector in zip(good, vectors, strict=True))
-        _write(engine, manifest, bad, rows, options.batch_size)
+        write_version(engine, manifest, rows, bad, options.batch_size)
         # Codes and signs do not give the vectors back, so those stay for the next run.
         for unused in [place] if is_float else [folder for folder in place.glob("*") if folder != cache]:
             shutil.rmtree(unused, ignore_errors=True)
     return Indexed(manifest, len(missing) - len(failed), tuple(sorted(bad, key=lambda record: record.line)))
-
-
-def _write(engine: Engine, manifest: Manifest, skipped: Sequence[BadRecord], rows: Iterator[Item], batch_size: int) -> None:
-    version = secrets.token_hex(8)
-    try:
-        engine.create(version, manifest, skipped)
-        while batch := list(islice(rows, batch_size)):
-            check_vectors(batch, manifest.width)
-            engine.upsert(version, batch)
-        engine.build(version)
-        engine.activate(version)
-    finally:
-        engine.drop(version)  # does nothing if the version is active
 
 
 def _items(
