@@ -153,7 +153,8 @@ class MilvusEngine(CollectionsEngine):
             schema.add_field("number", kind.INT64)
             schema.add_field("content", kind.VARCHAR, max_length=LONGEST_TEXT)
             schema.add_field("unused", kind.FLOAT_VECTOR, dim=2)  # Milvus wants a vector in each collection
-            client.create_collection(self._manifests, schema=schema, index_params=_indexes(client, {"unused": "FLAT"}))
+            client.create_collection(self._manifests, schema=schema)
+            _create_index(client, self._manifests, "unused", "FLAT")
         self._load(self._manifests)
         listed = [asdict(record) for record in list(skipped)[:MOST_SKIPPED]]
         text = json.dumps({"manifest": manifest.model_dump(mode="json"), "skipped": listed})
@@ -197,8 +198,8 @@ class MilvusEngine(CollectionsEngine):
     def _build(self, version: str, manifest: Manifest) -> None:
         collection, client = self._collection(version), self._client
         client.flush(collection)
-        kinds = {name: "HNSW" if name == GRAPH_FIELD else "FLAT" for name in self._vector_fields(manifest)}
-        client.create_index(collection, _indexes(client, kinds))
+        for name in self._vector_fields(manifest):
+            _create_index(client, collection, name, "HNSW" if name == GRAPH_FIELD else "FLAT")
         self._load(collection)
         counted = client.query(collection, filter="", output_fields=["count(*)"], consistency_level="Strong")
         if counted[0]["count(*)"] != manifest.videos:
@@ -283,9 +284,7 @@ def _release(file: str) -> None:
         server_manager_instance.release_server(file)
 
 
-def _indexes(client: Any, kinds: dict[str, str]) -> Any:
-    indexes = client.prepare_index_params()
-    for field, kind in kinds.items():
-        parameters = {"M": 16, "efConstruction": 200} if kind == "HNSW" else {}
-        indexes.add_index(field, index_type=kind, metric_type="COSINE", params=parameters)
-    return indexes
+def _create_index(client: Any, collection: str, field: str, kind: str) -> None:
+    index = client.prepare_index_params()
+    index.add_index(field, index_type=kind, metric_type="COSINE", params={"M": 16, "efConstruction": 200} if kind == "HNSW" else {})
+    client.create_index(collection, index, sync=kind != "FLAT")  # FLAT builds nothing, and a check of its state takes half a second

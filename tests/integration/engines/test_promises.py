@@ -108,7 +108,7 @@ def test_filters_that_select_many_few_or_hardly_any_rows_are_exact(engine: Engin
     for percent, text in SELECTED.items():
         satisfying = rows[rows % 1000 < 10 * percent] if percent >= 1 else rows[rows % 1000 == 7]
         condition = parse_filter(text, ["part"])
-        for query in queries[::4]:
+        for query in queries[::8]:
             hits = engine.search(query, 10, dim=DIMS[-1], condition=condition)
             assert list(hits.ids) == nearest(vectors, query, DIMS[-1], satisfying), text
             funnel = engine.search(query, 10, dim=DIMS[0], shortlist=count, condition=condition)
