@@ -1,31 +1,17 @@
 """Defers the import of a module that a library imports but rarely uses."""
 
-import importlib
+import importlib.util
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import ModuleType
-from typing import Any
 
 
-class _Deferred(ModuleType):
-    """Stands for a module, which is imported when an attribute of it is used."""
+def defer_import(name: str) -> None:
+    """Makes imports of the module `name` wait until something of it is used. Does nothing if it is imported already.
 
-    def __getattr__(self, name: str) -> Any:
-        if sys.modules.get(self.__name__) is self:
-            del sys.modules[self.__name__]
-        return getattr(importlib.import_module(self.__name__), name)
-
-
-@contextmanager
-def deferred_import(name: str) -> Iterator[None]:
-    """Defers imports of the module `name` inside the block until it is used. Imports after the block get the module itself."""
-    if name in sys.modules:
-        yield
+    The standard library's recipe: https://docs.python.org/3/library/importlib.html#implementing-lazy-imports.
+    """
+    spec = None if name in sys.modules else importlib.util.find_spec(name)
+    if spec is None or spec.loader is None:
         return
-    module = sys.modules[name] = _Deferred(name)
-    try:
-        yield
-    finally:
-        if sys.modules.get(name) is module:
-            del sys.modules[name]
+    spec.loader = importlib.util.LazyLoader(spec.loader)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
