@@ -13,7 +13,7 @@ from reelnest.cli_data import data, in_checkout, project_settings
 from reelnest.cli_search import search
 from reelnest.errors import NothingTracked, ReelnestError, storage_problem
 from reelnest.launch.command import launch, prepare_process
-from reelnest.launch.deferred_import import defer_import
+from reelnest.launch.deferred_import import deferred_import
 from reelnest.progress import Activity
 from reelnest.records.formats import check_data_files
 from reelnest.settings import Params
@@ -108,8 +108,8 @@ def validate() -> None:
     workspace, params = project_settings()
     check_data_files(workspace.data)  # before the stage is imported, which takes seconds
     with Activity("validate"):
-        defer_import("scipy.stats")  # Great Expectations imports it, and none of our expectations uses it
-        from reelnest.stages import validate as stage
+        with deferred_import("scipy.stats"):  # Great Expectations imports it, and none of our expectations uses it
+            from reelnest.stages import validate as stage
 
         stage.run(workspace, params)
 

@@ -1,17 +1,31 @@
 """Defers the import of a module that a library imports but rarely uses."""
 
-import importlib.util
+import importlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
 
 
-def defer_import(name: str) -> None:
-    """Makes imports of the module `name` wait until something of it is used. Does nothing if it is imported already.
+class _Deferred(ModuleType):
+    """Stands for a module, which is imported when an attribute of it is used."""
 
-    The standard library's recipe: https://docs.python.org/3/library/importlib.html#implementing-lazy-imports.
-    """
-    spec = None if name in sys.modules else importlib.util.find_spec(name)
-    if spec is None or spec.loader is None:
+    def __getattr__(self, name: str) -> Any:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+@contextmanager
+def deferred_import(name: str) -> Iterator[None]:
+    """Defers imports of the module `name` inside the block until it is used. Imports after the block get the module itself."""
+    if name in sys.modules:
+        yield
         return
-    spec.loader = importlib.util.LazyLoader(spec.loader)
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = sys.modules[name] = _Deferred(name)
+    try:
+        yield
+    finally:
+        if sys.modules.get(name) is module:
+            del sys.modules[name]

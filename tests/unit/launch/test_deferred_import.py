@@ -5,16 +5,30 @@ import sys
 
 SCRIPT = """
 import sys
-from reelnest.launch.deferred_import import defer_import
-defer_import("scipy.stats")
-from reelnest.stages import validate
-assert "scipy.stats._stats_py" not in sys.modules
-defer_import("scipy.stats")
-from scipy import stats
-assert stats.norm.cdf(0) == 0.5
-assert "scipy.stats._stats_py" in sys.modules
+from reelnest.launch.deferred_import import deferred_import
+with deferred_import("colorsys"):
+    import colorsys as deferred
+assert "colorsys" not in sys.modules
+{use}
+import colorsys
+assert (deferred is colorsys) is False and deferred.rgb_to_hsv is colorsys.rgb_to_hsv
+with deferred_import("colorsys"):
+    import colorsys as known
+assert known is colorsys
 """
 
 
+def test_a_deferred_module_is_imported_on_use_and_later_imports_get_it() -> None:
+    for use in ("", "assert deferred.rgb_to_hsv(1, 0, 0) == (0.0, 1.0, 1)"):
+        subprocess.run([sys.executable, "-c", SCRIPT.format(use=use)], check=True)
+
+
 def test_validation_does_not_import_the_statistics_that_no_expectation_uses() -> None:
-    subprocess.run([sys.executable, "-c", SCRIPT], check=True)
+    script = """
+import sys
+from reelnest.launch.deferred_import import deferred_import
+with deferred_import("scipy.stats"):
+    from reelnest.stages import validate
+assert "scipy.stats" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
