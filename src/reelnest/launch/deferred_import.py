@@ -1,4 +1,7 @@
-"""Defers the import of a module that a library imports but rarely uses."""
+"""Defers the import of a module that a library imports but rarely uses.
+
+`importlib.util.LazyLoader` does not: it imports the module as soon as an import statement looks at its `__spec__`.
+"""
 
 import importlib
 import sys
