@@ -180,7 +180,7 @@ class _Merge:
         existing = self.files.get(name)
         if name in FILES:
             raise RecordError("conflict", f"the file {show(name)} has the name of a file of records; rename it")
-        if existing is None or not filecmp.cmp(existing, file, shallow=False):
+        if existing != file and (existing is None or not filecmp.cmp(existing, file, shallow=False)):
             # A file that only a replaced video used may be overwritten. A file that no record names may not.
             if existing is not None and self.users.get(name, {video_id}):
                 raise RecordError("conflict", f"the file {show(name)} has other bytes than the existing file of that name; rename it")
