@@ -130,7 +130,7 @@ def create_app(searchers: Mapping[str, Searcher], access: Access, upload_megabyt
             raise HTTPException(404, f"The video has {len(files)} files.")
         kind = mimetypes.guess_type(files[frame].name)[0] or ""
         played = kind if kind.startswith(PLAYED) else "application/octet-stream"
-        return clip_response(files[frame], played, request.headers.get("range"))
+        return clip_response(files[frame], played, request)
 
     add_embeddings(app, searchers, upload_megabytes)
     add_events(app, clicks)

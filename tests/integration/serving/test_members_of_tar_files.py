@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from reelnest.records.files.tar_members import TarMember
 from reelnest.serving.bodies.clips import clip_response
 
 SENT = ("content-length", "content-range", "content-type", "accept-ranges")
@@ -19,7 +20,7 @@ RANGES = [None, "bytes=0-9", "bytes=10-", "bytes=-7", "bytes=2990-9999", "bytes=
 
 
 @pytest.mark.parametrize("wanted", RANGES)
-def test_a_member_is_sent_as_a_file_is(wanted: str | None, tmp_path: Path) -> None:
+def test_a_member_is_sent_as_a_file_is(wanted: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = tmp_path / "a.mp4"
     plain.write_bytes(bytes(range(250)) * 12)
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
@@ -27,11 +28,13 @@ def test_a_member_is_sent_as_a_file_is(wanted: str | None, tmp_path: Path) -> No
             tar.add(plain, name)
 
     def endpoint(request: Request) -> Response:
-        return clip_response(tmp_path / request.path_params["path"], "video/mp4", request.headers.get("range"))
+        return clip_response(tmp_path / request.path_params["path"], "video/mp4", request)
 
     client = TestClient(Starlette(routes=[Route("/{path:path}", endpoint)]))
     headers = {} if wanted is None else {"Range": wanted}
     for method in ("GET", "HEAD"):
+        if method == "HEAD":
+            monkeypatch.setattr(TarMember, "blocks", None)  # nothing of the member is read
         ours, theirs = (client.request(method, f"/{path}", headers=headers) for path in ("x.tar/a.mp4", "a.mp4"))
         assert ours.status_code == theirs.status_code
         if ours.status_code != 416:
