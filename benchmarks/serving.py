@@ -17,8 +17,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from benchmarks.side_by_side import ROOT, Benchmark, Figures
@@ -175,17 +175,13 @@ def _serve(clients: int) -> Callable[[], Figures]:
     return run
 
 
-def _of(clients: int) -> Callable[[], Any]:
-    return lambda: _serve(clients)
-
-
 BENCHMARKS = {
     "serve-clients": Benchmark(
         f"the search server, {CLIENTS} clients for {SECONDS:g} s, then SIGTERM: searches in {VIDEOS:,} videos and embeddings",
         "one client",
         4.0,
-        _of(CLIENTS),
-        _of(1),
+        partial(_serve, CLIENTS),
+        partial(_serve, 1),
         runs=1,
         unit="requests/s",
         setup=_make,

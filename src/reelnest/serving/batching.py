@@ -44,16 +44,14 @@ class BatchedEncoder:
 
     def _run(self) -> None:
         while (first := self._waiting.get()) is not None:
-            batch, is_last = [first], False
+            batch = [first]
             while len(batch) < LARGEST_BATCH and not self._waiting.empty():
                 following = self._waiting.get()
                 if following is None:
-                    is_last = True
+                    self._waiting.put(None)  # ends the loop after this batch
                     break
                 batch.append(following)
             self._encode_batch(batch)
-            if is_last:
-                return
 
     def _encode_batch(self, batch: Sequence[_Waiting]) -> None:
         try:

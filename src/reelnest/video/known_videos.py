@@ -264,15 +264,11 @@ def _state(status: os.stat_result) -> _State:
 
 
 def _digest(file: Path) -> bytes:
-    try:
-        with file.open("rb") as opened:
-            return hashlib.file_digest(opened, "blake2b").digest()
-    except NotADirectoryError:
-        digest = hashlib.blake2b()
-        with open_bytes(file) as blocks:
-            for block in blocks:
-                digest.update(block)
-        return digest.digest()
+    digest = hashlib.blake2b()
+    with open_bytes(file) as blocks:
+        for block in blocks:
+            digest.update(block)
+    return digest.digest()
 
 
 def _content(digests: Sequence[bytes], size: int) -> Content:

@@ -6,7 +6,7 @@ fields of the video. Shards with train, val or test in their names, or in their 
 
 import json
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -35,7 +35,7 @@ class _Sample:
 @IMPORTERS.register("webdataset")
 def read_webdataset(source: Path) -> Iterator[Row]:
     """WebDataset: a tar file, or a folder of them, with <key>.mp4 and <key>.txt or <key>.json."""
-    for shard, name in _named(_shards(source), source):
+    for shard, name in _shards(source):
         with TemporaryDirectory(prefix="reelnest-") as folder:
             yield from _shard(shard, name, split_of(name), Path(folder))
 
@@ -43,20 +43,18 @@ def read_webdataset(source: Path) -> Iterator[Row]:
 @IMPORTERS.register("webdataset-shards")
 def read_webdataset_shards(source: Path) -> Iterator[Row]:
     """WebDataset whose tar files are copied as they are: the videos are read inside them."""
-    for shard, name in _named(_shards(source), source):
+    for shard, name in _shards(source):
         yield from _shard(shard, name, split_of(name), None)
 
 
-def _shards(source: Path) -> list[Path]:
-    shards = [source] if source.is_file() else sorted(source.rglob("*.tar"))
+def _shards(source: Path) -> list[tuple[Path, str]]:
+    """Each tar file with its path relative to the source."""
+    if source.is_file():
+        return [(source, source.name)]
+    shards = [(shard, shard.relative_to(source).as_posix()) for shard in sorted(source.rglob("*.tar"))]
     if not shards:
         raise DataError(f"{source}: expected a tar file, or a folder with tar files.")
     return shards
-
-
-def _named(shards: Sequence[Path], source: Path) -> list[tuple[Path, str]]:
-    """Each shard with its path relative to the source."""
-    return [(shard, shard.name if source.is_file() else shard.relative_to(source).as_posix()) for shard in shards]
 
 
 def _shard(shard: Path, name: str, split: str | None, folder: Path | None) -> Iterator[Row]:
