@@ -1,42 +1,36 @@
-"""The part of Kubernetes' API that launches use, on this machine: a server, the Job controller, and nodes that run containers as processes.
+"""The part of Kubernetes that launches use, on this machine: its API, the Job controller, and nodes that run containers as processes.
 
 It checks manifests against Kubernetes' schemas (kubernetes-validate). It has no images, volumes, networks or limits: all pods share this
 machine's files.
 """
 
 import contextlib
-import json
 import os
 import re
 import secrets
 import signal
-import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import kubernetes_validate
 import psutil
-import yaml
 
 from reelnest.launch.jobs.kubernetes_manifest import PASSED
+from tests.support.simulated_kubernetes_api import Api, Refused
 
 VERSION = "1.34"
-NAMESPACE = "training"
 MARK = "SIMULATED_POD"
 TICK_SECONDS = 0.1
 NODES = 4
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-ROUTE = re.compile(rf"/(?:api/v1|apis/batch/v1)/namespaces/{NAMESPACE}/(jobs|pods)(?:/([^/]+))?(/log)?")
 
 
 @dataclass
@@ -66,14 +60,6 @@ class Pod:
         }
 
 
-class Refused(Exception):  # noqa: N818 -- as in the API
-    """A request that Kubernetes answers with an error."""
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
 class Cluster:
     """A running Kubernetes. `environment` makes its clients use it."""
 
@@ -85,65 +71,25 @@ class Cluster:
         """The names of all jobs that were created, in order."""
         self.room = NODES
         """How many pods can run at once."""
-        self.failing: int | None = None
-        """The status of all responses."""
-        self.token = secrets.token_hex(16)
+        self.api = Api(folder, self._respond)
         self._lock = threading.RLock()
-        self._server: ThreadingHTTPServer | None = None
-        self._port = 0
         self._stopped = threading.Event()
         self._controller = threading.Thread(target=self._control)
         self.environment = {"KUBECONFIG": str(folder / "kubeconfig")}
 
     def start(self) -> None:
         """Starts everything."""
-        certificate = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=kubernetes"]
-        files = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "ca.pem"]
-        subprocess.run([*certificate, *files], cwd=self.folder, check=True, capture_output=True)
-        self.start_api()
-        self.write_kubeconfig()
+        self.api.start()
+        self.api.change_token()
         self._controller.start()
 
     def stop(self) -> None:
         """Stops everything, pods included."""
         self._stopped.set()
         self._controller.join()
-        self.kill_api()
+        self.api.kill()
         for pod in self.pods.values():
             _kill(pod)
-
-    def write_kubeconfig(self) -> None:
-        """Writes the file through which clients find the cluster."""
-        cluster = {"server": f"https://127.0.0.1:{self._port}", "certificate-authority": str(self.folder / "ca.pem")}
-        contents = {
-            "current-context": "sim",
-            "contexts": [{"name": "sim", "context": {"cluster": "sim", "user": "me", "namespace": NAMESPACE}}],
-            "clusters": [{"name": "sim", "cluster": cluster}],
-            "users": [{"name": "me", "user": {"token": self.token}}],
-        }
-        (self.folder / "kubeconfig").write_text(yaml.safe_dump(contents))
-
-    def start_api(self) -> None:
-        """Starts the API's server, at the same address each time."""
-        cluster = self
-
-        class Handler(_Handler):
-            def respond(self, method: str, body: Any) -> tuple[int, Any]:
-                return cluster.respond(method, self.path, self.headers.get("Authorization"), body)
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
-        self._port = self._server.server_port
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.folder / "ca.pem", self.folder / "key.pem")
-        self._server.socket = context.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-
-    def kill_api(self) -> None:
-        """Ends the API's server. Pods run on."""
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            self._server = None
 
     def running(self) -> list[Pod]:
         """The pods that run, by index."""
@@ -180,6 +126,10 @@ class Cluster:
         with self._lock:
             self.jobs[job]["failing"] = "DeadlineExceeded"
 
+    def is_idle(self) -> bool:
+        """Whether neither a pod nor a process of one runs."""
+        return not self.running() and not self.processes()
+
     def processes(self) -> list[psutil.Process]:
         """The processes of all pods."""
         found = []
@@ -189,40 +139,25 @@ class Cluster:
                     found.append(process)
         return found
 
-    def respond(self, method: str, address: str, authorization: str | None, body: Any) -> tuple[int, Any]:
-        """The status and the content of a response."""
-        parts = urlsplit(address)
-        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-        try:
-            if self.failing is not None:
-                raise Refused(self.failing, "the server is currently unable to handle the request")
-            if authorization != f"Bearer {self.token}":
-                raise Refused(401, "Unauthorized")
-            matched = ROUTE.fullmatch(parts.path)
-            if matched is None:
-                raise Refused(404, f"no such path or namespace: {parts.path}")
-            with self._lock:
-                return 201 if method == "POST" else 200, self._response(method, matched[1], matched[2], query, body, bool(matched[3]))
-        except Refused as error:
-            return error.code, {"kind": "Status", "status": "Failure", "message": str(error), "code": error.code}
-
-    def _response(self, method: str, kind: str, name: str | None, query: Mapping[str, str], body: Any, is_log: bool) -> Any:
-        if (method, kind, name) == ("POST", "jobs", None):
-            return self._create(body)
-        if name is None:
-            job = query["labelSelector"].removeprefix("job-name=")
-            return {"items": [pod.content() for pod in self._pods_of(job)]}
-        objects: Mapping[str, Any] = self.jobs if kind == "jobs" else self.pods
-        if name not in objects:
-            raise Refused(404, f'{kind} "{name}" not found')
-        if is_log:
-            return (self.folder / f"{name}.log").read_text()
-        found = objects[name]
-        if method == "DELETE" and kind == "jobs":
-            self.delete(name)
-        elif method == "DELETE":
-            self._delete(found, int(query["gracePeriodSeconds"]))
-        return found.content() if isinstance(found, Pod) else found
+    def _respond(self, method: str, route: Mapping[str, str | None], query: Mapping[str, str], body: Any) -> Any:
+        kind, name = route["kind"], route["name"]
+        with self._lock:
+            if (method, kind, name) == ("POST", "jobs", None):
+                return self._create(body)
+            if name is None:
+                job = query["labelSelector"].removeprefix("job-name=")
+                return {"items": [pod.content() for pod in self._pods_of(job)]}
+            objects: Mapping[str, Any] = self.jobs if kind == "jobs" else self.pods
+            if name not in objects:
+                raise Refused(404, f'{kind} "{name}" not found')
+            if route["log"]:
+                return (self.folder / f"{name}.log").read_text()
+            found = objects[name]
+            if method == "DELETE" and kind == "jobs":
+                self.delete(name)
+            elif method == "DELETE":
+                self._delete(found, int(query["gracePeriodSeconds"]))
+            return found.content() if isinstance(found, Pod) else found
 
     def _create(self, manifest: dict[str, Any]) -> dict[str, Any]:
         name = manifest["metadata"]["name"]
@@ -324,29 +259,6 @@ class Cluster:
         pod.status = {"phase": "Running"}
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def respond(self, method: str, body: Any) -> tuple[int, Any]:
-        raise NotImplementedError
-
-    def _handle(self) -> None:
-        text = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        status, content = self.respond(self.command, json.loads(text) if text else None)
-        sent = content.encode() if isinstance(content, str) else json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(sent)))
-        self.send_header("Connection", "close")
-        self.end_headers()
-        self.wfile.write(sent)
-        self.close_connection = True
-
-    do_GET = do_POST = do_DELETE = _handle  # noqa: N815
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
 @contextmanager
 def simulated_cluster() -> Iterator[Cluster]:
     """A Kubernetes for the block."""
@@ -357,15 +269,6 @@ def simulated_cluster() -> Iterator[Cluster]:
             yield cluster
         finally:
             cluster.stop()
-
-
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
-    """Waits for a condition, and returns what it returned."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited too long for {what}"
-        time.sleep(0.05)
-    return found
 
 
 def _condition(kind: str, reason: str, message: str = "") -> dict[str, str]:

@@ -92,6 +92,10 @@ class Cluster:
         listed = self.command("squeue", "--noheader", "--states", states, "--format", "%i %T %j")
         return [line.split() for line in listed.splitlines()]
 
+    def is_idle(self) -> bool:
+        """Whether neither a job nor a process of one is left."""
+        return not self.jobs() and not self.processes()
+
     def processes(self) -> list[psutil.Process]:
         """The processes of all jobs, on all nodes."""
         running = []

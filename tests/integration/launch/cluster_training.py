@@ -1,4 +1,4 @@
-"""A small training that runs as a SLURM job on two nodes, and what is true of it after a fault."""
+"""A small training that runs as a job on two nodes of a cluster, and what is true of it after a fault."""
 
 import contextlib
 import os
@@ -14,7 +14,6 @@ import psutil
 import yaml
 
 from tests.integration.training.training_workspace import ROOT, training_report, write_workspace
-from tests.support.simulated_slurm import Cluster
 
 
 class AnyCluster(Protocol):
@@ -22,11 +21,15 @@ class AnyCluster(Protocol):
 
     environment: dict[str, str]
 
+    def is_idle(self) -> bool:
+        """Whether neither a job nor a process of one is left."""
+
     def processes(self) -> list[psutil.Process]:
         """The processes of all jobs."""
 
 
 COMMAND = (sys.executable, "-c", "from reelnest.cli import app; app()", "train")
+TEMPLATE = Path("configs/kubernetes/job.yaml")
 LONG: dict[str, Any] = {"epochs": 25, "checkpoint_every_minutes": 0.02}
 """A training that is long enough for a fault."""
 
@@ -40,6 +43,8 @@ def write_checkout(root: Path, prepared: Path, *, nodes: int, processes: int, ba
     shape = yaml.safe_load((folder / "cpu-2.yaml").read_text())
     shape |= {"num_machines": nodes, "num_processes": processes, "same_network": True, "rdzv_backend": "static"}
     (folder / "shape.yaml").write_text(yaml.safe_dump(shape))
+    template = root / TEMPLATE
+    template.write_text(template.read_text().replace("mountPath: /project}", f"mountPath: {root}}}"))
     params = yaml.safe_load((root / "params.yaml").read_text())
     params["launch"] = {
         "config": "shape",
@@ -52,10 +57,10 @@ def write_checkout(root: Path, prepared: Path, *, nodes: int, processes: int, ba
     return root
 
 
-def set_slurm(root: Path, backend: str = "slurm", **settings: Any) -> None:
-    """Changes settings of the cluster, such as `launch.slurm`."""
+def change_settings(root: Path, **settings: Any) -> None:
+    """Changes settings of the backend, such as `launch.slurm`."""
     params = yaml.safe_load((root / "params.yaml").read_text())
-    params["launch"][backend].update(settings)
+    params["launch"][params["launch"]["backend"]].update(settings)
     (root / "params.yaml").write_text(yaml.safe_dump(params))
 
 
@@ -80,7 +85,7 @@ def train(root: Path, cluster: AnyCluster) -> str:
 
 
 def messages(root: Path) -> str:
-    """What SLURM printed about the jobs of a checkout."""
+    """What the cluster printed about the jobs of a checkout."""
     return "".join(path.read_text() for path in root.glob("work/jobs/*/messages.txt"))
 
 
@@ -114,9 +119,15 @@ def ranks(cluster: AnyCluster) -> list[psutil.Process]:
     return training
 
 
-def nothing_runs(cluster: Cluster) -> bool:
-    """Whether neither a job nor a process of one is left."""
-    return not cluster.jobs() and not cluster.processes()
+def assert_goes_on(root: Path, cluster: AnyCluster, fault: Callable[[], object], unbroken: Path) -> None:
+    """A training goes on by itself after a fault, and nothing is left of it at the end."""
+    with start(root, cluster) as command:
+        wait_for_checkpoint(root, command)
+        fault()
+        _, printed = command.communicate(timeout=240)
+    assert command.returncode == 0, printed + messages(root)
+    assert_same(root, unbroken)
+    wait_until(cluster.is_idle, "the end of all processes")
 
 
 def assert_same(first: Path, second: Path) -> None:

@@ -20,9 +20,7 @@ from tests.integration.launch.cluster_training import (
     assert_same,
     checkpoints,
     messages,
-    nothing_runs,
     ranks,
-    run_locally,
     start,
     wait_until,
     write_checkout,
@@ -123,13 +121,6 @@ FAULTS = (
 )
 
 
-@pytest.fixture(scope="module")
-def unbroken(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = write_checkout(tmp_path_factory.mktemp("unbroken") / "checkout", prepared, nodes=1, processes=2, backend="local", **LONG)
-    run_locally(root)
-    return root
-
-
 @pytest.fixture
 def root(prepared: Path, tmp_path: Path) -> Iterator[Path]:
     """A checkout whose `work/` is a small disk."""
@@ -141,22 +132,22 @@ def root(prepared: Path, tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("trial", range(TRIALS))
-def test_a_training_survives_a_drawn_fault(trial: int, unbroken: Path, cluster: Cluster, root: Path) -> None:
+def test_a_training_survives_a_drawn_fault(trial: int, unbroken: Path, slurm: Cluster, root: Path) -> None:
     chance = random.Random(trial)
     fault = FAULTS[trial % len(FAULTS)]
     printed = []
     for number in range(MOST_COMMANDS):
-        with start(root, cluster) as command:
+        with start(root, slurm) as command:
             if number == 0:
                 # Half of them hit the start of the job or its first steps, and half of them the later training.
                 if chance.random() < 0.5:
                     wait_until(lambda: bool(checkpoints(root)) or command.poll() is not None, "a checkpoint")
                 time.sleep(chance.uniform(0, 12))
-                fault(Scene(cluster, root, command, chance))
+                fault(Scene(slurm, root, command, chance))
             _, text = command.communicate(timeout=400)
             printed.append(f"{fault.__name__}: status {command.returncode}\n{text}")
         if command.returncode == 0:
             break
     assert command.returncode == 0, "\n".join([*printed, messages(root)])
     assert_same(root, unbroken)
-    wait_until(lambda: nothing_runs(cluster), "the end of all processes", seconds=60)
+    wait_until(slurm.is_idle, "the end of all processes", seconds=60)
