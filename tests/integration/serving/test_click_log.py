@@ -21,6 +21,7 @@ from reelnest.errors import QueryError
 from reelnest.records.clicks.click_log import read_click_log
 from reelnest.records.tables.column_map import ColumnMap
 from reelnest.serving.clicks import click_log as module
+from reelnest.serving.clicks import journals
 from reelnest.serving.clicks.click_log import MOST_LOGGED, ClickLog
 from reelnest.serving.clicks.journals import finished_files
 from reelnest.settings import Serve
@@ -191,6 +192,28 @@ def test_a_full_disk_is_one_warning_and_what_was_waiting_is_written_later(
     clock.now = LATER
     log.flush()
     assert [row["query"] for row in rows(tmp_path)][::3] == ["before", "full 0", "full 1", "full 2", "full 3"]
+
+
+def test_a_full_journal_loses_what_follows_until_the_next_period(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock()
+    log = opened(tmp_path, clock)
+    search(log, "before")
+    log.flush()
+    with monkeypatch.context() as patch:
+        patch.setattr(journals, "LARGEST_BYTES", 1)
+        for number in range(3):
+            search(log, f"full {number}")
+            log.flush()
+    clock.now += 600
+    log.add_mark(search(log, "after"), 1, "click")
+    log.flush()
+    clock.now += 3600
+    log.flush()
+    assert [row["query"] for row in rows(tmp_path)][::3] == ["before", "after"]
+    (warning,) = caplog.messages
+    assert "serve.click_log_minutes" in warning
 
 
 def test_ids_that_no_search_can_have_are_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reelnest.errors import QueryError
-from reelnest.serving.clicks.journals import Journals
+from reelnest.serving.clicks.journals import JournalFullError, Journals
 from reelnest.settings import Serve
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,8 @@ class ClickLog:
         self._waiting: list[tuple[int, dict[str, Any]]] = []
         self._entering, self._writing = threading.Lock(), threading.Lock()
         self._dropped, self._is_failing = 0, False
+        self._full: int | None = None
+        """The last period of which records were lost because its journal was full."""
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="click-log", daemon=True)
 
@@ -79,7 +81,7 @@ class ClickLog:
                 by_period[start].append(record)
             try:
                 for start in list(by_period):
-                    self._journals.append(start, by_period[start])
+                    self._append(start, by_period[start])
                     del by_period[start]
                 self._journals.finish(self._clock())
             except OSError as error:
@@ -93,6 +95,15 @@ class ClickLog:
             if self._is_failing or dropped:
                 log.warning("%s: searches and clicks are logged again; %d were lost.", self._folder, dropped)
             self._is_failing = False
+
+    def _append(self, start: int, records: Sequence[dict[str, Any]]) -> None:
+        """Writes records of a period. Those that its journal has no room for are lost. Raises OSError."""
+        try:
+            self._journals.append(start, records)
+        except JournalFullError as error:
+            if start != self._full:
+                log.warning("%s: %s. Further searches and clicks of its time are lost.", self._folder, error)
+            self._full = start
 
     def _add(self, start: int, record: dict[str, Any]) -> None:
         with self._entering:

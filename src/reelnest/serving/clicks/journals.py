@@ -46,7 +46,7 @@ SCHEMA = pa.schema(
 
 
 class JournalFullError(OSError):
-    """The journal has LARGEST_BYTES."""
+    """The journal would have more than LARGEST_BYTES. A later try fails too."""
 
 
 class Journals:
@@ -65,7 +65,7 @@ class Journals:
         return start <= now < start + self._period + self._wait
 
     def append(self, start: int, records: Sequence[Mapping[str, Any]]) -> None:
-        """Writes records to the disk: all, or none if there is an error. Raises OSError."""
+        """Writes records to the disk: all, or none if there is an error. Raises OSError, JournalFullError among them."""
         path = self._folder / f".{start}{SUFFIX}"
         self._folder.mkdir(parents=True, exist_ok=True)
         # A kill may have cut the last line short, so each write begins with a new one.
@@ -77,7 +77,7 @@ class Journals:
                     continue  # it was finished while this server waited for the lock
                 size = file.seek(0, io.SEEK_END)
                 if size + len(written) > LARGEST_BYTES:
-                    raise JournalFullError(f"{path.name} has {size / 1e6:.0f} MB")
+                    raise JournalFullError(f"{path.name} is full ({size / 1e6:.0f} MB); set a smaller serve.click_log_minutes")
                 try:
                     rest = memoryview(written)
                     while rest:
