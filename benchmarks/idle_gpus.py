@@ -12,9 +12,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import psutil
-import yaml
-
 from benchmarks.side_by_side import Benchmark, Figures
 
 EPOCHS = 12
@@ -24,6 +21,8 @@ RANK, LAUNCHER = "reelnest.launch.rank", "reelnest.launch.launcher"
 
 def _used_share(backend: str) -> Figures:
     """The share of the time in which GPUs were held that they were used, over the whole flow."""
+    import yaml
+
     from tests.support.simulated_slurm import simulated_cluster
     from tests.support.small_project import COMMIT, change, environment, make_quick_project, run
 
@@ -53,6 +52,8 @@ def _used_share(backend: str) -> Figures:
 
 def _computes(project: Path) -> bool:
     """Whether a process of a training or an evaluation of the project is there."""
+    import psutil
+
     for process in psutil.process_iter(["cmdline", "cwd"]):
         words = process.info["cmdline"] or []
         if RANK in words and LAUNCHER not in words and process.info["cwd"] == str(project):
