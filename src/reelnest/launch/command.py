@@ -17,7 +17,7 @@ from reelnest.launch.jobs.kubernetes_manifest import read_template
 from reelnest.launch.quiet import QUIET
 from reelnest.launch.usage import VARIABLE, holding_of
 from reelnest.progress import LogHandler
-from reelnest.settings import Params, Resources, launch_config_path
+from reelnest.settings import Kubernetes, Params, Resources, launch_config_path
 from reelnest.yaml_files import load_yaml
 
 PACKAGE = Path(__file__).parents[1]
@@ -61,7 +61,7 @@ def launch_command(
     options = ("--config_file", str(path), *extra)
     stage = RESOURCES.get(module, module.rpartition(".")[2])
     settings = params.launch.job_settings(stage) if stage in Resources.model_fields else params.launch.slurm
-    template = read_template(Path(params.launch.kubernetes.template)) if params.launch.backend == "kubernetes" else {}
+    template = read_template(Path(settings.template)) if isinstance(settings, Kubernetes) else {}
     holding = holding_of(params.launch, stage, settings, shape, template)
     if params.launch.backend == "local":
         environment[VARIABLE] = json.dumps(asdict(holding))

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from reelnest.atomic_files import write_json
-from reelnest.settings import JobSettings, Kubernetes, Launch, Slurm
+from reelnest.settings import Kubernetes, Launch, Slurm
 
 FILE = Path("work/usage.jsonl")
 VARIABLE = "REELNEST_USAGE"
@@ -75,17 +74,19 @@ class Meter:
         return holding.used(self._values["queued"], self._values["running"])
 
 
-def holding_of(launch: Launch, stage: str, settings: JobSettings, shape: Mapping[str, Any], template: Mapping[str, Any]) -> Holding:
+def holding_of(launch: Launch, stage: str, settings: Slurm | Kubernetes, shape: Mapping[str, Any], template: Mapping[str, Any]) -> Holding:
     """What a stage holds. `shape` is the contents of `launch.config`, `template` those of a Kubernetes job."""
     nodes = int(shape.get("num_machines", 1))
     gpus = 0 if shape.get("use_cpu") else int(shape["num_processes"])
     kind: str = launch.backend
-    if launch.backend == "slurm" and isinstance(settings, Slurm):
-        request = settings.gpus_per_node or ("gpu" in (settings.gres or "") and settings.gres)
-        gpus = nodes * int(re.sub(r".*:", "", str(request))) if request else gpus
-        kind = settings.partition if settings.partition in launch.prices else kind
-    elif launch.backend == "kubernetes" and isinstance(settings, Kubernetes):
+    if isinstance(settings, Kubernetes):
         gpus = nodes * (_gpus_of(template) if settings.gpus is None else settings.gpus)
+    elif launch.backend == "slurm":
+        requests = [text for text in (settings.gres or "").split(",") if text.partition(":")[0] == "gpu"]
+        if settings.gpus_per_node is not None:
+            requests = str(settings.gpus_per_node).split(",")
+        gpus = nodes * sum(map(_count, requests)) if requests else gpus
+        kind = settings.partition if settings.partition in launch.prices else kind
     return Holding(stage, gpus, launch.prices.get(kind))
 
 
@@ -95,13 +96,9 @@ def read_usage(root: Path) -> list[Usage]:
         lines = (root / FILE).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return []
-    return by_stage(Usage(**json.loads(line)) for line in lines)
-
-
-def by_stage(launches: Iterable[Usage]) -> list[Usage]:
-    """The sums of each stage."""
     stages: dict[str, list[Usage]] = {}
-    for launch in launches:
+    for line in lines:
+        launch = Usage(**json.loads(line))
         stages.setdefault(launch.stage, []).append(launch)
     return [total(used, stage) for stage, used in stages.items()]
 
@@ -125,6 +122,12 @@ def append_local(started: float) -> None:
     text = os.environ.get(VARIABLE)
     if text:
         Holding(**json.loads(text)).used(0.0, time.monotonic() - started).append(Path())
+
+
+def _count(request: str) -> int:
+    """The number in a request to SLURM, such as 8 in `gpu:a100:8`, and 1 in `gpu:a100`."""
+    number = request.rpartition(":")[2]
+    return int(number) if number.isdecimal() else 1
 
 
 def _gpus_of(template: Mapping[str, Any]) -> int:

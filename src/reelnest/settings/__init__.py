@@ -25,7 +25,7 @@ from reelnest.settings.loss import LossSettings, Mining, NestedInfoNceSettings, 
 from reelnest.settings.model import Lora, Model, Tiny
 from reelnest.settings.params import Params
 from reelnest.settings.register import BehaviourPassed, Drift, Register
-from reelnest.settings.runs import JobSettings, Kubernetes, Launch, Resources, Runs, Slurm, Tracking
+from reelnest.settings.runs import Kubernetes, Launch, Resources, Runs, Slurm, Tracking
 from reelnest.settings.section import ComparableMetric, Fraction, MetricName, Positive, Precision, Section, Storage
 from reelnest.settings.serve import Serve
 from reelnest.settings.train import Train
@@ -41,7 +41,6 @@ __all__ = [
     "Fraction",
     "Funnel",
     "Index",
-    "JobSettings",
     "Kubernetes",
     "Launch",
     "Lora",

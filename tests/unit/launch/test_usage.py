@@ -42,6 +42,7 @@ def holding(stage: str = "train", **launch: Any) -> Holding:
         ({"backend": "slurm", "config": "multi-node", "slurm": {"gpus_per_node": "a100:4"}}, 8),
         ({"backend": "slurm", "config": "cpu-2", "slurm": {"gpus_per_node": 1}}, 1),
         ({"backend": "slurm", "config": "gpu-1", "slurm": {"gres": "gpu:2"}}, 2),
+        ({"backend": "slurm", "config": "gpu-1", "slurm": {"gres": "gpu:a100:2,gpu:h100,nic:4"}}, 3),
         ({"backend": "slurm", "config": "gpu-1", "slurm": {"gpus_per_node": 8}, "resources": {"train": {"gpus_per_node": 2}}}, 2),
         ({"backend": "kubernetes", "config": "multi-node"}, 2),  # one in each pod of the template
         ({"backend": "kubernetes", "config": "multi-node", "kubernetes": {"gpus": 8}}, 16),
@@ -49,6 +50,14 @@ def holding(stage: str = "train", **launch: Any) -> Holding:
 )
 def test_a_launch_holds_the_gpus_of_its_settings(launch: dict[str, Any], gpus: int) -> None:
     assert holding(**launch).gpus == gpus
+
+
+def test_a_stage_with_its_own_template_holds_the_gpus_of_that(tmp_path: Path) -> None:
+    text = (ROOT / "configs" / "kubernetes" / "job.yaml").read_text()
+    (tmp_path / "large.yaml").write_text(text.replace('nvidia.com/gpu: "1"', 'nvidia.com/gpu: "4"'))
+    resources = {"train": {"template": str(tmp_path / "large.yaml")}}
+    assert holding("train", backend="kubernetes", config="multi-node", resources=resources).gpus == 8
+    assert holding("evaluate", backend="kubernetes", config="multi-node", resources=resources).gpus == 2
 
 
 def test_the_price_is_that_of_the_partition_or_else_of_the_backend() -> None:
