@@ -17,33 +17,17 @@ LARGEST_GROUP = 500
 """Videos with an equal band of which all pairs are compared. In larger groups each is compared with the next so many."""
 
 
-def near_duplicates(looks: Sequence[str], most_bits: int) -> list[int]:
-    """For each `VideoInfo.look`, the index of the first one that a chain of near duplicates connects with it.
+def near_duplicates(looks: Sequence[str], most_bits: int) -> NDArray[np.int64]:
+    """A number for each `VideoInfo.look`: equal if a chain of near duplicates connects two, (looks,).
 
     The hashes of near duplicates differ in at most `most_bits` bits, of which there must be fewer than bands.
     """
     if not looks:
-        return []
+        return np.zeros(0, np.int64)
     rows = np.frombuffer(bytes.fromhex("".join(looks)), np.uint8).reshape(len(looks), LOOK_BYTES)
     distinct, inverse = np.unique(rows, axis=0, return_inverse=True)
-    parents = np.arange(len(distinct))
-
-    def root(number: int) -> int:
-        while parents[number] != number:
-            parents[number] = number = parents[parents[number]]
-        return number
-
-    for first, second in _close(distinct, most_bits):
-        parents[root(first)] = root(second)
-    roots = np.array([root(number) for number in range(len(distinct))])[inverse.reshape(-1)]
-    first_of: dict[int, int] = {}
-    return [first_of.setdefault(int(number), index) for index, number in enumerate(roots)]
-
-
-def _close(looks: NDArray[np.uint8], most_bits: int) -> set[tuple[int, int]]:
-    """The pairs of near duplicates."""
-    close: set[tuple[int, int]] = set()
-    hashes, colours = np.ascontiguousarray(looks[:, :HASH_BYTES]), looks[:, HASH_BYTES:].astype(np.int16)
+    group = np.arange(len(distinct))
+    hashes, colours = np.ascontiguousarray(distinct[:, :HASH_BYTES]), distinct[:, HASH_BYTES:].astype(np.int16)
     for band in hashes.view(np.uint16).T:
         by_value = np.argsort(band, kind="stable")
         values = band[by_value]
@@ -52,7 +36,20 @@ def _close(looks: NDArray[np.uint8], most_bits: int) -> set[tuple[int, int]]:
             if not len(at):
                 break  # no group has more than `distance` members
             first, second = by_value[at], by_value[at + distance]
+            is_apart = group[first] != group[second]  # of many similar videos, most are connected by then
+            first, second = first[is_apart], second[is_apart]
             bits = np.bitwise_count(hashes[first] ^ hashes[second]).sum(axis=1)
             is_close = (bits <= most_bits) & (np.abs(colours[first] - colours[second]).max(axis=1) <= COLOUR_LEVELS)
-            close |= set(zip(first[is_close].tolist(), second[is_close].tolist(), strict=True))
-    return close
+            if is_close.any():
+                group = _joined(group, first[is_close], second[is_close])
+    return group[inverse.reshape(-1)]
+
+
+def _joined(group: NDArray[np.int64], first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The groups after those of each `first` and `second` become one."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    joins = coo_array((np.ones(len(first)), (group[first], group[second])), (len(group), len(group)))
+    joined: NDArray[np.int64] = connected_components(joins, directed=False)[1][group]
+    return joined

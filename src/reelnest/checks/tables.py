@@ -109,8 +109,8 @@ def similar_videos(videos: Sequence[Video], inspected: Mapping[str, Inspected], 
         for number, video in enumerate(videos)
         if (info := inspected[video.video_id].info).look and info.contrast is not None and info.contrast >= settings.min_contrast
     ]
-    first = near_duplicates([look for _, look in compared], settings.max_near_duplicate_bits)
-    return {videos[number].video_id: compared[index][0] for (number, _), index in zip(compared, first, strict=True)}
+    first = _first_rows(near_duplicates([look for _, look in compared], settings.max_near_duplicate_bits))
+    return {videos[number].video_id: compared[row][0] for (number, _), row in zip(compared, first, strict=True)}
 
 
 def _video_rows(
