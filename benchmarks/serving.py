@@ -44,7 +44,7 @@ def make_index() -> None:
     from reelnest.encoder.saved import save_model
     from reelnest.encoder.saved_settings import ABOUT_THE_MODEL
     from reelnest.engines.engine import Item, Manifest, open_engine, write_version
-    from reelnest.engines.folder_files import FORMAT_VERSION
+    from reelnest.engines.stored import FORMAT_VERSION
     from reelnest.records.content_hash import folder_hash
     from reelnest.records.formats import Video
     from reelnest.settings import Model, Preprocess, Tiny

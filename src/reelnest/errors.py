@@ -23,6 +23,10 @@ class DataError(ReelnestError):
     """The data cannot be used: a missing folder, too many bad records, no pairs to train on."""
 
 
+class NoIndex(DataError):  # noqa: N818 — a state, not a mistake
+    """A location has no index, or none that can be read. `reelnest index` makes one."""
+
+
 class VideoError(ReelnestError):
     """A video that cannot be used. `reason` is a short stable word, used to count bad videos by reason."""
 

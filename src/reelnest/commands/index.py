@@ -12,7 +12,7 @@ from pathlib import Path
 from reelnest.commands.search_inputs import check_model, check_videos, stored_model
 from reelnest.encoder.saved import load
 from reelnest.encoder.saved_settings import ABOUT_THE_MODEL, SETTINGS_FILE
-from reelnest.engines.engine import base_folder, open_engine
+from reelnest.engines.engine import base_folder, check_engine, open_engine
 from reelnest.errors import DataError
 from reelnest.records.content_hash import folder_hash
 from reelnest.registry.known_versions import REGISTRY
@@ -33,6 +33,7 @@ UPLOAD_MEGABYTES, UPLOAD_SECONDS = 64.0, 30.0
 def run(workspace: Workspace, params: Params, model: str, data: Path, to: str, form: IndexForm | None = None) -> Indexed:
     """Writes the index of `data` to the location `to`. `model` is a folder, or a registered model such as `models:/name@alias`."""
     check_videos(data)
+    check_engine(to)  # before hours of encoding
     model_folder, name, model_hash = _find(workspace, params, model)
     limits = Limits.of(params.validation)
     opened = load(model_folder, limits=limits, precision=params.evaluate.precision)

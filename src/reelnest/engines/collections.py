@@ -8,19 +8,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reelnest.engines.engine import Hits, Item, Manifest, Vector
-from reelnest.engines.stored_vectors import BLOCK_VECTORS, StoredVectors
-from reelnest.errors import ConfigError, DataError, ModelError, QueryError
+from reelnest.engines.stored import BLOCK_VECTORS, StoredVectors
+from reelnest.errors import ConfigError, DataError, ModelError, NoIndex, QueryError
 from reelnest.records.formats import BadRecord, Video
-from reelnest.records.segments import segment_of
 from reelnest.search.filters import NUMBER, Filter, number_of
 
 NAME = re.compile(r"[a-z_][a-z0-9_]{0,40}")
+"""Names of indexes. PostgreSQL cuts names of over 63 bytes, and a version adds 17."""
 MOST_SKIPPED = 1000
 """Videos left out that a server's index lists."""
 TIES = 16
@@ -108,7 +107,7 @@ class CollectionsEngine(ABC):
 
     @property
     def manifest(self) -> Manifest:
-        """The manifest of the opened version. Raises DataError if there is no index or no connection."""
+        """The manifest of the opened version. Raises NoIndex if there is none, DataError without a connection."""
         return self._open()[1]
 
     def search(
@@ -175,7 +174,7 @@ class CollectionsEngine(ABC):
             with self._errors():
                 version = next(iter(self._aliased()), None)
                 if version is None:
-                    raise DataError(f"{self.place}: there is no index. Run `reelnest index --to ADDRESS` to make one.")
+                    raise NoIndex(f"{self.place}: there is no index. Run `reelnest index --to ADDRESS` to make one.")
                 self._opened = version, self._manifest(version)
         return self._opened
 
@@ -265,23 +264,6 @@ def texts_of(video: Video) -> dict[str, str]:
 def numbers_of(video: Video) -> dict[str, float]:
     """The texts that are numbers."""
     return {name: number_of(text) for name, text in texts_of(video).items() if NUMBER.fullmatch(text)}
-
-
-def about(video: Video) -> dict[str, Any]:
-    """What is stored of a video beside its id, its fields and its tags."""
-    start, end = (None, None) if video.segment is None else (video.segment.start, video.segment.end)
-    return {"path": video.path, "images": list(video.images), "line": video.line, "start_seconds": start, "end_seconds": end}
-
-
-def video_of(video_id: str, stored: Mapping[str, Any], fields: Mapping[str, str], tags: Mapping[str, str]) -> Video:
-    """The video of what `about` stored."""
-    segment = segment_of(stored["start_seconds"], stored["end_seconds"])
-    return Video(video_id, stored["path"], tuple(stored["images"]), dict(fields), stored["line"], dict(tags), segment)
-
-
-def read_manifest(stored: Mapping[str, Any]) -> Manifest:
-    """A manifest that was stored as JSON."""
-    return Manifest.model_validate({**stored, "dims": tuple(stored["dims"])})
 
 
 def _best_first(rows: list[Row]) -> list[Row]:

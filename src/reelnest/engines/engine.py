@@ -1,18 +1,19 @@
 """The interface of an engine. It stores the versions of one index, searches the active one, and replaces it in one step."""
 
+import importlib
 import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reelnest.addresses import without_credentials
-from reelnest.errors import ModelError, QueryError
+from reelnest.errors import ConfigError, ModelError, NoIndex, QueryError
 from reelnest.implementations import Implementations
 from reelnest.records.formats import BadRecord, Video
 from reelnest.search.filters import Filter
@@ -197,9 +198,14 @@ def is_address(location: str) -> bool:
     return "://" in location
 
 
+def is_server(location: str) -> bool:
+    """Whether a location is that of a server, which can be unreachable."""
+    return is_address(location) and not location.startswith(LOCAL_ENGINES)
+
+
 def shown(location: str) -> str:
     """A location without credentials, for messages. Options go too: one of them can be a password."""
-    if not is_address(location) or location.startswith(LOCAL_ENGINES):
+    if not is_server(location):
         return location
     return urlsplit(without_credentials(location))._replace(query="").geturl()
 
@@ -264,3 +270,27 @@ def open_engine(location: str) -> Engine:
     Raises ConfigError for an unknown scheme.
     """
     return ENGINES[location.partition("://")[0] if is_address(location) else "folder"](location)
+
+
+def check_engine(location: str) -> None:
+    """Connects to a server, which need not have the index yet; other engines are only opened.
+
+    Raises ConfigError for an unknown engine or one whose package is not installed, DataError for a server that cannot be used.
+    """
+    engine = open_engine(location)
+    try:
+        if is_server(location):
+            _ = engine.manifest
+    except NoIndex:
+        pass
+    finally:
+        engine.close()
+
+
+def optional_module(name: str, extra: str, place: str) -> Any:
+    """A module of a package that only one engine requires. Raises ConfigError if it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        package = name.partition(".")[0]
+        raise ConfigError(f"{place}: the package {package} is not installed. Run `pip install 'reelnest[{extra}]'`.") from None

@@ -18,19 +18,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from usearch.index import Index as Graph
 
 from reelnest.engines.engine import Manifest
-from reelnest.errors import DataError
+from reelnest.engines.stored import manifest_of
+from reelnest.engines.stored import video_of as stored_video
+from reelnest.errors import DataError, NoIndex
 from reelnest.records.formats import Video
-from reelnest.records.segments import segment_of
 
 MANIFEST_FILE, TABLE_FILE, SKIPPED_FILE, GRAPH_FILE = "manifest.json", "videos.parquet", "skipped.jsonl", "graph.usearch"
 LABELS_FILE = "labels.npy"
-FORMAT_VERSION = 2
-OLDER_FORMATS = (1,)
-"""Formats that can be read. Format 1 has no tags."""
 GRAPH_ROWS = 50_000
 """Rows that are added to a graph at once, as float32."""
 LEAST_SHARE = 0.5
@@ -52,21 +49,15 @@ VIDEOS_SCHEMA = pa.schema(
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Reads the manifest. Raises DataError if there is no index, or one of another format version."""
+    """Reads the manifest. Raises NoIndex if there is no index, or one of another format version; DataError for a damaged file."""
     path = folder / MANIFEST_FILE
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"{folder}: there is no index. Run `reelnest index --to {folder}` to make one.") from None
+        raise NoIndex(f"{folder}: there is no index. Run `reelnest index --to {folder}` to make one.") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error}). Run `reelnest index` to rebuild the index.") from None
-    version = stored.get("format_version") if isinstance(stored, dict) else None
-    if version not in (FORMAT_VERSION, *OLDER_FORMATS):
-        raise DataError(f"{path}: index format {version}; this reelnest reads format {FORMAT_VERSION}. Run `reelnest index` to rebuild it.")
-    try:
-        return Manifest.model_validate({**stored, "dims": tuple(stored["dims"])})
-    except (ValidationError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not a valid manifest ({error}). Run `reelnest index` to rebuild the index.") from None
+    return manifest_of(stored, str(path))
 
 
 def videos_table(videos: Sequence[Video], keys: Sequence[str]) -> pa.Table:
@@ -99,8 +90,7 @@ def video_of(table: pa.Table, row: int) -> Video:
     """A row of `videos.parquet`."""
     stored = table.slice(row, 1).to_pylist()[0]
     fields, tags = ({each["name"]: each["text"] for each in stored[column]} for column in ("fields", "tags"))
-    segment = segment_of(stored.get("start_seconds"), stored.get("end_seconds"))  # older indexes have no segments
-    return Video(stored["video_id"], stored["path"], tuple(stored["images"]), fields, stored["line"], tags, segment)
+    return stored_video(stored, fields, tags)
 
 
 def _named(texts: Mapping[str, str]) -> list[dict[str, str]]:

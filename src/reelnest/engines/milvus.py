@@ -13,16 +13,20 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
-from reelnest.engines.collections import MOST_SKIPPED, CollectionsEngine, Request, Row, about, index_name, read_manifest, video_of
-from reelnest.engines.engine import ENGINES, Item, Manifest, Vector, bytes_below, shown
+from reelnest.engines.collections import MOST_SKIPPED, CollectionsEngine, Request, Row, index_name
+from reelnest.engines.engine import ENGINES, Item, Manifest, Vector, bytes_below, optional_module, shown
 from reelnest.engines.milvus_filter import expression, filtered_fields, quoted
-from reelnest.errors import ConfigError, DataError
+from reelnest.engines.stored import about, manifest_of, video_of
+from reelnest.errors import ConfigError, DataError, NoIndex
 from reelnest.records.formats import BadRecord, Video
+
+if TYPE_CHECKING:
+    from pymilvus import MilvusClient
 
 MOST_VECTORS = 4
 """Fields of vectors that a collection of a Milvus server has by default (`proxy.maxVectorFieldNum`)."""
@@ -55,14 +59,10 @@ class MilvusEngine(CollectionsEngine):
         index_name(self.name, self.place)
         if self._address.startswith(LITE) and not self._address.endswith(".db"):
             raise ConfigError(f"{self.place}: a file of Milvus Lite has a name that ends in .db.")
-        try:
-            import pymilvus
-        except ImportError:
-            raise ConfigError(f"{self.place}: pymilvus is not installed. Run `pip install 'reelnest[milvus]'`.") from None
+        self._api = optional_module("pymilvus", "milvus", self.place)
         for logger in ("pymilvus", "milvus_lite"):
             logging.getLogger(logger).setLevel(logging.CRITICAL)  # they log each error that `_errors` names
-        self._api = pymilvus
-        self._connected: pymilvus.MilvusClient | None = None
+        self._connected: MilvusClient | None = None
         self._loaded: set[str] = set()
 
     def stored_dims(self, manifest: Manifest) -> tuple[int, ...]:
@@ -141,8 +141,9 @@ class MilvusEngine(CollectionsEngine):
             self._manifests, filter=f"version == {quoted(version)}", output_fields=["number", "content"], consistency_level="Strong"
         )
         if not stored:
-            raise DataError(f"{self.place}: the index has no manifest. Run `reelnest index` to rebuild it.")
-        return read_manifest(json.loads("".join(row["content"] for row in sorted(stored, key=lambda row: row["number"])))["manifest"])
+            raise NoIndex(f"{self.place}: the index has no manifest. Run `reelnest index` to rebuild it.")
+        text = "".join(row["content"] for row in sorted(stored, key=lambda row: row["number"]))
+        return manifest_of(json.loads(text)["manifest"], self.place)
 
     def _create(self, version: str, manifest: Manifest, skipped: Collection[BadRecord]) -> None:
         kind, client = self._api.DataType, self._client
@@ -242,7 +243,7 @@ class MilvusEngine(CollectionsEngine):
         videos = {}
         for row in self._where(version, "video_id", ids, ["video_id", "about"]):
             stored = row["about"] if isinstance(row["about"], dict) else json.loads(row["about"])
-            videos[row["video_id"]] = video_of(row["video_id"], stored, stored["fields"], stored["tags"])
+            videos[row["video_id"]] = video_of(stored, stored["fields"], stored["tags"])
         return videos
 
     def _keys(self, version: str, keys: Sequence[str]) -> dict[str, int]:

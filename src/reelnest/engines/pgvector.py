@@ -9,7 +9,6 @@ Requires `pip install 'reelnest[pgvector]'`.
 """
 
 import json
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -19,21 +18,20 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from reelnest.engines.engine import ENGINES, Hits, Item, Manifest, Vector, shown
+from reelnest.engines.collections import index_name
+from reelnest.engines.engine import ENGINES, Hits, Item, Manifest, Vector, optional_module, shown
 from reelnest.engines.pgvector_sql import binary_vector, exact_search, funnel_search, prefix, text_vector, where_clause
-from reelnest.engines.stored_vectors import StoredVectors
-from reelnest.errors import ConfigError, DataError, ModelError, QueryError
+from reelnest.engines.stored import StoredVectors, manifest_of, video_of
+from reelnest.errors import DataError, ModelError, NoIndex, QueryError
 from reelnest.records.formats import BadRecord, Video
-from reelnest.records.segments import segment_of
 from reelnest.search.filters import Filter
 
 if TYPE_CHECKING:
     import psycopg
+    from psycopg_pool import ConnectionPool
 
     Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
-NAME = re.compile(r"[a-z_][a-z0-9_]{0,40}")
-"""Names of indexes. PostgreSQL cuts names of over 63 bytes, and a version adds 17."""
 COLUMN_TYPES = {"float32": "vector", "float16": "halfvec"}
 ON_THE_WIRE = {"float32": ">f4", "float16": ">f2"}
 LARGEST_SHORTLIST = 1000
@@ -65,20 +63,14 @@ class PgvectorEngine:
         self._address, _, name = location.partition("#")
         self.name = name or "reelnest"
         self.place = shown(f"{self._address}#{self.name}")
-        if not NAME.fullmatch(self.name):
-            raise ConfigError(
-                f"{self.place}: an index's name, after #, consists of at most 41 of a-z, 0-9 and _, and begins with a letter."
-            )
-        try:
-            from psycopg_pool import ConnectionPool
-        except ImportError:
-            raise ConfigError(f"{self.place}: psycopg is not installed. Run `pip install 'reelnest[pgvector]'`.") from None
-        self._pool: ConnectionPool[Connection] = ConnectionPool(
+        index_name(self.name, self.place)
+        pools = optional_module("psycopg_pool", "pgvector", self.place)
+        self._pool: ConnectionPool[Connection] = pools.ConnectionPool(
             self._address,
             min_size=1,
             max_size=MOST_CONNECTIONS,
             open=False,
-            check=ConnectionPool.check_connection,  # a server that was started anew closed the connections
+            check=pools.ConnectionPool.check_connection,  # a server that was started anew closed the connections
             timeout=CONNECT_TIMEOUT_SECONDS,
             kwargs={"autocommit": True},
         )
@@ -153,7 +145,7 @@ class PgvectorEngine:
 
     @property
     def manifest(self) -> Manifest:
-        """The manifest of the opened version. Raises DataError if there is no index or no connection."""
+        """The manifest of the opened version. Raises NoIndex if there is none, DataError without a connection."""
         return self._opened.manifest
 
     def search(
@@ -194,12 +186,12 @@ class PgvectorEngine:
         return [videos[video_id] for video_id in ids]
 
     def _videos(self, reader: "Connection", version: str, ids: Sequence[str]) -> dict[str, Video]:
+        from psycopg.rows import dict_row
+
         columns = "video_id, path, images, fields, line, tags, start_seconds, end_seconds"
-        rows = reader.execute(f"select {columns} from {self._table(version)} where video_id = any(%s)", [list(ids)])
-        return {
-            video_id: Video(video_id, path, tuple(images), fields, line, tags, segment_of(*times))
-            for video_id, path, images, fields, line, tags, *times in rows
-        }
+        statement = f"select {columns} from {self._table(version)} where video_id = any(%s)"
+        rows = reader.cursor(row_factory=dict_row).execute(statement, [list(ids)])
+        return {row["video_id"]: video_of(row, row["fields"], row["tags"]) for row in rows}
 
     def vectors(self, keys: Collection[str]) -> Mapping[str, Vector]:
         """A mapping that reads vectors in blocks when they are looked up; see `Engine.vectors`."""
@@ -231,19 +223,22 @@ class PgvectorEngine:
         with self._reading() as reader:
             state = self._state(reader)
         if state is None:
-            raise DataError(f"{self.place}: there is no index. Run `reelnest index --to ADDRESS` to make one.")
-        return _read_state(state)
+            raise NoIndex(f"{self.place}: there is no index. Run `reelnest index --to ADDRESS` to make one.")
+        return self._read_state(state)
 
     def _follow(self, reader: "Connection") -> _Opened:
         """The active version if it has the opened one's model, else the opened one. Raises DataError if that one is gone."""
         state = self._state(reader)
         if state is not None and state["version"] != self._opened.version:
-            active = _read_state(state)
+            active = self._read_state(state)
             if active.manifest.model_hash == self._opened.manifest.model_hash:
                 self.__dict__["_opened"] = active
             elif self._opened.version not in self._versions(reader):
                 raise DataError(f"{self.place}: the index was made again with another model. Open it again.")
         return self._opened
+
+    def _read_state(self, state: Mapping[str, Any]) -> _Opened:
+        return _Opened(state["version"], manifest_of(state["manifest"], self.place))
 
     def _state(self, connection: "Connection") -> dict[str, Any] | None:
         """The comment of the view: the versions and the manifest. None without an index."""
@@ -304,11 +299,6 @@ class PgvectorEngine:
             ) from None
         except psycopg.Error as error:
             raise DataError(f"{self.place}: {_first_line(error)}.") from None
-
-
-def _read_state(state: Mapping[str, Any]) -> _Opened:
-    stored = state["manifest"]
-    return _Opened(state["version"], Manifest.model_validate({**stored, "dims": tuple(stored["dims"])}))
 
 
 def _comment(writer: "Connection", described: str, content: Mapping[str, Any]) -> None:

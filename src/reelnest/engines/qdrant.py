@@ -14,8 +14,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from reelnest.engines.collections import MOST_SKIPPED, Request, Row, index_name, read_manifest
-from reelnest.engines.engine import ENGINES, Item, Manifest, shown
+from reelnest.engines.collections import MOST_SKIPPED, Request, Row, index_name
+from reelnest.engines.engine import ENGINES, Item, Manifest, optional_module, shown
 from reelnest.engines.qdrant_requests import (
     INDEXED_FROM_KILOBYTES,
     QdrantCollections,
@@ -26,7 +26,8 @@ from reelnest.engines.qdrant_requests import (
     vector_name,
     vectors_of,
 )
-from reelnest.errors import ConfigError, DataError
+from reelnest.engines.stored import manifest_of
+from reelnest.errors import DataError, NoIndex
 from reelnest.records.formats import TEXT_FIELDS, BadRecord
 
 if TYPE_CHECKING:
@@ -57,11 +58,7 @@ class QdrantEngine(QdrantCollections):
         self.name = name or "reelnest"
         self.place = shown(f"{address}#{self.name}")
         index_name(self.name, self.place)
-        try:
-            from qdrant_client import models
-        except ImportError:
-            raise ConfigError(f"{self.place}: Qdrant's client is not installed. Run `pip install 'reelnest[qdrant]'`.") from None
-        super().__init__(models)
+        super().__init__(optional_module("qdrant_client.models", "qdrant", self.place))
         self._client = connect(address)
 
     def close(self) -> None:
@@ -105,10 +102,10 @@ class QdrantEngine(QdrantCollections):
     def _manifest(self, version: str) -> Manifest:
         stored = self._client.get_collection(self._collection(version)).config.metadata
         if not stored or "manifest" not in stored:
-            raise DataError(
+            raise NoIndex(
                 f"{self.place}: the collection has no manifest. Qdrant 1.16 or newer keeps it. Run `reelnest index` to rebuild it."
             )
-        return read_manifest(stored["manifest"])
+        return manifest_of(stored["manifest"], self.place)
 
     def _create(self, version: str, manifest: Manifest, skipped: Collection[BadRecord]) -> None:
         api = self._api

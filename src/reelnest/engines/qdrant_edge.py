@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reelnest.atomic_files import flush, flush_folder, write_json
-from reelnest.engines.collections import Request, Row, read_manifest
-from reelnest.engines.engine import ENGINES, Item, Manifest, bytes_below
+from reelnest.engines.collections import Request, Row
+from reelnest.engines.engine import ENGINES, Item, Manifest, bytes_below, optional_module
 from reelnest.engines.qdrant_requests import (
     INDEXED_FROM_KILOBYTES,
     QdrantCollections,
@@ -26,6 +26,7 @@ from reelnest.engines.qdrant_requests import (
     vector_name,
     vectors_of,
 )
+from reelnest.engines.stored import manifest_of
 from reelnest.errors import ConfigError, DataError
 from reelnest.records.formats import TEXT_FIELDS, BadRecord, write_quarantine
 
@@ -44,11 +45,7 @@ class QdrantEdgeEngine(QdrantCollections):
         """Raises ConfigError if Qdrant Edge is not installed."""
         self.place = location
         self.folder = Path(location.partition("://")[2])
-        try:
-            import qdrant_edge
-        except ImportError:
-            raise ConfigError(f"{self.place}: Qdrant Edge is not installed. Run `pip install 'reelnest[qdrant]'`.") from None
-        super().__init__(qdrant_edge)
+        super().__init__(optional_module("qdrant_edge", "qdrant", self.place))
         self._shards: dict[str, EdgeShard] = {}
         self._lock = threading.Lock()
 
@@ -89,7 +86,7 @@ class QdrantEdgeEngine(QdrantCollections):
         return [path.name for path in self.folder.glob("*") if path.is_dir() and VERSION.fullmatch(path.name)]
 
     def _manifest(self, version: str) -> Manifest:
-        return read_manifest(json.loads((self.folder / version / MANIFEST_FILE).read_text(encoding="utf-8")))
+        return manifest_of(json.loads((self.folder / version / MANIFEST_FILE).read_text(encoding="utf-8")), self.place)
 
     def _create(self, version: str, manifest: Manifest, skipped: Collection[BadRecord]) -> None:
         place = self.folder / version

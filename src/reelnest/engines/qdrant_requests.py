@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from reelnest.engines.collections import CollectionsEngine, Request, about, numbers_of, video_of
+from reelnest.engines.collections import CollectionsEngine, Request, numbers_of
 from reelnest.engines.engine import Item, Manifest, Vector
+from reelnest.engines.stored import about, video_of
 from reelnest.records.formats import TEXT_FIELDS, Video
 from reelnest.search.filters import COMPARISONS, All, AnyOf, Compare, Filter, Not, OneOf
 
@@ -21,7 +22,7 @@ OVERSAMPLING = 4.0
 INDEXED_FROM_KILOBYTES = 1
 """Segments are quantised, and get their graph, only above a size."""
 RANGES: dict[str, str] = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
-ABOUT = ("path", "images", "line", "start_seconds", "end_seconds", "fields", "tags")
+VIDEO = ("video_id", "path", "images", "line", "start_seconds", "end_seconds", "fields", "tags")
 
 
 class QdrantCollections(CollectionsEngine):
@@ -43,7 +44,7 @@ class QdrantCollections(CollectionsEngine):
         """The distinct texts of a field."""
 
     def _videos(self, version: str, ids: Sequence[str]) -> dict[str, Video]:
-        records = self._where(version, "video_id", ids, ["video_id", *ABOUT])
+        records = self._where(version, "video_id", ids, list(VIDEO))
         return {record.payload["video_id"]: _video(record.payload) for record in records}
 
     def _keys(self, version: str, keys: Sequence[str]) -> dict[str, int]:
@@ -80,9 +81,8 @@ def payload(item: Item) -> dict[str, Any]:
     """The payload of a point. `numbers` has the texts that are numbers, because ranges compare only those."""
     video = item.video
     return {
-        "video_id": video.video_id,
-        "key": item.key,
         **about(video),
+        "key": item.key,
         "fields": dict(video.fields),
         "tags": {_escaped(name): text for name, text in video.tags.items()},
         "numbers": {_escaped(name): number for name, number in numbers_of(video).items()},
@@ -90,7 +90,7 @@ def payload(item: Item) -> dict[str, Any]:
 
 
 def _video(stored: dict[str, Any]) -> Video:
-    return video_of(stored["video_id"], stored, stored["fields"], {_unescaped(name): text for name, text in stored["tags"].items()})
+    return video_of(stored, stored["fields"], {_unescaped(name): text for name, text in stored["tags"].items()})
 
 
 def text_path(field: str) -> str:

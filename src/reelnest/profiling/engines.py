@@ -20,8 +20,9 @@ import psutil
 import torch
 from torch import Tensor
 
-from reelnest.engines.engine import LOCAL_ENGINES, Engine, Item, Manifest, is_address, open_engine, shown
+from reelnest.engines.engine import Engine, Item, Manifest, is_address, is_server, open_engine, shown, write_version
 from reelnest.engines.folder_vectors import FLOATS
+from reelnest.engines.stored import FORMAT_VERSION
 from reelnest.records.formats import Video
 from reelnest.search.filters import Filter, parse_filter
 from reelnest.search.storage import unit
@@ -92,8 +93,8 @@ class MeasuredEngine:
 
 def measure_engines(
     names: Sequence[str], queries: Tensor, corpus: Tensor, form: IndexForm, work: Path, score: Score | None = None
-) -> list[MeasuredEngine]:
-    """Measures our folder and each engine.
+) -> Iterator[MeasuredEngine]:
+    """Measures our folder and each engine, one after the other.
 
     Args:
         names: `folder`, `qdrant-edge`, `milvus-lite`, or the address of a server, in which the index `reelnest_measured` is overwritten.
@@ -105,7 +106,9 @@ def measure_engines(
 
     Raises ConfigError for an unknown engine, DataError for one that cannot be used.
     """
-    return [_measure(name, unit(queries), unit(corpus), form, work, score) for name in dict.fromkeys((FOLDER, *names))]
+    queries, corpus = unit(queries), unit(corpus)
+    for name in dict.fromkeys((FOLDER, *names)):
+        yield _measure(name, queries, corpus, form, work, score)
 
 
 def _measure(name: str, queries: Tensor, corpus: Tensor, form: IndexForm, work: Path, score: Score | None) -> MeasuredEngine:
@@ -118,9 +121,7 @@ def _measure(name: str, queries: Tensor, corpus: Tensor, form: IndexForm, work: 
             before = psutil.Process().memory_info().rss
             engine = open_engine(location)
             searches = tuple(_searches(engine, queries, corpus, form, score))
-            memory = (
-                None if is_address(location) and not location.startswith(LOCAL_ENGINES) else psutil.Process().memory_info().rss - before
-            )
+            memory = None if is_server(location) else psutil.Process().memory_info().rss - before
             return MeasuredEngine(shown(name), storage, engine.disk_bytes(), memory, searches)
         finally:
             engine.close()
@@ -146,23 +147,15 @@ def engine_location(name: str, place: Path) -> str:
 def _write(engine: Engine, corpus: Tensor, form: IndexForm, storage: str) -> None:
     width, number_type = form.dims[-1], storage if storage in FLOATS else "float32"
     manifest = Manifest(
-        format_version=2, model="measured", model_hash="measured", base="measured", dims=form.dims, data=".", data_hash="measured",
-        storage=storage, graph_dim=None, tags={"draw": {}}, videos=len(corpus), skipped=0,
+        format_version=FORMAT_VERSION, model="measured", model_hash="measured", base="measured", dims=form.dims, data=".",
+        data_hash="measured", storage=storage, graph_dim=None, tags={"draw": {}}, videos=len(corpus), skipped=0,
     )  # fmt: skip
     draws = _draws(len(corpus))
-    version = secrets.token_hex(8)
-    engine.create(version, manifest, [])
-    for start in range(0, len(corpus), BATCH):
-        block = corpus[start : start + BATCH, :width].numpy().astype(number_type)
-        engine.upsert(
-            version,
-            [
-                Item(Video(f"{row:09}", "measured", (), {}, row + 1, {"draw": str(draws[row])}), str(row), vector)
-                for row, vector in enumerate(block, start)
-            ],
-        )
-    engine.build(version)
-    engine.activate(version)
+    items = (
+        Item(Video(f"{row:09}", "measured", (), {}, row + 1, {"draw": str(draws[row])}), str(row), vector.astype(number_type))
+        for row, vector in enumerate(corpus[:, :width].numpy())
+    )
+    write_version(engine, manifest, items, batch_size=BATCH)
 
 
 def _draws(count: int) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -19,8 +19,8 @@ import torch
 from reelnest.atomic_files import wait_for_lock
 from reelnest.encoder.saved import SavedModel
 from reelnest.engines.engine import Engine, Item, Manifest, Vector, base_folder, is_address, shown, write_version
-from reelnest.engines.folder_files import FORMAT_VERSION
 from reelnest.engines.folder_vectors import FLOATS
+from reelnest.engines.stored import FORMAT_VERSION
 from reelnest.errors import ConfigError, DataError, ModelError, VideoError
 from reelnest.progress import Activity
 from reelnest.records.content_hash import value_hash

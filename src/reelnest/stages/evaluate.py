@@ -48,12 +48,14 @@ def run(workspace: Workspace, params: Params) -> None:
     """Searches the test split at each of the model's dims and writes the reports.
 
     Every process that accelerate starts calls this; a single process may call it without a launcher. Raises DataError without test pairs,
-    ModelError for a model that cannot be opened or returns NaN, RegistryError before the work if MLflow is configured and unreachable.
+    ModelError for a model that cannot be opened or returns NaN, RegistryError before the work if MLflow is configured and unreachable,
+    ConfigError or DataError before the work for an engine of `evaluate.engines` that cannot be used.
     """
     state = join_processes(workspace, params)
-    if state.is_main_process and _is_tracked(params):
-        connect(params)
-    entries.check_engines(params.evaluate, workspace.work)
+    if state.is_main_process:
+        if _is_tracked(params):
+            connect(params)
+        entries.check_engines(params.evaluate, workspace.work)
     prepared = Prepared.open(workspace.prepared)
     check_test_pairs(prepared, workspace)
     model = load(workspace.candidate, device=state.device, precision=params.evaluate.precision)

@@ -20,7 +20,7 @@ from reelnest.artifacts.evaluation_report import (
     Result,
     SliceResult,
 )
-from reelnest.engines.engine import open_engine
+from reelnest.engines.engine import check_engine
 from reelnest.evaluation.behaviour import EmbeddedTests, score_behaviour
 from reelnest.evaluation.choice import Choice
 from reelnest.evaluation.configurations import Configuration, Measured
@@ -157,9 +157,9 @@ def comparison_entries(
 
 
 def check_engines(settings: Evaluate, work: Path) -> None:
-    """Raises ConfigError for an unknown engine, or one whose package is not installed."""
+    """Raises ConfigError for an unknown engine or one whose package is not installed, DataError for a server that cannot be used."""
     for name in settings.engines:
-        open_engine(engine_location(name, work)).close()
+        check_engine(engine_location(name, work))
 
 
 def engine_entries(split: EmbeddedSplit, recommended: Configuration, settings: Evaluate, work: Path) -> tuple[EngineResult, ...]:
@@ -178,7 +178,7 @@ def engine_entries(split: EmbeddedSplit, recommended: Configuration, settings: E
         return float(query_metrics(ScoredQueries(labelled.hits, qrels.relevance))[f"recall@{K}"].mean())
 
     with Activity("measuring search engines"):
-        measured = measure_engines(settings.engines, queries, corpus, form, work, label_recall)
+        measured = list(measure_engines(settings.engines, queries, corpus, form, work, label_recall))
     return tuple(
         EngineResult(
             engine=engine.engine,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from reelnest.errors import ConfigError
+from reelnest.errors import ConfigError, DataError
 from reelnest.evaluation.configurations import Configuration
 from reelnest.evaluation.evaluation import Vectors, evaluate_vectors
 from reelnest.evaluation.retrieval_sets import RetrievalSet
@@ -65,6 +65,13 @@ def test_the_recommended_funnel_and_storage_type_are_measured(
     assert [(row.engine, row.storage) for row in rows] == [("folder", "int8"), ("qdrant-edge", "int8"), ("milvus-lite", "float32")]
     assert all(0.1 < row.recall < 0.9 for row in rows)  # a shortlist of 20 at 8 dims loses some
     assert np.ptp([row.recall for row in rows]) < 0.05
+
+
+def test_a_server_that_cannot_be_reached_is_named_before_the_evaluation(database_address: str, local_qdrant: str, tmp_path: Path) -> None:
+    check_engines(Evaluate(engines=(database_address, local_qdrant, "qdrant-edge", "milvus-lite")), tmp_path)  # without an index yet
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(DataError, match=r"postgresql://127.0.0.1:9/db#reelnest_measured: .*refused"):
+        check_engines(Evaluate(engines=("postgresql://127.0.0.1:9/db",)), tmp_path)
 
 
 def test_without_engines_nothing_is_measured_and_an_unknown_one_is_refused(split: EmbeddedSplit, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_an_index_of_another_model_is_not_followed(engine: Engine, location: str
 
 @FOLLOWING
 def test_vectors_are_read_in_blocks_in_any_order(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reelnest.engines.stored_vectors.BLOCK_VECTORS", 7)
+    monkeypatch.setattr("reelnest.engines.stored.BLOCK_VECTORS", 7)
     write(engine, "aa", manifest(storage="float16" if "float16" in engine.storages else "float32"))
     stored = engine.vectors([*map(str, range(0, 500, 3)), "none"])
     assert list(stored) == [str(row) for row in range(0, 500, 3)]
