@@ -18,7 +18,7 @@ from reelnest.records.content_hash import folder_hash
 from reelnest.registry.known_versions import REGISTRY
 from reelnest.serving.indexing import Indexed, IndexForm, IndexOptions, ModelSource, build_index
 from reelnest.serving.searcher import OpenModel, Searcher
-from reelnest.settings import Params, Precision
+from reelnest.settings import Params
 from reelnest.stages.workspace import Workspace
 from reelnest.store.frame_store import FrameStore
 from reelnest.store.prepared import STORE_FOLDER
@@ -48,27 +48,32 @@ def run(workspace: Workspace, params: Params, model: str, data: Path, to: str, f
     return indexed
 
 
-def open_searchers(workspace: Workspace, params: Params, indexes: Sequence[str], model: str | None = None) -> list[Searcher]:
-    """Opens each index with its model; indexes with the same model share it. `model` replaces the model that the indexes name.
+def open_searchers(
+    workspace: Workspace, params: Params, indexes: Sequence[str], model: str | None = None, opened: Sequence[OpenModel] = ()
+) -> list[Searcher]:
+    """Opens each index with its model; indexes with the same model share it, also one of those that are `opened`.
+
+    `model` replaces the model that the indexes name.
 
     Raises DataError for a location that holds no index, ModelError if its model is missing or has another hash.
     """
     limits = Limits.of(params.validation)
     limits = Limits(min(limits.megabytes, UPLOAD_MEGABYTES), limits.frames, limits.seconds, min(limits.timeout_seconds, UPLOAD_SECONDS))
-    models: dict[tuple[str, Precision], OpenModel] = {}
+    models = {(each.hash, each.precision): each for each in opened}
+    model_folders: dict[str, tuple[Path, str, str]] = {}
     searchers = []
     for index in indexes:
         engine = open_engine(index)
         name = model or stored_model(index, engine.manifest.model)
+        if name not in model_folders:
+            model_folders[name] = _find(workspace, params, name)
+        model_folder, _, model_hash = model_folders[name]
         precision = engine.manifest.precision  # a query's vector is computed as those of the index were
-        if (name, precision) not in models:
-            model_folder, _, model_hash = _find(workspace, params, name)
-            # Two names may refer to the same model.
-            same = (opened for (_, made_with), opened in models.items() if (opened.hash, made_with) == (model_hash, precision))
-            models[name, precision] = next(same, None) or OpenModel(load(model_folder, limits=limits, precision=precision), model_hash)
+        key = model_hash, precision
+        if key not in models:
+            models[key] = OpenModel(load(model_folder, limits=limits, precision=precision), *key)
         characters = params.validation.max_text_characters
-        opened = models[name, precision]
-        searchers.append(Searcher(engine, index, opened, shortlist=params.evaluate.shortlist, most_characters=characters))
+        searchers.append(Searcher(engine, index, models[key], shortlist=params.evaluate.shortlist, most_characters=characters))
     return searchers
 
 

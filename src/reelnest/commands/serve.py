@@ -36,7 +36,7 @@ def run(
     Raises DataError and ModelError for an index that cannot be opened, ConfigError if the address cannot be used.
     """
     host = address.host
-    followed = Followed(indexes, lambda locations: open_searchers(workspace, params, locations, model))
+    followed = Followed(indexes, lambda locations, opened: open_searchers(workspace, params, locations, model, opened))
     folder = params.serve.click_log
     clicks = None if folder is None else ClickLog(params.serve, workspace.root / folder)
     megabytes = min(UPLOAD_MEGABYTES, params.validation.max_video_megabytes)

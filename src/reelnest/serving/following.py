@@ -1,22 +1,24 @@
 """Follows indexes that are built again while a server runs: the new version is opened beside the old one, then takes its place."""
 
 import logging
-import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from reelnest.engines.engine import is_address, open_engine, shown
 from reelnest.engines.folder_files import MANIFEST_FILE
 from reelnest.errors import ReelnestError
-from reelnest.serving.searcher import Searcher
+from reelnest.serving.repeated import Repeated
+from reelnest.serving.searcher import OpenModel, Searcher
 
 log = logging.getLogger(__name__)
 
-POLL_SECONDS = 2.0
+POLL_SECONDS = 10.0
+"""Each look at the index of a server opens a connection."""
 LONGEST_REQUEST_SECONDS = 300.0
 """After this time, no request uses a searcher that was replaced, and it is closed."""
 
-Open = Callable[[Sequence[str]], Sequence[Searcher]]
+Open = Callable[[Sequence[str], Sequence[OpenModel]], Sequence[Searcher]]
 
 
 def _version(location: str) -> object | None:
@@ -41,37 +43,40 @@ class Followed:
     """The searchers by name. Requests take one from `searchers` and use it to their end, so no answer mixes two versions."""
 
     def __init__(self, locations: Sequence[str], open_all: Open) -> None:
-        """`open_all` opens indexes with their models. Raises what it raises."""
+        """`open_all` opens indexes with their models, for which it uses those that are open. Raises what it raises."""
         self._open = open_all
         versions = [_version(location) for location in locations]  # before they are opened
-        self.searchers = named(open_all(locations))
+        self.searchers = named(open_all(locations, ()))
         self._locations = dict(zip(self.searchers, locations, strict=True))
         self._versions = dict(zip(self.searchers, versions, strict=True))
-        self.look()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="following", daemon=True)
+        self._replaced: list[tuple[float, Searcher]] = []
+        """With the time of the replacement, the earliest first."""
+        self._looking = Repeated(self.look, POLL_SECONDS, "following indexes")
 
     def start(self) -> None:
         """Looks for new versions every POLL_SECONDS."""
-        self._thread.start()
+        self._looking.start()
 
     def close(self) -> None:
-        """Stops, and closes the models."""
-        self._ended.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        for searcher in self.searchers.values():
+        """Stops, and closes the indexes and the models."""
+        self._looking.close()
+        for searcher in self._open_searchers():
             searcher.close()
             searcher.model.close()
 
     def look(self) -> None:
-        """Opens what has a new version. An index that cannot be opened is reported once, and the old version stays."""
+        """Opens what has a new version, and closes what no request uses any more.
+
+        An index that cannot be opened is reported once, and the old version stays.
+        """
+        while self._replaced and self._replaced[0][0] < time.monotonic() - LONGEST_REQUEST_SECONDS:
+            self._close(self._replaced.pop(0)[1])
         for name, location in self._locations.items():
             current = _version(location)
             if current is None or current == self._versions[name]:
                 continue
             try:
-                (opened,) = self._open([location])
+                (opened,) = self._open([location], [searcher.model for searcher in self._open_searchers()])
             except (ReelnestError, OSError) as error:
                 if _version(location) == current:
                     log.warning("%s: a new version cannot be opened, so the old one is served: %s", shown(location), error)
@@ -80,23 +85,17 @@ class Followed:
             if _version(location) != current:
                 self._close(opened)  # it was replaced meanwhile, so what was read may be of two versions
                 continue
-            before, self.searchers[name], self._versions[name] = self.searchers[name], opened, current
+            self._replaced.append((time.monotonic(), self.searchers[name]))
+            self.searchers[name], self._versions[name] = opened, current
             log.warning("%s: a new version is served, %d videos, model %s", shown(location), opened.manifest.videos, opened.manifest.model)
-            later = threading.Timer(LONGEST_REQUEST_SECONDS, self._close, [before])
-            later.daemon = True
-            later.start()
 
-    def _close(self, before: Searcher) -> None:
-        before.close()
-        if all(before.model is not each.model for each in self.searchers.values()):
-            before.model.close()
+    def _open_searchers(self) -> list[Searcher]:
+        return [*self.searchers.values(), *(searcher for _, searcher in self._replaced)]
 
-    def _run(self) -> None:
-        while not self._ended.wait(POLL_SECONDS):
-            try:
-                self.look()
-            except Exception:
-                log.exception("an index cannot be followed")
+    def _close(self, unused: Searcher) -> None:
+        unused.close()
+        if all(unused.model is not searcher.model for searcher in self._open_searchers()):
+            unused.model.close()
 
 
 def named(searchers: Sequence[Searcher]) -> dict[str, Searcher]:

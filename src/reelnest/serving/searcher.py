@@ -18,6 +18,7 @@ from reelnest.search.filters import parse_filter
 from reelnest.search.query_text import check_count, check_query_text
 from reelnest.serving.batching import BatchedEncoder
 from reelnest.serving.examples import example_searches
+from reelnest.settings import Precision
 from reelnest.store.entries import Entry
 from reelnest.video.frames import Frames
 
@@ -66,8 +67,8 @@ class SearchResults:
 class OpenModel:
     """A loaded model that its indexes and several threads share. One thread at a time encodes, the queries of all that wait."""
 
-    def __init__(self, model: SavedModel, hash: str) -> None:
-        self.hash = hash
+    def __init__(self, model: SavedModel, hash: str, precision: Precision) -> None:
+        self.hash, self.precision = hash, precision
         self._model = model
         self._encoder = BatchedEncoder(lambda entries: model.encode(entries, dim=model.dims[-1]))
 

@@ -11,18 +11,19 @@ from starlette.testclient import TestClient
 
 from reelnest.commands.index import open_searchers
 from reelnest.engines.folder_files import MANIFEST_FILE
+from reelnest.serving import following as module
 from reelnest.serving.app import create_app
 from reelnest.serving.following import Followed
 from reelnest.serving.guard import Access
-from reelnest.serving.searcher import Searcher
+from reelnest.serving.searcher import OpenModel, Searcher
 from tests.integration.serving.served_corpus import PARAMS, Served, read_videos, write_videos
 
 
 def followed(copy: Served, monkeypatch: pytest.MonkeyPatch) -> Followed:
     monkeypatch.chdir(copy.root)
 
-    def open_all(locations: Sequence[str]) -> list[Searcher]:
-        return open_searchers(copy.workspace, PARAMS, locations)
+    def open_all(locations: Sequence[str], opened: Sequence[OpenModel]) -> list[Searcher]:
+        return open_searchers(copy.workspace, PARAMS, locations, opened=opened)
 
     return Followed(["one"], open_all)
 
@@ -79,4 +80,25 @@ def test_what_cannot_be_opened_leaves_the_old_version_and_one_warning(
     copy.index("one", "two")
     following.look()
     assert following.searchers["one"] is not before
+    following.close()
+
+
+def test_a_model_is_opened_once_and_closed_when_no_request_can_use_it(copy: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    following = followed(copy, monkeypatch)
+    first = following.searchers["one"].model
+    write_videos(copy.data, read_videos(copy.data)[:10])
+    copy.index("one", "one")
+    following.look()
+    assert following.searchers["one"].model is first
+    copy.index("one", "two")
+    closed: list[OpenModel] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(OpenModel, "close", lambda model: closed.append(model))
+        following.look()
+        following.look()
+        assert not closed
+        patch.setattr(module, "LONGEST_REQUEST_SECONDS", 0.0)
+        following.look()
+        assert closed == [first]
+    first.close()
     following.close()

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from reelnest.errors import QueryError
 from reelnest.serving.clicks.journals import JournalFullError, Journals
+from reelnest.serving.repeated import Repeated
 from reelnest.settings import Serve
 
 log = logging.getLogger(__name__)
@@ -38,18 +39,15 @@ class ClickLog:
         self._dropped, self._is_failing = 0, False
         self._full: int | None = None
         """The last period of which records were lost because its journal was full."""
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="click-log", daemon=True)
+        self._flushing = Repeated(self.flush, FLUSH_SECONDS, "click log")
 
     def start(self) -> None:
         """Starts to write. Periods that a killed server left are finished first."""
-        self._thread.start()
+        self._flushing.start()
 
     def close(self) -> None:
         """Writes what is in memory, and stops."""
-        self._ended.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._flushing.close()
         self.flush()
 
     def add_search(self, session: str, query: str, items: Sequence[str], index: str, model_hash: str) -> str:
@@ -111,12 +109,3 @@ class ClickLog:
                 self._waiting.append((start, record))
             else:
                 self._dropped += 1
-
-    def _run(self) -> None:
-        while True:
-            try:
-                self.flush()
-            except Exception:
-                log.exception("%s: a period of the click log cannot be finished", self._folder)
-            if self._ended.wait(FLUSH_SECONDS):
-                return
