@@ -20,7 +20,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.schedules import CronSchedule
 
 from reelnest.serving.clicks.journals import finished_files
-from tests.support.running_services import ended, running_services, start
+from tests.support.running_services import ended, start
 from tests.support.small_project import COMMIT, change, environment, make_quick_project, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
@@ -81,12 +81,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(["dvc", "add", "data"], folder)
     run([*COMMIT, "-qam", "What people clicked"], folder)
     return folder
-
-
-@pytest.fixture(scope="module")
-def api(project: Path) -> Iterator[SyncPrefectClient]:
-    with running_services(project) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")

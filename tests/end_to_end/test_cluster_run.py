@@ -10,7 +10,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.states import Cancelling
 
 from reelnest.commands.runs import saved_runs
-from tests.support.running_services import ended, running_services, start
+from tests.support.running_services import ended, start
 from tests.support.simulated_slurm import Cluster, require_slurm, simulated_cluster
 from tests.support.small_project import COMMIT, change, make_quick_project, run
 
@@ -44,12 +44,6 @@ def project(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(["git", "add", "."], folder)
     run([*COMMIT, "-m", "A cluster"], folder)
     return folder
-
-
-@pytest.fixture(scope="module")
-def api(project: Path) -> Iterator[SyncPrefectClient]:
-    with running_services(project) as client:
-        yield client
 
 
 def test_a_cancel_in_prefect_reaches_the_last_process_of_a_job(api: SyncPrefectClient, project: Path, cluster: Cluster) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from prefect.states import Cancelling
 
 from reelnest.commands.runs import saved_runs
 from reelnest.registry.sweeps import BEST_TAG, SWEEP_TAG
-from tests.support.running_services import RUN_SECONDS, ended, running_services, start
+from tests.support.running_services import RUN_SECONDS, ended, start
 from tests.support.small_project import make_quick_project
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
@@ -30,12 +29,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sweep") / "project"
     make_quick_project(folder)
     return folder
-
-
-@pytest.fixture(scope="module")
-def api(project: Path) -> Iterator[SyncPrefectClient]:
-    with running_services(project) as client:
-        yield client
 
 
 def trial_runs(api: SyncPrefectClient) -> list[FlowRun]:

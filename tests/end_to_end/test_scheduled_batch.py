@@ -3,7 +3,6 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.schedules import CronSchedule
 
 from reelnest.commands.runs import Run, saved_runs
-from tests.support.running_services import ended, running_services, start
+from tests.support.running_services import ended, start
 from tests.support.small_project import COMMIT, make_quick_project, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -44,12 +43,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     run([*COMMIT, "-qam", "Push to origin"], folder)
     return folder
-
-
-@pytest.fixture(scope="module")
-def api(project: Path) -> Iterator[SyncPrefectClient]:
-    with running_services(project) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")
