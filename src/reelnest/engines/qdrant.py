@@ -18,6 +18,7 @@ from reelnest.engines.collections import MOST_SKIPPED, Request, Row, index_name
 from reelnest.engines.engine import ENGINES, Item, Manifest, optional_module, shown
 from reelnest.engines.qdrant_requests import (
     INDEXED_FROM_KILOBYTES,
+    PAGE_RECORDS,
     QdrantCollections,
     indexed_paths,
     payload,
@@ -176,16 +177,10 @@ class QdrantEngine(QdrantCollections):
         response = self._client.query_points(self._collection(version), limit=request.size, with_payload=["video_id"], **query)
         return [Row(point.score, int(point.id), (point.payload or {})["video_id"]) for point in response.points]
 
-    def _where(self, version: str, path: str, values: Sequence[str], payload: list[str], *, vectors: list[str] | None = None) -> list[Any]:
-        api, records, offset = self._api, [], None
-        selected = api.Filter(must=[api.FieldCondition(key=path, match=api.MatchAny(any=list(values)))])
-        while True:
-            page, offset = self._client.scroll(
-                self._collection(version), selected, 1000, offset=offset, with_payload=payload, with_vectors=vectors or False
-            )
-            records += page
-            if offset is None:
-                return records
+    def _page(self, version: str, condition: Any, payload: list[str], vectors: list[str] | None, offset: Any) -> tuple[list[Any], Any]:
+        return self._client.scroll(
+            self._collection(version), condition, PAGE_RECORDS, offset=offset, with_payload=payload, with_vectors=vectors or False
+        )
 
     def _facet(self, version: str, field: str, limit: int) -> list[str]:
         return [str(hit.value) for hit in self._client.facet(self._collection(version), text_path(field), limit=limit, exact=True).hits]

@@ -18,6 +18,7 @@ from reelnest.engines.collections import Request, Row
 from reelnest.engines.engine import ENGINES, Item, Manifest, bytes_below, optional_module
 from reelnest.engines.qdrant_requests import (
     INDEXED_FROM_KILOBYTES,
+    PAGE_RECORDS,
     QdrantCollections,
     indexed_paths,
     payload,
@@ -163,20 +164,11 @@ class QdrantEdgeEngine(QdrantCollections):
             query = api.QueryRequest(limit=request.size, with_payload=["video_id"], **first)
         return [Row(point.score, int(str(point.id)), (point.payload or {})["video_id"]) for point in self._shard(version).query(query)]
 
-    def _where(self, version: str, path: str, values: Sequence[str], payload: list[str], *, vectors: list[str] | None = None) -> list[Any]:
-        condition = self._api.FieldCondition(key=path, match=self._api.MatchAny(any=list(values)))
-        return self._scroll(version, self._api.Filter(must=[condition]), payload, vectors)
-
-    def _scroll(self, version: str, condition: Any, payload: list[str], vectors: list[str] | None = None) -> list[Any]:
-        records, offset = [], None
-        while True:
-            request = self._api.ScrollRequest(
-                limit=1000, offset=offset, filter=condition, with_payload=payload, with_vector=vectors or False
-            )
-            page, offset = self._shard(version).scroll(request)
-            records += page
-            if offset is None:
-                return records
+    def _page(self, version: str, condition: Any, payload: list[str], vectors: list[str] | None, offset: Any) -> tuple[list[Any], Any]:
+        request = self._api.ScrollRequest(
+            limit=PAGE_RECORDS, offset=offset, filter=condition, with_payload=payload, with_vector=vectors or False
+        )
+        return self._shard(version).scroll(request)
 
     def _facet(self, version: str, field: str, limit: int) -> list[str]:
         if field in TEXT_FIELDS:  # which have no index here: its ten files for each field would be most of a small shard

@@ -21,6 +21,7 @@ OVERSAMPLING = 4.0
 """Candidates by 8-bit codes, for each result, that the floats rerank."""
 INDEXED_FROM_KILOBYTES = 1
 """Segments are quantised, and get their graph, only above a size."""
+PAGE_RECORDS = 1000
 RANGES: dict[str, str] = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
 VIDEO = ("video_id", "path", "images", "line", "start_seconds", "end_seconds", "fields", "tags")
 
@@ -36,12 +37,24 @@ class QdrantCollections(CollectionsEngine):
         self._texts: dict[tuple[str, str], list[str]] = {}
 
     @abstractmethod
-    def _where(self, version: str, path: str, values: Sequence[str], payload: list[str], *, vectors: list[str] | None = None) -> list[Any]:
-        """The records whose text at `path` is one of `values`, with some of their payload and vectors."""
+    def _page(self, version: str, condition: Any, payload: list[str], vectors: list[str] | None, offset: Any) -> tuple[list[Any], Any]:
+        """At most PAGE_RECORDS records with some of their payload and vectors, and the offset of the next page; None after the last."""
 
     @abstractmethod
     def _facet(self, version: str, field: str, limit: int) -> list[str]:
         """The distinct texts of a field."""
+
+    def _scroll(self, version: str, condition: Any, payload: list[str], vectors: list[str] | None = None) -> list[Any]:
+        records, offset = [], None
+        while True:
+            page, offset = self._page(version, condition, payload, vectors, offset)
+            records += page
+            if offset is None:
+                return records
+
+    def _where(self, version: str, path: str, values: Sequence[str], payload: list[str], vectors: list[str] | None = None) -> list[Any]:
+        """The records whose text at `path` is one of `values`."""
+        return self._scroll(version, one_of(self._api, path, values), payload, vectors)
 
     def _videos(self, version: str, ids: Sequence[str]) -> dict[str, Video]:
         records = self._where(version, "video_id", ids, list(VIDEO))
@@ -53,7 +66,7 @@ class QdrantCollections(CollectionsEngine):
     def _vectors(self, version: str, manifest: Manifest, keys: Sequence[str]) -> dict[str, Vector]:
         number_type = np.float16 if manifest.storage == "float16" else np.float32
         name = vector_name(manifest.width)
-        records = self._where(version, "key", keys, ["key"], vectors=[name])
+        records = self._where(version, "key", keys, ["key"], [name])
         return {record.payload["key"]: np.array(record.vector[name], number_type) for record in records}
 
     def _condition(self, version: str, manifest: Manifest, condition: Filter | None) -> Any:
@@ -136,9 +149,6 @@ def compiled(api: Any, condition: Filter, texts: Callable[[str], Collection[str]
     def each(conditions: Collection[Filter]) -> list[Any]:
         return [compiled(api, inner, texts) for inner in conditions]
 
-    def has_text(field: str, values: Collection[str]) -> Any:
-        return api.Filter(must=[api.FieldCondition(key=text_path(field), match=api.MatchAny(any=list(values)))])
-
     def in_range(field: str, **bounds: float) -> Any:
         number_range = api.RangeFloat if hasattr(api, "RangeFloat") else api.Range
         return api.FieldCondition(key=number_path(field), range=number_range(**bounds))
@@ -151,13 +161,18 @@ def compiled(api: Any, condition: Filter, texts: Callable[[str], Collection[str]
         case AnyOf(conditions):
             return api.Filter(should=each(conditions))
         case OneOf(field, values) if isinstance(values[0], str):
-            return has_text(field, [str(value) for value in values])
+            return one_of(api, text_path(field), [str(value) for value in values])
         case OneOf(field, values):
             return api.Filter(should=[in_range(field, gte=float(value), lte=float(value)) for value in values])
         case Compare(field, sign, value) if isinstance(value, str):
-            return has_text(field, [text for text in texts(field) if COMPARISONS[sign](text, value)])
+            return one_of(api, text_path(field), [text for text in texts(field) if COMPARISONS[sign](text, value)])
         case Compare(field, sign, value):
             return api.Filter(must=[in_range(field, **{RANGES[sign]: float(value)})])
+
+
+def one_of(api: Any, path: str, values: Collection[str]) -> Any:
+    """The condition that the text at `path` is one of `values`."""
+    return api.Filter(must=[api.FieldCondition(key=path, match=api.MatchAny(any=list(values)))])
 
 
 def _escaped(name: str) -> str:

@@ -12,7 +12,6 @@ from reelnest.artifacts.evaluation_report import (
     BehaviourResults,
     ComparedWith,
     ConfigurationResult,
-    EngineLoad,
     EngineResult,
     NegativesOutranked,
     NotComparedWith,
@@ -183,13 +182,9 @@ def engine_entries(split: EmbeddedSplit, recommended: Configuration, settings: E
         EngineResult(
             engine=engine.engine,
             storage=engine.storage,
-            share=search.share,
-            rows=search.rows,
-            recall=search.recall,
-            label_recall=search.label_recall,
-            loads=tuple(EngineLoad(**vars(load)) for load in search.loads),
             disk_bytes=engine.disk_bytes,
             memory_bytes=engine.memory_bytes,
+            **asdict(search),
         )
         for engine in measured
         for search in engine.searches

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reelnest.engines.engine import Engine, Item, open_engine
+from reelnest.engines.engine import Engine, Item, open_engine, write_version
 from reelnest.records.formats import Video
 from reelnest.search.filters import parse_filter
 from tests.integration.engines.test_engines import manifest
@@ -44,12 +44,9 @@ CONDITIONS = [
 @pytest.fixture
 def engine(location: str) -> Iterator[Engine]:
     opened = open_engine(location)
-    opened.create(
-        "aa", manifest(COUNT, graph_dim=4).model_copy(update={"tags": {"language": {}, "duration": {}, "day": {}, "format": {}}}), []
-    )
-    opened.upsert("aa", [Item(video(at), IDS[at], VECTORS[at]) for at in range(COUNT)])
-    opened.build("aa")
-    opened.activate("aa")
+    tags = {"language": {}, "duration": {}, "day": {}, "format": {}}
+    about = manifest(COUNT, graph_dim=4).model_copy(update={"tags": tags})
+    write_version(opened, about, (Item(video(at), IDS[at], VECTORS[at]) for at in range(COUNT)))
     yield opened
     opened.close()
 

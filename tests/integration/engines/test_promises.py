@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from reelnest.engines.engine import Engine, Item, open_engine
+from reelnest.engines.engine import Engine, Item, open_engine, write_version
 from reelnest.records.formats import Video
 from reelnest.search.filters import parse_filter
 from tests.integration.engines.test_versions import manifest
 
 DIMS = (32, 64)
 COUNTS = pytest.mark.parametrize("count", [2_000, pytest.param(20_000, marks=pytest.mark.slow)])
-BATCH = 1000
 SELECTED = {100.0: "part >= 0", 10.0: "part < 100", 1.0: "part < 10", 0.1: "part == 7"}
 """Filters by the percentage of rows that satisfy them."""
 EVERY = [
@@ -42,21 +41,14 @@ def corpus(count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return vectors, (vectors[:: count // 25] + 0.05 * rng.normal(size=(25, DIMS[-1]))).astype(np.float32)
 
 
-def write(
-    engine: Engine, vectors: NDArray[np.float32], storage: str = "float32", graph_dim: int | None = None, version: str = "aa"
-) -> None:
+def write(engine: Engine, vectors: NDArray[np.float32], storage: str = "float32", graph_dim: int | None = None) -> None:
     about = manifest(videos=len(vectors), storage=storage, graph_dim=graph_dim, dims=DIMS, tags={"part": {}})
-    engine.create(version, about, [])
     number_type = storage if storage in ("float32", "float16") else "float32"
-    for start in range(0, len(vectors), BATCH):
-        rows = range(start, min(start + BATCH, len(vectors)))
-        videos = [Video(f"v{row:05}", f"{row}.mp4", (), {}, row + 1, {"part": str(row % 1000)}) for row in rows]
-        engine.upsert(
-            version,
-            [Item(video, str(row), vectors[row].astype(number_type)) for row, video in zip(rows, videos, strict=True)],
-        )
-    engine.build(version)
-    engine.activate(version)
+    items = (
+        Item(Video(f"v{row:05}", f"{row}.mp4", (), {}, row + 1, {"part": str(row % 1000)}), str(row), vector.astype(number_type))
+        for row, vector in enumerate(vectors)
+    )
+    write_version(engine, about, items)
 
 
 def nearest(vectors: NDArray[np.float32], query: NDArray[np.float32], dim: int, rows: NDArray[np.int64], k: int = 10) -> list[str]:
@@ -140,7 +132,7 @@ def test_a_killed_writer_loses_nothing_of_the_active_version(location: str) -> N
     for row in range(0, 500, 50):
         assert engine.search(vectors[row], 1, dim=64).ids == [f"v{row:05}"]
     assert len(engine.get([f"v{row:05}" for row in range(500)])) == 500
-    write(engine, vectors[:100], version="cc")  # and removes what is left of the unfinished one
+    write(engine, vectors[:100])  # and removes what is left of the unfinished one
     assert engine.manifest.videos == 100
     assert recall(engine, vectors[:100], queries, 64) == 1
     engine.close()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from reelnest.engines.engine import Item, open_engine
+from reelnest.engines.engine import Item, open_engine, write_version
 from reelnest.errors import DataError
 from reelnest.evaluation.configurations import Configuration, _search
 from reelnest.records.formats import Video
@@ -26,15 +26,11 @@ IDS = [f"v{number:03}" for number in range(COUNT)]
 def write(folder: Path, storage: str, dim: int, vectors: torch.Tensor = FULL) -> None:
     engine = open_engine(str(folder))
     about = manifest(len(vectors)).model_copy(update={"storage": storage, "dims": (16, dim), "tags": {"half": {}}})
-    engine.create("aa", about, [])
-    rows = [
+    rows = (
         Item(Video(IDS[at], f"{at}.mp4", (), {}, at + 1, {"half": str(at % 2)}), IDS[at], vectors[at, :dim].numpy())
         for at in range(len(vectors))
-    ]
-    for start in range(0, len(rows), 64):
-        engine.upsert("aa", rows[start : start + 64])
-    engine.build("aa")
-    engine.activate("aa")
+    )
+    write_version(engine, about, rows, batch_size=64)
     engine.close()
 
 
