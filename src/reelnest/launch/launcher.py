@@ -6,7 +6,8 @@ reelnest.launch.rank MODULE`.
 1. SIGTERM, SIGHUP or Ctrl-C requests every rank once to stop; a training finishes its step and saves. Ranks that still run after
    GRACE_SECONDS, or at a second Ctrl-C, are killed. (torch's launcher kills them after 30 s. accelerate's does not signal them at all.)
 2. When ranks fail, only the cause is printed, and its exit status becomes this process's. Neither accelerate nor torch passes it on.
-   As one node of a cluster's job (NODE_VARIABLE), it writes how its ranks ended instead, and the job finds the cause among all nodes.
+   As one node of a cluster's job (NODE_VARIABLE, its machine rank), it writes how its ranks ended instead, and the job finds the cause
+   among all nodes.
 3. When this process is killed, its ranks are killed too (`rank.py`).
 """
 
@@ -85,6 +86,8 @@ def _send(processes: Sequence[psutil.Process], number: signal.Signals) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Runs the ranks to their end. Returns 0, the status of the rank that caused the failure, or 128 + n if signal n ended the ranks."""
     grace_seconds, *options = arguments
+    if NODE_VARIABLE in os.environ:
+        options = ["--machine_rank", os.environ[NODE_VARIABLE], *options]
     module = options[options.index(RANK_MODULE) + 1]
     name = module.rpartition(".")[2]
     started = time.monotonic()

@@ -2,7 +2,6 @@
 
 import os
 import re
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,9 @@ import yaml
 from typer.testing import CliRunner
 
 from reelnest.cli import cli
-from reelnest.errors import ReelnestError
 from reelnest.launch.command import launch_command
-from reelnest.launch.failures import beat_file
 from reelnest.launch.jobs.job import MARKS, Job, JobSpec
-from reelnest.launch.jobs.nodes import POLL_SECONDS, LostNodes, free_port, launcher_variables
+from reelnest.launch.jobs.nodes import launcher_variables
 from reelnest.launch.jobs.slurm import batch_script, environment, sbatch_arguments
 from reelnest.launch.jobs.slurm_job import cpus_of_this_node, srun_arguments
 from reelnest.settings import Params, load_params
@@ -91,7 +88,8 @@ def test_each_node_starts_a_launcher_with_its_own_rank() -> None:
     assert {"--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--output=/job/log.txt"} <= set(arguments)
     launched = arguments[-1]
     assert f"--config_file {ROOT / 'configs/accelerate/multi-node.yaml'} --max_restarts=0" in launched
-    assert '--main_process_ip 10.1.2.3 --main_process_port 20123 --machine_rank "$SLURM_NODEID" -m' in launched
+    assert launched.startswith('export REELNEST_NODE="$SLURM_NODEID"; exec ')
+    assert "--main_process_ip 10.1.2.3 --main_process_port 20123 -m" in launched
     assert launched.endswith("-m reelnest.launch.rank reelnest.stages.train")
 
 
@@ -113,16 +111,6 @@ def test_the_socket_interface_is_that_of_nccl_and_gloo() -> None:
     assert "NCCL_SOCKET_IFNAME" not in launcher_variables(specification(), None, {})
     variables = launcher_variables(specification(socket_interface="ib0"), None, {})
     assert (variables["NCCL_SOCKET_IFNAME"], variables["GLOO_SOCKET_IFNAME"]) == ("ib0", "ib0")
-
-
-def test_the_port_is_a_free_one_of_the_range() -> None:
-    with socket.socket() as used:
-        used.bind(("", 0))
-        port = used.getsockname()[1]
-        with pytest.raises(ReelnestError, match="`ports` in launch"):
-            free_port(port, port)
-        assert free_port(port, port + 200) != port
-    assert free_port(port, port) == port
 
 
 def test_a_port_range_that_ends_before_it_begins_is_refused() -> None:
@@ -193,15 +181,3 @@ def test_preprocessing_is_a_job_of_one_process_if_it_has_resources(tmp_path: Pat
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
     CliRunner().invoke(cli, ["preprocess"])
     assert len(started) == 1
-
-
-def test_a_node_without_a_sign_of_life_is_lost_after_the_seconds_of_the_setting(tmp_path: Path) -> None:
-    lost = LostNodes(tmp_path, nodes=2, seconds=4 * POLL_SECONDS)
-    file = beat_file(tmp_path, 0)
-    file.touch()
-    seen = []
-    for second in range(8):
-        os.utime(file, (second + 1, second + 1))
-        seen.append(lost(ended=()))
-    assert seen == [False] * 4 + [True] * 4  # the other node never started
-    assert not lost(ended=(1,))  # a node that has ended shows no life

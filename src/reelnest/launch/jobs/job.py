@@ -6,6 +6,7 @@ A job's folder is `work/jobs/NAME/`. The name depends on the checkout and the st
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 import socket
 from collections.abc import Iterable, Mapping, Sequence
@@ -76,6 +77,12 @@ class Result:
 
     status: int
     text: str
+
+
+def interrupted_too_often(cluster: str, job_id: str, times: int) -> Result:
+    """The result of a job that may not start again. `cluster` is the title of its scheduler."""
+    text = f"reelnest: error: {cluster} job {job_id} was interrupted {times} times (launch.{cluster.lower()}.requeues)."
+    return Result(os.EX_TEMPFAIL, f"{text} The same command resumes from the last checkpoint.")
 
 
 class Job:

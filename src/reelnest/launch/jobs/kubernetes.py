@@ -5,14 +5,13 @@ Interrupted jobs are started again by the follower, not by Kubernetes, because a
 
 import logging
 import math
-import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from reelnest.launch.jobs.job import Job, Result
+from reelnest.launch.jobs.job import Job, interrupted_too_often
 from reelnest.launch.jobs.kubernetes_api import Conflict, KubernetesApi
 from reelnest.launch.jobs.kubernetes_manifest import INTERRUPTED_STATUS, STOP_SECONDS, manifest
 from reelnest.launch.jobs.scheduler import JobState, Phase, SchedulerUnreachable
@@ -99,8 +98,7 @@ class KubernetesScheduler:
                 return False
             attempts = _attempts(job)
             if attempts > self._settings.requeues:
-                text = f"reelnest: error: Kubernetes job {job_id} was interrupted {attempts} times (launch.kubernetes.requeues)."
-                job.write_result(Result(os.EX_TEMPFAIL, f"{text} The same command resumes from the last checkpoint."))
+                job.write_result(interrupted_too_often(self.title, job_id, attempts))
                 return False
             log.info("Kubernetes job %s was interrupted; it is started again", job_id)
         self._restarting.add(job_id)

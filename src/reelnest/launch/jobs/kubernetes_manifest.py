@@ -3,7 +3,6 @@
 import math
 import os
 from collections.abc import Mapping
-from copy import deepcopy
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -64,7 +63,7 @@ def read_template(path: Path) -> dict[str, Any]:
         is_job = False
     if not is_job:
         raise ConfigError(f"{path}: expected the manifest of a Job (batch/v1) with a container in spec.template.spec.containers.")
-    return deepcopy(dict(contents))
+    return dict(contents)
 
 
 def _has_checkout(pod: Mapping[str, Any], container: Mapping[str, Any], root: PurePosixPath) -> bool:

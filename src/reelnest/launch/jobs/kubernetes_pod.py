@@ -15,16 +15,24 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
 from reelnest.atomic_files import write_json
 from reelnest.errors import ReelnestError
-from reelnest.launch.failures import FOLDER_VARIABLE, NODE_VARIABLE, UNREPORTED_STATUS, Outcome, read_failures, read_outcomes, result_of
+from reelnest.launch.failures import FOLDER_VARIABLE, NODE_VARIABLE, UNREPORTED_STATUS, read_outcomes
 from reelnest.launch.jobs.job import Job, Result
 from reelnest.launch.jobs.kubernetes_manifest import ATTEMPT, INTERRUPTED_STATUS, POD_IP
-from reelnest.launch.jobs.nodes import PEERS_SECONDS, POLL_SECONDS, Abandoned, LostNodes, free_port, launcher_variables, statuses_of
+from reelnest.launch.jobs.nodes import (
+    PEERS_SECONDS,
+    POLL_SECONDS,
+    Abandoned,
+    Nodes,
+    free_port,
+    launcher_command,
+    launcher_variables,
+    write_result,
+)
 from reelnest.settings import Kubernetes
 
 HANGING_SECONDS = 5.0
@@ -41,7 +49,7 @@ class Pod:
         self._settings = Kubernetes.model_validate(self._spec.settings)
         self._attempt = job.attempt(attempt)
         self._abandoned = Abandoned(job, self._settings.abandoned_minutes)
-        self._lost = LostNodes(self._attempt, self._spec.nodes, self._settings.lost_node_seconds)
+        self._nodes = Nodes(self._attempt, self._spec.nodes, self._settings.lost_node_seconds)
         self._signalled = False
         self._copy: subprocess.Popen[bytes] | None = None
 
@@ -51,7 +59,7 @@ class Pod:
         (self._attempt / "failures").mkdir(parents=True, exist_ok=True)
         main = self._meet()
         if main is None:
-            return self._end_of_job({})
+            return self._end_of_job()
         launcher = self._start(*main)
         try:
             self._wait(launcher)
@@ -81,9 +89,7 @@ class Pod:
     def _start(self, address: str, port: int) -> subprocess.Popen[bytes]:
         """Starts the launcher. The first pod's lines go to the job's log, and all lines to the pod's own."""
         spec = self._spec
-        command = [spec.python, "-m", "reelnest.launch.launcher", str(spec.grace_seconds), *spec.options]
-        command += ["--main_process_ip", address, "--main_process_port", str(port), "--machine_rank", str(self._number)]
-        command += ["-m", "reelnest.launch.rank", spec.module, *spec.arguments]
+        command = launcher_command(spec, address, port)
         variables = {**os.environ, **launcher_variables(spec, None, os.environ)}
         variables |= {NODE_VARIABLE: str(self._number), FOLDER_VARIABLE: str(self._attempt / "failures")}
         if self._number > 0:
@@ -94,14 +100,11 @@ class Pod:
 
     def _wait(self, launcher: subprocess.Popen[bytes]) -> None:
         """Waits for the launcher, passes stop requests on, and stops it if another pod failed, was interrupted or is lost."""
-        failed: float | None = None
         stopping: float | None = None
         while launcher.poll() is None:
             now = time.monotonic()
-            outcomes = read_outcomes(self._attempt)
-            if failed is None and any(not outcome.succeeded for outcome in outcomes.values()):
-                failed = now
-            if self._should_stop() or self._lost(outcomes) or (failed is not None and now - failed > PEERS_SECONDS):
+            self._nodes.look()
+            if self._should_stop() or self._nodes.are_broken:
                 if stopping is None:
                     stopping = now
                     launcher.terminate()
@@ -111,42 +114,29 @@ class Pod:
 
     def _conclude(self) -> int:
         """Waits for the other pods. The first one records the result."""
-        outcomes = read_outcomes(self._attempt)
-        own = outcomes.get(self._number)
-        if self._number > 0 and own is not None and own.succeeded:
+        nodes = self._nodes
+        nodes.look()
+        own = nodes.outcomes.get(self._number)
+        is_first = self._number == 0
+        if not is_first and own is not None and own.succeeded:
             return 0
-        longest = CONCLUDING_SECONDS if self._number > 0 else 0.0
-        failed: float | None = None
-        while self._job.result is None and not (self._number == 0 and len(outcomes) == self._spec.nodes):
-            now = time.monotonic()
-            if failed is None and any(not outcome.succeeded for outcome in outcomes.values()):
-                failed = now
-            waited = 0.0 if failed is None else now - failed
-            if self._lost(outcomes) or waited > PEERS_SECONDS + self._spec.grace_seconds + HANGING_SECONDS + longest:
-                break
-            if self._number > 0 and self._signalled:
+        longest = PEERS_SECONDS + self._spec.grace_seconds + HANGING_SECONDS + (0.0 if is_first else CONCLUDING_SECONDS)
+        while self._job.result is None and not (is_first and nodes.have_ended):
+            if nodes.has_lost or nodes.seconds_since_failure > longest or (self._signalled and not is_first):
                 break
             time.sleep(POLL_SECONDS)
-            outcomes = read_outcomes(self._attempt)
-        return self._end_of_job(outcomes)
+            nodes.look()
+        return self._end_of_job()
 
-    def _end_of_job(self, outcomes: Mapping[int, Outcome]) -> int:
+    def _end_of_job(self) -> int:
         """Records the result, in the first pod. Returns this pod's exit status."""
-        is_complete = len(outcomes) == self._spec.nodes
-        # A pod that was stopped because another one failed has no cause of its own.
-        failed = [outcome for outcome in outcomes.values() if outcome.received is None and not outcome.succeeded]
-        if is_complete and all(outcome.succeeded for outcome in outcomes.values()):
-            outcome = Outcome({})
-        elif self._job.stop_requested or self._abandoned():
-            outcome = Outcome(statuses_of(outcomes.values()), "SIGTERM")
-        elif failed and is_complete and not self._files("interrupted-"):
-            outcome = Outcome(statuses_of(failed))
-        else:
+        is_stopped = self._job.stop_requested or self._abandoned()
+        outcome = self._nodes.outcome(is_stopped=is_stopped, is_interrupted=bool(self._files("interrupted-")))
+        if outcome is None:
             return INTERRUPTED_STATUS
-        status, text = result_of(self._spec.stage, outcome, read_failures(self._attempt / "failures"), Path(self._spec.root))
         if self._number == 0:
-            self._job.write_result(Result(status, text))
-        return min(status, 1)
+            write_result(self._job, self._attempt, outcome)
+        return 0 if outcome.succeeded else 1
 
     def _should_stop(self) -> bool:
         return self._signalled or self._job.stop_requested or self._abandoned() or bool(self._files("interrupted-"))

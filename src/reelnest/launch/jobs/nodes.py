@@ -1,4 +1,4 @@
-"""What the processes of a job do alike on all clusters: notice that a node is lost or the job abandoned, and prepare a launcher."""
+"""What the processes of a job do alike on all clusters: start a launcher, follow all nodes, and decide how the job ended."""
 
 import os
 import socket
@@ -8,8 +8,8 @@ from pathlib import Path
 from random import SystemRandom
 
 from reelnest.errors import ReelnestError
-from reelnest.launch.failures import Outcome, beat_file
-from reelnest.launch.jobs.job import Job, JobSpec
+from reelnest.launch.failures import Outcome, beat_file, read_failures, read_outcomes, result_of
+from reelnest.launch.jobs.job import Job, JobSpec, Result
 
 POLL_SECONDS = 0.5
 PEERS_SECONDS = 15.0
@@ -57,6 +57,65 @@ class LostNodes:
         return any(silent > self._seconds for node, silent in self._silent.items() if node not in ended)
 
 
+class Nodes:
+    """What is known of the nodes of one attempt: how they ended, since when one has failed, and whether one is lost."""
+
+    def __init__(self, attempt: Path, nodes: int, lost_seconds: float) -> None:
+        self._attempt, self._nodes = attempt, nodes
+        self._lost = LostNodes(attempt, nodes, lost_seconds)
+        self._failed: float | None = None
+        self.outcomes: dict[int, Outcome] = {}
+        """How the nodes ended whose ranks have ended."""
+        self.has_lost = False
+
+    def look(self) -> None:
+        """Reads what the nodes wrote. To be called each POLL_SECONDS."""
+        self.outcomes = read_outcomes(self._attempt)
+        self.has_lost = self._lost(self.outcomes)
+        if self._failed is None and any(not outcome.succeeded for outcome in self.outcomes.values()):
+            self._failed = time.monotonic()
+
+    @property
+    def have_ended(self) -> bool:
+        """Whether the ranks of all nodes have ended."""
+        return len(self.outcomes) == self._nodes
+
+    @property
+    def seconds_since_failure(self) -> float:
+        """0 if no node has failed."""
+        return 0.0 if self._failed is None else time.monotonic() - self._failed
+
+    @property
+    def are_broken(self) -> bool:
+        """Whether the nodes that still run should be stopped."""
+        return self.has_lost or self.seconds_since_failure > PEERS_SECONDS
+
+    def outcome(self, *, is_stopped: bool, is_interrupted: bool = False) -> Outcome | None:
+        """How the job ended; None if it should start again. `is_stopped`: on request; `is_interrupted`: from outside."""
+        if self.have_ended and all(outcome.succeeded for outcome in self.outcomes.values()):
+            return Outcome({})
+        if is_stopped:
+            return Outcome(_statuses(self.outcomes.values()), "SIGTERM")
+        # A node that was stopped because another one failed has no cause of its own.
+        failed = [outcome for outcome in self.outcomes.values() if outcome.received is None and not outcome.succeeded]
+        return Outcome(_statuses(failed)) if failed and self.have_ended and not is_interrupted else None
+
+
+def write_result(job: Job, attempt: Path, outcome: Outcome) -> int:
+    """Records how the job ended. Returns its exit status."""
+    spec = job.spec
+    status, text = result_of(spec.stage, outcome, read_failures(attempt / "failures"), Path(spec.root))
+    job.write_result(Result(status, text))
+    return status
+
+
+def launcher_command(spec: JobSpec, address: str, port: int) -> list[str]:
+    """The command line of the launcher of each node. `address` and `port` are where the first process of all listens."""
+    launcher = [spec.python, "-m", "reelnest.launch.launcher", str(spec.grace_seconds), *spec.options]
+    meeting = ["--main_process_ip", address, "--main_process_port", str(port)]
+    return [*launcher, *meeting, "-m", "reelnest.launch.rank", spec.module, *spec.arguments]
+
+
 def launcher_variables(spec: JobSpec, cpus: int | None, environment: Mapping[str, str]) -> dict[str, str]:
     """The variables that the launchers need in addition to those of the job. `cpus`: of a node; None: all that it has."""
     variables = {"PYTHONUNBUFFERED": "1"}
@@ -82,6 +141,5 @@ def free_port(first: int, last: int) -> int:
     raise ReelnestError(f"All ports from {first} to {last} (`ports` in launch) are used.")
 
 
-def statuses_of(outcomes: Iterable[Outcome]) -> dict[int, int]:
-    """The exit statuses of all failed ranks of some nodes."""
+def _statuses(outcomes: Iterable[Outcome]) -> dict[int, int]:
     return {rank: status for outcome in outcomes for rank, status in outcome.statuses.items()}

@@ -19,17 +19,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
-from reelnest.launch.failures import (
-    FOLDER_VARIABLE,
-    NODE_VARIABLE,
-    UNREPORTED_STATUS,
-    Outcome,
-    read_failures,
-    read_outcomes,
-    result_of,
-)
-from reelnest.launch.jobs.job import Job, JobSpec, Result
-from reelnest.launch.jobs.nodes import PEERS_SECONDS, POLL_SECONDS, Abandoned, LostNodes, free_port, launcher_variables, statuses_of
+from reelnest.launch.failures import FOLDER_VARIABLE, NODE_VARIABLE, UNREPORTED_STATUS
+from reelnest.launch.jobs.job import Job, JobSpec, interrupted_too_often
+from reelnest.launch.jobs.nodes import POLL_SECONDS, Abandoned, Nodes, free_port, launcher_command, launcher_variables, write_result
 from reelnest.launch.jobs.scheduler import SchedulerUnreachable
 from reelnest.launch.jobs.slurm import SlurmScheduler, command
 from reelnest.settings import Slurm
@@ -51,6 +43,7 @@ class SlurmJob:
         self._attempt = job.attempt(self._number)
         self._signalled = False
         self._abandoned = Abandoned(job, self._settings.abandoned_minutes)
+        self._nodes = Nodes(self._attempt, self._spec.nodes, self._settings.lost_node_seconds)
 
     def run(self) -> int:
         """Runs the launchers to their end. Returns the exit status of the job."""
@@ -58,7 +51,7 @@ class SlurmJob:
         failures = self._attempt / "failures"
         failures.mkdir(parents=True, exist_ok=True)
         if self._job.stop_requested:
-            return self._end(Outcome({}, "SIGTERM"))
+            return self._conclude()
         port = free_port(*self._settings.ports)
         arguments = srun_arguments(self._spec, address_of_this_node(), port, self._job.log)
         variables = {
@@ -73,39 +66,30 @@ class SlurmJob:
                 srun.kill()
         if status == UNREPORTED_STATUS:
             return UNREPORTED_STATUS
-        return self._conclude(read_outcomes(self._attempt))
+        self._nodes.look()
+        return self._conclude()
 
     def _wait(self, srun: subprocess.Popen[bytes]) -> None:
         """Waits for `srun`, passes stop requests on, and stops the other nodes after a failure."""
-        lost = LostNodes(self._attempt, self._spec.nodes, self._settings.lost_node_seconds)
-        failed: float | None = None
         stopping: float | None = None
         requested = 0.0
         while srun.poll() is None:
             now = time.monotonic()
-            outcomes = read_outcomes(self._attempt)
-            if failed is None and any(not outcome.succeeded for outcome in outcomes.values()):
-                failed = now
-            is_broken = lost(outcomes) or (failed is not None and now - failed > PEERS_SECONDS)
-            if self._signalled or self._abandoned() or self._job.stop_requested or is_broken:
+            self._nodes.look()
+            if self._signalled or self._abandoned() or self._job.stop_requested or self._nodes.are_broken:
                 stopping = stopping or now
-                if now - requested > REPEAT_SECONDS and len(outcomes) < self._spec.nodes:
+                if now - requested > REPEAT_SECONDS and not self._nodes.have_ended:
                     requested = now
                     _stop(self._id)
                 if now - stopping > self._spec.grace_seconds + HANGING_SECONDS:
                     return
             time.sleep(POLL_SECONDS)
 
-    def _conclude(self, outcomes: Mapping[int, Outcome]) -> int:
-        if len(outcomes) == self._spec.nodes and all(outcome.succeeded for outcome in outcomes.values()):
-            return self._end(Outcome({}))
-        if self._job.stop_requested or self._abandoned():
-            return self._end(Outcome(statuses_of(outcomes.values()), "SIGTERM"))
-        # A node that was stopped because another one failed has no cause of its own.
-        failed = [outcome for outcome in outcomes.values() if outcome.received is None and not outcome.succeeded]
-        if failed and len(outcomes) == self._spec.nodes:
-            return self._end(Outcome(statuses_of(failed)))
-        return self._queue_again(lost=self._spec.nodes - len(outcomes))
+    def _conclude(self) -> int:
+        outcome = self._nodes.outcome(is_stopped=self._job.stop_requested or self._abandoned())
+        if outcome is None:
+            return self._queue_again(lost=self._spec.nodes - len(self._nodes.outcomes))
+        return write_result(self._job, self._attempt, outcome)
 
     def _queue_again(self, lost: int) -> int:
         """Has SLURM queue the job again, if it is not being ended or queued again already."""
@@ -115,11 +99,7 @@ class SlurmJob:
             command(["scontrol", "requeue", self._id])
             time.sleep(self._spec.grace_seconds)  # SLURM ends this process
         elif running:
-            text = (
-                f"reelnest: error: SLURM job {self._id} was interrupted {self._number + 1} times (launch.slurm.requeues). The same command"
-                " resumes from the last checkpoint."
-            )
-            self._job.write_result(Result(os.EX_TEMPFAIL, text))
+            self._job.write_result(interrupted_too_often(SlurmScheduler.title, self._id, self._number + 1))
         return os.EX_TEMPFAIL
 
     def _is_running(self) -> bool:
@@ -130,11 +110,6 @@ class SlurmJob:
             except SchedulerUnreachable:
                 time.sleep(self._settings.poll_seconds)
 
-    def _end(self, outcome: Outcome) -> int:
-        status, text = result_of(self._spec.stage, outcome, read_failures(self._attempt / "failures"), Path(self._spec.root))
-        self._job.write_result(Result(status, text))
-        return status
-
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._signalled = True
 
@@ -142,11 +117,7 @@ class SlurmJob:
 def srun_arguments(spec: JobSpec, address: str, port: int, log: Path) -> list[str]:
     """The command line that starts one launcher on each node. `address` and `port` are where the first process listens."""
     settings = Slurm.model_validate(spec.settings)
-    launcher = [spec.python, "-m", "reelnest.launch.launcher", str(spec.grace_seconds), *spec.options]
-    launcher += ["--main_process_ip", address, "--main_process_port", str(port)]
-    module = ["-m", "reelnest.launch.rank", spec.module, *spec.arguments]
-    number = '"$SLURM_NODEID"'
-    script = f"export {NODE_VARIABLE}={number}; exec {shlex.join(launcher)} --machine_rank {number} {shlex.join(module)}"
+    script = f'export {NODE_VARIABLE}="$SLURM_NODEID"; exec {shlex.join(launcher_command(spec, address, port))}'
     arguments = [
         "srun",
         f"--nodes={spec.nodes}",
