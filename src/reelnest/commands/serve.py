@@ -1,6 +1,8 @@
 """`reelnest serve`: the search page and its API."""
 
 import logging
+import signal
+import sys
 from collections.abc import Callable, Sequence
 
 import uvicorn
@@ -63,6 +65,8 @@ def run(
     if clicks is not None:
         log.warning("Searches and clicks are logged in %s.", folder)
         clicks.start()
+    # uvicorn sends SIGTERM to itself again when it has ended. By default, that would end the process before what is below.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         uvicorn.Server(config).run(sockets=[listening])
     finally:

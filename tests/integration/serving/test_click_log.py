@@ -272,6 +272,17 @@ def test_a_killed_server_loses_at_most_seconds_and_stores_only_what_the_table_ha
     assert [row["clicked"] for row in rows(folder)] == [False, True, False, False]
 
 
+def test_a_stopped_server_loses_nothing(copy: Served) -> None:
+    with logging_server(copy.root) as (address, process):
+        asked = {"q": "a red ring", "session": SESSION}
+        for k in range(1, 21):
+            requests.get(f"{address}api/search", params={**asked, "k": k}, timeout=60).raise_for_status()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 128 + signal.SIGTERM
+    ClickLog(SETTINGS, copy.root / "clicks", lambda: time.time() + 3600).flush()
+    assert len(rows(copy.root / "clicks")) == sum(range(1, 21))
+
+
 def test_a_server_without_a_click_log_logs_nothing(server: str) -> None:
     assert requests.get(f"{server}api/indexes", timeout=60).json()["click_log"] is False
     assert "search" not in requests.get(f"{server}api/search", params={"q": "a", "session": SESSION}, timeout=60).json()
