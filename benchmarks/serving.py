@@ -163,7 +163,7 @@ def _serve(clients: int) -> Callable[[], Figures]:
                 status = server.wait(30)
             finally:
                 server.kill()
-        if errors or at_stop or status not in (0, -signal.SIGTERM):
+        if errors or at_stop or status != 128 + signal.SIGTERM:
             raise RuntimeError(f"errors: {errors[:3]}, after SIGTERM: {at_stop[:3]}, status {status}")
         quantiles = statistics.quantiles(latencies, n=100)
         sys.stderr.write(

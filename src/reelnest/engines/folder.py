@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,7 @@ from reelnest.engines.folder_files import (
     graph_label,
     read_manifest,
     read_table,
-    video_of,
+    videos_of,
     videos_table,
     write_graph,
 )
@@ -31,7 +32,9 @@ from reelnest.engines.folder_filter import TableFilter
 from reelnest.engines.folder_vectors import COMPACT, FLOATS, ByCosine, BySigns, finish, new_vectors, open_vectors, shapes
 from reelnest.errors import DataError, QueryError
 from reelnest.records.formats import BadRecord, Video, write_quarantine
+from reelnest.search.batching import Batched
 from reelnest.search.filters import Filter
+from reelnest.search.topk import Ranking
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +64,39 @@ class _Opened:
     def rows(self) -> dict[str, int]:
         return {video_id: row for row, video_id in enumerate(self.table["video_id"].to_pylist())}
 
+    def hits(self, ranking: Ranking, dims: tuple[int, ...]) -> list[Hits]:
+        """Those of each query."""
+        queries, k = ranking.indices.shape
+        names = self.table["video_id"].take(ranking.indices.flatten().numpy()).to_pylist()
+        return [Hits(names[k * query : k * (query + 1)], ranking.scores[query].tolist(), dims) for query in range(queries)]
+
+
+class _Form(NamedTuple):
+    """What searches have in common that share a pass."""
+
+    opened: _Opened
+    k: int
+    dim: int
+    shortlist: int | None
+    condition: Filter | None
+
+
+class _Search(NamedTuple):
+    vector: NDArray[np.float32]
+    form: _Form
+
+
+def _search(searches: Sequence[_Search]) -> list[Hits]:
+    """The hits of searches without the graph."""
+    hits: dict[int, Hits] = {}
+    for form in dict.fromkeys(search.form for search in searches):
+        numbers = [number for number, search in enumerate(searches) if search.form == form]
+        queries = torch.from_numpy(np.stack([searches[number].vector for number in numbers]))
+        opened, k, dim, shortlist, condition = form
+        selected = None if condition is None else torch.from_numpy(opened.filter.rows(condition))
+        hits |= zip(numbers, opened.hits(*opened.vectors.search(queries, k, dim, shortlist, selected)), strict=True)
+    return [hits[number] for number in range(len(searches))]
+
 
 @ENGINES.register("folder")
 class FolderEngine:
@@ -71,6 +107,7 @@ class FolderEngine:
     def __init__(self, location: str) -> None:
         self.folder = Path(location)
         self._unfinished: dict[str, _Unfinished] = {}
+        self._searches = Batched(_search, "search")
 
     def create(self, version: str, manifest: Manifest, skipped: Collection[BadRecord]) -> None:
         """Creates a folder beside the index's; see `Engine.create`."""
@@ -120,26 +157,21 @@ class FolderEngine:
     def search(
         self, query: NDArray[np.float32], k: int, *, dim: int, shortlist: int | None = None, condition: Filter | None = None
     ) -> Hits:
-        """See `Engine.search`. With a filter, the shortlist is exact too."""
+        """See `Engine.search`. With a filter, the shortlist is exact too. Concurrent searches share a pass over the vectors."""
         opened = self._opened
+        vector = query.reshape(-1).astype(np.float32)
         graph, vectors = opened.graph, opened.vectors
-        queries = torch.from_numpy(np.atleast_2d(query).astype(np.float32))
-        at_graph = shortlist is not None and dim == opened.manifest.graph_dim and condition is None
-        if at_graph and graph is not None and isinstance(vectors, ByCosine):
-            rows = graph.rows(queries[0, :dim].numpy(), max(shortlist or 0, k))
-            ranking = vectors.rescore(queries, torch.from_numpy(rows)[None], k)
-            dims: tuple[int, ...] = (dim, opened.manifest.width)
-        else:
-            selected = None if condition is None else torch.from_numpy(opened.filter.rows(condition))
-            ranking, dims = vectors.search(queries, k, dim, shortlist, selected)
-        names = opened.table["video_id"].take(ranking.indices[0].numpy()).to_pylist()
-        return Hits(names, ranking.scores[0].tolist(), dims)
+        if graph is None or shortlist is None or dim != opened.manifest.graph_dim or condition is not None or isinstance(vectors, BySigns):
+            return self._searches.submit(_Search(vector, _Form(opened, k, dim, shortlist, condition))).result()
+        rows = torch.from_numpy(graph.rows(vector[:dim], max(shortlist, k)))
+        ranking = vectors.rescore(torch.from_numpy(vector)[None], rows[None], k)
+        return opened.hits(ranking, (dim, opened.manifest.width))[0]
 
     def get(self, ids: Sequence[str]) -> list[Video]:
         """See `Engine.get`."""
         if any(video_id not in self._opened.rows for video_id in ids):
             raise QueryError("The index has no video of this id.")
-        return [video_of(self._opened.table, self._opened.rows[video_id]) for video_id in ids]
+        return videos_of(self._opened.table, [self._opened.rows[video_id] for video_id in ids])
 
     def vectors(self, keys: Collection[str]) -> Mapping[str, Vector]:
         """Views of the memory-mapped file; see `Engine.vectors`."""
@@ -154,7 +186,8 @@ class FolderEngine:
         return bytes_below(self.folder)
 
     def close(self) -> None:
-        """Closes the files."""
+        """Closes the files, after the searches that run."""
+        self._searches.close()
         self.__dict__.pop("_opened", None)
 
     def _has_similar_graph(self, manifest: Manifest) -> bool:

@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from usearch.index import Index as Graph
 
 from reelnest.engines.engine import Manifest
-from reelnest.engines.stored import manifest_of
-from reelnest.engines.stored import video_of as stored_video
+from reelnest.engines.stored import manifest_of, video_of
 from reelnest.errors import DataError, NoIndex
 from reelnest.records.formats import Video
 
@@ -86,11 +85,13 @@ def read_table(folder: Path) -> pa.Table:
     return table
 
 
-def video_of(table: pa.Table, row: int) -> Video:
-    """A row of `videos.parquet`."""
-    stored = table.slice(row, 1).to_pylist()[0]
-    fields, tags = ({each["name"]: each["text"] for each in stored[column]} for column in ("fields", "tags"))
-    return stored_video(stored, fields, tags)
+def videos_of(table: pa.Table, rows: Sequence[int]) -> list[Video]:
+    """Rows of `videos.parquet`."""
+    videos = []
+    for stored in table.take(pa.array(rows, pa.int64())).to_pylist():
+        fields, tags = ({each["name"]: each["text"] for each in stored[column]} for column in ("fields", "tags"))
+        videos.append(video_of(stored, fields, tags))
+    return videos
 
 
 def _named(texts: Mapping[str, str]) -> list[dict[str, str]]:

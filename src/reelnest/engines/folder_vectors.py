@@ -6,7 +6,7 @@ signs.npy    (videos, ⌈width / 8⌉) uint8: a bit for each number
 """
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,15 @@ from torch import Tensor
 from reelnest.search.binary import BinaryVectors
 from reelnest.search.funnel import funnel_topk, rescore
 from reelnest.search.storage import Int8Vectors, SelectedRows, int8_codes, int8_scales, prefix, prefix_bits, sign_bits
-from reelnest.search.topk import Ranking, prefix_topk
+from reelnest.search.topk import Ranking, inverse_norms, prefix_topk
 
 VECTORS_FILE, SCALES_FILE, SIGNS_FILE, FLOATS_FILE = "vectors.npy", "scales.npy", "signs.npy", "floats.npy"
 FLOATS = ("float32", "float16")
 COMPACT = {"int8": (False, True), "binary": (True, False), "binary_int8": (True, True)}
 """Whether a storage type has signs, and codes."""
 BLOCK_ROWS = 10_000
+MOST_DIMS = 8
+"""Dims whose norms are kept, the last searched: 4 bytes a vector for each."""
 
 
 def new_vectors(folder: Path, storage: str, shape: tuple[int, int]) -> np.memmap:
@@ -66,6 +68,7 @@ class ByCosine:
 
     def __init__(self, corpus: Tensor | Int8Vectors, width: int) -> None:
         self.corpus, self.width = corpus, width
+        self._inverse_norms = lru_cache(MOST_DIMS)(partial(inverse_norms, corpus))
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
@@ -75,9 +78,11 @@ class ByCosine:
     def search(self, queries: Tensor, k: int, dim: int, shortlist: int | None, selected: Tensor | None) -> tuple[Ranking, tuple[int, ...]]:
         """The best rows for `queries`, (queries, width), and the dims that were compared. See `Engine.search`."""
         corpus = self.corpus if selected is None else SelectedRows(self.corpus, selected)
+        norms = self._inverse_norms(dim) if selected is None else self._inverse_norms(dim)[selected]
         if shortlist is None or dim == self.width:
-            return _numbered(prefix_topk(queries[:, :dim], prefix(corpus, dim), [dim], k)[dim], selected), (dim,)
-        return _numbered(funnel_topk(queries, corpus, [dim, self.width], [max(shortlist, k)], k), selected), (dim, self.width)
+            rankings = prefix_topk(queries[:, :dim], prefix(corpus, dim), [dim], k, inverse_norms={dim: norms})
+            return _numbered(rankings[dim], selected), (dim,)
+        return _numbered(funnel_topk(queries, corpus, [dim, self.width], [max(shortlist, k)], k, norms), selected), (dim, self.width)
 
     def rescore(self, queries: Tensor, rows: Tensor, k: int) -> Ranking:
         """The best of a shortlist at the full width."""
@@ -89,7 +94,7 @@ class BySigns:
 
     def __init__(self, signs: NDArray[np.uint8], codes: Int8Vectors | None) -> None:
         self._signs, self._codes = signs, codes
-        self._all = lru_cache(maxsize=8)(self._at)
+        self._all = lru_cache(MOST_DIMS)(self._at)
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:

@@ -17,7 +17,6 @@ import logging
 import mimetypes
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Annotated, Any
@@ -191,7 +190,7 @@ def _describe(name: str, searcher: Searcher) -> dict[str, Any]:
 
 
 def _as_json(name: str, searcher: Searcher, results: SearchResults) -> dict[str, Any]:
-    return {"index": name, "videos": searcher.manifest.videos, **asdict(results)}
+    return {"index": name, "videos": searcher.manifest.videos, **vars(results), "hits": [vars(hit) for hit in results.hits]}
 
 
 def _add_errors(app: FastAPI) -> None:

@@ -5,10 +5,12 @@ An item of `input` is a text, or a list of content parts as chat messages have t
 OpenAI's API lacks, is `query` or `document` and selects the model's instruction; by default a text is a query and a video a document.
 """
 
+import asyncio
 import base64
 import binascii
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -89,24 +91,31 @@ def add_embeddings(app: FastAPI, searchers: Mapping[str, Searcher], megabytes: f
         if name not in searchers:
             raise QueryError(f"model '{name}': this server has {', '.join(searchers)}.")
         inputs: list[Input] = [body.input] if isinstance(body.input, str) else list(body.input)
-        vectors = await run_in_threadpool(_vectors, searchers[name], inputs, body)
+        dim = searchers[name].manifest.check_dim(body.dimensions)
+        read = partial(_entries, searchers[name], inputs, body.input_type)
+        entries = read() if all(isinstance(given, str) for given in inputs) else await run_in_threadpool(read)  # it may decode videos
+        vectors = _shortened(await asyncio.gather(*map(asyncio.wrap_future, searchers[name].model.submit(entries))), dim)
         data = [{"object": "embedding", "index": index, "embedding": _written(vector, body)} for index, vector in enumerate(vectors)]
         return {"object": "list", "data": data, "model": name, "usage": {"prompt_tokens": 0, "total_tokens": 0}}
 
 
-def _vectors(searcher: Searcher, inputs: list[Input], body: EmbeddingsRequest) -> NDArray[np.float32]:
-    """The vectors of a request, (inputs, dim). Raises QueryError and VideoError for inputs that cannot be encoded."""
+def _entries(searcher: Searcher, inputs: list[Input], input_type: str | None) -> list[Entry]:
+    """What the model encodes for a request. Raises QueryError for inputs that cannot be encoded."""
     if not 1 <= len(inputs) <= MOST_INPUTS:
         raise QueryError(f"input has {len(inputs):,} items; expected 1 to {MOST_INPUTS:,}.")
-    dim = searcher.manifest.check_dim(body.dimensions)
     entries = []
     for number, given in enumerate(inputs):
         try:
-            entries.append(_entry(searcher, given, body.input_type))
+            entries.append(_entry(searcher, given, input_type))
         except (QueryError, VideoError) as error:
             raise QueryError(f"input[{number}]: {error}") from None
-    vectors = searcher.model.encode(entries)[:, :dim]
-    shortened: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return entries
+
+
+def _shortened(vectors: Sequence[NDArray[np.float32]], dim: int) -> NDArray[np.float32]:
+    """The first `dim` numbers of vectors at unit length, (vectors, dim)."""
+    prefixes = np.stack(vectors)[:, :dim]
+    shortened: NDArray[np.float32] = prefixes / np.linalg.norm(prefixes, axis=1, keepdims=True)
     return shortened
 
 

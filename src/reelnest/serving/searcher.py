@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +15,9 @@ from reelnest.encoder.video_reading import VideoSource
 from reelnest.engines.engine import Engine, Manifest, base_folder, name_of, shown
 from reelnest.errors import QueryError
 from reelnest.records.formats import Video, video_files
+from reelnest.search.batching import Batched
 from reelnest.search.filters import parse_filter
 from reelnest.search.query_text import check_count, check_query_text
-from reelnest.serving.batching import BatchedEncoder
 from reelnest.serving.examples import example_searches
 from reelnest.settings import Precision
 from reelnest.store.entries import Entry
@@ -70,7 +71,9 @@ class OpenModel:
     def __init__(self, model: SavedModel, hash: str, precision: Precision) -> None:
         self.hash, self.precision = hash, precision
         self._model = model
-        self._encoder = BatchedEncoder(lambda entries: model.encode(entries, dim=model.dims[-1]))
+        self._encoder: Batched[Entry, NDArray[np.float32]] = Batched(
+            lambda entries: list(model.encode(entries, dim=model.dims[-1])), "encoder"
+        )
 
     def close(self) -> None:
         """Ends the decoder process and the encoder's thread."""
@@ -90,8 +93,12 @@ class OpenModel:
         return self._model.videos.frames(video)
 
     def encode(self, entries: Sequence[Entry]) -> NDArray[np.float32]:
-        """The vectors of entries, (entries, width)."""
-        return self._encoder.encode(entries)
+        """The vectors of entries, (entries, width). Raises what the model raises for the first of them that it cannot encode."""
+        return np.stack([vector.result() for vector in self.submit(entries)])
+
+    def submit(self, entries: Sequence[Entry]) -> list[Future[NDArray[np.float32]]]:
+        """The vectors of entries, (width,) each, later."""
+        return [self._encoder.submit(entry) for entry in entries]
 
 
 class Searcher:

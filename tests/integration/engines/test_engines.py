@@ -1,6 +1,8 @@
 """What holds for every engine: only the active version is searched, exactly or by a reranked shortlist."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from reelnest.engines.folder import FolderEngine
 from reelnest.errors import ConfigError, DataError, QueryError
 from reelnest.records.formats import Video
 from reelnest.records.segments import Segment
+from reelnest.search.filters import parse_filter
 
 RNG = np.random.default_rng(0)
 VECTORS = RNG.normal(size=(50, 16)).astype(np.float32)
@@ -102,6 +105,22 @@ def test_the_full_width_reranks_a_shortlist(engine: Engine, graph_dim: int | Non
     assert hits.dims == (4, 16)
 
 
+def test_searches_that_share_a_pass_over_a_folder_do_not_change_each_other(tmp_path: Path) -> None:
+    engine = open_engine(str(tmp_path / "index"))
+    write(engine, "aa", 50)
+    engine.activate("aa")
+    few = parse_filter("video_id in ['v03', 'v07', 'v11', 'v30']", {})
+    forms: list[dict[str, Any]] = [{"dim": 16}, {"dim": 4}, {"dim": 4, "shortlist": 10}, {"dim": 16, "condition": few}]
+    asked = [(VECTORS[number], k, form) for number in range(25) for k in (1, 7) for form in forms]
+    expected = [engine.search(query, k, **form) for query, k, form in asked]
+    with ThreadPoolExecutor(len(asked)) as pool:
+        found = list(pool.map(lambda one: engine.search(one[0], one[1], **one[2]), asked))
+    assert [(hits.ids, hits.dims) for hits in found] == [(hits.ids, hits.dims) for hits in expected]
+    for hits, alone in zip(found, expected, strict=True):
+        np.testing.assert_allclose(hits.scores, alone.scores, atol=1e-6)
+    engine.close()
+
+
 def test_segments_come_back_with_their_times(engine: Engine) -> None:
     segments = (Segment(0.5, 12.25), Segment(3.0, None), None)
     videos = [Video(f"film{number}", "film.mp4", (), {}, 1, segment=segment) for number, segment in enumerate(segments)]
@@ -116,6 +135,7 @@ def test_videos_and_vectors_come_back_by_id_and_by_key(engine: Engine) -> None:
     write(engine, "aa", 50)
     engine.activate("aa")
     assert [video.path for video in engine.get(["v30", "v02"])] == ["30.mp4", "2.mp4"]
+    assert engine.get([]) == []
     with pytest.raises(QueryError, match="no video of this id"):
         engine.get(["v02", "v99"])
     stored = engine.vectors(["key 3", "key 99"])

@@ -8,8 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,14 +19,11 @@ import numpy as np
 import pytest
 import requests
 import uvicorn
-from numpy.typing import NDArray
 
 from reelnest.commands.search_inputs import Address, listen
-from reelnest.serving.batching import LARGEST_BATCH, BatchedEncoder
 from reelnest.serving.connections import Connection
 from reelnest.serving.load_limit import LoadLimit
-from reelnest.serving.searcher import SHOWN_CHARACTERS
-from reelnest.store.entries import Entry
+from reelnest.serving.searcher import SHOWN_CHARACTERS, OpenModel
 from tests.integration.serving.served_corpus import Served, read_videos, write_videos
 
 FILES = 256
@@ -160,39 +156,17 @@ def test_a_search_beyond_the_limit_is_refused_at_once_and_others_pass() -> None:
         thread.submit(asyncio.run, run()).result()
 
 
-def test_what_waits_is_encoded_together_and_each_caller_gets_its_own_vector_or_error() -> None:
-    batches: list[int] = []
-
-    def encode(entries: Sequence[Entry]) -> NDArray[np.float32]:
-        batches.append(len(entries))
-        time.sleep(0.02)
-        return np.array([[int(entry.text)] for entry in entries], dtype=np.float32)
-
-    encoder = BatchedEncoder(encode)
-
-    def one(number: int) -> float | str:
-        try:
-            return float(encoder.encode([Entry("query", "none" if number == 50 else str(number), None)])[0, 0])
-        except ValueError:
-            return "refused"
-
-    with ThreadPoolExecutor(100) as pool:
-        found = list(pool.map(one, range(100)))
-    assert found == [*map(float, range(50)), "refused", *map(float, range(51, 100))]
-    assert 1 < max(batches) <= LARGEST_BATCH
-
-
 @pytest.mark.parametrize("count", [1, 40])
 def test_a_query_s_vector_does_not_depend_on_the_queries_beside_it(served: Served, count: int) -> None:
     from reelnest.encoder.saved import load
 
     model = load(served.root / "models" / "one")
-    encoder = BatchedEncoder(lambda entries: model.encode(entries, dim=model.dims[-1]))
+    shared = OpenModel(model, "hash", "no")
     texts = [f"a red ring {'and more ' * (number % 5)}" for number in range(count)]
     with ThreadPoolExecutor(count) as pool:
-        vectors = list(pool.map(lambda text: encoder.encode([Entry("query", text, None)])[0], texts))
+        vectors = list(pool.map(shared.words, texts))
     np.testing.assert_allclose(np.stack(vectors), model.encode_texts(texts), atol=1e-6)
-    model.close()
+    shared.close()
 
 
 def test_responses_do_not_wait_for_the_client_to_confirm_their_head() -> None:

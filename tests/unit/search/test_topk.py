@@ -11,7 +11,7 @@ from torch import Tensor
 from reelnest.errors import ModelError
 from reelnest.search import topk
 from reelnest.search.storage import SelectedRows, stored
-from reelnest.search.topk import corpus_blocks, prefix_topk
+from reelnest.search.topk import corpus_blocks, inverse_norms, prefix_topk
 
 
 def by_loop(queries: Tensor, corpus: Tensor, dim: int, k: int) -> list[list[int]]:
@@ -59,6 +59,23 @@ def test_a_corpus_that_is_read_in_pieces_gives_the_same_ranking(storage: str, th
     for dim in (3, 24):
         assert rankings[dim].indices.tolist() == by_loop(queries, as_floats, dim, 7)
         assert of_selected[dim].indices.tolist() == by_loop(queries, as_floats[::3], dim, 7)
+
+
+@pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
+def test_known_norms_change_no_bit(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(4)
+    queries, corpus = torch.randn(3, 24, generator=generator), stored(torch.randn(500, 24, generator=generator), storage)
+    monkeypatch.setattr(topk, "BLOCK_NUMBERS", 100)
+    for dim in (3, 24):
+        norms = inverse_norms(corpus, dim)
+        torch.testing.assert_close(norms, 1 / corpus[torch.arange(500)].float()[:, :dim].norm(dim=1))
+        computed, known = (prefix_topk(queries, corpus, [dim], 7, inverse_norms=given)[dim] for given in (None, {dim: norms}))
+        assert torch.equal(computed.indices, known.indices)
+        assert torch.equal(computed.scores, known.scores)
+    broken = torch.ones(50, 24)
+    broken[30, 2] = torch.nan
+    with pytest.raises(ModelError, match="the first is row 30"):
+        inverse_norms(broken, 3)
 
 
 def test_search_threads_use_one_core_each_and_other_threads_as_many_as_before() -> None:

@@ -1,0 +1,82 @@
+"""Computes what concurrent requests need in batches."""
+
+import queue
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Generic, TypeAlias, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+LARGEST_BATCH = 64
+
+_Waiting: TypeAlias = queue.SimpleQueue[tuple[Item, Future[Result]] | None]
+
+
+class Batched(Generic[Item, Result]):
+    """Threads share a function, which has a thread of its own. What arrives while a batch is computed becomes the next batch.
+
+    So a request alone waits for nothing. A thread that waits wakes only for its own result: with a lock around the function, each batch
+    would wake all threads in turn before the next one could begin.
+    """
+
+    def __init__(self, compute: Callable[[Sequence[Item]], Sequence[Result]], name: str) -> None:
+        """`compute` returns the results of 1 to LARGEST_BATCH items. It is called by one thread at a time. The name is the thread's."""
+        self._compute, self._name = compute, name
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._waiting: _Waiting[Item, Result] = queue.SimpleQueue()
+
+    def submit(self, item: Item) -> Future[Result]:
+        """The item's result, later, or what the function raises for this item alone. It can be cancelled while it waits."""
+        result = Future[Result]()
+        with self._starting:
+            if self._thread is None or not self._thread.is_alive():  # not alive in a process that was forked
+                self._start()
+            self._waiting.put((item, result))
+        return result
+
+    def close(self) -> None:
+        """Ends the thread, after what waits. Another item would start it again."""
+        with self._starting:
+            if self._thread is not None and self._thread.is_alive():
+                self._waiting.put(None)
+                self._thread.join()
+
+    def _start(self) -> None:
+        self._waiting = queue.SimpleQueue()
+        # The thread has no reference to this object, and ends when nobody else has one.
+        self._thread = threading.Thread(target=_run, args=(self._waiting, self._compute), name=self._name, daemon=True)
+        self._thread.start()
+        weakref.finalize(self, self._waiting.put, None)
+
+
+def _run(waiting: _Waiting[Item, Result], compute: Callable[[Sequence[Item]], Sequence[Result]]) -> None:
+    while (first := waiting.get()) is not None:
+        batch = [first]
+        while len(batch) < LARGEST_BATCH and not waiting.empty():
+            following = waiting.get()
+            if following is None:
+                waiting.put(None)  # ends the loop after this batch
+                break
+            batch.append(following)
+        _resolve([(item, result) for item, result in batch if result.set_running_or_notify_cancel()], compute)
+        del first, batch  # nothing is kept while the queue is empty
+
+
+def _resolve(batch: Sequence[tuple[Item, Future[Result]]], compute: Callable[[Sequence[Item]], Sequence[Result]]) -> None:
+    if not batch:
+        return
+    try:
+        results = compute([item for item, _ in batch])
+    except Exception as error:  # noqa: BLE001 (the future raises it)
+        if len(batch) == 1:
+            batch[0][1].set_exception(error)
+            return
+        for waited in batch:  # one item's fault is not the others'
+            _resolve([waited], compute)
+        return
+    for (_, future), result in zip(batch, results, strict=True):
+        future.set_result(result)

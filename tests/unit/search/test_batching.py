@@ -1,0 +1,84 @@
+"""Items of concurrent threads are computed together."""
+
+import gc
+import os
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from reelnest.search.batching import LARGEST_BATCH, Batched
+
+
+class Halves:
+    """Halves even numbers, slowly, and notes the size of each batch."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def __call__(self, numbers: Sequence[int]) -> list[int]:
+        self.batches.append(len(numbers))
+        time.sleep(0.02)
+        if any(number % 2 for number in numbers):
+            raise ValueError("odd")
+        return [number // 2 for number in numbers]
+
+
+def test_what_waits_is_computed_together_and_each_caller_gets_its_own_result_or_error() -> None:
+    halves = Halves()
+    batched = Batched(halves, "halves")
+
+    def one(number: int) -> int | str:
+        try:
+            return batched.submit(number).result()
+        except ValueError:
+            return "refused"
+
+    with ThreadPoolExecutor(100) as pool:
+        found = list(pool.map(one, [*range(0, 100, 2), 101, *range(100, 200, 2)]))
+    assert found == [*range(50), "refused", *range(50, 100)]
+    assert 1 < max(halves.batches) <= LARGEST_BATCH
+
+
+def test_what_waits_when_it_is_closed_is_computed_and_a_later_item_starts_it_again() -> None:
+    batched = Batched(Halves(), "halves")
+    waiting = [batched.submit(number) for number in (2, 4, 6)]
+    batched.close()
+    assert [result.result(0) for result in waiting] == [1, 2, 3]
+    assert batched.submit(8).result(60) == 4
+
+
+def test_a_cancelled_item_is_not_computed() -> None:
+    halves = Halves()
+    batched = Batched(halves, "halves")
+    running = batched.submit(2)
+    while not running.running():
+        time.sleep(0.001)
+    waiting = [batched.submit(number) for number in (4, 6)]
+    assert waiting[0].cancel()
+    assert (running.result(60), waiting[1].result(60)) == (1, 3)
+    batched.submit(8).cancel()
+    batched.close()
+    assert halves.batches[:2] == [1, 1]
+
+
+def test_its_thread_ends_with_it() -> None:
+    batched = Batched(Halves(), "forgotten")
+    batched.submit(2).result(60)
+    thread = next(thread for thread in threading.enumerate() if thread.name == "forgotten")
+    del batched
+    gc.collect()
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork")
+def test_a_forked_process_starts_its_own_thread() -> None:
+    batched = Batched(Halves(), "halves")
+    batched.submit(2).result(60)
+    child = os.fork()
+    if child == 0:
+        os._exit(batched.submit(8).result(30))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 4
