@@ -13,7 +13,7 @@ from reelnest.cli_data import data, in_checkout, project_settings
 from reelnest.cli_search import search
 from reelnest.errors import NothingTracked, ReelnestError, storage_problem
 from reelnest.launch.command import launch, prepare_process
-from reelnest.launch.deferred_import import deferred_import
+from reelnest.launch.deferred_import import deferred_import, permanent_imports
 from reelnest.progress import Activity
 from reelnest.records.formats import check_data_files
 from reelnest.settings import Params
@@ -108,7 +108,8 @@ def validate() -> None:
     workspace, params = project_settings()
     check_data_files(workspace.data)  # before the stage is imported, which takes seconds
     with Activity("validate"):
-        with deferred_import("scipy.stats"):  # Great Expectations imports it, and none of our expectations uses it
+        # Great Expectations imports both, and none of our expectations uses them.
+        with permanent_imports(), deferred_import("scipy.stats"), deferred_import("altair"):
             from reelnest.stages import validate as stage
 
         stage.run(workspace, params)
@@ -123,7 +124,8 @@ def preprocess() -> None:
         as_job = params.model_copy(update={"launch": on_one_process})
         launch(as_job, workspace.params, "reelnest.stages.preprocess", inputs=[workspace.data])
     with Activity("preprocess"):
-        from reelnest.stages import preprocess as stage
+        with permanent_imports():
+            from reelnest.stages import preprocess as stage
 
         stage.run(workspace, params)
 

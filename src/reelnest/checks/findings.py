@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any
 
+import pandas as pd
 from great_expectations.core import ExpectationValidationResult
 
 from reelnest.artifacts.validation_report import ExpectationOutcome, Severity
@@ -43,10 +45,11 @@ def finding_of(suite: str, table: Table, result: ExpectationValidationResult) ->
     """Converts Great Expectations' `result` on `table`."""
     settings: Mapping[str, Any] = result.expectation_config.kwargs
     columns = tuple(str(settings[key]) for key in ("column", "column_A", "column_B") if key in settings)
-    return Finding(_outcome(suite, result), columns, _allowed(settings), _examples(table, columns, result))
+    unexpected = table.rows.loc[result.result.get("partial_unexpected_index_list") or []].sort_values("line", kind="stable")
+    return Finding(_outcome(suite, result, unexpected), columns, _allowed(settings), _examples(table, columns, unexpected))
 
 
-def _outcome(suite: str, result: Any) -> ExpectationOutcome:
+def _outcome(suite: str, result: Any, unexpected: pd.DataFrame) -> ExpectationOutcome:
     config, details = result.expectation_config, result.result
     if result.exception_info and result.exception_info.get("raised_exception"):
         observed: Any = result.exception_info["exception_message"]
@@ -56,7 +59,6 @@ def _outcome(suite: str, result: Any) -> ExpectationOutcome:
         observed = {"missing": list(details.get("partial_missing_list", []))}
     else:
         observed = details.get("observed_value")
-    lines = tuple(sorted({int(row["line"]) for row in _rows(result)}))
     return ExpectationOutcome(
         suite=suite,
         expectation=config.type,
@@ -64,29 +66,17 @@ def _outcome(suite: str, result: Any) -> ExpectationOutcome:
         severity=config.severity.value,
         success=bool(result.success),
         observed=observed,
-        lines=lines,
+        lines=tuple(unexpected["line"].unique().tolist()),
     )
 
 
-def _rows(result: Any) -> list[Mapping[str, Any]]:
-    return result.result.get("partial_unexpected_index_list") or []
-
-
-def _examples(table: Table, columns: tuple[str, ...], result: Any) -> tuple[Example, ...]:
-    rows = sorted(((int(row["line"]), row) for row in _rows(result)), key=lambda pair: pair[0])
-    named = next((column for column in ITEM_COLUMNS if column in table.rows), None)
-    shown = table.rows[table.rows["line"].isin([line for line, _ in rows])] if rows else table.rows[:0]
-    names = {} if named is None else {int(line): table.text(named, name) for line, name in zip(shown["line"], shown[named], strict=True)}
-    values = [{column: table.text(column, row[column]) for column in columns} for _, row in rows]
-    informative = [
-        column
-        for column in columns
-        if any(_has_detail(value[column], names.get(line, "")) for (line, _), value in zip(rows, values, strict=True))
-    ]
-    return tuple(
-        Example(line, names.get(line, ""), ", ".join(value[column] for column in informative))
-        for (line, _), value in zip(rows, values, strict=True)
-    )
+def _examples(table: Table, columns: tuple[str, ...], unexpected: pd.DataFrame) -> tuple[Example, ...]:
+    named = next((column for column in ITEM_COLUMNS if column in unexpected), None)
+    names = [""] * len(unexpected) if named is None else [table.text(named, name) for name in unexpected[named]]
+    values = {column: [table.text(column, value) for value in unexpected[column]] for column in columns}
+    informative = [texts for texts in values.values() if any(map(_has_detail, texts, names))]
+    shown = zip(*informative, strict=True) if informative else repeat((), len(names))
+    return tuple(map(Example, unexpected["line"].tolist(), names, map(", ".join, shown)))
 
 
 def _has_detail(value: str, name: str) -> bool:

@@ -1,8 +1,9 @@
-"""Defers the import of a module that a library imports but rarely uses.
+"""Makes imports cheaper: a module that a library imports but rarely uses is deferred, and no garbage is searched for.
 
 `importlib.util.LazyLoader` does not: it imports the module as soon as an import statement looks at its `__spec__`.
 """
 
+import gc
 import importlib
 import sys
 from collections.abc import Iterator
@@ -32,3 +33,14 @@ def deferred_import(name: str) -> Iterator[None]:
     finally:
         if sys.modules.get(name) is module:
             del sys.modules[name]
+
+
+@contextmanager
+def permanent_imports() -> Iterator[None]:
+    """Imports inside the block are not searched for garbage, then or later: modules stay, and a thousand of them take a while to search."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()

@@ -37,7 +37,6 @@ from reelnest.stages.workspace import Workspace
 from reelnest.store.frame_cache import FrameCache, frames_key, spill_frames
 from reelnest.store.frame_store_writing import write_store
 from reelnest.store.prepared import STORE_FOLDER, Fields, Prepared, write_tables
-from reelnest.video.cluster import decode_on_cluster
 from reelnest.video.decoder import Decoder, Limits, in_parallel
 from reelnest.video.frames import DecodingJob, FrameSettings
 from reelnest.video.known_videos import KnownVideos
@@ -155,6 +154,8 @@ def _decode(missing: Sequence[DecodingJob], params: Params, settings: FrameSetti
     if address is None:
         results = _decode_here(missing, settings, limits, cache)
     else:
+        from reelnest.video.cluster import decode_on_cluster  # Dask takes half a second
+
         results = decode_on_cluster(address, missing, settings, limits, cache.spill, spill_frames, cache.adopt)
     failed = {key: error for key, error in Activity("decoding", len(missing), "video").over(results) if error is not None}
     seconds = time.monotonic() - started

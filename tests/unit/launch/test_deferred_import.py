@@ -23,12 +23,13 @@ def test_a_deferred_module_is_imported_on_use_and_later_imports_get_it() -> None
         subprocess.run([sys.executable, "-c", SCRIPT.format(use=use)], check=True)
 
 
-def test_validation_does_not_import_the_statistics_that_no_expectation_uses() -> None:
+def test_validation_does_not_import_the_statistics_and_charts_that_no_expectation_uses() -> None:
     script = """
-import sys
-from reelnest.launch.deferred_import import deferred_import
-with deferred_import("scipy.stats"):
+import gc, sys
+from reelnest.launch.deferred_import import deferred_import, permanent_imports
+with permanent_imports(), deferred_import("scipy.stats"), deferred_import("altair"):
     from reelnest.stages import validate
-assert "scipy.stats" not in sys.modules
+assert not {"scipy.stats", "altair"} & set(sys.modules)
+assert gc.isenabled() and gc.get_freeze_count() > 100_000
 """
     subprocess.run([sys.executable, "-c", script], check=True)

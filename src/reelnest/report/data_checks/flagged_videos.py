@@ -39,4 +39,5 @@ def pictures_of(
 
     if not chosen:
         return {}
-    return {video.line: result for video, result in in_parallel(chosen, frames, limits) if not isinstance(result, VideoError)}
+    results = in_parallel(chosen, frames, limits, workers=1)  # to start another takes as long as decoding some dozen videos
+    return {video.line: result for video, result in results if not isinstance(result, VideoError)}
