@@ -70,9 +70,8 @@ def _personal(pairs: Sequence[Pair]) -> list[str]:
     """Texts that look like personal data. They are not quoted, because reports are shared."""
     texts: dict[str, int] = {}
     for pair in pairs:
-        for side in (pair.query, pair.target):
-            if side.kind == "text":
-                texts.setdefault(side.value, pair.line)
+        for text in _texts(pair):
+            texts.setdefault(text, pair.line)
     kinds = {line: kind for text, line in texts.items() if (kind := personal_data(text)) is not None}
     if not kinds:
         return []
@@ -85,11 +84,19 @@ def _personal(pairs: Sequence[Pair]) -> list[str]:
 
 def _leaks(pairs: Sequence[Pair], splits: Sequence[str]) -> list[str]:
     """Texts that are in several splits with different spellings. Those with one spelling are found by the expectations."""
+    first_splits: dict[str, str] = {}
+    divided: set[str] = set()
+    for pair, split in zip(pairs, splits, strict=True):
+        for text in _texts(pair):
+            if first_splits.setdefault(normalised(text), split) != split:
+                divided.add(normalised(text))
+    if not divided:
+        return []
     spellings: dict[str, dict[str, tuple[str, int]]] = defaultdict(dict)  # normalised text → spelling → (split, line)
     for pair, split in zip(pairs, splits, strict=True):
-        for side in (pair.query, pair.target):
-            if side.kind == "text":
-                spellings[normalised(side.value)].setdefault(side.value, (split, pair.line))
+        for text in _texts(pair):
+            if normalised(text) in divided:
+                spellings[normalised(text)].setdefault(text, (split, pair.line))
     leaking = [of_text for of_text in spellings.values() if len({split for split, _ in of_text.values()}) > 1]
     if not leaking:
         return []
@@ -104,6 +111,10 @@ def _two_splits(spellings: dict[str, tuple[str, int]]) -> tuple[str, str]:
     """The first spelling, and the first one in another split, with split and line."""
     named = [(split, f"{text[:QUOTED]!r} ({split}, line {line})") for text, (split, line) in spellings.items()]
     return named[0][1], next(name for split, name in named if split != named[0][0])
+
+
+def _texts(pair: Pair) -> list[str]:
+    return [side.value for side in (pair.query, pair.target) if side.kind == "text"]
 
 
 def _key(side: Side) -> tuple[str, str]:

@@ -38,12 +38,14 @@ PAIRS_FILE = "pairs.jsonl"
 
 VIDEO_KEYS = ("video_id", "path", "images", *SEGMENT_KEYS, *TEXT_FIELDS, "tags")
 PAIR_KEYS = ("query", "target", "relevance", "split", "negatives")
+SIDE_KEYS = ("text", "video", *SEGMENT_KEYS)
 LONGEST_ID = 1000
 SHARED_SIDES = 1 << 17
 MOST_IMAGES = 100_000
 MOST_NEGATIVES = 10_000
 LARGEST_RELEVANCE = 1e6
 A_SIDE = '{"text": …} or {"video": video_id}'
+A_RELEVANCE = f"a number above 0 and at most {LARGEST_RELEVANCE:,.0f} (list irrelevant items under negatives), or remove it for 1"
 A_SEGMENT = '{"video": video_id, "start": seconds, "end": seconds}'
 
 
@@ -296,7 +298,7 @@ def _side(value: Any, where: str, video_ids: Collection[str]) -> Side:
         value = {"video": value} if value in video_ids else {"text": value}
     if not isinstance(value, dict):
         raise RecordError("wrong_type", f"{where} is {show_kind(value)}; expected {A_SIDE}, or a string")
-    check_keys(value, ("text", "video", *SEGMENT_KEYS), f"{where}.")
+    check_keys(value, SIDE_KEYS, f"{where}.")
     if ("text" in value) == ("video" in value):
         raise RecordError(
             "wrong_side", f"{where} has {'both text and video' if 'text' in value else 'neither text nor video'}; expected {A_SIDE}"
@@ -322,16 +324,15 @@ def _video_side(video_id: str, segment: Segment | None) -> Side:
 
 
 def _relevance(value: Any) -> float:
-    expected = f"expected a number above 0 and at most {LARGEST_RELEVANCE:,.0f} (list irrelevant items under negatives), or remove it for 1"
     # In Python a bool is an int, but "relevance": true is a mistake.
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise RecordError("bad_relevance", f"relevance is {show_kind(value)}; {expected}")
+        raise RecordError("bad_relevance", f"relevance is {show_kind(value)}; expected {A_RELEVANCE}")
     try:
         grade = float(value)
     except OverflowError:
         grade = math.inf
     if not 0 < grade <= LARGEST_RELEVANCE:
-        raise RecordError("bad_relevance", f"relevance is {grade:g}; {expected}")
+        raise RecordError("bad_relevance", f"relevance is {grade:g}; expected {A_RELEVANCE}")
     return grade
 
 

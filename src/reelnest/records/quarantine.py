@@ -42,7 +42,7 @@ def quarantine_pairs(
     usable: list[Pair] = []
     bad: list[BadRecord] = []
     for pair in pairs:
-        fault = _text_too_long(pair, max_text_characters) or _bad_video(pair, bad_videos)
+        fault = _text_too_long(pair, max_text_characters) or (_bad_video(pair, bad_videos) if bad_videos else None)
         if fault is None:
             usable.append(pair)
         else:

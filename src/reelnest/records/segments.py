@@ -51,7 +51,7 @@ def parse_segment(record: dict[str, Any], where: str = "") -> Segment | None:
 
     Without `start` it begins with the file, without `end` it ends with it. Raises RecordError (`bad_segment`).
     """
-    if not any(key in record for key in SEGMENT_KEYS):
+    if "start" not in record and "end" not in record:
         return None
     start = _seconds(record.get("start", 0), f"{where}start")
     end = _seconds(record["end"], f"{where}end") if "end" in record else None

@@ -85,9 +85,10 @@ def normalised(text: str) -> str:
 def count_pairs(pairs: Sequence[Pair], splits: Sequence[str]) -> dict[str, dict[str, int]]:
     """Number of pairs by split and kind, each with the total `all`; splits in their usual order, the total last."""
     counts: dict[str, Counter[str]] = {name: Counter() for name in (*SPLITS, "all")}
-    for pair, split in zip(pairs, splits, strict=True):
+    groups = Counter((split, pair.query.kind, pair.target.kind) for pair, split in zip(pairs, splits, strict=True))
+    for (split, query, target), count in groups.items():
         for name in (split, "all"):
-            counts[name].update([pair_kind(pair.query.kind, pair.target.kind), "all"])
+            counts[name].update({pair_kind(query, target): count, "all": count})
     return {split: dict(kinds) for split, kinds in counts.items() if kinds}
 
 

@@ -135,7 +135,7 @@ class FrameCache:
                 before = self._places[member.key].file
                 self._places[member.key] = _Place(file, batch, member)
                 # The shard now contains the spilled video. Without this, a first run would need twice the space.
-                if before.is_relative_to(self._spill):
+                if before != file and before.is_relative_to(self._spill):
                     before.unlink(missing_ok=True)
         return file
 
