@@ -46,6 +46,7 @@ def scheduled_pipeline(
     # Prefect's form takes its help texts from the docstring: it drops the description of an annotated Field.
     try:
         with run_workspace(Path.cwd(), str(flow_run.get_id()), str(flow_run.get_name()), revision, settings or {}) as workspace:
+            _fetch(workspace)
             try:
                 with environment({"REELNEST_PARENT_RUN": parent_run or ""}):
                     state = train_pipeline.fn(register_model=register_model)
@@ -56,6 +57,18 @@ def scheduled_pipeline(
     except RunError as error:
         return Failed(message=str(error))
     return state
+
+
+def _fetch(workspace: RunWorkspace) -> None:
+    """Fetches what runs on other machines have finished, so that this run does not do it again."""
+    logger = get_run_logger()
+    try:
+        fetched = workspace.fetch()
+    except RunError as error:
+        logger.warning("what runs on other machines have finished could not be fetched, and is done again. %s", error)
+    else:
+        if fetched:
+            logger.info("finished before, here or on another machine: %s", ", ".join(fetched))
 
 
 def _save(workspace: RunWorkspace, state: State[Any], *, registered: bool) -> State[Any]:

@@ -83,6 +83,37 @@ def push(folder: Path, remote: str | None = None) -> None:
         output_of([*DVC, "--wait-for-lock", "push", *to], folder=folder)
 
 
+def fetch_finished(folder: Path, remote: str | None = None) -> list[str]:
+    """Checks out the outputs of each stage that a run has finished with the same inputs, on any machine. Returns the stages' names.
+
+    The run cache and these outputs come from a remote (None: the default). To DVC, the stages are as stale as before, until it finds
+    them finished. Remotes over HTTP have no run cache. Raises RunError.
+    """
+    from dvc.dependency.base import DependencyDoesNotExistError
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc.stage.cache import RunCacheNotFoundError, RunCacheNotSupported
+
+    finished = []
+    try:
+        with Repo(str(folder)) as repo, repo.lock:
+            if remote is not None:
+                repo.config["core"]["remote"] = remote
+            source = repo.cloud.get_remote_odb(None, "fetch --run-cache", hash_name="md5-dos2unix")
+            # Without `force`, records that are here are not fetched again.
+            repo.stage_cache.transfer(source, repo.cache.legacy, force=False)
+            for stage in repo.index.stages:
+                if stage.cmd:  # not a `.dvc` file
+                    with contextlib.suppress(RunCacheNotFoundError, DependencyDoesNotExistError):
+                        repo.stage_cache.restore(stage, pull=True)
+                        finished.append(str(stage.addressing))
+    except RunCacheNotSupported:
+        return []
+    except (DvcException, OSError) as error:
+        raise RunError(f"dvc fetch --run-cache: {error}") from error
+    return finished
+
+
 def push_commits(folder: Path, commits: Sequence[str], remote: str | None = None) -> None:
     """Pushes the outputs of commits to a remote (None: the default). Raises RunError.
 

@@ -104,6 +104,16 @@ class RunWorkspace:
 
             log_usage(load_params(self.folder / "params.yaml"), run.mlflow_run, run.usage)
 
+    def fetch(self) -> list[str]:
+        """Fetches the outputs of stages that runs on other machines have finished with the same inputs, if runs are pushed.
+
+        Returns the stages' names. Raises RunError if the remote is unreachable; the run can make them again.
+        """
+        runs = _runs_section(self.folder)
+        if runs.push is None or not (runs.push_outputs or dvc_cache.has_remote(self.folder)):
+            return []
+        return dvc_cache.fetch_finished(self.folder, runs.push_outputs)
+
     def push(self) -> list[str]:
         """Pushes this run and earlier unpushed ones, if the settings name a remote. Returns their ids.
 

@@ -114,6 +114,43 @@ def test_a_run_fetched_elsewhere_has_nothing_to_do(overlap: Overlap, tmp_path: P
     assert "{x: 3}" in (clone / "models" / "candidate" / "weights.txt").read_text()
 
 
+def other_machine(overlap: Overlap, folder: Path) -> Path:
+    """A clone with the team's remotes and a cache of its own, that has only the data."""
+    store = overlap.folder.parent / "store"
+    git("clone", "--quiet", str(overlap.folder), str(folder), folder=folder.parent)
+    git("remote", "set-url", "origin", str(overlap.folder.parent / "remote.git"), folder=folder)
+    dvc("remote", "add", "--local", "--default", "store", str(store), folder=folder)
+    dvc("pull", "data.dvc", folder=folder)
+    return folder
+
+
+def test_a_run_on_another_machine_restores_what_was_finished_here(
+    overlap: Overlap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(other_machine(overlap, tmp_path / "other"))
+    monkeypatch.setattr(stages, "REGISTER", REGISTER)
+    state = scheduled_pipeline(settings={"train.x": 2}, return_state=True)
+    assert state.message == "validate restored, preprocess restored, train restored, evaluate restored, register ran"
+    (run,) = saved_runs(tmp_path / "other")
+    assert run.metrics == overlap.runs[2].metrics
+    # New settings of one stage: what is before it is restored, and it runs.
+    state = scheduled_pipeline(settings={"train.x": 4}, return_state=True)
+    assert state.message == "validate restored, preprocess restored, train ran, evaluate ran, register ran"
+
+
+def test_without_the_remote_a_run_on_another_machine_does_it_again(
+    overlap: Overlap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = other_machine(overlap, tmp_path / "other")
+    (tmp_path / "file").touch()
+    dvc("remote", "modify", "--local", "store", "url", str(tmp_path / "file" / "store"), folder=folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(stages, "REGISTER", REGISTER)
+    state = scheduled_pipeline(settings={"train.x": 2}, return_state=True)
+    assert state.message == "validate ran, preprocess ran, train ran, evaluate ran, register ran"
+    assert git("for-each-ref", "refs/reelnest/unpushed/", folder=folder)
+
+
 def test_a_run_of_what_ran_before_finds_nothing_to_do(overlap: Overlap, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(overlap.folder)
     monkeypatch.setattr(stages, "REGISTER", REGISTER)
@@ -132,11 +169,16 @@ def test_at_a_new_commit_the_stages_that_it_does_not_change_are_restored(overlap
     assert state.message == "validate restored, preprocess restored, train restored, evaluate restored, register unchanged"
 
 
-def test_what_the_cache_has_lost_is_made_again(overlap: Overlap, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_cache_and_the_remote_have_lost_is_made_again(overlap: Overlap, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(overlap.folder)
     monkeypatch.setattr(stages, "REGISTER", REGISTER)
     lock = YAML(typ="safe").load(git("show", f"{overlap.runs[3].ref}:dvc.lock", folder=overlap.folder))
     (lost,) = lock["stages"]["evaluate"]["outs"]
-    (overlap.folder / ".dvc" / "cache" / "files" / "md5" / lost["md5"][:2] / lost["md5"][2:]).unlink()
+    name = Path("files", "md5", lost["md5"][:2], lost["md5"][2:])
+    (overlap.folder / ".dvc" / "cache" / name).unlink()
+    state = scheduled_pipeline(settings={"train.x": 3}, return_state=True)
+    assert "ran" not in str(state.message)  # the remote has it
+    for store in (overlap.folder / ".dvc" / "cache", overlap.folder.parent / "store"):
+        (store / name).unlink()
     state = scheduled_pipeline(settings={"train.x": 3}, return_state=True)
     assert state.message == "validate unchanged, preprocess unchanged, train unchanged, evaluate ran, register ran"
