@@ -5,15 +5,19 @@ A run holds the lock of its folder. A folder is orphaned if no process holds its
 
 import contextlib
 import hashlib
+import logging
 import shutil
 from pathlib import Path
 
-from reelnest.errors import RunError
+from reelnest.errors import ReelnestError, RunError
 from reelnest.git import git
+from reelnest.launch.jobs.follower import end_jobs_of
 from tasks.process.locks import lock_or_none
 
 RUNS = Path("work/runs")
 ID_DIGITS = 12
+
+log = logging.getLogger(__name__)
 
 
 def run_id(flow_run: str) -> str:
@@ -26,14 +30,25 @@ def run_id(flow_run: str) -> str:
 
 
 def remove_orphaned_workspaces(checkout: Path) -> list[str]:
-    """Removes the orphaned worktrees, but never that of an active run. Returns the runs' ids."""
+    """Removes the orphaned worktrees, but never that of an active run. Returns the runs' ids.
+
+    Jobs that still run in one on a cluster are ended first. If that is not possible now, the worktree stays until the next call.
+    """
     removed = []
     for folder in orphaned_workspaces(checkout):
         with lock_or_none(lock_file(checkout, folder.name)) as lock:
-            if lock is not None and folder.is_dir():
+            if lock is not None and folder.is_dir() and _has_no_job(folder):
                 remove(checkout, folder)
                 removed.append(folder.name)
     return removed
+
+
+def _has_no_job(folder: Path) -> bool:
+    try:
+        return end_jobs_of(folder)
+    except ReelnestError as error:
+        log.warning("The worktree %s of a killed run is not removed yet, because a job may run in it. %s", folder, error)
+        return False
 
 
 def orphaned_workspaces(checkout: Path) -> list[Path]:

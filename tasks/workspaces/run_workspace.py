@@ -41,7 +41,7 @@ from tasks.workspaces.run_folders import RUNS, lock_file, remove, remove_orphane
 GATE = Path("work/locks/gate.lock")
 """Lock for the start of a run and for cleaning DVC's cache, so that files which a starting run has just added are not removed."""
 LOOK_SECONDS = 3.0
-SHARED = ("checkpoints", "frames", "tensorboard", "locks", "errors")
+SHARED = ("checkpoints", "frames", "tensorboard", "locks", "errors", "jobs")
 """Shared folders of `work/`. The others (progress, cached features of a frozen tower) belong to one worktree each."""
 SAVED = ("params.yaml", "dvc.yaml", "dvc.lock", "data.dvc", RECORD)
 SQLITE = "sqlite:///"

@@ -1,8 +1,9 @@
 """Deployments' runs with one fault each, and what has to hold all the same.
 
-Usage: `python -m tests.end_to_end.fault_runs DIR --runs 50 [--faults cancel-ui,worker-kill] [--seed 0]`, as root (small disks are
-mounted), where there is a C compiler (for a clock that can be set). Prints a line for each run and a table; the exit status is 1 where
-anything was violated.
+Usage: `python -m tests.end_to_end.fault_runs DIR --runs 50 [--cluster] [--faults cancel-ui,worker-kill] [--seed 0]`, as root (small disks
+are mounted), where there is a C compiler (for a clock that can be set). With `--cluster`, trainings and evaluations are jobs on simulated
+SLURM nodes, and the faults are those of `cluster_faults.py`. Prints a line for each run and a table; the exit status is 1 where anything
+was violated.
 
 A run is made to do a stage's work anew (what DVC remembers of the stage is removed), the fault happens while that stage is at work, and
 then:
@@ -39,12 +40,15 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from reelnest.commands.runs import Run, saved_runs
 from reelnest.git import git
 from tasks.process.locks import lock_or_none
+from tasks.process.runner import environment
 from tasks.services import automations
 from tasks.workspaces.run_folders import RUNS
-from tests.end_to_end.faults import FAULTS, Scene
+from tests.end_to_end.cluster_faults import CLUSTER_FAULTS, DISK_SIZE
+from tests.end_to_end.faults import FAULTS, Scene, large_disk, small_disk
 from tests.end_to_end.supervised_services import Services, supervised_services, wait_until
 from tests.support.running_services import ended
-from tests.support.small_project import make_quick_project
+from tests.support.simulated_slurm import Cluster, simulated_cluster
+from tests.support.small_project import make_quick_project, run_on_two_nodes
 from tests.support.small_project import run as command
 
 TWINS = {"train": 6, "validation": 1, "test": 1}
@@ -80,8 +84,8 @@ class Report:
 class Series:
     """Runs of one project with its services."""
 
-    def __init__(self, services: Services, api: SyncPrefectClient) -> None:
-        self.services, self.api, self.project = services, api, services.project
+    def __init__(self, services: Services, api: SyncPrefectClient, cluster: Cluster | None = None) -> None:
+        self.services, self.api, self.project, self.cluster = services, api, services.project, cluster
         self._references: dict[str, Run] = {}
 
     def start(self, settings: Settings, environment: Mapping[str, str] | None = None) -> UUID:
@@ -121,11 +125,11 @@ class Series:
 
     def with_fault(self, name: str, stage: str, settings: Settings, chance: random.Random) -> Report:
         """One run with a fault, and the next one."""
-        report, fault = Report(name, stage), FAULTS[name]
+        report, fault = Report(name, stage), (FAULTS | CLUSTER_FAULTS)[name]
         reference = self.reference(settings)
         self.forget(REMADE_BY.get(stage, stage), settings)
         started = time.monotonic()
-        scene = Scene(self.services, self.api, stage, chance)
+        scene = Scene(self.services, self.api, stage, chance, cluster=self.cluster)
         fault.before(scene)
         scene.run = self.api.read_flow_run(self.start(settings, fault.environment(scene)))
         try:
@@ -139,15 +143,18 @@ class Series:
             report.violations.append(str(error))
         finally:
             fault.heal(scene)
-        if not fault.is_end:
+        if not fault.is_end and not fault.leaves_job:
             self._wait_for_last_process(scene, report)
         # What Prefect says in the end: a live run whose heartbeats are an hour old is Crashed until it is Completed.
         found = self.api.read_flow_run(scene.run.id)
         report.state, report.message = str(found.state_name), str(found.state and found.state.message)
         if report.state not in fault.ends:
             report.violations.append(f"Prefect says {report.state} ({report.message}), not {' or '.join(fault.ends)}")
-        report.violations += self._held_locks()
+        if not fault.leaves_job:
+            report.violations += self._held_locks()
         self._check_next(scene, settings, reference, report)
+        if self.cluster is not None and not self.cluster.is_idle():
+            report.violations.append(f"jobs {self.cluster.jobs()} and {len(self.cluster.processes())} processes of jobs are left")
         report.seconds = time.monotonic() - started
         return report
 
@@ -218,14 +225,27 @@ def _is_free(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def series_in(folder: Path) -> Iterator[Series]:
-    """A series in a new project, with its services."""
+def series_in(folder: Path, cluster: Cluster | None = None) -> Iterator[Series]:
+    """A series in a new project, with its services. With a cluster, `work/` is a small disk that its nodes share with the flow."""
     project = folder / "project"
-    make_quick_project(project, TWINS)
-    with supervised_services(project) as (services, api):
+    with contextlib.ExitStack() as stack:
+        if cluster is not None:
+            small_disk(project / "work", DISK_SIZE)
+            stack.callback(large_disk, project / "work")
+        make_quick_project(project, TWINS)
+        if cluster is not None:
+            run_on_two_nodes(project)
+        services, api = stack.enter_context(supervised_services(project))
         with temporary_settings({PREFECT_API_URL: f"{services.prefect}/api"}):
             automations.keep(automations.on_death(silence=SILENCE))
-        yield Series(services, api)
+        yield Series(services, api, cluster)
+
+
+@contextlib.contextmanager
+def cluster_in_environment() -> Iterator[Cluster]:
+    """A simulated cluster, which this process and those that it starts use."""
+    with simulated_cluster() as cluster, environment(cluster.environment):
+        yield cluster
 
 
 def drawn(names: list[str], runs: int, chance: random.Random) -> list[str]:
@@ -241,17 +261,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--runs", type=int, default=50)
-    parser.add_argument("--faults", type=lambda text: text.split(","), default=list(FAULTS), help=", ".join(FAULTS))
+    parser.add_argument("--cluster", action="store_true")
+    parser.add_argument("--faults", type=lambda text: text.split(","), help=", ".join([*FAULTS, "and with --cluster", *CLUSTER_FAULTS]))
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
-    unknown = set(chosen.faults) - set(FAULTS)
-    if unknown:
-        parser.error(f"no such fault: {', '.join(sorted(unknown))}. There are {', '.join(FAULTS)}")
+    faults = CLUSTER_FAULTS if chosen.cluster else FAULTS
+    names = chosen.faults or list(faults)
+    if unknown := set(names) - set(faults):
+        parser.error(f"no such fault: {', '.join(sorted(unknown))}. There are {', '.join(faults)}")
     chance = random.Random(chosen.seed)
     started, reports = time.monotonic(), []
-    with series_in(chosen.folder.resolve()) as series:
-        for number, name in enumerate(drawn(chosen.faults, chosen.runs, chance), 1):
-            reports.append(series.with_fault(name, chance.choice(FAULTS[name].stages), chance.choice(SETTINGS), chance))
+    with contextlib.ExitStack() as stack:
+        cluster = stack.enter_context(cluster_in_environment()) if chosen.cluster else None
+        series = stack.enter_context(series_in(chosen.folder.resolve(), cluster))
+        for number, name in enumerate(drawn(names, chosen.runs, chance), 1):
+            reports.append(series.with_fault(name, chance.choice(faults[name].stages), chance.choice(SETTINGS), chance))
             sys.stdout.write(f"{number:>3} {reports[-1]}\n")
             sys.stdout.flush()
         models = series.check_models()

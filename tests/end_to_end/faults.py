@@ -19,6 +19,7 @@ from tasks.process.runner import GUARD, output_of
 from tasks.services.prefect_server import PREFECT
 from tasks.workspaces.run_folders import RUNS, run_id
 from tests.end_to_end.supervised_services import Services, wait_until
+from tests.support.simulated_slurm import Cluster
 
 AWAY_SECONDS = 30
 LOCKED_SECONDS = 20
@@ -26,6 +27,7 @@ CLOCK_SOURCE = Path(__file__).with_name("clock.c")
 HOUR = 3600
 PROGRAMS = {"train": "reelnest.stages.train", "evaluate": "reelnest.stages.evaluate"}
 """What a stage's own processes are called, where that is not `reelnest STAGE`."""
+STARTERS = ("reelnest.launch.launcher", "reelnest.launch.jobs")
 HOLD = """
 import sys, time
 from dvc.lock import Lock
@@ -45,6 +47,8 @@ class Scene:
     stage: str
     chance: random.Random
     run: FlowRun | None = None
+    cluster: Cluster | None = None
+    """Where its stages run, if not on this machine."""
 
     @property
     def project(self) -> Path:
@@ -77,7 +81,7 @@ class Scene:
                 words = " ".join(process.cmdline())
             except psutil.Error:
                 continue
-            if program in words and "reelnest.launch.launcher" not in words and str(GUARD) not in words:
+            if program in words and str(GUARD) not in words and not any(module in words for module in STARTERS):
                 found.append(process)
         return found
 
@@ -111,6 +115,8 @@ class Fault:
     """When the run has ended."""
     is_end: bool = False
     """The run's processes have to be gone a minute after the fault; else a minute after the run's end."""
+    leaves_job: bool = False
+    """A job on a cluster may go on after the run's end, until the next run."""
     environment: Callable[[Scene], Mapping[str, str]] = lambda _scene: {}
     """The flow's."""
 

@@ -1,23 +1,25 @@
-"""Runs of a deployment whose preprocessing, trainings and evaluations are SLURM jobs on simulated nodes."""
+"""Runs of a deployment whose preprocessing, trainings and evaluations are SLURM jobs on simulated nodes, cancelled and killed."""
 
-import time
-from collections.abc import Iterator
+import os
+import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.states import Cancelling
 
 from reelnest.commands.runs import saved_runs
+from tests.end_to_end.faults import Scene, cancel_by_page, kill_flow, kill_worker
+from tests.end_to_end.supervised_services import Services, supervised_services, wait_until
 from tests.support.running_services import ended, start
 from tests.support.simulated_slurm import Cluster, require_slurm, simulated_cluster
-from tests.support.small_project import COMMIT, change, make_quick_project, run
+from tests.support.small_project import change, make_quick_project, run_on_two_nodes
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-DEPLOYMENT = "reelnest-train/nightly"
+DEPLOYMENT = "reelnest-train/by-hand"
 GONE_SECONDS = 60
+TRAIN_SECONDS = 600
 
 
 @pytest.fixture(scope="module")
@@ -32,47 +34,61 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def project(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose launches are jobs on two nodes."""
+    assert os.environ["SLURM_CONF"] == cluster.environment["SLURM_CONF"]
     folder = tmp_path_factory.mktemp("cluster") / "project"
     make_quick_project(folder)
-    shapes = folder / "configs" / "accelerate"
-    shape = yaml.safe_load((shapes / "cpu-2.yaml").read_text())
-    shape |= {"num_machines": 2, "num_processes": 2, "same_network": True, "rdzv_backend": "static"}
-    (shapes / "two-nodes.yaml").write_text(yaml.safe_dump(shape))
     change(folder, train={"epochs": 12, "checkpoint_every_minutes": 0.02})
-    resources = {"preprocess": {"cpus_per_task": 2}}
-    change(folder, launch={"backend": "slurm", "config": "two-nodes", "slurm": {"poll_seconds": 1.0}, "resources": resources})
-    run(["git", "add", "."], folder)
-    run([*COMMIT, "-m", "A cluster"], folder)
+    run_on_two_nodes(folder, preprocess={"cpus_per_task": 2})
     return folder
 
 
-def test_a_cancel_in_prefect_reaches_the_last_process_of_a_job(api: SyncPrefectClient, project: Path, cluster: Cluster) -> None:
-    flow_run = start(api, DEPLOYMENT)
-    deadline = time.monotonic() + 600
-    while not list(project.glob("work/checkpoints/*/step-*.pt")):
-        state = api.read_flow_run(flow_run).state
+@pytest.fixture(scope="module")
+def services(project: Path) -> Iterator[tuple[Services, SyncPrefectClient]]:
+    with supervised_services(project) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("strike", "states"),
+    [(cancel_by_page, {"Cancelled"}), (kill_flow, {"Crashed"}), (kill_worker, {"Running", "Crashed"})],
+    ids=["cancelled in Prefect", "flow killed", "worker killed"],
+)
+def test_a_run_that_ends_during_its_training_leaves_no_job_and_no_process(
+    strike: Callable[[Scene], None], states: set[str], services: tuple[Services, SyncPrefectClient], cluster: Cluster
+) -> None:
+    running, api = services
+    scene = Scene(running, api, "train", random.Random(0), cluster=cluster)
+    scene.run = api.read_flow_run(start(api, DEPLOYMENT))
+
+    def is_training() -> bool:
+        state = api.read_flow_run(scene.flow_run).state  # type: ignore[arg-type]
         assert state is not None
         assert not state.is_final(), state
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
+        # A job that resumes has a checkpoint before it trains.
+        saved = list(running.project.glob("work/checkpoints/*/step-*.pt"))
+        return bool(saved) and (scene.worktree / "work/progress.json").exists()
+
+    wait_until(is_training, "a training that has saved", TRAIN_SECONDS)
     assert len(cluster.jobs()) == 1
     assert cluster.processes()
-    api.set_flow_run_state(flow_run, Cancelling())
-    cancelled = time.monotonic()
-    while cluster.jobs() or cluster.processes():
-        assert time.monotonic() < cancelled + GONE_SECONDS, (cluster.jobs(), cluster.processes())
-        time.sleep(0.5)
-    assert [flow.state_name for flow in ended(api, [flow_run])] == ["Cancelled"]
-    assert not saved_runs(project)
+    strike(scene)
+    wait_until(lambda: cluster.is_idle() and not scene.processes(), "the end of the job and of all processes", GONE_SECONDS)
+    if "Running" not in states:  # without its worker, a run is marked as crashed after minutes
+        ended(api, [scene.run.id])
+    state = api.read_flow_run(scene.run.id).state_name
+    assert state in states
+    assert not saved_runs(running.project)
 
 
-def test_the_next_run_resumes_and_completes_and_its_jobs_end(api: SyncPrefectClient, project: Path, cluster: Cluster) -> None:
+def test_the_next_run_resumes_and_completes_and_its_jobs_end(services: tuple[Services, SyncPrefectClient], cluster: Cluster) -> None:
+    running, api = services
+    jobs = {job for job, _, _ in cluster.jobs("all")}
     (flow,) = ended(api, [start(api, DEPLOYMENT)])
     assert flow.state_name == "Completed", flow.state
-    (saved,) = saved_runs(project)
-    assert "train ran" in saved.done
-    assert not cluster.jobs()
-    assert not cluster.processes()
-    finished = sorted(name.rpartition("-")[0] for _, state, name in cluster.jobs("all") if state == "COMPLETED")
-    assert finished == ["reelnest-evaluate", "reelnest-preprocess", "reelnest-train"]
+    (saved,) = saved_runs(running.project)
+    assert saved.done.startswith("validate restored, preprocess restored, train ran, evaluate ran")
+    assert "training: resuming after step" in running.log.read_text()
+    assert cluster.is_idle()
+    made = {job: (state, name.rpartition("-")[0]) for job, state, name in cluster.jobs("all") if job not in jobs}
+    assert sorted(made.values()) == [("COMPLETED", "reelnest-evaluate"), ("COMPLETED", "reelnest-train")]
     assert saved.metrics

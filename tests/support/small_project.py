@@ -60,6 +60,18 @@ def make_quick_project(folder: Path, twins: Mapping[str, int] = TWINS) -> None:
     run([*COMMIT, "-am", "One epoch"], folder)
 
 
+def run_on_two_nodes(folder: Path, **resources: dict[str, Any]) -> None:
+    """Has the launches of a project run as SLURM jobs, with a process on each of two nodes. `resources`: `launch.resources`."""
+    shapes = folder / "configs" / "accelerate"
+    shape = yaml.safe_load((shapes / "cpu-2.yaml").read_text())
+    shape |= {"num_machines": 2, "num_processes": 2, "same_network": True, "rdzv_backend": "static"}
+    (shapes / "two-nodes.yaml").write_text(yaml.safe_dump(shape))
+    slurm = {"poll_seconds": 1.0, "lost_node_seconds": 20.0}
+    change(folder, launch={"backend": "slurm", "config": "two-nodes", "slurm": slurm, "resources": resources})
+    run(["git", "add", "."], folder)
+    run([*COMMIT, "-m", "A cluster"], folder)
+
+
 def environment(folder: Path) -> dict[str, str]:
     """The environment of a command of the project in `folder`."""
     binaries = Path(sys.executable).parent

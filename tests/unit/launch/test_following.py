@@ -5,9 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-from reelnest.launch.jobs import following
-from reelnest.launch.jobs.follower import Follower
+from reelnest.launch.jobs import follower, following
+from reelnest.launch.jobs.follower import Follower, end_jobs_of
 from reelnest.launch.jobs.job import Job, JobSpec, Result
 from reelnest.launch.jobs.scheduler import JobState, Phase, SchedulerUnreachable
 from reelnest.launch.stop_signals import StopSignals
@@ -246,3 +247,38 @@ def test_a_restarted_command_ends_the_job_with_other_inputs_and_submits_its_own(
     )
     assert run(spec, scheduler).status == 0
     assert scheduler.calls == ["end 5", "submit", "release 7"]
+
+
+def test_jobs_of_a_killed_run_are_ended_before_its_worktree_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared, worktree, active = tmp_path / "jobs", tmp_path / "killed", tmp_path / "active"
+    shared.mkdir()
+    for root in (worktree, active):
+        (root / "work").mkdir(parents=True)
+        (root / "work" / "jobs").symlink_to(shared)
+        job_of(specification(root)).begin(specification(root))
+    scheduler = PlayedScheduler(RUNNING, RUNNING, ends(specification(worktree), "FAILED"), running="7")
+    monkeypatch.setattr(follower, "scheduler_of", lambda _spec: scheduler)
+    assert end_jobs_of(worktree)
+    assert scheduler.calls[0] == "stop 7"  # it saves
+    assert job_of(specification(worktree)).stop_requested
+    assert not job_of(specification(active)).stop_requested
+
+
+def test_jobs_that_may_be_followed_or_cannot_be_reached_are_not_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = job_of(specification(tmp_path))
+    job.begin(specification(tmp_path))
+    monkeypatch.setattr(follower, "scheduler_of", lambda _spec: scheduler)
+    scheduler = PlayedScheduler(RUNNING, running="7")
+    with FileLock(job.lock):
+        assert not end_jobs_of(tmp_path)
+    (job.folder / "heartbeat").write_text("another-machine")
+    assert not end_jobs_of(tmp_path)
+    job.beat()
+
+    def unreachable(_name: str) -> str | None:
+        raise SchedulerUnreachable("no response")
+
+    monkeypatch.setattr(scheduler, "find", unreachable)
+    with pytest.raises(SchedulerUnreachable):
+        end_jobs_of(tmp_path)
+    assert scheduler.calls == []

@@ -109,8 +109,7 @@ class Follower:
                     self._end(job, job_id, "the command that started it was killed")
 
     def _end(self, job: Job, job_id: str, reason: str) -> None:
-        log.info("%s: ending %s job %s: %s", self._spec.stage, self._scheduler.title, job_id, reason)
-        Following(self._scheduler, job, job_id, StopSignals(signal.SIGTERM), self._poll_seconds, show=False).to_end()
+        _end(self._scheduler, job, job_id, reason)
 
     def _reached(self, call: Callable[[], T]) -> T:
         """Calls until the controller responds."""
@@ -125,6 +124,37 @@ class Follower:
                     log.warning("%s Trying again.", error)
                 is_first = False
                 self._signals.wait(self._poll_seconds)
+
+
+def end_jobs_of(root: Path) -> bool:
+    """Ends the jobs that were submitted in a checkout and whose followers have been killed. They save first.
+
+    Returns False if a command on another machine may follow one. Raises SchedulerUnreachable if the controller does not respond.
+    """
+    are_ended = True
+    for folder in sorted((root / JOBS).resolve().glob("reelnest-*")):
+        job = Job(folder)
+        try:
+            spec = job.spec
+        except (OSError, ValueError, TypeError):  # not a job's folder, or one that is being removed
+            continue
+        if Path(spec.root) != root.resolve() or job.result is not None:
+            continue
+        with _lock_or_none(job.lock) as lock:
+            if lock is None or job.is_followed_elsewhere:
+                are_ended = False
+                continue
+            scheduler = scheduler_of(spec)
+            job_id = scheduler.find(spec.name)
+            if job_id is not None:
+                _end(scheduler, job, job_id, "the run that submitted it was killed")
+    return are_ended
+
+
+def _end(scheduler: Scheduler, job: Job, job_id: str, reason: str) -> None:
+    spec = job.spec
+    log.info("%s: ending %s job %s: %s", spec.stage, scheduler.title, job_id, reason)
+    Following(scheduler, job, job_id, StopSignals(signal.SIGTERM), float(spec.settings["poll_seconds"]), show=False).to_end()
 
 
 def scheduler_of(spec: JobSpec) -> Scheduler:
