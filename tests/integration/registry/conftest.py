@@ -1,12 +1,10 @@
-"""MLflow stores and evaluated workspaces. They are created once and copied, because MLflow takes seconds to create its tables."""
+"""Evaluated workspaces, created once and copied."""
 
 import shutil
 from pathlib import Path
 
 import pytest
 
-from reelnest.registry.connection import connect
-from reelnest.settings import Params, Tracking
 from reelnest.stages import evaluate, register
 from reelnest.stages.workspace import Workspace
 from tests.integration.registry.candidate_workspace import Project, workspace_of, write_clip, write_workspace
@@ -16,16 +14,6 @@ from tests.integration.registry.candidate_workspace import Project, workspace_of
 def no_outer_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Removes the MLflow settings of the environment."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables and no runs."""
-    file = tmp_path_factory.mktemp("store") / "mlflow.db"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        connect(Params(tracking=Tracking(uri=f"sqlite:///{file}", experiment="unused")))
-    return file
 
 
 @pytest.fixture(scope="session")

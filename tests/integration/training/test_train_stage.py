@@ -105,7 +105,7 @@ def wait_for_checkpoint(root: Path, process: subprocess.Popen[str]) -> None:
 LONG: dict[str, Any] = {
     "model": {"lora": {"r": 4, "dropout": 0.2}},
     "loss": {"learn_temperature": True, "dim_weights": "learnt"},
-    "epochs": 12,
+    "epochs": 8,
     "accumulation_steps": 2,
 }
 
@@ -119,10 +119,11 @@ def unbroken(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
 def test_a_stopped_training_goes_on_as_if_nothing_had_happened(
-    ending: signal.Signals, unbroken: Path, prepared: Path, tmp_path: Path
+    ending: signal.Signals, unbroken: Path, prepared: Path, empty_store: Path, tmp_path: Path
 ) -> None:
     trackers = ["mlflow", "tensorboard"] if ending == signal.SIGKILL else []  # which do not change the weights
     stopped = write_workspace(tmp_path / "stopped", prepared, trackers=trackers, ema_decay=0.9, **LONG)
+    shutil.copy(empty_store, stopped / "mlflow.db")
     process = start(stopped)
     wait_for_checkpoint(stopped, process)
     process.send_signal(ending)

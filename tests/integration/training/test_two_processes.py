@@ -37,7 +37,7 @@ def checkouts(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     model: dict[str, object] = {"lora": {"r": 4, "dropout": 0.2}}
     mining: dict[str, object] = {"negatives_per_pair": 1, "every_steps": 20, "ranks": [1, 3]}
     return {
-        name: write_workspace(folder / name, prepared, model=model, mining=mining, launch="cpu-2", epochs=10)
+        name: write_workspace(folder / name, prepared, model=model, mining=mining, launch="cpu-2", epochs=5)
         for name in ("unbroken", "again", "killed")
     }
 
