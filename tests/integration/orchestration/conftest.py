@@ -41,8 +41,9 @@ stages:
 """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def prefect_server() -> Iterator[None]:
+    """A server that ends with this folder's tests: it keeps its machine busy even when nobody asks it."""
     from prefect.testing.utilities import prefect_test_harness
 
     with prefect_test_harness(server_startup_timeout=120):
@@ -108,7 +109,7 @@ def deployable(template_repository: Path, tmp_path_factory: pytest.TempPathFacto
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def child_environment(prefect_server: None) -> dict[str, str]:
     """For a flow in a process of its own: it finds our modules, and the test's Prefect server."""
     from prefect.settings import get_current_settings

@@ -33,7 +33,7 @@ def copy(served: Served, tmp_path: Path) -> Served:
     return Served(tmp_path / "served")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(served: Served) -> Iterator[str]:
     """The address of a server over both indexes."""
     with serving(served, "--index", "one", "--index", "two") as address:
