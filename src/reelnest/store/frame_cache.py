@@ -81,7 +81,7 @@ class FrameCache:
         self._spill = spill_folder(folder)
         self._lock = threading.Lock()
         self._places: dict[str, _Place] = {}
-        self._open = functools.lru_cache(OPEN_SHARDS)(Shard)
+        self._open = functools.lru_cache(OPEN_SHARDS)(functools.partial(Shard, mapped=False))
         for file in sorted(self._spill.glob("*/*.arrow")):
             self._read(file)
         listed = self._read_list()

@@ -75,11 +75,14 @@ class Member:
 
 
 class Shard:
-    """A memory-mapped shard. It stays mapped while it, or a view into it, is in use."""
+    """A memory-mapped shard. It stays mapped while it, or a view into it, is in use.
 
-    def __init__(self, path: Path) -> None:
+    `mapped` is False for a copy of all rows: they are read one video at a time, where a mapping would add all of them to the process.
+    """
+
+    def __init__(self, path: Path, *, mapped: bool = True) -> None:
         """Raises OSError, or pyarrow.ArrowInvalid for an incomplete file."""
-        self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        self._reader = pa.ipc.open_file(pa.memory_map(str(path)) if mapped else pa.OSFile(str(path)))
         if not self._reader.schema.equals(SHARD_SCHEMA):
             raise pa.ArrowInvalid(f"{path}: not a shard of this version")
 
@@ -94,7 +97,7 @@ class Shard:
         return Member(video_id, key, (steps, down, across), seconds, pc.binary_length(batch["rows"])[0].as_py(), decoder)
 
     def rows(self, number: int) -> NDArray[np.uint8]:
-        """The rows of batch `number`, uint8 (bytes,): a read-only view of the mapped file."""
+        """The rows of batch `number`, uint8 (bytes,): read-only, without a copy of the mapped file."""
         # `column[0].as_buffer()` would copy the value.
         _, _, values = self._reader.get_batch(number)["rows"].buffers()
         return np.frombuffer(values, dtype=np.uint8)
