@@ -128,6 +128,23 @@ def test_a_run_completes_and_the_next_finds_nothing_to_do(services: Services, pr
     assert len(signed_in.search_model_versions("name='reelnest'")) == 1
 
 
+def test_large_files_go_to_the_store_in_parts_without_a_key(
+    services: Services, signed_in: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE", str(8 << 20))
+    monkeypatch.setenv("MLFLOW_MULTIPART_UPLOAD_CHUNK_SIZE", str(5 << 20))
+    monkeypatch.setenv("MLFLOW_MULTIPART_DOWNLOAD_MINIMUM_FILE_SIZE", str(8 << 20))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    path = tmp_path / "weights.bin"
+    path.write_bytes(os.urandom(12 << 20))
+    run = signed_in.create_run(signed_in.create_experiment("large")).info.run_id
+    signed_in.log_artifact(run, str(path))
+    assert len(re.findall(r"POST \S*/mpu/(create|complete)/", services.log("mlflow"))) == 2
+    (tmp_path / "back").mkdir()
+    assert Path(signed_in.download_artifacts(run, path.name, str(tmp_path / "back"))).read_bytes() == path.read_bytes()
+
+
 def test_no_secret_stands_in_what_was_written(services: Services, prefect: httpx.Client, signed_in: MlflowClient) -> None:
     """Neither in a service's log, nor in the databases' and the store's files, nor in anything that the run made.
 

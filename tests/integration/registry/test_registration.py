@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,14 @@ from reelnest.artifacts.evaluation_report import EvaluationReport
 from reelnest.errors import RegistryError
 from reelnest.evaluation.by_query import CODE
 from reelnest.registry.candidate import Candidate
+from reelnest.registry.connection import connect
 from reelnest.registry.known_versions import MODEL_HASH_TAG
 from reelnest.registry.promotion import deciding
 from reelnest.registry.promotion.aliases import rollback
 from reelnest.registry.promotion.decision import Evidence
 from reelnest.registry.promotion.verdict import Approval
 from reelnest.registry.versions import versions
+from reelnest.registry.versions.logged_model import log_model
 from reelnest.registry.versions.measuring import CannotMeasureError
 from reelnest.registry.versions.versions import Registration, Submission, register_candidate
 from reelnest.settings import Params
@@ -63,6 +66,17 @@ def test_the_first_model_is_challenger_and_champion_with_its_metrics(registered:
     assert float(tags["recall_at_10"]) == full["metrics"]["recall@10"] == report["value"]
     assert tags["reelnest.evaluation_data_hash"] == evaluation["data"]["hash"]
     assert tags[MODEL_HASH_TAG] == evaluation["model"]["hash"] == report["model_hash"]
+
+
+def test_the_model_is_not_copied_to_the_folder_for_temporary_files(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is often small or in memory."""
+    experiment = connect(project.params)
+    run_id = mlflow.MlflowClient().create_run(experiment).info.run_id
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "full"))
+    assert log_model(project.params, Candidate.of(project.workspace.candidate), run_id, None)
+    assert not list(project.workspace.candidate.parent.glob(".reelnest-*"))
 
 
 def test_the_model_hash_does_not_include_the_run_file(project: Project) -> None:

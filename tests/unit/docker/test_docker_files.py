@@ -1,5 +1,6 @@
 """The files in docker/: valid by their own tools, and as production wants them."""
 
+import json
 import os
 import re
 import shutil
@@ -94,6 +95,15 @@ def test_a_worker_whose_stages_are_jobs_holds_no_gpu_and_may_start_them(tmp_path
 @pytest.mark.parametrize("name", ["deploy", "worker"])
 def test_a_worker_does_not_see_the_secrets_that_lie_in_the_checkout(name: str) -> None:
     assert {"type": "tmpfs", "target": "/project/docker/secrets"} in SERVICES[name]["volumes"]
+
+
+def test_what_runs_in_a_worker_reaches_the_store_for_large_files_but_no_database() -> None:
+    pool = json.loads((DOCKER / "pools" / "docker.json").read_text())
+    of_runs = {name.removeprefix("reelnest_") for name in pool["variables"]["properties"]["networks"]["default"]}
+    for networks in (set(SERVICES["worker"]["networks"]), of_runs):
+        reached = {name for name, service in SERVICES.items() if networks & set(service["networks"])}
+        assert {"store", "mlflow", "prefect-server"} <= reached
+        assert not {"postgres", "redis"} & reached
 
 
 def test_mlflows_users_are_ruled_the_same_in_both_places() -> None:

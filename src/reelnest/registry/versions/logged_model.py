@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,7 +69,13 @@ def log_model(params: Params, candidate: Candidate, run_id: str, documents: Docu
     # MLflow logs each step of this, which is of no use to the person who waits for it.
     logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
     activity = Activity("saving the model in MLflow")
-    with activity, mlflow.start_run(run_id=run_id), _documented(candidate.folder, documents) as artifacts:
+    folder = candidate.folder if documents is None else documents.lineage
+    with (
+        activity,
+        _temporary_files_in(folder.parent),
+        mlflow.start_run(run_id=run_id),
+        _documented(candidate.folder, documents) as artifacts,
+    ):
         info = mlflow.pyfunc.log_model(
             name=LOGGED_MODEL_NAME,
             python_model=str(SERVED_MODEL),
@@ -81,6 +88,17 @@ def log_model(params: Params, candidate: Candidate, run_id: str, documents: Docu
             tags={MODEL_HASH_TAG: candidate.hash},
         )
     return str(info.model_id)
+
+
+@contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """Has this process write its temporary files there: MLflow copies the model to one, and `/tmp` is often small or in memory."""
+    with TemporaryDirectory(prefix=".reelnest-", dir=folder) as scratch:
+        before, tempfile.tempdir = tempfile.tempdir, scratch
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
 
 
 @contextmanager
