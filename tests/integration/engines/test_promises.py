@@ -3,9 +3,7 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +12,10 @@ from numpy.typing import NDArray
 from reelnest.engines.engine import Engine, Item, open_engine, write_version
 from reelnest.records.formats import Video
 from reelnest.search.filters import parse_filter
-from tests.integration.engines.conftest import ENGINE_NAMES
 from tests.integration.engines.test_versions import manifest
 
 DIMS = (32, 64)
+COUNTS = pytest.mark.parametrize("count", [2_000, pytest.param(20_000, marks=pytest.mark.slow)])
 SELECTED = {100.0: "part >= 0", 10.0: "part < 100", 1.0: "part < 10", 0.1: "part == 7"}
 """Filters by the percentage of rows that satisfy them."""
 EVERY = [
@@ -28,7 +26,6 @@ EVERY = [
     ("qdrant", "float32"),
     ("milvus-lite", "float32"),
 ]
-EACH_ENGINE = [(name,) for name in ENGINE_NAMES]
 RECALL = {"float32": 1.0, "float16": 0.99, "int8": 0.9, "binary_int8": 0.8}
 RERANKED = {"int8": 0.99, "binary": 0.9}
 """Of Qdrant, whose quantised results the floats rerank."""
@@ -70,13 +67,8 @@ def recall(engine: Engine, vectors: NDArray[np.float32], queries: NDArray[np.flo
     return float(np.mean(shares))
 
 
-def at_each_size(cases: Sequence[tuple[str, ...]]) -> list[Any]:
-    """Each case, which begins with its engine, with few and with many rows. The local mode of Qdrant's client does the same for both."""
-    large = [case for case in cases if case[0] != "qdrant"]
-    return [*((*case, 2_000) for case in cases), *(pytest.param(*case, 20_000, marks=pytest.mark.slow) for case in large)]
-
-
-@pytest.mark.parametrize(("location", "storage", "count"), at_each_size(EVERY), indirect=["location"])
+@COUNTS
+@pytest.mark.parametrize(("location", "storage"), EVERY, indirect=["location"])
 def test_each_storage_type_finds_what_it_promises_at_each_dim(engine: Engine, location: str, storage: str, count: int) -> None:
     vectors, queries = corpus(count)
     write(engine, vectors, storage)
@@ -89,7 +81,7 @@ def test_each_storage_type_finds_what_it_promises_at_each_dim(engine: Engine, lo
         assert list(hits.ids) == ["v00003", f"v{count - count // 100 + 3:05}"]
 
 
-@pytest.mark.parametrize(("location", "count"), at_each_size(EACH_ENGINE), indirect=["location"])
+@COUNTS
 def test_a_graph_and_a_shortlist_find_nearly_what_an_exact_search_finds(engine: Engine, count: int) -> None:
     vectors, queries = corpus(count)
     write(engine, vectors, graph_dim=DIMS[0])
@@ -100,7 +92,7 @@ def test_a_graph_and_a_shortlist_find_nearly_what_an_exact_search_finds(engine: 
     assert np.mean(shares) >= 0.95
 
 
-@pytest.mark.parametrize(("location", "count"), at_each_size(EACH_ENGINE), indirect=["location"])
+@COUNTS
 def test_filters_that_select_many_few_or_hardly_any_rows_are_exact(engine: Engine, count: int) -> None:
     vectors, queries = corpus(count)
     write(engine, vectors, graph_dim=DIMS[0])
@@ -182,10 +174,10 @@ def by_client(location: str, queries: NDArray[np.float32]) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("location", ["postgresql", "qdrant", "qdrant-edge", "milvus-lite"], indirect=True)
-def test_the_engines_own_client_finds_the_same_ten_videos_for_100_queries(engine: Engine, location: str) -> None:
+def test_the_engines_own_client_finds_the_same_ten_videos_for_500_queries(engine: Engine, location: str) -> None:
     vectors, _ = corpus(1000)
     vectors = vectors[:900]  # without ties, whose order only we promise
     write(engine, vectors)
-    queries = np.random.default_rng(5).normal(size=(100, 64)).astype(np.float32)
+    queries = np.random.default_rng(5).normal(size=(500, 64)).astype(np.float32)
     ours = [set(engine.search(query, 10, dim=64).ids) for query in queries]
     assert [set(found) for found in by_client(location, queries)] == ours

@@ -138,6 +138,7 @@ def test_a_run_on_another_machine_restores_what_was_finished_here(
     assert state.message == "validate restored, preprocess restored, train ran, evaluate ran, register ran"
 
 
+@pytest.mark.slow
 def test_without_the_remote_a_run_on_another_machine_does_it_again(
     overlap: Overlap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
