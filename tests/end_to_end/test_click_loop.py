@@ -23,7 +23,7 @@ from reelnest.serving.clicks.journals import finished_files
 from tests.support.running_services import ended, start
 from tests.support.small_project import COMMIT, change, environment, make_quick_project, run
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.series, pytest.mark.timeout(2400)]
 
 TWINS = {"train": 24, "validation": 1, "test": 1}
 BEFORE = {"lovely": "red", "calm": "blue", "wild": "green"}

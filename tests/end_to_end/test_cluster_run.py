@@ -50,8 +50,11 @@ def services(project: Path) -> Iterator[tuple[Services, SyncPrefectClient]]:
 
 @pytest.mark.parametrize(
     ("strike", "states"),
-    [(cancel_by_page, {"Cancelled"}), (kill_flow, {"Crashed"}), (kill_worker, {"Running", "Crashed"})],
-    ids=["cancelled in Prefect", "flow killed", "worker killed"],
+    [
+        pytest.param(cancel_by_page, {"Cancelled"}, id="cancelled in Prefect"),
+        pytest.param(kill_flow, {"Crashed"}, id="flow killed"),
+        pytest.param(kill_worker, {"Running", "Crashed"}, id="worker killed", marks=pytest.mark.series),
+    ],
 )
 def test_a_run_that_ends_during_its_training_leaves_no_job_and_no_process(
     strike: Callable[[Scene], None], states: set[str], services: tuple[Services, SyncPrefectClient], cluster: Cluster

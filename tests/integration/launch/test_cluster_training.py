@@ -96,7 +96,7 @@ def test_a_job_that_somebody_cancels_does_not_start_again_and_the_next_training_
     assert_same(root, unbroken)
 
 
-@on_both
+@mainly_on_slurm
 def test_the_signal_of_a_killed_rank_is_the_status_and_the_next_training_resumes(place: Place, unbroken: Path) -> None:
     root = place.checkout(**LONG)
     with start(root, place.cluster) as command:
@@ -151,7 +151,7 @@ def test_a_restarted_stage_follows_the_running_job(place: Place, unbroken: Path)
         command.kill()
     printed = train(root, place.cluster)
     assert f"train: following {place.title} job" in printed
-    assert "submitted" not in printed
+    assert "train: submitted" not in printed
     assert_same(root, unbroken)
 
 
@@ -199,7 +199,7 @@ def test_a_job_that_is_interrupted_too_often_asks_to_be_started_again(place: Pla
     assert place.cluster.is_idle()
 
 
-@on_both
+@mainly_on_slurm
 def test_an_error_of_a_rank_is_printed_once(place: Place) -> None:
     root = place.checkout(learning_rate=1e30, max_gradient_norm=1e30)
     with start(root, place.cluster) as command:
