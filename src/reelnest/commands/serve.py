@@ -70,6 +70,6 @@ def run(
     try:
         uvicorn.Server(config).run(sockets=[listening])
     finally:
-        followed.close()
         if clicks is not None:
             clicks.close()
+        followed.close()  # waits for an index that is being opened

@@ -6,7 +6,7 @@ signs.npy    (videos, ⌈width / 8⌉) uint8: a bit for each number
 """
 
 from collections.abc import Iterator
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from reelnest.search.binary import BinaryVectors
 from reelnest.search.funnel import funnel_topk, rescore
-from reelnest.search.storage import Int8Vectors, SelectedRows, int8_codes, int8_scales, prefix, prefix_bits, sign_bits
-from reelnest.search.topk import Ranking, inverse_norms, prefix_topk
+from reelnest.search.storage import Int8Vectors, Searched, SelectedRows, int8_codes, int8_scales, prefix, prefix_bits, sign_bits
+from reelnest.search.topk import Ranking, prefix_topk
 
 VECTORS_FILE, SCALES_FILE, SIGNS_FILE, FLOATS_FILE = "vectors.npy", "scales.npy", "signs.npy", "floats.npy"
 FLOATS = ("float32", "float16")
@@ -26,7 +26,7 @@ COMPACT = {"int8": (False, True), "binary": (True, False), "binary_int8": (True,
 """Whether a storage type has signs, and codes."""
 BLOCK_ROWS = 10_000
 MOST_DIMS = 8
-"""Dims whose norms are kept, the last searched: 4 bytes a vector for each."""
+"""Dims of which norms (4 bytes a vector) or prefixes of signs are kept."""
 
 
 def new_vectors(folder: Path, storage: str, shape: tuple[int, int]) -> np.memmap:
@@ -68,7 +68,7 @@ class ByCosine:
 
     def __init__(self, corpus: Tensor | Int8Vectors, width: int) -> None:
         self.corpus, self.width = corpus, width
-        self._inverse_norms = lru_cache(MOST_DIMS)(partial(inverse_norms, corpus))
+        self._inverse_norms: dict[int, Tensor] = {}
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
@@ -77,10 +77,14 @@ class ByCosine:
 
     def search(self, queries: Tensor, k: int, dim: int, shortlist: int | None, selected: Tensor | None) -> tuple[Ranking, tuple[int, ...]]:
         """The best rows for `queries`, (queries, width), and the dims that were compared. See `Engine.search`."""
-        corpus = self.corpus if selected is None else SelectedRows(self.corpus, selected)
-        norms = self._inverse_norms(dim) if selected is None else self._inverse_norms(dim)[selected]
+        corpus: Searched = self.corpus
+        norms = self._inverse_norms
+        if selected is not None:
+            corpus, norms = SelectedRows(self.corpus, selected), {dim: norms[dim][selected]} if dim in norms else {}
+        elif dim not in norms and len(norms) == MOST_DIMS:
+            del norms[next(iter(norms))]
         if shortlist is None or dim == self.width:
-            rankings = prefix_topk(queries[:, :dim], prefix(corpus, dim), [dim], k, inverse_norms={dim: norms})
+            rankings = prefix_topk(queries[:, :dim], prefix(corpus, dim), [dim], k, inverse_norms=norms)
             return _numbered(rankings[dim], selected), (dim,)
         return _numbered(funnel_topk(queries, corpus, [dim, self.width], [max(shortlist, k)], k, norms), selected), (dim, self.width)
 

@@ -27,7 +27,6 @@ class Batched(Generic[Item, Result]):
         self._compute, self._name = compute, name
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._waiting: _Waiting[Item, Result] = queue.SimpleQueue()
 
     def submit(self, item: Item) -> Future[Result]:
         """The item's result, later, or what the function raises for this item alone. It can be cancelled while it waits."""
@@ -42,15 +41,15 @@ class Batched(Generic[Item, Result]):
         """Ends the thread, after what waits. Another item would start it again."""
         with self._starting:
             if self._thread is not None and self._thread.is_alive():
-                self._waiting.put(None)
+                self._end()
                 self._thread.join()
 
     def _start(self) -> None:
-        self._waiting = queue.SimpleQueue()
+        self._waiting: _Waiting[Item, Result] = queue.SimpleQueue()
         # The thread has no reference to this object, and ends when nobody else has one.
         self._thread = threading.Thread(target=_run, args=(self._waiting, self._compute), name=self._name, daemon=True)
         self._thread.start()
-        weakref.finalize(self, self._waiting.put, None)
+        self._end = weakref.finalize(self, self._waiting.put, None)
 
 
 def _run(waiting: _Waiting[Item, Result], compute: Callable[[Sequence[Item]], Sequence[Result]]) -> None:

@@ -32,7 +32,7 @@ def funnel_topk(
     dims: Sequence[int],
     shortlists: Sequence[int],
     k: int,
-    inverse_norms: Tensor | None = None,
+    inverse_norms: dict[int, Tensor] | None = None,
 ) -> Ranking:
     """The best `k` rows for each query: the best `shortlists[0]` by the first of `dims`, of these the best by the second, and so on.
 
@@ -45,7 +45,7 @@ def funnel_topk(
         dims: rising prefix lengths, each at most width.
         shortlists: how many rows go from each dim to the next: one number for each dim but the last, not rising.
         k: results per query.
-        inverse_norms: those of the first of `dims`, if they are known, see `topk.inverse_norms`.
+        inverse_norms: of the first of `dims`; see `prefix_topk`.
 
     Raises ModelError for NaN or infinity in the vectors that it reads, ValueError for invalid dims or shortlists. Example:
 
@@ -55,8 +55,8 @@ def funnel_topk(
     queries, vectors = torch.as_tensor(queries), torch.as_tensor(corpus) if isinstance(corpus, np.ndarray) else corpus
     _check_schedule(dims, shortlists, width=queries.shape[1])
     keep = [*shortlists, k]
-    known = None if inverse_norms is None else {dims[0]: inverse_norms}
-    ranking = prefix_topk(queries[:, : dims[0]], prefix(vectors, dims[0]), [dims[0]], keep[0], inverse_norms=known)[dims[0]]
+    first = prefix(vectors, dims[0])
+    ranking = prefix_topk(queries[:, : dims[0]], first, [dims[0]], keep[0], inverse_norms=inverse_norms)[dims[0]]
     for dim, count in zip(dims[1:], keep[1:], strict=True):
         ranking = rescore(queries[:, :dim], prefix(vectors, dim), ranking.indices, count)
     return ranking

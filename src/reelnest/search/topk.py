@@ -1,7 +1,7 @@
 """Exact nearest neighbours by cosine at several prefix lengths of nested vectors, in one pass."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -40,7 +40,7 @@ def prefix_topk(
     dims: Sequence[int],
     k: int,
     shard: tuple[int, int] = (0, 1),
-    inverse_norms: Mapping[int, Tensor] | None = None,
+    inverse_norms: dict[int, Tensor] | None = None,
 ) -> dict[int, Ranking]:
     """The `k` corpus rows with the highest cosine to each query, for every prefix length in `dims`.
 
@@ -58,7 +58,8 @@ def prefix_topk(
         k: results per query.
         shard: (0, 1) for the full corpus, (n, shards) for the blocks of its n-th shard (see sharded.py). A shard with fewer than `k` rows
             is padded with row 0 at a score of -inf.
-        inverse_norms: for each of `dims`, the result of `inverse_norms`, if it is known.
+        inverse_norms: 1 / norm of each row's first numbers, (corpus,) float32, by dim, from an earlier search. If one of `dims` is missing,
+            they are computed, which is a third of a search of one query, and added.
 
     Raises ModelError for vectors that contain NaN or infinity, ValueError for invalid shapes or dims.
     """
@@ -67,8 +68,9 @@ def prefix_topk(
     shape = (len(queries), k)
     rankings = {dim: Ranking(queries.new_zeros(shape, dtype=torch.int64), queries.new_full(shape, -torch.inf).float()) for dim in dims}
     rising = sorted(set(dims))
+    norms = {} if inverse_norms is None else inverse_norms
     for block in _blocks(len(queries), BLOCK_QUERIES):
-        for dim, ranking in _topk(queries[block], corpus, rising, k, shard, inverse_norms).items():
+        for dim, ranking in _topk(queries[block], corpus, rising, k, shard, norms).items():
             columns = ranking.indices.shape[1]
             rankings[dim].indices[block, :columns], rankings[dim].scores[block, :columns] = ranking.indices, ranking.scores
     return rankings
@@ -78,22 +80,6 @@ def corpus_blocks(queries: int, corpus: int, device: torch.device) -> list[slice
     """The blocks in which the corpus is compared with `queries` queries on `device`."""
     scores = GPU_BLOCK_SCORES if device.type == "cuda" else BLOCK_SCORES
     return _blocks(corpus, max(1, scores // max(1, min(queries, BLOCK_QUERIES))))
-
-
-def inverse_norms(corpus: Searched, dim: int) -> Tensor:
-    """The inverse of the norm of each row's first `dim` numbers, (corpus,) float32. A third of a search of one query is for these.
-
-    Raises ModelError for vectors that contain NaN or infinity.
-    """
-    inverse = torch.empty(len(corpus))
-    blocks = _blocks(len(corpus), max(1, BLOCK_NUMBERS // dim))
-    buffer = torch.empty(dim * max((block.stop - block.start for block in blocks), default=0))
-    for block in blocks:
-        squares = _squares(read(corpus, block, slice(0, dim), buffer))
-        if not torch.isfinite(squares).all():
-            _check_finite("corpus", corpus)
-        inverse[block] = _inverse_norms(squares)
-    return inverse
 
 
 def prefix_scores(queries: Tensor, corpus: Tensor, dim: int) -> Tensor:
@@ -116,14 +102,14 @@ def _blocks(rows: int, step: int) -> list[slice]:
 class _Block:
     """Some rows of the corpus while they are compared: from dim to dim, more numbers are added."""
 
-    start: int
+    rows: slice
     products: Tensor  # (queries, rows) float32
     scores: Tensor  # (queries, rows) float32, the products divided by the rows' norms
-    squares: Tensor  # (rows,) float64, the rows' squared norms
+    squares: Tensor | None  # (rows,) float64, the rows' squared norms; None if the norms are known
 
 
 def _topk(
-    queries: Tensor, corpus: Searched, dims: Sequence[int], k: int, shard: tuple[int, int], known: Mapping[int, Tensor] | None
+    queries: Tensor, corpus: Searched, dims: Sequence[int], k: int, shard: tuple[int, int], norms: dict[int, Tensor]
 ) -> dict[int, Ranking]:
     """`prefix_topk` for one block of queries. `dims` increase."""
     # The norm of a query does not change its ranking and is applied last. The numbers are scaled to at most 1, so that no sum overflows.
@@ -134,30 +120,33 @@ def _topk(
     index, shards = shard
     blocks = blocks[len(blocks) * index // shards : len(blocks) * (index + 1) // shards]
     # Allocated once: an allocation for each block takes longer than its arithmetic.
-    buffers = queries.new_empty((2, len(queries) * max((block.stop - block.start for block in blocks), default=0)))
+    buffers = queries.new_empty((2, len(queries) * max((rows.stop - rows.start for rows in blocks), default=0)))
+    are_known = all(dim in norms for dim in dims)
+    inverse = norms if are_known else {dim: queries.new_empty(len(corpus)) for dim in dims}
     for rows in blocks:
         count = rows.stop - rows.start
         products, scores = (buffer[: len(queries) * count].view(len(queries), count) for buffer in buffers)
-        squares = queries.new_zeros(count if known is None else 0, dtype=torch.float64)
-        block = _Block(rows.start, products.zero_(), scores, squares)
+        squares = None if are_known else queries.new_zeros(count, dtype=torch.float64)
+        block = _Block(rows, products.zero_(), scores, squares)
         before = 0
         for dim in dims:
-            _add_products(queries, corpus, block, slice(before, dim), None if known is None else known[dim][rows])
+            _add_products(queries, corpus, block, slice(before, dim), inverse[dim][rows])
             best[dim].add(scores, rows.start)
             before = dim
-        if not torch.isfinite(squares).all():
+        if squares is not None and not torch.isfinite(squares).all():
             _check_finite("corpus", corpus)
+    norms.update(inverse)
     return {dim: Ranking(best[dim].indices(), best[dim].scores() / _norms(queries[:, :dim])) for dim in dims}
 
 
-def _add_products(queries: Tensor, corpus: Searched, block: _Block, columns: slice, inverse: Tensor | None) -> None:
-    """Adds the products, and without `inverse` the squared norms, over `columns` of a block of the corpus, and sets the scores.
+def _add_products(queries: Tensor, corpus: Searched, block: _Block, columns: slice, inverse: Tensor) -> None:
+    """Adds the products over `columns` of a block of the corpus, and sets the scores. Sets `inverse` unless the norms are known.
 
     The block is read in pieces of bounded memory. Each thread computes some of the pieces alone. If all threads shared each
     operation, they would mostly wait for each other: an operation on a piece takes microseconds, and a thread that the system has suspended
     for other work takes milliseconds to come back.
     """
-    rows, width = block.scores.shape[1], columns.stop - columns.start
+    rows, width = len(inverse), columns.stop - columns.start
     piece_rows = max(1, BLOCK_NUMBERS // width if queries.device.type == "cpu" else rows)
     pieces = _blocks(rows, piece_rows)
     workers = _workers() if len(pieces) > 1 else None
@@ -166,25 +155,17 @@ def _add_products(queries: Tensor, corpus: Searched, block: _Block, columns: sli
     def add(thread: int) -> None:
         buffer = queries.new_empty(min(piece_rows, rows) * width)
         for piece in pieces[len(pieces) * thread // threads : len(pieces) * (thread + 1) // threads]:
-            numbers = read(corpus, slice(block.start + piece.start, block.start + piece.stop), columns, buffer)
+            numbers = read(corpus, slice(block.rows.start + piece.start, block.rows.start + piece.stop), columns, buffer)
             products = block.products[:, piece].addmm_(queries[:, columns], numbers.T)
-            if inverse is None:
-                block.squares[piece] += _squares(numbers)
-            torch.mul(products, _inverse_norms(block.squares[piece]) if inverse is None else inverse[piece], out=block.scores[:, piece])
+            if block.squares is not None:
+                squares = block.squares[piece].add_(torch.linalg.vector_norm(numbers, dim=1).double().square())
+                inverse[piece] = squares.sqrt().clamp_min(SMALLEST_NORM).reciprocal()
+            torch.mul(products, inverse[piece], out=block.scores[:, piece])
 
     if workers is None:
         add(0)
     else:
         list(workers.map(add, range(threads)))
-
-
-def _squares(rows: Tensor) -> Tensor:
-    """The squared norms, (rows,) float64."""
-    return torch.linalg.vector_norm(rows, dim=1).double().square()
-
-
-def _inverse_norms(squares: Tensor) -> Tensor:
-    return squares.sqrt().clamp_min(SMALLEST_NORM).reciprocal().float()
 
 
 @lru_cache(maxsize=1)

@@ -82,6 +82,19 @@ def test_an_exact_search_equals_numpy(engine: Engine, dim: int) -> None:
     assert hits.dims == (dim,)
 
 
+def test_a_folder_searches_more_dims_than_it_keeps_norms_of(tmp_path: Path) -> None:
+    engine = open_engine(str(tmp_path / "index"))
+    write(engine, "aa", 50)
+    engine.activate("aa")
+    few = parse_filter("video_id >= 'v40'", {})
+    for dim in [*range(1, 17)] * 2:
+        prefixes = VECTORS[:, :dim] / np.linalg.norm(VECTORS[:, :dim], axis=1, keepdims=True)
+        scores = prefixes @ prefixes[7]
+        np.testing.assert_allclose(engine.search(VECTORS[7], 5, dim=dim).scores, np.sort(scores)[::-1][:5], atol=1e-6)
+        np.testing.assert_allclose(engine.search(VECTORS[7], 5, dim=dim, condition=few).scores, np.sort(scores[40:])[::-1][:5], atol=1e-6)
+    engine.close()
+
+
 def test_a_dim_between_the_stored_ones_is_searched_or_named_with_those_that_are(engine: Engine, location: str) -> None:
     write(engine, "aa", 50)
     engine.activate("aa")

@@ -11,7 +11,7 @@ from torch import Tensor
 from reelnest.errors import ModelError
 from reelnest.search import topk
 from reelnest.search.storage import SelectedRows, stored
-from reelnest.search.topk import corpus_blocks, inverse_norms, prefix_topk
+from reelnest.search.topk import corpus_blocks, prefix_topk
 
 
 def by_loop(queries: Tensor, corpus: Tensor, dim: int, k: int) -> list[list[int]]:
@@ -62,20 +62,29 @@ def test_a_corpus_that_is_read_in_pieces_gives_the_same_ranking(storage: str, th
 
 
 @pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
-def test_known_norms_change_no_bit(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_norms_of_an_earlier_search_change_no_bit(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(4)
     queries, corpus = torch.randn(3, 24, generator=generator), stored(torch.randn(500, 24, generator=generator), storage)
     monkeypatch.setattr(topk, "BLOCK_NUMBERS", 100)
+    monkeypatch.setattr(topk, "BLOCK_SCORES", 700)
+    norms: dict[int, Tensor] = {}
+    computed, first, second = (prefix_topk(queries, corpus, [3, 24], 7, inverse_norms=given) for given in (None, norms, norms))
     for dim in (3, 24):
-        norms = inverse_norms(corpus, dim)
-        torch.testing.assert_close(norms, 1 / corpus[torch.arange(500)].float()[:, :dim].norm(dim=1))
-        computed, known = (prefix_topk(queries, corpus, [dim], 7, inverse_norms=given)[dim] for given in (None, {dim: norms}))
-        assert torch.equal(computed.indices, known.indices)
-        assert torch.equal(computed.scores, known.scores)
+        torch.testing.assert_close(norms[dim], 1 / corpus[torch.arange(500)].float()[:, :dim].norm(dim=1))
+        for ranking in (first[dim], second[dim]):
+            assert torch.equal(computed[dim].indices, ranking.indices)
+            assert torch.equal(computed[dim].scores, ranking.scores)
+    norms[3].zero_()
+    assert prefix_topk(queries, corpus, [3], 7, inverse_norms=norms)[3].scores.unique().tolist() == [0]  # they are used
+
+
+def test_norms_of_a_search_that_failed_are_not_kept() -> None:
     broken = torch.ones(50, 24)
     broken[30, 2] = torch.nan
+    norms: dict[int, Tensor] = {}
     with pytest.raises(ModelError, match="the first is row 30"):
-        inverse_norms(broken, 3)
+        prefix_topk(torch.ones(1, 24), broken, [3], 7, inverse_norms=norms)
+    assert norms == {}
 
 
 def test_search_threads_use_one_core_each_and_other_threads_as_many_as_before() -> None:

@@ -78,7 +78,7 @@ class Follower:
             self._reached(lambda: self._scheduler.release(job_id))
             log.info("%s: following %s job %s, which an earlier command submitted", self._spec.stage, self._scheduler.title, job_id)
             return job_id
-        self._end(self._job, job_id, "its inputs have changed since, or it is ending")
+        _end(self._scheduler, self._job, job_id, "its inputs have changed since, or it is ending")
         return None
 
     def _submit(self) -> str:
@@ -106,10 +106,7 @@ class Follower:
                     continue
                 job_id = self._reached(lambda job=job: self._scheduler.find(job.folder.name))  # type: ignore[misc]
                 if job_id is not None:
-                    self._end(job, job_id, "the command that started it was killed")
-
-    def _end(self, job: Job, job_id: str, reason: str) -> None:
-        _end(self._scheduler, job, job_id, reason)
+                    _end(self._scheduler, job, job_id, "the command that started it was killed")
 
     def _reached(self, call: Callable[[], T]) -> T:
         """Calls until the controller responds."""
