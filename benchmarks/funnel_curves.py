@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.side_by_side import ROOT
+from benchmarks.vector_search import write_folder
 
 VECTORS, WIDTH, PREFIX, QUERIES, RESULTS = 1_000_000, 256, 64, 500, 10
 CLUSTERS, BLOCK = 5000, 50_000
@@ -48,9 +49,6 @@ def make() -> None:
     import torch
     from usearch.index import Index
 
-    from reelnest.engines.engine import Item, Manifest, write_version
-    from reelnest.engines.folder import FolderEngine
-    from reelnest.records.formats import Video
     from reelnest.search.topk import prefix_topk
 
     FOLDER.mkdir(parents=True, exist_ok=True)
@@ -62,10 +60,7 @@ def make() -> None:
         np.save(FOLDER / "queries.npy", parts[-1])
     corpus = np.load(FOLDER / "corpus.npy", mmap_mode="r")
     if not (FOLDER / "index").is_dir():
-        names = {"model": "random", "model_hash": "0", "base": "random", "data": ".", "data_hash": "0", "storage": "float16"}
-        sizes = {"format_version": 2, "dims": (PREFIX, WIDTH), "videos": VECTORS, "skipped": 0, "graph_dim": PREFIX}
-        items = (Item(Video(f"{row:07d}", "a.mp4", (), {}, 0), f"{row}", vector) for row, vector in enumerate(corpus))
-        write_version(FolderEngine(str(FOLDER / "index")), Manifest.model_validate({**names, **sizes}), items)
+        write_folder(FOLDER / "index", [corpus], VECTORS, [PREFIX, WIDTH], graph_dim=PREFIX)
     if not (FOLDER / "graph.usearch").is_file():
         graph = Index(ndim=WIDTH, metric="cos", dtype="f16", connectivity=LINKS, expansion_add=BUILD_CANDIDATES)
         for start in range(0, VECTORS, BLOCK):
@@ -84,8 +79,12 @@ def funnels() -> Iterator[tuple[int, Search]]:
     from reelnest.engines.folder import FolderEngine
 
     engine = FolderEngine(str(FOLDER / "index"))
+
+    def search(query: NDArray[np.float32]) -> list[int]:
+        return [int(id) for id in engine.search(query, RESULTS, dim=PREFIX, shortlist=shortlist).ids]
+
     for shortlist in SHORTLISTS:
-        yield shortlist, lambda query, s=shortlist: [int(id) for id in engine.search(query, RESULTS, dim=PREFIX, shortlist=s).ids]  # type: ignore[misc]
+        yield shortlist, search
 
 
 def usearch_graphs() -> Iterator[tuple[int, Search]]:

@@ -8,7 +8,7 @@ inner products has no other form. The first results of both are compared with ea
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,25 @@ FOLDER = ROOT / "work" / "benchmarks" / "flat"
 QUERIES_FILE, EXPECTED_FILE = FOLDER.with_name("flat-queries.npy"), FOLDER.with_name("flat-results.json")
 
 
+def write_folder(folder: Path, blocks: Iterable[Any], videos: int, dims: Sequence[int], graph_dim: int | None = None) -> None:
+    """Writes an index of made-up videos, in float16, whose ids are their rows. `blocks` are their vectors, (rows, dims[-1]) each."""
+    from reelnest.engines.engine import Item, Manifest, write_version
+    from reelnest.engines.folder import FolderEngine
+    from reelnest.engines.stored import FORMAT_VERSION
+    from reelnest.records.formats import Video
+
+    manifest = Manifest(
+        format_version=FORMAT_VERSION, model="random", model_hash="0", base="random", dims=tuple(dims), data=".", data_hash="0",
+        storage="float16", graph_dim=graph_dim, videos=videos, skipped=0,
+    )  # fmt: skip
+    vectors = (vector for block in blocks for vector in block)
+    items = (Item(Video(f"{row:07d}", "a.mp4", (), {}, 0), str(row), vector) for row, vector in enumerate(vectors))
+    write_version(FolderEngine(str(folder)), manifest, items)
+
+
 def _make() -> None:
     """Writes the index and the queries, once."""
     import numpy as np
-
-    from reelnest.engines.engine import Item, Manifest, write_version
-    from reelnest.engines.folder import FolderEngine
-    from reelnest.records.formats import Video
 
     EXPECTED_FILE.unlink(missing_ok=True)
     if FOLDER.is_dir():
@@ -39,14 +51,7 @@ def _make() -> None:
 
     FOLDER.parent.mkdir(parents=True, exist_ok=True)
     np.save(QUERIES_FILE, unit(QUERIES))
-    names = {"model": "random", "model_hash": "0", "base": "random", "data": ".", "data_hash": "0"}
-    sizes = {"format_version": 2, "dims": (WIDTH,), "videos": VECTORS, "skipped": 0, "graph_dim": None}
-    items = (
-        Item(Video(f"{start + row:07d}", "a.mp4", (), {}, 0), "", vector)
-        for start in range(0, VECTORS, BLOCK)
-        for row, vector in enumerate(unit(BLOCK))
-    )
-    write_version(FolderEngine(str(FOLDER)), Manifest.model_validate({**names, **sizes, "storage": "float16"}), items)
+    write_folder(FOLDER, (unit(BLOCK) for _ in range(VECTORS // BLOCK)), VECTORS, [WIDTH])
 
 
 def _folder() -> Callable[[Any], list[str]]:

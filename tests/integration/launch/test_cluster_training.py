@@ -82,6 +82,13 @@ def test_two_nodes_of_two_processes_give_what_four_processes_of_one_machine_give
     assert (root / "work" / "progress.json").is_file()
 
 
+def assert_the_next_training_resumes(place: Place, root: Path, unbroken: Path) -> None:
+    """Once nothing of the one before is left, and gives what an unbroken one gives."""
+    wait_until(place.cluster.is_idle, "the end of all processes")
+    train(root, place.cluster)
+    assert_same(root, unbroken)
+
+
 @mainly_on_slurm
 def test_a_job_that_somebody_cancels_does_not_start_again_and_the_next_training_resumes(place: Place, unbroken: Path) -> None:
     root = place.checkout(**LONG)
@@ -91,9 +98,7 @@ def test_a_job_that_somebody_cancels_does_not_start_again_and_the_next_training_
         _, printed = command.communicate(timeout=120)
     assert command.returncode == 1
     assert "was cancelled, but not by this command" in printed
-    wait_until(place.cluster.is_idle, "the end of all processes")
-    train(root, place.cluster)
-    assert_same(root, unbroken)
+    assert_the_next_training_resumes(place, root, unbroken)
 
 
 @mainly_on_slurm
@@ -107,9 +112,7 @@ def test_the_signal_of_a_killed_rank_is_the_status_and_the_next_training_resumes
         _, printed = command.communicate(timeout=120)
     assert command.returncode == 128 + signal.SIGKILL, printed
     assert "reelnest: error: train: rank 1 was ended by SIGKILL." in printed
-    wait_until(place.cluster.is_idle, "the end of all processes")
-    train(root, place.cluster)
-    assert_same(root, unbroken)
+    assert_the_next_training_resumes(place, root, unbroken)
 
 
 @on_both

@@ -84,7 +84,7 @@ def test_the_flow_runs_all_stages_shows_what_they_made_notifies_once_and_then_fi
     assert outcomes(again) == dict.fromkeys(ALL, "unchanged")
     assert "Running stage" not in dvc_repro()
 
-    # The new champion is told once.
+    # One event for the new champion.
     (project / "reports" / "registration.json").unlink()  # as in the next run's own workspace: the model is registered again
     third = run_flow()
     assert outcomes(third)["register"] == "ran"
