@@ -23,7 +23,7 @@ test: install
 # All tests: after those of `make test`, the ones that run the whole chain or start whole services. These need PostgreSQL, Redis and SLURM:
 # apt-get install postgresql redis-server slurmctld slurmd slurm-client munge slurm-wlm-basic-plugins
 test-all: test
-	pytest -n 2 --dist loadfile --no-loadscope-reorder -m "slow and not series"
+	pytest -n 2 --dist loadfile --no-loadscope-reorder -v --durations=15 -m "slow and not series"
 
 check: install
 	ruff check .

@@ -30,6 +30,8 @@ class AnyCluster(Protocol):
 
 COMMAND = (sys.executable, "-c", "from reelnest.cli import app; app()", "train")
 TEMPLATE = Path("configs/kubernetes/job.yaml")
+PATIENCE_SECONDS = 300
+"""How long to wait for what takes a minute on an idle machine."""
 LONG: dict[str, Any] = {"epochs": 25, "checkpoint_every_minutes": 0.02}
 """A training that is long enough for a fault."""
 
@@ -79,7 +81,7 @@ def start(root: Path, cluster: AnyCluster) -> subprocess.Popen[str]:
 def train(root: Path, cluster: AnyCluster) -> str:
     """Trains to the end and returns what `reelnest train` prints."""
     with start(root, cluster) as command:
-        _, printed = command.communicate(timeout=240)
+        _, printed = command.communicate(timeout=PATIENCE_SECONDS)
     assert command.returncode == 0, printed + messages(root)
     return printed
 
@@ -94,7 +96,7 @@ def checkpoints(root: Path) -> list[str]:
     return sorted(path.name for path in root.glob("work/checkpoints/*/step-*.pt"))
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS) -> None:
     """Waits for a condition."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -124,7 +126,7 @@ def assert_goes_on(root: Path, cluster: AnyCluster, fault: Callable[[], object],
     with start(root, cluster) as command:
         wait_for_checkpoint(root, command)
         fault()
-        _, printed = command.communicate(timeout=240)
+        _, printed = command.communicate(timeout=PATIENCE_SECONDS)
     assert command.returncode == 0, printed + messages(root)
     assert_same(root, unbroken)
     wait_until(cluster.is_idle, "the end of all processes")
@@ -139,5 +141,5 @@ def assert_same(first: Path, second: Path) -> None:
 
 def run_locally(root: Path) -> None:
     """Trains on this machine."""
-    done = subprocess.run(COMMAND, cwd=root, env=os.environ, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(COMMAND, cwd=root, env=os.environ, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
     assert done.returncode == 0, done.stderr

@@ -13,6 +13,7 @@ import pytest
 
 from tests.integration.launch.cluster_training import (
     LONG,
+    PATIENCE_SECONDS,
     TEMPLATE,
     AnyCluster,
     assert_same,
@@ -27,11 +28,14 @@ from tests.integration.launch.cluster_training import (
     write_checkout,
 )
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 
-SLURM = pytest.param("slurm", marks=pytest.mark.slow)
-on_both = pytest.mark.parametrize("place", [SLURM, pytest.param("kubernetes", marks=pytest.mark.slow)], indirect=True)
-mainly_on_slurm = pytest.mark.parametrize("place", [SLURM, pytest.param("kubernetes", marks=pytest.mark.series)], indirect=True)
+
+def on_both(slurm: pytest.MarkDecorator, kubernetes: pytest.MarkDecorator) -> pytest.MarkDecorator:
+    """A test on each cluster, with a mark for each."""
+    return pytest.mark.parametrize(
+        "place", [pytest.param("slurm", marks=slurm), pytest.param("kubernetes", marks=kubernetes)], indirect=True
+    )
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ def place(request: pytest.FixtureRequest, prepared: Path, tmp_path: Path) -> Pla
     )
 
 
-@on_both
+@on_both(slurm=pytest.mark.slow, kubernetes=pytest.mark.series)
 def test_two_nodes_of_two_processes_give_what_four_processes_of_one_machine_give(place: Place) -> None:
     local = write_checkout(place.folder / "local", place.prepared, nodes=1, processes=4, backend="local")
     run_locally(local)
@@ -89,19 +93,19 @@ def assert_the_next_training_resumes(place: Place, root: Path, unbroken: Path) -
     assert_same(root, unbroken)
 
 
-@mainly_on_slurm
+@on_both(slurm=pytest.mark.series, kubernetes=pytest.mark.series)
 def test_a_job_that_somebody_cancels_does_not_start_again_and_the_next_training_resumes(place: Place, unbroken: Path) -> None:
     root = place.checkout(**LONG)
     with start(root, place.cluster) as command:
         wait_for_checkpoint(root, command)
         place.cancel()
-        _, printed = command.communicate(timeout=120)
+        _, printed = command.communicate(timeout=PATIENCE_SECONDS)
     assert command.returncode == 1
     assert "was cancelled, but not by this command" in printed
     assert_the_next_training_resumes(place, root, unbroken)
 
 
-@mainly_on_slurm
+@on_both(slurm=pytest.mark.series, kubernetes=pytest.mark.series)
 def test_the_signal_of_a_killed_rank_is_the_status_and_the_next_training_resumes(place: Place, unbroken: Path) -> None:
     root = place.checkout(**LONG)
     with start(root, place.cluster) as command:
@@ -109,20 +113,20 @@ def test_the_signal_of_a_killed_rank_is_the_status_and_the_next_training_resumes
         second = [rank for rank in ranks(place.cluster) if rank.environ()["RANK"] == "1"]
         assert len(second) == 1
         second[0].kill()
-        _, printed = command.communicate(timeout=120)
+        _, printed = command.communicate(timeout=PATIENCE_SECONDS)
     assert command.returncode == 128 + signal.SIGKILL, printed
     assert "reelnest: error: train: rank 1 was ended by SIGKILL." in printed
     assert_the_next_training_resumes(place, root, unbroken)
 
 
-@on_both
+@on_both(slurm=pytest.mark.slow, kubernetes=pytest.mark.series)
 def test_a_stop_request_saves_and_leaves_nothing_behind(place: Place, unbroken: Path) -> None:
     root = place.checkout(**LONG)
     with start(root, place.cluster) as command:
         wait_for_checkpoint(root, command)
         before = checkpoints(root)
         command.send_signal(signal.SIGTERM)
-        _, printed = command.communicate(timeout=60)
+        _, printed = command.communicate(timeout=PATIENCE_SECONDS)
         assert place.cluster.is_idle()
     assert command.returncode == 75, printed
     assert "training: stopped by SIGTERM after step" in printed
@@ -131,7 +135,7 @@ def test_a_stop_request_saves_and_leaves_nothing_behind(place: Place, unbroken: 
     assert_same(root, unbroken)
 
 
-@mainly_on_slurm
+@on_both(slurm=pytest.mark.slow, kubernetes=pytest.mark.series)
 def test_processes_that_ignore_a_stop_request_are_killed_within_the_grace_period(place: Place) -> None:
     root = place.checkout(**LONG)
     with start(root, place.cluster) as command:
@@ -146,7 +150,7 @@ def test_processes_that_ignore_a_stop_request_are_killed_within_the_grace_period
     wait_until(place.cluster.is_idle, "the end of all processes", seconds=30)
 
 
-@on_both
+@on_both(slurm=pytest.mark.series, kubernetes=pytest.mark.slow)
 def test_a_restarted_stage_follows_the_running_job(place: Place, unbroken: Path) -> None:
     root = place.checkout(**LONG)
     with start(root, place.cluster) as command:
@@ -158,7 +162,7 @@ def test_a_restarted_stage_follows_the_running_job(place: Place, unbroken: Path)
     assert_same(root, unbroken)
 
 
-@mainly_on_slurm
+@on_both(slurm=pytest.mark.series, kubernetes=pytest.mark.series)
 def test_a_restarted_stage_with_other_inputs_ends_the_running_job_first(place: Place) -> None:
     root = place.checkout(**LONG)
     with start(root, place.cluster) as command:
@@ -174,7 +178,7 @@ def test_a_restarted_stage_with_other_inputs_ends_the_running_job_first(place: P
     assert place.cluster.is_idle()
 
 
-@mainly_on_slurm
+@on_both(slurm=pytest.mark.slow, kubernetes=pytest.mark.series)
 def test_an_abandoned_job_saves_and_ends(place: Place, unbroken: Path) -> None:
     root = place.checkout(**LONG)
     change_settings(root, abandoned_minutes=0.05)
@@ -189,24 +193,24 @@ def test_an_abandoned_job_saves_and_ends(place: Place, unbroken: Path) -> None:
     assert_same(root, unbroken)
 
 
-@mainly_on_slurm
+@on_both(slurm=pytest.mark.series, kubernetes=pytest.mark.series)
 def test_a_job_that_is_interrupted_too_often_asks_to_be_started_again(place: Place) -> None:
     root = place.checkout(**LONG)
     change_settings(root, requeues=0)
     with start(root, place.cluster) as command:
         wait_for_checkpoint(root, command)
         place.interrupt()
-        _, printed = command.communicate(timeout=60)
+        _, printed = command.communicate(timeout=PATIENCE_SECONDS)
     assert command.returncode == 75
     assert f"was interrupted 1 times (launch.{place.backend}.requeues)" in printed
     assert place.cluster.is_idle()
 
 
-@mainly_on_slurm
+@on_both(slurm=pytest.mark.slow, kubernetes=pytest.mark.slow)
 def test_an_error_of_a_rank_is_printed_once(place: Place) -> None:
     root = place.checkout(learning_rate=1e30, max_gradient_norm=1e30)
     with start(root, place.cluster) as command:
-        _, printed = command.communicate(timeout=120)
+        _, printed = command.communicate(timeout=PATIENCE_SECONDS)
     assert command.returncode == 1
     assert printed.count("reelnest: error:") == 1, printed
     assert place.cluster.is_idle()

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.integration.launch.cluster_training import COMMAND, checkpoints, run_locally, wait_until, write_checkout
+from tests.integration.launch.cluster_training import COMMAND, PATIENCE_SECONDS, checkpoints, run_locally, wait_until, write_checkout
 from tests.integration.training.training_workspace import training_report
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 TOLERANCE = 1e-3
 """Relative, of a step's loss. The gradients differ by float32 sums in another order, and each later step carries the difference on."""
@@ -25,7 +25,7 @@ def train_until_stopped(root: Path) -> None:
     with subprocess.Popen(COMMAND, cwd=root, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as command:
         wait_until(lambda: checkpoints(root)[-1:] > before[-1:] or command.poll() is not None, "a new checkpoint")
         command.send_signal(signal.SIGTERM)
-        _, printed = command.communicate(timeout=120)
+        _, printed = command.communicate(timeout=PATIENCE_SECONDS)
     assert command.returncode == 75, printed
     assert "stopped by SIGTERM after step" in printed
 

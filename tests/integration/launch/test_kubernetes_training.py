@@ -10,6 +10,7 @@ import yaml
 
 from tests.integration.launch.cluster_training import (
     LONG,
+    PATIENCE_SECONDS,
     TEMPLATE,
     assert_goes_on,
     change_settings,
@@ -20,7 +21,7 @@ from tests.integration.launch.cluster_training import (
 )
 from tests.support.simulated_kubernetes import Cluster
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 
 
 def evict(cluster: Cluster) -> None:
@@ -89,7 +90,7 @@ def test_a_waiting_job_is_ended_by_a_stop_request(kubernetes: Cluster, root: Pat
         time.sleep(3)
         assert not ranks(kubernetes)  # it waits for the second one
         command.send_signal(signal.SIGTERM)
-        _, printed = command.communicate(timeout=60)
+        _, printed = command.communicate(timeout=PATIENCE_SECONDS)
     assert command.returncode == 128 + signal.SIGTERM
     assert "pending (0/4 nodes are available: 4 Insufficient nvidia.com/gpu.)" in printed
     assert printed.endswith("reelnest: train was interrupted (SIGTERM). The same command starts it again.\n")
@@ -102,7 +103,7 @@ def test_the_error_of_a_container_without_memory_names_the_setting(kubernetes: C
     with start(root, kubernetes) as command:
         wait_until(lambda: bool(ranks(kubernetes)), "processes")
         kubernetes.kill_container(kubernetes.running()[0])
-        _, printed = command.communicate(timeout=120)
+        _, printed = command.communicate(timeout=PATIENCE_SECONDS)
     assert command.returncode == 1, printed
     assert "Raise launch.kubernetes.memory." in printed
 
@@ -113,7 +114,7 @@ def test_what_a_container_printed_is_in_the_error_of_a_job_that_could_not_start(
     template["spec"]["template"]["spec"]["containers"][0]["command"] = ["sh", "-c", "echo no such module; exit 3"]
     (root / TEMPLATE).write_text(yaml.safe_dump(template))
     with start(root, kubernetes) as command:
-        _, printed = command.communicate(timeout=60)
+        _, printed = command.communicate(timeout=PATIENCE_SECONDS)
     assert command.returncode == 1
     assert "ended in state FAILED, before its processes recorded a result.\nreelnest-train-" in printed
     assert "no such module" in printed
@@ -131,6 +132,6 @@ def test_what_a_container_printed_is_in_the_error_of_a_job_that_could_not_start(
 def test_a_mistake_in_the_settings_is_named(settings: dict[str, str], text: str, kubernetes: Cluster, root: Path) -> None:
     change_settings(root, **settings)
     with start(root, kubernetes) as command:
-        _, printed = command.communicate(timeout=60)
+        _, printed = command.communicate(timeout=PATIENCE_SECONDS)
     assert command.returncode == 2, printed
     assert text in printed

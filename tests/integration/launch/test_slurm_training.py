@@ -9,6 +9,7 @@ import pytest
 
 from tests.integration.launch.cluster_training import (
     LONG,
+    PATIENCE_SECONDS,
     assert_goes_on,
     assert_same,
     change_settings,
@@ -21,7 +22,7 @@ from tests.integration.launch.cluster_training import (
 )
 from tests.support.simulated_slurm import Cluster
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.timeout(900)
 
 
 def kill_node(cluster: Cluster) -> None:
@@ -53,7 +54,13 @@ def end_time(cluster: Cluster) -> None:
     cluster.command("scancel", "--batch", "--signal=TERM", "1")
 
 
-@pytest.mark.parametrize("fault", [kill_node, kill_first_node, preempt, interrupt_gently, restart_controller, end_time])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *(pytest.param(fault, marks=pytest.mark.slow) for fault in (kill_first_node, preempt)),
+        *(pytest.param(fault, marks=pytest.mark.series) for fault in (kill_node, interrupt_gently, restart_controller, end_time)),
+    ],
+)
 def test_a_training_goes_on_by_itself_after(
     fault: Callable[[Cluster], None], unbroken: Path, slurm: Cluster, prepared: Path, tmp_path: Path
 ) -> None:
@@ -61,6 +68,7 @@ def test_a_training_goes_on_by_itself_after(
     assert_goes_on(root, slurm, lambda: fault(slurm), unbroken)
 
 
+@pytest.mark.series
 def test_a_node_that_is_lost_and_comes_back_before_its_processes_meet_the_others_is_noticed(
     unbroken: Path, slurm: Cluster, prepared: Path, tmp_path: Path
 ) -> None:
@@ -70,25 +78,27 @@ def test_a_node_that_is_lost_and_comes_back_before_its_processes_meet_the_others
         wait_until(lambda: bool(list(root.glob("work/jobs/*/attempt-0/alive-1"))), "the second node")
         slurm.kill_node("node2")
         slurm.start_node("node2")
-        _, printed = command.communicate(timeout=240)
+        _, printed = command.communicate(timeout=PATIENCE_SECONDS)
     assert command.returncode == 0, printed + messages(root)
     assert "it is queued again" in messages(root)
     assert_same(root, unbroken)
     wait_until(slurm.is_idle, "the end of all processes")
 
 
+@pytest.mark.slow
 def test_a_waiting_job_is_ended_by_a_stop_request(slurm: Cluster, prepared: Path, tmp_path: Path) -> None:
     slurm.command("sbatch", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=sleep 300")
     root = write_checkout(tmp_path / "checkout", prepared, nodes=2, processes=2)
     with start(root, slurm) as command:
         wait_until(lambda: len(slurm.jobs()) == 2, "the second job")
         command.send_signal(signal.SIGTERM)
-        _, printed = command.communicate(timeout=60)
+        _, printed = command.communicate(timeout=PATIENCE_SECONDS)
     assert command.returncode == 128 + signal.SIGTERM
     assert printed.endswith("reelnest: train was interrupted (SIGTERM). The same command starts it again.\n")
     assert [job[0] for job in slurm.jobs()] == ["1"]
 
 
+@pytest.mark.slow
 def test_a_job_whose_command_was_killed_is_ended_by_the_next_training_of_another_checkout(
     unbroken: Path, slurm: Cluster, prepared: Path, tmp_path: Path
 ) -> None:
@@ -106,17 +116,19 @@ def test_a_job_whose_command_was_killed_is_ended_by_the_next_training_of_another
     assert not (first / "models").exists()
 
 
+@pytest.mark.slow
 def test_a_wrong_partition_is_a_mistake_in_the_settings(slurm: Cluster, prepared: Path, tmp_path: Path) -> None:
     root = write_checkout(tmp_path / "checkout", prepared, nodes=2, processes=2)
     change_settings(root, partition="nope")
     with start(root, slurm) as command:
-        _, printed = command.communicate(timeout=60)
+        _, printed = command.communicate(timeout=PATIENCE_SECONDS)
     assert command.returncode == 2
     assert "SLURM refused `sbatch`" in printed
     assert "invalid partition specified: nope" in printed
     assert "launch.slurm in params.yaml" in printed
 
 
+@pytest.mark.series
 def test_a_controller_that_is_away_delays_a_training(slurm: Cluster, prepared: Path, tmp_path: Path) -> None:
     root = write_checkout(tmp_path / "checkout", prepared, nodes=2, processes=2, epochs=1)
     slurm.kill_controller()
@@ -124,7 +136,7 @@ def test_a_controller_that_is_away_delays_a_training(slurm: Cluster, prepared: P
         time.sleep(15)
         assert command.poll() is None
         slurm.start_controller()
-        _, printed = command.communicate(timeout=120)
+        _, printed = command.communicate(timeout=PATIENCE_SECONDS)
     assert command.returncode == 0, printed
     assert "SLURM's controller does not respond" in printed
     assert len(slurm.jobs("all")) == 1
