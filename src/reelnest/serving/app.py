@@ -27,7 +27,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -85,7 +85,7 @@ def create_app(searchers: Mapping[str, Searcher], access: Access, upload_megabyt
         return {"indexes": described, "upload_megabytes": upload_megabytes, "click_log": clicks is not None}
 
     @app.get("/api/search")
-    def search(
+    async def search(
         q: Text = "",
         index: Index = None,
         dim: Dim = None,
@@ -93,12 +93,13 @@ def create_app(searchers: Mapping[str, Searcher], access: Access, upload_megabyt
         k: K = 12,
         where: Where = None,
         session: Session = None,
-    ) -> dict[str, Any]:
+    ) -> JSONResponse:
         """Searches with a text. Returns the best videos with their scores, and the time that it took."""
         name, chosen = searcher(index)
-        results = chosen.words(q, k, dim=dim, funnel=funnel, where=where)
+        results = await chosen.words_async(q, k, dim=dim, funnel=funnel, where=where)
         metrics.add(name, results)
-        return _as_json(name, chosen, results) | logged(clicks, session, q, name, chosen.manifest.model_hash, results)
+        content = _as_json(name, chosen, results) | logged(clicks, session, q, name, chosen.manifest.model_hash, results)
+        return JSONResponse(content)  # FastAPI would look at each value of a dict first
 
     @app.post("/api/search")
     async def search_by_video(

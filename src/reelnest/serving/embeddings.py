@@ -19,6 +19,7 @@ from fastapi.exceptions import RequestValidationError
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse
 
 from reelnest.errors import QueryError, VideoError
 from reelnest.serving.bodies.uploads import receive
@@ -79,7 +80,7 @@ def add_embeddings(app: FastAPI, searchers: Mapping[str, Searcher], megabytes: f
         "/v1/embeddings",
         openapi_extra={"requestBody": {"content": {"application/json": {"schema": EmbeddingsRequest.model_json_schema()}}}},
     )
-    async def embeddings(request: Request) -> dict[str, Any]:
+    async def embeddings(request: Request) -> JSONResponse:
         """Returns vectors of unit length of texts and videos, in the form of OpenAI's API."""
         received = io.BytesIO()
         await receive(request, received, megabytes * BASE64_GROWTH)
@@ -96,7 +97,8 @@ def add_embeddings(app: FastAPI, searchers: Mapping[str, Searcher], megabytes: f
         entries = read() if all(isinstance(given, str) for given in inputs) else await run_in_threadpool(read)  # it may decode videos
         vectors = _shortened(await asyncio.gather(*map(asyncio.wrap_future, searchers[name].model.submit(entries))), dim)
         data = [{"object": "embedding", "index": index, "embedding": _written(vector, body)} for index, vector in enumerate(vectors)]
-        return {"object": "list", "data": data, "model": name, "usage": {"prompt_tokens": 0, "total_tokens": 0}}
+        content = {"object": "list", "data": data, "model": name, "usage": {"prompt_tokens": 0, "total_tokens": 0}}
+        return JSONResponse(content)  # FastAPI would look at each number of a dict first
 
 
 def _entries(searcher: Searcher, inputs: list[Input], input_type: str | None) -> list[Entry]:

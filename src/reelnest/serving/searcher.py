@@ -1,14 +1,17 @@
 """A search with a text or a video. It returns ranked videos with scores and timings."""
 
+import asyncio
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from starlette.concurrency import run_in_threadpool
 
 from reelnest.encoder.saved import SavedModel
 from reelnest.encoder.video_reading import VideoSource
@@ -16,7 +19,7 @@ from reelnest.engines.engine import Engine, Manifest, base_folder, name_of, show
 from reelnest.errors import QueryError
 from reelnest.records.formats import Video, video_files
 from reelnest.search.batching import Batched
-from reelnest.search.filters import parse_filter
+from reelnest.search.filters import Filter, parse_filter
 from reelnest.search.query_text import check_count, check_query_text
 from reelnest.serving.examples import example_searches
 from reelnest.settings import Precision
@@ -80,10 +83,6 @@ class OpenModel:
         self._encoder.close()
         self._model.close()
 
-    def words(self, text: str) -> NDArray[np.float32]:
-        """The vector of a query text, (width,)."""
-        return self.encode([Entry("query", text, None)])[0]
-
     def video(self, file: Path) -> NDArray[np.float32]:
         """The vector of a query video, (width,). Raises VideoError if it cannot be read."""
         return self.encode([Entry("query", "", self.frames(file))])[0]
@@ -99,6 +98,15 @@ class OpenModel:
     def submit(self, entries: Sequence[Entry]) -> list[Future[NDArray[np.float32]]]:
         """The vectors of entries, (width,) each, later."""
         return [self._encoder.submit(entry) for entry in entries]
+
+
+class _Search(NamedTuple):
+    """A search whose values were checked before anything is encoded."""
+
+    k: int
+    dim: int
+    shortlist: int | None
+    condition: Filter | None
 
 
 class Searcher:
@@ -132,10 +140,19 @@ class Searcher:
 
         Raises QueryError for a text, a dim, a `k` or a filter that cannot be used.
         """
-        self.check_text(text)
-        # Python's texts may contain a lone surrogate, which tokenizers do not accept.
-        text = text.encode("utf-8", "replace").decode("utf-8")
-        return self._search(lambda: self.model.words(text), k, dim, funnel, where)
+        search, entry = self._checked(k, dim, funnel, where), self._entry(text)
+        started = time.perf_counter()
+        vector = self.model.encode([entry])[0]
+        return self._results(search, vector, started, time.perf_counter())
+
+    async def words_async(
+        self, text: str, k: int, *, dim: int | None = None, funnel: bool = False, where: str | None = None
+    ) -> SearchResults:
+        """`words` in an event loop. No thread waits for the encoder, so that texts that arrive together are encoded together."""
+        search, entry = self._checked(k, dim, funnel, where), self._entry(text)
+        started = time.perf_counter()
+        (vector,) = await asyncio.gather(*map(asyncio.wrap_future, self.model.submit([entry])))
+        return await run_in_threadpool(self._results, search, vector, started, time.perf_counter())
 
     def check_text(self, text: str) -> None:
         """Raises QueryError for a text that cannot be searched for."""
@@ -143,25 +160,33 @@ class Searcher:
 
     def video(self, file: Path, k: int, *, dim: int | None = None, funnel: bool = False, where: str | None = None) -> SearchResults:
         """The best `k` videos for a video file, like `words`. Raises VideoError if it cannot be read."""
-        return self._search(lambda: self.model.video(file), k, dim, funnel, where)
+        search = self._checked(k, dim, funnel, where)
+        started = time.perf_counter()
+        vector = self.model.video(file)
+        return self._results(search, vector, started, time.perf_counter())
 
     def files(self, id: str) -> list[Path]:
         """The files of a hit in the data folder. Raises QueryError for an unknown id, VideoError for a missing file."""
         return video_files(self._engine.get([id])[0], self._data)
 
-    def _search(self, encode: Callable[[], NDArray[np.float32]], k: int, dim: int | None, funnel: bool, where: str | None) -> SearchResults:
+    def _entry(self, text: str) -> Entry:
+        self.check_text(text)
+        # Python's texts may contain a lone surrogate, which tokenizers do not accept.
+        return Entry("query", text.encode("utf-8", "replace").decode("utf-8"), None)
+
+    def _checked(self, k: int, dim: int | None, funnel: bool, where: str | None) -> _Search:
         check_count(k)
         condition = None if where is None or not where.strip() else parse_filter(where, self.manifest.tags)
         if funnel and dim is None:
             dim = self.manifest.dims[0]
-        dim = self.manifest.check_dim(dim)  # before anything is encoded
+        dim = self.manifest.check_dim(dim)
         if funnel and self.manifest.has_signs:
             raise QueryError("This index stores signs, whose search always makes a shortlist. Search without a funnel.")
-        shortlist = self.shortlist if funnel or self.manifest.has_signs else None
-        started = time.perf_counter()
-        vector = encode()[: self.manifest.width]
-        encoded = time.perf_counter()
-        ranked = self._engine.search(vector, k, dim=dim, shortlist=shortlist, condition=condition)
+        return _Search(k, dim, self.shortlist if funnel or self.manifest.has_signs else None, condition)
+
+    def _results(self, search: _Search, vector: NDArray[np.float32], started: float, encoded: float) -> SearchResults:
+        k, dim, shortlist, condition = search
+        ranked = self._engine.search(vector[: self.manifest.width], k, dim=dim, shortlist=shortlist, condition=condition)
         searched = time.perf_counter()
         videos = self._engine.get(ranked.ids)
         hits = [_hit(rank, video, score) for rank, (video, score) in enumerate(zip(videos, ranked.scores, strict=True), start=1)]

@@ -24,6 +24,7 @@ from reelnest.commands.search_inputs import Address, listen
 from reelnest.serving.connections import Connection
 from reelnest.serving.load_limit import LoadLimit
 from reelnest.serving.searcher import SHOWN_CHARACTERS, OpenModel
+from reelnest.store.entries import Entry
 from tests.integration.serving.served_corpus import Served, read_videos, write_videos
 
 FILES = 256
@@ -164,7 +165,7 @@ def test_a_query_s_vector_does_not_depend_on_the_queries_beside_it(served: Serve
     shared = OpenModel(model, "hash", "no")
     texts = [f"a red ring {'and more ' * (number % 5)}" for number in range(count)]
     with ThreadPoolExecutor(count) as pool:
-        vectors = list(pool.map(shared.words, texts))
+        vectors = list(pool.map(lambda text: shared.encode([Entry("query", text, None)])[0], texts))
     np.testing.assert_allclose(np.stack(vectors), model.encode_texts(texts), atol=1e-6)
     shared.close()
 

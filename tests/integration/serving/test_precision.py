@@ -55,7 +55,7 @@ def test_evaluation_index_and_search_have_the_same_vectors_to_the_last_bit(train
     # A search follows the index, whatever the settings are by now.
     exact = Params(evaluate=Evaluate(precision="no"))
     [searcher] = open_searchers(served.workspace, exact, [str(served.root / "one")])
-    query = searcher.model.words("a red circle")
+    query = searcher.model.encode([Entry("query", "a red circle", None)])[0]
     assert query.tobytes() == model.encode_texts(["a red circle"])[0].tobytes()
     searcher.model.close()
 
