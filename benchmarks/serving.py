@@ -157,7 +157,7 @@ def _serve(clients: int) -> Callable[[], Figures]:
                 before = _memory(server.pid)
                 latencies, errors = _load(port, clients, seconds)
                 after = _memory(server.pid)
-                stop = subprocess.Popen(["/bin/sh", "-c", f"sleep 1; kill -TERM {server.pid}"])
+                stop = subprocess.Popen(["/bin/sh", "-c", f"sleep 3; kill -TERM {server.pid}"])
                 _, at_stop = _load(port, clients, 10)
                 stop.wait()
                 status = server.wait(30)

@@ -3,10 +3,11 @@
 import importlib
 import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -180,6 +181,16 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Closes connections and files."""
+
+
+@runtime_checkable
+class Submits(Protocol):
+    """An engine in this process that searches in a thread of its own, so that no other one needs to wait."""
+
+    def submit(
+        self, query: NDArray[np.float32], k: int, *, dim: int, shortlist: int | None = None, condition: Filter | None = None
+    ) -> Future[Hits]:
+        """`Engine.search`, later. Its `get` does not wait for a disk or a server either."""
 
 
 ENGINES: Implementations[Callable[[str], Engine]] = Implementations("search engine", "reelnest.engines")

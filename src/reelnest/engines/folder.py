@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -80,6 +81,14 @@ class _Form(NamedTuple):
     shortlist: int | None
     condition: Filter | None
 
+    @property
+    def approximate(self) -> tuple[FolderGraph, ByCosine] | None:
+        """The graph that makes the shortlist and the vectors that rerank it, unless the search is exact."""
+        manifest, vectors, graph = self.opened.manifest, self.opened.vectors, self.opened.graph
+        if graph is None or self.shortlist is None or self.condition is not None or self.dim != manifest.graph_dim:
+            return None
+        return None if isinstance(vectors, BySigns) else (graph, vectors)
+
 
 class _Search(NamedTuple):
     vector: NDArray[np.float32]
@@ -87,15 +96,29 @@ class _Search(NamedTuple):
 
 
 def _search(searches: Sequence[_Search]) -> list[Hits]:
-    """The hits of searches without the graph."""
     hits: dict[int, Hits] = {}
     for form in dict.fromkeys(search.form for search in searches):
         numbers = [number for number, search in enumerate(searches) if search.form == form]
-        queries = torch.from_numpy(np.stack([searches[number].vector for number in numbers]))
-        opened, k, dim, shortlist, condition = form
-        selected = None if condition is None else torch.from_numpy(opened.filter.rows(condition))
-        hits |= zip(numbers, opened.hits(*opened.vectors.search(queries, k, dim, shortlist, selected)), strict=True)
+        vectors = [searches[number].vector for number in numbers]
+        if (approximate := form.approximate) is None:
+            results = _search_exactly(np.stack(vectors), form)
+        else:
+            results = [_search_graph(vector, form, *approximate) for vector in vectors]
+        hits |= zip(numbers, results, strict=True)
     return [hits[number] for number in range(len(searches))]
+
+
+def _search_exactly(vectors: NDArray[np.float32], form: _Form) -> list[Hits]:
+    opened, k, dim, shortlist, condition = form
+    selected = None if condition is None else torch.from_numpy(opened.filter.rows(condition))
+    return opened.hits(*opened.vectors.search(torch.from_numpy(vectors), k, dim, shortlist, selected))
+
+
+def _search_graph(vector: NDArray[np.float32], form: _Form, graph: FolderGraph, vectors: ByCosine) -> Hits:
+    opened, k, dim, shortlist, _ = form
+    rows = torch.from_numpy(graph.rows(vector[:dim], max(shortlist or 0, k)))
+    ranking = vectors.rescore(torch.from_numpy(vector)[None], rows[None], k)
+    return opened.hits(ranking, (dim, opened.manifest.width))[0]
 
 
 @ENGINES.register("folder")
@@ -157,15 +180,18 @@ class FolderEngine:
     def search(
         self, query: NDArray[np.float32], k: int, *, dim: int, shortlist: int | None = None, condition: Filter | None = None
     ) -> Hits:
-        """See `Engine.search`. With a filter, the shortlist is exact too. Concurrent searches share a pass over the vectors."""
-        opened = self._opened
+        """See `Engine.search`. With a filter, the shortlist is exact too."""
+        form = _Form(self._opened, k, dim, shortlist, condition)
+        if (approximate := form.approximate) is not None:
+            return _search_graph(query.reshape(-1).astype(np.float32), form, *approximate)
+        return self.submit(query, k, dim=dim, shortlist=shortlist, condition=condition).result()
+
+    def submit(
+        self, query: NDArray[np.float32], k: int, *, dim: int, shortlist: int | None = None, condition: Filter | None = None
+    ) -> Future[Hits]:
+        """See `Submits.submit`. Concurrent searches share a pass over the vectors."""
         vector = query.reshape(-1).astype(np.float32)
-        graph, vectors = opened.graph, opened.vectors
-        if graph is None or shortlist is None or dim != opened.manifest.graph_dim or condition is not None or isinstance(vectors, BySigns):
-            return self._searches.submit(_Search(vector, _Form(opened, k, dim, shortlist, condition))).result()
-        rows = torch.from_numpy(graph.rows(vector[:dim], max(shortlist, k)))
-        ranking = vectors.rescore(torch.from_numpy(vector)[None], rows[None], k)
-        return opened.hits(ranking, (dim, opened.manifest.width))[0]
+        return self._searches.submit(_Search(vector, _Form(self._opened, k, dim, shortlist, condition)))
 
     def get(self, ids: Sequence[str]) -> list[Video]:
         """See `Engine.get`."""

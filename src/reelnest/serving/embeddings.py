@@ -8,7 +8,6 @@ OpenAI's API lacks, is `query` or `document` and selects the model's instruction
 import asyncio
 import base64
 import binascii
-import io
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -22,7 +21,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
 from reelnest.errors import QueryError, VideoError
-from reelnest.serving.bodies.uploads import receive
+from reelnest.serving.bodies.uploads import receive_bytes
 from reelnest.serving.searcher import OpenModel, Searcher
 from reelnest.store.entries import Entry, Role
 from reelnest.video.frames import Frames
@@ -82,10 +81,9 @@ def add_embeddings(app: FastAPI, searchers: Mapping[str, Searcher], megabytes: f
     )
     async def embeddings(request: Request) -> JSONResponse:
         """Returns vectors of unit length of texts and videos, in the form of OpenAI's API."""
-        received = io.BytesIO()
-        await receive(request, received, megabytes * BASE64_GROWTH)
+        received = await receive_bytes(request, megabytes * BASE64_GROWTH)
         try:
-            body = EmbeddingsRequest.model_validate_json(received.getvalue())
+            body = EmbeddingsRequest.model_validate_json(received)
         except ValidationError as error:
             raise RequestValidationError([{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors(include_url=False)]) from None
         name = next(iter(searchers)) if body.model is None else body.model

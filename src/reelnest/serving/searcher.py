@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 
 from reelnest.encoder.saved import SavedModel
 from reelnest.encoder.video_reading import VideoSource
-from reelnest.engines.engine import Engine, Manifest, base_folder, name_of, shown
+from reelnest.engines.engine import Engine, Hits, Manifest, Submits, base_folder, name_of, shown
 from reelnest.errors import QueryError
 from reelnest.records.formats import Video, video_files
 from reelnest.search.batching import Batched
@@ -151,8 +151,12 @@ class Searcher:
         """`words` in an event loop. No thread waits for the encoder, so that texts that arrive together are encoded together."""
         search, entry = self._checked(k, dim, funnel, where), self._entry(text)
         started = time.perf_counter()
-        (vector,) = await asyncio.gather(*map(asyncio.wrap_future, self.model.submit([entry])))
-        return await run_in_threadpool(self._results, search, vector, started, time.perf_counter())
+        (vector,) = [await asyncio.wrap_future(future) for future in self.model.submit([entry])]
+        encoded = time.perf_counter()
+        if not isinstance(self._engine, Submits):
+            return await run_in_threadpool(self._results, search, vector, started, encoded)
+        ranked = await asyncio.wrap_future(self._engine.submit(vector[: self.manifest.width], **search._asdict()))
+        return self._as_results(ranked, started, encoded)
 
     def check_text(self, text: str) -> None:
         """Raises QueryError for a text that cannot be searched for."""
@@ -185,8 +189,9 @@ class Searcher:
         return _Search(k, dim, self.shortlist if funnel or self.manifest.has_signs else None, condition)
 
     def _results(self, search: _Search, vector: NDArray[np.float32], started: float, encoded: float) -> SearchResults:
-        k, dim, shortlist, condition = search
-        ranked = self._engine.search(vector[: self.manifest.width], k, dim=dim, shortlist=shortlist, condition=condition)
+        return self._as_results(self._engine.search(vector[: self.manifest.width], **search._asdict()), started, encoded)
+
+    def _as_results(self, ranked: Hits, started: float, encoded: float) -> SearchResults:
         searched = time.perf_counter()
         videos = self._engine.get(ranked.ids)
         hits = [_hit(rank, video, score) for rank, (video, score) in enumerate(zip(videos, ranked.scores, strict=True), start=1)]
