@@ -3,7 +3,6 @@
 import importlib
 import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -184,13 +183,13 @@ class Engine(Protocol):
 
 
 @runtime_checkable
-class Submits(Protocol):
-    """An engine in this process that searches in a thread of its own, so that no other one needs to wait."""
+class SearchesAsync(Protocol):
+    """An engine that searches in a thread of its own, and whose `get` waits for no server, so that no thread has to wait for it."""
 
-    def submit(
+    async def search_async(
         self, query: NDArray[np.float32], k: int, *, dim: int, shortlist: int | None = None, condition: Filter | None = None
-    ) -> Future[Hits]:
-        """`Engine.search`, later. Its `get` does not wait for a disk or a server either."""
+    ) -> Hits:
+        """`Engine.search` in an event loop."""
 
 
 ENGINES: Implementations[Callable[[str], Engine]] = Implementations("search engine", "reelnest.engines")

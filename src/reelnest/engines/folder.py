@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -184,14 +183,14 @@ class FolderEngine:
         form = _Form(self._opened, k, dim, shortlist, condition)
         if (approximate := form.approximate) is not None:
             return _search_graph(query.reshape(-1).astype(np.float32), form, *approximate)
-        return self.submit(query, k, dim=dim, shortlist=shortlist, condition=condition).result()
+        return self._searches.submit(_Search(query.reshape(-1).astype(np.float32), form)).result()
 
-    def submit(
+    async def search_async(
         self, query: NDArray[np.float32], k: int, *, dim: int, shortlist: int | None = None, condition: Filter | None = None
-    ) -> Future[Hits]:
-        """See `Submits.submit`. Concurrent searches share a pass over the vectors."""
-        vector = query.reshape(-1).astype(np.float32)
-        return self._searches.submit(_Search(vector, _Form(self._opened, k, dim, shortlist, condition)))
+    ) -> Hits:
+        """See `SearchesAsync.search_async`. Concurrent searches share a pass over the vectors."""
+        form = _Form(self._opened, k, dim, shortlist, condition)
+        return await self._searches.result(_Search(query.reshape(-1).astype(np.float32), form))
 
     def get(self, ids: Sequence[str]) -> list[Video]:
         """See `Engine.get`."""

@@ -1,8 +1,11 @@
 """Computes what concurrent requests need in batches."""
 
+import asyncio
+import contextlib
 import queue
 import threading
 import weakref
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Generic, TypeAlias, TypeVar
@@ -12,7 +15,8 @@ Result = TypeVar("Result")
 
 LARGEST_BATCH = 64
 
-_Waiting: TypeAlias = queue.SimpleQueue[tuple[Item, Future[Result]] | None]
+_Promise: TypeAlias = Future[Result] | asyncio.Future[Result]
+_Waiting: TypeAlias = queue.SimpleQueue[tuple[Item, _Promise[Result]] | None]
 
 
 class Batched(Generic[Item, Result]):
@@ -31,11 +35,14 @@ class Batched(Generic[Item, Result]):
     def submit(self, item: Item) -> Future[Result]:
         """The item's result, later, or what the function raises for this item alone. It can be cancelled while it waits."""
         result = Future[Result]()
-        with self._starting:
-            if self._thread is None or not self._thread.is_alive():  # not alive in a process that was forked
-                self._start()
-            self._waiting.put((item, result))
+        self._put(item, result)
         return result
+
+    async def result(self, item: Item) -> Result:
+        """The same in an event loop. All results of a batch come to the loop at once, because each message wakes it."""
+        result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._put(item, result)
+        return await result
 
     def close(self) -> None:
         """Ends the thread, after what waits. Another item would start it again."""
@@ -43,6 +50,12 @@ class Batched(Generic[Item, Result]):
             if self._thread is not None and self._thread.is_alive():
                 self._end()
                 self._thread.join()
+
+    def _put(self, item: Item, result: _Promise[Result]) -> None:
+        with self._starting:
+            if self._thread is None or not self._thread.is_alive():  # not alive in a process that was forked
+                self._start()
+            self._waiting.put((item, result))
 
     def _start(self) -> None:
         self._waiting: _Waiting[Item, Result] = queue.SimpleQueue()
@@ -61,21 +74,45 @@ def _run(waiting: _Waiting[Item, Result], compute: Callable[[Sequence[Item]], Se
                 waiting.put(None)  # ends the loop after this batch
                 break
             batch.append(following)
-        _resolve([(item, result) for item, result in batch if result.set_running_or_notify_cancel()], compute)
+        _resolve([(item, result) for item, result in batch if _begins(result)], compute)
         del first, batch  # nothing is kept while the queue is empty
 
 
-def _resolve(batch: Sequence[tuple[Item, Future[Result]]], compute: Callable[[Sequence[Item]], Sequence[Result]]) -> None:
+def _begins(result: _Promise[Result]) -> bool:
+    """Whether it was not cancelled. One of a thread cannot be cancelled from now on."""
+    return result.set_running_or_notify_cancel() if isinstance(result, Future) else not result.cancelled()
+
+
+def _resolve(batch: Sequence[tuple[Item, _Promise[Result]]], compute: Callable[[Sequence[Item]], Sequence[Result]]) -> None:
     if not batch:
         return
     try:
-        results = compute([item for item, _ in batch])
-    except Exception as error:  # noqa: BLE001 (the future raises it)
-        if len(batch) == 1:
-            batch[0][1].set_exception(error)
+        outcomes: Sequence[Result | Exception] = compute([item for item, _ in batch])
+    except Exception as error:  # noqa: BLE001 (the caller raises it)
+        if len(batch) > 1:
+            for waited in batch:  # one item's fault is not the others'
+                _resolve([waited], compute)
             return
-        for waited in batch:  # one item's fault is not the others'
-            _resolve([waited], compute)
-        return
-    for (_, future), result in zip(batch, results, strict=True):
-        future.set_result(result)
+        outcomes = [error]
+    loops = defaultdict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Result], Result | Exception]]](list)
+    for (_, result), outcome in zip(batch, outcomes, strict=True):
+        if isinstance(result, asyncio.Future):
+            loops[result.get_loop()].append((result, outcome))
+        else:
+            _set(result, outcome)
+    for loop, outcomes_of_loop in loops.items():
+        with contextlib.suppress(RuntimeError):  # the loop was closed
+            loop.call_soon_threadsafe(_set_all, outcomes_of_loop)
+
+
+def _set_all(outcomes: Sequence[tuple[asyncio.Future[Result], Result | Exception]]) -> None:
+    for result, outcome in outcomes:
+        if not result.cancelled():
+            _set(result, outcome)
+
+
+def _set(result: _Promise[Result], outcome: Result | Exception) -> None:
+    if isinstance(outcome, Exception):
+        result.set_exception(outcome)
+    else:
+        result.set_result(outcome)

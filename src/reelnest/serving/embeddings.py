@@ -5,10 +5,9 @@ An item of `input` is a text, or a list of content parts as chat messages have t
 OpenAI's API lacks, is `query` or `document` and selects the model's instruction; by default a text is a query and a video a document.
 """
 
-import asyncio
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -93,7 +92,7 @@ def add_embeddings(app: FastAPI, searchers: Mapping[str, Searcher], megabytes: f
         dim = searchers[name].manifest.check_dim(body.dimensions)
         read = partial(_entries, searchers[name], inputs, body.input_type)
         entries = read() if all(isinstance(given, str) for given in inputs) else await run_in_threadpool(read)  # it may decode videos
-        vectors = _shortened(await asyncio.gather(*map(asyncio.wrap_future, searchers[name].model.submit(entries))), dim)
+        vectors = _shortened(await searchers[name].model.encode_async(entries), dim)
         data = [{"object": "embedding", "index": index, "embedding": _written(vector, body)} for index, vector in enumerate(vectors)]
         content = {"object": "list", "data": data, "model": name, "usage": {"prompt_tokens": 0, "total_tokens": 0}}
         return JSONResponse(content)  # FastAPI would look at each number of a dict first
@@ -112,9 +111,9 @@ def _entries(searcher: Searcher, inputs: list[Input], input_type: str | None) ->
     return entries
 
 
-def _shortened(vectors: Sequence[NDArray[np.float32]], dim: int) -> NDArray[np.float32]:
+def _shortened(vectors: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
     """The first `dim` numbers of vectors at unit length, (vectors, dim)."""
-    prefixes = np.stack(vectors)[:, :dim]
+    prefixes = vectors[:, :dim]
     shortened: NDArray[np.float32] = prefixes / np.linalg.norm(prefixes, axis=1, keepdims=True)
     return shortened
 

@@ -4,7 +4,6 @@ import asyncio
 import os
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 from reelnest.encoder.saved import SavedModel
 from reelnest.encoder.video_reading import VideoSource
-from reelnest.engines.engine import Engine, Hits, Manifest, Submits, base_folder, name_of, shown
+from reelnest.engines.engine import Engine, Hits, Manifest, SearchesAsync, base_folder, name_of, shown
 from reelnest.errors import QueryError
 from reelnest.records.formats import Video, video_files
 from reelnest.search.batching import Batched
@@ -93,11 +92,11 @@ class OpenModel:
 
     def encode(self, entries: Sequence[Entry]) -> NDArray[np.float32]:
         """The vectors of entries, (entries, width). Raises what the model raises for the first of them that it cannot encode."""
-        return np.stack([vector.result() for vector in self.submit(entries)])
+        return np.stack([vector.result() for vector in [self._encoder.submit(entry) for entry in entries]])
 
-    def submit(self, entries: Sequence[Entry]) -> list[Future[NDArray[np.float32]]]:
-        """The vectors of entries, (width,) each, later."""
-        return [self._encoder.submit(entry) for entry in entries]
+    async def encode_async(self, entries: Sequence[Entry]) -> NDArray[np.float32]:
+        """`encode` in an event loop."""
+        return np.stack(await asyncio.gather(*map(self._encoder.result, entries)))
 
 
 class _Search(NamedTuple):
@@ -151,11 +150,11 @@ class Searcher:
         """`words` in an event loop. No thread waits for the encoder, so that texts that arrive together are encoded together."""
         search, entry = self._checked(k, dim, funnel, where), self._entry(text)
         started = time.perf_counter()
-        (vector,) = [await asyncio.wrap_future(future) for future in self.model.submit([entry])]
+        (vector,) = await self.model.encode_async([entry])
         encoded = time.perf_counter()
-        if not isinstance(self._engine, Submits):
+        if not isinstance(self._engine, SearchesAsync):
             return await run_in_threadpool(self._results, search, vector, started, encoded)
-        ranked = await asyncio.wrap_future(self._engine.submit(vector[: self.manifest.width], **search._asdict()))
+        ranked = await self._engine.search_async(vector[: self.manifest.width], **search._asdict())
         return self._as_results(ranked, started, encoded)
 
     def check_text(self, text: str) -> None:

@@ -1,15 +1,18 @@
 """What every engine promises about its results, with ties: exact or a recall, at every dim and storage type, behind every filter."""
 
+import asyncio
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from reelnest.engines.engine import Engine, Item, open_engine, write_version
+from reelnest.engines.engine import Engine, Hits, Item, open_engine, write_version
+from reelnest.engines.folder import FolderEngine
 from reelnest.records.formats import Video
 from reelnest.search.filters import parse_filter
 from tests.integration.engines.test_versions import manifest
@@ -90,6 +93,23 @@ def test_a_graph_and_a_shortlist_find_nearly_what_an_exact_search_finds(engine: 
         for query in queries
     ]
     assert np.mean(shares) >= 0.95
+
+
+def test_searches_of_an_event_loop_find_the_same(tmp_path: Path) -> None:
+    engine = FolderEngine(str(tmp_path / "index"))
+    vectors, queries = corpus(2_000)
+    write(engine, vectors, graph_dim=DIMS[0])
+    part = parse_filter(SELECTED[10], ["part"])
+    forms: list[dict[str, Any]] = [{"dim": DIMS[-1]}, {"dim": DIMS[0], "shortlist": 200}, {"dim": DIMS[-1], "condition": part}]
+    searches = [(query, form) for query in queries[:30] for form in forms]
+
+    async def run() -> list[Hits]:
+        return await asyncio.gather(*(engine.search_async(query, 10, **form) for query, form in searches))
+
+    for (query, form), hits in zip(searches, asyncio.run(run()), strict=True):
+        alone = engine.search(query, 10, **form)
+        assert (hits.ids, hits.dims) == (alone.ids, alone.dims)
+        assert hits.scores == pytest.approx(alone.scores, abs=1e-6)
 
 
 @COUNTS

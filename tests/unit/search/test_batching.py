@@ -1,11 +1,13 @@
 """Items of concurrent threads are computed together."""
 
+import asyncio
 import gc
 import os
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -62,6 +64,50 @@ def test_a_cancelled_item_is_not_computed() -> None:
     batched.submit(8).cancel()
     batched.close()
     assert halves.batches[:2] == [1, 1]
+
+
+def test_an_event_loop_is_woken_once_for_the_results_of_a_batch() -> None:
+    halves = Halves()
+    batched = Batched(halves, "halves")
+
+    async def run() -> list[int | BaseException]:
+        loop = asyncio.get_running_loop()
+        woken, wake = [], loop.call_soon_threadsafe
+
+        def noted(*arguments: Any, **options: Any) -> asyncio.Handle:
+            woken.append(arguments)
+            return wake(*arguments, **options)
+
+        loop.call_soon_threadsafe = noted  # type: ignore[method-assign]
+        first = asyncio.create_task(batched.result(0))
+        while not halves.batches:
+            await asyncio.sleep(0.001)
+        waiting = [asyncio.create_task(batched.result(number)) for number in range(2, 40, 2)]
+        await asyncio.sleep(0)
+        waiting[-1].cancel()
+        results = await asyncio.gather(first, *waiting, return_exceptions=True)
+        assert len(woken) == len(halves.batches) == 2
+        with pytest.raises(ValueError, match="odd"):
+            await batched.result(1)
+        return results
+
+    *results, last = asyncio.run(run())
+    assert results == list(range(19))
+    assert isinstance(last, asyncio.CancelledError)
+    assert halves.batches[:2] == [1, 18]
+    batched.close()
+
+
+def test_a_result_for_a_loop_that_is_closed_stops_nothing() -> None:
+    batched = Batched(Halves(), "halves")
+
+    async def give_up() -> None:
+        asyncio.get_running_loop().create_task(batched.result(2))
+        await asyncio.sleep(0.005)
+
+    asyncio.run(give_up())
+    assert batched.submit(4).result(60) == 2
+    batched.close()
 
 
 def test_its_thread_ends_with_it() -> None:
