@@ -17,11 +17,12 @@ from reelnest.atomic_files import flush_folder, replace_folder, write_json
 from reelnest.engines.engine import ENGINES, Hits, Item, Manifest, Vector, bytes_below
 from reelnest.engines.folder_files import (
     MANIFEST_FILE,
+    SEARCHED_SCHEMA,
     SKIPPED_FILE,
     TABLE_FILE,
-    VIDEOS_SCHEMA,
     FolderGraph,
     graph_label,
+    read_keys,
     read_manifest,
     read_table,
     videos_of,
@@ -54,6 +55,8 @@ class _Opened:
     manifest: Manifest
     vectors: ByCosine | BySigns
     table: pa.Table
+    file: pq.ParquetFile
+    """What the table was read from, open, because the folder may be replaced."""
     graph: FolderGraph | None
 
     @cached_property
@@ -204,7 +207,7 @@ class FolderEngine:
         if not isinstance(vectors, ByCosine) or not isinstance(vectors.corpus, torch.Tensor):
             return {}  # codes and signs do not give the vectors back
         floats = vectors.corpus.numpy()
-        return {key: floats[row] for row, key in enumerate(self._opened.table["key"].to_pylist()) if key in selected}
+        return {key: floats[row] for row, key in enumerate(read_keys(self._opened.file)) if key in selected}
 
     def disk_bytes(self) -> int:
         """See `Engine.disk_bytes`."""
@@ -232,14 +235,15 @@ class FolderEngine:
         rebuild = "Run `reelnest index` to rebuild it."
         try:
             vectors = open_vectors(self.folder, manifest.storage, manifest.width)
-            table = read_table(self.folder)
+            file = pq.ParquetFile(self.folder / TABLE_FILE)
+            table = read_table(file)
             graph = None
             if manifest.graph_dim is not None:
                 graph = FolderGraph(self.folder, manifest.videos)
         except (OSError, EOFError, ValueError, RuntimeError, pa.ArrowException) as error:
             raise DataError(f"{self.folder}: the index is incomplete or damaged ({error}). {rebuild}") from None
         expected = shapes(manifest.storage, manifest.videos, manifest.width)
-        if vectors.shapes != expected or len(table) != manifest.videos or not table.schema.equals(VIDEOS_SCHEMA):
+        if vectors.shapes != expected or len(table) != manifest.videos or not table.schema.equals(SEARCHED_SCHEMA):
             shown = f"vectors are {vectors.shapes}, the manifest expects {expected}"
             raise DataError(f"{self.folder}: its files do not match ({shown}). {rebuild}")
-        return _Opened(manifest, vectors, table, graph)
+        return _Opened(manifest, vectors, table, file, graph)

@@ -32,10 +32,11 @@ GRAPH_ROWS = 50_000
 LEAST_SHARE = 0.5
 """Of the videos that an earlier graph must have to be changed. With fewer, building takes as long and its results are a little better."""
 NAMED_TEXTS = pa.large_list(pa.struct([("name", pa.string()), ("text", pa.large_string())]))
+KEY = "key"
 VIDEOS_SCHEMA = pa.schema(
     [
         ("video_id", pa.large_string()),
-        ("key", pa.string()),
+        (KEY, pa.string()),
         ("path", pa.large_string()),
         ("images", pa.large_list(pa.large_string())),
         ("fields", NAMED_TEXTS),
@@ -45,6 +46,7 @@ VIDEOS_SCHEMA = pa.schema(
         ("end_seconds", pa.float64()),
     ]
 )
+SEARCHED_SCHEMA = VIDEOS_SCHEMA.remove(VIDEOS_SCHEMA.get_field_index(KEY))
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -63,7 +65,7 @@ def videos_table(videos: Sequence[Video], keys: Sequence[str]) -> pa.Table:
     """The rows of `videos.parquet`."""
     columns: dict[str, list[Any]] = {
         "video_id": [video.video_id for video in videos],
-        "key": list(keys),
+        KEY: list(keys),
         "path": [video.path for video in videos],
         "images": [list(video.images) for video in videos],
         "fields": [_named(video.fields) for video in videos],
@@ -75,14 +77,26 @@ def videos_table(videos: Sequence[Video], keys: Sequence[str]) -> pa.Table:
     return pa.table(columns, schema=VIDEOS_SCHEMA)
 
 
-def read_table(folder: Path) -> pa.Table:
-    """Reads `videos.parquet`. Raises OSError and ArrowException for a damaged file."""
-    table = pq.read_table(folder / TABLE_FILE).combine_chunks()
-    if "tags" not in table.column_names:  # format 1
-        at = VIDEOS_SCHEMA.get_field_index("tags")
-        table = table.add_column(at, VIDEOS_SCHEMA.field("tags"), pa.array([[]] * len(table), NAMED_TEXTS))
+def read_table(file: pq.ParquetFile) -> pa.Table:
+    """`videos.parquet` without the keys: they are half of a large index's table, and no search needs them.
+
+    Raises ArrowException for a damaged file, ValueError for one without keys.
+    """
+    names = file.schema_arrow.names
+    if KEY not in names:
+        raise ValueError(f"{TABLE_FILE} has no column {KEY}")
+    table = file.read([name for name in names if name != KEY]).combine_chunks()
+    if "tags" not in names:  # format 1
+        at = SEARCHED_SCHEMA.get_field_index("tags")
+        table = table.add_column(at, SEARCHED_SCHEMA.field("tags"), pa.array([[]] * len(table), NAMED_TEXTS))
     pa.default_memory_pool().release_unused()  # of the reading, which takes three times the table's memory
     return table
+
+
+def read_keys(file: pq.ParquetFile) -> list[str]:
+    """The keys of `videos.parquet`, by row. Raises ArrowException."""
+    keys: list[str] = file.read([KEY])[KEY].to_pylist()
+    return keys
 
 
 def videos_of(table: pa.Table, rows: Sequence[int]) -> list[Video]:

@@ -72,6 +72,17 @@ def test_a_filter_selects_rows_of_codes_and_signs(tmp_path: Path, storage: str) 
     engine.close()
 
 
+def test_stored_vectors_are_of_the_opened_version_after_another_has_replaced_it(tmp_path: Path) -> None:
+    write(tmp_path / "index", "float32", 36)
+    engine = open_engine(str(tmp_path / "index"))
+    assert engine.manifest.videos == COUNT
+    write(tmp_path / "index", "float32", 36, -FULL[:7])
+    kept = engine.vectors([IDS[3], "unknown"])
+    assert kept.keys() == {IDS[3]}
+    np.testing.assert_array_equal(kept[IDS[3]], FULL[3, :36].numpy())
+    engine.close()
+
+
 def test_an_index_that_lacks_a_file_or_has_a_wrong_one_is_damaged(tmp_path: Path) -> None:
     write(tmp_path / "index", "binary_int8", 36)
     for name in ("vectors.npy", "scales.npy", "signs.npy"):
