@@ -7,6 +7,7 @@ OpenAI's API lacks, is `query` or `document` and selects the model's instruction
 
 import base64
 import binascii
+import io
 from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -20,7 +21,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
 from reelnest.errors import QueryError, VideoError
-from reelnest.serving.bodies.uploads import receive_bytes
+from reelnest.serving.bodies.uploads import receive
 from reelnest.serving.searcher import OpenModel, Searcher
 from reelnest.store.entries import Entry, Role
 from reelnest.video.frames import Frames
@@ -80,9 +81,10 @@ def add_embeddings(app: FastAPI, searchers: Mapping[str, Searcher], megabytes: f
     )
     async def embeddings(request: Request) -> JSONResponse:
         """Returns vectors of unit length of texts and videos, in the form of OpenAI's API."""
-        received = await receive_bytes(request, megabytes * BASE64_GROWTH)
+        received = io.BytesIO()
+        await receive(request, received, megabytes * BASE64_GROWTH)
         try:
-            body = EmbeddingsRequest.model_validate_json(received)
+            body = EmbeddingsRequest.model_validate_json(received.getvalue())
         except ValidationError as error:
             raise RequestValidationError([{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors(include_url=False)]) from None
         name = next(iter(searchers)) if body.model is None else body.model

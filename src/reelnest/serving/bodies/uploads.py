@@ -1,7 +1,7 @@
 """Receives the body of a request, with limits on its size and its time."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import io
 from typing import IO
 
 from fastapi import Request
@@ -14,17 +14,6 @@ UPLOAD_TIMEOUT_SECONDS = 120
 
 async def receive(request: Request, file: IO[bytes], megabytes: float) -> None:
     """Writes the request's body to `file`. Raises HTTPException if it is empty, slow, or as soon as it turns out too large."""
-    async for chunk in _chunks(request, megabytes):
-        await run_in_threadpool(file.write, chunk)
-    file.flush()
-
-
-async def receive_bytes(request: Request, megabytes: float) -> bytes:
-    """The request's body. Raises what `receive` raises."""
-    return b"".join([chunk async for chunk in _chunks(request, megabytes)])
-
-
-async def _chunks(request: Request, megabytes: float) -> AsyncIterator[bytes]:
     most, size = int(megabytes * 1e6), 0
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > most:
@@ -35,8 +24,12 @@ async def _chunks(request: Request, megabytes: float) -> AsyncIterator[bytes]:
                 size += len(chunk)
                 if size > most:
                     raise HTTPException(413, f"The body exceeds the limit of {megabytes:g} MB.")
-                yield chunk
+                if isinstance(file, io.BytesIO):
+                    file.write(chunk)
+                else:
+                    await run_in_threadpool(file.write, chunk)
     except TimeoutError:
         raise HTTPException(408, f"The body did not arrive within {UPLOAD_TIMEOUT_SECONDS} s.") from None
     if not size:
         raise HTTPException(422, "The request has no body.")
+    file.flush()

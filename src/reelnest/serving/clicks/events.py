@@ -1,5 +1,6 @@
 """`POST /api/events`: clicks and thumbs on the results of a logged search."""
 
+import io
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
@@ -7,7 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 
-from reelnest.serving.bodies.uploads import receive_bytes
+from reelnest.serving.bodies.uploads import receive
 from reelnest.serving.clicks.click_log import MOST_LOGGED, ClickLog, Kind
 from reelnest.serving.searcher import SearchResults
 
@@ -49,9 +50,10 @@ def add_events(app: FastAPI, clicks: ClickLog | None) -> None:
         """Logs a click or a thumb on a result: `{"search": …, "rank": 1, "kind": "click"}`; the kind is click, up, down or none."""
         if clicks is None:
             raise HTTPException(404, "This server has no click log. Set serve.click_log in its params.yaml.")
-        received = await receive_bytes(request, LARGEST_EVENT_MEGABYTES)
+        received = io.BytesIO()
+        await receive(request, received, LARGEST_EVENT_MEGABYTES)
         try:
-            event = Event.model_validate_json(received)
+            event = Event.model_validate_json(received.getvalue())
         except ValidationError as error:
             raise RequestValidationError([{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors(include_url=False)]) from None
         clicks.add_mark(event.search, event.rank, event.kind)
