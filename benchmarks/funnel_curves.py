@@ -1,6 +1,6 @@
 """Recall and speed of funnels over a million nested vectors, beside HNSW graphs of usearch and faiss over all their numbers.
 
-Usage: `python -m benchmarks.funnel_curves` makes the vectors and graphs once (about ten minutes), then searches with one core and single
+Usage: `python -m benchmarks.funnel_curves` makes the vectors and graphs once (about twenty minutes), then searches with one core and single
 queries, and writes results/funnel.svg and a table.
 
 The vectors are clustered, and their numbers become smaller from the first to the last, as those of a model with the Matryoshka loss do.
