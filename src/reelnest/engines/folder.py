@@ -83,14 +83,6 @@ class _Form(NamedTuple):
     shortlist: int | None
     condition: Filter | None
 
-    @property
-    def approximate(self) -> tuple[FolderGraph, ByCosine] | None:
-        """The graph that makes the shortlist and the vectors that rerank it, unless the search is exact."""
-        manifest, vectors, graph = self.opened.manifest, self.opened.vectors, self.opened.graph
-        if graph is None or self.shortlist is None or self.condition is not None or self.dim != manifest.graph_dim:
-            return None
-        return None if isinstance(vectors, BySigns) else (graph, vectors)
-
 
 class _Search(NamedTuple):
     vector: NDArray[np.float32]
@@ -101,26 +93,22 @@ def _search(searches: Sequence[_Search]) -> list[Hits]:
     hits: dict[int, Hits] = {}
     for form in dict.fromkeys(search.form for search in searches):
         numbers = [number for number, search in enumerate(searches) if search.form == form]
-        vectors = [searches[number].vector for number in numbers]
-        if (approximate := form.approximate) is None:
-            results = _search_exactly(np.stack(vectors), form)
-        else:
-            results = [_search_graph(vector, form, *approximate) for vector in vectors]
-        hits |= zip(numbers, results, strict=True)
+        hits |= zip(numbers, _search_alike(np.stack([searches[number].vector for number in numbers]), form), strict=True)
     return [hits[number] for number in range(len(searches))]
 
 
-def _search_exactly(vectors: NDArray[np.float32], form: _Form) -> list[Hits]:
+def _search_alike(queries: NDArray[np.float32], form: _Form) -> list[Hits]:
+    """The hits of queries, (queries, width), whose searches have the same form."""
     opened, k, dim, shortlist, condition = form
-    selected = None if condition is None else torch.from_numpy(opened.filter.rows(condition))
-    return opened.hits(*opened.vectors.search(torch.from_numpy(vectors), k, dim, shortlist, selected))
-
-
-def _search_graph(vector: NDArray[np.float32], form: _Form, graph: FolderGraph, vectors: ByCosine) -> Hits:
-    opened, k, dim, shortlist, _ = form
-    rows = torch.from_numpy(graph.rows(vector[:dim], max(shortlist or 0, k)))
-    ranking = vectors.rescore(torch.from_numpy(vector)[None], rows[None], k)
-    return opened.hits(ranking, (dim, opened.manifest.width))[0]
+    graph, vectors, width = opened.graph, opened.vectors, opened.manifest.width
+    if graph is None or shortlist is None or condition is not None or dim != opened.manifest.graph_dim or isinstance(vectors, BySigns):
+        selected = None if condition is None else torch.from_numpy(opened.filter.rows(condition))
+        return opened.hits(*vectors.search(torch.from_numpy(queries), k, dim, shortlist, selected))
+    hits = []
+    for query, rows in zip(queries, graph.rows(queries[:, :dim], max(shortlist, k)), strict=True):
+        ranking = vectors.rescore(torch.from_numpy(query)[None], torch.from_numpy(rows)[None], k)
+        hits += opened.hits(ranking, (dim, width))
+    return hits
 
 
 @ENGINES.register("folder")
@@ -182,18 +170,14 @@ class FolderEngine:
     def search(
         self, query: NDArray[np.float32], k: int, *, dim: int, shortlist: int | None = None, condition: Filter | None = None
     ) -> Hits:
-        """See `Engine.search`. With a filter, the shortlist is exact too."""
-        form = _Form(self._opened, k, dim, shortlist, condition)
-        if (approximate := form.approximate) is not None:
-            return _search_graph(query.reshape(-1).astype(np.float32), form, *approximate)
-        return self._searches.submit(_Search(query.reshape(-1).astype(np.float32), form)).result()
+        """See `Engine.search`. With a filter, the shortlist is exact too. Concurrent searches share a pass over the vectors."""
+        return self._searches.submit(self._prepared(query, k, dim, shortlist, condition)).result()
 
     async def search_async(
         self, query: NDArray[np.float32], k: int, *, dim: int, shortlist: int | None = None, condition: Filter | None = None
     ) -> Hits:
-        """See `SearchesAsync.search_async`. Concurrent searches share a pass over the vectors."""
-        form = _Form(self._opened, k, dim, shortlist, condition)
-        return await self._searches.result(_Search(query.reshape(-1).astype(np.float32), form))
+        """See `SearchesAsync.search_async`."""
+        return await self._searches.result(self._prepared(query, k, dim, shortlist, condition))
 
     def get(self, ids: Sequence[str]) -> list[Video]:
         """See `Engine.get`."""
@@ -217,6 +201,9 @@ class FolderEngine:
         """Closes the files, after the searches that run."""
         self._searches.close()
         self.__dict__.pop("_opened", None)
+
+    def _prepared(self, query: NDArray[np.float32], k: int, dim: int, shortlist: int | None, condition: Filter | None) -> _Search:
+        return _Search(query.reshape(-1).astype(np.float32), _Form(self._opened, k, dim, shortlist, condition))
 
     def _has_similar_graph(self, manifest: Manifest) -> bool:
         """Whether the active version's graph compares the same numbers of the same model."""

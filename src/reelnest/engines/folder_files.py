@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from usearch.index import Index as Graph
+from usearch.index import Matches
 
 from reelnest.engines.engine import Manifest
 from reelnest.engines.stored import manifest_of, video_of
@@ -124,10 +125,11 @@ class FolderGraph:
         self._rows = np.argsort(labels)
         self._labels = labels[self._rows]
 
-    def rows(self, query: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-        """The rows of about the `count` nearest vectors to `query`, (dim,)."""
-        matches = self._graph.search(query, count)
-        return self._rows[np.searchsorted(self._labels, np.asarray(matches.keys))]
+    def rows(self, queries: NDArray[np.float32], count: int) -> list[NDArray[np.int64]]:
+        """The rows of about the `count` nearest vectors to each of `queries`, (queries, dim)."""
+        nearest = self._graph.search(queries, count)
+        matches = [nearest] if isinstance(nearest, Matches) else [nearest[query] for query in range(len(queries))]
+        return [self._rows[np.searchsorted(self._labels, np.asarray(each.keys))] for each in matches]
 
 
 def graph_label(video_id: str, key: str) -> int:

@@ -142,7 +142,7 @@ class Searcher:
         search, entry = self._checked(k, dim, funnel, where), self._entry(text)
         started = time.perf_counter()
         vector = self.model.encode([entry])[0]
-        return self._results(search, vector, started, time.perf_counter())
+        return self._rank(search, vector, started, time.perf_counter())
 
     async def words_async(
         self, text: str, k: int, *, dim: int | None = None, funnel: bool = False, where: str | None = None
@@ -152,10 +152,9 @@ class Searcher:
         started = time.perf_counter()
         (vector,) = await self.model.encode_async([entry])
         encoded = time.perf_counter()
-        if not isinstance(self._engine, SearchesAsync):
-            return await run_in_threadpool(self._results, search, vector, started, encoded)
-        ranked = await self._engine.search_async(vector[: self.manifest.width], **search._asdict())
-        return self._as_results(ranked, started, encoded)
+        if isinstance(self._engine, SearchesAsync):
+            return self._results(await self._engine.search_async(vector[: self.manifest.width], **search._asdict()), started, encoded)
+        return await run_in_threadpool(self._rank, search, vector, started, encoded)
 
     def check_text(self, text: str) -> None:
         """Raises QueryError for a text that cannot be searched for."""
@@ -166,7 +165,7 @@ class Searcher:
         search = self._checked(k, dim, funnel, where)
         started = time.perf_counter()
         vector = self.model.video(file)
-        return self._results(search, vector, started, time.perf_counter())
+        return self._rank(search, vector, started, time.perf_counter())
 
     def files(self, id: str) -> list[Path]:
         """The files of a hit in the data folder. Raises QueryError for an unknown id, VideoError for a missing file."""
@@ -187,10 +186,10 @@ class Searcher:
             raise QueryError("This index stores signs, whose search always makes a shortlist. Search without a funnel.")
         return _Search(k, dim, self.shortlist if funnel or self.manifest.has_signs else None, condition)
 
-    def _results(self, search: _Search, vector: NDArray[np.float32], started: float, encoded: float) -> SearchResults:
-        return self._as_results(self._engine.search(vector[: self.manifest.width], **search._asdict()), started, encoded)
+    def _rank(self, search: _Search, vector: NDArray[np.float32], started: float, encoded: float) -> SearchResults:
+        return self._results(self._engine.search(vector[: self.manifest.width], **search._asdict()), started, encoded)
 
-    def _as_results(self, ranked: Hits, started: float, encoded: float) -> SearchResults:
+    def _results(self, ranked: Hits, started: float, encoded: float) -> SearchResults:
         searched = time.perf_counter()
         videos = self._engine.get(ranked.ids)
         hits = [_hit(rank, video, score) for rank, (video, score) in enumerate(zip(videos, ranked.scores, strict=True), start=1)]

@@ -78,7 +78,7 @@ def test_an_event_loop_is_woken_once_for_the_results_of_a_batch() -> None:
             woken.append(arguments)
             return wake(*arguments, **options)
 
-        loop.call_soon_threadsafe = noted  # type: ignore[method-assign]
+        loop.call_soon_threadsafe = noted  # type: ignore[method-assign]  # it is counted
         first = asyncio.create_task(batched.result(0))
         while not halves.batches:
             await asyncio.sleep(0.001)

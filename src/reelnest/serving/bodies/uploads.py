@@ -24,7 +24,7 @@ async def receive(request: Request, file: IO[bytes], megabytes: float) -> None:
                 size += len(chunk)
                 if size > most:
                     raise HTTPException(413, f"The body exceeds the limit of {megabytes:g} MB.")
-                if isinstance(file, io.BytesIO):
+                if isinstance(file, io.BytesIO):  # memory, which nobody waits for
                     file.write(chunk)
                 else:
                     await run_in_threadpool(file.write, chunk)
