@@ -8,6 +8,7 @@ Recall@10 is the share of the ten nearest by all numbers. An engine has a curve 
 shortlist of a funnel, and how many candidates a graph keeps during a search.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -145,11 +146,10 @@ def draw(curves: dict[str, list[Point]], file: Path) -> None:
 
 
 def main() -> None:
-    """Makes what is missing, measures, prints a table and draws."""
-    import torch
-
-    make()
-    torch.set_num_threads(1)
+    """Makes what is missing, measures in a process whose threads have one core each, prints a table and draws."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        make()
+        os.execve(sys.executable, [sys.executable, "-m", "benchmarks.funnel_curves"], {**os.environ, "OMP_NUM_THREADS": "1"})
     queries, nearest = np.load(FOLDER / "queries.npy"), np.load(FOLDER / "nearest.npy")
     sides: dict[str, Callable[[], Iterator[tuple[int, Search]]]] = {
         f"funnel {PREFIX} → {WIDTH}, folder on disk, float16": funnels,
