@@ -147,9 +147,9 @@ def draw(curves: dict[str, list[Point]], file: Path) -> None:
 
 def main() -> None:
     """Makes what is missing, measures in a process whose threads have one core each, prints a table and draws."""
-    if "OMP_NUM_THREADS" not in os.environ:
+    if sys.argv[1:] != ["measure"]:
         make()
-        os.execve(sys.executable, [sys.executable, "-m", "benchmarks.funnel_curves"], {**os.environ, "OMP_NUM_THREADS": "1"})
+        os.execve(sys.executable, [sys.executable, "-m", "benchmarks.funnel_curves", "measure"], {**os.environ, "OMP_NUM_THREADS": "1"})
     queries, nearest = np.load(FOLDER / "queries.npy"), np.load(FOLDER / "nearest.npy")
     sides: dict[str, Callable[[], Iterator[tuple[int, Search]]]] = {
         f"funnel {PREFIX} → {WIDTH}, folder on disk, float16": funnels,

@@ -126,7 +126,7 @@ class Activity:
         return f"{self.what}: {', '.join(parts)}"
 
 
-class LogHandler(logging.StreamHandler):  # type: ignore[type-arg]
+class LogHandler(logging.StreamHandler):  # type: ignore[type-arg]  # not generic when it runs
     """Writes log lines to standard error, above the bars."""
 
     def emit(self, record: logging.LogRecord) -> None:

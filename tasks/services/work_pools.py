@@ -54,7 +54,7 @@ def job_template(kind: str, checkout: Path) -> dict[str, Any]:
     known: dict[str, str | int] = {
         "checkout": str(checkout),
         "user": f"{owner.st_uid}:{owner.st_gid}",
-        "secrets": os.path.abspath(secrets),  # noqa: PTH100
+        "secrets": os.path.abspath(secrets),  # noqa: PTH100 (links stay as they are)
         "stop_seconds": stop_seconds(checkout),
     }
     for name, value in known.items():

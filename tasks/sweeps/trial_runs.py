@@ -95,7 +95,7 @@ class TrialRuns:
         if state is None or not state.is_final():
             return None
         if state.type != StateType.COMPLETED:
-            return Ended(KINDS[state.type], state.message or state.name or "")  # type: ignore[arg-type]
+            return Ended(KINDS[state.type], state.message or state.name or "")  # type: ignore[arg-type]  # a final state has a type
         saved = self._saved(run)
         if saved is None:
             return Ended("died", "its saved run no longer exists")

@@ -186,7 +186,7 @@ class Services:
         """A text of compose.yaml (or, without `service`, of another file) as it reads on this machine."""
         if service is not None:
             text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text).replace("$$", "$")
-        text = text.replace("/run/secrets/", f"{self.folder / 'secrets'}/").replace("0.0.0.0", "127.0.0.1")  # noqa: S104
+        text = text.replace("/run/secrets/", f"{self.folder / 'secrets'}/").replace("0.0.0.0", "127.0.0.1")  # noqa: S104 (replaced, not bound)
         text = text.replace("/opt/reelnest/mlflow_auth.ini", str(self.folder / "mlflow_auth.ini")).replace("/opt/reelnest", str(DOCKER))
         text = text.replace("/data", str(self.folder / "volumes" / service)) if service in ("redis", "store") else text
         text = text.replace("/backups", str(self.folder / "backups")) if service == "backup" else text

@@ -122,7 +122,7 @@ class Fault:
 
 
 def cancel_by_page(scene: Scene) -> None:
-    scene.api.set_flow_run_state(scene.run.id, Cancelling())  # type: ignore[union-attr]
+    scene.api.set_flow_run_state(scene.run.id, Cancelling())  # type: ignore[union-attr]  # the run has begun
 
 
 def cancel_by_command(scene: Scene) -> None:

@@ -64,7 +64,7 @@ def test_a_run_that_ends_during_its_training_leaves_no_job_and_no_process(
     scene.run = api.read_flow_run(start(api, DEPLOYMENT))
 
     def is_training() -> bool:
-        state = api.read_flow_run(scene.flow_run).state  # type: ignore[arg-type]
+        state = api.read_flow_run(scene.flow_run).state  # type: ignore[arg-type]  # the run has begun
         assert state is not None
         assert not state.is_final(), state
         # A job that resumes has a checkpoint before it trains.

@@ -137,7 +137,7 @@ class Toy:
 
     def prepare(self, model: PreTrainedModel, attention: Attention) -> None:
         if attention == "sdpa":
-            pack_text_attention(model.get_submodule(self.language_module))  # type: ignore[arg-type]
+            pack_text_attention(model.get_submodule(self.language_module))  # type: ignore[arg-type]  # a module of the toy model
 
     def video_width(self, config: PreTrainedConfig) -> int:
         return 2 * int(config.get_text_config().hidden_size)

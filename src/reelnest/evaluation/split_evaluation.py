@@ -71,7 +71,7 @@ class ItemEntries(Sequence[Entry]):
     def __len__(self) -> int:
         return len(self._queries) + len(self._targets)
 
-    def __getitem__(self, at: int) -> Entry:  # type: ignore[override]
+    def __getitem__(self, at: int) -> Entry:  # type: ignore[override]  # a data set by number, as the base class's is not
         return self._prepared.entry(*self._item_and_role(at))
 
     def named(self, at: int) -> str:

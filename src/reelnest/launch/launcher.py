@@ -175,7 +175,7 @@ def _parse(parser: object, options: Sequence[str]) -> Namespace:
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            parsed: Namespace = parser.parse_args(list(options))  # type: ignore[attr-defined]
+            parsed: Namespace = parser.parse_args(list(options))  # type: ignore[attr-defined]  # accelerate's parser has no types
     except SystemExit as error:
         if not error.code:
             raise

@@ -63,7 +63,7 @@ class MlflowTracker:
         """Logs the settings. Call it once, for a new run: MLflow does not change logged values."""
         entries = [Param(name, value[:LONGEST_PARAM]) for name, value in params.items()]
         for start in range(0, len(entries), 100):
-            self._deliver(lambda batch=entries[start : start + 100]: self._client.log_batch(self.run, params=batch))  # type: ignore[misc]
+            self._deliver(lambda batch=entries[start : start + 100]: self._client.log_batch(self.run, params=batch))  # type: ignore[misc]  # a default binds it
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Logs the metrics of one step with the current time, even if they are delivered later."""
@@ -87,7 +87,7 @@ class MlflowTracker:
         self._artifacts = [
             (path, folder)
             for path, folder in self._artifacts
-            if not self._deliver(lambda path=path, folder=folder: self._client.log_artifact(self.run, str(path), folder))  # type: ignore[misc]
+            if not self._deliver(lambda path=path, folder=folder: self._client.log_artifact(self.run, str(path), folder))  # type: ignore[misc]  # a default binds it
         ]
         self._monitor.finish()
         ended = self._deliver(lambda: self._client.set_terminated(self.run, status))
@@ -120,7 +120,7 @@ class MlflowTracker:
     def _flush(self) -> None:
         while self._waiting:
             batch = self._waiting[:BATCH]
-            if not self._deliver(lambda batch=batch: self._client.log_batch(self.run, metrics=batch)):  # type: ignore[misc]
+            if not self._deliver(lambda batch=batch: self._client.log_batch(self.run, metrics=batch)):  # type: ignore[misc]  # a default binds it
                 return
             del self._waiting[: len(batch)]
 

@@ -128,7 +128,7 @@ class WandbTracker:
         """Logs the metrics of one step."""
         self._run.log(dict(metrics), step=step)
 
-    def log_artifact(self, path: Path, folder: str) -> None:  # noqa: ARG002
+    def log_artifact(self, path: Path, folder: str) -> None:  # noqa: ARG002 (W&B has no folders)
         """Copies a file to the run's files, without folders."""
         self._run.save(str(path), base_path=str(path.parent), policy="now")
 

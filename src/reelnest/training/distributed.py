@@ -59,7 +59,7 @@ class _Gather(torch.autograd.Function):
         return gathered
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004 (PyTorch's signature)
         # Every process's loss depends on this process's vectors, so their gradients are summed here. DDP then averages over processes,
         # so the mean of the processes' losses has exactly the gradient of one big batch.
         gradient = gradient.clone(memory_format=torch.contiguous_format)

@@ -165,7 +165,7 @@ class _Entries(Sequence[Entry]):
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def __getitem__(self, place: int) -> Entry:  # type: ignore[override]
+    def __getitem__(self, place: int) -> Entry:  # type: ignore[override]  # places are numbers here
         return self._prepared.entry(*self._prepared.item_and_role(int(self._numbers[place])))
 
 

@@ -145,13 +145,13 @@ def test_an_argument_of_a_wrong_type_is_refused_at_the_door(saved: Path, encode:
 
 def test_only_a_folder_or_a_registered_model_is_loaded() -> None:
     with pytest.raises(TypeError, match="model is None; expected a folder, or a registered model such as 'models:/reelnest@champion'"):
-        reelnest.load(None)  # type: ignore[arg-type]
+        reelnest.load(None)  # type: ignore[arg-type]  # it has to be refused
 
 
 def test_a_role_chooses_its_instruction(saved: Path) -> None:
     model = reelnest.load(saved, device="cpu")
     assert model.settings.query_instruction == "Find it."
-    query, target = (model.encode_texts(["a red circle"], role=role) for role in ("query", "target"))  # type: ignore[arg-type]
+    query, target = (model.encode_texts(["a red circle"], role=role) for role in ("query", "target"))  # type: ignore[arg-type]  # a parameter of the test
     assert (query @ target.T).item() < 0.999
 
 

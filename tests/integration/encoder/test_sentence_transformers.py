@@ -30,9 +30,9 @@ VIDEOS = [random_video(1, (4, 4, 4), 0.5), random_video(2, (3, 12, 16), 1 / 3), 
 FIELDS = ["", "title: two stars\ncaption: 緑", ""]
 INSTRUCTIONS = {"query_instruction": "Find the video.", "target_instruction": "Describe: what this shows"}
 SETTINGS = {
-    "last": Model(pooling="last", **INSTRUCTIONS),  # type: ignore[arg-type]
+    "last": Model(pooling="last", **INSTRUCTIONS),  # type: ignore[arg-type]  # texts by name
     "mean": Model(pooling="mean"),
-    "last-projected": Model(pooling="last", projection=48, dims=(16, 48), **INSTRUCTIONS),  # type: ignore[arg-type]
+    "last-projected": Model(pooling="last", projection=48, dims=(16, 48), **INSTRUCTIONS),  # type: ignore[arg-type]  # texts by name
     "mean-projected-lora": Model(pooling="mean", projection=32, dims=(16, 32), lora=Lora(r=4), max_text_tokens=40),
     "bfloat16": Model(pooling="last", projection=32, dims=(16, 32), dtype="bfloat16", query_instruction="Find."),
 }

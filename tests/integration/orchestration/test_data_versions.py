@@ -67,7 +67,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     for name in ("params.yaml", "configs"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, folder / name)  # type: ignore[operator]
+        copy(ROOT / name, folder / name)  # type: ignore[operator]  # copy or copytree
     (folder / ".gitignore").write_text("/data/\n/.data.*/\n/work/\n")
     subprocess.run([*GIT, "init", "--quiet"], cwd=folder, check=True)
     for name in ("user.name", "user.email"):

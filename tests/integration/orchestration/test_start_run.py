@@ -81,7 +81,7 @@ def test_a_run_starts_with_the_settings_and_warns_of_uncommitted_ones(capsys: py
     assert "train.epochs: 2, train.accumulation_steps: 2" in printed.out
     assert "without your changes to params.yaml" in printed.err
     with get_client(sync_client=True) as client:
-        run = client.read_flow_run(printed.out.split("/")[-1].strip())  # type: ignore[arg-type]
+        run = client.read_flow_run(printed.out.split("/")[-1].strip())  # type: ignore[arg-type]  # an id as text
     assert run.parameters == {"revision": "HEAD", "settings": {"train.epochs": 2, "train.accumulation_steps": 2}}
     assert main(["--deployment", "by-hnad"]) == 1
     assert "did you mean reelnest-train/by-hand?" in capsys.readouterr().err

@@ -36,7 +36,7 @@ class Served:
         return self.root / "data"
 
     def index(self, out: str = "one", model: str = "one", **options: object) -> stage.Indexed:
-        return stage.run(self.workspace, PARAMS, str(self.root / "models" / model), self.data, str(self.root / out), IndexForm(**options))  # type: ignore[arg-type]
+        return stage.run(self.workspace, PARAMS, str(self.root / "models" / model), self.data, str(self.root / out), IndexForm(**options))  # type: ignore[arg-type]  # options of each case
 
 
 def write_corpus(folder: Path) -> None:
@@ -53,7 +53,7 @@ def write_corpus(folder: Path) -> None:
             videos[0]["title"] = HOSTILE
             for at, frame in enumerate(frames[::8]):
                 Image.fromarray(frame).save(folder / f"videos/frame{at}.png")
-    videos.append({"video_id": "images", "images": [f"videos/frame{at}.png" for at in range(3)]})  # type: ignore[dict-item]
+    videos.append({"video_id": "images", "images": [f"videos/frame{at}.png" for at in range(3)]})  # type: ignore[dict-item]  # rows differ in their values
     (folder / "videos/notes.mp4").write_text("no video at all, but words")
     videos.append({"video_id": "bad", "path": "videos/notes.mp4"})
     write_videos(folder, videos)

@@ -155,7 +155,7 @@ def test_a_loaded_model_encodes_a_segment_as_the_index_does(moments: Served) -> 
     assert inputs[0]["video"]["array"].mean(axis=(0, 2, 3)) == pytest.approx(COLOURS["blue"], abs=12)
     for wrong, words in (([(4, 2)], "start is 4 and end is 2"), ([3], "segments[0] is 3; expected"), ([], "but segments of 0")):
         with pytest.raises(ValueError, match=words.replace("[", r"\[")):
-            model.encode_videos([clip], segments=wrong)  # type: ignore[arg-type]
+            model.encode_videos([clip], segments=wrong)  # type: ignore[arg-type]  # it has to be refused
     model.close()
 
 

@@ -31,7 +31,7 @@ def test_the_commands_take_an_address_in_place_of_a_folder(copy: Served, databas
     search = [REELNEST, "search", "a red circle", "--json", "-k", "21", "--index", address]
     by_command = json.loads(run([*search, "--dim", "16", "--funnel"], copy.root))
     for options in ({}, {"dim": 16}, {"dim": 16, "funnel": True}):
-        query = Query("a red circle", k=21, **options)  # type: ignore[arg-type]
+        query = Query("a red circle", k=21, **options)  # type: ignore[arg-type]  # options of each case
         by_folder, by_server = (
             json.loads(stage.run(copy.workspace, PARAMS, place, query, as_json=True)) for place in (str(copy.root / "one"), address)
         )

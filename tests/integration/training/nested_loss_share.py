@@ -49,7 +49,7 @@ def figures(settings: NestedInfoNceSettings) -> dict[str, Tensor]:
         related_targets[rows],
     )
     losses = nested_losses(batch, DIMS, temperature, settings)
-    (losses * torch.tensor([1.0, 2.0, 3.0])).sum().backward()  # type: ignore[no-untyped-call]
+    (losses * torch.tensor([1.0, 2.0, 3.0])).sum().backward()  # type: ignore[no-untyped-call]  # PyTorch's backward has no types
     results = {"losses": losses.detach()}
     for name, tensor in zip(("queries", "targets", "extras", "temperature"), [*own, temperature], strict=True):
         assert tensor.grad is not None

@@ -96,11 +96,11 @@ def sharded_training(prepared_folder: Path, base: Path, folder: Path) -> dict[st
     unbroken = training()
     first = losses(unbroken, slice(0, 1))
     unbroken._snapshots.save(unbroken.state)
-    average = unbroken.step.ema.state()["averages"]["encoder.backbone.language_model.norm.weight"]  # type: ignore[union-attr]
+    average = unbroken.step.ema.state()["averages"]["encoder.backbone.language_model.norm.weight"]  # type: ignore[union-attr]  # the average is on
     rest = losses(unbroken, slice(1, 3))
     resumed = training()
     resumed.resume()
-    again = resumed.step.ema.state()["averages"]["encoder.backbone.language_model.norm.weight"]  # type: ignore[union-attr]
+    again = resumed.step.ema.state()["averages"]["encoder.backbone.language_model.norm.weight"]  # type: ignore[union-attr]  # the average is on
     return {"first": first, "rest": rest, "resumed": losses(resumed, slice(1, 3)), "average": average, "average again": again}
 
 
@@ -125,7 +125,7 @@ def sharded_figures(prepared_folder: Path, base: Path) -> dict[str, Tensor]:
         passes = GradientCache(ModelCalls(model, torch.device("cpu")))
         embedded = passes.embed(batch.inputs, synchronise=True)
         losses = model.losses(embedded.vectors[batch.inverse], embedded.learnt, batch, (0,))
-        losses.total.backward()  # type: ignore[no-untyped-call]
+        losses.total.backward()  # type: ignore[no-untyped-call]  # PyTorch's backward has no types
         passes.backward(batch.inputs, embedded, synchronise=True)
         optimizer.step()
         return mean_over_processes(losses.by_dim)
@@ -188,7 +188,7 @@ def sharded_precision(prepared_folder: Path, base: Path) -> dict[str, Tensor]:
         passes = GradientCache(ModelCalls(model, torch.device("cpu")))
         embedded = passes.embed(batch.inputs, synchronise=True)
         losses = model.losses(embedded.vectors[batch.inverse], embedded.learnt, batch, (0,))
-        losses.total.backward()  # type: ignore[no-untyped-call]
+        losses.total.backward()  # type: ignore[no-untyped-call]  # PyTorch's backward has no types
         passes.backward(batch.inputs, embedded, synchronise=True)
         assert model.encoder.projection is not None
         gradient = model.encoder.projection.weight.grad

@@ -108,7 +108,7 @@ def test_a_sharded_model_is_divided_except_for_what_is_gathered() -> None:
     params = settings({"tiny": {**TINY, "layers": 4}}, mixed_precision="bf16", gradient_checkpointing=True)
     model = unfilled_encoder(params.model, backbone_config(params.model))
     count = sum(parameter.numel() for parameter in model.parameters())
-    layers = [*model.language_model.layers, *model.vision_tower.blocks]  # type: ignore[misc]
+    layers = [*model.language_model.layers, *model.vision_tower.blocks]  # type: ignore[misc]  # modules of the toy model
     by_layer = sorted(sum(parameter.numel() for parameter in layer.parameters()) for layer in layers)
     unsharded = count - sum(by_layer) + sum(by_layer[-2:])
     whole, shard = (predict_step(params, backbone_config(params.model), SIZES, processes=8, sharded=sharded) for sharded in (False, True))
@@ -152,7 +152,7 @@ def test_four_bit_weights_count_for_what_they_take() -> None:
     assert len(packed) == 14
     # A weight of 4 bits, and 8 + 32 / 256 bits of scale for 64 of them.
     weights = sum(module.in_features * module.out_features for module in packed)
-    assert sum(module.weight.numel() for module in packed) == pytest.approx(weights * (4 + 8.125 / 64) / 8, rel=1e-4)  # type: ignore[operator, misc]
+    assert sum(module.weight.numel() for module in packed) == pytest.approx(weights * (4 + 8.125 / 64) / 8, rel=1e-4)  # type: ignore[operator, misc]  # modules with weights
     prediction = predict_step(params.model_copy(update={"train": params.train.model_copy(update={"batch_size": 2})}), config, SIZES)
     assert prediction.peak > prediction.components["weights"] > 0
 

@@ -59,5 +59,5 @@ def test_another_pooling_than_the_published_is_warned_of(
     family: str, pooling: str, warned: bool, prepared: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "base"
-    _model(Model(name_or_path=str(folder), revision="0", family=family, pooling=pooling))  # type: ignore[arg-type]
+    _model(Model(name_or_path=str(folder), revision="0", family=family, pooling=pooling))  # type: ignore[arg-type]  # a parameter of the test
     assert (f"{folder} was published for the vectors of model.pooling: last" in caplog.text) == warned

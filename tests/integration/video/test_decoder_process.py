@@ -153,6 +153,6 @@ def test_leaving_a_parallel_run_early_ends_its_decoders(make_video: MakeVideo, l
 
     results = in_parallel([video] * 50, work, limits, workers=2)
     next(results)
-    results.close()  # type: ignore[attr-defined]
+    results.close()  # type: ignore[attr-defined]  # a generator
     assert pids
     assert not any(is_alive(pid) for pid in pids)

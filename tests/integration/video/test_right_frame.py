@@ -244,7 +244,7 @@ def test_every_file_of_the_matrix_is_sampled_as_ffmpeg_shows_it_or_refused(
         except VideoError as error:
             results[file.name] = f"refused, {error.reason}" + (", as by ffmpeg" if shown is None else "")
     with capsys.disabled():
-        print(f"\n{codec}: {len(results)} files: {dict(Counter(results.values()))}")  # noqa: T201
+        print(f"\n{codec}: {len(results)} files: {dict(Counter(results.values()))}")  # noqa: T201 (the test's report)
     assert [name for name, result in results.items() if result == "wrong"] == []
     assert len(results) > 15
     assert sum("refused" in result and "as by" not in result for result in results.values()) <= 1

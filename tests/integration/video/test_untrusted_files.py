@@ -150,7 +150,7 @@ def test_a_stream_that_begins_in_the_middle_of_a_file_is_named() -> None:
             yield from [][0]
 
     with pytest.raises(VideoError, match=r"x\.ts: .*a stream begins in the middle.*-c copy") as raised:
-        list(packets((Container(), None), "x.ts"))  # type: ignore[arg-type]
+        list(packets((Container(), None), "x.ts"))  # type: ignore[arg-type]  # a stand-in
     assert raised.value.reason == "damaged"
 
 

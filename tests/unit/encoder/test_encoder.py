@@ -46,7 +46,7 @@ def qwen_alone(base: Path, segment: Segment, encoder: Encoder) -> torch.Tensor:
 @pytest.mark.parametrize("pooling", ["last", "mean"])
 def test_vectors_equal_qwens_own_forward(tiny_base: Path, pooling: str) -> None:
     instructions = {"query": "Find it.", "target": "See it."}
-    settings = Model(pooling=pooling, query_instruction="Find it.", target_instruction="See it.")  # type: ignore[arg-type]
+    settings = Model(pooling=pooling, query_instruction="Find it.", target_instruction="See it.")  # type: ignore[arg-type]  # a parameter of the test
     encoder, batcher = encoder_of(tiny_base, settings)
     tokenizer = AutoTokenizer.from_pretrained(tiny_base)
     entries = mixed_entries()
@@ -65,7 +65,7 @@ def test_vectors_equal_qwens_own_forward(tiny_base: Path, pooling: str) -> None:
 
 @pytest.mark.parametrize("pooling", ["last", "mean"])
 def test_an_entry_has_the_same_vector_alone_and_in_a_mixed_batch(tiny_base: Path, pooling: str) -> None:
-    encoder, batcher = encoder_of(tiny_base, Model(pooling=pooling))  # type: ignore[arg-type]
+    encoder, batcher = encoder_of(tiny_base, Model(pooling=pooling))  # type: ignore[arg-type]  # a parameter of the test
     entries = mixed_entries()
     together = encoder(batcher(entries))
     for vector, entry in zip(together, entries, strict=True):
@@ -124,7 +124,7 @@ def test_a_projection_sets_the_width(tiny_base: Path) -> None:
     [("none", ()), ("vision", ("backbone.visual.",)), ("backbone", ("backbone.",))],
 )
 def test_what_is_frozen_gets_no_gradient_and_all_else_does(tiny_base: Path, freeze: str, frozen: tuple[str, ...]) -> None:
-    encoder, batcher = encoder_of(tiny_base, Model(freeze=freeze, projection=128), training=True)  # type: ignore[arg-type]
+    encoder, batcher = encoder_of(tiny_base, Model(freeze=freeze, projection=128), training=True)  # type: ignore[arg-type]  # a parameter of the test
     encoder(batcher(mixed_entries())).square().sum().backward()
     for name, parameter in encoder.named_parameters():
         assert (parameter.grad is None) == name.startswith(frozen or "-"), name

@@ -14,7 +14,7 @@ TEXTS = {"left": [1.0, 0.0, 0.0], "leftward": [1.0, 0.1, 0.0], "right": [0.1, 1.
 
 def a_test(kind: Kind, query: str, **rest: object) -> BehaviourTest:
     found: dict[str, object] = {"same_as": "", "video": (), "above": (), "top": 2, "shared": 2, "line": 1, **rest}
-    return BehaviourTest(kind, query, **found)  # type: ignore[arg-type]
+    return BehaviourTest(kind, query, **found)  # type: ignore[arg-type]  # fields of each case
 
 
 def scored(*tests: BehaviourTest) -> Behaviour:

@@ -94,7 +94,7 @@ def test_a_job_is_released_only_after_its_id_is_recorded(tmp_path: Path) -> None
     spec = specification(tmp_path)
     scheduler = PlayedScheduler(WAITING, RUNNING, ends(spec, "COMPLETED", Result(0, "")))
     recorded = []
-    scheduler.release = lambda _job_id: recorded.append(job_of(spec).id)  # type: ignore[method-assign]
+    scheduler.release = lambda _job_id: recorded.append(job_of(spec).id)  # type: ignore[method-assign]  # it is recorded
     assert run(spec, scheduler) == Result(0, "")
     assert recorded == ["7"]
 

@@ -87,7 +87,7 @@ def test_a_pod_gets_the_variables_of_the_run_but_no_secret_and_no_mark(checkout:
     variables = {variable["name"]: variable for variable in container_of(made(checkout))["env"]}
     assert variables["REELNEST_PARENT_RUN"]["value"] == variables["MLFLOW_TRACKING_URI"]["value"] == "of the run"
     assert MARKS not in variables
-    assert variables["HOME"]["value"] == "/tmp"  # noqa: S108
+    assert variables["HOME"]["value"] == "/tmp"  # noqa: S108 (a path of the test)
     assert "valueFrom" in variables["MLFLOW_TRACKING_PASSWORD"]
     assert variables["REELNEST_ATTEMPT"]["value"] == "2"
 

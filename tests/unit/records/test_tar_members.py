@@ -27,7 +27,7 @@ LONG = f"{'folder/' * 30}{'n' * 120}.mp4"
 
 def write_tar(file: Path, members: Sequence[tuple[str, bytes]], kind: int = tarfile.PAX_FORMAT, mode: str = "w") -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(file, mode, format=kind) as tar:  # type: ignore[call-overload]
+    with tarfile.open(file, mode, format=kind) as tar:  # type: ignore[call-overload]  # a parameter of the test
         for name, content in members:
             member = tarfile.TarInfo(name)
             member.size = len(content)

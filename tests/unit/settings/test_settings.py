@@ -71,7 +71,7 @@ def test_the_default_is_the_tiny_preset(project: Path) -> None:
 def test_settings_cannot_be_changed_after_reading(project: Path) -> None:
     params = load_params(project)
     with pytest.raises(ValueError, match="frozen"):
-        params.train.epochs = 3  # type: ignore[misc]
+        params.train.epochs = 3  # type: ignore[misc]  # it has to be refused
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_a_store_and_its_cache_share_their_bytes_on_disk(tmp_path: Path) -> None
 
 
 def test_where_links_are_impossible_shards_are_copied(tmp_path: Path) -> None:
-    elsewhere = Path("/dev/shm")  # noqa: S108
+    elsewhere = Path("/dev/shm")  # noqa: S108 (a path of the test)
     if not elsewhere.is_dir() or elsewhere.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("needs a second file system at /dev/shm")
     work = elsewhere / f"reelnest-test-{os.getpid()}"

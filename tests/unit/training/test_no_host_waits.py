@@ -143,4 +143,4 @@ def assert_equal(batches: Sequence[Batch], others: Sequence[Batch]) -> None:
     for batch, other in zip(batches, others, strict=True):
         for segment, same in zip(batch.segments, other.segments, strict=True):
             assert torch.equal(segment.input_ids, same.input_ids)
-            assert segment.rows is None or torch.equal(segment.rows, same.rows)  # type: ignore[arg-type]
+            assert segment.rows is None or torch.equal(segment.rows, same.rows)  # type: ignore[arg-type]  # both or neither

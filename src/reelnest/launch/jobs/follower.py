@@ -104,7 +104,7 @@ class Follower:
             with _lock_or_none(job.lock) as lock:
                 if lock is None:
                     continue
-                job_id = self._reached(lambda job=job: self._scheduler.find(job.folder.name))  # type: ignore[misc]
+                job_id = self._reached(lambda job=job: self._scheduler.find(job.folder.name))  # type: ignore[misc]  # a default binds it
                 if job_id is not None:
                     _end(self._scheduler, job, job_id, "the command that started it was killed")
 

@@ -47,7 +47,7 @@ class ServedModel(PythonModel):
         self._model: SavedModel = load(Path(context.artifacts[MODEL_ARTIFACT]), limits=limits)
         self._lock = threading.Lock()  # the server uses threads, and a tokenizer is not thread-safe
 
-    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> NDArray[Any]:  # noqa: ARG002
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> NDArray[Any]:  # noqa: ARG002 (MLflow's signature)
         """The vectors, (rows, dim), float32 of unit length or in the format of `storage`."""
         dim, role, storage = self._settings(params or {})
         rows = self._rows(model_input)

@@ -46,7 +46,7 @@ def prefetched(jobs: Iterable[T], make: Callable[[T], R], ahead: int = 2) -> Gen
                 raise error
             if last:
                 return
-            yield value  # type: ignore[misc]
+            yield value  # type: ignore[misc]  # not the last one, so a value
     finally:
         stop.set()
         thread.join()

@@ -52,7 +52,7 @@ def fit(
         peak = _peaks(changed, config, sizes, processes, predict)
         memory = peak(_share(changed, processes), sizes.grid[0])
         fits = memory.peak <= _budget(gib)
-        largest = _largest(lambda pairs, peak=peak: peak(pairs, sizes.grid[0]).peak, _share(params, processes), _budget(gib))  # type: ignore[misc]
+        largest = _largest(lambda pairs, peak=peak: peak(pairs, sizes.grid[0]).peak, _share(params, processes), _budget(gib))  # type: ignore[misc]  # a default binds it
         tried.append(Fit(settings, memory, fits, largest, None))
         if fits:
             break

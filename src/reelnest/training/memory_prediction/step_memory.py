@@ -275,7 +275,7 @@ def _run_each_shape_once(encoder: Encoder) -> None:
         seen.add(key)
         return forward(batch)
 
-    encoder.forward = once  # type: ignore[method-assign]
+    encoder.forward = once  # type: ignore[method-assign]  # for this measurement
 
 
 def _keep_gradient(parameter: Tensor, buckets: Tensor | None, count: _Count) -> None:

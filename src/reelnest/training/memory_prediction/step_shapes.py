@@ -94,7 +94,7 @@ class RebuiltBatches(Sequence[Batch]):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, index: int) -> Batch:  # type: ignore[override]
+    def __getitem__(self, index: int) -> Batch:  # type: ignore[override]  # batches by number
         return map_tensors(self.batches[index], self._change)
 
     def mapped(self, change: Change) -> "RebuiltBatches":

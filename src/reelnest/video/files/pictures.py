@@ -29,7 +29,7 @@ UPRIGHT = Orientation()
 def frame_orientation(frame: av.VideoFrame) -> Orientation:
     """The orientation in the frame's display matrix; upright if it has none. Angles are rounded to quarter turns."""
     # PyAV accepts the type as key; its stub declares names only.
-    data = frame.side_data.get(Type.DISPLAYMATRIX)  # type: ignore[call-overload]
+    data = frame.side_data.get(Type.DISPLAYMATRIX)  # type: ignore[call-overload]  # see above
     matrix = np.frombuffer(data, dtype=np.int32) if data is not None else ()
     if len(matrix) != MATRIX_NUMBERS:
         return UPRIGHT

@@ -47,7 +47,7 @@ def run(calls: ModelCalls, inputs: Sequence[Batch], inverse: Tensor, *, synchron
     passes: Passes = OneGraph(calls) if len(inputs) == 1 else GradientCache(calls)
     embedded = passes.embed(inputs, synchronise=synchronise)
     loss = loss_of(embedded.vectors, embedded.learnt, inverse)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()  # type: ignore[no-untyped-call]  # PyTorch's backward has no types
     passes.backward(inputs, embedded, synchronise=synchronise)
     return loss.detach()
 
@@ -70,7 +70,7 @@ def assert_alike(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None
 def test_gradients_equal_those_of_the_whole_batch(tiny_base: Path, count: int) -> None:
     model, batcher = model_of(tiny_base)
     expected_loss = loss_of(*model(batcher(entries())), torch.arange(10))
-    expected_loss.backward()  # type: ignore[no-untyped-call]
+    expected_loss.backward()  # type: ignore[no-untyped-call]  # PyTorch's backward has no types
     expected = gradients(model)
     inputs, inverse = batcher.micro_batches(entries(), count)
     loss = run(ModelCalls(model, CPU), inputs, inverse)
@@ -92,7 +92,7 @@ def test_dropout_drops_the_same_in_both_passes(tiny_base: Path, checkpointing: b
     # One graph over the same micro-batches, with the same random numbers.
     torch.manual_seed(7)
     outputs = [model(batch) for batch in inputs]
-    loss_of(torch.cat([vectors for vectors, _ in outputs]), outputs[-1][1], inverse).backward()  # type: ignore[no-untyped-call]
+    loss_of(torch.cat([vectors for vectors, _ in outputs]), outputs[-1][1], inverse).backward()  # type: ignore[no-untyped-call]  # PyTorch's backward has no types
     expected = gradients(model)
 
     seen: list[Tensor] = []
@@ -121,7 +121,7 @@ def test_a_scaler_scales_what_goes_backward_through_the_model(tiny_base: Path) -
     inputs, inverse = batcher.micro_batches(entries(), 3)
     run(ModelCalls(model, CPU), inputs, inverse)
     plain = gradients(model)
-    run(ModelCalls(model, CPU, backward=lambda loss: (loss * 1024).backward()), inputs, inverse)  # type: ignore[no-untyped-call]
+    run(ModelCalls(model, CPU, backward=lambda loss: (loss * 1024).backward()), inputs, inverse)  # type: ignore[no-untyped-call]  # PyTorch's backward has no types
     actual = gradients(model)
     for name, value in plain.items():
         assert torch.equal(actual[name], value * 1024), name

@@ -132,7 +132,7 @@ def test_no_matrix_of_all_similarities_is_allocated() -> None:
         sums, *_ = nested_log_sums(rows, columns, (4, 16), torch.ones(1), Pairing(0, partner_counts=False, paired=500), chunk_rows=64)
     assert max(sizes) <= columns.numel()
     with torch.profiler.profile(profile_memory=True) as profile:
-        sums.sum().backward()  # type: ignore[no-untyped-call]
+        sums.sum().backward()  # type: ignore[no-untyped-call]  # PyTorch's backward has no types
     # Two dims' gradients and three more buffers of (64, 500), and gradients and norms, which are much smaller.
     largest = max(event.self_cpu_memory_usage for event in profile.events())
     assert largest <= 64 * 500 * 4
@@ -156,7 +156,7 @@ def test_losses_and_gradients_are_those_of_sentence_transformers(case: dict[str,
     temperature = torch.tensor([1 / case["scale"]], dtype=torch.float64)
     losses = nested_losses(GatheredBatch(queries, targets, slice(0, len(queries))), case["dims"], temperature, NestedInfoNceSettings())
     loss = (losses * torch.tensor(case["weights"], dtype=torch.float64)).sum()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()  # type: ignore[no-untyped-call]  # PyTorch's backward has no types
     assert loss.item() == pytest.approx(case["value"], rel=EXACT)
     for vectors, expected in ((queries, case["query_gradients"]), (targets, case["target_gradients"])):
         torch.testing.assert_close(vectors.grad, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=EXACT)
