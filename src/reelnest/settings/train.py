@@ -50,6 +50,9 @@ class Train(Section):
     keep_checkpoints: Positive = 2
     checkpoint_every_minutes: Annotated[float, Field(gt=0)] | None = 30.0
     """Save a checkpoint at the end of a step if the last one is older; null: only at evaluations and when training is stopped."""
+    checkpoint_address: str | None = None
+    """Copy each checkpoint to this address too (`s3://bucket/folder`, `gs://…`, `abfs://…`, a path), and resume from there on a machine
+    that lacks it; null: checkpoints are in `work/checkpoints/` only."""
     trackers: tuple[Literal["mlflow", "tensorboard", "wandb"], ...] = Field(("mlflow", "tensorboard"), strict=False)
     log_every_steps: Positive = 10
     profile_steps: Annotated[tuple[Positive, Positive], Field(strict=False)] | None = None

@@ -90,7 +90,9 @@ def run(workspace: Workspace, params: Params) -> None:
     items = np.stack([pairs.queries, pairs.targets], axis=1) if params.train.no_duplicates else None
     batch_order = BatchOrder.fitting(len(pairs), params.train.batch_size, params.train.seed, accelerator.num_processes, anchors, items)
     key = training_key(params, workspace.prepared)
-    checkpoints = Checkpoints(workspace.work / "checkpoints", key)
+    checkpoints = Checkpoints(workspace.work / "checkpoints", key, params.train.checkpoint_address)
+    checkpoints.fetch(is_local_main=accelerator.is_local_main_process)
+    accelerator.wait_for_everyone()
     trackers = Trackers()
     if accelerator.is_main_process:
         data = _tracked_data(workspace, prepared, pairs)
@@ -100,8 +102,11 @@ def run(workspace: Workspace, params: Params) -> None:
         _train(_Setup(workspace, params, accelerator, prepared, pairs, batch_order, checkpoints, trackers))
     except BaseException as error:
         trackers.close("KILLED" if isinstance(error, Interrupted | KeyboardInterrupt) else "FAILED")
+        if isinstance(error, Interrupted):
+            checkpoints.wait_for_copies()
         raise
     trackers.close("FINISHED")
+    checkpoints.wait_for_copies()
     accelerator.wait_for_everyone()
 
 

@@ -101,6 +101,15 @@ def all_agree(condition: bool) -> bool:
     return bool(votes.item())
 
 
+def on_all(names: set[str]) -> set[str]:
+    """Returns those of `names` that all processes have. Each process calls it."""
+    if world()[1] == 1:
+        return names
+    gathered: list[set[str]] = [set()] * world()[1]
+    dist.all_gather_object(gathered, names)
+    return set.intersection(*gathered)
+
+
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
     """Clips the gradients of sharded and unsharded parameters by their common norm, and returns the norm before.

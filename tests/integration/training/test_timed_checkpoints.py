@@ -1,15 +1,19 @@
 """Checkpoints between evaluations (`train.checkpoint_every_minutes`), with a clock that advances by a minute per step."""
 
+import shutil
+from collections.abc import Callable
 from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 
 from reelnest.training import loop
 from reelnest.training.checkpoint.timer import CheckpointTimer
 from reelnest.training.checkpoint.train_state import TrainState
+from reelnest.training.loop import Training
 from reelnest.training.step import TrainingStep
 from tests.integration.training.training_workspace import rows, run, training_report, write_workspace
 
@@ -93,3 +97,45 @@ def test_a_training_killed_after_a_checkpoint_within_an_epoch_goes_on_to_the_las
     assert training_report(root) == training_report(unbroken)
     weights, expected = (path / "models" / "candidate" / "model.safetensors" for path in (root, unbroken))
     assert weights.read_bytes() == expected.read_bytes()
+
+
+@pytest.mark.usefixtures("_a_minute_a_step")
+def test_a_training_whose_machine_is_lost_goes_on_at_another_from_the_copies(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {**SETTINGS, **EVERYTHING, "keep_checkpoints": 2, "checkpoint_every_minutes": 4, "trackers": ["mlflow"]}
+    unbroken = write_workspace(tmp_path / "unbroken", prepared, **settings)
+    run(unbroken)
+    lost, other = (
+        write_workspace(tmp_path / name, prepared, checkpoint_address=f"file://{tmp_path}/copies", **settings) for name in ("lost", "other")
+    )
+    with monkeypatch.context() as patched:
+        kill_at(15, patched)
+        with pytest.raises(Killed):
+            run(lost)
+    (lost / "mlflow.db").rename(other / "mlflow.db")  # in use, it is a server's
+    shutil.rmtree(lost)
+    steps: list[int] = []
+    monkeypatch.setattr(Training, "take_step", noting(steps, Training.take_step))
+    run(other)
+    assert steps == list(range(13, 19))  # after the evaluation at step 12
+    assert rows(other) == rows(unbroken)
+    assert training_report(other) == training_report(unbroken)
+    weights, expected = (path / "models" / "candidate" / "model.safetensors" for path in (other, unbroken))
+    assert weights.read_bytes() == expected.read_bytes()
+    (folder,) = (tmp_path / "copies").iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("best.safetensors", "finished", "runs.json"),
+        *("step-00000016.pt", "step-00000018.pt"),
+    ]
+    assert len(mlflow.search_runs(search_all_experiments=True)) == 1
+
+
+def noting(steps: list[int], take: Callable[..., None]) -> Callable[..., None]:
+    """Takes each step of a training, and notes its number."""
+
+    def noted(self: Training, epoch: int, batches: Any) -> None:
+        take(self, epoch, batches)
+        steps.append(self.state.step)
+
+    return noted

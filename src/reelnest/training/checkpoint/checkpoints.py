@@ -38,14 +38,19 @@ from reelnest.errors import TrainingError
 from reelnest.settings import Params
 from reelnest.store.frame_store import INDEX_FILE
 from reelnest.store.prepared import ITEMS_FILE, PAIRS_FILE, STORE_FOLDER
-from reelnest.training.distributed import all_agree, world
+from reelnest.training.checkpoint.copies import CheckpointCopies
+from reelnest.training.distributed import all_agree, on_all, world
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+RUNS_FILE = "runs.json"
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers")
 # These settings do not change the trained weights.
-UNSEEN_TRAIN_SETTINGS = {"trackers", "log_every_steps", "keep_checkpoints", "checkpoint_every_minutes", "profile_steps"}
+UNSEEN_TRAIN_SETTINGS = {
+    *("trackers", "log_every_steps", "profile_steps"),
+    *("keep_checkpoints", "checkpoint_every_minutes", "checkpoint_address"),
+}
 
 
 def training_key(params: Params, prepared: Path) -> str:
@@ -132,14 +137,40 @@ def _trainable_names(model: nn.Module) -> set[str]:
 class Checkpoints:
     """The checkpoint folder of one training. Only the main process writes shared files."""
 
-    def __init__(self, root: Path, key: str) -> None:
+    def __init__(self, root: Path, key: str, address: str | None = None) -> None:
+        """`address` for copies, see `train.checkpoint_address`. Raises ConfigError if it cannot be used."""
         self._root = root
         self.folder = root / key
+        self._copies = None if address is None else CheckpointCopies(address, self.folder)
 
     @property
     def best(self) -> Path:
         """The file of the best weights."""
         return self.folder / "best.safetensors"
+
+    def fetch(self, *, is_local_main: bool) -> None:
+        """Gets the files that this machine lacks from the copies, each process its shards. The other processes wait for it.
+
+        Raises TrainingError if the address does not respond.
+        """
+        if self._copies is None:
+            return
+        rank, processes = world()
+        newest = max((path.name for path in self._steps()), default="")
+        names = self._copies.names()
+        fetched = [name for name in names if name.endswith(f".shard-{rank}-of-{processes}") and not (self.folder / name).exists()]
+        newer = [name for name in names if name.endswith(".pt") and name > newest]
+        if is_local_main and newer:  # of another machine, like the best weights and the runs then
+            fetched += [name for name in names if name in (self.best.name, RUNS_FILE)] + newer
+        for name in fetched:
+            self._copies.fetch(name)
+        if fetched:
+            log.info("checkpoint: copied to %s from train.checkpoint_address: %s", self.folder, ", ".join(fetched))
+
+    def wait_for_copies(self) -> None:
+        """Waits until all files are copied to the address. Each process calls it before it ends."""
+        if self._copies is not None:
+            self._copies.wait()
 
     def save(self, step: int, state: dict[str, Any], keep: int) -> None:
         """Writes the state after `step`, then removes all but the last `keep` checkpoints."""
@@ -151,21 +182,30 @@ class Checkpoints:
         for shard in self.folder.glob("step-*.shard-*"):
             if shard.stem not in remaining:
                 shard.unlink()
+        if self._copies is not None:
+            self._copies.push(f"step-{step:08}.pt")
+            self._copies.keep(remaining)
 
     def save_shard(self, step: int, shard: dict[str, Any]) -> None:
         """Writes this process's shard of a sharded training. Every process calls it before `save`."""
         rank, processes = world()
         with atomic_write(self.folder / _shard_name(step, rank, processes)) as file:
             torch.save(shard, file)
+        if self._copies is not None:
+            self._copies.push(_shard_name(step, rank, processes))
 
     def load_last(self) -> dict[str, Any] | None:
         """Returns the newest readable state, or None. Broken files (full disk, truncated copy) are skipped and logged.
 
         Every process calls it. In a sharded training each also gets its own shard, as `shard`. All use the same step, so all skip a step
-        with a broken shard. Raises TrainingError if another number of processes wrote the shards.
+        with a broken shard, and one that another machine lacks. Raises TrainingError if another number of processes wrote the shards.
         """
         rank, processes = world()
-        for path in reversed(self._steps()):
+        names = {path.name for path in self._steps()}
+        on_each = on_all(names)
+        if names - on_each:
+            log.warning("checkpoint: other machines lack %s; train.checkpoint_address copies them", ", ".join(sorted(names - on_each)))
+        for path in [self.folder / name for name in sorted(on_each, reverse=True)]:
             state = _load(path)
             if state is not None and (shards := state.get("shards")) is not None:
                 if shards != processes:
@@ -183,6 +223,8 @@ class Checkpoints:
         contiguous = {name: value.contiguous() for name, value in weights.items()}
         with atomic_write(self.best) as file:
             file.write(save(contiguous, metadata={"step": str(step)}))
+        if self._copies is not None:
+            self._copies.push(self.best.name)
 
     def best_weights(self) -> dict[str, Tensor]:
         """Returns the weights that `save_best` wrote. Raises TrainingError if the file is missing or broken."""
@@ -197,12 +239,14 @@ class Checkpoints:
 
     def write_runs(self, runs: dict[str, str]) -> None:
         """Writes the trackers' runs before the first step, so that a resumed training can continue them."""
-        write_json(self.folder / "runs.json", runs)
+        write_json(self.folder / RUNS_FILE, runs)
+        if self._copies is not None:
+            self._copies.push(RUNS_FILE)
 
     def read_runs(self) -> dict[str, str]:
         """Returns the trackers' runs; empty without an earlier training of this key."""
         try:
-            runs: dict[str, str] = json.loads((self.folder / "runs.json").read_text(encoding="utf-8"))
+            runs: dict[str, str] = json.loads((self.folder / RUNS_FILE).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
         return runs
@@ -213,6 +257,8 @@ class Checkpoints:
         for marker in self._root.glob("*/finished"):
             if marker.parent != self.folder:
                 shutil.rmtree(marker.parent, ignore_errors=True)  # another finishing training may be removing it too
+        if self._copies is not None:
+            self._copies.finish()
 
     def _steps(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.pt"))
