@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from benchmarks.side_by_side import ROOT
 from benchmarks.vector_search import write_folder
 
-VECTORS, WIDTH, PREFIX, QUERIES, RESULTS = 1_000_000, 256, 64, 500, 10
+VECTORS, WIDTH, PREFIX, QUERIES, RESULTS = 1_000_000, 1024, 256, 500, 10
 CLUSTERS, BLOCK = 5000, 50_000
 LINKS, BUILD_CANDIDATES = 16, 128
 """Links of a node in a graph, and candidates while it is built: usearch's defaults, also for faiss."""
@@ -54,11 +54,15 @@ def make() -> None:
 
     FOLDER.mkdir(parents=True, exist_ok=True)
     if not (FOLDER / "queries.npy").is_file():
-        parts = list(blocks())
-        np.save(FOLDER / "corpus.npy", np.concatenate(parts[:-1]))
-        nearest = prefix_topk(torch.from_numpy(parts[-1]), torch.from_numpy(np.load(FOLDER / "corpus.npy")), [WIDTH], RESULTS)
+        corpus = np.lib.format.open_memmap(FOLDER / "corpus.npy", "w+", np.float32, (VECTORS, WIDTH))
+        *starts, _ = range(0, VECTORS + BLOCK, BLOCK)
+        parts = blocks()
+        for start in starts:
+            corpus[start : start + BLOCK] = next(parts)
+        queries = next(parts)
+        nearest = prefix_topk(torch.from_numpy(queries), torch.from_numpy(corpus), [WIDTH], RESULTS)
         np.save(FOLDER / "nearest.npy", nearest[WIDTH].indices.numpy())
-        np.save(FOLDER / "queries.npy", parts[-1])
+        np.save(FOLDER / "queries.npy", queries)
     corpus = np.load(FOLDER / "corpus.npy", mmap_mode="r")
     if not (FOLDER / "index").is_dir():
         write_folder(FOLDER / "index", [corpus], VECTORS, [PREFIX, WIDTH], graph_dim=PREFIX)

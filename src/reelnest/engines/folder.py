@@ -171,7 +171,7 @@ class FolderEngine:
         self, query: NDArray[np.float32], k: int, *, dim: int, shortlist: int | None = None, condition: Filter | None = None
     ) -> Hits:
         """See `Engine.search`. With a filter, the shortlist is exact too. Concurrent searches share a pass over the vectors."""
-        return self._searches.submit(self._prepared(query, k, dim, shortlist, condition)).result()
+        return self._searches.here(self._prepared(query, k, dim, shortlist, condition))
 
     async def search_async(
         self, query: NDArray[np.float32], k: int, *, dim: int, shortlist: int | None = None, condition: Filter | None = None

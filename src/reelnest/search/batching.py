@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import queue
 import threading
 import weakref
@@ -19,6 +20,14 @@ _Promise: TypeAlias = Future[Result] | asyncio.Future[Result]
 _Waiting: TypeAlias = queue.SimpleQueue[tuple[Item, _Promise[Result]] | None]
 
 
+class _Turn:
+    """Whose turn it is to compute: the batches' thread comes before callers that compute for themselves."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.batch_waits = False
+
+
 class Batched(Generic[Item, Result]):
     """Threads share a function, which has a thread of its own. What arrives while a batch is computed becomes the next batch.
 
@@ -29,6 +38,7 @@ class Batched(Generic[Item, Result]):
     def __init__(self, compute: Callable[[Sequence[Item]], Sequence[Result]], name: str) -> None:
         """`compute` returns the results of 1 to LARGEST_BATCH items. It is called by one thread at a time. The name is the thread's."""
         self._compute, self._name = compute, name
+        self._process, self._turn = os.getpid(), _Turn()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -38,8 +48,18 @@ class Batched(Generic[Item, Result]):
         self._put(item, result)
         return result
 
+    def here(self, item: Item) -> Result:
+        """The item's result, computed by the caller's thread while no other computes: two changes of threads take 0.1 to 0.3 ms."""
+        turn = self._turn
+        if turn.batch_waits or not turn.lock.acquire(blocking=False):
+            return self.submit(item).result()
+        try:
+            return self._compute([item])[0]
+        finally:
+            turn.lock.release()
+
     async def result(self, item: Item) -> Result:
-        """The same in an event loop. All results of a batch come to the loop at once, because each message wakes it."""
+        """The item's result in an event loop. All results of a batch come to the loop at once, because each message wakes it."""
         result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._put(item, result)
         return await result
@@ -58,23 +78,28 @@ class Batched(Generic[Item, Result]):
             self._waiting.put((item, result))
 
     def _start(self) -> None:
+        if self._process != os.getpid():  # whoever held the lock is not in a process that was forked
+            self._process, self._turn = os.getpid(), _Turn()
         self._waiting: _Waiting[Item, Result] = queue.SimpleQueue()
         # The thread has no reference to this object, and ends when nobody else has one.
-        self._thread = threading.Thread(target=_run, args=(self._waiting, self._compute), name=self._name, daemon=True)
+        self._thread = threading.Thread(target=_run, args=(self._waiting, self._compute, self._turn), name=self._name, daemon=True)
         self._thread.start()
         self._end = weakref.finalize(self, self._waiting.put, None)
 
 
-def _run(waiting: _Waiting[Item, Result], compute: Callable[[Sequence[Item]], Sequence[Result]]) -> None:
+def _run(waiting: _Waiting[Item, Result], compute: Callable[[Sequence[Item]], Sequence[Result]], turn: _Turn) -> None:
     while (first := waiting.get()) is not None:
         batch = [first]
-        while len(batch) < LARGEST_BATCH and not waiting.empty():
-            following = waiting.get()
-            if following is None:
-                waiting.put(None)  # ends the loop after this batch
-                break
-            batch.append(following)
-        _resolve([(item, result) for item, result in batch if _begins(result)], compute)
+        turn.batch_waits = True
+        with turn.lock:
+            turn.batch_waits = False
+            while len(batch) < LARGEST_BATCH and not waiting.empty():
+                following = waiting.get()
+                if following is None:
+                    waiting.put(None)  # ends the loop after this batch
+                    break
+                batch.append(following)
+            _resolve([(item, result) for item, result in batch if _begins(result)], compute)
         del first, batch  # nothing is kept while the queue is empty
 
 

@@ -110,6 +110,58 @@ def test_a_result_for_a_loop_that_is_closed_stops_nothing() -> None:
     batched.close()
 
 
+def test_a_caller_computes_for_itself_while_no_other_does_and_lets_a_waiting_batch_go_first() -> None:
+    threads: list[tuple[str, int]] = []
+    computing, go_on = threading.Event(), threading.Event()
+
+    def halves(numbers: Sequence[int]) -> list[int]:
+        threads.append((threading.current_thread().name, len(numbers)))
+        computing.set()
+        assert go_on.wait(60)
+        return [number // 2 for number in numbers]
+
+    batched = Batched(halves, "batches")
+    with ThreadPoolExecutor(8, thread_name_prefix="caller") as callers:
+        first = callers.submit(batched.here, 2)
+        assert computing.wait(60)
+        waiting = batched.submit(4)
+        while not batched._turn.batch_waits:  # its thread waits for the first caller
+            time.sleep(0.001)
+        others = [callers.submit(batched.here, number) for number in (6, 8)]
+        while batched._waiting.qsize() < len(others):
+            time.sleep(0.001)
+        go_on.set()
+        assert [first.result(60), waiting.result(60), *[other.result(60) for other in others]] == [1, 2, 3, 4]
+    batched.close()
+    assert threads == [("caller_0", 1), ("batches", 3)]
+
+
+def test_callers_that_compute_for_themselves_never_compute_at_once() -> None:
+    running: list[int] = []
+
+    def halves(numbers: Sequence[int]) -> list[int]:
+        running.append(1)
+        assert len(running) == 1
+        time.sleep(0.0005)
+        if any(number % 2 for number in numbers):
+            running.clear()
+            raise ValueError("odd")
+        running.clear()
+        return [number // 2 for number in numbers]
+
+    batched = Batched(halves, "batches")
+
+    def one(number: int) -> int | str:
+        try:
+            return batched.here(number) if number % 3 else batched.submit(number).result()
+        except ValueError:
+            return "refused"
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(one, range(300))) == [number // 2 if number % 2 == 0 else "refused" for number in range(300)]
+    batched.close()
+
+
 def test_its_thread_ends_with_it() -> None:
     batched = Batched(Halves(), "forgotten")
     batched.submit(2).result(60)
@@ -124,7 +176,10 @@ def test_its_thread_ends_with_it() -> None:
 def test_a_forked_process_starts_its_own_thread() -> None:
     batched = Batched(Halves(), "halves")
     batched.submit(2).result(60)
-    child = os.fork()
+    batched.submit(4)
+    while not batched._turn.lock.locked():
+        time.sleep(0.0001)
+    child = os.fork()  # while the thread computes, which the child does not have
     if child == 0:
-        os._exit(batched.submit(8).result(30))
+        os._exit(batched.here(8))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 4
