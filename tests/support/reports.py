@@ -22,6 +22,7 @@ def validation(**changes: Any) -> Content:
         },
         "queries_without_target": {"count": 0, "pairs_by_reason": {}, "queries": []},
         "expectations": [expectation()],
+        "texts": {"titles": {"test": {"distinct": 3, "near_duplicates": 2, "near_duplicates_of_train": 1, "scripts": {"Latin": 3}}}},
         "warnings": [],
     } | changes
 

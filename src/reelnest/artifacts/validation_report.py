@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from reelnest.artifacts.artifact import Artifact, FrozenModel
 
@@ -30,6 +30,18 @@ class PairCounts(RecordCounts):
     """The records of `pairs.jsonl`."""
 
     by_split_and_kind: dict[str, dict[str, int]]
+
+
+class TextCounts(FrozenModel):
+    """The texts of a split. Those that differ only in white space, case or Unicode form count once."""
+
+    distinct: int
+    near_duplicates: int
+    """Texts of which a near duplicate is in the same split."""
+    near_duplicates_of_train: int
+    """Texts of which a near duplicate is in the train split; 0 for that split itself."""
+    scripts: dict[str, int]
+    """Texts by the script of most of their letters; empty for those without letters."""
 
 
 class Quarantined(FrozenModel):
@@ -95,5 +107,7 @@ class ValidationReport(Artifact):
     behaviour: BehaviourCounts
     queries_without_target: LostQueries
     expectations: tuple[ExpectationOutcome, ...]
+    texts: dict[str, dict[str, TextCounts]] = Field(default_factory=dict)
+    """Counts of the texts of `pairs` and of the `titles` of videos, by split."""
     warnings: tuple[str, ...] = ()
     """Problems that do not stop the workflow but make training or the test worthless, with what to do."""

@@ -1,4 +1,4 @@
-"""Two custom expectations for pandas tables.
+"""Three custom expectations for pandas tables.
 
 Importing this module registers them with Great Expectations.
 """
@@ -11,6 +11,10 @@ from great_expectations.execution_engine import ExecutionEngine, PandasExecution
 from great_expectations.expectations.expectation import ColumnAggregateExpectation, ColumnPairMapExpectation
 from great_expectations.expectations.metrics import ColumnAggregateMetricProvider, column_aggregate_value
 from great_expectations.expectations.metrics.map_metric_provider import ColumnPairMapMetricProvider, column_pair_condition_partial
+from great_expectations.expectations.metrics.metric_provider import metric_value
+
+MANY_VALUES = 100
+"""Shares of fewer values are chance."""
 
 
 class _OneValueForEach(ColumnPairMapMetricProvider):
@@ -40,6 +44,43 @@ class _SmallestShare(ColumnAggregateMetricProvider):
     @column_aggregate_value(engine=PandasExecutionEngine)
     def _pandas(cls, column: pd.Series, **_: Any) -> float:  # noqa: N805 (Great Expectations' name)
         return float(column.value_counts(normalize=True).min()) if len(column) else 1.0
+
+
+class _DifferenceOfSplits(ColumnAggregateMetricProvider):
+    metric_name = "column.difference_of_splits"
+
+    @metric_value(engine=PandasExecutionEngine)
+    def _pandas(cls, execution_engine: PandasExecutionEngine, metric_domain_kwargs: dict[str, Any], **_: Any) -> float:  # noqa: N805 (Great Expectations' name)
+        table = execution_engine.get_domain_records(domain_kwargs=metric_domain_kwargs)
+        column = metric_domain_kwargs["column"]
+        values = {split: table[column][table["split"] == split].dropna() for split in ("train", "test")}
+        if min(map(len, values.values())) < MANY_VALUES:
+            return 0.0
+        train, test = (of_split.value_counts(normalize=True) for of_split in values.values())
+        return round(float(test.subtract(train, fill_value=0).abs().sum() / 2), 4)
+
+
+class ExpectColumnToBeAlikeInTrainAndTest(ColumnAggregateExpectation):
+    """A column has about the same mix of values in the rows whose `split` is train and in those whose is test.
+
+    The difference is the total variation distance: the smallest share of the rows of one split that would need another value. It is 0
+    where a split has fewer than `MANY_VALUES` values.
+    """
+
+    max_difference: float
+    domain_type: ClassVar[MetricDomainTypes] = MetricDomainTypes.COLUMN
+    metric_dependencies: ClassVar[tuple[str, ...]] = ("column.difference_of_splits",)
+    success_keys: ClassVar[tuple[str, ...]] = ("max_difference",)
+    args_keys: ClassVar[tuple[str, ...]] = ("column", "max_difference")
+
+    def _validate(
+        self,
+        metrics: dict[str, Any],
+        runtime_configuration: dict[str, Any] | None = None,  # noqa: ARG002 (Great Expectations' signature)
+        execution_engine: ExecutionEngine | None = None,  # noqa: ARG002 (Great Expectations' signature)
+    ) -> dict[str, Any]:
+        difference = metrics["column.difference_of_splits"]
+        return {"success": difference <= self.max_difference, "result": {"observed_value": difference}}
 
 
 class ExpectColumnValuesToBeBalanced(ColumnAggregateExpectation):

@@ -16,7 +16,11 @@ from great_expectations.data_context.types.base import DataContextConfig, InMemo
 from great_expectations.expectations.expectation import Expectation
 
 from reelnest.artifacts.validation_report import Severity
-from reelnest.checks.custom_expectations import ExpectColumnPairToHaveOneBForEachA, ExpectColumnValuesToBeBalanced
+from reelnest.checks.custom_expectations import (
+    ExpectColumnPairToHaveOneBForEachA,
+    ExpectColumnToBeAlikeInTrainAndTest,
+    ExpectColumnValuesToBeBalanced,
+)
 from reelnest.checks.findings import Finding, finding_of
 from reelnest.checks.tables import GOOD, PAIR_COLUMNS, VIDEO_COLUMNS, Table
 from reelnest.progress import Activity
@@ -88,6 +92,8 @@ def video_advice(name: str, settings: Validate) -> ExpectationSuite:
             ExpectColumnPairToHaveOneBForEachA(
                 column_A="look", column_B="split", severity="warning", description="videos that look almost the same are in one split"
             ),
+            _no_repeated_text("no title of the validation or test split almost repeats one of the train split"),
+            _same_scripts("title_script", "titles have the same scripts in train and test", settings),
         ],
     )
 
@@ -125,7 +131,7 @@ def pair_checks(name: str, settings: Validate, severity: Severity) -> Expectatio
     )
 
 
-def pair_advice(name: str) -> ExpectationSuite:
+def pair_advice(name: str, settings: Validate) -> ExpectationSuite:
     """Advice on `tables.pair_table`."""
 
     def in_one_split(column: str, what: str) -> Expectation:
@@ -137,6 +143,9 @@ def pair_advice(name: str) -> ExpectationSuite:
             in_one_split("query", "no query is in two splits"),
             in_one_split("target", "no target is in two splits"),
             in_one_split("group", "pairs that a chain of queries and targets joins are in one split"),
+            _no_repeated_text("no text of the validation or test split almost repeats one of the train split"),
+            _same_scripts("query_script", "queries have the same scripts in train and test", settings),
+            _same_scripts("target_script", "targets have the same scripts in train and test", settings),
             ExpectColumnValuesToBeBalanced(
                 column="kind", min_share=SMALLEST_SHARE, severity="warning", description="no kind of pair is very rare"
             ),
@@ -148,6 +157,15 @@ def pair_advice(name: str) -> ExpectationSuite:
             ),
         ],
     )
+
+
+def _no_repeated_text(what: str) -> Expectation:
+    return gxe.ExpectColumnValuesToBeNull(column="repeated", severity="warning", description=what)
+
+
+def _same_scripts(column: str, what: str, settings: Validate) -> Expectation:
+    most = settings.max_script_difference
+    return ExpectColumnToBeAlikeInTrainAndTest(column=column, max_difference=most, severity="warning", description=what)
 
 
 def check(tables: Iterable[Checked], unchanged: Sequence[str] = ()) -> list[Finding]:

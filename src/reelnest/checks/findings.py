@@ -86,6 +86,8 @@ def _has_detail(value: str, name: str) -> bool:
 def _allowed(settings: Mapping[str, Any]) -> str:
     if "min_share" in settings:
         return f"at least {100 * settings['min_share']:g}\u00a0% of the lines"
+    if "max_difference" in settings:
+        return f"at most {100 * settings['max_difference']:g}\u00a0% of the lines"
     if "value_set" in settings:
         return ", ".join(str(value) for value in settings["value_set"] if value not in (True, GOOD))
     least, most = settings.get("min_value"), settings.get("max_value")

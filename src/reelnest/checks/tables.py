@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reelnest.checks.near_duplicates import near_duplicates
+from reelnest.checks.texts import Texts
 from reelnest.records.formats import BadRecord, Pair, Side, Video, pair_kind
 from reelnest.settings import Validate
 from reelnest.video.inspection import Inspected
@@ -42,6 +43,8 @@ VIDEO_COLUMNS = {
     "change": "Float64",
     "look": "Int64",
     "split": "str",
+    "repeated": "Int64",
+    "title_script": "str",
 }
 PAIR_COLUMNS = {
     "line": "int64",
@@ -57,6 +60,9 @@ PAIR_COLUMNS = {
     "contradicted_negatives": "Int64",
     "query_characters": "Int64",
     "target_characters": "Int64",
+    "repeated": "Int64",
+    "query_script": "str",
+    "target_script": "str",
 }
 
 
@@ -87,19 +93,30 @@ def video_table(
     bad: Sequence[BadRecord] = (),
     splits: Sequence[str] = (),
     looks: Mapping[str, int] | None = None,
+    texts: Texts | None = None,
 ) -> Table:
     """A row for each video, and for each bad line that has no video, with its reason.
 
-    `splits` are those of the pairs; a video has that of its first pair. `looks` are `similar_videos`.
+    `splits` are those of the pairs. `looks` are `similar_videos`, and `texts` are `texts.titles`.
     """
+    rows = _video_rows(videos, inspected, video_splits(pairs, splits), looks or {}, texts, bad)
+
+    def title(number: int) -> str:
+        video = videos[number]
+        return f"{video.fields['title']} (line {video.line})"
+
+    return Table(_table(rows, VIDEO_COLUMNS), {"look": lambda number: f"looks like {videos[number].video_id}", "repeated": title})
+
+
+def video_splits(pairs: Sequence[Pair], splits: Sequence[str] = ()) -> dict[str, str]:
+    """By video_id, the split of the first pair with the video, or with a segment of it."""
     split_of: dict[str, str] = {}
     for pair, split in zip(pairs, splits or repeat(""), strict=False):
         for side in (pair.query, pair.target):
             if side.kind == "video":
                 split_of.setdefault(side.value, split)
                 split_of.setdefault(side.source, split)
-    rows = _video_rows(videos, inspected, split_of, looks or {}, bad)
-    return Table(_table(rows, VIDEO_COLUMNS), {"look": lambda number: f"looks like {videos[number].video_id}"})
+    return split_of
 
 
 def similar_videos(videos: Sequence[Video], inspected: Mapping[str, Inspected], settings: Validate) -> dict[str, int]:
@@ -118,10 +135,12 @@ def _video_rows(
     inspected: Mapping[str, Inspected],
     split_of: Mapping[str, str],
     looks: Mapping[str, int],
+    texts: Texts | None,
     bad: Sequence[BadRecord],
 ) -> Iterator[_Row]:
     verdicts = {record.line: record for record in bad}
-    for video in videos:
+    repeated, scripts = (None, None) if texts is None else (texts.repeated(len(videos)), texts.scripts_by_place(len(videos)))
+    for number, video in enumerate(videos):
         row: dict[str, object] = {
             "line": video.line,
             "verdict": _reason(verdicts.pop(video.line, None)),
@@ -132,6 +151,8 @@ def _video_rows(
             "look": looks.get(video.video_id),
             "field_characters": max(map(len, video.fields.values()), default=None),
         }
+        if repeated is not None and scripts is not None:
+            row |= {"repeated": repeated[number] if repeated[number] >= 0 else None, "title_script": scripts[number]}
         if facts := inspected.get(video.video_id):
             info = facts.info
             row |= {"frames": info.frames, "seconds": round(info.seconds, 3), "fps": round(info.fps, 3)}
@@ -141,11 +162,15 @@ def _video_rows(
     yield from ({"line": line, "verdict": record.reason, "video_id": record.video_id} for line, record in verdicts.items())
 
 
-def pair_table(pairs: Sequence[Pair], splits: Sequence[str], components: Sequence[int], bad: Sequence[BadRecord] = ()) -> Table:
+def pair_table(
+    pairs: Sequence[Pair], splits: Sequence[str], components: Sequence[int], bad: Sequence[BadRecord] = (), texts: Texts | None = None
+) -> Table:
     """A row for each pair, with its split, and for each bad line that has no pair, with its reason.
 
-    `components` are `splits.connected_components`. Texts are numbers, because millions of them would take gigabytes: a side has the number
-    of the first row with it, times two, plus one if it is the target there. Pairs and groups have the number of their first row.
+    `components` are `splits.connected_components`, and `texts` are `texts.pair_texts`.
+
+    Texts are numbers, because millions of them would take gigabytes: a side has the number of the first row with it, times two, plus one if
+    it is the target there. Pairs and groups have the number of their first row.
     """
     numbers: dict[Side, int] = {}
     queries = np.fromiter((numbers.setdefault(pair.query, 2 * row) for row, pair in enumerate(pairs)), np.int64, len(pairs))
@@ -166,6 +191,7 @@ def pair_table(pairs: Sequence[Pair], splits: Sequence[str], components: Sequenc
             "contradicted_negatives": _contradicted(pairs),
             "query_characters": _characters(pair.query for pair in pairs),
             "target_characters": _characters(pair.target for pair in pairs),
+            **_text_columns(texts, len(pairs)),
         },
     ).astype(PAIR_COLUMNS)
     if verdicts:
@@ -179,8 +205,26 @@ def pair_table(pairs: Sequence[Pair], splits: Sequence[str], components: Sequenc
     def pair(row: int) -> str:
         return f"{side_name(pairs[row].query)} → {side_name(pairs[row].target)}"
 
+    def repeated(number: int) -> str:
+        return f"{side(number)} (line {pairs[number // 2].line})"
+
     # A group is named by its first query.
-    return Table(rows, {"query": side, "target": side, "pair": pair, "group": lambda row: side_name(pairs[row].query)})
+    names = {"query": side, "target": side, "pair": pair, "group": lambda row: side_name(pairs[row].query), "repeated": repeated}
+    return Table(rows, names)
+
+
+def _text_columns(texts: Texts | None, pairs: int) -> dict[str, pd.Series]:
+    """What is known of the texts of each pair."""
+    if texts is None:
+        return {name: pd.Series([None] * pairs, dtype=PAIR_COLUMNS[name]) for name in ("repeated", "query_script", "target_script")}
+    scripts = texts.scripts_by_place(2 * pairs)
+    queries, targets = texts.repeated(2 * pairs).reshape(pairs, 2).T
+    repeated = np.where(queries >= 0, queries, targets)
+    return {
+        "repeated": pd.Series(repeated, dtype="Int64").mask(repeated < 0),
+        "query_script": pd.Series(scripts[0::2], dtype="str"),
+        "target_script": pd.Series(scripts[1::2], dtype="str"),
+    }
 
 
 def _first_rows(values: NDArray[np.int64]) -> NDArray[np.int64]:

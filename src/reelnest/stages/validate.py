@@ -22,7 +22,8 @@ from reelnest.atomic_files import atomic_folder
 from reelnest.backbones.registry import local_family_of
 from reelnest.checks.data_warnings import data_warnings
 from reelnest.checks.expectations import Checked, check, pair_advice, pair_checks, video_advice, video_checks
-from reelnest.checks.tables import pair_table, side_name, similar_videos, video_table
+from reelnest.checks.tables import pair_table, side_name, similar_videos, video_splits, video_table
+from reelnest.checks.texts import pair_texts, titles
 from reelnest.errors import DataError
 from reelnest.records.behaviour_tests import BEHAVIOUR_FILE, KINDS, BehaviourTest, belong_to_other_data, read_behaviour, write_behaviour
 from reelnest.records.formats import PAIRS_FILE, VIDEOS_FILE, BadRecord, Pair, Side, known_ids, read_pairs, read_videos, write_quarantine
@@ -36,7 +37,7 @@ from reelnest.stages.workspace import Workspace
 from reelnest.store.frame_sink import frame_sink
 from reelnest.video.decoder import Limits
 from reelnest.video.frames import FrameSettings
-from reelnest.video.inspection import FrameSink, inspect_videos
+from reelnest.video.inspection import FrameSink, Inspected, inspect_videos
 from reelnest.video.known_videos import KnownVideos
 
 log = logging.getLogger(__name__)
@@ -82,30 +83,27 @@ def run(workspace: Workspace, params: Params) -> None:
     write_quarantine(workspace.reports / "quarantine.jsonl", bad)
     write_behaviour(workspace.reports / BEHAVIOUR_FILE, tests)
 
+    pair_facts = pair_texts(good, splits, settings.min_near_duplicate_similarity)
+    title_facts = titles(good_videos, video_splits(good, splits), settings.min_near_duplicate_similarity)
+
     def tables() -> Iterator[Checked]:
         if bad_videos:
             yield video_table(videos, inspected, pairs, bad_videos), [video_checks("videos_found", settings, "warning")]
         used = [video_checks("videos_used", settings, "critical"), video_advice("videos_advice", settings)]
-        yield video_table(good_videos, inspected, good, splits=splits, looks=similar_videos(good_videos, inspected, settings)), used
+        looks = similar_videos(good_videos, inspected, settings)
+        yield video_table(good_videos, inspected, good, splits=splits, looks=looks, texts=title_facts), used
         if bad_pairs:
             found_splits = splits_of(pairs, found_groups, *fractions)
             yield pair_table(pairs, found_splits, found_groups, bad_pairs), [pair_checks("pairs_found", settings, "warning")]
-        used = [pair_checks("pairs_used", settings, "critical"), pair_advice("pairs_advice")]
-        yield pair_table(good, splits, groups), used
+        used = [pair_checks("pairs_used", settings, "critical"), pair_advice("pairs_advice", settings)]
+        yield pair_table(good, splits, groups, texts=pair_facts), used
 
     findings = check(tables(), [name for name, records in (("videos", bad_videos), ("pairs", bad_pairs)) if not records])
     outcomes = [finding.outcome for finding in findings]
     fault = _fault(bad, sum(lines.values()), settings.max_quarantined_fraction, len(set(groups)), splits, outcomes)
     report = ValidationReport(
         passed=fault is None,
-        videos=VideoCounts(
-            lines=lines[VIDEOS_FILE],
-            good=len(good_videos),
-            frames=sum(video.info.frames for video in inspected.values()),
-            seconds=round(math.fsum(video.info.seconds for video in inspected.values()), 3),
-            by_decoder=dict(sorted(Counter(video.info.decoder for video in inspected.values()).items())),
-            megabytes=round(sum(video.content.bytes for video in inspected.values()) / 2**20, 3),
-        ),
+        videos=_video_counts(lines[VIDEOS_FILE], len(good_videos), inspected),
         pairs=PairCounts(lines=lines[PAIRS_FILE], good=len(good), by_split_and_kind=count_pairs(good, splits)),
         quarantined=Quarantined(
             records=len(bad),
@@ -116,6 +114,7 @@ def run(workspace: Workspace, params: Params) -> None:
         behaviour=_behaviour(tests, len(bad_tests), of_other_data, good, splits),
         queries_without_target=_lost_queries(pairs, good, unusable),
         expectations=tuple(outcomes),
+        texts={name: facts.counts() for name, facts in (("pairs", pair_facts), ("titles", title_facts))},
         warnings=tuple(data_warnings(good, splits)),
     )
     report.write(workspace.reports)
@@ -125,6 +124,17 @@ def run(workspace: Workspace, params: Params) -> None:
     _log(report)
     if fault is not None:
         raise DataError(fault)
+
+
+def _video_counts(lines: int, good: int, inspected: Mapping[str, Inspected]) -> VideoCounts:
+    return VideoCounts(
+        lines=lines,
+        good=good,
+        frames=sum(video.info.frames for video in inspected.values()),
+        seconds=round(math.fsum(video.info.seconds for video in inspected.values()), 3),
+        by_decoder=dict(sorted(Counter(video.info.decoder for video in inspected.values()).items())),
+        megabytes=round(sum(video.content.bytes for video in inspected.values()) / 2**20, 3),
+    )
 
 
 def _sink(params: Params, workspace: Workspace) -> FrameSink | None:

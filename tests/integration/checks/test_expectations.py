@@ -5,7 +5,11 @@ from great_expectations.core import ExpectationSuite
 from great_expectations.expectations.expectation import Expectation
 
 from reelnest.artifacts.validation_report import ExpectationOutcome
-from reelnest.checks.custom_expectations import ExpectColumnPairToHaveOneBForEachA, ExpectColumnValuesToBeBalanced
+from reelnest.checks.custom_expectations import (
+    ExpectColumnPairToHaveOneBForEachA,
+    ExpectColumnToBeAlikeInTrainAndTest,
+    ExpectColumnValuesToBeBalanced,
+)
 from reelnest.checks.expectations import check, pair_advice, pair_checks, video_advice, video_checks
 from reelnest.checks.findings import Example, Finding
 from reelnest.checks.tables import Table, pair_table, video_table
@@ -44,6 +48,17 @@ def test_the_rarest_value_must_have_the_minimum_share() -> None:
     assert (outcome.success, outcome.observed) == (False, 0.1)
 
 
+def test_the_mix_of_train_and_test_may_differ_by_the_maximum() -> None:
+    columns = {"split": ["train"] * 200 + ["test"] * 100 + ["validation"] * 50}
+    table = pd.DataFrame(columns | {"script": ["a"] * 180 + ["b"] * 20 + ["a"] * 60 + ["b"] * 10 + ["c"] * 30 + ["d"] * 50})
+    assert outcome_of(ExpectColumnToBeAlikeInTrainAndTest(column="script", max_difference=0.3), table).success
+    finding = finding_of(ExpectColumnToBeAlikeInTrainAndTest(column="script", max_difference=0.29), table)
+    assert (finding.outcome.success, finding.outcome.observed) == (False, 0.3)
+    assert (finding.columns, finding.allowed) == (("script",), "at most 29\u00a0% of the lines")
+    too_few = table.assign(script=table["script"].mask(table.index == 299))
+    assert outcome_of(ExpectColumnToBeAlikeInTrainAndTest(column="script", max_difference=0), too_few).observed == 0
+
+
 def test_a_finding_has_what_is_allowed_and_the_lines_that_fail() -> None:
     table = pd.DataFrame({"pair": ["a → x", "b → x", "c → y"], "target": ["x", "x", "y"], "split": ["train", "test", "test"]})
     finding = finding_of(ExpectColumnPairToHaveOneBForEachA(column_A="target", column_B="split"), table)
@@ -71,7 +86,7 @@ def info(
 def failing_pairs(pairs: list[Pair], splits: list[str], bad: tuple[BadRecord, ...] = ()) -> dict[str, tuple[int, ...]]:
     """The descriptions of the failing expectations, with their lines."""
     table = pair_table(pairs, splits, connected_components(pairs), bad)
-    findings = check([(table, [pair_checks("checks", SETTINGS, "critical"), pair_advice("advice")])])
+    findings = check([(table, [pair_checks("checks", SETTINGS, "critical"), pair_advice("advice", SETTINGS)])])
     return {finding.outcome.description: finding.outcome.lines for finding in findings if not finding.outcome.success}
 
 
@@ -176,7 +191,8 @@ def test_the_lines_of_a_pair_table_are_shown_with_their_texts() -> None:
     table = pair_table(pairs, ["train", "test", "train"], connected_components(pairs), bad)
     assert table.rows["line"].tolist() == [1, 2, 3, 4]
     findings = {
-        finding.outcome.description: finding for finding in check([(table, [pair_checks("c", SETTINGS, "critical"), pair_advice("a")])])
+        finding.outcome.description: finding
+        for finding in check([(table, [pair_checks("c", SETTINGS, "critical"), pair_advice("a", SETTINGS)])])
     }
     repeated = findings["no query and target are in two lines"]
     assert repeated.examples == tuple(Example(line, "text: a cat → video: cat", "") for line in (1, 4))

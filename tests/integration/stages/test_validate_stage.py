@@ -55,7 +55,7 @@ def test_good_data_passes_and_its_report_counts_it(workspace: Workspace, caplog:
     assert all(outcome["success"] for outcome in found["expectations"])
     assert read_quarantine(workspace.reports / "quarantine.jsonl") == set()
     assert [page.name for page in (workspace.reports / "data_docs").iterdir()] == ["index.html"]
-    assert "All 52 checks passed." in (workspace.reports / "data_docs" / "index.html").read_text(encoding="utf-8")
+    assert "All 57 checks passed." in (workspace.reports / "data_docs" / "index.html").read_text(encoding="utf-8")
     assert "inspected 2 videos" in caplog.text
     assert {path.name for path in workspace.reports.iterdir()} == {"validation.json", "quarantine.jsonl", "behaviour.jsonl", "data_docs"}
     # Optional, and said to be absent.
@@ -212,6 +212,7 @@ def test_the_real_clips_are_all_good_and_their_shared_videos_a_warning(shared_cl
     assert failed(Workspace(tmp_path)) == {
         ("pairs_advice", "no target is in two splits"),
         ("pairs_advice", "pairs that a chain of queries and targets joins are in one split"),
+        ("pairs_advice", "no text of the validation or test split almost repeats one of the train split"),
         ("videos_advice", "no two videos look almost the same"),  # such as detective.mp4 and man-detective.mp4
     }
 

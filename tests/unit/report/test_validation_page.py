@@ -40,6 +40,8 @@ FINDINGS = [
 ]
 BAD = [BadRecord("videos.jsonl", line, "bad_json", f"half a line {HOSTILE}") for line in range(1, SHOWN_RECORDS + 6)]
 
+TEXTS = {"distinct": 1500, "near_duplicates": 7, "near_duplicates_of_train": 3, "scripts": {"Latin": 1455, "Cyrillic": 30, "": 15}}
+
 
 def report(bad: int = 0, kinds: dict[str, int] | None = None) -> ValidationReport:
     content = reports.validation(
@@ -53,6 +55,7 @@ def report(bad: int = 0, kinds: dict[str, int] | None = None) -> ValidationRepor
         },
         behaviour={"lines": 0, "good": 0, "by_kind": {}, "of_training": 0, "of_other_data": 0},
         queries_without_target={"count": 2 if bad else 0, "pairs_by_reason": {}, "queries": []},
+        texts={"pairs": {"test": TEXTS}} if kinds else {},
     )
     del content["schema_version"]
     return ValidationReport.model_validate(content)
@@ -85,6 +88,11 @@ def test_what_fails_comes_first_with_its_lines_and_no_text_becomes_a_script(brow
     ]
     assert opened.locator(".unmet").nth(2).locator("tbody tr").count() == SHOWN_EXAMPLES
     assert opened.locator(".unmet").nth(3).locator("tbody td").all_inner_texts() == [HOSTILE, "0"]
+    texts = opened.get_by_role("region", name="Texts by split").locator("tbody tr")
+    assert texts.locator("th, td").all_inner_texts() == [
+        *("Queries and targets", "test", "1,500", "7", "3"),
+        "Latin 97\u00a0%, Cyrillic 2\u00a0%, no letters 1\u00a0%",
+    ]
     assert "And 5 more." in opened.inner_text("main")
     assert "2 queries have no target left" in opened.inner_text("main")
     assert opened.evaluate("document.documentElement.scrollWidth") == width

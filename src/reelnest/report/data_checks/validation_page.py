@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from reelnest.artifacts.validation_report import ValidationReport
+from reelnest.artifacts.validation_report import TextCounts, ValidationReport
 from reelnest.checks.findings import Finding
 from reelnest.records.formats import PAIRS_FILE, VIDEOS_FILE, BadRecord
 from reelnest.report import wording
@@ -93,8 +93,22 @@ def write_validation_page(
         shown_examples=SHOWN_EXAMPLES,
         pictures=pictures or {},
         kinds=sorted({kind for counts in splits.values() for kind in counts}, key=wording.kind_style),
+        texts=[
+            {"name": _TEXTS[name], "split": split, "counts": counts, "scripts": _scripts(counts)}
+            for name, splits in report.texts.items()
+            for split, counts in splits.items()
+        ],
         style=source(*STYLES),
     )
+
+
+_TEXTS = {"pairs": "Queries and targets", "titles": "Titles of videos"}
+
+
+def _scripts(counts: TextCounts) -> str:
+    """The scripts with their shares, such as `Latin 97.5 %, Cyrillic 2.5 %`."""
+    shares = {script or "no letters": count / counts.distinct for script, count in counts.scripts.items()}
+    return ", ".join(f"{script} {wording.percent(round(share, 3))}" for script, share in shares.items())
 
 
 def _groups(findings: Sequence[Finding]) -> list[Group]:
