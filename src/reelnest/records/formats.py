@@ -41,6 +41,7 @@ PAIR_KEYS = ("query", "target", "relevance", "split", "negatives")
 SIDE_KEYS = ("text", "video", *SEGMENT_KEYS)
 LONGEST_ID = 1000
 SHARED_SIDES = 1 << 17
+MOST_TAGS = 100
 MOST_IMAGES = 100_000
 MOST_NEGATIVES = 10_000
 LARGEST_RELEVANCE = 1e6
@@ -269,7 +270,10 @@ def _tags(value: Any) -> dict[str, str]:
         raise RecordError("wrong_type", f'tags is {show_kind(value)}; expected an object of strings, such as {{"language": "en"}}')
     if clash := sorted(set(value) & set(TEXT_FIELDS)):
         raise RecordError("unknown_key", f"found the key {show('tags.' + clash[0])}, which is a text field's name; rename the tag")
-    return {name: check_string(tag, f"tags.{name}") for name, tag in value.items()}
+    _check_count("too_many_tags", "tags", len(value), MOST_TAGS, "tags")
+    tags = {check_text(name, "the name of a tag"): check_text(tag, f"tags.{name[:60]}") for name, tag in value.items()}
+    _check_count("tag_too_long", "a tag", max(map(len, (*tags, *tags.values())), default=0), LONGEST_ID, "characters")
+    return tags
 
 
 def parse_pair(record: dict[str, Any], video_ids: Collection[str], line: int) -> Pair:

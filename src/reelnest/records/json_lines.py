@@ -6,6 +6,7 @@ Stricter than `json.loads`: rejects NaN, duplicate keys in an object, and lone s
 import functools
 import json
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ class RecordError(Exception):
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yields each line of a file with its number, from 1, one at a time. Raises DataError if the file cannot be read."""
+    check_is_file(path)
     try:
         with path.open("rb") as file:
             line = 0
@@ -37,6 +39,12 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                     raw = file.readline(MAX_LINE_BYTES)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}). Check the file's permissions and the disk.") from error
+
+
+def check_is_file(path: Path) -> None:
+    """Raises DataError for a folder, and for a pipe or a device, which could be read without end."""
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: expected a file, found {'a folder' if path.is_dir() else 'a pipe or a device'}. Put the file there.")
 
 
 def parse_record(raw: bytes) -> dict[str, Any]:
@@ -107,18 +115,18 @@ def is_encodable(text: str) -> bool:
 
 def show(value: Any) -> str:
     """A value as JSON, truncated to a readable length, always encodable."""
-    text = json.dumps(value, ensure_ascii=not (isinstance(value, str) and is_encodable(value)))
+    text = json.dumps(value, ensure_ascii=not (isinstance(value, str) and is_encodable(value)), default=str)
     return text if len(text) <= 120 else text[:117] + "…" + text[-1]
 
 
 def show_kind(value: Any) -> str:
-    """The type of a JSON value, with the value for scalars."""
+    """The type of a value, with the value for scalars. A table may have values that JSON does not, such as dates."""
     if value is None:
         return "null"
     if isinstance(value, list | dict):
         return "a list" if isinstance(value, list) else "an object"
     kinds = {str: "a string", bool: "true or false", int: "a number", float: "a number"}
-    return f"{kinds[type(value)]} ({show(value)})"
+    return f"{kinds.get(type(value), f'of type {type(value).__name__}')} ({show(value)})"
 
 
 def _refuse_constant(name: str) -> None:
@@ -133,7 +141,6 @@ def _decoder() -> json.JSONDecoder:
 def _unique_keys(items: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(items)
     if len(record) != len(items):
-        names = [name for name, _ in items]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = Counter(name for name, _ in items).most_common(1)[0][0]
         raise RecordError("duplicate_key", f"the key {show(twice)} occurs twice in one object; keep one")
     return {name: value for name, value in record.items() if value is not None} if None in record.values() else record

@@ -1,4 +1,5 @@
 import json
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,13 @@ def test_a_byte_order_mark_and_windows_line_ends_are_accepted(tmp_path: Path) ->
         pytest.param({**VIDEO, "path": "a\0b"}, "unsafe_path", "NUL", id="a NUL character"),
         pytest.param({**VIDEO, "video_id": "a\0b"}, "nul_character", "video_id", id="a NUL character in an id"),
         pytest.param({**VIDEO, "title": "a\0b"}, "nul_character", "title", id="a NUL character in a title"),
+        pytest.param({**VIDEO, "tags": {"a": "b\0"}}, "nul_character", "tags.a", id="a NUL character in a tag"),
+        pytest.param(
+            '{"video_id": "cat", "path": "a.mp4", "tags": {"\\ud800": "x"}}', "wrong_encoding", "name of a tag", id="half a pair in a tag"
+        ),
+        pytest.param({**VIDEO, "tags": {str(at): "" for at in range(101)}}, "too_many_tags", "at most 100", id="very many tags"),
+        pytest.param({**VIDEO, "tags": {"a": "x" * 1001}}, "tag_too_long", "at most 1000", id="a long tag"),
+        pytest.param({**VIDEO, "tags": {"x" * 1001: "a"}}, "tag_too_long", "at most 1000", id="a long name of a tag"),
         pytest.param({**VIDEO, "video_id": "\u200b\u2060"}, "missing_id", "empty", id="an id without width"),
         pytest.param({**VIDEO, "video_id": "x" * 1001}, "id_too_long", "at most 1000", id="a long id"),
         pytest.param({"video_id": "cat", "images": ["1.png"] * 100_001}, "too_many_images", "at most 100000", id="very many images"),
@@ -312,3 +320,10 @@ def test_a_missing_quarantine_is_an_error_with_advice(tmp_path: Path) -> None:
     (tmp_path / "quarantine.jsonl").write_text('{"file": "videos.jsonl"}\n')
     with pytest.raises(DataError, match="reelnest validate"):
         read_quarantine(tmp_path / "quarantine.jsonl")
+
+
+def test_a_key_that_occurs_twice_among_very_many_is_found_in_time(tmp_path: Path) -> None:
+    keys = ", ".join(f'"k{at}": 1' for at in range(100_000))
+    started = time.monotonic()
+    assert bad_video(tmp_path, f'{{{keys}, "k99999": 1}}').reason == "duplicate_key"
+    assert time.monotonic() - started < 10
