@@ -1,6 +1,5 @@
 """What most published layouts have in common: clips with captions, splits by file, and several clips of one source video."""
 
-import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -8,11 +7,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from reelnest.errors import DataError, VideoError
-from reelnest.records.files.safe_paths import resolve
+from reelnest.records.files.safe_paths import is_file, resolve
 from reelnest.records.formats import SPLITS
 from reelnest.records.importers.importer import BadRow, Origin, PairRow, Row, VideoRow
-from reelnest.records.json_lines import RecordError, parse_record, read_lines, show
+from reelnest.records.json_lines import RecordError, check_is_file, parse_record, read_lines, show, show_kind
 from reelnest.records.splits import hashed_split, strictest_split
+from reelnest.records.tables.batches import read_rows
 
 T = TypeVar("T")
 Entry = tuple[Origin, Any, str]
@@ -28,7 +28,8 @@ HELD_OUT = 0.1
 class Moment:
     """A caption of a segment."""
 
-    caption: str
+    caption: Any
+    """A text; `import_data` refuses anything else."""
     origin: Origin
     times: dict[str, float]
     """Its `start` and `end` in seconds; without an end, it ends with the clip."""
@@ -42,7 +43,8 @@ class Clip:
     video_id: str
     name: str
     """Name of its file, with or without a suffix."""
-    captions: Sequence[tuple[str, Origin]]
+    captions: Sequence[tuple[Any, Origin]]
+    """Texts; `import_data` refuses anything else."""
     split: str | None = None
     source: str | None = None
     """The video that it was cut from. Clips of one source are never in two splits."""
@@ -56,7 +58,8 @@ def clip_rows(folder: Path, clips: Iterable[Clip | BadRow]) -> Iterator[Row]:
     """A video for each clip, and a pair for each caption and moment. Bad rows come first.
 
     If clips of one source are in several splits, those of the strictest split are used (test, then validation), and the others are skipped
-    with the reason `leakage`. Clips without a split but with a source get the split of a digest of the source's name.
+    with the reason `leakage`. If clips have one id but other files, those of the first file are used. Clips without a split but with a
+    source get the split of a digest of the source's name.
     """
     listed: list[Clip] = []
     for clip in clips:
@@ -68,16 +71,19 @@ def clip_rows(folder: Path, clips: Iterable[Clip | BadRow]) -> Iterator[Row]:
     for clip in listed:
         if clip.source is not None:
             strictest[clip.source] = strictest_split((_split(clip), strictest.get(clip.source, "train")))
-    seen: set[str] = set()
+    names: dict[str, str] = {}
     for clip in listed:
         split = None if clip.split is None and clip.source is None else _split(clip)
         if clip.source is not None and split != strictest[clip.source]:
             detail = f"its source {show(clip.source)} is in the {strictest[clip.source]} split too; nothing to do: the clip is left out"
             yield BadRow(clip.origin, "leakage", detail, clip.video_id)
             continue
-        if clip.video_id not in seen:
+        if clip.video_id not in names:
             yield _video(folder, clip)
-            seen.add(clip.video_id)
+        elif clip.name != names[clip.video_id]:
+            yield other_file(clip.origin, clip.video_id, clip.name, names[clip.video_id])
+            continue
+        names.setdefault(clip.video_id, clip.name)
         for moment in (*(Moment(caption, origin, {}) for caption, origin in clip.captions), *clip.moments):
             record = {"query": {"text": moment.caption}, "target": {"video": clip.video_id, **moment.times}}
             yield PairRow(moment.origin, record if split is None else {**record, "split": split})
@@ -101,12 +107,18 @@ def _video(folder: Path, clip: Clip) -> VideoRow | BadRow:
     return VideoRow(clip.origin, {"video_id": clip.video_id, "path": path, **clip.fields}, {path: file})
 
 
+def other_file(origin: Origin, video_id: str, name: str, first: str) -> BadRow:
+    """The bad row for a video, and its texts, whose id is that of another file."""
+    detail = f"video_id {show(video_id)} of {show(name)} is that of {show(first)}, which is used; give each file its own id"
+    return BadRow(origin, "duplicate_id", detail)
+
+
 def find_video(folder: Path, name: str) -> Path:
     """The video file of this name, with any usual suffix, in the folder or a usual one inside. It may be missing. Raises VideoError."""
     names = [name] if Path(name).suffix.lower() in SUFFIXES else [f"{name}{suffix}" for suffix in SUFFIXES]
     names += [f"{Path(name).stem}{suffix}" for suffix in SUFFIXES]
     places = (Path(inside, candidate) for inside in FOLDERS for candidate in names)
-    return resolve(str(next((place for place in places if (folder / place).is_file()), Path("videos", names[0]))), folder)
+    return resolve(str(next((place for place in places if is_file(folder / place)), Path("videos", names[0]))), folder)
 
 
 def each(entries: Iterable[Entry | BadRow], make: Callable[[Origin, Any, str], T]) -> Iterator[T | BadRow]:
@@ -126,7 +138,7 @@ def split_entries(folder: Path, suffix: str, layout: str) -> Iterator[Entry | Ba
 
     Raises DataError if there are no such files.
     """
-    splits = splits_of(folder.glob(f"*{suffix}") if folder.is_dir() else ())
+    splits = splits_of(filter(is_file, folder.glob(f"*{suffix}")) if folder.is_dir() else ())
     if not splits:
         raise DataError(f"{folder}: expected {layout}.")
     for split, file in splits:
@@ -154,25 +166,18 @@ def numbered(entries: Iterable[Any], file: str, split: str = "") -> Iterator[Ent
 
 def read_json(file: Path, kind: type, layout: str) -> Any:
     """The content of a JSON file. Raises DataError if it is no `kind`."""
+    check_is_file(file)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise DataError(f"{file}: there is no such file. Expected {layout}.") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{file}: not readable as JSON: {error}. Download it again.") from error
+        raise DataError(f"{file}: not readable as JSON: {error}. Save it as UTF-8, or download it again.") from error
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror}). Check the file's permissions and the disk.") from error
     if not isinstance(content, kind):
         raise DataError(f"{file}: expected {layout}.")
     return content
-
-
-def read_table(file: Path, columns: Sequence[str]) -> Iterator[tuple[Origin, dict[str, str]]]:
-    """The rows of a CSV file with a header. The first row after it is row 2, as in a text editor. Raises DataError for a missing column."""
-    with file.open(encoding="utf-8-sig", newline="") as opened:
-        reader = csv.DictReader(opened, delimiter="\t" if file.suffix == ".tsv" else ",")
-        if missing := [column for column in columns if column not in (reader.fieldnames or ())]:
-            raise DataError(f"{file}: there is no column {missing[0]}; its columns are {', '.join(reader.fieldnames or ()) or 'none'}.")
-        for row in reader:
-            yield Origin(file.name, reader.line_num), {key: value for key, value in row.items() if key is not None and value is not None}
 
 
 def read_json_lines(file: Path) -> Iterator[tuple[Origin, dict[str, Any]] | BadRow]:
@@ -193,9 +198,23 @@ def field_of(record: Any, name: str, kind: type[T]) -> T:
     raise RecordError("wrong_layout", f"expected {name} with a {kind.__name__}; found {show(value)[:60]}")
 
 
-def texts(values: Sequence[Any], origin: Origin) -> list[tuple[str, Origin]]:
+def texts(values: Sequence[Any], origin: Origin) -> list[tuple[Any, Origin]]:
     """Captions that came with a clip."""
-    return [(str(value), origin) for value in values]
+    return [(value, origin) for value in values]
+
+
+def joined(values: Sequence[Any], where: str) -> str:
+    """Texts about one video as one text. Raises RecordError if one of them is no text."""
+    for at, value in enumerate(values):
+        if not isinstance(value, str):
+            raise RecordError("wrong_layout", f"{where}[{at}] is {show_kind(value)}; expected a text")
+    return " ".join(value.strip() for value in values)
+
+
+def read_clip_table(file: Path, columns: Sequence[str]) -> Iterator[tuple[Origin, list[str]] | BadRow]:
+    """The values of these columns in each row of a CSV file. Raises DataError as `read_rows` does."""
+    entries = (row if isinstance(row, BadRow) else (*row, "") for row in read_rows(file, columns))
+    return each(entries, lambda origin, row, _: (origin, [field_of(row, column, str) for column in columns]))
 
 
 def segment_times(times: Any, duration: Any) -> dict[str, float]:

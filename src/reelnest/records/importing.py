@@ -7,7 +7,7 @@ import json
 from collections import ChainMap, Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any
@@ -16,10 +16,10 @@ import numpy as np
 
 from reelnest.atomic_files import atomic_folder
 from reelnest.errors import DataError, VideoError
-from reelnest.records.files.safe_paths import resolve
+from reelnest.records.files.safe_paths import is_file, resolve
 from reelnest.records.formats import PAIRS_FILE, VIDEOS_FILE, parse_pair, parse_video, video_files
 from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, PairColumns, PairRow, Row, VideoRow
-from reelnest.records.json_lines import RecordError, show
+from reelnest.records.json_lines import RecordError, show, show_kind
 from reelnest.records.merging import copy_file, explicit_record
 from reelnest.records.tables.pair_lines import joined_bytes, plain_lines
 
@@ -68,10 +68,9 @@ def import_rows(rows: Iterable[Row], source: Path, destination: Path) -> Importe
         writing = _Writing(folder, open_files)
         waiting = _WaitingPairs(spool)
         for row in rows:
-            if isinstance(row, PairRow):
-                waiting.add(row)  # its videos may follow later
-            else:
-                writing.take(row)
+            late = waiting.add(row) if isinstance(row, PairRow) else row  # its videos may follow later
+            if late is not None:
+                writing.take(late)
         for row in waiting:
             writing.take(row)
         imported = writing.imported()
@@ -88,14 +87,23 @@ class _WaitingPairs:
     def __init__(self, file: IO[str]) -> None:
         self._file = file
 
-    def add(self, row: PairRow) -> None:
-        self._file.write(json.dumps([row.origin.file, row.origin.row, dict(row.record)]) + "\n")
+    def add(self, row: PairRow) -> BadRow | None:
+        """Keeps a pair, or returns why it is none."""
+        try:
+            self._file.write(json.dumps([row.origin.file, row.origin.row, dict(row.record)], default=_refuse) + "\n")
+        except RecordError as error:
+            return BadRow(row.origin, error.reason, str(error))
+        return None
 
     def __iter__(self) -> Iterator[PairRow]:
         self._file.seek(0)
         for line in self._file:
             file, number, record = json.loads(line)
             yield PairRow(Origin(file, number), record)
+
+
+def _refuse(value: Any) -> Any:
+    raise RecordError("wrong_type", f"found a value {show_kind(value)}; expected texts and numbers: convert the column")
 
 
 class _Writing:
@@ -178,6 +186,8 @@ class _Writing:
     def _skip(self, row: BadRow) -> None:
         if SKIPPED_FILE not in self._files:
             self._files[SKIPPED_FILE] = self._open_files.enter_context((self._folder / SKIPPED_FILE).open("xb"))
+        file, detail = (text.encode("utf-8", "backslashreplace").decode("utf-8") for text in (row.origin.file, row.detail))
+        row = replace(row, origin=Origin(file, row.origin.row), detail=detail)
         self._files[SKIPPED_FILE].write(_line({"file": row.origin.file, "row": row.origin.row, "reason": row.reason, "detail": row.detail}))
         self._reasons[row.reason] += 1
         if len(self._skipped) < MOST_SKIPPED_IN_MEMORY:
@@ -192,7 +202,7 @@ class _Writing:
         if str(target) in self._copied:
             taken = self._copied[str(target)]
             raise RecordError("path_taken", f"the path {show(name)} is already used by {taken}; give each its own path")
-        if not file.is_file():
+        if not is_file(file):
             raise VideoError("missing", f"there is no file {file}; correct the path or add the file")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -99,7 +99,7 @@ def strictest_split(splits: Iterable[str]) -> str:
 
 def hashed_split(name: str, validation_fraction: float, test_fraction: float) -> str:
     """The split of a group of pairs by its name alone, the same on each machine and whatever else there is."""
-    digest = hashlib.sha256(name.encode("utf-8")).digest()
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
     place = int.from_bytes(digest[:8], "big") / 2**64
     if place < test_fraction:
         return "test"

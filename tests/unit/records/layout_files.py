@@ -37,7 +37,7 @@ def imported(importer: str, source: Path, tmp_path: Path) -> tuple[Imported, Pai
     result, _ = (import_data(importer, source, folder) for folder in folders)
     for name in ("videos.jsonl", "pairs.jsonl"):
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
-    records = [json.loads(line) for line in (folders[0] / "pairs.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in (folders[0] / "pairs.jsonl").read_text().split("\n")[:-1]]
     return result, [(next(iter(row["query"].values())), next(iter(row["target"].values())), row.get("split")) for row in records]
 
 

@@ -188,6 +188,37 @@ def test_times_are_read_in_many_forms(times: pa.Array) -> None:
     assert _seconds(times).tolist() == [1769860800.0] * 3
 
 
+@pytest.mark.parametrize(
+    "times",
+    [
+        pa.array(["-5", "0001-01-01", "9999-12-31T23:59:59Z", "31.12.2020", "1e300", "2026-02-30"]),
+        pa.array([1e300, -5.0, float("inf"), float("nan"), 1.8e15, -float("inf")]),
+        pa.array([5] * 6, pa.time64("us")),
+        pa.array([5] * 6, pa.duration("us")),
+        pa.array([[1]] * 6),
+    ],
+)
+def test_times_that_are_none_are_not_read(times: pa.Array) -> None:
+    assert np.isnan(_seconds(times)).all()
+    if pa.types.is_string(times.type):
+        assert _seconds(pa.array([*times.to_pylist(), "2026-01-31T12:00:00Z"]))[-1] == 1769860800.0
+
+
+@pytest.mark.parametrize("bad", [["ring"], {"text": "ring"}, "\ud800", None])
+@pytest.mark.parametrize("others", [0, 9])
+def test_values_of_another_type_are_bad_rows(tmp_path: Path, bad: Any, others: int) -> None:
+    good = {"q": "ring", "file": "a.mp4", "shown": 90, "clicked": 60}
+    source = count_rows(tmp_path / "log", [good], "jsonl")
+    (tmp_path / "log" / "log.jsonl").write_text((json.dumps(good) + "\n") * others + json.dumps({"q": bad}) + "\n")
+    if others:
+        result = import_data("clicks", source, tmp_path / "new")
+        assert [(row.origin.row, row.reason) for row in result.skipped] == [(others + 1, "empty_text")]
+        assert result.pairs == 1
+    else:
+        with pytest.raises(DataError, match="no row can be used"):
+            import_data("clicks", source, tmp_path / "new")
+
+
 def count_rows(folder: Path, rows: list[dict[str, Any]], suffix: str) -> Path:
     source = write_log(folder, rows, impressions="shown", clicks="clicked")
     if suffix == "jsonl":

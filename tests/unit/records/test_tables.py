@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +146,7 @@ def test_columns_of_a_parquet_file_may_have_other_types(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"q,file,q\na,b,c\n", "there are two columns q; rename one"),
-        (b"q,file\n\xff,a.mp4\n", "not readable as CSV.*UTF-8"),
+        (b"q,file\n\xff,a.mp4\n", "row 2: the column q is not UTF-8; save the file as UTF-8"),
         (b"\xff,file\n", "header is not readable as CSV"),
         (b"", "there is no column q; its columns are none"),
     ],
@@ -191,3 +193,66 @@ def test_an_importer_may_yield_columns_and_rows(tmp_path: Path, monkeypatch: pyt
     result = import_data("both", folder, tmp_path / "new")
     assert [json.loads(line)["query"]["text"] for line in lines(tmp_path / "new")] == ["one", "early"]
     assert [(row.origin.row, row.reason) for row in result.skipped] == [(4, "wrong_type")]
+
+
+def test_rows_that_are_not_utf_8_are_skipped_and_the_others_are_read(tmp_path: Path) -> None:
+    table = source(tmp_path / "source", "csv", [{"q": "x", "file": "a.mp4"}])
+    (tmp_path / "source" / "rows.csv").write_bytes("q,file\none,a.mp4\ncafé,a.mp4\nthree,b.mp4\n".encode("cp1252"))
+    result = import_data("table", table, tmp_path / "new")
+    assert [json.loads(line)["query"]["text"] for line in lines(tmp_path / "new")] == ["one", "three"]
+    assert [(row.origin.row, row.reason) for row in result.skipped] == [(3, "wrong_encoding")]
+
+
+def test_bytes_in_a_parquet_file_are_read_as_utf_8(tmp_path: Path) -> None:
+    table = source(tmp_path / "source", "parquet", [{"q": "x", "file": "a.mp4"}])
+    pq.write_table(pa.table({"q": [b"one", b"\xff", "zwölf".encode()], "file": ["a.mp4"] * 3}), table.parent / "rows.parquet")
+    result = import_data("table", table, tmp_path / "new")
+    assert [json.loads(line)["query"]["text"] for line in lines(tmp_path / "new")] == ["one", "zwölf"]
+    assert [(row.origin.row, row.reason) for row in result.skipped] == [(2, "wrong_encoding")]
+
+
+@pytest.mark.parametrize("column", [[datetime(2020, 1, 1, tzinfo=UTC)], [["one"]], [{"text": "one"}]])
+def test_a_query_of_another_type_is_skipped(tmp_path: Path, column: list[Any]) -> None:
+    table = source(tmp_path / "source", "parquet", [{"q": "x", "file": "a.mp4"}])
+    pq.write_table(pa.table({"q": column, "file": ["a.mp4"]}), table.parent / "rows.parquet")
+    assert import_data("table", table, tmp_path / "new").reasons == {"wrong_type": 1}
+
+
+@pytest.mark.parametrize("grade", ["[1]", '{"grade": 1}', "1" + "0" * 400, "true, false"])
+def test_a_grade_that_is_no_number_is_skipped_with_its_row(tmp_path: Path, grade: str) -> None:
+    table = source(tmp_path / "source", "jsonl", [{"q": "x", "file": "a.mp4"}], relevance="grade")
+    bad = f'{{"q": "bad", "file": "a.mp4", "grade": {grade}}}\n'
+    (tmp_path / "source" / "rows.jsonl").write_text(bad + '{"q": "good", "file": "a.mp4"}\n')
+    result = import_data("table", table, tmp_path / "new")
+    assert [json.loads(line)["query"]["text"] for line in lines(tmp_path / "new")] == ["good"]
+    assert [row.origin.row for row in result.skipped] == [1]
+
+
+def test_a_damaged_parquet_file_is_an_error_with_its_name(tmp_path: Path) -> None:
+    table = source(tmp_path / "source", "parquet", [{"q": f"text {at}", "file": "a.mp4"} for at in range(9000)])
+    file = tmp_path / "source" / "rows.parquet"
+    content = file.read_bytes()
+    file.write_bytes(content[:200] + b"\xff" * 3800 + content[4000:])
+    with pytest.raises(DataError, match=r"rows\.parquet: not readable as Parquet"):
+        import_data("table", table, tmp_path / "new")
+
+
+def test_a_pipe_is_not_read(tmp_path: Path) -> None:
+    table = source(tmp_path / "source", "csv", [{"q": "x", "file": "a.mp4"}])
+    (tmp_path / "source" / "rows.csv").unlink()
+    os.mkfifo(tmp_path / "source" / "rows.csv")
+    with pytest.raises(DataError, match="expected a file, found a pipe"):
+        import_data("table", table, tmp_path / "new")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("by_id", [False, True])
+def test_rows_with_another_file_of_the_same_id_are_skipped(tmp_path: Path, suffix: str, by_id: bool) -> None:
+    names = ["a.mp4", "one/a.mp4", "./a.mp4", "a"]
+    rows = [{"q": f"text {at}", "file": name, "key": "a"} for at, name in enumerate(names)]
+    table = source(tmp_path / "source", suffix, rows, **({"video_id": "key"} if by_id else {}))
+    (table.parent / "one").mkdir()
+    (table.parent / "one" / "a.mp4").write_bytes(b"another")
+    result = import_data("table", table, tmp_path / "new")
+    assert [json.loads(line)["query"]["text"] for line in lines(tmp_path / "new")] == ["text 0", "text 2", "text 3"]
+    assert [row.reason for row in result.skipped] == ["duplicate_id"]

@@ -1,6 +1,6 @@
 """A click log in memory: 50 bytes a row, and each distinct query and item once."""
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from reelnest.errors import DataError
 from reelnest.records.importers.importer import BadRow, Origin
-from reelnest.records.json_lines import is_blank
+from reelnest.records.json_lines import is_blank, is_encodable
 from reelnest.records.splits import normalised
 from reelnest.records.tables.batches import ColumnBatch, PlainRow, read_batches
 from reelnest.records.tables.column_map import ColumnMap
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 NUMBERS = ("position", "clicked", "impressions", "clicks", "time")
 MOST_POSITIONS = 200
 """A larger position is an error: it is an offset or an id."""
+LATEST = 1e11
+"""The year 5138 as seconds since 1970."""
 PLAIN_ROWS = 4096
 """Rows that are read one by one are converted in groups of this size."""
 
@@ -76,7 +78,8 @@ def read_click_log(columns: ColumnMap) -> Generator[BadRow, None, tuple[Rows, Na
     names = columns.columns
     numbers = [names[key] for key in NUMBERS if key in names]
     chunks: list[Rows] = []
-    for batch in _batches(read_batches(columns.table, list(dict.fromkeys(names.values())), numbers)):
+    chosen = list(dict.fromkeys(names.values()))
+    for batch in _batches(read_batches(columns.table, chosen, numbers), chosen):
         if isinstance(batch, BadRow):
             yield batch
             continue
@@ -109,9 +112,7 @@ class _Numbering:
 
     def of(self, column: "pa.Array") -> NDArray[np.int32]:
         """The number of each text, -1 for none."""
-        import pyarrow as pa
-
-        encoded = column.cast(pa.string()).dictionary_encode()
+        encoded = _as_texts(column).dictionary_encode()
         numbers = np.array([*map(self._number, encoded.dictionary.to_pylist()), -1], dtype=np.int32)
         return numbers[encoded.indices.fill_null(len(numbers) - 1).to_numpy(zero_copy_only=False)]
 
@@ -124,31 +125,40 @@ class _Numbering:
         return number
 
 
-def _batches(stream: Iterable[ColumnBatch | PlainRow | BadRow]) -> Iterator[ColumnBatch | BadRow]:
-    """The stream with its single rows put together to batches."""
+def _as_texts(column: "pa.Array") -> "pa.Array":
+    """A column as strings, without values for one whose type has no text, such as lists."""
+    import pyarrow as pa
+
+    try:
+        return column.cast(pa.string())
+    except pa.ArrowNotImplementedError:
+        return pa.nulls(len(column), pa.string())
+
+
+def _batches(stream: Iterable[ColumnBatch | PlainRow | BadRow], names: Sequence[str]) -> Iterator[ColumnBatch | BadRow]:
+    """The stream with its single rows put together to batches of the columns `names`."""
     waiting: list[PlainRow] = []
     for item in stream:
         if isinstance(item, tuple):
             waiting.append(item)
         if waiting and (not isinstance(item, tuple) or len(waiting) == PLAIN_ROWS):
-            yield _put_together(waiting)
+            yield _put_together(waiting, names)
             waiting = []
         if not isinstance(item, tuple):
             yield item
     if waiting:
-        yield _put_together(waiting)
+        yield _put_together(waiting, names)
 
 
-def _put_together(rows: list[PlainRow]) -> ColumnBatch:
+def _put_together(rows: list[PlainRow], names: Sequence[str]) -> ColumnBatch:
     import pyarrow as pa
 
-    names = dict.fromkeys(name for _, record in rows for name in record)
     columns = {name: pa.array([_text(record.get(name)) for _, record in rows], pa.string()) for name in names}
     return ColumnBatch(rows[0][0].file, np.array([origin.row for origin, _ in rows]), columns)
 
 
 def _text(value: Any) -> str | None:
-    return str(value) if isinstance(value, str | bool | int | float) else None
+    return str(value) if isinstance(value, bool | int | float) or (isinstance(value, str) and is_encodable(value)) else None
 
 
 def _rows(values: dict[str, "pa.Array"], row: NDArray[np.int64], queries: _Numbering, items: _Numbering) -> Rows:
@@ -174,8 +184,8 @@ def _faults(rows: Rows, values: dict[str, "pa.Array"]) -> NDArray[np.str_]:
     has_counts = "impressions" in values
     wrong_clicks = (rows.clicks < 0) | (rows.clicks > rows.impressions)
     checks = [
-        (rows.query < 0, "empty_text: the query is empty; expected a search text"),
-        (rows.item < 0, "no_path: the item is empty; expected the name of a video file"),
+        (rows.query < 0, "empty_text: the query is empty or no text; expected a search text"),
+        (rows.item < 0, "no_path: the item is empty or no text; expected the name of a video file"),
     ]
     if "position" in values:
         wrong = (rows.rank < 1) | (rows.rank > MOST_POSITIONS)
@@ -195,9 +205,8 @@ def _faults(rows: Rows, values: dict[str, "pa.Array"]) -> NDArray[np.str_]:
 def _hashes(column: "pa.Array") -> NDArray[np.uint64]:
     """A hash of each text, the same on each machine; 0 for none."""
     import pandas as pd
-    import pyarrow as pa
 
-    encoded = column.cast(pa.string()).dictionary_encode()
+    encoded = _as_texts(column).dictionary_encode()
     names = np.array([*encoded.dictionary.to_pylist(), ""], dtype=object)
     hashes = pd.util.hash_array(names, categorize=False).astype(np.uint64)
     hashes[names == ""] = 0
@@ -219,21 +228,26 @@ def _numbers(column: "pa.Array") -> NDArray[np.float64]:
         column = column.cast(pa.uint8())
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
         return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
-    texts = pd.Series(column.cast(pa.string()).to_numpy(zero_copy_only=False), dtype=object).str.strip().str.lower()
+    texts = pd.Series(_as_texts(column).to_numpy(zero_copy_only=False), dtype=object).str.strip().str.lower()
     return pd.to_numeric(texts.replace({"true": "1", "false": "0"}), errors="coerce").to_numpy(dtype=np.float64)
 
 
 def _seconds(column: "pa.Array") -> NDArray[np.float64]:
-    """Times as seconds since 1970, NaN where there is none. Numbers above 100 billion are milliseconds. Times without a zone are UTC."""
+    """Times as seconds since 1970, NaN where there is none. Numbers above LATEST are milliseconds. Times without a zone are UTC."""
     import pandas as pd
     import pyarrow as pa
 
     if pa.types.is_temporal(column.type):
+        if not (pa.types.is_timestamp(column.type) or pa.types.is_date(column.type)):
+            return np.full(len(column), np.nan)  # a time of day, or a duration
         microseconds = column.cast(pa.timestamp("us", getattr(column.type, "tz", None)), safe=False).cast(pa.int64())
         return microseconds.to_numpy(zero_copy_only=False).astype(np.float64) / 1e6
     seconds = _numbers(column)
     if (missing := np.isnan(seconds)).any() and not pa.types.is_floating(column.type):
-        times = pd.to_datetime(pd.Series(column.cast(pa.string()).to_pylist(), dtype=object), utc=True, errors="coerce", format="ISO8601")
+        # One time that does not fit into 64 bits as nanoseconds would make pandas refuse all.
+        texts = [text if text is not None and "1970" <= text[:4] <= "2261" else None for text in _as_texts(column).to_pylist()]
+        times = pd.to_datetime(pd.Series(texts, dtype=object), utc=True, errors="coerce", format="ISO8601")
         parsed = (times - pd.Timestamp(0, tz="UTC")).dt.total_seconds().to_numpy(dtype=np.float64)
         seconds = np.where(missing, parsed, seconds)
-    return np.where(seconds > 1e11, seconds / 1000, seconds)
+    seconds = np.where(seconds > LATEST, seconds / 1000, seconds)
+    return np.where((seconds >= 0) & (seconds <= LATEST), seconds, np.nan)

@@ -30,6 +30,11 @@ def check_inside(name: str, folder: Path) -> None:
     _resolve(name, folder)
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file. A name that the system refuses, such as one that is too long, is no file and no error."""
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises OSError for such names
+
+
 def regular_file(name: str, folder: Path) -> Path:
     """Resolves `name`, relative to `folder`, to a file that exists.
 

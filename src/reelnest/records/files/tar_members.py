@@ -22,6 +22,8 @@ INDEXES = 16
 """Tar files whose members stay in memory. One takes about 200 bytes a member."""
 MOST_MEMBERS = 1_000_000
 BLOCK_BYTES = 2**20
+TAR_FAULTS = (tarfile.TarError, EOFError, ValueError, OverflowError, MemoryError)
+"""What tarfile raises for damaged files."""
 
 
 @dataclass(frozen=True)
@@ -130,29 +132,32 @@ def _index(tar: str, state: tuple[int, ...]) -> _Index:  # noqa: ARG001 - a tar 
     places: dict[str, tuple[int, int]] = {}
     repeated: set[str] = set()
     fault: str | None = None
-    last = -1
     try:
         with tarfile.open(tar, "r:") as opened:
-            while (member := opened.next()) is not None:
-                if opened.offset <= last or len(places) >= MOST_MEMBERS:
-                    fault = "its headers are invalid" if opened.offset <= last else f"more than {MOST_MEMBERS} members"
+            for member in read_members(opened):
+                if len(places) >= MOST_MEMBERS:
+                    fault = f"more than {MOST_MEMBERS} members"
                     break
-                last = opened.offset
-                opened.members.clear()  # type: ignore[attr-defined] # it would list all of them
                 name = PurePosixPath(member.name).as_posix()
                 if name in places or name in repeated:
                     repeated.add(name)
-                elif member.isreg() and not member.issparse() and member.size >= 0:
+                elif member.isreg() and not member.issparse():
                     places[name] = (member.offset_data, member.size)
-    except (tarfile.TarError, EOFError, ValueError, OverflowError, MemoryError) as error:
+    except TAR_FAULTS as error:
         fault = str(error) or type(error).__name__
-    if fault is None and not _is_end(tar, last):
-        fault = "it has no end mark"
     return _Index(places, frozenset(repeated), fault)
 
 
-def _is_end(tar: str, offset: int) -> bool:
-    """Whether there is an empty block, which ends a tar file."""
-    with open(tar, "rb") as opened:  # noqa: PTH123 (a path as text, millions of times)
-        opened.seek(max(offset, 0))
-        return opened.read(tarfile.BLOCKSIZE) == tarfile.NUL * tarfile.BLOCKSIZE
+def read_members(opened: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members of an open tar file, without a list of all. Raises one of TAR_FAULTS for invalid headers or a missing end."""
+    last = -1
+    while (member := opened.next()) is not None:
+        if opened.offset <= last or member.size < 0:
+            raise tarfile.ReadError("its headers are invalid")
+        last = opened.offset
+        opened.members.clear()  # type: ignore[attr-defined] # it would list all of them
+        yield member
+    # An empty block ends a tar file.
+    opened.fileobj.seek(max(last, 0))
+    if opened.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("it has no end mark")

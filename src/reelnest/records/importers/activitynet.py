@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reelnest.errors import DataError
-from reelnest.records.captioned_clips import Clip, Entry, Moment, clip_rows, each, field_of, numbered, read_json, segment_times
+from reelnest.records.captioned_clips import Clip, Entry, Moment, clip_rows, each, field_of, joined, numbered, read_json, segment_times
 from reelnest.records.importers.importer import IMPORTERS, Origin, Row
 from reelnest.records.json_lines import RecordError
 
@@ -39,7 +39,7 @@ def _entries(source: Path) -> Iterator[Entry]:
 
 def _clip(origin: Origin, entry: Any, split: str) -> Clip:
     video_id, content = entry
-    text = " ".join(str(sentence).strip() for sentence in field_of(content, "sentences", list))
+    text = joined(field_of(content, "sentences", list), "sentences")
     return Clip(origin, video_id, video_id, [(text, origin)], split, video_id)
 
 
@@ -49,5 +49,8 @@ def _clip_of_moments(origin: Origin, entry: Any, split: str) -> Clip:
     if len(times) != len(sentences):
         raise RecordError("wrong_layout", f"expected timestamps for each of {len(sentences)} sentences; found {len(times)}")
     timed = zip(sentences, times, strict=True)
-    moments = [Moment(str(sentence).strip(), origin, segment_times(pair, content.get("duration"))) for sentence, pair in timed]
+    moments = [
+        Moment(sentence.strip() if isinstance(sentence, str) else sentence, origin, segment_times(pair, content.get("duration")))
+        for sentence, pair in timed
+    ]
     return Clip(origin, video_id, video_id, (), split, video_id, moments=moments)

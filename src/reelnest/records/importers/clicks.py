@@ -11,20 +11,20 @@ log of `reelnest serve`. `reelnest.records.clicks` does the counting.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from reelnest.errors import DataError, VideoError
-from reelnest.records.captioned_clips import SUFFIXES, find_video
+from reelnest.records.captioned_clips import SUFFIXES, find_video, other_file
 from reelnest.records.clicks.click_log import Names, read_click_log
 from reelnest.records.clicks.filters import without_floods
 from reelnest.records.clicks.grades import LEAST_CLICKS, Graded, collect_evidence, grade
 from reelnest.records.clicks.propensities import estimate_propensities
 from reelnest.records.clicks.windows import split_log
-from reelnest.records.files.safe_paths import resolve
+from reelnest.records.files.safe_paths import is_file, resolve
 from reelnest.records.formats import SPLITS, VIDEOS_FILE, Video, file_names, parse_video, read_records
 from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, PairRow, Row, VideoRow
 from reelnest.records.tables.column_map import ColumnMap, read_map
@@ -83,22 +83,39 @@ def _written(graded: list[Graded], names: Names, splits: list[int], columns: Col
     is_ours = (columns.videos / VIDEOS_FILE).is_file()
     ids = items if is_ours else {item: _id_of(name) for item, name in items.items()}
     ours = _records(columns.videos, set(items.values())) if is_ours else {}
-    usable: dict[int, bool] = {}
+    videos: dict[int, VideoRow | BadRow] = {}
+    first: dict[str, int] = {}
+    taken: set[int] = set()
     for pair in graded:
         origin = Origin(columns.table.name, pair.row)
         for item in (pair.item, *pair.negatives):
-            if item not in usable:
-                video = _our_video(items[item], ours, columns.videos, origin) if is_ours else _video(items[item], columns.videos, origin)
-                usable[item] = isinstance(video, VideoRow) and all(file.is_file() for file in video.files.values())
-                yield video
+            if item in videos:
+                continue
+            videos[item] = _our_video(items[item], ours, columns.videos, origin) if is_ours else _video(items[item], columns.videos, origin)
+            same = first.setdefault(ids[item], item)
+            if same == item:
+                yield videos[item]
+            elif _files(videos[item]) != _files(videos[same]):
+                taken.add(item)
+                yield other_file(origin, ids[item], items[item], items[same])
+        if pair.item in taken:
+            continue
         record = {
             "query": {"text": names.queries[pair.query]},
             "target": {"video": ids[pair.item]},
             "relevance": pair.grade,
             "split": SPLITS[splits[pair.query]],
         }
-        negatives = [{"video": ids[item]} for item in pair.negatives if usable[item]]
+        negatives = [{"video": ids[item]} for item in pair.negatives if item not in taken and _is_there(videos[item])]
         yield PairRow(origin, {**record, "negatives": negatives} if negatives else record)
+
+
+def _files(video: VideoRow | BadRow) -> Mapping[str, Path]:
+    return video.files if isinstance(video, VideoRow) else {}
+
+
+def _is_there(video: VideoRow | BadRow) -> bool:
+    return isinstance(video, VideoRow) and all(map(is_file, video.files.values()))
 
 
 def _id_of(item: str) -> str:

@@ -13,8 +13,9 @@ from reelnest.records.captioned_clips import Clip, Moment, clip_rows, each, fiel
 from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, Row
 from reelnest.records.json_lines import RecordError, show
 
-UNIT_SECONDS, MOST_UNITS = 5.0, 6
+UNIT_SECONDS, UNITS = 5.0, 6
 """Videos were cut after 30 seconds. The last unit ends with the video."""
+MOST_UNITS = 100_000
 LAYOUT = 'train_data.json, val_data.json and test_data.json, each a list of objects with "video" and "description"'
 
 
@@ -49,7 +50,9 @@ def _clip_of_moment(origin: Origin, entry: Any, split: str) -> Clip:
     if not chosen:
         raise RecordError("wrong_layout", "expected times with the units that annotators chose; found none")
     first, last = chosen[0][0]
-    units = entry.get("num_segments") or MOST_UNITS
+    units = entry.get("num_segments") or UNITS
+    if not _is_unit(units):
+        raise RecordError("wrong_layout", f"expected num_segments with a number of units; found {show(units)[:60]}")
     times = segment_times([first * UNIT_SECONDS, (last + 1) * UNIT_SECONDS], units * UNIT_SECONDS)
     video_id = Path(video).stem
     return Clip(origin, video_id, video, (), split, video_id, moments=[Moment(text.strip(), origin, times)])
@@ -57,9 +60,13 @@ def _clip_of_moment(origin: Origin, entry: Any, split: str) -> Clip:
 
 def _units(entry: Any) -> list[list[int]]:
     times = field_of(entry, "times", list)
-    if not all(isinstance(pair, list) and len(pair) == 2 and all(isinstance(unit, int) for unit in pair) for pair in times):
+    if not all(isinstance(pair, list) and len(pair) == 2 and all(map(_is_unit, pair)) for pair in times):
         raise RecordError("wrong_layout", f"expected times with the first and last unit of each annotator; found {show(times)[:60]}")
     return times
+
+
+def _is_unit(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_UNITS
 
 
 def _description(origin: Origin, entry: Any, split: str) -> tuple[Origin, str, str, str]:

@@ -57,5 +57,6 @@ def _video(origin: Origin, record: dict[str, Any], source: Path) -> VideoRow | B
     try:
         files = {name: resolve(name, source) for name in names if isinstance(name, str)}
     except VideoError as error:
-        return BadRow(origin, error.reason, str(error), video_id=str(record.get("video_id")))
+        video_id = record.get("video_id")
+        return BadRow(origin, error.reason, str(error), video_id if isinstance(video_id, str) else None)
     return VideoRow(origin, record, files)

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from reelnest.errors import DataError
-from reelnest.records.captioned_clips import Clip, Entry, clip_rows, each, read_json_lines, splits_of, texts
+from reelnest.records.captioned_clips import Clip, Entry, clip_rows, each, field_of, read_json_lines, splits_of, texts
+from reelnest.records.files.safe_paths import is_file
 from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, Row
 from reelnest.records.json_lines import RecordError, show
-from reelnest.records.tables.batches import ColumnBatch, read_batches
+from reelnest.records.tables.batches import parquet_columns, read_rows
 
 LAYOUT = "Parquet files or JSON lines with train, val or test in their names, with “video” and “caption”, or “videoID” and “enCap”"
 ID_KEYS, CAPTION_KEYS = ("video_id", "videoID", "video"), ("caption", "enCap")
@@ -22,7 +23,7 @@ ID_KEYS, CAPTION_KEYS = ("video_id", "videoID", "video"), ("caption", "enCap")
 @IMPORTERS.register("mmeb")
 def read_mmeb(source: Path) -> Iterator[Row]:
     """MMEB-V2's video sets: Parquet or JSON lines with video_id, video and caption; each caption is a query."""
-    files = splits_of([*source.rglob("*.parquet"), *source.rglob("*.jsonl")])
+    files = splits_of(filter(is_file, (*source.rglob("*.parquet"), *source.rglob("*.jsonl"))))
     if not files:
         raise DataError(f"{source}: expected {LAYOUT}.")
     yield from clip_rows(source, each((entry for split, file in files for entry in _entries(file, split)), _clip))
@@ -32,30 +33,18 @@ def _entries(file: Path, split: str) -> Iterator[Entry | BadRow]:
     if file.suffix == ".jsonl":
         yield from (row if isinstance(row, BadRow) else (*row, split) for row in read_json_lines(file))
         return
-    for batch in read_batches(file, _columns(file)):
-        if isinstance(batch, ColumnBatch):
-            columns = {name: column.to_pylist() for name, column in batch.columns.items()}
-            for at, row in enumerate(batch.rows):
-                yield Origin(file.name, int(row)), {name: column[at] for name, column in columns.items()}, split
-
-
-def _columns(file: Path) -> list[str]:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        names = parquet.read_schema(file).names
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{file}: not readable as Parquet: {error}. Download it again.") from error
-    return [name for name in (*ID_KEYS, *CAPTION_KEYS, "url") if name in names]
+    names = parquet_columns(file)
+    chosen = [name for name in (*ID_KEYS, *CAPTION_KEYS, "url") if name in names]
+    yield from (row if isinstance(row, BadRow) else (*row, split) for row in read_rows(file, chosen))
 
 
 def _clip(origin: Origin, entry: dict[str, Any], split: str) -> Clip:
-    name = next((entry[key] for key in ID_KEYS if isinstance(entry.get(key), str) and entry[key]), None)
+    key = next((key for key in ID_KEYS if key in entry), "video")
+    name = field_of(entry, key, str)
     caption = next((entry[key] for key in CAPTION_KEYS if entry.get(key)), None)
-    if name is None or not isinstance(caption, str | list):
+    if not isinstance(caption, str | list):
         raise RecordError("wrong_layout", f"found {show(sorted(entry))}; expected video_id or video, and caption, a text or a list")
-    video_id = Path(name).stem if "video_id" not in entry and "videoID" not in entry else name
+    video_id = Path(name).stem if key == "video" else name
     file = entry["video"] if isinstance(entry.get("video"), str) else name
     captions = texts([caption] if isinstance(caption, str) else caption, origin)
     return Clip(origin, video_id, file, captions, split, str(entry.get("url") or video_id))

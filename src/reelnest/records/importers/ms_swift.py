@@ -1,20 +1,22 @@
 """ms-swift's layout for embeddings: JSON lines with `messages`, `positive_messages` and `negative_messages`.
 
 A content is a text, or `<video>` with its file in `videos`, `positive_videos` or `negative_videos`. The id of a video is its path in the
-file, without the suffix. Each positive gives a pair, and the negatives are those of the line.
+file, without the suffix; lines with another file of the same id are not used. Each positive gives a pair, and the negatives are those of
+the line.
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from reelnest.errors import DataError, VideoError
-from reelnest.records.captioned_clips import read_json_lines
+from reelnest.records.captioned_clips import other_file, read_json_lines
 from reelnest.records.files.safe_paths import resolve
 from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, PairRow, Row, VideoRow
 from reelnest.records.json_lines import RecordError, show
 
 TAG = "<video>"
+OTHER_TAGS = ("<image>", "<audio>")
 
 
 @IMPORTERS.register("ms-swift")
@@ -22,7 +24,7 @@ def read_ms_swift(source: Path) -> Iterator[Row]:
     """ms-swift's JSON lines for embeddings: messages, positive_messages and negative_messages, with <video> and the files' paths."""
     if not source.is_file():
         raise DataError(f"{source}: expected a file of JSON lines with messages and positive_messages.")
-    seen: set[str] = set()
+    paths: dict[str, str] = {}
     for row in read_json_lines(source):
         if isinstance(row, BadRow):
             yield row
@@ -31,14 +33,20 @@ def read_ms_swift(source: Path) -> Iterator[Row]:
         try:
             query = _side(record.get("messages"), record.get("videos"), "messages")
             positives = _sides(record, "positive")
+            if not positives:
+                raise RecordError("wrong_layout", "there are no positive_messages; expected a list of messages for each positive")
             negatives = _sides(record, "negative")
         except RecordError as error:
             yield BadRow(origin, error.reason, str(error))
             continue
-        for side in (query, *positives, *negatives):
-            if "video" in side and side["video"] not in seen:
-                seen.add(side["video"])
-                yield _video(side["video"], source.parent, origin)
+        listed = [side["video"] for side in (query, *positives, *negatives) if "video" in side]
+        new = {path: _id_of(path) for path in listed if _id_of(path) not in paths}
+        for path in new:
+            if paths.setdefault(new[path], path) == path:
+                yield _video(path, source.parent, origin)
+        if conflicts := [path for path in listed if PurePosixPath(path) != PurePosixPath(paths[_id_of(path)])]:
+            yield other_file(origin, _id_of(conflicts[0]), conflicts[0], paths[_id_of(conflicts[0])])
+            continue
         for positive in positives:
             pair: dict[str, Any] = {"query": _named(query), "target": _named(positive)}
             if negatives:
@@ -60,7 +68,11 @@ def _side(messages: Any, files: Any, where: str) -> dict[str, str]:
     content = messages[0].get("content")
     if not isinstance(content, str):
         raise RecordError("wrong_layout", f"{where} has the content {show(content)[:60]}; expected a text")
+    if unknown := next((tag for tag in OTHER_TAGS if tag in content), None):
+        raise RecordError("wrong_layout", f"{where} has {unknown}; expected a text, or {TAG} alone")
     if TAG not in content:
+        if files:
+            raise RecordError("mixed_side", f"{where} has a text, and files without {TAG}; expected one of them")
         return {"text": content}
     if content.replace(TAG, "", 1).strip():
         raise RecordError("mixed_side", f"{where} has a video and a text; expected one of them: put the text into the video's fields")
@@ -74,7 +86,7 @@ def _named(side: dict[str, str]) -> dict[str, str]:
 
 
 def _id_of(path: str) -> str:
-    return str(Path(path).with_suffix(""))
+    return str(Path(path).with_suffix("")) if Path(path).name else path
 
 
 def _video(path: str, folder: Path, origin: Origin) -> VideoRow | BadRow:

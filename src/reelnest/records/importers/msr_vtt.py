@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from reelnest.errors import DataError
-from reelnest.records.captioned_clips import Clip, clip_rows, each, field_of, numbered, read_json, read_table
+from reelnest.records.captioned_clips import Clip, clip_rows, each, field_of, numbered, read_clip_table, read_json
 from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, Row
 
 DATA_FILE, TEST_FILE = "MSRVTT_data.json", "MSRVTT_JSFUSION_test.csv"
 TRAIN_FILES = ("MSRVTT_train.9k.csv", "MSRVTT_train.7k.csv")
-SPLITS = {"train": "train", "validate": "validation", "test": "test"}
+SPLITS = {"train": "train", "validate": "validation", "val": "validation", "test": "test"}
 
 
 @IMPORTERS.register("msr-vtt")
@@ -29,12 +29,20 @@ def read_msr_vtt(source: Path) -> Iterator[Row]:
     given = [source / name for name in TRAIN_FILES if (source / name).is_file()]
     if len(given) > 1:
         raise DataError(f"{source}: found {' and '.join(file.name for file in given)}; remove the one that you do not want.")
-    train = {row["video_id"] for _, row in read_table(given[0], ["video_id"])} if given else None
-    test: dict[str, list[tuple[str, Origin]]] | None = None
-    if (source / TEST_FILE).is_file():
-        test = defaultdict(list)
-        for origin, row in read_table(source / TEST_FILE, ["video_id", "sentence"]):
-            test[row["video_id"]].append((row["sentence"], origin))
+    in_train: set[str] = set()
+    for row in read_clip_table(given[0], ["video_id"]) if given else ():
+        if isinstance(row, BadRow):
+            yield row
+        else:
+            in_train.update(row[1])
+    in_test: dict[str, list[tuple[str, Origin]]] = defaultdict(list)
+    has_test = (source / TEST_FILE).is_file()
+    for row in read_clip_table(source / TEST_FILE, ["video_id", "sentence"]) if has_test else ():
+        if isinstance(row, BadRow):
+            yield row
+        else:
+            in_test[row[1][0]].append((row[1][1], row[0]))
+    train, test = in_train if given else None, in_test if has_test else None
 
     captions: dict[str, list[tuple[str, Origin]]] = defaultdict(list)
     for sentence in each(numbered(sentences, f"{DATA_FILE}: sentences"), _caption):
@@ -52,6 +60,8 @@ def read_msr_vtt(source: Path) -> Iterator[Row]:
         if split is not None:  # else in no file of a split
             texts = test if test is not None and split == "test" else captions
             clips.append(replace(video, split=split, captions=texts[video.video_id]))
+        elif video.split is None:
+            yield BadRow(video.origin, "bad_split", f"expected split with one of {', '.join(SPLITS)}", video.video_id)
     known = {clip.video_id for clip in clips}
     for video_id, pairs in (test or {}).items():
         if video_id not in known:

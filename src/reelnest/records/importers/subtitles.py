@@ -3,32 +3,45 @@
 A language may follow the name, as in `<name>.en.vtt`; the first in alphabetical order is used. What is said becomes the field `asr`.
 """
 
+import html
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 from pathlib import Path
 
-from reelnest.errors import DataError
-from reelnest.records.captioned_clips import SUFFIXES
+from reelnest.errors import DataError, VideoError
+from reelnest.records.captioned_clips import SUFFIXES, other_file
+from reelnest.records.files.safe_paths import is_file, resolve
 from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, PairRow, Row, VideoRow
 
 SUBTITLES, TEXTS = (".srt", ".vtt"), ".txt"
 LANGUAGE = re.compile(r"\.[A-Za-z]{2,3}([-_]\w+)?")
-TIMES = re.compile(r"^\s*(\d+:)?\d+:\d+[.,]\d+\s+-->\s+(\d+:)?\d+:\d+[.,]\d+")
-MARKUP = re.compile(r"<[^>]*>|\{\\[^}]*\}")
+TIMES = re.compile(r"^\s*(\d+:)?\d+:\d+([.,:]\d+)?\s*-->\s*(\d+:)?\d+:\d+([.,:]\d+)?")
+MARKUP = re.compile(r"</?[A-Za-z][^<>]*>|<[\d:.,]+>|\{\\[^}]*\}")
 """HTML and WebVTT tags, and the position codes of SubRip files."""
+ENTITY = re.compile(r"&(?:#\d+|#[xX][\da-fA-F]+|[A-Za-z]+);")
 
 
 @IMPORTERS.register("subtitles")
 def read_subtitles(source: Path) -> Iterator[Row]:
     """A folder of video files, each with its subtitles (.srt, .vtt) and its search texts (.txt) beside it."""
-    files = sorted(source.rglob("*")) if source.is_dir() else []
+    files = sorted(filter(is_file, source.rglob("*"))) if source.is_dir() else []
     videos = [file for file in files if file.suffix.lower() in SUFFIXES]
     if not videos:
         raise DataError(f"{source}: expected a folder with video files ({', '.join(SUFFIXES)}), and .srt, .vtt and .txt files beside them.")
     beside = _beside(files)
+    names: dict[str, str] = {}
     for file in videos:
         video_id, name = file.relative_to(source).with_suffix("").as_posix(), file.relative_to(source).as_posix()
+        try:
+            resolve(name, source)
+        except VideoError as error:
+            yield BadRow(Origin(name, 1), error.reason, str(error), video_id)
+            continue
+        if names.setdefault(video_id, name) != name:
+            yield other_file(Origin(name, 1), video_id, name, names[video_id])
+            continue
         record = {"video_id": video_id, "path": name}
         others = beside.get(file.with_suffix(""), {})
         subtitles = next((others[suffix] for suffix in SUBTITLES if suffix in others), None)
@@ -52,27 +65,35 @@ def _lines(file: Path | None, source: Path) -> list[str] | BadRow:
     """The lines of a text file, none if there is no file."""
     if file is None:
         return []
+    name = file.relative_to(source).as_posix()
+    origin = Origin(name, 1)
     try:
-        return file.read_text(encoding="utf-8-sig").splitlines()
+        return resolve(name, source).read_text(encoding="utf-8-sig").split("\n")
+    except VideoError as error:
+        return BadRow(origin, error.reason, str(error))
+    except OSError as error:
+        return BadRow(origin, "unreadable", f"cannot be read ({error.strerror}); change its permissions")
     except UnicodeDecodeError as error:
-        origin = Origin(file.relative_to(source).as_posix(), 1)
         return BadRow(origin, "wrong_encoding", f"byte {error.start + 1} is not UTF-8; save the file as UTF-8")
 
 
 def spoken_text(lines: list[str]) -> str:
     """The text of a SubRip or WebVTT file, without numbers, times, notes and markup.
 
-    A line that repeats the one before it is dropped: subtitles that scroll show each line twice.
+    A line that repeats the one before it is dropped: subtitles that scroll show each line twice. The number of a cue is recognised without
+    an empty line before it.
     """
     spoken: list[str] = []
     in_cue = False
-    for line in lines:
+    for line, following in zip_longest(lines, lines[1:], fillvalue=""):
         if TIMES.match(line):
             in_cue = True
         elif not line.strip():
             in_cue = False
-        elif in_cue and (text := " ".join(MARKUP.sub("", line).split())) and text not in spoken[-1:]:
-            spoken.append(text)
+        elif in_cue and not (line.strip().isdecimal() and TIMES.match(following)):
+            text = " ".join(ENTITY.sub(lambda entity: html.unescape(entity[0]), MARKUP.sub("", line)).split())
+            if text and text not in spoken[-1:]:
+                spoken.append(text)
     return " ".join(spoken)
 
 

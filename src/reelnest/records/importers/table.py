@@ -5,7 +5,8 @@ The source is a JSON file with the map, beside the table or above it:
     {"table": "clicks.parquet", "videos": "clips", "query": "search_text", "video": "file"}
 
 `videos` is the folder of the files, by default that of the map. `query` and `video` name columns. Optional columns: `video_id` (by default
-the file's name without suffix), `group` (videos of one group are never in two splits), `split`, `relevance`, and the text fields.
+the file's name without suffix; rows with another file of the same id are not used), `group` (videos of one group are never in two splits),
+`split`, `relevance`, and the text fields.
 """
 
 import functools
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reelnest.errors import VideoError
-from reelnest.records.captioned_clips import find_video, group_split
+from reelnest.records.captioned_clips import find_video, group_split, other_file
 from reelnest.records.formats import TEXT_FIELDS
 from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, PairColumns, PairRow, Row, VideoRow
 from reelnest.records.tables.batches import ColumnBatch, read_batches
@@ -58,26 +59,41 @@ class _Videos:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.seen: set[str] = set()
+        self.names: dict[str, str] = {}
+        """The first name of the file of each video_id."""
+        self._same: dict[tuple[str, str], bool] = {}
+
+    def conflict(self, origin: Origin, video_id: str, name: str) -> BadRow | None:
+        """The bad row if the video_id is that of another file; None otherwise."""
+        first = self.names.setdefault(video_id, name)
+        if first != name and (video_id, name) not in self._same:
+            try:
+                self._same[video_id, name] = find_video(self._folder, first) == find_video(self._folder, name)
+            except VideoError:
+                self._same[video_id, name] = False
+        return None if first == name or self._same[video_id, name] else other_file(origin, video_id, name, first)
 
     def new(self, origin: Origin, video_id: str, values: dict[str, Any]) -> Iterator[VideoRow | BadRow]:
-        if video_id in self.seen:
+        if video_id in self.names:
             return
-        self.seen.add(video_id)
+        self.names[video_id] = values["video"]
         try:
             file = find_video(self._folder, values["video"])
         except VideoError as error:
             yield BadRow(origin, error.reason, str(error), video_id)
             return
         path = f"videos/{values['video']}"
-        fields = {name: str(values[name]) for name in TEXT_FIELDS if values.get(name)}
+        given = {name: values[name] for name in TEXT_FIELDS if values.get(name)}
+        fields = {name: str(value) if isinstance(value, int | float) else value for name, value in given.items()}
         yield VideoRow(origin, {"video_id": video_id, "path": path, **fields}, {path: file})
 
 
 def _are_texts(values: dict[str, "pa.Array"]) -> bool:
     import pyarrow as pa
 
-    return all(pa.types.is_string(column.type) for key, column in values.items() if key != "relevance")
+    return all(
+        not pa.types.is_nested(column.type) if key == "relevance" else pa.types.is_string(column.type) for key, column in values.items()
+    )
 
 
 def _text_rows(batch: ColumnBatch, names: dict[str, str], videos: _Videos) -> Iterator[Row]:
@@ -92,9 +108,15 @@ def _text_rows(batch: ColumnBatch, names: dict[str, str], videos: _Videos) -> It
     if "video_id" in values:
         video_ids = compute.coalesce(_given(values["video_id"]), video_ids)
     for video_id, at in _first_places(video_ids):
-        if video_id not in videos.seen:
+        if video_id not in videos.names:
             yield from videos.new(Origin(batch.file, int(rows[at])), video_id, {key: values[key][at].as_py() for key in values})
     values["video_id"] = video_ids
+    differs = compute.not_equal(values["video"], by_value(video_ids, videos.names.get)).to_numpy(zero_copy_only=False)
+    for place in np.flatnonzero(differs).tolist():
+        duplicate = videos.conflict(Origin(batch.file, int(rows[place])), video_ids[place].as_py(), values["video"][place].as_py())
+        bad += [duplicate] if duplicate is not None else []
+        differs[place] = duplicate is not None
+    rows, values = _filtered(~differs, rows, values)
     if "relevance" in values:
         given = values["relevance"]
         values["relevance"], is_number = _grades(given)
@@ -149,7 +171,7 @@ def _grades(column: "pa.Array") -> tuple["pa.Array", Mask]:
         try:
             grades.append(_grade(value))
             is_number.append(True)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             grades.append(None)
             is_number.append(False)
     places = encoded.indices.fill_null(len(grades) - 1)
@@ -173,6 +195,9 @@ def _row(origin: Origin, values: dict[str, Any], names: dict[str, str], videos: 
         return
     video_id = str(values.get("video_id") or Path(values["video"]).stem)
     yield from videos.new(origin, video_id, values)
+    if (duplicate := videos.conflict(origin, video_id, values["video"])) is not None:
+        yield duplicate
+        return
     record: dict[str, Any] = {"query": {"text": values["query"]}, "target": {"video": video_id}}
     if values.get("split"):
         record["split"] = values["split"]
@@ -180,7 +205,7 @@ def _row(origin: Origin, values: dict[str, Any], names: dict[str, str], videos: 
         record["split"] = group_split(str(values["group"]))
     try:
         grade = _grade(values.get("relevance"))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         yield _without_grade(origin, values["relevance"])
         return
     yield PairRow(origin, record if grade is None else {**record, "relevance": grade})
@@ -191,4 +216,4 @@ def _without_video(origin: Origin, names: dict[str, str]) -> BadRow:
 
 
 def _without_grade(origin: Origin, value: Any) -> BadRow:
-    return BadRow(origin, "bad_relevance", f"relevance is {value!r}; expected a number")
+    return BadRow(origin, "bad_relevance", f"relevance is {repr(value)[:60]}; expected a number")

@@ -6,7 +6,7 @@ read one by one by Python, which has an error message for each.
 
 import csv
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from reelnest.errors import DataError
 from reelnest.records.importers.importer import BadRow, Origin
-from reelnest.records.json_lines import RecordError, parse_record
+from reelnest.records.json_lines import RecordError, check_is_file, is_encodable, parse_record
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,7 +52,9 @@ def read_batches(table: Path, columns: Sequence[str], numbers: Collection[str] =
     """
     if table.is_dir():
         yield from _folder(table, columns)
-    elif table.suffix in (".csv", ".tsv"):
+        return
+    check_is_file(table)
+    if table.suffix in (".csv", ".tsv"):
         yield from _csv(table, columns)
     elif table.suffix in (".jsonl", ".ndjson"):
         yield from _json_lines(table, columns, numbers)
@@ -62,6 +64,32 @@ def read_batches(table: Path, columns: Sequence[str], numbers: Collection[str] =
         raise DataError(f"{table}: expected .csv, .tsv, .jsonl or .parquet.")
 
 
+def read_rows(table: Path, columns: Sequence[str]) -> Iterator[PlainRow | BadRow]:
+    """`read_batches` row by row. A row without a value of a column may lack its key."""
+    for batch in read_batches(table, columns):
+        if isinstance(batch, ColumnBatch):
+            values = [batch.columns[name].to_pylist() for name in columns]
+            for row, *record in zip(batch.rows.tolist(), *values, strict=True):
+                yield Origin(batch.file, row), dict(zip(columns, record, strict=True))
+        else:
+            yield batch
+
+
+def parquet_columns(table: Path) -> list[str]:
+    """The names of a Parquet file's columns. Raises DataError if it cannot be read."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        return parquet.read_schema(table).names
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(table, error) from error
+
+
+def _unreadable(table: Path, error: Exception) -> DataError:
+    return DataError(f"{table}: not readable as Parquet: {error}. Write it again, or download it again.")
+
+
 def _check_columns(table: Path, columns: Sequence[str], names: Sequence[str]) -> None:
     if missing := [column for column in columns if column not in names]:
         raise DataError(f"{table}: there is no column {missing[0]}; its columns are {', '.join(names) or 'none'}.")
@@ -69,16 +97,19 @@ def _check_columns(table: Path, columns: Sequence[str], names: Sequence[str]) ->
         raise DataError(f"{table}: there are two columns {repeated[0]}; rename one.")
 
 
-def _csv(table: Path, columns: Sequence[str]) -> Iterator[ColumnBatch | PlainRow]:
+def _csv(table: Path, columns: Sequence[str]) -> Iterator[ColumnBatch | PlainRow | BadRow]:
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
     delimiter = "\t" if table.suffix == ".tsv" else ","
-    with table.open(encoding="utf-8-sig", newline="") as opened:
+    # Python decodes more than the header, so that an error would name another line.
+    with table.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
         try:
             names = next(csv.reader(opened, delimiter=delimiter), [])
-        except (UnicodeDecodeError, csv.Error) as error:
+        except csv.Error as error:
             raise DataError(f"{table}: its header is not readable as CSV: {error}. Save the file as UTF-8.") from error
+    if not all(map(is_encodable, names)):
+        raise DataError(f"{table}: its header is not readable as CSV: it is not UTF-8. Save the file as UTF-8.")
     _check_columns(table, columns, names)
     ragged: list[tuple[int, str]] = []
 
@@ -91,7 +122,9 @@ def _csv(table: Path, columns: Sequence[str]) -> Iterator[ColumnBatch | PlainRow
             table,
             arrow_csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),  # with threads, rows have no numbers
             arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip),
-            arrow_csv.ConvertOptions(include_columns=columns, column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=False),
+            arrow_csv.ConvertOptions(
+                check_utf8=False, include_columns=columns, column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=False
+            ),
         )
         last = 1  # the header's row
         empty = pa.RecordBatch.from_pylist([], batches.schema)
@@ -100,15 +133,22 @@ def _csv(table: Path, columns: Sequence[str]) -> Iterator[ColumnBatch | PlainRow
                 until = ragged[0][0] - last - 1 if ragged else batch.num_rows
                 if batch.num_rows and until:
                     ready = batch.slice(0, until)
-                    yield ColumnBatch(table.name, last + 1 + np.arange(ready.num_rows), dict(zip(columns, ready.columns, strict=True)))
+                    yield from _decoded(table.name, last + 1 + np.arange(ready.num_rows), dict(zip(columns, ready.columns, strict=True)))
                     last += ready.num_rows
                     batch = batch.slice(until)
                 else:
                     last, text = ragged.pop(0)
-                    values = next(csv.reader([text], delimiter=delimiter), [])
-                    yield Origin(table.name, last), dict(zip(names, values, strict=False))
+                    yield _ragged_row(Origin(table.name, last), text, names, delimiter)
     except pa.ArrowInvalid as error:
         raise DataError(f"{table}: not readable as CSV: {error}. Save it as UTF-8, with its values in double quotes.") from error
+
+
+def _ragged_row(origin: Origin, text: str, names: Sequence[str], delimiter: str) -> PlainRow | BadRow:
+    try:
+        values = next(csv.reader([text], delimiter=delimiter), [])
+    except csv.Error as error:
+        return BadRow(origin, "bad_csv", f"not readable as CSV: {error}; put its values into double quotes")
+    return origin, dict(zip(names, values, strict=False))
 
 
 def _json_lines(table: Path, columns: Sequence[str], numbers: Collection[str]) -> Iterator[ColumnBatch | PlainRow | BadRow]:
@@ -150,7 +190,7 @@ def _line_blocks(file: Path) -> Iterator[bytes]:
             block = opened.read(BLOCK_BYTES)
 
 
-def _parquet(table: Path, columns: Sequence[str]) -> Iterator[ColumnBatch]:
+def _parquet(table: Path, columns: Sequence[str]) -> Iterator[ColumnBatch | BadRow]:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -160,13 +200,13 @@ def _parquet(table: Path, columns: Sequence[str]) -> Iterator[ColumnBatch]:
             first = 1
             for batch in opened.iter_batches(PARQUET_ROWS, columns=columns):
                 by_name = {name: _plain(batch.column(name)) for name in columns}
-                yield ColumnBatch(table.name, first + np.arange(batch.num_rows), by_name)
+                yield from _decoded(table.name, first + np.arange(batch.num_rows), by_name)
                 first += batch.num_rows
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{table}: not readable as Parquet: {error}. Write it again.") from error
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(table, error) from error
 
 
-def _folder(table: Path, columns: Sequence[str]) -> Iterator[ColumnBatch]:
+def _folder(table: Path, columns: Sequence[str]) -> Iterator[ColumnBatch | BadRow]:
     files = sorted(table.glob("*.parquet"))
     if not files:
         raise DataError(f"{table}: this folder has no .parquet file.")
@@ -174,15 +214,50 @@ def _folder(table: Path, columns: Sequence[str]) -> Iterator[ColumnBatch]:
     for file in files:
         rows = 0
         for batch in _parquet(file, columns):
-            yield ColumnBatch(table.name, batch.rows + before, batch.columns)
-            rows += len(batch.rows)
+            if isinstance(batch, BadRow):
+                yield replace(batch, origin=Origin(table.name, batch.origin.row + before))
+                rows += 1
+            else:
+                yield ColumnBatch(table.name, batch.rows + before, batch.columns)
+                rows += len(batch.rows)
         before += rows
 
 
 def _plain(column: "pa.Array") -> "pa.Array":
-    """The column as strings, if it has texts in another encoding."""
+    """The column as strings, which may be no UTF-8, if it has texts in another encoding or the bytes of texts."""
     import pyarrow as pa
+    from pyarrow import compute
 
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    return column.cast(pa.string()) if is_text else column
+    is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    return compute.cast(column, pa.string(), safe=False) if is_text or is_bytes else column
+
+
+def _decoded(file: str, rows: NDArray[np.int64], columns: dict[str, "pa.Array"]) -> Iterator[ColumnBatch | BadRow]:
+    """The rows as a batch, after those whose texts are not UTF-8, each as a bad row."""
+    import pyarrow as pa
+
+    bad: dict[int, str] = {}
+    for name, column in columns.items():
+        try:
+            if pa.types.is_string(column.type):
+                column.validate(full=True)
+        except pa.ArrowInvalid:
+            bad |= dict.fromkeys(_not_utf8(column), name)
+    for at in sorted(bad):
+        yield BadRow(Origin(file, int(rows[at])), "wrong_encoding", f"the column {bad[at]} is not UTF-8; save the file as UTF-8")
+    if bad:
+        good = np.setdiff1d(np.arange(len(rows)), list(bad))
+        rows, columns = rows[good], {name: column.take(pa.array(good)) for name, column in columns.items()}
+    yield ColumnBatch(file, rows, columns)
+
+
+def _not_utf8(column: "pa.Array") -> Iterator[int]:
+    import pyarrow as pa
+
+    for at, value in enumerate(column.cast(pa.binary()).to_pylist()):
+        try:
+            (value or b"").decode("utf-8")
+        except UnicodeDecodeError:
+            yield at
