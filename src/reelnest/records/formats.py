@@ -17,6 +17,7 @@ from reelnest.errors import DataError, VideoError
 from reelnest.records.files.safe_paths import check_inside, regular_file
 from reelnest.records.json_lines import (
     RecordError,
+    advise_on_id,
     check_keys,
     check_string,
     check_text,
@@ -41,12 +42,12 @@ PAIR_KEYS = ("query", "target", "relevance", "split", "negatives")
 SIDE_KEYS = ("text", "video", *SEGMENT_KEYS)
 LONGEST_ID = 1000
 SHARED_SIDES = 1 << 17
-MOST_TAGS = 100
-MOST_IMAGES = 100_000
-MOST_NEGATIVES = 10_000
-LARGEST_RELEVANCE = 1e6
+MOST_TAGS, MOST_IMAGES, MOST_NEGATIVES = 100, 100_000, 10_000
+SMALLEST_RELEVANCE, LARGEST_RELEVANCE = 1e-6, 1e6
 A_SIDE = '{"text": …} or {"video": video_id}'
-A_RELEVANCE = f"a number above 0 and at most {LARGEST_RELEVANCE:,.0f} (list irrelevant items under negatives), or remove it for 1"
+A_RELEVANCE = (
+    f"a number from {SMALLEST_RELEVANCE:f} to {LARGEST_RELEVANCE:,.0f} (list irrelevant items under negatives), or remove it for 1"
+)
 A_SEGMENT = '{"video": video_id, "start": seconds, "end": seconds}'
 
 
@@ -317,7 +318,9 @@ def _side(value: Any, where: str, video_ids: Collection[str]) -> Side:
         return Side("text", text)
     video_id = check_string(value["video"], f"{where}.video")
     if video_id not in video_ids:
-        raise RecordError("unknown_video", f"{where} names video {show(video_id)}, not in {VIDEOS_FILE}; add it, or correct the id")
+        raise RecordError(
+            "unknown_video", f"{where} names video {show(video_id)}, not in {VIDEOS_FILE}; {advise_on_id(video_id, video_ids)}"
+        )
     return _video_side(video_id, parse_segment(value, f"{where}."))
 
 
@@ -335,7 +338,7 @@ def _relevance(value: Any) -> float:
         grade = float(value)
     except OverflowError:
         grade = math.inf
-    if not 0 < grade <= LARGEST_RELEVANCE:
+    if not SMALLEST_RELEVANCE <= grade <= LARGEST_RELEVANCE:
         raise RecordError("bad_relevance", f"relevance is {grade:g}; expected {A_RELEVANCE}")
     return grade
 

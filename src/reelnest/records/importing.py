@@ -93,6 +93,8 @@ class _WaitingPairs:
             self._file.write(json.dumps([row.origin.file, row.origin.row, dict(row.record)], default=_refuse) + "\n")
         except RecordError as error:
             return BadRow(row.origin, error.reason, str(error))
+        except RecursionError:
+            return BadRow(row.origin, "wrong_type", "found a value that is nested very deep; expected texts and numbers")
         return None
 
     def __iter__(self) -> Iterator[PairRow]:

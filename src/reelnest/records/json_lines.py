@@ -7,7 +7,7 @@ import functools
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,10 @@ from reelnest.errors import DataError
 
 # A longer line is probably a file without line ends, and reading it at once could take all memory.
 MAX_LINE_BYTES = 64 * 2**20
+MOST_NESTED = 100
+"""How deep lists and objects are nested at most. Python fails at some hundreds, sooner in a deep call than in another."""
+BLANK = frozenset("\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+"""Letters and symbols without a shape, such as Hangul fillers."""
 
 
 class RecordError(Exception):
@@ -67,9 +71,19 @@ def parse_record(raw: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         # json raises these for numbers with thousands of digits and for brackets nested thousands deep.
         raise RecordError("bad_json", f"not readable as JSON: {error}; expected one JSON object per line") from None
+    if raw.count(b"[") + raw.count(b"{") > MOST_NESTED and _is_nested_deeper(record, MOST_NESTED):
+        raise RecordError("bad_json", f"lists or objects are nested more than {MOST_NESTED} deep; expected one JSON object per line")
     if not isinstance(record, dict):
         raise RecordError("not_an_object", f"found {show_kind(record)}; expected a JSON object such as {{…}}")
     return record
+
+
+def _is_nested_deeper(value: Any, most: int) -> bool:
+    values = [value]
+    for _ in range(most + 1):
+        containers = [value.values() if isinstance(value, dict) else value for value in values if isinstance(value, dict | list)]
+        values = [value for container in containers for value in container]
+    return bool(values)
 
 
 def check_keys(record: dict[str, Any], known: tuple[str, ...], prefix: str = "") -> None:
@@ -97,9 +111,15 @@ def check_text(value: Any, where: str) -> str:
 
 
 def is_blank(text: str) -> bool:
-    """Whether a reader sees nothing: only white space, control characters and characters without width."""
+    """Whether a reader sees nothing: only white space, control characters and characters without width or shape."""
     # Most texts begin with a letter or digit, and a generator takes five times as long.
-    return not text[:1].isalnum() and all(unicodedata.category(character)[0] in "CZ" for character in text)
+    first = text[:1]
+    return (not first.isalnum() or first in BLANK) and all(map(_is_invisible, text))
+
+
+def _is_invisible(character: str) -> bool:
+    # A mark alone (M) changes a character that is not there.
+    return unicodedata.category(character)[0] in "CZM" or character in BLANK
 
 
 def is_encodable(text: str) -> bool:
@@ -113,9 +133,21 @@ def is_encodable(text: str) -> bool:
     return True
 
 
+def advise_on_id(name: str, known: Collection[str]) -> str:
+    """What to do about an id that is not in `known`: names the one that differs only in case, white space or Unicode form, if any."""
+    forms = [unicodedata.normalize(form, text) for text in (name, name.strip()) for form in ("NFC", "NFD")]
+    similar = next((text for form in forms for text in (form, form.lower(), form.upper()) if text in known), None)
+    if similar is None:
+        return "add it, or correct the id"
+    return f"did you mean {show(similar)}, which differs in case, white space or Unicode form?"
+
+
 def show(value: Any) -> str:
     """A value as JSON, truncated to a readable length, always encodable."""
-    text = json.dumps(value, ensure_ascii=not (isinstance(value, str) and is_encodable(value)), default=str)
+    try:
+        text = json.dumps(value, ensure_ascii=not (isinstance(value, str) and is_encodable(value)), default=str)
+    except RecursionError:
+        return "a value that is nested very deep"
     return text if len(text) <= 120 else text[:117] + "…" + text[-1]
 
 

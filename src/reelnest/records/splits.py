@@ -77,9 +77,11 @@ def connected_components(pairs: Sequence[Pair], files: Mapping[str, str] = NO_SE
 
 
 def normalised(text: str) -> str:
-    """The text without differences in Unicode form, white space and case."""
-    form = text if text.isascii() else unicodedata.normalize("NFC", text)
-    return " ".join(form.casefold().split())
+    """The text without differences in Unicode form and width, white space, characters without width, and case."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())  # some case pairs have other forms
+        text = "".join(character for character in text if unicodedata.category(character) != "Cf")
+    return " ".join(text.casefold().split())
 
 
 def count_pairs(pairs: Sequence[Pair], splits: Sequence[str]) -> dict[str, dict[str, int]]:

@@ -8,6 +8,7 @@ import pytest
 
 from reelnest.errors import DataError, VideoError
 from reelnest.records.formats import (
+    PAIR_KEYS,
     BadRecord,
     Side,
     Video,
@@ -180,7 +181,7 @@ def test_a_video_line_that_cannot_be_used_is_a_bad_record(tmp_path: Path, line: 
         pytest.param({**PAIR, "query": "\u200b \u200d\ufeff"}, "empty_text", "query", id="a text without width"),
         pytest.param({**PAIR, "query": "a\0b"}, "nul_character", "query.text", id="a NUL character in a text"),
         pytest.param({**PAIR, "negatives": ["a"] * 10_001}, "too_many_negatives", "at most 10000", id="very many negatives"),
-        pytest.param({**PAIR, "relevance": 1e308}, "bad_relevance", "at most 1,000,000", id="a relevance whose sums overflow"),
+        pytest.param({**PAIR, "relevance": 1e308}, "bad_relevance", "to 1,000,000", id="a relevance whose sums overflow"),
         pytest.param({**PAIR, "query": {}}, "wrong_side", "neither", id="a side with nothing in it"),
         pytest.param({**PAIR, "query": {"text": "a", "video": "cat"}}, "wrong_side", "both", id="a side that is text and video"),
         pytest.param({**PAIR, "query": {"image": "a"}}, "unknown_key", "query.image", id="a side of an unknown kind"),
@@ -189,8 +190,12 @@ def test_a_video_line_that_cannot_be_used_is_a_bad_record(tmp_path: Path, line: 
         pytest.param({**PAIR, "negatives": "dog"}, "wrong_type", "a list of sides", id="negatives that are no list"),
         pytest.param({**PAIR, "negatives": ["dog", "cat"]}, "contradictory_negative", "target", id="the target as negative"),
         pytest.param({**PAIR, "negatives": ["a cat"]}, "contradictory_negative", "query", id="the query as negative"),
-        pytest.param({**PAIR, "relevance": 0}, "bad_relevance", "above 0", id="relevance 0"),
-        pytest.param({**PAIR, "relevance": -1}, "bad_relevance", "above 0", id="negative relevance"),
+        pytest.param({**PAIR, "relevance": 0}, "bad_relevance", "from 0.000001", id="relevance 0"),
+        pytest.param({**PAIR, "relevance": -1}, "bad_relevance", "from 0.000001", id="negative relevance"),
+        pytest.param({**PAIR, "relevance": 1e-320}, "bad_relevance", "from 0.000001", id="a relevance too small"),
+        pytest.param({**PAIR, "query": "\u3164\u2800\ufe0f\u0301"}, "empty_text", "query", id="a text of fillers and marks"),
+        pytest.param({**PAIR, "query": {"video": "CAT"}}, "unknown_video", 'mean "cat"', id="a video in other case"),
+        pytest.param({**PAIR, "query": {"video": " cat"}}, "unknown_video", 'mean "cat"', id="a video with white space"),
         pytest.param({**PAIR, "relevance": True}, "bad_relevance", "true", id="true as relevance"),
         pytest.param({**PAIR, "relevance": "1"}, "bad_relevance", '"1"', id="a string as relevance"),
         pytest.param('{"query": "a", "target": "cat", "relevance": NaN}', "not_a_number", "NaN", id="NaN"),
@@ -320,6 +325,15 @@ def test_a_missing_quarantine_is_an_error_with_advice(tmp_path: Path) -> None:
     (tmp_path / "quarantine.jsonl").write_text('{"file": "videos.jsonl"}\n')
     with pytest.raises(DataError, match="reelnest validate"):
         read_quarantine(tmp_path / "quarantine.jsonl")
+
+
+def test_values_nested_very_deep_are_bad_records(tmp_path: Path) -> None:
+    values = ["[" * depth + "]" * depth for depth in range(90, 1000, 3)]
+    lines = [f'{{"query": "a", "target": "cat", "{key}": {value}}}' for key in PAIR_KEYS for value in values]
+    write(tmp_path, "pairs.jsonl", *lines)
+    pairs, bad = read_pairs(tmp_path, {"cat"})
+    assert pairs == []
+    assert len(bad) == len(lines)
 
 
 def test_a_key_that_occurs_twice_among_very_many_is_found_in_time(tmp_path: Path) -> None:

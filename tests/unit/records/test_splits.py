@@ -79,8 +79,16 @@ def test_a_long_chain_is_one_component() -> None:
     assert len(set(assign_splits(pairs, 0.3, 0.3))) == 1
 
 
-SPELLINGS = ["a red caf\u00e9", "a red cafe\u0301", "A Red CAF\u00c9", "  a red\tcaf\u00e9 ", "a\u00a0red caf\u00e9"]
-"""One text in two Unicode forms (NFC, NFD), in other case, and with other white space."""
+SPELLINGS = [
+    "a red caf\u00e9",
+    "a red cafe\u0301",
+    "A Red CAF\u00c9",
+    "  a red\tcaf\u00e9 ",
+    "a\u00a0red caf\u00e9",
+    "a \uff32\uff25\uff24 caf\u00e9",
+    "a r\u200bed\ufeff caf\u00e9",
+]
+"""One text in several Unicode forms (NFC, NFD, full width), in other case, and with other white space and characters without width."""
 
 
 def test_texts_that_differ_only_in_spelling_are_in_one_split() -> None:

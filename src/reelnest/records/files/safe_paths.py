@@ -96,9 +96,28 @@ def _advice(file: Path) -> str:
     """What to do about a file that does not exist."""
     if "\\" in file.name:
         return "separate folders with / instead of \\"
-    if any(file.with_name(unicodedata.normalize(form, file.name)).exists() for form in ("NFC", "NFD")):
+    missing = file
+    while not missing.parent.exists():
+        missing = missing.parent
+    present = _names(str(missing.parent)).get(_folded(missing.name))
+    if present in (None, missing.name):  # a link without a target is in the folder
+        return "correct the path or add the file"
+    if unicodedata.normalize("NFC", present) == unicodedata.normalize("NFC", missing.name):
         return "a file of this name exists in another Unicode form (NFC or NFD); rename it to the name in the record"
-    return "correct the path or add the file"
+    return f"did you mean {show(present)}, which differs in case or white space?"
+
+
+@functools.lru_cache(maxsize=8)
+def _names(folder: str) -> dict[str, str]:
+    """The names in a folder, by their `_folded` form."""
+    try:
+        return {_folded(name): name for name in os.listdir(folder)}  # noqa: PTH208 - only the names are needed
+    except OSError:  # a file, or no permission
+        return {}
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold().strip()
 
 
 def check_regular_file(file: Path, name: str) -> int:

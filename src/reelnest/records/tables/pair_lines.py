@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reelnest.records.formats import LARGEST_RELEVANCE, SPLITS
+from reelnest.records.formats import LARGEST_RELEVANCE, SMALLEST_RELEVANCE, SPLITS
 from reelnest.records.importers.importer import PairColumns
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def plain_lines(pairs: PairColumns, video_ids: Container[str]) -> "pa.Array":
     ends = [
         (pairs.video_ids, lambda value: f'"}}, "target": {{"video": {_json(value)}}}' if value in video_ids else None, None),
         (pairs.splits, lambda value: f', "split": "{value}"' if value in SPLITS else None, ""),
-        (pairs.relevance, lambda value: f', "relevance": {_json(value)}' if 0 < value <= LARGEST_RELEVANCE else None, ""),
+        (pairs.relevance, lambda value: f', "relevance": {_json(value)}' if SMALLEST_RELEVANCE <= value <= LARGEST_RELEVANCE else None, ""),
     ]
     given = [end for end in ends if end[0] is not None]
     parts = [by_value(*end, after="}\n" if end is given[-1] else "") for end in given]
