@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 from reelnest.atomic_files import write_lines
 from reelnest.errors import DataError
 from reelnest.records.formats import VIDEOS_FILE, BadRecord, read_records
-from reelnest.records.json_lines import RecordError, check_keys, check_string, show, show_kind
+from reelnest.records.json_lines import RecordError, check_keys, check_string, check_text, is_blank, show, show_kind
 
 Kind = Literal["invariance", "direction", "minimum"]
 
@@ -67,7 +67,7 @@ def read_behaviour(
         return [], []
 
     def read(record: dict[str, Any], line: int) -> None:
-        test = _test(record, line)
+        test = parse_test(record, line)
         for text in test.texts:
             if len(text) > max_text_characters:
                 advice = "shorten it, or raise validate.max_text_characters"
@@ -114,7 +114,8 @@ def _stored(lines: Sequence[str]) -> Iterator[BehaviourTest]:
         yield BehaviourTest(**{**record, "video": tuple(record["video"]), "above": tuple(record["above"])})
 
 
-def _test(record: dict[str, Any], line: int) -> BehaviourTest:
+def parse_test(record: dict[str, Any], line: int) -> BehaviourTest:
+    """Parses a record of `behaviour.jsonl`. Raises RecordError."""
     kind = record.get("kind")
     if kind not in KINDS:
         raise RecordError("bad_kind", f"kind is {show(kind)}; expected {', '.join(KINDS)}")
@@ -136,8 +137,8 @@ def _test(record: dict[str, Any], line: int) -> BehaviourTest:
 
 
 def _text(value: Any, where: str) -> str:
-    text = check_string(value, where)
-    if not text.strip():
+    text = check_text(value, where)
+    if is_blank(text):
         raise RecordError("empty_text", f"{where} is an empty text; write a search text, or remove the line")
     return text
 

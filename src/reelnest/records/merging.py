@@ -16,7 +16,7 @@ from typing import Any
 
 from reelnest.atomic_files import atomic_write
 from reelnest.errors import DataError, VideoError
-from reelnest.records.behaviour_tests import BEHAVIOUR_FILE
+from reelnest.records.behaviour_tests import BEHAVIOUR_FILE, parse_test
 from reelnest.records.files.tar_members import same_bytes, stored_name, tar_of
 from reelnest.records.formats import (
     PAIRS_FILE,
@@ -133,7 +133,13 @@ class _Merge:
         for folder, name, line, record in records:
             if "video_id" not in record and name != BEHAVIOUR_FILE:
                 self._take(folder, name, line, record, self._pair)
-        self._add_behaviour([record for _, name, _, record in records if name == BEHAVIOUR_FILE])
+        present: list[dict[str, Any]] = []
+        if any(name == BEHAVIOUR_FILE for _, name, _, _ in records) and self.lines[BEHAVIOUR_FILE].own:
+            read_records(self.data, BEHAVIOUR_FILE, lambda record, _: present.append(record))
+        for folder, name, line, record in records:
+            if name == BEHAVIOUR_FILE and record not in present:
+                self._take(folder, name, line, record, self._behaviour)
+                present.append(record)
         if self.faults:
             more = f"\n  and {len(self.faults) - SHOWN} more" if len(self.faults) > SHOWN else ""
             listed = "\n  ".join(self.faults[:SHOWN])
@@ -178,6 +184,8 @@ class _Merge:
 
     def _claim(self, name: str, file: Path, video_id: str) -> None:
         existing = self.files.get(name)
+        if any(step.startswith((".git", ".dvc")) for step in name.split("/")):
+            raise RecordError("unsafe_path", f"the file {show(name)} has a name that git or DVC reads; rename it")
         if name in FILES:
             raise RecordError("conflict", f"the file {show(name)} has the name of a file of records; rename it")
         if existing != file and (existing is None or not filecmp.cmp(existing, file, shallow=False)):
@@ -214,14 +222,9 @@ class _Merge:
         if new_ids and lines.own:
             read_records(self.data, PAIRS_FILE, keep)
 
-    def _add_behaviour(self, records: Sequence[dict[str, Any]]) -> None:
-        present: list[dict[str, Any]] = []
-        if records and self.lines[BEHAVIOUR_FILE].own:
-            read_records(self.data, BEHAVIOUR_FILE, lambda record, _: present.append(record))
-        for record in records:
-            if record not in present:
-                self.lines[BEHAVIOUR_FILE].put(record)
-                present.append(record)
+    def _behaviour(self, record: dict[str, Any], folder: Path, line: int, origin: str) -> None:  # noqa: ARG002 - as the other kinds
+        parse_test(record, line)
+        self.lines[BEHAVIOUR_FILE].put(record)
 
     def _where(self, known: _Known, name: str) -> str:
         return known.origin or f"{self.data / name}:{known.at}"

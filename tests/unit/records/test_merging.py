@@ -130,3 +130,21 @@ def test_a_file_of_json_lines_adds_videos_and_pairs(tmp_path: Path) -> None:
     assert read_pairs(into, {"v2"})[0][0].target == Side("video", "v2")
     with pytest.raises(DataError, match="expected a folder with"):
         merge([tmp_path / "nowhere"], tmp_path / "data", into)
+
+
+def test_behaviour_tests_that_cannot_be_used_are_named(data: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    lines = ['{"kind": "minimum", "query": "a", "video": "v1"}', '{"kind": 5}', '{"\\ud800": 1}']
+    lines += ['{"kind": "minimum", "query": "\\u200b", "video": "v1"}', '{"kind": "minimum", "query": "\\ud800", "video": "v1"}']
+    (source / "behaviour.jsonl").write_text("\n".join(lines) + "\n")
+    error = error_of(data, source)
+    assert [f"behaviour.jsonl:{line}:" in error for line in range(1, 6)] == [False, True, True, True, True]
+
+
+@pytest.mark.parametrize("name", [".dvcignore", ".git/config", "videos/.gitignore", "videos/.dvcignore"])
+def test_a_file_that_git_or_dvc_reads_is_not_added(data: Path, tmp_path: Path, name: str) -> None:
+    source = tmp_path / "source"
+    (source / name).parent.mkdir(parents=True)
+    write(source, [{"video_id": "v2", "path": name}])
+    assert "git or DVC reads" in error_of(data, source)
