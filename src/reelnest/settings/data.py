@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from reelnest.settings.section import DecoderName, Fraction, FrameSampling, Positive, Section
+from reelnest.settings.section import DecoderName, Fraction, FrameSampling, Positive, Section, Text
 
 GreyLevel = Annotated[float, Field(ge=0, le=255)]
 
@@ -62,7 +62,7 @@ class Preprocess(Section):
     max_pixels: Positive = 3200
     """Limits of a frame's area in pixels after resizing. Both sides become multiples of a token's side."""
     shard_megabytes: Positive = 256
-    scheduler: str | None = None
+    scheduler: Text | None = None
     """Address of a Dask scheduler that shares this file system; null for processes on this machine."""
 
     @model_validator(mode="after")

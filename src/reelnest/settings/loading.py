@@ -1,6 +1,7 @@
 """Reads `params.yaml`, and the accelerate config that it names. Errors name the wrong key."""
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ PARAMS_FILE = Path("params.yaml")
 ACCELERATE_CONFIGS = Path("configs/accelerate")
 SHOWN = 8
 """How many errors a message has; it counts all."""
+SHOULD_BE = "Input should be "
+STARTS_WITH_KEY = re.compile(r"[a-z_]+(\.[a-z_0-9]+)*: ")
+"""A section's error that is about one of its settings."""
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
@@ -126,6 +130,7 @@ def _listed(path: Path, errors: Sequence[str]) -> str:
 
 def _explain(errors: Sequence[ErrorDetails], contents: Mapping[str, Any]) -> list[str]:
     lines = []
+    messages: dict[str, tuple[Any, list[str]]] = {}  # a setting of several types has an error for each
     for detail in errors:
         keys = _keys(detail)
         where = ".".join(keys)
@@ -136,10 +141,40 @@ def _explain(errors: Sequence[ErrorDetails], contents: Mapping[str, Any]) -> lis
             lines.append(f"{where}: unknown setting; {advice}")
         elif detail["type"] == "value_error":
             text = str(detail["ctx"]["error"])
-            lines.append(f"{where}: {text}." if where else f"{text}.")
+            joint = "." if STARTS_WITH_KEY.match(text) else ": "
+            lines.append(f"{where}{joint}{text}." if where else f"{text}.")
         else:
-            lines.append(f"{where}: {detail['msg']}; found {detail['input']!r}.")
-    return lines
+            where = ".".join(keys[:-1]) if _lacks_element(detail) else where
+            messages.setdefault(where, (detail["input"], []))[1].append(_expected(detail))
+    return lines + [f"{where}: {_joined(texts)}; found {value!r}." for where, (value, texts) in messages.items()]
+
+
+def _joined(texts: Sequence[str]) -> str:
+    """One sentence from the errors of a setting: one for each type that it may have."""
+    text = ", or ".join(dict.fromkeys(texts))
+    return text if text[0].isupper() else SHOULD_BE + text
+
+
+def _expected(detail: ErrorDetails) -> str:
+    """What a value should be: pydantic's text, with YAML's words for Python's."""
+    known = {
+        "tuple_type": "a list",
+        "model_type": "a section, with a `key: value` on each line",
+        "dict_type": "a section, with a `key: value` on each line",
+        "string_too_short": "a text that is not empty",
+    }
+    if detail["type"] in ("too_short", "too_long"):
+        limits = {"too_short": ("min_length", "or more"), "too_long": ("max_length", "or fewer")}
+        limit, more = limits[detail["type"]]
+        return f"a list of {detail['ctx'][limit]} {more}"
+    if _lacks_element(detail):
+        return "a longer list"
+    return known.get(detail["type"], str(detail["msg"]).removeprefix(SHOULD_BE))
+
+
+def _lacks_element(detail: ErrorDetails) -> bool:
+    """Whether a list of fixed length is too short."""
+    return detail["type"] == "missing" and isinstance(detail["loc"][-1], int)
 
 
 def _keys(detail: ErrorDetails) -> list[str]:
@@ -148,7 +183,7 @@ def _keys(detail: ErrorDetails) -> list[str]:
 
 
 def _is_union_tag(key: Any) -> bool:
-    return isinstance(key, str) and ("[" in key or "(" in key or key in ("int", "float", "str", "tuple"))
+    return isinstance(key, str) and ("[" in key or "(" in key or key in ("int", "float", "str", "tuple") or key.startswith("constrained-"))
 
 
 def _known_keys(path: list[str], contents: Mapping[str, Any]) -> list[str]:

@@ -84,7 +84,7 @@ def _load_installed() -> None:
 def loss_settings_class(section: object) -> type[LossSettings]:
     """The settings class for the contents of the section `loss`. Raises pydantic's ValidationError for an unknown name."""
     name = section.get("name", NestedInfoNceSettings().name) if isinstance(section, Mapping) else NestedInfoNceSettings().name
-    if name not in _registered:
+    if isinstance(name, str) and name not in _registered:
         _load_installed()
     if not isinstance(name, str) or name not in _registered:
         problem = PydanticCustomError("unknown_loss", "There is no such loss; known: {known}", {"known": ", ".join(sorted(_registered))})

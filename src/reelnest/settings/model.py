@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from reelnest.settings.section import FamilyName, Positive, Section
+from reelnest.settings.section import FamilyName, Positive, Section, Text
 
 
 class Tiny(Section):
@@ -45,9 +45,9 @@ class Lora(Section):
 class Model(Section):
     """The encoder."""
 
-    name_or_path: str = "tiny"
+    name_or_path: Text = "tiny"
     """A Hub name, a folder in Hugging Face format, or `tiny`."""
-    revision: str | None = None
+    revision: Text | None = None
     """Commit of the Hub repository; required for a Hub name."""
     family: FamilyName | None = None
     """The model family; null: from the name or from config.json. Needed if config.json fits two families."""

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from reelnest.settings.section import ComparableMetric, Fraction, Section
+from reelnest.settings.section import ComparableMetric, Fraction, Section, Text
 
 
 class BehaviourPassed(Section):
@@ -18,7 +18,7 @@ class BehaviourPassed(Section):
 class Register(Section):
     """Registration and promotion of a model."""
 
-    name: str = "reelnest"
+    name: Text = "reelnest"
     metric: ComparableMetric = "recall@10"
     """The metric for promotion: the challenger must not be worse at any of the champion's dims, and must be better at one of them."""
     margin: Annotated[float, Field(ge=0)] = 0.01

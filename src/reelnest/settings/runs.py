@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from reelnest.settings.section import Positive, Section
+from reelnest.settings.section import Positive, Section, Text
 
 Port = Annotated[int, Field(ge=1024, le=65535)]
 
@@ -12,17 +12,17 @@ Port = Annotated[int, Field(ge=1024, le=65535)]
 class Tracking(Section):
     """MLflow, which stores runs, metrics, checkpoints and models. No DVC stage depends on it."""
 
-    uri: str = "sqlite:///mlflow.db"
+    uri: Text = "sqlite:///mlflow.db"
     """The environment variable MLFLOW_TRACKING_URI overrides this."""
-    experiment: str = "reelnest"
+    experiment: Text = "reelnest"
 
 
 class Runs(Section):
     """Remotes to which the runs of deployments are pushed."""
 
-    push: str | None = None
+    push: Text | None = None
     """The git remote for each completed run's ref, such as `origin`; null: nothing is pushed."""
-    push_outputs: str | None = None
+    push_outputs: Text | None = None
     """The DVC remote for the outputs of pushed runs; null: DVC's default remote, if any."""
 
     @model_validator(mode="after")
@@ -35,7 +35,7 @@ class Runs(Section):
 class JobSettings(Section):
     """What all clusters' jobs have in common."""
 
-    socket_interface: str | None = None
+    socket_interface: Text | None = None
     """The network interface over which the processes of several nodes communicate, for NCCL and gloo; null: their own choice."""
     ports: Annotated[tuple[Port, Port], Field(strict=False)] = (20000, 29999)
     """First and last port on which the first process may listen for the others."""
@@ -58,22 +58,22 @@ class JobSettings(Section):
 class Slurm(JobSettings):
     """The SLURM job of a stage. null leaves a value to the cluster's default. `launch.config` sets the number of nodes."""
 
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    time: str | None = None
+    partition: Text | None = None
+    account: Text | None = None
+    qos: Text | None = None
+    time: Text | None = None
     """The time limit, such as `1-00:00:00`. Before it ends, the training saves a checkpoint and the job is queued again. It must be
     well above `launch.grace_seconds`."""
-    constraint: str | None = None
+    constraint: Text | None = None
     """Features that the nodes must have."""
-    reservation: str | None = None
-    gres: str | None = None
+    reservation: Text | None = None
+    gres: Text | None = None
     """Generic resources of each node, such as `gpu:a100:8`."""
-    gpus_per_node: str | Positive | None = None
+    gpus_per_node: Text | Positive | None = None
     """A number of GPUs, or a type and number such as `a100:8`."""
     cpus_per_task: Positive | None = None
     """CPUs of the launcher of each node, which its processes share."""
-    mem: str | None = None
+    mem: Text | None = None
     """Memory of each node, such as `64G`."""
     exclusive: bool = False
     """Whether no other job may use the nodes."""
@@ -88,19 +88,19 @@ class Slurm(JobSettings):
 class Kubernetes(JobSettings):
     """The Kubernetes job of a stage, with one pod for each machine of `launch.config`. Everything else is in the template."""
 
-    template: str = "configs/kubernetes/job.yaml"
+    template: Text = "configs/kubernetes/job.yaml"
     """A file with the manifest of a job, to which each launch adds its command, its number of pods and the settings below."""
-    context: str | None = None
+    context: Text | None = None
     """A context of the kubeconfig; null: the current one, or inside of a cluster the pod's own service account."""
-    namespace: str | None = None
+    namespace: Text | None = None
     """null: the context's, or the pod's own."""
-    image: str | None = None
+    image: Text | None = None
     """null: the template's."""
     gpus: Annotated[int, Field(ge=0)] | None = None
     """GPUs of each pod (the limit `nvidia.com/gpu`); null: the template's."""
-    cpu: str | Positive | None = None
+    cpu: Text | Positive | None = None
     """CPUs that each pod requests, such as `8` or `500m`; null: the template's."""
-    memory: str | None = None
+    memory: Text | None = None
     """Memory of each pod, request and limit, such as `64Gi`; null: the template's."""
 
 
@@ -119,7 +119,7 @@ class Launch(Section):
 
     backend: Literal["local", "slurm", "kubernetes"] = "local"
     """local: on this machine. slurm, kubernetes: in a job of the cluster."""
-    config: str = "cpu-2"
+    config: Text = "cpu-2"
     """A file of `configs/accelerate/`, without its suffix."""
     grace_seconds: Annotated[float, Field(gt=0)] = 120.0
     """Time for processes to finish a step and save after a stop request, before they are killed."""
@@ -139,9 +139,10 @@ class Launch(Section):
             except ValidationError as error:
                 first = error.errors(include_url=False)[0]
                 key = ".".join(["resources", stage, *map(str, first["loc"][:1])])
-                raise ValueError(
-                    f"{key}: not a valid setting of launch.{self._section} ({first['msg']}); found {first['input']!r}"
-                ) from None
+                known = ", ".join(type(getattr(self, self._section)).model_fields)
+                unknown = f"unknown setting; launch.{self._section} has {known}"
+                text = unknown if first["type"] == "extra_forbidden" else f"{first['msg']}; found {first['input']!r}"
+                raise ValueError(f"{key}: {text}") from None
         return self
 
     def job_settings(self, stage: str) -> Slurm | Kubernetes:

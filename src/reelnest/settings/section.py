@@ -10,6 +10,9 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 Positive = Annotated[int, Field(ge=1)]
 
+Text = Annotated[str, Field(min_length=1)]
+"""A name or an address, which cannot be empty."""
+
 Precision = Literal["no", "bf16", "fp16"]
 """The dtype of matrix products: that of the weights, bfloat16 or float16."""
 
@@ -33,6 +36,6 @@ FamilyName = Annotated[str, AfterValidator(NameIn("reelnest.backbones.registry",
 
 
 class Section(BaseModel):
-    """A section of `params.yaml`: frozen, with strict types and no unknown keys."""
+    """A section of `params.yaml`: frozen, with strict types, finite numbers and no unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True, allow_inf_nan=False)

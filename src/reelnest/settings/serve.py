@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from reelnest.settings.section import Section
+from reelnest.settings.section import Section, Text
 
 Minutes = Annotated[float, Field(ge=1 / 60, le=24 * 60)]
 
@@ -12,7 +12,7 @@ Minutes = Annotated[float, Field(ge=1 / 60, le=24 * 60)]
 class Serve(Section):
     """The click log of the search server. No DVC stage depends on it."""
 
-    click_log: Annotated[str, Field(min_length=1)] | None = None
+    click_log: Text | None = None
     """The folder for the log of searches and clicks, such as `work/clicks`; null: nothing is logged. Several servers may share it."""
     click_log_minutes: Minutes = 10.0
     """The searches of this time go into one file."""
