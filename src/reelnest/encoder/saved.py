@@ -11,7 +11,7 @@ reelnest.json                     settings of the model and of preprocessing, th
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerBase
 from reelnest.atomic_files import atomic_folder, write_json
 from reelnest.backbones.architecture import hidden_size
 from reelnest.backbones.loading import quiet_transformers, refuse_pickles
-from reelnest.encoder.argument_checks import check_texts, check_videos
+from reelnest.encoder.argument_checks import check_batch_size, check_choice, check_dim, check_texts, check_videos
 from reelnest.encoder.batches import Batcher, on_device
 from reelnest.encoder.embedding import batches_by_length, read_late
 from reelnest.encoder.encoder import COMPUTE_DTYPES, Encoder, load_encoder
@@ -116,12 +116,14 @@ def load(
     Raises ModelError with the folder's problem. `reelnest.load` calls it.
     """
     folder = Path(folder)
+    if precision is not None:
+        check_choice(precision, "precision", get_args(Precision))
     refuse_pickles(folder)
     stored = read_settings(folder)
     if not isinstance(files := stored.get("files"), dict):
         raise ModelError(f"{folder / SETTINGS_FILE}: no checksums of the model's files (`files`). Save the model again.")
     check_files(folder, files, without=SETTINGS_FILE)
-    device = torch.device(device) if device is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = _device(device)
     try:
         model = _model_settings(stored["model"], folder, device)
     except (ValidationError, KeyError, TypeError) as error:
@@ -140,6 +142,19 @@ def load(
     encoder.requires_grad_(False).eval().to(device)
     _check_finite(encoder, folder)
     return SavedModel(encoder, Batcher(tokenizer, model, encoder.family), model, videos)
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    """Raises ModelError for a device that torch does not know, or does not find here."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ModelError(f"device is {device!r}; expected cpu, cuda or a GPU such as cuda:1.") from None
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ModelError(f"device is '{device}', and torch finds {torch.cuda.device_count()} GPUs on this machine. Use device='cpu'.")
+    return chosen
 
 
 def videos_for_sentence_transformers(
@@ -180,6 +195,7 @@ class SavedModel:
         self, texts: Sequence[str], *, role: Role = "query", dim: int | None = None, batch_size: int = 32
     ) -> NDArray[np.float32]:
         """Returns vectors of texts, (texts, dim). `role` selects the instruction: `query` for searches, `target` for documents."""
+        check_choice(role, "role", get_args(Role))
         return self.encode([Entry(role, text, None) for text in check_texts(texts)], dim=dim, batch_size=batch_size)
 
     def encode_videos(
@@ -199,6 +215,8 @@ class SavedModel:
         Raises VideoError for a video that cannot be decoded, or that is shorter than its segment.
         """
         videos = check_videos(videos)
+        check_choice(role, "role", get_args(Role))
+        self._check_numbers(dim, batch_size)
         inputs = list(zip(videos, segments_of(segments, len(videos)), texts_of(self.videos, fields, len(videos)), strict=True))
         chunks = []
         for start in range(0, len(videos), batch_size):  # in chunks, to hold few frames in memory
@@ -214,6 +232,7 @@ class SavedModel:
                 raise TypeError(
                     f"entries has a {type(entry).__name__}; expected Entry. For texts use encode_texts, for videos encode_videos."
                 )
+        self._check_numbers(dim, batch_size)
         return self._prefix(self._vectors(entries, batch_size), dim)
 
     def close(self) -> None:
@@ -229,10 +248,14 @@ class SavedModel:
                 vectors[batch] = rows
         return vectors
 
+    def _check_numbers(self, dim: int | None, batch_size: int) -> None:
+        """Before anything is encoded. Raises TypeError, ValueError or ModelError."""
+        check_batch_size(batch_size)
+        if dim is not None:
+            check_dim(dim, self.width, self.dims)
+
     def _prefix(self, vectors: Tensor, dim: int | None) -> NDArray[np.float32]:
         dim = self.dims[-1] if dim is None else dim
-        if not 1 <= dim <= self.width:
-            raise ModelError(f"dim {dim}: use a dim from 1 to {self.width}; the model was trained for {list(self.dims)}.")
         if dim not in self.dims:
             logger.warning(
                 "dim %d: the model was not trained for it (trained: %s); expect lower quality",

@@ -23,6 +23,8 @@ ABOUT_THE_MODEL = (RUN_FILE, CARD_FILE)
 def read_settings(folder: Path) -> dict[str, Any]:
     """Returns the file's contents. Raises ModelError for a missing folder, or one of another format."""
     path = folder / SETTINGS_FILE
+    if folder.is_file():
+        raise ModelError(f"{folder} is a file; expected the folder of a saved model, such as models/candidate.")
     if not folder.is_dir():
         raise ModelError(f"{folder} is missing. Expected the folder of a saved model; `reelnest train` saves models/candidate.")
     if not path.is_file():
