@@ -18,6 +18,7 @@ from reelnest.stages.workspace import Workspace
 
 LISTED = 5
 """How many entries of a list are printed."""
+RESULTS = {True: "same", False: "DIFFERENT", None: "unknown"}
 WITHOUT_LINEAGE = (
     "# This version was registered without lineage, or its files are missing from MLflow's storage. There are no commands to rebuild it."
 )
@@ -53,8 +54,8 @@ def check(workspace: Workspace, params: Params, which: str) -> tuple[str, bool]:
         if origin.lineage is None:
             raise RegistryError(f"{_name(origin)}: {WITHOUT_LINEAGE.removeprefix('# ')}")
         comparisons = compare_rebuilt(workspace.root, origin.folder, origin.lineage.model_hash)
-    lines = [f"{comparison.what:<8} {'same' if comparison.same else 'DIFFERENT'}: {comparison.detail}" for comparison in comparisons]
-    return "\n".join([f"This project's model, compared with {_name(origin)}:", *lines]), comparisons[-1].same
+    lines = [f"{comparison.what:<8} {RESULTS[comparison.same]}: {comparison.detail}" for comparison in comparisons]
+    return "\n".join([f"This project's model, compared with {_name(origin)}:", *lines]), comparisons[-1].same is True
 
 
 def versions(params: Params, text: str) -> str:

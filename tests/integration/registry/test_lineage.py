@@ -126,7 +126,7 @@ def test_the_rebuilt_project_is_compared_with_the_version(known: Project, tmp_pa
     (rebuilt / "dvc.lock").unlink()
     text, same = lineage.check(workspace_of(rebuilt).workspace, known.params, "1")
     assert not same
-    assert "inputs   DIFFERENT: cannot be compared: there is no dvc.lock here; run `dvc repro`" in text
+    assert "inputs   unknown: cannot be compared: there is no dvc.lock here; run `dvc repro`" in text
     assert "model    DIFFERENT: " in text
     assert "metrics  DIFFERENT: 1 of " in text
     assert "recall@10" in text

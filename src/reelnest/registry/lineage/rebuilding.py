@@ -22,7 +22,8 @@ class Comparison:
     """The comparison of one aspect of the rebuilt project with the registered version."""
 
     what: str
-    same: bool
+    same: bool | None
+    """None if it cannot be compared."""
     detail: str
 
 
@@ -89,7 +90,7 @@ def _inputs(root: Path, lineage_folder: Path) -> Comparison:
     before, after = read_yaml(lineage_folder / LOCK_FILE), read_yaml(root / LOCK_FILE)
     if before is None or after is None:
         missing = "with the version" if before is None else "here; run `dvc repro`"
-        return Comparison("inputs", False, f"cannot be compared: there is no {LOCK_FILE} {missing}")
+        return Comparison("inputs", None, f"cannot be compared: there is no {LOCK_FILE} {missing}")
     differing = differing_inputs(before, after)
     if not differing:
         return Comparison("inputs", True, "data, code and settings of every stage")
@@ -110,9 +111,9 @@ def _metrics(root: Path, lineage_folder: Path) -> Comparison:
     before, after = (EvaluationReport.read_if_there(folder) for folder in (lineage_folder, root / "reports"))
     if before is None or after is None:
         missing = "with the version" if before is None else "in reports/; run `dvc repro`"
-        return Comparison("metrics", False, f"cannot be compared: there is no evaluation.json {missing}")
+        return Comparison("metrics", None, f"cannot be compared: there is no evaluation.json {missing}")
     if before.data.hash != after.data.hash:
-        return Comparison("metrics", False, "cannot be compared: they were measured on other queries or relevant items")
+        return Comparison("metrics", None, "cannot be compared: they were measured on other queries or relevant items")
     there, here = _values(before), _values(after)
     if there.keys() != here.keys():
         return Comparison("metrics", False, "other dims, pair kinds or metrics were measured")
