@@ -4,13 +4,13 @@ Usage: `python -m tasks.services.deploy` or `reelnest deploy`. Running it again 
 environment variables or files (`tasks/services/channels.py`) and stored in Prefect; a later run without them does not change them.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from zoneinfo import available_timezones
 
 from reelnest.yaml_files import load_yaml
+from tasks.process.arguments import Parser
 from tasks.process.runner import CommandError, output_of, quieten
 
 quieten()  # before Prefect reads its settings
@@ -29,7 +29,7 @@ class DeployError(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="reelnest deploy", description=(__doc__ or "").splitlines()[0])
+    parser = Parser(prog="reelnest deploy", description=(__doc__ or "").splitlines()[0])
     text = "the type of a new work pool (process): see docs/runs.md, 'Other work pools'"
     parser.add_argument("--pool", choices=work_pools.TYPES, help=text)
     for channel in channels.CHANNELS:

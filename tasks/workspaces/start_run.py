@@ -3,16 +3,16 @@
 Usage: `reelnest run --set train.epochs=2`, which runs `python -m tasks.workspaces.start_run` in the checkout.
 """
 
-import argparse
 import difflib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from reelnest.errors import ReelnestError, RunError
 from reelnest.git import uncommitted
 from reelnest.yaml_files import YAMLError, load_yaml
+from tasks.process.arguments import Parser
 from tasks.process.runner import quieten
 from tasks.workspaces.revisions import check_checkout, commit_of, params_at
 
@@ -26,15 +26,9 @@ DEFAULT_API = "http://127.0.0.1:4200/api"
 SEEN_BY_RUNS = ("params.yaml", "data.dvc", "dvc.yaml", "src", "flows", "tasks", "configs")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Without the usage, whose lines hide the mistake."""
-        self.exit(2, f"{self.prog}: error: {message}. Type `{self.prog} --help` for help.\n")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
-    parser = _Parser(prog="reelnest run", description=(__doc__ or "").splitlines()[0])
+    parser = Parser(prog="reelnest run", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, such as train.epochs=2; repeatable")
     parser.add_argument("--revision", default="HEAD", help="the branch, tag or commit to run; only committed files count (HEAD)")
     parser.add_argument("--deployment", default=DEPLOYMENT, help=f"the deployment that runs ({DEPLOYMENT})")
