@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from reelnest.commands.columns import in_columns
-from reelnest.errors import NothingTracked
-from reelnest.registry.known_versions import CHAMPION
+from reelnest.errors import NothingTracked, RegistryError
+from reelnest.registry.known_versions import CHAMPION, named_version
 from reelnest.registry.promotion import aliases
 from reelnest.settings import Params
 
@@ -82,8 +82,11 @@ def _by_data(entries: Sequence[aliases.Entry], reference: aliases.Entry) -> list
 
 
 def promote(params: Params, version: str) -> str:
-    """Makes `version` (number or alias) champion. Raises RegistryError if it cannot be promoted."""
-    return f"models:/{params.registration.name}@{CHAMPION} is now version {aliases.promote(params, version)}."
+    """Makes `version` champion: a number, an alias, or `models:/NAME/3`. Raises RegistryError if it cannot be promoted."""
+    name, which = named_version(version, params.registration.name)
+    if name != params.registration.name:
+        raise RegistryError(f"{version} is a version of '{name}', and register.name in params.yaml is '{params.registration.name}'.")
+    return f"models:/{name}@{CHAMPION} is now version {aliases.promote(params, which)}."
 
 
 def rollback(params: Params) -> str:

@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 
 from reelnest.artifacts.evaluation_report import ALL, EvaluationReport
-from reelnest.artifacts.registration_report import WAITS, RegistrationReport
+from reelnest.artifacts.registration_report import PROMOTED, WAITS, RegistrationReport
 from reelnest.artifacts.validation_report import ValidationReport
 from reelnest.errors import RegistryError
 from reelnest.evaluation.by_query import QUERY_METRICS_FILE
@@ -28,7 +28,7 @@ def run(workspace: Workspace, params: Params, approval: Approval | None = None) 
 
     `approval` is a person's decision on a model that waits for approval (`register.approval`).
     Raises ArtifactError if a report is missing or invalid; RegistryError if the candidate is missing, is not the evaluated model, or MLflow
-    is unreachable or rejects a request.
+    is unreachable or rejects a request, or if the version was decided the other way before.
     """
     candidate = Candidate.of(workspace.candidate)
     evaluation = _evaluation(workspace.reports, candidate)
@@ -63,7 +63,19 @@ def run(workspace: Workspace, params: Params, approval: Approval | None = None) 
         model_hash=candidate.hash,
         lineage=origins_of(params, registration.version),
     ).write(workspace.reports)
+    _check_approval(registration, approval)
     _log(registration, params.registration.metric)
+
+
+def _check_approval(registration: Registration, approval: Approval | None) -> None:
+    """Raises RegistryError for a person's decision on a version that was decided the other way before. Repeating a decision is no error."""
+    if approval is None or registration.is_new or approval.granted == (registration.decision == PROMOTED):
+        return
+    undo = f"`reelnest promote {registration.version}`" if approval.granted else "`reelnest rollback`"
+    raise RegistryError(
+        f"{registration.name} version {registration.version} does not wait for approval: its decision is '{registration.decision}'."
+        f" To change that, run {undo}."
+    )
 
 
 def _measure(workspace: Workspace, params: Params, evaluation: EvaluationReport, version: ModelVersion, folder: Path) -> None:

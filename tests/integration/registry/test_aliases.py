@@ -131,7 +131,9 @@ def test_the_table_shows_who_is_champion_and_why(project: Project) -> None:
     assert "may be worse than the champion" in second
     assert first.split()[:3] == ["1", "champion", "0.5000"]
     assert "there was no champion: the first version" in first
-    assert registry.promote(project.params, "2") == "models:/reelnest@champion is now version 2."
+    assert registry.promote(project.params, "models:/reelnest/2") == "models:/reelnest@champion is now version 2."
+    with pytest.raises(RegistryError, match=r"models:/other/2 is a version of 'other', and register.name in params.yaml is 'reelnest'."):
+        registry.promote(project.params, "models:/other/2")
     assert "by hand, in place of version 1" in registry.table(project.params)
     assert registry.rollback(project.params) == "models:/reelnest@champion is version 1 again, and no longer version 2."
 

@@ -8,6 +8,7 @@ from mlflow.exceptions import MlflowException
 
 from reelnest.errors import ArtifactError, RegistryError
 from reelnest.registry.candidate import Candidate
+from reelnest.registry.promotion.verdict import Approval
 from reelnest.registry.versions import versions
 from reelnest.registry.versions.logged_model import pinned_requirements
 from reelnest.stages import register
@@ -37,6 +38,13 @@ def test_a_missing_or_invalid_evaluation_is_refused(project: Project, content: s
         file.write_text(content)
     with pytest.raises(ArtifactError, match=f"{expected}.*reelnest evaluate"):
         register.run(project.workspace, project.params)
+
+
+def test_a_person_cannot_refuse_a_model_that_was_promoted_before(project: Project) -> None:
+    register.run(project.workspace, project.params)
+    register.run(project.workspace, project.params, Approval(True, "Ada"))
+    with pytest.raises(RegistryError, match=r"version 1 does not wait for approval: its decision is 'promoted'\..*`reelnest rollback`"):
+        register.run(project.workspace, project.params, Approval(False, "Ada: too slow"))
 
 
 def test_a_missing_candidate_is_refused(tmp_path: Path) -> None:
