@@ -58,10 +58,11 @@ def app() -> None:
 def usage_error(error: typer.TyperException) -> str:
     """The text to print for a wrong command line: one line with the mistake and what to type, or the help if there is no command."""
     text, context = error.format_message(), getattr(error, "ctx", None)
-    if context is None or text == context.get_help():
+    if context is not None and text == context.get_help():
         return text
     end = "" if text.endswith((".", "?")) else "."
-    return f"reelnest: error: {text}{end} Type `{context.command_path} --help` for help."
+    command = "reelnest" if context is None else context.command_path  # an option without its value has no context
+    return f"reelnest: error: {text}{end} Type `{command} --help` for help."
 
 
 def _print_version(requested: bool) -> None:
@@ -158,6 +159,9 @@ def register(
     """Registers the trained model in MLflow as challenger, and promotes it to champion if it passes the gate."""
     if approved is not None and refused is not None:
         raise typer.BadParameter("use --approved or --refused, not both")
+    words = refused if approved is None else approved
+    if words is not None and not words.strip():
+        raise typer.BadParameter("expected who decided, and why, such as 'Ada: good on the new clips'; found an empty text")
     workspace, params = project_settings()
     from reelnest.stages.evaluation_inputs import check_registration
 
@@ -166,7 +170,6 @@ def register(
         from reelnest.registry.promotion.verdict import Approval
         from reelnest.stages import register as stage
 
-        words = refused if approved is None else approved
         stage.run(workspace, params, None if words is None else Approval(refused is None, words))
 
 
@@ -188,7 +191,7 @@ def models(
 
 @cli.command()
 def promote(
-    version: Annotated[str, typer.Argument(help="The number or alias of a version.")] = "challenger",
+    version: Annotated[str, typer.Argument(help="models:/NAME@ALIAS, models:/NAME/VERSION, or an alias or number.")] = "challenger",
 ) -> None:
     """Makes a version champion, even if the gate did not promote it."""
     params = _tracked_settings(version)
@@ -260,6 +263,8 @@ def lineage(
     """Shows where a version comes from (run, commit, data, settings, environment) and the commands that rebuild it."""
     from reelnest.registry.known_versions import check_source
 
+    if sum((check, commands, as_json, source is not None)) > 1:
+        raise typer.BadParameter("use only one of --check, --commands, --json and --from")
     if source is not None:
         check_source(source)
     workspace, params = Workspace(), _tracked_settings(version if source is None else None)

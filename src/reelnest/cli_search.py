@@ -33,11 +33,10 @@ def index(
 ) -> None:
     """Encodes the videos of a data folder for `search` and `serve`. Only videos that changed are encoded again."""
     workspace, params = project_settings()
-    from reelnest.commands.search_inputs import check_model, check_videos
+    from reelnest.commands.search_inputs import NewIndex, check_new_index
     from reelnest.registry.known_versions import REGISTRY
 
-    check_videos(data)
-    check_model(params, model)
+    check_new_index(params, NewIndex(model, data, to, storage, dim))
     with Activity("index"):
         from reelnest.commands import index as stage
         from reelnest.engines.engine import is_address, shown

@@ -5,17 +5,20 @@ import os
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from reelnest.encoder.saved_settings import ABOUT_THE_MODEL, SETTINGS_FILE, saved_hash
-from reelnest.engines.engine import Manifest, base_folder, is_address, open_engine, shown
-from reelnest.engines.folder_files import read_manifest
+from reelnest.encoder.saved_settings import ABOUT_THE_MODEL, SETTINGS_FILE, read_settings, saved_hash
+from reelnest.engines.engine import Manifest, base_folder, check_stored_dim, is_address, open_engine, shown
+from reelnest.engines.folder_files import check_replaceable, read_manifest
 from reelnest.errors import ConfigError, DataError, ModelError
 from reelnest.records.content_hash import folder_hash
 from reelnest.records.formats import VIDEOS_FILE
 from reelnest.registry.known_versions import REGISTRY, KnownVersion, known_version
 from reelnest.search.filters import parse_filter
 from reelnest.search.query_text import check_count, check_query_text
+from reelnest.search.storage_types import storage_names
 from reelnest.settings import Params
+from reelnest.stages.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,34 @@ def check_model(params: Params, name: str) -> KnownVersion | None:
     if name.startswith(REGISTRY):
         return known_version(params, name)
     if not (Path(name) / SETTINGS_FILE).is_file():
-        raise ModelError(f"{name}: no saved model. Set --model to a folder that training saved, or to models:/name@champion.")
+        train = "Run `reelnest train`, or set" if Path(name) == Workspace().candidate else "Set"
+        raise ModelError(f"{name}: no saved model. {train} --model to a folder that training saved, or to models:/name@champion.")
     return None
+
+
+@dataclass(frozen=True)
+class NewIndex:
+    """What `reelnest index` is asked to write."""
+
+    model: str
+    data: Path
+    to: str
+    storage: str
+    dim: int | None
+
+
+def check_new_index(params: Params, new: NewIndex) -> None:
+    """Raises DataError without videos, ConfigError for a place, a storage type or a dim that is not possible, and as `check_model` does."""
+    check_videos(new.data)
+    if not is_address(new.to):
+        check_replaceable(Path(new.to))
+    if new.storage not in storage_names():
+        raise ConfigError(f"storage {new.storage}: expected {', '.join(storage_names())}.")
+    check_model(params, new.model)
+    if not new.model.startswith(REGISTRY):
+        trained = read_settings(Path(new.model)).get("model", {}).get("dims")
+        if isinstance(trained, list):
+            check_stored_dim(trained, new.dim)
 
 
 def check_videos(data: Path) -> None:
@@ -103,7 +132,8 @@ def check_videos(data: Path) -> None:
 
 
 def listen(address: Address) -> socket.socket:
-    """Returns a socket that listens on the address. Raises ConfigError if the address cannot be used."""
+    """Returns a socket that listens on the address. Raises ConfigError if the address, or a name that it allows, cannot be used."""
+    _check_names(address)
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
         listening = socket.create_server((address.host, address.port), family=family)
@@ -113,5 +143,17 @@ def listen(address: Address) -> socket.socket:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise ConfigError(f"Port {address.port} is in use. Choose another with --port.") from error
-        reason = f"Cannot listen on {address.host}, port {address.port} ({error.strerror})"
+        why = (error.strerror or str(error)).partition(" (while")[0]  # Python appends the address, which the message has
+        reason = f"Cannot listen on {address.host}, port {address.port} ({why})"
         raise ConfigError(f"{reason}. Choose another --host or --port.") from error
+
+
+def _check_names(address: Address) -> None:
+    """Raises ConfigError for names that no request can have."""
+    for host in address.allow_hosts:
+        if not host.strip() or "/" in host or host.count(":") == 1:  # IPv6 addresses have more colons
+            raise ConfigError(f"--allow-host '{host}': expected a host name without scheme and port, such as videos.example.")
+    for origin in address.allow_origins:
+        site = urlsplit(origin)
+        if site.scheme not in ("http", "https") or not site.netloc or site.path not in ("", "/"):
+            raise ConfigError(f"--allow-origin '{origin}': expected a site with its scheme, such as https://app.example.")

@@ -263,6 +263,12 @@ def write_version(
         engine.drop(version)  # does nothing if the version is active
 
 
+def check_stored_dim(trained: Sequence[int], dim: int | None) -> None:
+    """Raises ConfigError for a dim of an index that is not one of the model's."""
+    if dim is not None and dim not in trained:
+        raise ConfigError(f"dim {dim}: the model was trained for {', '.join(map(str, trained))}. Store one of these.")
+
+
 def check_vectors(items: Sequence[Item], width: int) -> None:
     """Raises ModelError for vectors that cannot be ranked. Engines accept some of them in silence."""
     for item in items:

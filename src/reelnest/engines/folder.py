@@ -21,6 +21,7 @@ from reelnest.engines.folder_files import (
     SKIPPED_FILE,
     TABLE_FILE,
     FolderGraph,
+    check_replaceable,
     graph_label,
     read_keys,
     read_manifest,
@@ -123,7 +124,8 @@ class FolderEngine:
         self._searches = Batched(_search, "search")
 
     def create(self, version: str, manifest: Manifest, skipped: Collection[BadRecord]) -> None:
-        """Creates a folder beside the index's; see `Engine.create`."""
+        """Creates a folder beside the index's; see `Engine.create`. Raises ConfigError if the index would replace other files."""
+        check_replaceable(self.folder)
         for orphan in self.folder.parent.glob(f".{self.folder.name}.*"):
             shutil.rmtree(orphan, ignore_errors=True)
         place = self._place(version)

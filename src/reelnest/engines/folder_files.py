@@ -23,7 +23,7 @@ from usearch.index import Matches
 
 from reelnest.engines.engine import Manifest
 from reelnest.engines.stored import manifest_of, video_of
-from reelnest.errors import DataError, NoIndex
+from reelnest.errors import ConfigError, DataError, NoIndex
 from reelnest.records.formats import Video
 
 MANIFEST_FILE, TABLE_FILE, SKIPPED_FILE, GRAPH_FILE = "manifest.json", "videos.parquet", "skipped.jsonl", "graph.usearch"
@@ -55,11 +55,28 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST_FILE
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        if folder.exists() and not is_replaceable(folder):
+            raise NoIndex(f"{folder} is not an index. Expected the folder that `reelnest index --to` wrote.") from None
         raise NoIndex(f"{folder}: there is no index. Run `reelnest index --to {folder}` to make one.") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error}). Run `reelnest index` to rebuild the index.") from None
     return manifest_of(stored, str(path))
+
+
+def is_replaceable(folder: Path) -> bool:
+    """Whether an index can be written to a folder without the loss of other files: it is missing, empty, or holds an index."""
+    if not folder.is_dir():
+        return not folder.exists()
+    return (folder / MANIFEST_FILE).is_file() or (folder / TABLE_FILE).is_file() or not any(folder.iterdir())
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raises ConfigError for a folder of other files, which an index would replace."""
+    if not folder.name:
+        raise ConfigError(f"'{folder}' cannot be replaced by an index. Name a new folder, such as index.")
+    if not is_replaceable(folder):
+        raise ConfigError(f"{folder} exists and is not an index, so nothing was written. Name a new folder, or the folder of an index.")
 
 
 def videos_table(videos: Sequence[Video], keys: Sequence[str]) -> pa.Table:

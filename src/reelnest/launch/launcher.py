@@ -181,6 +181,10 @@ def _parse(parser: object, options: Sequence[str]) -> Namespace:
             raise
         reason = printed.getvalue().rpartition("error: ")[2].strip()
         raise ConfigError(f"accelerate launch: {reason}. `accelerate launch --help` lists its options.") from None
+    if parsed.training_script != RANK_MODULE:
+        raise ConfigError(
+            f"accelerate launch: unexpected argument: {parsed.training_script}. `accelerate launch --help` lists its options."
+        )
     return parsed
 
 

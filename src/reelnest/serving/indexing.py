@@ -18,7 +18,7 @@ import torch
 
 from reelnest.atomic_files import wait_for_lock
 from reelnest.encoder.saved import SavedModel
-from reelnest.engines.engine import Engine, Item, Manifest, Vector, base_folder, is_address, shown, write_version
+from reelnest.engines.engine import Engine, Item, Manifest, Vector, base_folder, check_stored_dim, is_address, shown, write_version
 from reelnest.engines.folder_vectors import FLOATS
 from reelnest.engines.stored import FORMAT_VERSION
 from reelnest.errors import ConfigError, DataError, ModelError, VideoError
@@ -191,8 +191,7 @@ def _items(
 
 
 def _dims(trained: Sequence[int], dim: int | None) -> tuple[int, ...]:
-    if dim is not None and dim not in trained:
-        raise ConfigError(f"dim {dim}: the model was trained for {', '.join(map(str, trained))}. Store one of these.")
+    check_stored_dim(trained, dim)
     return tuple(each for each in trained if dim is None or each <= dim)
 
 

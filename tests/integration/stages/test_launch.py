@@ -190,10 +190,11 @@ def test_further_options_go_to_accelerate() -> None:
     ]
 
 
-def test_an_option_that_accelerate_does_not_know_is_named_in_one_line(tmp_path: Path) -> None:
-    command, environment = launch_command(settings("cpu-1"), ROOT / "params.yaml", "module", ["--machine_rnk=1"])
+@pytest.mark.parametrize(
+    ("argument", "words"), [("--machine_rnk=1", "unrecognized arguments: --machine_rnk=1."), ("extra", "unexpected argument: extra.")]
+)
+def test_an_argument_that_accelerate_does_not_know_is_named_in_one_line(argument: str, words: str, tmp_path: Path) -> None:
+    command, environment = launch_command(settings("cpu-1"), ROOT / "params.yaml", "module", [argument])
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == (
-        "reelnest: error: accelerate launch: unrecognized arguments: --machine_rnk=1. `accelerate launch --help` lists its options.\n"
-    )
+    assert done.stderr == f"reelnest: error: accelerate launch: {words} `accelerate launch --help` lists its options.\n"

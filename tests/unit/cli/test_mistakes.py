@@ -30,9 +30,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project with nothing but its settings, an index and the settings file of its model."""
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     shutil.copy(ROOT / "params.yaml", tmp_path)
-    for folder in ("index", "model", "no-model"):
+    for folder in ("index", "model", "no-model", "clips"):
         (tmp_path / folder).mkdir()
-    (tmp_path / "model/reelnest.json").write_text(json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, "files": {}}))
+    (tmp_path / "clips/videos.jsonl").touch()
+    settings = {"format": FORMAT, "format_version": FORMAT_VERSION, "files": {}, "model": {"dims": [16, 128]}}
+    (tmp_path / "model/reelnest.json").write_text(json.dumps(settings))
     manifest = {**MANIFEST, "model_hash": folder_hash(tmp_path / "model")}
     (tmp_path / "index/manifest.json").write_text(json.dumps(manifest))
     (tmp_path / "no-model/manifest.json").write_text(json.dumps({**manifest, "model": "../gone"}))
@@ -102,6 +104,19 @@ MISTAKES = [
     (["serve", "--port", "99999"], 2, "Invalid value for '--port': Input should be less than or equal to 65535."),
     (["serve", "--host", "192.0.2.1"], 2, "Cannot listen on 192.0.2.1, port 8000"),
     (["index", "--data", "nowhere"], 1, "nowhere/videos.jsonl: no such file. Set --data"),
+    (["search", "a", "-k"], 2, "Option '-k' requires an argument. Type `reelnest --help` for help."),
+    (["search", "a", "--index", "model"], 1, "model is not an index. Expected the folder that `reelnest index --to` wrote."),
+    (["search", "a", "--index", "index/manifest.json"], 1, "index/manifest.json is not an index."),
+    (["index", "--data", "clips", "--model", "model", "--to", "clips"], 2, "clips exists and is not an index, so nothing was written."),
+    (["index", "--data", "clips", "--model", "model", "--to", "params.yaml"], 2, "params.yaml exists and is not an index"),
+    (["index", "--data", "clips", "--model", "model", "--to", ""], 2, "'.' cannot be replaced by an index. Name a new folder"),
+    (["index", "--data", "clips", "--model", "model", "--dim", "0"], 2, "dim 0: the model was trained for 16, 128. Store one of these."),
+    (["index", "--data", "clips", "--model", "model", "--storage", "int4"], 2, "storage int4: expected float32, float16, int8, binary"),
+    (["index", "--data", "clips"], 1, "models/candidate: no saved model. Run `reelnest train`, or set --model"),
+    (["serve", "--allow-origin", "app.example"], 2, "--allow-origin 'app.example': expected a site with its scheme"),
+    (["serve", "--allow-host", "https://app.example"], 2, "--allow-host 'https://app.example': expected a host name without scheme"),
+    (["register", "--refused", " "], 2, "expected who decided, and why"),
+    (["lineage", "--check", "--json"], 2, "use only one of --check, --commands, --json and --from"),
     (["register"], 1, "models/candidate is missing. Run `reelnest train`."),
     (["export", "other"], 1, "models/candidate is missing. Run `reelnest train`."),
     (["export", "index"], 1, "index exists already. Name another folder, or remove it."),
@@ -199,6 +214,12 @@ def test_a_run_is_checked_before_prefect_is_imported(arguments: list[str], statu
     assert (ended, imported) == (status, [])
     assert words in err
     assert len(err.splitlines()) == 1
+
+
+def test_an_unknown_option_of_a_deployment_is_named_without_the_usage(project: Path) -> None:
+    status, err, _ = run_alone(["--poll", "docker"], "tasks.services.deploy.main")
+    assert status == 2
+    assert err == "reelnest deploy: error: unrecognized arguments: --poll docker. Type `reelnest deploy --help` for help.\n"
 
 
 def test_without_dvc_that_is_said(project: Path) -> None:

@@ -2,12 +2,13 @@
 
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from reelnest.engines.engine import Item, check_vectors, open_engine
+from reelnest.engines.engine import Item, Manifest, check_vectors, open_engine, write_version
 from reelnest.engines.stored import FORMAT_VERSION, manifest_of
 from reelnest.errors import ConfigError, ModelError, NoIndex
 from reelnest.records.formats import Video
@@ -28,6 +29,20 @@ def test_an_engine_without_its_package_says_which_extra_to_install(
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ConfigError, match=rf"{re.escape(location)}: .*{module.split('.')[0]} is not installed.*reelnest\[{extra}\]"):
         open_engine(location)
+
+
+@pytest.mark.parametrize("name", ["data", "data/notes.txt"])
+def test_an_index_replaces_no_other_files(name: str, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/notes.txt").touch()
+    manifest = Manifest(
+        **{"format_version": FORMAT_VERSION, "model": "m", "model_hash": "0", "base": "tiny", "dims": (2,), "data": "d", "data_hash": "0"},
+        **{"storage": "float32", "graph_dim": None, "videos": 1, "skipped": 0},
+    )
+    item = Item(Video("clip", "a.mp4", (), {}, 1), "key", np.array([0.6, 0.8], np.float32))
+    with pytest.raises(ConfigError, match=rf"{name} exists and is not an index, so nothing was written."):
+        write_version(open_engine(str(tmp_path / name)), manifest, [item])
+    assert [path.name for path in tmp_path.rglob("*")] == ["data", "notes.txt"]
 
 
 @pytest.mark.parametrize("vector", [[0.6, np.nan], [np.inf, 0.8], [0.0, 0.0], [1.0], [[0.6, 0.8]]])
