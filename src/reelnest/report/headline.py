@@ -46,16 +46,20 @@ def headline(evaluation: EvaluationReport) -> Headline:
         evidence = f"{reason[:1].upper()}{reason[1:]}. Add test data, or choose another metric (evaluate.choice_metric in params.yaml)."
     else:
         title = f"Recommended: {configuration_name(choice.name)}"
-        evidence = _evidence(choice, percent(evaluation.confidence))
+        has_smaller = any(each.bytes_per_vector < choice.bytes_per_vector for each in evaluation.configurations)
+        evidence = _evidence(choice, percent(evaluation.confidence), has_smaller=has_smaller)
     commands = () if choice is None else _commands(choice)
     return Headline(title, evidence, commands, tuple(_notes(evaluation)), tuple(_tiles(evaluation)))
 
 
-def _evidence(choice: RecommendedConfiguration, confidence: str) -> str:
+def _evidence(choice: RecommendedConfiguration, confidence: str, *, has_smaller: bool) -> str:
     name, best = configuration_name(choice.name), configuration_name(choice.best_name)
     metric, value, margin = metric_name(choice.metric), figure(choice.value), f"{choice.margin:g}"
     if name == best:
-        return f"{metric} {value} with {name}, the best. Smaller configurations lose, or may lose, more than {margin}."
+        smaller = (
+            f"Smaller configurations lose, or may lose, more than {margin}." if has_smaller else "No measured configuration is smaller."
+        )
+        return f"{metric} {value} with {name}, the best. {smaller}"
     return (
         f"{metric} {value} (best: {figure(choice.best_value)} with {best}). The difference, {signed(choice.value - choice.best_value)}, is"
         f" above {signed(choice.low)} with {confidence} confidence; a loss of less than {margin} is accepted."

@@ -190,10 +190,10 @@ def _log_metrics(report: EvaluationReport) -> None:
         log.warning("No recommendation: %s is no test on this data, because %s", metric_name(report.choice_metric), reason)
         return
     log.info(
-        "Recommended: %s. %s %.3f (best: %.3f with %s). %d bytes a vector, %.3g GB for %d videos",
+        "Recommended: %s. %s %.3f (best: %.3f with %s). %d bytes a vector, %.3g GB for %s videos",
         *(configuration_name(choice.name), metric_name(choice.metric), choice.value),
         *(choice.best_value, configuration_name(choice.best_name)),
-        *(choice.bytes_per_vector, report.featured.index_bytes / 1e9, report.index_videos),
+        *(choice.bytes_per_vector, report.featured.index_bytes / 1e9, f"{report.index_videos:,}"),
     )
 
 

@@ -231,15 +231,15 @@ def _tracked_data(workspace: Workspace, prepared: Prepared, pairs: Pairs) -> Tra
 def _log_start(setup: _Setup, parameters: Parameters, *, has_validation: bool) -> None:
     params, batch_order, pairs, accelerator = setup.params, setup.batch_order, setup.pairs, setup.accelerator
     log.info(
-        "training: %d pairs in batches of %d, %d epochs of %d batches, %d processes on %s, %d of %d parameters",
-        len(pairs),
+        "training: %s pairs in batches of %d, epochs: %d of %d batches, processes: %d on %s, trained parameters: %s of %s",
+        f"{len(pairs):,}",
         batch_order.batch_size,
         params.train.epochs,
         batch_order.batches,
         accelerator.num_processes,
         accelerator.device,
-        parameters.trainable,
-        parameters.total,
+        f"{parameters.trainable:,}",
+        f"{parameters.total:,}",
     )
     if batch_order.batch_size < params.train.batch_size:
         configured = params.train.batch_size

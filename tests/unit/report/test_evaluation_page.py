@@ -188,10 +188,19 @@ def test_the_page_of_the_tiny_model_and_of_few_queries_says_what_to_expect(tmp_p
 def test_the_title_names_the_recommended_configuration(tmp_path: Path, name: str, best: str, title: str, evidence: str) -> None:
     content = evaluation()
     content["choice"] |= {"name": name, "best_name": best}
-    content["configurations"].append(configuration(name, 64, "float32", 0.96, 256))
+    content["configurations"] += [configuration(name, 64, "float32", 0.96, 256), configuration("4", 4, "float32", 0.5, 1)]
     write_evaluation_page(tmp_path / "evaluation.html", report(content))
     assert f"<h1>Recommended: {title}</h1>" in (tmp_path / "evaluation.html").read_text()
     assert evidence in (tmp_path / "evaluation.html").read_text()
+
+
+def test_the_smallest_configuration_is_not_compared_with_smaller_ones(tmp_path: Path) -> None:
+    content = evaluation()
+    content["choice"] |= {"name": "16", "best_name": "16", "bytes_per_vector": 1}
+    write_evaluation_page(tmp_path / "evaluation.html", report(content))
+    text = Page(tmp_path / "evaluation.html").text
+    assert "the best. No measured configuration is smaller." in text
+    assert "Smaller configurations" not in text
 
 
 def test_each_chart_has_a_named_line_for_each_pair_kind(tmp_path: Path) -> None:
