@@ -3,6 +3,7 @@
 In: classes or functions registered with a decorator. Out: the implementation of a name, or a ConfigError with the known names.
 """
 
+import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable
@@ -52,7 +53,9 @@ class Implementations(Generic[Protocol]):
         try:
             return self._by_name[name]
         except KeyError:
-            raise ConfigError(f"unknown {self._what} '{name}'; known: {', '.join(self.names())}.") from None
+            near = difflib.get_close_matches(name, self.names(), n=1)
+            meant = f"did you mean '{near[0]}'? Known" if near else "known"
+            raise ConfigError(f"unknown {self._what} '{name}'; {meant}: {', '.join(self.names())}.") from None
 
     def _complete(self) -> None:
         if not self._is_complete:

@@ -298,7 +298,9 @@ class PgvectorEngine:
                 f"{self.place}: {_first_line(error)}. The server needs pgvector: https://github.com/pgvector/pgvector."
             ) from None
         except psycopg.Error as error:
-            raise DataError(f"{self.place}: {_first_line(error)}.") from None
+            unreached = isinstance(error, psycopg.OperationalError) and error.sqlstate is None
+            advice = " Check the address, the password (PGPASSWORD) and that the server runs." if unreached else ""
+            raise DataError(f"{self.place}: {_first_line(error)}.{advice}") from None
 
 
 def _comment(writer: "Connection", described: str, content: Mapping[str, Any]) -> None:

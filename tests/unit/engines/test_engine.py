@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reelnest.engines.engine import Item, Manifest, check_vectors, open_engine, write_version
+from reelnest.engines.engine import Item, Manifest, check_engine, check_vectors, open_engine, write_version
 from reelnest.engines.stored import FORMAT_VERSION, manifest_of
-from reelnest.errors import ConfigError, ModelError, NoIndex
+from reelnest.errors import ConfigError, DataError, ModelError, NoIndex
 from reelnest.records.formats import Video
 
 
@@ -29,6 +29,12 @@ def test_an_engine_without_its_package_says_which_extra_to_install(
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ConfigError, match=rf"{re.escape(location)}: .*{module.split('.')[0]} is not installed.*reelnest\[{extra}\]"):
         open_engine(location)
+
+
+def test_a_database_that_cannot_be_reached_is_named_without_its_password() -> None:
+    pytest.importorskip("psycopg_pool")
+    with pytest.raises(DataError, match=r"^postgresql://127.0.0.1:1/db#clips: connection failed.*refused. Check the address, the password"):
+        check_engine("postgresql://me:secret@127.0.0.1:1/db#clips")
 
 
 @pytest.mark.parametrize("name", ["data", "data/notes.txt"])

@@ -109,7 +109,7 @@ def test_pairs_without_a_split_get_that_of_a_training(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_exported_is_an_error_and_writes_nothing(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"unknown exporter 'swift'; known: ms-swift, sentence-transformers"):
+    with pytest.raises(ConfigError, match=r"unknown exporter 'swift'; did you mean 'ms-swift'\? Known: ms-swift, sentence-transformers"):
         export_data("swift", data, tmp_path / "new", 0.1, 0.1)
     only_images = write(tmp_path / "other", VIDEOS, PAIRS[3:4])
     with pytest.raises(DataError, match=r"no pair can be exported \(images 1\)"):

@@ -95,7 +95,7 @@ def test_another_layout_and_an_unknown_name_are_refused(source: Path, tmp_path: 
     (source / "train_data.jsonl").unlink()
     with pytest.raises(DataError, match=r"train_data\.jsonl: there is no such file"):
         import_data("earlier", source, tmp_path / "new")
-    with pytest.raises(ConfigError, match=r"unknown importer 'msr'; known: .*earlier"):
+    with pytest.raises(ConfigError, match=r"unknown importer 'msr'; did you mean 'msr-vtt'\? Known: .*earlier"):
         import_data("msr", source, tmp_path / "new")
 
 
