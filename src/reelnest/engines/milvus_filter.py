@@ -37,13 +37,18 @@ def expression(condition: Filter) -> str:
         case AnyOf(conditions):
             return f"({' or '.join(map(expression, conditions))})"
         case OneOf(field, values):
-            return f"({' or '.join(_compared(field, '==', value) for value in values)})"
+            one_of = " or ".join(_compared(field, "==", value) for value in values)
+            return f"({one_of})" if isinstance(values[0], str) else _of_a_number(field, one_of)
         case Compare(field, sign, value) if isinstance(value, str):
             has_text = f" and {_compared(field, '>=', '')}" if sign.startswith("<") else ""
             return f"({_compared(field, sign, value)}{has_text})"
         case Compare(field, sign, value):
-            is_number = f" and {_compared(field, '>=', LEAST_NUMBER)}" if sign.startswith("<") else ""
-            return f"({_compared(field, sign, value)}{is_number})"
+            return _of_a_number(field, _compared(field, sign, value))
+
+
+def _of_a_number(field: str, comparison: str) -> str:
+    """A comparison that only a number satisfies: NO_NUMBER does not, whatever it is compared with."""
+    return f"(({comparison}) and {_compared(field, '>=', LEAST_NUMBER)})"
 
 
 def quoted(text: str) -> str:

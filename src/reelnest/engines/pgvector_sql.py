@@ -1,6 +1,5 @@
 """The statements that search a table of vectors with pgvector, and the forms in which it reads a vector."""
 
-from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,9 @@ from numpy.typing import NDArray
 from reelnest.engines.engine import Vector
 from reelnest.records.formats import TEXT_FIELDS
 from reelnest.search.filters import NUMBER, All, AnyOf, Compare, Filter, Not, OneOf
+
+LARGEST_ZERO = "2.4703282292062328e-324"
+"""Numbers below it round to zero: it is half of the smallest float."""
 
 
 def prefix(kind: str, dim: int) -> str:
@@ -53,7 +55,9 @@ def _condition(condition: Filter, parameters: dict[str, Any]) -> str:
         if isinstance(value, str):
             side = f'{column} collate "C"'
         else:
-            side = f"case when {column} ~ {parameter(f'^(?:{NUMBER.pattern})$')} then {column}::numeric end"
+            # A float8 as in Python, so that the same digits count in all engines; PostgreSQL refuses what rounds to zero.
+            number = f"case when abs({column}::numeric) < {LARGEST_ZERO} then 0 else {column}::numeric::float8 end"
+            side = f"case when {column} ~ {parameter(f'^(?:{NUMBER.pattern})$')} then {number} end"
         return f"coalesce({side} {comparison}, false)"  # a missing tag is not null but false, so that `not` holds
 
     match condition:
@@ -64,14 +68,10 @@ def _condition(condition: Filter, parameters: dict[str, Any]) -> str:
         case AnyOf(conditions):
             return f"({' or '.join(_condition(inner, parameters) for inner in conditions)})"
         case OneOf(field, values):
-            kind = "text" if isinstance(values[0], str) else "numeric"
-            return compared(field, values[0], f"= any({parameter([_stored(value) for value in values])}::{kind}[])")
+            kind = "text" if isinstance(values[0], str) else "float8"
+            return compared(field, values[0], f"= any({parameter(list(values))}::{kind}[])")
         case Compare(field, sign, value):
-            return compared(field, value, f"{sign} {parameter(_stored(value))}")
-
-
-def _stored(value: str | float) -> str | Decimal:
-    return value if isinstance(value, str) else Decimal(repr(value))
+            return compared(field, value, f"{sign} {parameter(value)}")
 
 
 def binary_vector(vector: Vector, number_type: str) -> bytes:

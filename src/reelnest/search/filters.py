@@ -19,8 +19,11 @@ from reelnest.errors import QueryError
 from reelnest.records.formats import TEXT_FIELDS
 
 LONGEST_FILTER = 10_000
+DEEPEST_FILTER = 50
+"""How many conditions may be inside each other. Engines compile them by recursion."""
 NUMBER = re.compile(r" *[-+]?([0-9]{1,200}[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]{1,2})? *")
 """The texts that are compared as numbers. All engines use this pattern."""
+UNSTORED = re.compile("[\0\ud800-\udfff]")
 EXAMPLE = 'Write conditions such as language == "en" and duration < 30, with and, or, not, in, == != < <= > >=.'
 
 COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
@@ -99,14 +102,16 @@ class _Parser:
         self._text = text
         self._tags = tags
 
-    def condition(self, node: ast.expr) -> Filter:
+    def condition(self, node: ast.expr, depth: int = 1) -> Filter:
+        if depth > DEEPEST_FILTER:
+            raise self._error(node, f"is inside {DEEPEST_FILTER} other conditions, which is the limit")
         match node:
             case ast.BoolOp(op=ast.And(), values=conditions):
-                return All(tuple(map(self.condition, conditions)))
+                return All(tuple(self.condition(inner, depth + 1) for inner in conditions))
             case ast.BoolOp(values=conditions):
-                return AnyOf(tuple(map(self.condition, conditions)))
+                return AnyOf(tuple(self.condition(inner, depth + 1) for inner in conditions))
             case ast.UnaryOp(op=ast.Not(), operand=inner):
-                return Not(self.condition(inner))
+                return Not(self.condition(inner, depth + 1))
             case ast.Compare(left=left, ops=operators, comparators=rest):
                 sides = [left, *rest]
                 compared = tuple(self._comparison(node, *each) for each in zip(sides, operators, sides[1:], strict=False))
@@ -148,17 +153,28 @@ class _Parser:
 
     def _value(self, node: ast.expr) -> Value:
         match node:
-            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int(number) | float(number))) if type(number) is not bool:
-                return -float(number)
-            case ast.Constant(value=str(text)) if "\0" not in text:
-                return text.encode("utf-8", "replace").decode()  # a lone surrogate cannot be stored, so nothing equals it
-            case ast.Constant(value=int(number) | float(number)) if type(number) is not bool and math.isfinite(float(number)):
+            case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=ast.Constant(value=int(number) | float(number))) if _is_number(
+                number
+            ):
+                return -float(number) if isinstance(sign, ast.USub) else float(number)
+            case ast.Constant(value=str(text)) if not UNSTORED.search(text):
+                return text
+            case ast.Constant(value=int(number) | float(number)) if _is_number(number):
                 return float(number)
+            case ast.Constant(value=str()):
+                raise self._error(node, "has a character that no index stores (NUL, or half a surrogate pair)")
         raise self._error(node, "is not a text in quotes or a number")
 
     def _error(self, node: ast.expr, problem: str) -> QueryError:
         source = ast.get_source_segment(self._text, node) or self._text
         return QueryError(f"In the filter, {_shown(source)} {problem}. {EXAMPLE}")
+
+
+def _is_number(number: float) -> bool:
+    try:
+        return not isinstance(number, bool) and math.isfinite(number)
+    except OverflowError:  # an integer beyond all floats
+        return False
 
 
 def _is_field(node: ast.expr) -> bool:
