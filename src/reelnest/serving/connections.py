@@ -1,6 +1,7 @@
-"""The server's HTTP connections: a request's head has to arrive in time, and idle connections make way for new ones.
+"""The server's HTTP connections: a request's head has to arrive in time, and silent connections make way for new ones.
 
-uvicorn has no such limits. Without them, some hundred half-sent requests take all file descriptors, and the server accepts nothing more.
+uvicorn has no such limits. Without them, some hundred half-sent requests, or clients that do not read their responses, take all file
+descriptors, and the server accepts nothing more.
 """
 
 import asyncio
@@ -20,22 +21,27 @@ BACKLOG = 32
 
 
 def connection_limit() -> int:
-    """The number of open connections that leaves enough of the process's file descriptors free."""
+    """The number of open connections that leaves enough of the process's file descriptors free. Each may have a video open beside it."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(16, min(LARGEST_LIMIT, files - RESERVED_FILES))
+    return max(16, min(LARGEST_LIMIT, (files - RESERVED_FILES) // 2))
 
 
 class Connection(H11Protocol):
-    """One connection. It is closed if it has no request under way after HEAD_SECONDS, or earlier if there are too many connections."""
+    """One connection. It is closed if it has no request under way after HEAD_SECONDS.
+
+    If there are too many connections, the one whose client has been silent for longest is closed, unless it waits for its response.
+    """
 
     limit: ClassVar[int] = connection_limit()
     head_seconds: ClassVar[float] = HEAD_SECONDS
+    dropped = False
+    """Whether it was closed to make room."""
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
-        """If there are too many, closes the one that has waited longest for its request."""
+        """If there are too many, closes the one whose client has been silent for longest."""
         super().connection_made(transport)
-        self.opened = self.loop.time()
+        self.heard = self.loop.time()
         self._wait_for_head()
         if len(self.connections) > self.limit:
             self._make_room()
@@ -47,16 +53,27 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Starts the timer with a head's first byte, and stops it at its end."""
+        self.heard = self.loop.time()
         super().data_received(data)
         if self.is_busy:
             self._stop_waiting()
         elif self._timer is None:
             self._wait_for_head()
 
+    def pause_writing(self) -> None:
+        """Notes that the client has read until now."""
+        self.heard = self.loop.time()
+        super().pause_writing()
+
     @property
     def is_busy(self) -> bool:
         """Whether a request has arrived that is not yet answered."""
         return self.cycle is not None and not self.cycle.response_complete
+
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether the rest of a request has to arrive, or the client is reading the response."""
+        return not self.is_busy or self.cycle.more_body or self.cycle.response_started
 
     def close(self) -> None:
         """Closes the connection if it has no request under way."""
@@ -72,10 +89,12 @@ class Connection(H11Protocol):
         self.transport.close()
 
     def _make_room(self) -> None:
-        live = [each for each in self.connections if isinstance(each, Connection) and not each.transport.is_closing()]
-        idle = [each for each in live if not each.is_busy]
-        if len(live) > self.limit and idle:
-            min(idle, key=lambda each: each.opened).close()
+        live = [each for each in self.connections if isinstance(each, Connection) and not each.dropped]
+        silent = [each for each in live if each.waits_for_client]
+        if len(live) > self.limit and silent:
+            longest = min(silent, key=lambda each: each.heard)
+            longest.dropped = True
+            longest.transport.abort()  # `close` would wait for a client that does not read
 
     def _wait_for_head(self) -> None:
         self._timer = self.loop.call_later(self.head_seconds, self.close)

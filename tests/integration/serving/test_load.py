@@ -29,6 +29,8 @@ from tests.integration.serving.served_corpus import Served, read_videos, write_v
 
 FILES = 256
 HALF_A_REQUEST = b"GET /api/health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "
+HALF_AN_UPLOAD = b"POST /api/search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100000\r\n\r\nhalf"
+A_LARGE_CLIP = b"GET /api/clip?index=one&id=clip/02 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
 
 @contextmanager
@@ -89,6 +91,46 @@ def test_slow_wrong_and_lost_clients_do_not_take_the_server_away(copy: Served, t
     assert "Traceback" not in log.read_text()
 
 
+@pytest.mark.parametrize("sent", [HALF_AN_UPLOAD, A_LARGE_CLIP], ids=["uploads stop", "responses are not read"])
+def test_silent_clients_make_way_for_others(copy: Served, tmp_path: Path, sent: bytes) -> None:
+    with (copy.data / "videos/02.mp4").open("r+b") as clip:
+        clip.truncate(30_000_000)  # more than the buffers of a connection hold
+    log = tmp_path / "log"
+    with served_by(copy.root, log) as (host, port), ExitStack() as opened:
+        for _ in range(FILES + 44):
+            opened.enter_context(socket.create_connection((host, port), timeout=30)).sendall(sent)
+        assert requests.get(f"http://{host}:{port}/api/health", timeout=20).json()["status"] == "ok"
+        assert requests.get(f"http://{host}:{port}/api/search", params={"q": "red circle"}, timeout=60).status_code == 200
+    assert "Too many open files" not in log.read_text()
+    assert "Traceback" not in log.read_text()
+
+
+def test_uploads_on_their_way_keep_no_search_out() -> None:
+    async def run() -> None:
+        arrived, done = asyncio.Event(), asyncio.Event()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            if scope["method"] == "POST":
+                await receive()
+            done.set()
+
+        async def receive() -> Any:
+            await arrived.wait()
+            return {"type": "http.request", "body": b"a video", "more_body": False}
+
+        limited = LoadLimit(app, most=1)
+        upload = {"type": "http", "method": "POST", "path": "/api/search", "headers": []}
+        uploads = [asyncio.create_task(limited(upload, receive, None)) for _ in range(3)]  # type: ignore[arg-type] (the app sends nothing)
+        await asyncio.sleep(0)
+        await limited({**upload, "method": "GET"}, receive, None)  # type: ignore[arg-type] (as above)
+        assert done.is_set()
+        arrived.set()
+        await asyncio.gather(*uploads)
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, run()).result()
+
+
 @contextmanager
 def in_this_process(app: Any, protocol: type[Connection]) -> Iterator[int]:
     """The port of a server in a thread."""
@@ -140,7 +182,7 @@ def test_a_search_beyond_the_limit_is_refused_at_once_and_others_pass() -> None:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        search = {"type": "http", "path": "/api/search", "headers": []}
+        search = {"type": "http", "method": "GET", "path": "/api/search", "headers": []}
         first = asyncio.create_task(limited(search, None, None))  # type: ignore[arg-type] (the app reads and sends nothing)
         await begun.wait()
         await limited(search, None, send)  # type: ignore[arg-type] (as above)
