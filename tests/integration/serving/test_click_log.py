@@ -132,6 +132,12 @@ def test_two_servers_write_beside_each_other_and_each_takes_the_clicks_of_both(t
     assert clicked(tmp_path) == sorted(expected)
 
 
+def test_a_journal_that_another_server_just_finished_is_not_an_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / ".60.journal").symlink_to("gone")  # listed, but no longer there when it is opened
+    opened(tmp_path, Clock()).flush()
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize("cut", range(1, 80, 7))
 def test_a_line_that_a_kill_cut_short_costs_only_itself(tmp_path: Path, cut: int) -> None:
     clock = Clock()

@@ -95,7 +95,11 @@ class Journals:
             start = path.name.removeprefix(".").removesuffix(SUFFIX)
             if not start.isdecimal() or self.is_open(int(start), now):
                 continue
-            with path.open("rb") as file:
+            try:
+                file = path.open("rb")
+            except FileNotFoundError:
+                continue  # another server finished it just now
+            with file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
