@@ -10,11 +10,12 @@ POST /api/events                           logs a click or a thumb on a result, 
 POST /v1/embeddings                        vectors of texts and videos, in the form of OpenAI's API
 GET  /docs                                 a page that describes the API, made from /api/openapi.json
 
-An error returns {"error": "…"} with a status of 4xx or 5xx; under /v1, {"error": {"message": "…"}}.
+An error returns {"error": "…"} with a status of 4xx or 5xx; under /v1, {"error": {"message": "…", "type": "…", "param": "…", "code": "…"}}.
 """
 
 import logging
 import mimetypes
+import reprlib
 import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version as installed_version
@@ -25,7 +26,6 @@ from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
@@ -38,7 +38,7 @@ from reelnest.serving.bodies.uploads import receive
 from reelnest.serving.clicks.click_log import ClickLog
 from reelnest.serving.clicks.events import Session, add_events, logged
 from reelnest.serving.embeddings import add_embeddings
-from reelnest.serving.guard import Access, Guard, error_response
+from reelnest.serving.guard import Access, CrossOrigin, Guard, error_response
 from reelnest.serving.load_limit import LoadLimit
 from reelnest.serving.metrics import Measured, Metrics
 from reelnest.serving.searcher import Searcher, SearchResults
@@ -48,6 +48,9 @@ PAGE = Path(__file__).with_name("page")
 PAGE_FILES = {"/": "page.html", "/docs": "docs.html"} | {f"/{name}": name for name in ("page.css", "page.js", "docs.js")}
 PLAYED = ("video/", "image/")
 """Media types that are sent unchanged. All others become application/octet-stream, which a browser does not open."""
+
+_QUOTED = reprlib.Repr()
+_QUOTED.maxstring = _QUOTED.maxother = 100
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +73,7 @@ def create_app(searchers: Mapping[str, Searcher], access: Access, upload_megabyt
     _add_errors(app)
     _add_status(app, searchers, metrics)
     for address, name in PAGE_FILES.items():
-        app.add_api_route(address, _page(name), include_in_schema=False)
+        app.add_api_route(address, _page(name), methods=["GET", "HEAD"], include_in_schema=False)
 
     def searcher(name: str | None) -> tuple[str, Searcher]:
         chosen = next(iter(searchers)) if name is None else name
@@ -138,8 +141,7 @@ def create_app(searchers: Mapping[str, Searcher], access: Access, upload_megabyt
     # The guard is outside, so that it also guards error responses. What it refuses is counted.
     guarded: ASGIApp = Guard(LoadLimit(app), access)
     if access.origins:
-        headers = ["Authorization", "Content-Type"]
-        guarded = CORSMiddleware(guarded, list(access.origins), allow_methods=["GET", "POST"], allow_headers=headers)
+        guarded = CrossOrigin(guarded, access)
     return Measured(guarded, metrics, [route.path for route in app.routes if isinstance(route, Route)])
 
 
@@ -159,9 +161,12 @@ def _add_status(app: FastAPI, searchers: Mapping[str, Searcher], metrics: Metric
                 raise HTTPException(503, f"{name}: {error}") from None
         return {"status": "ready"}
 
-    @app.get("/metrics", include_in_schema=False)
+    @app.api_route("/metrics", methods=["GET", "HEAD"], include_in_schema=False)
     def show_metrics() -> Response:
         return metrics.response()
+
+    for address, endpoint in (("/api/health", health), ("/api/ready", ready)):  # load balancers ask with HEAD too
+        app.add_api_route(address, endpoint, methods=["HEAD"], include_in_schema=False)
 
 
 def _page(name: str) -> Any:
@@ -206,9 +211,10 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid_request(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        value = "" if first["type"] == "missing" else f" (found {str(first.get('input'))[:100]!r})"
-        where = (*first["loc"], first["loc"][0])[1]  # after "query" or "body", the name
-        return error_response(request.url.path, 422, f"{where}: {first['msg']}{value}.")
+        received = f" (found {_QUOTED.repr(first['input'])})" if "input" in first and first["type"] != "missing" else ""
+        name, *path = first["loc"][1:] or first["loc"]  # after "query" or "body", the name
+        place = name + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+        return error_response(request.url.path, 422, f"{place}: {first['msg']}{received}.", param=None if name == "body" else name)
 
     @app.exception_handler(ReelnestError)
     async def search_error(request: Request, error: ReelnestError) -> Response:

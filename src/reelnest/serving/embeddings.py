@@ -6,8 +6,7 @@ OpenAI's API lacks, is `query` or `document` and selects the model's instruction
 """
 
 import base64
-import binascii
-import io
+import tempfile
 from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -16,18 +15,22 @@ import numpy as np
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, ValidationError
+from pydantic_core import PydanticCustomError, from_json
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from reelnest.errors import QueryError, VideoError
-from reelnest.serving.bodies.uploads import receive
+from reelnest.serving.bodies.uploads import MOST_IN_MEMORY, receive
 from reelnest.serving.searcher import OpenModel, Searcher
 from reelnest.store.entries import Entry, Role
 from reelnest.video.frames import Frames
 
 MOST_INPUTS = 2048
 """As OpenAI's."""
+MOST_PARTS = 64
+"""Content parts of one input."""
 BASE64_GROWTH = 4 / 3
 
 
@@ -52,7 +55,33 @@ class VideoContent(BaseModel):
 
 
 Content = Annotated[TextContent | VideoContent, Field(discriminator="type")]
-Input = str | list[Content]
+
+
+def _parts(given: object) -> object:
+    """The content parts of an input, which may be a text."""
+    if isinstance(given, str):
+        return [{"type": "text", "text": given}]
+    if isinstance(given, int) or (isinstance(given, list) and given and isinstance(given[0], int)):
+        raise PydanticCustomError("token_ids", "token ids are not supported; expected a text")
+    if not isinstance(given, list) or not 1 <= len(given) <= MOST_PARTS:
+        raise PydanticCustomError("parts", f"expected a text, or a list of 1 to {MOST_PARTS} content parts")
+    return given
+
+
+def _inputs(given: object) -> object:
+    """The inputs of a request, which may be a text."""
+    if isinstance(given, str):
+        return [given]
+    if not isinstance(given, list):
+        raise PydanticCustomError("inputs", "expected a text or a list")
+    if not 1 <= len(given) <= MOST_INPUTS:
+        raise PydanticCustomError("count", f"it has {len(given):,} items; expected 1 to {MOST_INPUTS:,}")
+    return given
+
+
+# The first fault ends the check of a list: a body of megabytes may have a million faults, whose descriptions take gigabytes.
+Input = Annotated[list[Content], FailFast(), BeforeValidator(_parts, json_schema_input_type=str | list[Content])]
+Inputs = Annotated[list[Input], FailFast(), BeforeValidator(_inputs, json_schema_input_type=str | list[str | list[Content]])]
 
 
 class EmbeddingsRequest(BaseModel):
@@ -60,9 +89,9 @@ class EmbeddingsRequest(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    input: str | list[Input]
+    input: Inputs
     model: str | None = None
-    dimensions: int | None = None
+    dimensions: Annotated[int, Field(strict=True)] | None = None
     encoding_format: Literal["float", "base64"] = "float"
     input_type: Literal["query", "document"] | None = None
 
@@ -73,7 +102,14 @@ def add_embeddings(app: FastAPI, searchers: Mapping[str, Searcher], megabytes: f
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         """Lists the models, one for each index, in the form of OpenAI's API."""
-        return {"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": "reelnest"} for name in searchers]}
+        return {"object": "list", "data": [_model(name) for name in searchers]}
+
+    @app.get("/v1/models/{name}")
+    async def one_model(name: str) -> dict[str, Any]:
+        """Returns one of the models."""
+        if name not in searchers:
+            raise HTTPException(404, f"No model has this name. Models: {', '.join(searchers)}.")
+        return _model(name)
 
     @app.post(
         "/v1/embeddings",
@@ -81,35 +117,55 @@ def add_embeddings(app: FastAPI, searchers: Mapping[str, Searcher], megabytes: f
     )
     async def embeddings(request: Request) -> JSONResponse:
         """Returns vectors of unit length of texts and videos, in the form of OpenAI's API."""
-        received = io.BytesIO()
-        await receive(request, received, megabytes * BASE64_GROWTH)
-        try:
-            body = EmbeddingsRequest.model_validate_json(received.getvalue())
-        except ValidationError as error:
-            raise RequestValidationError([{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors(include_url=False)]) from None
+        with tempfile.SpooledTemporaryFile(MOST_IN_MEMORY, prefix="reelnest-") as file:
+            await receive(request, file, megabytes * BASE64_GROWTH)
+            file.seek(0)
+            body = _request(file.read())
         name = next(iter(searchers)) if body.model is None else body.model
         if name not in searchers:
-            raise QueryError(f"model '{name}': this server has {', '.join(searchers)}.")
-        inputs: list[Input] = [body.input] if isinstance(body.input, str) else list(body.input)
-        dim = searchers[name].manifest.check_dim(body.dimensions)
-        read = partial(_entries, searchers[name], inputs, body.input_type)
-        entries = read() if all(isinstance(given, str) for given in inputs) else await run_in_threadpool(read)  # it may decode videos
+            raise _fault(f"'{name[:100]}' is not a model of this server. Models: {', '.join(searchers)}", "model")
+        try:
+            dim = searchers[name].manifest.check_dim(body.dimensions)
+        except QueryError as error:
+            raise _fault(str(error).removesuffix("."), "dimensions") from None
+        read = partial(_entries, searchers[name], body)
+        has_video = any(isinstance(content, VideoContent) for contents in body.input for content in contents)
+        entries = await run_in_threadpool(read) if has_video else read()  # it decodes videos
         vectors = _shortened(await searchers[name].model.encode_async(entries), dim)
         data = [{"object": "embedding", "index": index, "embedding": _written(vector, body)} for index, vector in enumerate(vectors)]
         content = {"object": "list", "data": data, "model": name, "usage": {"prompt_tokens": 0, "total_tokens": 0}}
         return JSONResponse(content)  # FastAPI would look at each number of a dict first
 
 
-def _entries(searcher: Searcher, inputs: list[Input], input_type: str | None) -> list[Entry]:
-    """What the model encodes for a request. Raises QueryError for inputs that cannot be encoded."""
-    if not 1 <= len(inputs) <= MOST_INPUTS:
-        raise QueryError(f"input has {len(inputs):,} items; expected 1 to {MOST_INPUTS:,}.")
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "reelnest"}
+
+
+def _request(content: bytes) -> EmbeddingsRequest:
+    """The request in a body. Raises RequestValidationError that names what cannot be used."""
+    try:
+        given = from_json(content)
+        if not isinstance(given, dict):
+            raise _fault('expected an object, such as {"input": "a red ring"}')
+        return EmbeddingsRequest.model_validate(given)
+    except ValidationError as error:
+        raise RequestValidationError([{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors(include_url=False)]) from None
+    except ValueError as error:
+        raise _fault(f"Invalid JSON: {error}") from None
+
+
+def _fault(message: str, *place: str | int) -> RequestValidationError:
+    return RequestValidationError([{"type": "value_error", "loc": ("body", *place), "msg": message}])
+
+
+def _entries(searcher: Searcher, body: EmbeddingsRequest) -> list[Entry]:
+    """What the model encodes for a request. Raises RequestValidationError for inputs that cannot be encoded."""
     entries = []
-    for number, given in enumerate(inputs):
+    for number, contents in enumerate(body.input):
         try:
-            entries.append(_entry(searcher, given, input_type))
+            entries.append(_entry(searcher, contents, body.input_type))
         except (QueryError, VideoError) as error:
-            raise QueryError(f"input[{number}]: {error}") from None
+            raise _fault(str(error).removesuffix("."), "input", number) from None
     return entries
 
 
@@ -120,8 +176,7 @@ def _shortened(vectors: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
     return shortened
 
 
-def _entry(searcher: Searcher, given: Input, input_type: str | None) -> Entry:
-    contents = [TextContent(type="text", text=given)] if isinstance(given, str) else given
+def _entry(searcher: Searcher, contents: list[Content], input_type: str | None) -> Entry:
     texts = [content.text for content in contents if isinstance(content, TextContent)]
     videos = [content for content in contents if isinstance(content, VideoContent)]
     if len(videos) > 1:
@@ -139,7 +194,7 @@ def _frames(model: OpenModel, url: str) -> Frames:
         raise QueryError("the video's url is not a data URL. Expected data:video/mp4;base64,… since this server fetches nothing.")
     try:
         video = base64.b64decode(content, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # also for characters beyond ASCII
         raise QueryError(f"the video's url is not valid base64 ({error}).") from None
     return model.frames(video)
 

@@ -13,13 +13,16 @@ from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 OPEN_PATHS = ("/api/health", "/api/ready")
 """What a load balancer asks without a key."""
 NO_KEY = "The server needs its API key: send the header `Authorization: Bearer KEY`, or log in with the key as the password."
+CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
+"""OpenAI's codes of errors, by status."""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src 'self' blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -44,13 +47,38 @@ class Access:
     api_key: str | None = field(default=None, repr=False)
     """What every request but one for the server's health has to contain."""
 
+    @property
+    def sent_origins(self) -> frozenset[str]:
+        """The other sites as browsers send them."""
+        return frozenset(origin.lower().rstrip("/") for origin in self.origins)
+
+
+class CrossOrigin(CORSMiddleware):
+    """ASGI middleware that lets browsers send the requests of pages of `access.origins`."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        super().__init__(
+            app,
+            sorted(access.sent_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+            expose_headers=["Retry-After"],
+        )
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """Starlette's response, with an error as JSON."""
+        response = super().preflight_response(request_headers)
+        if response.status_code < 400:
+            return response
+        return JSONResponse({"error": bytes(response.body).decode()}, response.status_code, {"Vary": "Origin"})
+
 
 class Guard:
     """ASGI middleware: it refuses what `access` does not allow, adds HEADERS to every response, and makes each error JSON."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._hosts = frozenset(host.lower() for host in access.hosts)
-        self._origins = frozenset(origin.lower().rstrip("/") for origin in access.origins)
+        self._origins = access.sent_origins
         self._key = access.api_key
         self._headers = dict(HEADERS)
         if access.origins:
@@ -93,9 +121,9 @@ class Guard:
     def _refusal(self, headers: Headers) -> str | None:
         host = _hostname(headers.get("host", ""))
         if host not in self._hosts:
-            return f"The host name {host!r} is not allowed. To allow it, start the server with --allow-host NAME."
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != headers["host"].lower() and origin.lower() not in self._origins:
+            return f"The host name {host or ''!r} is not allowed. To allow it, start the server with --allow-host NAME."
+        origin = headers.get("origin", "").lower()
+        if "origin" in headers and origin.partition("://")[2] != headers["host"].lower() and origin not in self._origins:
             return "The request comes from a page of another site. To allow it, start the server with --allow-origin ORIGIN."
         return None
 
@@ -115,12 +143,14 @@ class Guard:
         return hmac.compare_digest(sent, self._key.encode())  # takes as long for a wrong key as for a right one
 
 
-def error_response(path: str, status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """An error as JSON; under /v1 in the form of OpenAI's API."""
+def error_response(
+    path: str, status: int, message: str, headers: Mapping[str, str] | None = None, *, param: str | None = None
+) -> JSONResponse:
+    """An error as JSON; under /v1 in the form of OpenAI's API, where `param` is the field of the request that is wrong."""
     error: object = message
     if path.startswith("/v1/"):
-        kind = "invalid_request_error" if status < 500 else "server_error"
-        error = {"message": message, "type": kind, "param": None, "code": None}
+        kind = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
+        error = {"message": message, "type": kind, "param": param, "code": CODES.get(status)}
     return JSONResponse({"error": error}, status_code=status, headers=headers)
 
 

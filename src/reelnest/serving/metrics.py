@@ -11,6 +11,7 @@ from reelnest.serving.searcher import Searcher, SearchResults
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 """Upper ends of the histograms' buckets."""
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class Metrics:
@@ -40,7 +41,10 @@ class Metrics:
 
 
 class Measured:
-    """ASGI middleware that adds each request to the metrics. Paths outside `paths` count as one, for scanners try thousands."""
+    """ASGI middleware that adds each request to the metrics.
+
+    Paths outside `paths` count as one, and so do methods outside METHODS: scanners try thousands.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, paths: Collection[str]) -> None:
         self._app, self._metrics, self._paths = app, metrics, frozenset(paths)
@@ -59,10 +63,11 @@ class Measured:
             await send(message)
 
         path = scope["path"] if scope["path"] in self._paths else "other"
+        method = scope["method"] if scope["method"] in METHODS else "other"
         started = time.perf_counter()
         try:
             with self._metrics.in_progress.track_inprogress():
                 await self._app(scope, receive, send_and_note)
         finally:
-            self._metrics.requests.labels(scope["method"], path, str(status)).inc()
+            self._metrics.requests.labels(method, path, str(status)).inc()
             self._metrics.request_seconds.labels(path).observe(time.perf_counter() - started)

@@ -41,7 +41,7 @@ def site() -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def guarded(served: Served, site: int) -> Iterator[str]:
-    with serving(served, "--index", "one", "--allow-origin", f"http://localhost:{site}", REELNEST_API_KEY=KEY) as address:
+    with serving(served, "--index", "one", "--allow-origin", f"http://LOCALHOST:{site}/", REELNEST_API_KEY=KEY) as address:
         yield address
 
 
@@ -84,6 +84,14 @@ def test_pages_of_an_allowed_site_may_send_requests_and_no_others(guarded: str, 
     assert statuses == [200, 401, "TypeError", "TypeError"]
 
 
+def test_a_preflight_of_another_site_gets_json(guarded: str, site: int) -> None:
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    for origin, status in ((f"http://localhost:{site}", 200), ("https://evil.example", 400)):
+        answer = requests.options(f"{guarded}api/search", headers={"Origin": origin, **asked}, timeout=60)
+        assert (answer.status_code, answer.headers.get("access-control-allow-origin")) == (status, origin if status == 200 else None)
+    assert "origin" in answer.json()["error"]
+
+
 def test_metrics_count_what_was_asked_for(guarded: str) -> None:
     token = f"Bearer {KEY}"
 
@@ -93,6 +101,9 @@ def test_metrics_count_what_was_asked_for(guarded: str) -> None:
         read = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
         return Counter({(sample.name, *sorted(sample.labels.values())): sample.value for sample in read})
 
+    for method in ("MADEUP", "AGAIN"):
+        requests.request(method, f"{guarded}metrics", headers={"Authorization": token}, timeout=60)
+    assert samples()["reelnest_http_requests_total", "/metrics", "405", "other"] == 2
     before = samples()
     for query in ("a red ring", "a blue ring", "?"):
         get(f"{guarded}api/search?q={query}", Authorization=token)

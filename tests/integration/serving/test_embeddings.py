@@ -1,6 +1,8 @@
 """OpenAI's own client asks `reelnest serve` for vectors."""
 
 import base64
+import re
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -56,6 +58,9 @@ def test_a_video_with_its_title_has_the_vector_of_the_model(server: str, served:
 
 def test_the_models_are_listed_and_the_first_is_the_default(client: openai.OpenAI, server: str) -> None:
     assert [model.id for model in client.models.list()] == ["one", "two"]
+    assert client.models.retrieve("two").id == "two"
+    with pytest.raises(openai.NotFoundError, match="one, two"):
+        client.models.retrieve("three")
     assert requests.post(f"{server}v1/embeddings", json={"input": "a"}, timeout=60).json()["model"] == "one"
 
 
@@ -68,17 +73,36 @@ def test_the_models_are_listed_and_the_first_is_the_default(client: openai.OpenA
         ({"input": ["a"] * 2049}, "1 to 2,048"),
         ({"input": ["a", " "]}, "input[1]: The search is empty"),
         ({"input": ["a\ud800b"]}, "Invalid JSON"),
-        ({"input": 5}, "input: "),
+        ({"input": 5}, "input: expected a text or a list (found 5)"),
+        ({"input": [1, 2, 3]}, "input[0]: token ids are not supported"),
+        ({"input": [[1, 2], [3]]}, "input[0]: token ids are not supported"),
+        ({"input": [[]]}, "input[0]: expected a text, or a list of 1 to 64 content parts"),
+        ({"input": ["a", [{"type": "image_url"}]]}, "input[1][0]: Input tag 'image_url'"),
+        ({"input": "a", "dimensions": True}, "dimensions: "),
+        ([], "expected an object"),
         ({"model": "one"}, "Field required"),
         ({"input": [[{"type": "video_url", "video_url": {"url": "http://127.0.0.1/a.mp4"}}]]}, "fetches nothing"),
         ({"input": [[{"type": "video_url", "video_url": {"url": "data:video/mp4;base64,?"}}]]}, "base64"),
+        ({"input": [[{"type": "video_url", "video_url": {"url": "data:video/mp4;base64,é"}}]]}, "base64"),
         ({"input": [[{"type": "video_url", "video_url": {"url": "data:video/mp4;base64,bm8="}}]]}, "input[0]: the video"),
     ],
 )
 def test_an_input_that_cannot_be_encoded_is_named(server: str, given: dict[str, object], words: str) -> None:
     response = requests.post(f"{server}v1/embeddings", json=given, timeout=60)
     assert response.status_code == 422
-    assert words in response.json()["error"]["message"]
+    error = response.json()["error"]
+    assert words in error["message"]
+    assert set(error) == {"message", "type", "param", "code"}
+    place = re.split(r"[:\[]", error["message"])[0]
+    assert error["param"] == (None if place == "body" else place)
+
+
+def test_a_body_with_many_faults_is_refused_at_once(server: str) -> None:
+    started = time.monotonic()
+    for item in ("1", "[[],[]]", '[{"type":"text","text":1}]'):
+        body = f'{{"input":[{",".join([item] * 500_000)}]}}'
+        assert requests.post(f"{server}v1/embeddings", data=body, timeout=60).status_code == 422
+    assert time.monotonic() - started < 15  # a description of each fault takes half a minute and gigabytes
 
 
 def test_openai_s_client_raises_its_own_error(client: openai.OpenAI) -> None:

@@ -60,6 +60,8 @@ def test_the_api_lists_its_indexes_and_searches_each(server: str) -> None:
         ("api/search?q=a&k=1e9", 422, "k"),
         ("api/search?q=a&k=5000", 422, "1 to 1000"),
         ("api/search?q=a&index=three", 404, "one, two"),
+        (f"api/search?{query(q='a', where='number < ' + '9' * 400)}", 422, "not a text in quotes or a number"),
+        (f"api/search?{query(q='a', where='not ' * 900 + 'number < 9')}", 422, "inside 50 other conditions"),
         (f"api/search?{query(q='a', where='color == 1')}", 422, "'color' is not a field"),
         ("api/clip?index=one&id=../../params.yaml", 404, "no video of this id"),
         ("api/clip?index=one&id=videos/01.mp4", 404, "no video of this id"),
@@ -83,6 +85,12 @@ def test_clips_are_sent_in_the_ranges_that_players_ask_for(server: str, served: 
     assert (status, headers["content-range"], content) == (206, f"bytes 100-199/{len(file)}", file[100:200])
     assert ask(address, Range=f"bytes={len(file)}-")[0] == 416
     assert ask(f"{server}api/clip?{query(index='one', id='images', frame=2)}")[1]["content-type"] == "image/png"
+
+
+@pytest.mark.parametrize("path", ["", "page.js", "docs", "api/health", "api/ready", "metrics"])
+def test_head_has_the_status_of_get(server: str, path: str) -> None:
+    answer = requests.head(server + path, timeout=60)
+    assert (answer.status_code, answer.content) == (200, b"")
 
 
 def test_a_clip_that_became_a_link_out_of_the_data_folder_is_not_sent(server: str, served: Served) -> None:
@@ -130,6 +138,7 @@ def test_only_the_server_s_own_page_may_send_requests(server: str) -> None:
         {"Host": "127.0.0.1.evil.example:80"},
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
+        {"Origin": "http://["},
     ):
         status, received, body = ask(f"{server}api/indexes", **headers)
         assert status == 403

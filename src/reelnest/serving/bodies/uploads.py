@@ -1,7 +1,6 @@
 """Receives the body of a request, with limits on its size and its time."""
 
 import asyncio
-import io
 from typing import IO
 
 from fastapi import Request
@@ -10,6 +9,9 @@ from starlette.exceptions import HTTPException
 
 UPLOAD_TIMEOUT_SECONDS = 120
 """The longest time for a body, so that a slow client does not hold a request open."""
+
+MOST_IN_MEMORY = 2**20
+"""Bytes of a body that are kept in memory, where writing takes no thread."""
 
 
 async def receive(request: Request, file: IO[bytes], megabytes: float) -> None:
@@ -24,7 +26,7 @@ async def receive(request: Request, file: IO[bytes], megabytes: float) -> None:
                 size += len(chunk)
                 if size > most:
                     raise HTTPException(413, f"The body exceeds the limit of {megabytes:g} MB.")
-                if isinstance(file, io.BytesIO):  # memory, which nobody waits for
+                if size <= MOST_IN_MEMORY:
                     file.write(chunk)
                 else:
                     await run_in_threadpool(file.write, chunk)
