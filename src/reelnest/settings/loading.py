@@ -27,14 +27,9 @@ STARTS_WITH_KEY = re.compile(r"[a-z_]+(\.[a-z_0-9]+)*: ")
 def load_params(path: Path = PARAMS_FILE) -> Params:
     """Reads and checks a params file. Raises ConfigError with each wrong key, its value and the allowed values."""
     try:
-        contents = load_yaml(path.read_text(encoding="utf-8"))
+        return check_params(_contents(path), path)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file. Run this in the project's folder, or copy one of configs/presets/ to {path}.") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text ({error}). Save it as UTF-8.") from error
-    except YAMLError as error:
-        raise ConfigError(f"{path}: not readable as YAML: {yaml_problem(error)}. Correct that line, or the ones above it.") from error
-    return check_params(contents, path)
 
 
 def current_params() -> Params:
@@ -94,21 +89,52 @@ def launch_config_path(params: Params, params_path: Path = PARAMS_FILE) -> Path:
 
 def launch_processes(params: Params, params_path: Path = PARAMS_FILE) -> int:
     """The number of processes that `launch.config` starts, over all machines."""
-    path = launch_config_path(params, params_path)
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
-        raise ConfigError(f"{params_path}: launch.config: there is no {path}; known: {known}.")
-    return int(load_yaml(path.read_text(encoding="utf-8"))["num_processes"])
+    path, config = _launch_config(params, params_path)
+    processes = config.get("num_processes")
+    if not isinstance(processes, int) or processes < 1:
+        raise ConfigError(f"{path}: num_processes: expected the number of processes to start, at least 1; found {processes!r}.")
+    return processes
 
 
 def launch_uses_cpu(params: Params, params_path: Path = PARAMS_FILE) -> bool:
     """Whether `launch.config` uses CPUs even if there are GPUs."""
-    return bool(load_yaml(launch_config_path(params, params_path).read_text(encoding="utf-8")).get("use_cpu"))
+    return bool(_launch_config(params, params_path)[1].get("use_cpu"))
 
 
 def launch_shards(params: Params, params_path: Path = PARAMS_FILE) -> bool:
     """Whether `launch.config` shards the model over the processes (FSDP)."""
-    return load_yaml(launch_config_path(params, params_path).read_text(encoding="utf-8")).get("distributed_type") == "FSDP"
+    return _launch_config(params, params_path)[1].get("distributed_type") == "FSDP"
+
+
+def _launch_config(params: Params, params_path: Path) -> tuple[Path, dict[str, Any]]:
+    """The file that `launch.config` names, and its contents."""
+    path = launch_config_path(params, params_path)
+    try:
+        config = _contents(path)
+    except FileNotFoundError:
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
+        raise ConfigError(f"{params_path}: launch.config: there is no {path}; known: {known}.") from None
+    if not isinstance(config, dict):
+        raise ConfigError(
+            f"{path}: expected accelerate's settings, such as `num_processes: 2`. Run `accelerate config --config_file {path}`."
+        )
+    return path, config
+
+
+def _contents(path: Path) -> Any:
+    """The contents of a YAML file. Raises FileNotFoundError, and ConfigError if it cannot be read."""
+    try:
+        return load_yaml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}). Expected a file with settings.") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text ({error}). Save it as UTF-8.") from error
+    except YAMLError as error:
+        raise ConfigError(f"{path}: not readable as YAML: {yaml_problem(error)}. Correct that line, or the ones above it.") from error
+    except RecursionError:
+        raise ConfigError(f"{path}: its values are nested too deep.") from None
 
 
 def _check_processes(params: Params, path: Path) -> None:

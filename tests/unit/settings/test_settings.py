@@ -155,6 +155,25 @@ def test_errors_for_a_missing_or_unreadable_file_have_advice(tmp_path: Path) -> 
     assert "params.yaml: not readable as YAML: line 1: " in error_of(tmp_path / "params.yaml")
     (tmp_path / "params.yaml").write_text("")
     assert "expected sections such as `train:`, found an empty file. Copy one of configs/presets/" in error_of(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("a: " + 5000 * "[")
+    assert "params.yaml: its values are nested too deep." in error_of(tmp_path / "params.yaml")
+    (tmp_path / "folder.yaml").mkdir()
+    assert "folder.yaml: cannot be read (Is a directory). Expected a file with settings." in error_of(tmp_path / "folder.yaml")
+
+
+@pytest.mark.parametrize(
+    ("contents", "expected"),
+    [
+        ("use_cpu: true", "num_processes: expected the number of processes to start, at least 1; found None."),
+        ("num_processes: two", "num_processes: expected the number of processes to start, at least 1; found 'two'."),
+        ("num_processes: 0", "num_processes: expected the number of processes to start, at least 1; found 0."),
+        ("- 1", "expected accelerate's settings, such as `num_processes: 2`. Run `accelerate config --config_file"),
+        ("num_processes: [", "not readable as YAML: line 1: "),
+    ],
+)
+def test_a_wrong_launch_file_is_named(contents: str, expected: str, project: Path) -> None:
+    (project.parent / "configs" / "accelerate" / "mine.yaml").write_text(contents)
+    assert f"configs/accelerate/mine.yaml: {expected}" in error_of(change(project, launch__config="mine"))
 
 
 def test_the_number_of_processes_is_that_of_the_launch_file(project: Path) -> None:
