@@ -41,3 +41,12 @@ def test_a_member_is_sent_as_a_file_is(wanted: str | None, tmp_path: Path, monke
             assert ours.content == theirs.content
             assert {name: ours.headers.get(name) for name in SENT} == {name: theirs.headers.get(name) for name in SENT}
         assert ours.headers.get("content-range") == theirs.headers.get("content-range")
+
+
+def test_a_range_beyond_all_numbers_gets_the_whole_member(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"a video")
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.add(tmp_path / "a.mp4", "a.mp4")
+    route = Route("/", lambda request: clip_response(tmp_path / "x.tar/a.mp4", "video/mp4", request))
+    answer = TestClient(Starlette(routes=[route])).get("/", headers={"Range": f"bytes={'9' * 5000}-"})
+    assert (answer.status_code, answer.content) == (200, b"a video")

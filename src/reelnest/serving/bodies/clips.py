@@ -9,7 +9,7 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 
 from reelnest.records.files.tar_members import find_member
 
-RANGE = re.compile(r"bytes=(?!-$)(\d*)-(\d*)")
+RANGE = re.compile(r"bytes=(?!-$)([0-9]{0,18})-([0-9]{0,18})")
 
 
 def clip_response(file: Path, media_type: str, request: Request) -> Response:
