@@ -217,6 +217,7 @@ def test_a_run_is_checked_before_prefect_is_imported(arguments: list[str], statu
 
 
 def test_an_unknown_option_of_a_deployment_is_named_without_the_usage(project: Path) -> None:
+    (project / "tasks").symlink_to(ROOT / "tasks")
     status, err, _ = run_alone(["--poll", "docker"], "tasks.services.deploy.main")
     assert status == 2
     assert err == "reelnest deploy: error: unrecognized arguments: --poll docker. Type `reelnest deploy --help` for help.\n"
