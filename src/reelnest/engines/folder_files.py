@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from usearch.compiled import MetricKind
 from usearch.index import Index as Graph
 from usearch.index import Matches
 
@@ -25,9 +26,11 @@ from reelnest.engines.engine import Manifest
 from reelnest.engines.stored import manifest_of, video_of
 from reelnest.errors import ConfigError, DataError, NoIndex
 from reelnest.records.formats import Video
+from reelnest.search.topk import SMALLEST_NORM
 
 MANIFEST_FILE, TABLE_FILE, SKIPPED_FILE, GRAPH_FILE = "manifest.json", "videos.parquet", "skipped.jsonl", "graph.usearch"
 LABELS_FILE = "labels.npy"
+METRIC = MetricKind.IP
 GRAPH_ROWS = 50_000
 """Rows that are added to a graph at once, as float32."""
 LEAST_SHARE = 0.5
@@ -157,6 +160,8 @@ def graph_label(video_id: str, key: str) -> int:
 def write_graph(folder: Path, vectors: NDArray[np.floating[Any]], dim: int, labels: NDArray[np.uint64], before: Path | None) -> None:
     """Saves the graph over the first `dim` numbers of `vectors`, in float16.
 
+    They are normalised first, and compared by their product. That is their cosine, in half of the time that usearch needs for a cosine.
+
     Args:
         folder: the index's.
         vectors: (videos, width).
@@ -168,12 +173,13 @@ def write_graph(folder: Path, vectors: NDArray[np.floating[Any]], dim: int, labe
         labels, before = np.arange(len(labels), dtype=np.uint64), None
     graph = None if before is None else _changed_graph(before, labels)
     if graph is None:
-        graph = Graph(ndim=dim, metric="cos", dtype="f16")
+        graph = Graph(ndim=dim, metric=METRIC, dtype="f16")
     missing = ~np.asarray(graph.contains(labels))
     for start in range(0, len(labels), GRAPH_ROWS):
         rows = slice(start, start + GRAPH_ROWS)
         added = missing[rows]
-        graph.add(labels[rows][added], np.ascontiguousarray(vectors[rows, :dim][added], dtype=np.float32))
+        prefixes = vectors[rows, :dim][added].astype(np.float32)
+        graph.add(labels[rows][added], prefixes / np.linalg.norm(prefixes, axis=1, keepdims=True).clip(SMALLEST_NORM))
     graph.save(folder / GRAPH_FILE)
     np.save(folder / LABELS_FILE, labels)
 
@@ -187,8 +193,9 @@ def _changed_graph(before: Path, labels: NDArray[np.uint64]) -> Graph | None:
         graph = Graph.restore(before / GRAPH_FILE)
     except (OSError, ValueError, RuntimeError, EOFError):
         return None
-    if graph is not None:
-        graph.remove(stored[np.isin(stored, labels, invert=True)])
+    if graph is None or graph.metric_kind != METRIC:  # an older index compared cosines
+        return None
+    graph.remove(stored[np.isin(stored, labels, invert=True)])
     return graph
 
 

@@ -102,10 +102,18 @@ def test_a_damaged_graph_is_built_anew(file: str, content: bytes, tmp_path: Path
     assert recall(engine) > 0.9
 
 
-def test_an_older_index_without_labels_is_searched(tmp_path: Path) -> None:
+def test_older_indexes_are_searched_and_their_graph_of_cosines_is_built_anew(tmp_path: Path, added: list[int]) -> None:
     write(tmp_path / "index", "aa", range(2000))
-    graph = Graph(ndim=DIM, metric="cos", dtype="f16")
-    graph.add(np.arange(2000), VECTORS[:2000, :DIM])
-    graph.save(tmp_path / "index" / GRAPH_FILE)
-    (tmp_path / "index" / LABELS_FILE).unlink()
+    labels = np.load(tmp_path / "index" / LABELS_FILE)
+    for numbers in (labels, np.arange(2000)):
+        graph = Graph(ndim=DIM, metric="cos", dtype="f16")
+        graph.add(numbers, VECTORS[:2000, :DIM])
+        graph.save(tmp_path / "index" / GRAPH_FILE)
+        np.save(tmp_path / "index" / LABELS_FILE, numbers)
+        assert recall(FolderEngine(str(tmp_path / "index"))) > 0.9
+    (tmp_path / "index" / LABELS_FILE).unlink()  # then they are the rows
     assert recall(FolderEngine(str(tmp_path / "index"))) > 0.9
+    np.save(tmp_path / "index" / LABELS_FILE, labels)
+    added.clear()
+    write(tmp_path / "index", "bb", range(2000))
+    assert added == [2000]
