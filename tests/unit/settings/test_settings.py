@@ -41,6 +41,7 @@ def error_of(path: Path) -> str:
 
 
 SAMPLE_SETTINGS: dict[str, dict[str, Any]] = {
+    "validate": {"min_near_duplicate_similarity": 0.95},
     "model": {"dims": [4, 8, 16, 32, 64, 128]},
     "train": {"group_negatives": True},
     "loss": {"intra_modal_negatives": True},
