@@ -26,11 +26,11 @@ from reelnest.engines.engine import Manifest
 from reelnest.engines.stored import manifest_of, video_of
 from reelnest.errors import ConfigError, DataError, NoIndex
 from reelnest.records.formats import Video
-from reelnest.search.topk import SMALLEST_NORM
 
 MANIFEST_FILE, TABLE_FILE, SKIPPED_FILE, GRAPH_FILE = "manifest.json", "videos.parquet", "skipped.jsonl", "graph.usearch"
 LABELS_FILE = "labels.npy"
 METRIC = MetricKind.IP
+SMALLEST_NORM = np.finfo(np.float32).tiny
 GRAPH_ROWS = 50_000
 """Rows that are added to a graph at once, as float32."""
 LEAST_SHARE = 0.5
