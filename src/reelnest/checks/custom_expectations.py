@@ -3,6 +3,7 @@
 Importing this module registers them with Great Expectations.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -60,7 +61,25 @@ class _DifferenceOfSplits(ColumnAggregateMetricProvider):
         return round(float(test.subtract(train, fill_value=0).abs().sum() / 2), 4)
 
 
-class ExpectColumnToBeAlikeInTrainAndTest(ColumnAggregateExpectation):
+class _OneMetric(ABC):
+    """What the expectations of one number of a column have in common."""
+
+    metric_dependencies: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def _holds(self, value: float) -> bool: ...
+
+    def _validate(
+        self,
+        metrics: dict[str, Any],
+        runtime_configuration: dict[str, Any] | None = None,  # noqa: ARG002 (Great Expectations' signature)
+        execution_engine: ExecutionEngine | None = None,  # noqa: ARG002 (Great Expectations' signature)
+    ) -> dict[str, Any]:
+        value = metrics[self.metric_dependencies[0]]
+        return {"success": self._holds(value), "result": {"observed_value": round(value, 4)}}
+
+
+class ExpectColumnToBeAlikeInTrainAndTest(_OneMetric, ColumnAggregateExpectation):
     """A column has about the same mix of values in the rows whose `split` is train and in those whose is test.
 
     The difference is the total variation distance: the smallest share of the rows of one split that would need another value. It is 0
@@ -73,17 +92,11 @@ class ExpectColumnToBeAlikeInTrainAndTest(ColumnAggregateExpectation):
     success_keys: ClassVar[tuple[str, ...]] = ("max_difference",)
     args_keys: ClassVar[tuple[str, ...]] = ("column", "max_difference")
 
-    def _validate(
-        self,
-        metrics: dict[str, Any],
-        runtime_configuration: dict[str, Any] | None = None,  # noqa: ARG002 (Great Expectations' signature)
-        execution_engine: ExecutionEngine | None = None,  # noqa: ARG002 (Great Expectations' signature)
-    ) -> dict[str, Any]:
-        difference = metrics["column.difference_of_splits"]
-        return {"success": difference <= self.max_difference, "result": {"observed_value": difference}}
+    def _holds(self, value: float) -> bool:
+        return value <= self.max_difference
 
 
-class ExpectColumnValuesToBeBalanced(ColumnAggregateExpectation):
+class ExpectColumnValuesToBeBalanced(_OneMetric, ColumnAggregateExpectation):
     """The rarest value of a column has at least `min_share` of its rows.
 
     A kind of pair with few examples among thousands is hardly trained on, and its metrics are averages over few queries.
@@ -95,11 +108,5 @@ class ExpectColumnValuesToBeBalanced(ColumnAggregateExpectation):
     success_keys: ClassVar[tuple[str, ...]] = ("min_share",)
     args_keys: ClassVar[tuple[str, ...]] = ("column", "min_share")
 
-    def _validate(
-        self,
-        metrics: dict[str, Any],
-        runtime_configuration: dict[str, Any] | None = None,  # noqa: ARG002 (Great Expectations' signature)
-        execution_engine: ExecutionEngine | None = None,  # noqa: ARG002 (Great Expectations' signature)
-    ) -> dict[str, Any]:
-        share = metrics["column.smallest_share"]
-        return {"success": share >= self.min_share, "result": {"observed_value": round(share, 4)}}
+    def _holds(self, value: float) -> bool:
+        return value >= self.min_share

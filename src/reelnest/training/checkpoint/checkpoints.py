@@ -182,8 +182,8 @@ class Checkpoints:
         for shard in self.folder.glob("step-*.shard-*"):
             if shard.stem not in remaining:
                 shard.unlink()
+        self._copy(f"step-{step:08}.pt")
         if self._copies is not None:
-            self._copies.push(f"step-{step:08}.pt")
             self._copies.keep(remaining)
 
     def save_shard(self, step: int, shard: dict[str, Any]) -> None:
@@ -191,8 +191,7 @@ class Checkpoints:
         rank, processes = world()
         with atomic_write(self.folder / _shard_name(step, rank, processes)) as file:
             torch.save(shard, file)
-        if self._copies is not None:
-            self._copies.push(_shard_name(step, rank, processes))
+        self._copy(_shard_name(step, rank, processes))
 
     def load_last(self) -> dict[str, Any] | None:
         """Returns the newest readable state, or None. Broken files (full disk, truncated copy) are skipped and logged.
@@ -223,8 +222,7 @@ class Checkpoints:
         contiguous = {name: value.contiguous() for name, value in weights.items()}
         with atomic_write(self.best) as file:
             file.write(save(contiguous, metadata={"step": str(step)}))
-        if self._copies is not None:
-            self._copies.push(self.best.name)
+        self._copy(self.best.name)
 
     def best_weights(self) -> dict[str, Tensor]:
         """Returns the weights that `save_best` wrote. Raises TrainingError if the file is missing or broken."""
@@ -240,8 +238,7 @@ class Checkpoints:
     def write_runs(self, runs: dict[str, str]) -> None:
         """Writes the trackers' runs before the first step, so that a resumed training can continue them."""
         write_json(self.folder / RUNS_FILE, runs)
-        if self._copies is not None:
-            self._copies.push(RUNS_FILE)
+        self._copy(RUNS_FILE)
 
     def read_runs(self) -> dict[str, str]:
         """Returns the trackers' runs; empty without an earlier training of this key."""
@@ -259,6 +256,10 @@ class Checkpoints:
                 shutil.rmtree(marker.parent, ignore_errors=True)  # another finishing training may be removing it too
         if self._copies is not None:
             self._copies.finish()
+
+    def _copy(self, name: str) -> None:
+        if self._copies is not None:
+            self._copies.push(name)
 
     def _steps(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.pt"))
