@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from reelnest.settings.section import Fraction, MetricName, Positive, Precision, Section
+from reelnest.settings.section import Fraction, MetricName, Positive, Precision, Section, Text
 
 
 class Train(Section):
@@ -50,7 +50,7 @@ class Train(Section):
     keep_checkpoints: Positive = 2
     checkpoint_every_minutes: Annotated[float, Field(gt=0)] | None = 30.0
     """Save a checkpoint at the end of a step if the last one is older; null: only at evaluations and when training is stopped."""
-    checkpoint_address: str | None = None
+    checkpoint_address: Text | None = None
     """Copy each checkpoint to this address too (`s3://bucket/folder`, `gs://…`, `abfs://…`, a path), and resume from there on a machine
     that lacks it; null: checkpoints are in `work/checkpoints/` only."""
     trackers: tuple[Literal["mlflow", "tensorboard", "wandb"], ...] = Field(("mlflow", "tensorboard"), strict=False)
