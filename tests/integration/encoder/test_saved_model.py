@@ -155,16 +155,8 @@ def test_an_argument_of_a_wrong_type_is_refused_at_the_door(saved: Path, encode:
         (lambda saved: reelnest.load(saved, device="cuda:99"), ModelError, "device is 'cuda:99', and torch finds "),
         (lambda saved: reelnest.load(saved, precision="fp8"), ValueError, "precision is 'fp8'; expected one of 'no', 'bf16', 'fp16'."),
         (lambda saved: reelnest.load(saved / "reelnest.json"), ModelError, "reelnest.json is a file; expected the folder of a saved model"),
-        (
-            lambda saved: reelnest.load(saved, device="cpu").encode_texts(["a"], role="querry"),
-            ValueError,
-            "role is 'querry'; expected one of",
-        ),
-        (
-            lambda saved: reelnest.load(saved, device="cpu").encode_texts(["a"], batch_size=0),
-            ValueError,
-            "batch_size is 0; expected 1 or more.",
-        ),
+        (lambda saved: reelnest.load(saved, device="cpu").encode_texts(["a"], role="querry"), ValueError, "role is 'querry'; expected"),
+        (lambda saved: reelnest.load(saved, device="cpu").encode_texts(["a"], batch_size=0), ValueError, "batch_size is 0; expected 1"),
         # The dim is checked before the videos are decoded.
         (lambda saved: reelnest.load(saved, device="cpu").encode_videos(["nope.mp4"], dim=0), ModelError, "dim 0: use a dim from 1 to 128"),
     ],
