@@ -20,6 +20,9 @@ ESTIMATE_MARGIN = 0.15
 """Almost four standard deviations of the similarity that signatures estimate."""
 LARGEST_GROUP = 20
 """Texts with an equal band of which all pairs are compared. In larger groups each is compared with the next so many."""
+MISSES = 8
+"""Comparisons without success after which a text is compared only with texts that had fewer: those of a template are all alike, but not
+enough so, and would all be compared with each other."""
 BLOCK = 2000
 """Texts whose trigrams are in memory at once: they fit into a processor's cache."""
 KEY_BYTES = 8
@@ -51,15 +54,19 @@ def near_duplicate_texts(texts: Sequence[str], splits: Sequence[str], least: flo
     rows = np.sort(first_rows)  # hashes of strings differ from process to process, so their order must not count
     within, of_train = np.zeros(len(rows), np.bool_), np.full(len(rows), -1)
     hashes, split, train = hashes[rows], split[rows], known.get("train", -1)
-    signatures = _signatures([texts[row] for row in rows])
+    signatures, misses = _signatures([texts[row] for row in rows]), np.zeros(len(rows), np.uint16)
     for first, second in _pairs_with_equal_band(signatures, _band_size(least)):
         # A pair whose texts are both known to have a near duplicate changes nothing.
         is_within = (split[first] == split[second]) & ~(within[first] & within[second])
         first, second = np.where(split[first] == train, second, first), np.where(split[first] == train, first, second)
         is_of_train = (split[second] == train) & (split[first] != train) & (of_train[first] < 0)
-        at = np.flatnonzero((is_within | is_of_train) & (hashes[first] != hashes[second]))
+        is_promising = (misses[first] < MISSES) | (misses[second] < MISSES)
+        at = np.flatnonzero((is_within | is_of_train) & is_promising & (hashes[first] != hashes[second]))
         at = at[_agreement(signatures, first[at], second[at]) >= least - ESTIMATE_MARGIN]
-        at = at[_similarities(texts, rows[first[at]], rows[second[at]]) >= least]
+        is_near = _similarities(texts, rows[first[at]], rows[second[at]]) >= least
+        for rows_of_pairs in (first, second):
+            np.add.at(misses, rows_of_pairs[at[~is_near]], 1)
+        at = at[is_near]
         within[first[at[is_within[at]]]] = within[second[at[is_within[at]]]] = True
         of_train[first[at[is_of_train[at]]]] = rows[second[at[is_of_train[at]]]]
     is_first = np.zeros(len(texts), np.bool_)

@@ -1,11 +1,14 @@
 """Near duplicates of texts, beside those that a comparison of all pairs finds."""
 
 import random
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from reelnest.checks import near_duplicate_texts as near_duplicate_module
 from reelnest.checks.near_duplicate_texts import RECALL, near_duplicate_texts
 from reelnest.records.splits import normalised
 
@@ -87,6 +90,23 @@ def test_thousands_of_near_duplicates_of_one_text_are_all_flagged() -> None:
     ]
     near = near_duplicate_texts(texts, ["train", *["test"] * 5000], 0.7)
     assert near.within[1:].all()
+
+
+def test_texts_of_a_template_are_not_all_compared_with_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    template = [f"title of clip {number}" for number in range(10_000, 15_000)]  # most of their similarities are 0.6 to 0.75
+    others = generated_texts(200)
+    compared = []
+    similarities = near_duplicate_module._similarities
+
+    def counted(texts: Sequence[str], first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.float64]:
+        compared.append(len(first))
+        return similarities(texts, first, second)
+
+    alone = near_duplicate_texts(others, ["train"] * len(others), 0.8)
+    monkeypatch.setattr(near_duplicate_module, "_similarities", counted)
+    near = near_duplicate_texts(template + others, ["train"] * (len(template) + len(others)), 0.8)
+    assert sum(compared) < 15 * len(template)  # 71 for each text without a limit
+    np.testing.assert_array_equal(near.within[len(template) :], alone.within)
 
 
 def test_the_text_of_train_is_the_same_in_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
