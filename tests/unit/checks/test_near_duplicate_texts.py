@@ -20,9 +20,8 @@ def trigrams(text: str) -> set[str]:
     return {padded[at : at + 3] for at in range(len(padded) - 2)}
 
 
-def similarity(first: str, second: str) -> float:
-    a, b = trigrams(first), trigrams(second)
-    return len(a & b) / len(a | b)
+def similarity(first: set[str], second: set[str]) -> float:
+    return len(first & second) / len(first | second)
 
 
 def generated_texts(count: int) -> list[str]:
@@ -42,11 +41,9 @@ def generated_texts(count: int) -> list[str]:
 def test_near_duplicates_are_those_of_a_comparison_of_all_pairs(least: float) -> None:
     texts = generated_texts(300)
     splits = random.Random(1).choices(["train", "validation", "test"], k=len(texts))
-    alike = {
-        pair
-        for pair in combinations(range(len(texts)), 2)
-        if normalised(texts[pair[0]]) != normalised(texts[pair[1]]) and similarity(texts[pair[0]], texts[pair[1]]) >= least
-    }
+    sets, same = [trigrams(text) for text in texts], [normalised(text) for text in texts]
+    pairs = combinations(range(len(texts)), 2)
+    alike = {(first, second) for first, second in pairs if same[first] != same[second] and similarity(sets[first], sets[second]) >= least}
     both_ways = alike | {(second, first) for first, second in alike}
     within = {first for first, second in both_ways if splits[first] == splits[second]}
     of_train = {first for first, second in both_ways if splits[first] != "train" and splits[second] == "train"}
