@@ -7,7 +7,7 @@ OpenAI's API lacks, is `query` or `document` and selects the model's instruction
 
 import base64
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, ValidationError
 from pydantic_core import PydanticCustomError, from_json
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from reelnest.errors import QueryError, VideoError
 from reelnest.serving.bodies.uploads import MOST_IN_MEMORY, receive
+from reelnest.serving.guard import error_response
 from reelnest.serving.searcher import OpenModel, Searcher
 from reelnest.store.entries import Entry, Role
 from reelnest.video.frames import Frames
@@ -105,11 +105,9 @@ def add_embeddings(app: FastAPI, searchers: Mapping[str, Searcher], megabytes: f
         return {"object": "list", "data": [_model(name) for name in searchers]}
 
     @app.get("/v1/models/{name}")
-    async def one_model(name: str) -> dict[str, Any]:
+    async def one_model(request: Request, name: str) -> JSONResponse:
         """Returns one of the models."""
-        if name not in searchers:
-            raise HTTPException(404, f"No model has this name. Models: {', '.join(searchers)}.")
-        return _model(name)
+        return JSONResponse(_model(name)) if name in searchers else _unknown_model(request, name, searchers)
 
     @app.post(
         "/v1/embeddings",
@@ -123,7 +121,7 @@ def add_embeddings(app: FastAPI, searchers: Mapping[str, Searcher], megabytes: f
             body = _request(file.read())
         name = next(iter(searchers)) if body.model is None else body.model
         if name not in searchers:
-            raise _fault(f"'{name[:100]}' is not a model of this server. Models: {', '.join(searchers)}", "model")
+            return _unknown_model(request, name, searchers)
         try:
             dim = searchers[name].manifest.check_dim(body.dimensions)
         except QueryError as error:
@@ -139,6 +137,11 @@ def add_embeddings(app: FastAPI, searchers: Mapping[str, Searcher], megabytes: f
 
 def _model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "reelnest"}
+
+
+def _unknown_model(request: Request, name: str, searchers: Iterable[str]) -> JSONResponse:
+    message = f"'{name[:100]}' is not a model of this server. Models: {', '.join(searchers)}."
+    return error_response(request.url.path, 404, message, param="model", code="model_not_found")
 
 
 def _request(content: bytes) -> EmbeddingsRequest:

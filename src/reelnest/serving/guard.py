@@ -144,13 +144,19 @@ class Guard:
 
 
 def error_response(
-    path: str, status: int, message: str, headers: Mapping[str, str] | None = None, *, param: str | None = None
+    path: str,
+    status: int,
+    message: str,
+    headers: Mapping[str, str] | None = None,
+    *,
+    param: str | None = None,
+    code: str | None = None,
 ) -> JSONResponse:
     """An error as JSON; under /v1 in the form of OpenAI's API, where `param` is the field of the request that is wrong."""
     error: object = message
     if path.startswith("/v1/"):
         kind = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
-        error = {"message": message, "type": kind, "param": param, "code": CODES.get(status)}
+        error = {"message": message, "type": kind, "param": param, "code": code or CODES.get(status)}
     return JSONResponse({"error": error}, status_code=status, headers=headers)
 
 
