@@ -4,8 +4,9 @@ The matrix is codec × container × way of cutting or joining × rate. Each fram
 """
 
 import re
+import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -164,6 +165,28 @@ def make(ffmpeg: str, variant: Variant, folder: Path) -> Path | None:
     except subprocess.CalledProcessError:
         return None
     return file
+
+
+def with_edits(source: Path, file: Path, edits: Sequence[tuple[float, float]]) -> None:
+    """Writes an MP4 whose edit list shows parts of `source`, which ffmpeg wrote. `edits` has their starts and lengths in seconds."""
+    content = bytearray(source.read_bytes())
+    parents = []
+    at, end = 0, len(content)
+    for name in (b"moov", b"trak", b"edts", b"elst"):
+        while content[at + 4 : at + 8] != name:
+            at += int.from_bytes(content[at : at + 4], "big")
+            assert at < end
+        end = at + int.from_bytes(content[at : at + 4], "big")
+        parents.append(at)
+        at += 8
+    begin = parents.pop()
+    shift = int.from_bytes(content[begin + 20 : begin + 24], "big")  # of reordered frames
+    rows = [struct.pack(">Iihh", round(length * 1000), shift + round(start * 12_800), 1, 0) for start, length in edits]
+    content[begin:end] = struct.pack(">I4sII", 16 + 12 * len(rows), b"elst", 0, len(rows)) + b"".join(rows)
+    for parent in parents:
+        size = int.from_bytes(content[parent : parent + 4], "big") + 12 * (len(rows) - 1)
+        content[parent : parent + 4] = size.to_bytes(4, "big")
+    file.write_bytes(content)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from tests.support.generated_videos import (
     matrix,
     reference,
     run,
+    with_edits,
 )
 
 DATA = Path(__file__).parents[2] / "data" / "video"
@@ -161,6 +162,25 @@ def test_a_cut_without_re_encoding_is_sampled_as_ffmpeg_shows_it(
     run(ffmpeg, "-v", "error", "-ss", "0.5", "-i", str(source), "-t", "0.6", "-c", "copy", str(cut))
     frames, _ = sampled(decoder, cut, frames=6)
     assert error_of(ffmpeg, cut, frames) <= TOLERANCE
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc-open"])
+def test_the_parts_of_an_edit_list_are_shown_one_after_the_other(decoder: Decoder, ffmpeg: str, tmp_path: Path, codec: str) -> None:
+    source, file = encoded_file(ffmpeg, tmp_path, codec, "mp4"), tmp_path / "edits.mp4"
+    with_edits(source, file, [(0.2, 0.32), (0.92, 0.32)])
+    info = decoder.inspect([file])
+    assert (info.frames, info.seconds) == (16, pytest.approx(0.64, abs=0.05))
+    numbers = (sampled(decoder, file, frames=16)[0].mean(axis=(1, 2, 3)) - 6) / STEP
+    assert numbers.round().tolist() == [*range(5, 13), *range(23, 31)]
+
+
+@pytest.mark.parametrize("name", ["auto", "pyav"])
+def test_an_edit_list_whose_parts_have_the_same_times_is_refused(decoder: Decoder, ffmpeg: str, tmp_path: Path, name: str) -> None:
+    source, file = encoded_file(ffmpeg, tmp_path, "h264-b", "mp4"), tmp_path / "edits.mp4"
+    with_edits(source, file, [(0.08, 0.32), (0.44, 0.32)])
+    with pytest.raises(VideoError, match=r"edits\.mp4: .*(hidden|edit list).*ffmpeg -i edits\.mp4") as raised:
+        sampled(decoder, file, name=name)
+    assert raised.value.reason == "no_decoder"
 
 
 @pytest.mark.parametrize("container", ["mp4", "mkv", "ts"])

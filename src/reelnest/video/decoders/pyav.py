@@ -22,7 +22,7 @@ from reelnest.errors import VideoError
 from reelnest.video.decoders import Unsuitable
 from reelnest.video.files.opening import READ_ERRORS, open_stream, packets, summary
 from reelnest.video.files.pictures import picture
-from reelnest.video.files.presentation import displayed_packets, is_absurd, seconds_per_frame, starts_and_seconds
+from reelnest.video.files.presentation import displayed_packets, has_edits, is_absurd, seconds_per_frame, starts_and_seconds
 from reelnest.video.files.source import Source
 from reelnest.video.files.track import NO_TIME, Packets, Track, VideoPacket
 
@@ -87,6 +87,7 @@ class _Run:
     def __init__(self, source: Source, requested: Collection[int]) -> None:
         """`requested` are time stamps. Other frames are decoded only if frames refer to them."""
         self._name = source.name
+        self._edit = source.track.packets.edit
         self._requested = requested
         self._opened = ExitStack()
         cached = source.track.cached
@@ -111,7 +112,7 @@ class _Run:
 
     def covers(self, start: int) -> bool:
         """Whether this pass can still decode from packet `start` on."""
-        return start >= self._next or (self._since is not None and self._since <= start)
+        return start >= self._next or (self._since is not None and self._since <= start and self._edit[self._since] == self._edit[start])
 
     def frame_at(self, pts: int, start: int) -> av.VideoFrame | None:
         """The frame with this time stamp, decoded from packet `start` or earlier; None if the decoder skips it."""
@@ -145,14 +146,15 @@ class _Run:
             self._next_packet()
         self._codec.flush_buffers()
         self._decoded.clear()
-        self._since, self._last = start, NO_TIME
+        self._since, self._last, self._is_over = start, NO_TIME, False
 
     def _decode_next(self) -> None:
-        """Decodes packets up to one that gives frames."""
-        codec, requested = self._codec, self._requested
+        """Decodes packets up to one that gives frames. Ends with the edit, because frames of the next one refer to other frames."""
+        codec, requested, edit = self._codec, self._requested, self._edit
         try:
             while not self._decoded and not self._is_over:
-                packet = self._next_packet()
+                is_edit_over = self._since is not None and self._next < len(edit) and edit[self._next] != edit[self._since]
+                packet = None if is_edit_over else self._next_packet()
                 if packet is None:
                     self._is_over = True
                 elif packet.is_corrupt:
@@ -169,6 +171,7 @@ class _Run:
 def _starting_points(packets: Packets, keys: NDArray[np.int64], index: int) -> Iterator[int]:
     """Key packets from which packet `index` may be decoded: the last before it in file and time, then 1, 2, 4, … earlier."""
     earlier = keys[: np.searchsorted(keys, index, side="right")]
+    earlier = earlier[packets.edit[earlier] == packets.edit[index]]
     earlier = earlier[packets.pts[earlier] <= packets.pts[index]]  # a missing time is the lowest number
     at, step = len(earlier) - 1, 1
     while at > 0:
@@ -185,7 +188,9 @@ class PyavInOrder:
     priority = 3
 
     def open(self, source: Source) -> "CountedVideo":
-        """Raises VideoError if the file is bad."""
+        """Raises Unsuitable if it could give wrong frames, VideoError if the file is bad."""
+        if has_edits(source.track):
+            raise Unsuitable("its edit list shows frames without the frames that they refer to")
         times: list[int] = []
         guess = TimeGuess()
         has_guessed_times = _has_guessed_times(source.track)

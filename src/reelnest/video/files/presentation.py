@@ -11,33 +11,39 @@ ABSURD_SECONDS = 1e7
 """No video is this long. A larger time stamp means "unknown", or is damaged."""
 LONGEST_GAP_SECONDS = 86_400.0
 """Between two frames. Negative times that are stored as unsigned numbers leave larger gaps."""
+EDITED_FORMATS = "mov,"
+"""MP4 and QuickTime, which have edit lists."""
 EVEN_TIMES = "give it even times: ffmpeg -i IN -vf setpts=N/FRAME_RATE/TB out.mp4"
 
 
 def displayed_packets(track: Track) -> NDArray[np.int64] | None:
-    """The indices of the displayed packets in presentation order; None if the time stamps do not define it.
+    """The indices of the displayed packets, with increasing times; None if the time stamps do not define their order.
 
     Not displayed: packets that an edit list discards, packets before the first key frame in the file or in time (they refer to missing
     frames), and leading packets without a time, which FFmpeg uses for times before zero.
     """
     packets = track.packets
-    pts, dts = packets.pts, packets.dts
+    pts = packets.pts
     keys = np.flatnonzero(packets.is_key)
     timed = np.flatnonzero(pts != NO_TIME)
     if not len(keys) or not len(timed):
         return None
     if is_absurd(int(pts[timed].min()), track) or is_absurd(int(pts[timed].max()), track):
         return None
-    known_dts = dts[dts != NO_TIME]
-    if (pts[timed[0] :] == NO_TIME).any() or (np.diff(known_dts) < 0).any():
+    if (pts[timed[0] :] == NO_TIME).any() or (packets.edit[-1] > 0 and not has_edits(track)):
         return None
     is_displayed = ~packets.is_discarded & (pts != NO_TIME) & (pts >= pts[keys[0]])
     is_displayed[: keys[0]] = False
     displayed = np.flatnonzero(is_displayed)
-    displayed = displayed[np.argsort(pts[displayed], kind="stable")]
-    if not len(displayed) or (np.diff(pts[displayed]) == 0).any():
+    displayed = displayed[np.lexsort((pts[displayed], packets.edit[displayed]))]
+    if not len(displayed) or (np.diff(pts[displayed]) <= 0).any():  # equal, or the times of two edits overlap
         return None
     return displayed
+
+
+def has_edits(track: Track) -> bool:
+    """Whether an edit list shows parts of the file, each decoded on its own, that overlap or are in another order than in the file."""
+    return track.format.startswith(EDITED_FORMATS) and bool(track.packets.edit[-1] > 0) and bool(track.packets.is_discarded.any())
 
 
 def is_absurd(time: int | None, track: Track) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import TypeAlias
 
 import av
@@ -55,6 +56,14 @@ class Packets:
 
     def __len__(self) -> int:
         return len(self.pts)
+
+    @cached_property
+    def edit(self) -> NDArray[np.int64]:
+        """How often the decoding times decreased up to each packet, as they do in joined files and between the parts of an edit list."""
+        known = np.flatnonzero(self.dts != NO_TIME)
+        edit = np.zeros(len(self), dtype=np.int64)
+        edit[known[1:][np.diff(self.dts[known]) < 0]] = 1
+        return edit.cumsum()
 
 
 @dataclass(frozen=True)
