@@ -170,7 +170,7 @@ def _serve(request: dict[str, Any], file: _OpenFile) -> DecoderReply:
             file.reject(decoder, problem)
             problems.append(str(problem))
         except ValueError as error:  # from check_aspect_ratio
-            raise VideoError("bad_shape", f"{source.name}: {error}") from error
+            raise VideoError("bad_shape", f"{source.name}: {error}; crop it") from error
         else:
             return {**header, "decoder": decoder.name}, payload
     advice = f"set preprocess.decoder to auto, or re-encode the file: ffmpeg -i {source.name} out.mp4"

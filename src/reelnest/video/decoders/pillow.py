@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from PIL import Image, ImageOps
 from reelnest.errors import VideoError
 from reelnest.video import sampling
 from reelnest.video.decoders import IMAGES, Unsuitable
-from reelnest.video.files.containers import webp_durations
+from reelnest.video.files.containers import second_jpeg, webp_durations
 from reelnest.video.files.source import Source
 from reelnest.video.limits import MAX_FRAME_PIXELS, check_area
 
@@ -40,6 +41,8 @@ class PillowDecoder:
                     raise VideoError("not_a_video", f"{source.name}: {image.format} files with {frames} images are not supported; {advice}")
                 if frames > 1:
                     raise Unsuitable("an animated GIF")
+                if image.format == "JPEG" and _is_stream(source, image.size):
+                    raise Unsuitable("a stream of JPEG images")
         return ImagesVideo(source)
 
 
@@ -104,6 +107,20 @@ def _opened(source: Source, index: int, *, is_known: bool = True) -> Iterator[Im
         check_area(name, image.width, image.height)
         with image:
             yield image
+
+
+def _is_stream(source: Source, size: tuple[int, int]) -> bool:
+    """Whether a JPEG is followed by another of its size, as in raw Motion JPEG. Photos can be followed by a smaller one."""
+    with source.file(0) as file:
+        start = second_jpeg(file)
+        if start is None:
+            return False
+        file.seek(start)
+        try:
+            with Image.open(BytesIO(file.read()), formats=("JPEG",)) as second:
+                return second.size == size
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            return False
 
 
 def _decoded(image: Image.Image, name: str) -> Image.Image:

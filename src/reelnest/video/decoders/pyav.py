@@ -20,7 +20,7 @@ from PIL import Image
 
 from reelnest.errors import VideoError
 from reelnest.video.decoders import Unsuitable
-from reelnest.video.files.opening import READ_ERRORS, open_stream, packets, summary
+from reelnest.video.files.opening import READ_ERRORS, REMUX, open_stream, packets, summary
 from reelnest.video.files.pictures import picture
 from reelnest.video.files.presentation import displayed_packets, has_edits, is_absurd, seconds_per_frame, starts_and_seconds
 from reelnest.video.files.source import Source
@@ -158,7 +158,7 @@ class _Run:
                 if packet is None:
                     self._is_over = True
                 elif packet.is_corrupt:
-                    raise VideoError("damaged", f"{self._name}: bytes are missing; copy it again")
+                    raise VideoError("damaged", f"{self._name}: bytes are missing; copy it again, or if files were joined, {REMUX}")
                 else:
                     codec.skip_frame = "DEFAULT" if packet.pts in requested else "NONREF"
                 self._decoded.extend(codec.decode(packet))

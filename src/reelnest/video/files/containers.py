@@ -11,6 +11,14 @@ from typing import BinaryIO
 EBML = b"\x1a\x45\xdf\xa3"
 EBML_SEGMENT = b"\x18\x53\x80\x67"
 
+BOXES = frozenset(b"ftyp moov mdat free skip wide moof mfra sidx ssix styp pdin meta uuid udta emsg prft".split())
+"""The types of top-level boxes of MP4 and QuickTime. Other bytes after the last one are not read by players."""
+JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8\xff", b"\xda", b"\xff\xd9"
+EXTENSION, IMAGE = 0x21, 0x2C
+"""First bytes of GIF's blocks."""
+FLV_TAGS = (8, 9, 18)
+"""First bytes of FLV's tags: sound, a frame, and metadata."""
+
 # First bytes of text files that name other files or addresses, which a demuxer would open.
 PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"v=0")
 
@@ -35,6 +43,17 @@ def webp_durations(file: BinaryIO) -> list[int]:
     return durations
 
 
+def second_jpeg(file: BinaryIO) -> int | None:
+    """Position of the image that follows the first in a raw stream of JPEG images; None for a single image."""
+    file.seek(0)
+    data = file.read()
+    at = 2
+    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != JPEG_SCAN:  # segments, which may contain a preview
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    end = data.find(JPEG_END, at) + len(JPEG_END)
+    return end if end > at and data.startswith(JPEG_START, end) else None
+
+
 def announced_size(file: BinaryIO) -> int | None:
     """Minimum size of the file in bytes, by its header; None if the header has no size (MPEG-TS, a live stream, not a video)."""
     file.seek(0)
@@ -45,6 +64,10 @@ def announced_size(file: BinaryIO) -> int | None:
         return _chunks(file, riff=True)
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"):
         return _chunks(file, riff=False)
+    if head[:6] in (b"GIF87a", b"GIF89a"):
+        return _gif(file)
+    if head[:3] == b"FLV":
+        return _flv(file)
     return None
 
 
@@ -61,6 +84,8 @@ def _chunks(file: BinaryIO, *, riff: bool) -> int:
             length += length % 2
         else:
             length = int(struct.unpack(">I", head[:4])[0])
+            if head[4:8] not in BOXES and at + length > size:
+                break
             if length == 1 and len(head) == 16:
                 length = int(struct.unpack(">Q", head[8:])[0])
             if length == 0:  # to the end of the file
@@ -69,6 +94,51 @@ def _chunks(file: BinaryIO, *, riff: bool) -> int:
                 break
         at += length
     return at
+
+
+def _gif(file: BinaryIO) -> int:
+    """Walks the blocks to the end of the last one that begins in the file. Some writers omit the final byte, so it is not counted."""
+    size, at = os.fstat(file.fileno()).st_size, 13
+    file.seek(10)
+    at += _colours(file.read(1))
+    while at < size:
+        file.seek(at)
+        head = file.read(10)
+        if head[0] == EXTENSION:
+            at += 2
+        elif head[0] == IMAGE:  # then left, top, width and height, 2 bytes each, flags, colours, and the size of a code
+            at += 11 + _colours(head[9:])
+        else:  # the final byte, or bytes after the last block
+            break
+        while at < size:
+            file.seek(at)
+            length = file.read(1)[0]
+            at += 1 + length
+            if not length:
+                break
+        else:
+            return at + 1
+    return at
+
+
+def _colours(flags: bytes) -> int:
+    """Size of the table of colours that these flags announce."""
+    return 3 << ((flags[0] & 7) + 1) if flags and flags[0] & 0x80 else 0
+
+
+def _flv(file: BinaryIO) -> int:
+    """Walks the tags to the end of the last one that begins in the file."""
+    size, at = os.fstat(file.fileno()).st_size, 13
+    while at + 4 <= size:
+        file.seek(at)
+        head = file.read(4)
+        if head[0] not in FLV_TAGS:
+            break
+        at += 11 + int.from_bytes(head[1:], "big")
+        if at > size:
+            return at
+        at += 4  # the size of this tag again
+    return min(at, size)
 
 
 def _matroska(file: BinaryIO) -> int | None:

@@ -18,7 +18,7 @@ from reelnest.video.limits import MAX_FRAME_PIXELS, check_area
 
 Opened = tuple[av.container.InputContainer, av.video.stream.VideoStream]
 
-FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,h264,hevc,ivf,m4v,mxf,obu,dv"
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,mjpeg,flv,asf,ogg,gif,h264,hevc,ivf,m4v,mxf,obu,dv"
 OPTIONS = {"protocol_whitelist": "fd", "format_whitelist": FORMATS, "max_pixels": str(MAX_FRAME_PIXELS)}
 UNPROBED = {"codec_whitelist": "none"}
 """Prevents FFmpeg from decoding the first frames, which takes most of the time to open a file."""
@@ -49,18 +49,18 @@ def _open(descriptor: int, name: str, options: dict[str, str]) -> av.container.I
     try:
         return av.open("fd:", options={**options, "fd": str(descriptor)})
     except av.error.ArgumentError as error:  # FFmpeg raises this for a known format that is not in FORMATS
-        raise VideoError("not_a_video", f"{name}: this file format is not supported; {CONVERT}") from error
+        raise VideoError("not_a_video", f"{name}: not in a supported video format; if it is a video, {CONVERT}") from error
     except av.error.EOFError as error:
         raise VideoError("truncated", f"{name}: the file ends inside its header; copy it again") from error
     except (av.error.FFmpegError, ValueError) as error:
-        raise VideoError("not_a_video", f"{name}: not a readable video") from error
+        raise VideoError("not_a_video", f"{name}: not a readable video; copy it again, or remove it") from error
 
 
 def _first_stream(container: av.container.InputContainer, name: str) -> av.video.stream.VideoStream:
     streams = video_streams(container)
     if not streams:
-        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "a header"
-        raise VideoError("not_a_video", f"{name}: it contains no video, only {kinds}")
+        kinds = {"a cover picture" if stream.type == "video" else stream.type for stream in container.streams}
+        raise VideoError("not_a_video", f"{name}: it contains no video, only {' and '.join(sorted(kinds)) or 'a header'}; remove it")
     codec = streams[0].codec_context
     if codec is None:
         raise VideoError("not_a_video", f"{name}: there is no decoder for its codec; {CONVERT}")

@@ -12,6 +12,10 @@ from reelnest.errors import VideoError
 from reelnest.video.limits import check_area
 
 MATRIX_NUMBERS = 9
+UNKNOWN_MATRIX, RESERVED_MATRIX = 2, 3
+"""Values of the colour matrix (ITU-T H.273)."""
+MATRICES = {8: "YCgCo", 10: "BT.2020 with constant luminance", 14: "ICtCp"}
+""" Those that FFmpeg's converter lacks."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +48,24 @@ def square_pixel_width(width: int, aspect: Fraction) -> int:
     return width if aspect == 1 else max(1, round(width * aspect))
 
 
+def _rgb(frame: av.VideoFrame, name: str) -> av.VideoFrame:
+    if frame.colorspace == RESERVED_MATRIX:  # some cameras write it, and players ignore it
+        frame.colorspace = UNKNOWN_MATRIX
+    try:
+        return frame.reformat(format="rgb24", threads=1)
+    except (av.error.FFmpegError, ValueError) as error:
+        matrix = MATRICES.get(frame.colorspace, f"number {frame.colorspace}")
+        problem = f"FFmpeg cannot convert its colours ({frame.format.name}, colour matrix {matrix}) to RGB"
+        raise VideoError("bad_colours", f"{name}: {problem}; convert them: ffmpeg -i IN -vf zscale=matrix=709 out.mp4") from error
+
+
 def picture(frame: av.VideoFrame, aspect: Fraction, name: str) -> Image.Image:
     """The frame as a player shows it. Raises VideoError for a damaged or too large frame."""
     if frame.is_corrupt:
         raise VideoError("damaged", f"{name}: some of its frames are incomplete; copy it again")
     width = square_pixel_width(frame.width, aspect)
     check_area(name, max(width, frame.width), frame.height)
-    image = Image.fromarray(frame.reformat(format="rgb24", threads=1).to_ndarray())
+    image = Image.fromarray(_rgb(frame, name).to_ndarray())
     if width != image.width:
         image = image.resize((width, image.height), Image.Resampling.BICUBIC)
     orientation = frame_orientation(frame)

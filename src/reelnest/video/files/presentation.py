@@ -79,12 +79,14 @@ def zero_seconds(track: Track, name: str) -> float | None:
 
 
 def seconds_per_frame(track: Track, name: str) -> float:
-    """The median time between frames, for a track without usable time stamps. Raises VideoError (`bad_times`)."""
-    dts = track.packets.dts[track.packets.dts != NO_TIME]
-    steps = np.diff(dts)
-    steps = steps[steps > 0]  # in concatenated files, times jump back
-    if len(steps):
-        return float(np.median(steps)) * float(track.time_base)
+    """The median duration of a frame, for a track without usable time stamps. Raises VideoError (`bad_times`)."""
+    durations = track.packets.duration[track.packets.duration > 0]
+    if not len(durations):
+        dts = track.packets.dts[track.packets.dts != NO_TIME]
+        durations = np.diff(dts)
+        durations = durations[durations > 0]  # in concatenated files, times jump back
+    if len(durations):
+        return float(np.median(durations)) * float(track.time_base)
     if track.rate:
         return float(1 / track.rate)
     raise VideoError("bad_times", f"{name}: it has neither usable time stamps nor a frame rate; {REMUX}")
