@@ -67,18 +67,27 @@ def import_rows(rows: Iterable[Row], source: Path, destination: Path) -> Importe
     ):
         writing = _Writing(folder, open_files)
         waiting = _WaitingPairs(spool)
-        for row in rows:
-            late = waiting.add(row) if isinstance(row, PairRow) else row  # its videos may follow later
-            if late is not None:
-                writing.take(late)
+        try:
+            for row in rows:
+                late = waiting.add(row) if isinstance(row, PairRow) else row  # its videos may follow later
+                if late is not None:
+                    writing.take(late)
+        except DataError as error:  # the rows that were left out may be why
+            raise DataError(f"{error}{_first_skipped(writing.imported())}") from error
         for row in waiting:
             writing.take(row)
         imported = writing.imported()
         if not imported.videos and not imported.pairs:
-            first = imported.skipped[0] if imported.skipped else None
-            example = f" The first: {first.origin.file}, row {first.origin.row}: {first.detail}." if first else ""
-            raise DataError(f"{source}: no row can be used, so nothing was imported.{example}")
+            raise DataError(f"{source}: no row can be used, so nothing was imported.{_first_skipped(imported)}")
         return imported
+
+
+def _first_skipped(imported: Imported) -> str:
+    """A sentence with the number of skipped rows and the first of them; empty if there are none."""
+    if not imported.skipped:
+        return ""
+    first = imported.skipped[0]
+    return f" {imported.reasons.total():,} rows were left out. The first: {first.origin.file}, row {first.origin.row}: {first.detail}."
 
 
 class _WaitingPairs:

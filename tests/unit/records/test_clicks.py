@@ -272,6 +272,31 @@ def test_rows_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     assert (result.videos, result.pairs) == (1, 1)
 
 
+@pytest.mark.parametrize(
+    ("column", "change", "example"),
+    [
+        ("click", {0: "no", 1: "yes"}, "row 2: clicked is not 0, 1, true or false"),
+        ("click", {1: 3}, r"row \d+: clicked is not 0, 1, true or false"),
+        ("at", dict.fromkeys(range(10), "31.01.2026 12:00"), "row 2: expected ISO 8601"),
+    ],
+)
+def test_an_import_that_fails_shows_a_row_that_was_left_out(tmp_path: Path, column: str, change: dict[int, Any], example: str) -> None:
+    rows = [
+        {"q": "q", "file": f"item{number % 2}.mp4", "rank": 1 + number % 2, "click": number % 2, "visit": number, "at": number}
+        for number in range(10)
+    ]
+    changed = [{**row, column: change.get(row[column], row[column])} for row in rows]
+    source = write_log(tmp_path / "log", changed, position="rank", clicked="click", session="visit", time="at")
+    with pytest.raises(DataError, match=rf" \d+ rows were left out\. The first: log\.csv, {example}"):
+        import_data("clicks", source, tmp_path / "new")
+
+
+def test_positions_that_count_from_0_are_an_error(tmp_path: Path) -> None:
+    rows = [{**row, "rank": row["rank"] - 1} for row in simulate(0).rows]
+    with pytest.raises(DataError, match=r"log\.csv: the column rank seems to count from 0, in 6,000 rows.*Add 1"):
+        import_data("clicks", write_log(tmp_path / "log", rows), tmp_path / "new")
+
+
 def test_a_clicked_item_without_a_file_is_no_negative_and_no_target(tmp_path: Path) -> None:
     rows = [{"q": "ring", "file": f"{name}.mp4", "shown": 90, "clicked": clicks} for name, clicks in (("a", 60), ("b", 30), ("c", 0))]
     source = write_log(tmp_path / "log", rows, impressions="shown", clicks="clicked")

@@ -72,12 +72,14 @@ class Names:
 def read_click_log(columns: ColumnMap) -> Generator[BadRow, None, tuple[Rows, Names]]:
     """Reads a click log. Yields the rows that cannot be used; returns the others.
 
-    Raises DataError if the table cannot be read or has no usable row.
+    Raises DataError if the table cannot be read or has no usable row, or if its positions count from 0: without the first results, all
+    propensities would be wrong.
     """
     queries, items = _Numbering(normalised), _Numbering(str.strip)
     names = columns.columns
     numbers = [names[key] for key in NUMBERS if key in names]
     chunks: list[Rows] = []
+    at_zero = at_one = 0
     chosen = list(dict.fromkeys(names.values()))
     for batch in _batches(read_batches(columns.table, chosen, numbers), chosen):
         if isinstance(batch, BadRow):
@@ -86,12 +88,19 @@ def read_click_log(columns: ColumnMap) -> Generator[BadRow, None, tuple[Rows, Na
         values = {key: batch.columns[name] for key, name in names.items()}
         rows = _rows(values, batch.rows, queries, items)
         faults = _faults(rows, values)
+        at_zero += int((rows.rank == 0).sum())
+        at_one += int((rows.rank == 1).sum())
         for at in np.flatnonzero(faults != ""):
             reason, _, detail = str(faults[at]).partition(": ")
             yield BadRow(Origin(batch.file, int(batch.rows[at])), reason, detail)
         chunks.append(rows.of(faults == ""))
+    if "position" in names and at_zero >= at_one > 0:
+        raise DataError(
+            f"{columns.table}: the column {names['position']} seems to count from 0, in {at_zero:,} rows; expected 1 for the first result."
+            " Add 1 to all positions, or leave out the rows without one."
+        )
     if not any(map(len, chunks)):
-        raise DataError(f"{columns.table}: no row can be used. Correct the columns in {columns.source}.")
+        raise DataError(f"{columns.table}: no row can be used. Correct the table, or the columns in {columns.source}.")
     return _joined(chunks), Names(queries.names, items.names)
 
 
@@ -198,7 +207,9 @@ def _faults(rows: Rows, values: dict[str, "pa.Array"]) -> NDArray[np.str_]:
     if "user" in values or "session" in values:
         checks.append(((rows.user == 0) & (rows.session == 0), "no_session: session and user are empty; expected one of them"))
     if "time" in values:
-        checks.append((np.isnan(rows.time), "bad_time: expected ISO 8601, such as 2026-01-31T12:00:00Z, or seconds since 1970"))
+        checks.append(
+            (np.isnan(rows.time), "bad_time: expected ISO 8601, such as 2026-01-31T12:00:00Z, or seconds or milliseconds since 1970")
+        )
     return np.select([wrong for wrong, _ in checks], [text for _, text in checks], default="")
 
 
