@@ -1,7 +1,8 @@
 """Imports the search server's click log into the data: graded pairs of the last weeks replace those of the import before.
 
 People's taste changes, so only the files of `serve.click_log_days` count, and a pair of an earlier import that they no longer support is
-removed. `data/clicks.jsonl` lists the pairs of the last import. Pairs from elsewhere stay.
+removed. `data/clicks.jsonl` lists the pairs of the last import. Pairs from elsewhere stay as they are, and their queries stay in
+their split.
 """
 
 import json
@@ -15,10 +16,11 @@ from prefect.variables import Variable
 from reelnest.atomic_files import write_lines
 from reelnest.errors import RunError
 from reelnest.records.content_hash import value_hash
-from reelnest.records.formats import PAIRS_FILE
+from reelnest.records.formats import PAIRS_FILE, known_ids, read_pairs, read_videos
 from reelnest.records.importers.clicks import graded_clicks
 from reelnest.records.importing import import_rows
 from reelnest.records.json_lines import read_lines
+from reelnest.records.splits import normalised, strictest_split
 from reelnest.records.tables.column_map import ColumnMap
 from reelnest.serving.clicks.journals import finished_files
 from reelnest.settings import Params
@@ -50,12 +52,36 @@ def import_clicks(root: Path, params: Params) -> str | None:
     for file in files:
         shutil.copy(file, work / "log")
     columns = ColumnMap(root / "params.yaml", work / "log", root / "data", COLUMNS)
-    imported = import_rows(graded_clicks(columns), columns.table, work / "pairs")
+    import_rows(graded_clicks(columns), columns.table, work / "pairs")
     new = work / "pairs" / PAIRS_FILE
+    pairs = _fit(new, root / "data")
     text = data_versions.add(root, params, [new], replacing=True, committing=True, finish=lambda data: _replace(data, new))
     shutil.rmtree(work)
     Variable.set(IMPORTED, used, overwrite=True)
-    return f"{imported.pairs:,} pairs of {len(files):,} files. {text.partition(chr(10))[0]}"
+    return f"{pairs:,} pairs of {len(files):,} files. {text.partition(chr(10))[0]}"
+
+
+def _fit(new: Path, data: Path) -> int:
+    """Adapts imported pairs to the data's pairs from elsewhere, and returns how many are left.
+
+    A pair that is there already is left out: what a person wrote weighs more than clicks, and must not go when the clicks do. A query of a
+    split stays in it, or the model would be trained on what it is tested with.
+    """
+    videos, bad = read_videos(data)
+    read, _ = read_pairs(data, known_ids(videos, bad))
+    clicked = {_key(pair) for pair in _records(data / CLICKS_FILE)} if (data / CLICKS_FILE).is_file() else set()
+    others = [pair for pair in read if _key({"query": pair.query.record, "target": pair.target.record}) not in clicked]
+    known = {_key({"query": pair.query.record, "target": pair.target.record}) for pair in others}
+    splits: dict[str, set[str]] = {}
+    for pair in others:
+        if pair.split is not None and pair.query.kind == "text":
+            splits.setdefault(normalised(pair.query.value), set()).add(pair.split)
+    pairs = [pair for pair in _records(new) if _key(pair) not in known]
+    for pair in pairs:
+        if given := splits.get(normalised(pair["query"]["text"])):
+            pair["split"] = strictest_split(given)
+    write_lines(new, map(_line, pairs))
+    return len(pairs)
 
 
 def _replace(data: Path, new: Path) -> None:

@@ -262,3 +262,25 @@ def test_clicks_replace_the_pairs_of_earlier_clicks_and_no_others(checkout: Path
     assert liked() == ["v2"]
     assert git(checkout, "status", "--porcelain", "data.dvc") == ""
     assert not (checkout / "work/click-import").exists()
+
+
+@pytest.mark.usefixtures("unchecked", "prefect_server")
+def test_an_import_of_clicks_leaves_pairs_from_elsewhere_as_they_are(checkout: Path, params: Params) -> None:
+    pairs = checkout / "data/pairs.jsonl"
+    by_hand = '{"query": "what people like", "target": "v0", "split": "test"}'
+    earlier = [*pairs.read_text().splitlines(), by_hand]
+    pairs.write_text("".join(f"{line}\n" for line in earlier))
+    settings = params.serve.model_copy(update={"click_log": "clicks", "click_log_days": 10.0})
+    logging = params.model_copy(update={"serve": settings})
+    log_clicks(checkout / "clicks", settings, 3, "v0")  # as the pair by hand
+    log_clicks(checkout / "clicks", settings, 2, "v2")
+    assert (click_imports.import_clicks(checkout, logging) or "").startswith("1 pairs of 2 files.")
+    *others, clicked = pairs.read_text().splitlines()
+    assert others == earlier
+    assert json.loads(clicked)["target"] == {"video": "v2"}
+    assert json.loads(clicked)["split"] == "test"  # as the other pairs of its query
+
+    newer = logging.model_copy(update={"serve": settings.model_copy(update={"click_log_days": 1.0})})
+    log_clicks(checkout / "clicks", settings, 0.5, "v0")
+    assert (click_imports.import_clicks(checkout, newer) or "").startswith("0 pairs of 1 files.")
+    assert pairs.read_text().splitlines() == earlier
