@@ -125,7 +125,7 @@ class _Parser:
                 return condition if isinstance(operator, ast.In) else Not(condition)
             case ast.Is() | ast.IsNot():
                 raise self._error(node, "compares with `is`; use ==")
-        mirrored = not _is_field(left)
+        mirrored = _is_field(right) and not _is_field(left)
         field, value = (self._field(right), self._value(left)) if mirrored else (self._field(left), self._value(right))
         if isinstance(operator, ast.Eq | ast.NotEq):
             return OneOf(field, (value,)) if isinstance(operator, ast.Eq) else Not(OneOf(field, (value,)))

@@ -282,6 +282,33 @@ def test_the_api_has_a_page_that_works_without_a_network(server: str, browser: A
         assert opened.faults() == []
 
 
+def test_long_tags_fit_the_page_and_arabic_is_shown_from_the_right(server: str, browser: Any) -> None:
+    page = browser.new_page(viewport={"width": 400, "height": 900})
+
+    def changed(route: Any) -> None:
+        about = route.fetch().json()
+        for index in about["indexes"]:
+            index["tags"] = {"country-of-origin": {"x" * 400: 1, "y": 2}, "n" * 200: {"z": 3}}
+            index["examples"] = ["مظلة (closed) 12"]
+        route.fulfill(json=about)
+
+    page.route("**/api/indexes", changed)
+    page.goto(server)
+    page.wait_for_selector("#examples button")
+    assert page.evaluate("document.documentElement.scrollWidth") == 400
+    assert page.get_attribute("#where", "placeholder") == 'tags["country-of-origin"] != "…"'
+    word, number = page.evaluate("""() => {
+      const text = document.querySelector("#examples button").firstChild, range = document.createRange();
+      return [[0, 4], [14, 16]].map(([from, to]) => {
+        range.setStart(text, from);
+        range.setEnd(text, to);
+        return range.getBoundingClientRect().left;
+      });
+    }""")
+    assert number < word
+    page.close()
+
+
 def test_titles_are_text_and_clips_play(server: str, browser: Any) -> None:
     page = browser.new_page()
     page.goto(f"{server}?{query(q=HOSTILE, k=24)}")

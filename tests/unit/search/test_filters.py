@@ -37,6 +37,7 @@ def test_a_condition_in_pythons_notation_becomes_a_tree(text: str, expected: Fil
         ("language = 'en'", "cannot be read"),
         ("langauge == 'en'", r"'langauge' is not a field of this index's videos. Their tags: duration, language, play length"),
         ("tags['no'] == 'en'", r"is not a field"),
+        ("tags.language == 'en'", "'tags.language' is not the name of a tag or a text field"),
         ("language", "'language' is not a comparison"),
         ("language == en", "'en' is not a text in quotes or a number"),
         ("language == None", "'None' is not a text in quotes or a number"),

@@ -262,7 +262,8 @@ function fillFilters() {
     label.append(name, select);
     where.parentElement.before(label);
   }
-  where.placeholder = `${Object.keys(values)[0] ?? "title"} != "…"`;
+  const first = Object.keys(values)[0] ?? "title";
+  where.placeholder = `${/^[A-Za-z_]\w*$/.test(first) ? first : `tags[${JSON.stringify(first)}]`} != "…"`;
   filters.hidden = !Object.keys(values).length;
 }
 
