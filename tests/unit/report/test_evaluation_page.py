@@ -88,6 +88,7 @@ def test_hostile_texts_are_shown_and_are_no_tags(tmp_path: Path) -> None:
     assert len(page.all("script")) == 1
     assert all((attributes["src"] or "").startswith("data:") for attributes in page.all("img"))
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    assert len(page.all("bdi")) == 4  # the titles: a direction of writing ends with its text
     assert page.text.count(HOSTILE) == 11  # model, slice, reason, failure, query, four titles, the query's slice and its option
 
 
