@@ -101,8 +101,9 @@ def _leaks(pairs: Sequence[Pair], splits: Sequence[str]) -> list[str]:
     if not leaking:
         return []
     first, second = _two_splits(leaking[0])
+    count = "1 text is" if len(leaking) == 1 else f"{len(leaking):,} texts are"
     return [
-        f"{len(leaking):,} texts are in several splits, with other white space, case or Unicode form: {first} and {second}. So the test is"
+        f"{count} in several splits, with other white space, case or Unicode form: {first} and {second}. So the test is"
         " easier than it looks. Give their pairs the same `split`, or none: pairs without a `split` whose texts differ only so are in one."
     ]
 

@@ -39,7 +39,7 @@ def test_equal_queries_and_one_target_for_all_are_counted_by_split() -> None:
 def test_a_text_in_two_splits_in_other_spelling_is_a_leak(spelling: str) -> None:
     assert spelling != CAFE
     (leak,) = warnings((CAFE, "v1", "train"), ("b", "v2", "train"), (spelling, "v3", "test"), ("d", "v4", "test"))
-    assert leak.startswith("1 texts are in several splits, with other white space, case or Unicode form: ")
+    assert leak.startswith("1 text is in several splits, with other white space, case or Unicode form: ")
     assert "(train, line 1)" in leak
     assert "(test, line 3)" in leak
     assert warnings((CAFE, "v1", "train"), ("b", "v2", "train"), (spelling, "v3", "train")) == []
