@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import cdist
 from scipy.stats import chi2_contingency, ks_2samp, mannwhitneyu
-from scipy.stats.contingency import association
 
 PERMUTATIONS = 9_999
 """Enough for the smallest p-value that `drift.confidence` can require with ten measures."""
@@ -66,14 +65,17 @@ def numbers_shift(measure: str, before: ArrayLike, after: ArrayLike, margin: flo
 
 
 def counts_shift(measure: str, before: Mapping[str, int], after: Mapping[str, int], margin: float) -> Shift | None:
-    """The chi-squared test of the counts of both versions. Its effect is Cramér's V."""
+    """The chi-squared test of the counts of both versions. Its effect is Cramér's V of their shares.
+
+    Of the counts, V would be small whenever one version is much smaller than the other, whatever its shares: it depends on the sizes.
+    """
     kinds = sorted({*before, *after})
     table = np.array([[side.get(kind, 0) for kind in kinds] for side in (before, after)])
     if min(table.sum(axis=1), default=0) < FEWEST:
         return None
-    same = len(kinds) == 1
-    p = 1.0 if same else float(chi2_contingency(table, correction=False).pvalue)
-    effect = 0.0 if same else float(association(table, method="cramer"))
+    p = 1.0 if len(kinds) == 1 else float(chi2_contingency(table, correction=False).pvalue)
+    shares = table / table.sum(axis=1, keepdims=True)
+    effect = float(np.sqrt((np.diff(shares, axis=0)[0] ** 2 / (2 * shares.sum(axis=0))).sum()))
     return Shift(measure, "Cramér's V", effect, p, int(table[0].sum()), int(table[1].sum()), margin)
 
 

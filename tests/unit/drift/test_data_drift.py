@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
 from scipy.stats import energy_distance, wasserstein_distance
+from scipy.stats.contingency import association
 
 from reelnest.drift import measures as drift
 from reelnest.drift.measures import (
@@ -94,6 +95,15 @@ def test_the_energy_effect_is_that_of_scipys_distance_in_one_dimension() -> None
     chance = (pdist(before).mean() + pdist(after).mean()) / 400
     assert shift.effect == pytest.approx(np.sqrt((energy_distance(before[:, 0], after[:, 0]) ** 2 - chance) / (2 * between)), abs=2e-3)
     assert wasserstein_distance(before[:, 0], after[:, 0]) > 0.5  # they do differ
+
+
+@pytest.mark.parametrize("size", [100, 1000, 100_000])
+def test_the_effect_of_counts_does_not_depend_on_the_sizes_of_the_versions(size: int) -> None:
+    shift = counts_shift("kinds", {"a": 50_000, "b": 50_000}, {"a": size}, 0.1)
+    assert shift is not None
+    expected = association(np.array([[50, 50], [100, 0]]), method="cramer", correction=False)
+    assert shift.effect == pytest.approx(expected)
+    assert decide_drift([shift], 0.999)[0].drifted
 
 
 def test_versions_that_share_most_of_their_items_are_no_drift() -> None:
