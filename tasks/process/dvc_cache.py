@@ -1,16 +1,20 @@
 """DVC's cache and remotes: shares the cache between checkouts, checks data out of it, pushes it and removes unused files."""
 
 import contextlib
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from reelnest.errors import RunError
+from reelnest.git import git
 from tasks.process.dvc import DVC
 from tasks.process.runner import CommandError, output_of
 
 FILLED_SECONDS = 5.0
 """A folder of the run cache that is empty for longer will never be filled: DVC fills a new one at once."""
+RECORDS = ("*.dvc", "*dvc.lock", "*dvc.yaml")
+"""The files, in any folder, that say which files of the cache a commit uses."""
 
 
 def share_cache(source: Path, folder: Path) -> None:
@@ -131,17 +135,31 @@ def push_commits(folder: Path, commits: Sequence[str], remote: str | None = None
 
 
 def collect_garbage(folder: Path, commits: Sequence[str], *, dry: bool) -> int:
-    """Removes files from the cache that neither the workspace, nor a branch or tag, nor one of `commits` uses. Returns their number.
+    """Removes files from the cache that neither the workspace, nor a commit of a branch or tag, nor one of `commits` uses.
 
-    `dvc gc` cannot do this: of several commits outside of branches it keeps the files of only one.
+    Returns their number. `dvc gc` cannot do this: of several commits outside of branches it keeps the files of only one.
     """
     from dvc.repo import Repo
     from dvc_data.hashfile.gc import gc
 
-    with Repo(str(folder)) as repo, repo.lock:
-        used = repo.used_objs(all_commits=True)
-        if commits:
-            for store, objects in repo.used_objs(revs=list(commits)).items():
-                used.setdefault(store, set()).update(objects)
-        cache = repo.cache.local
-        return int(gc(cache, set().union(*used.values()), dry=dry) or 0)
+    with Repo(str(folder)) as repo, repo.lock, _without_warnings():
+        # A commit whose folder this cache lacks, such as data from before the clone, uses no file of it. Without `force`, it is an error.
+        used = repo.used_objs(revs=[*commits, *_commits_that_record(folder)], force=True)
+        return int(gc(repo.cache.local, set().union(*used.values()), dry=dry) or 0)
+
+
+def _commits_that_record(folder: Path) -> list[str]:
+    """The commits in which a file changed that names cached files. What any other commit uses is used by one of these."""
+    return git(folder, "log", "HEAD", "--branches", "--tags", "--remotes", "--full-history", "--format=%H", "--", *RECORDS).split()
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Silences DVC's warning about each output of each commit that has no `dvc.lock`."""
+    logger = logging.getLogger("dvc.output")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -10,6 +10,7 @@ import pytest
 
 from reelnest.artifacts.registration_report import RegistrationReport
 from reelnest.commands.runs import Run, saved_runs
+from reelnest.git import git
 from reelnest.registry.versions.retention import Registered
 from tasks.process import dvc_cache
 from tasks.workspaces.retention import runs_to_remove, stale_checkpoints
@@ -60,6 +61,28 @@ def test_the_cache_keeps_what_branches_the_workspace_and_saved_runs_name(reposit
         subprocess.run(["dvc", "checkout", "--quiet"], cwd=workspace.folder, check=True)
         assert (workspace.folder / "prepared" / "x").read_text() == "second"
         assert (workspace.folder / "data" / "pairs.jsonl").is_file()
+
+
+def test_the_cache_keeps_each_version_of_the_data_that_was_committed_whatever_versions_it_lacks(
+    repository: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for text in ("second", "third"):
+        (repository / "data" / "pairs.jsonl").write_text(text)
+        subprocess.run(["dvc", "add", "--quiet", "data"], cwd=repository, check=True)
+        git(repository, "commit", "--quiet", "--all", "--message", text)
+    git(repository, "commit", "--quiet", "--allow-empty", "--message", "Nothing of DVC")
+    first, *_ = git(repository, "log", "--reverse", "--format=%H").split()
+    (line,) = [line for line in git(repository, "show", f"{first}:data.dvc").splitlines() if "md5:" in line]
+    listing = line.split()[-1]
+    cache = repository / ".dvc" / "cache" / "files" / "md5"
+    (cache / listing[:2] / listing[2:]).unlink()  # as in a clone that was made after the data had changed
+    with caplog.at_level("WARNING", logger="dvc"):
+        assert dvc_cache.collect_garbage(repository, [], dry=False) == 1  # the file of which no listing is left
+    assert not [record for record in caplog.records if record.name.startswith("dvc")]
+    for text, commit in (("third", "HEAD"), ("second", "HEAD~2")):
+        git(repository, "checkout", "--quiet", "--detach", commit)
+        subprocess.run(["dvc", "checkout", "--quiet", "data.dvc"], cwd=repository, check=True)
+        assert (repository / "data" / "pairs.jsonl").read_text() == text
 
 
 @pytest.mark.usefixtures("prefect_server")
