@@ -82,11 +82,12 @@ def test_settings_replace_what_the_template_says(checkout: Path) -> None:
 
 
 def test_a_pod_gets_the_variables_of_the_run_but_no_secret_and_no_mark(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (MARKS, "REELNEST_PARENT_RUN", "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_PASSWORD", "HOME"):
+    for name in (MARKS, "REELNEST_API_KEY", "REELNEST_PARENT_RUN", "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_PASSWORD", "HOME"):
         monkeypatch.setenv(name, "of the run")
     variables = {variable["name"]: variable for variable in container_of(made(checkout))["env"]}
     assert variables["REELNEST_PARENT_RUN"]["value"] == variables["MLFLOW_TRACKING_URI"]["value"] == "of the run"
     assert MARKS not in variables
+    assert "REELNEST_API_KEY" not in variables
     assert variables["HOME"]["value"] == "/tmp"  # noqa: S108 (a path of the test)
     assert "valueFrom" in variables["MLFLOW_TRACKING_PASSWORD"]
     assert variables["REELNEST_ATTEMPT"]["value"] == "2"

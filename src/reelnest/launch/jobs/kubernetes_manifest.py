@@ -19,6 +19,8 @@ ATTEMPT = "REELNEST_ATTEMPT"
 POD_IP = "REELNEST_POD_IP"
 PASSED = ("ACCELERATE_USE_CPU", "MLFLOW_TRACKING_URI", "OMP_NUM_THREADS", "PYTHONPATH", "WANDB_MODE")
 """Variables of the environment in which a run starts that its pods get, beside REELNEST_*. Others are in the template."""
+NOT_PASSED = (MARKS, "REELNEST_API_KEY")
+"""Not these: the marks are for processes of this machine, and the key of the search server is a secret."""
 
 
 def manifest(job: Job, settings: Kubernetes, attempt: int) -> dict[str, Any]:
@@ -75,7 +77,8 @@ def _has_checkout(pod: Mapping[str, Any], container: Mapping[str, Any], root: Pu
 
 def _environment(variables: list[Mapping[str, Any]], attempt: int) -> list[Mapping[str, Any]]:
     """The container's variables: those of the template, then those of the launch."""
-    passed = {name: value for name, value in os.environ.items() if name != MARKS and (name.startswith("REELNEST_") or name in PASSED)}
+    candidates = [name for name in os.environ if name.startswith("REELNEST_") or name in PASSED]
+    passed = {name: os.environ[name] for name in candidates if name not in NOT_PASSED}
     ours: list[Mapping[str, Any]] = [
         *({"name": name, "value": value} for name, value in sorted(passed.items())),
         {"name": ATTEMPT, "value": str(attempt)},
