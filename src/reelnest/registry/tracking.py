@@ -4,6 +4,7 @@ Each is imported when it is opened, so a training runs without those that are no
 """
 
 import logging
+import shutil
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,20 +30,25 @@ def open_trackers(
     `key` identifies this training. `data` is for the names and notes of new runs. If MLflow or TensorBoard is not installed, a warning says
     so, and the training runs without it.
 
-    Raises RegistryError if MLflow cannot be reached, ConfigError if wandb is not installed.
+    Raises RegistryError if MLflow cannot be reached, ConfigError if wandb is not installed or does not start.
+    The runs of the other trackers then end.
     """
     opened: list[Tracker] = []
-    for name in params.train.trackers:
-        if name != "wandb" and find_spec(name) is None:  # each has the name of its package
-            log.warning("training: %s is not installed, so it does not record this training; reports/training.csv does", TITLES[name])
-        elif name == "mlflow":
-            from reelnest.registry.mlflow_tracker import MlflowTracker
+    try:
+        for name in params.train.trackers:
+            if name != "wandb" and find_spec(name) is None:  # each has the name of its package
+                log.warning("training: %s is not installed, so it does not record this training; reports/training.csv does", TITLES[name])
+            elif name == "mlflow":
+                from reelnest.registry.mlflow_tracker import MlflowTracker
 
-            opened.append(MlflowTracker(params, key, runs.get(name), tags, data))
-        elif name == "tensorboard":
-            opened.append(TensorBoardTracker(work / "tensorboard" / key, runs.get(name)))
-        else:
-            opened.append(WandbTracker(params, work, key, runs.get(name), tags, data))
+                opened.append(MlflowTracker(params, key, runs.get(name), tags, data))
+            elif name == "tensorboard":
+                opened.append(TensorBoardTracker(work / "tensorboard" / key, runs.get(name)))
+            else:
+                opened.append(WandbTracker(params, work, key, runs.get(name), tags, data))
+    except BaseException:
+        Trackers(opened).close("FAILED")
+        raise
     trackers = Trackers(opened)
     settings = params.model_dump(mode="json", by_alias=True)
     settings["tracking"]["uri"] = without_credentials(params.tracking.uri)
@@ -108,16 +114,23 @@ class WandbTracker:
             ) from None
         work.mkdir(parents=True, exist_ok=True)
         self.is_new = run is None
-        self._run = wandb.init(
-            project=params.tracking.experiment,
-            name=run_name(params, key, data),
-            id=run,
-            resume="allow" if run else None,
-            dir=str(work),
-            mode=wandb_mode(),
-            config=dict(tags),
-            settings=wandb.Settings(console="off", silent=True),
-        )
+        try:
+            self._run = wandb.init(
+                project=params.tracking.experiment,
+                name=run_name(params, key, data),
+                id=run,
+                resume="allow" if run else None,
+                dir=str(work),
+                mode=wandb_mode(),
+                config=dict(tags),
+                settings=wandb.Settings(console="off", silent=True),
+            )
+        except (wandb.Error, ValueError) as error:  # a ValueError for an unknown mode
+            reason = " ".join(str(error).split())
+            raise ConfigError(
+                f"params.yaml: train.trackers has wandb, which starts no run with WANDB_MODE={wandb_mode()}: {reason} Log in with"
+                " `wandb login`, unset WANDB_MODE to record offline, or remove wandb."
+            ) from error
         self.run: str = self._run.id
 
     def log_params(self, params: Mapping[str, str]) -> None:
@@ -130,7 +143,14 @@ class WandbTracker:
 
     def log_artifact(self, path: Path, folder: str) -> None:  # noqa: ARG002 (W&B has no folders)
         """Copies a file to the run's files, without folders."""
-        self._run.save(str(path), base_path=str(path.parent), policy="now")
+        # wandb makes a symbolic link, and the next training replaces the file before `wandb sync` reads it. A hard link keeps this one.
+        copy = Path(self._run.dir) / path.name
+        copy.unlink(missing_ok=True)
+        try:
+            copy.hardlink_to(path)
+        except OSError:  # another file system
+            shutil.copyfile(path, copy)
+        self._run.save(str(copy), base_path=str(copy.parent), policy="now")
 
     def close(self, status: Status) -> None:
         """Ends the run, with exit code 0 if it finished and 1 otherwise."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from reelnest.atomic_files import write_lines
 from reelnest.errors import ConfigError, RegistryError
 from reelnest.registry import mlflow_tracker
 from reelnest.registry.tracking import flat_settings, open_trackers
@@ -131,8 +132,12 @@ def test_wandb_records_offline_by_default(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.delenv("WANDB_MODE", raising=False)
     trackers = open_trackers(Params(train=Train(trackers=("wandb",))), tmp_path / "work", "key", {}, {"reelnest.device": "cpu"})
     trackers.log_metrics({"train/loss": 1.0}, 1)
+    write_lines(tmp_path / "training.csv", ["of this training"])
+    trackers.log_artifact(tmp_path / "training.csv", "reports")
     trackers.close("FINISHED")
+    write_lines(tmp_path / "training.csv", ["of the next training"])
     [run] = (tmp_path / "work" / "wandb").glob("offline-run-*")
+    assert (run / "files" / "training.csv").read_text() == "of this training\n"
     [record] = run.glob("*.wandb")
     assert trackers.runs["wandb"] in record.name
     for _ in range(200):  # a process of wandb writes the file
@@ -146,3 +151,20 @@ def test_a_missing_wandb_fails_before_training(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ConfigError, match=r"train\.trackers has wandb, which is not installed\. Run: pip install"):
         open_trackers(Params(train=Train(trackers=("wandb",))), tmp_path, "key", {}, {})
+
+
+@pytest.mark.parametrize("mode", ["online", "sometimes"])
+def test_a_wandb_that_starts_no_run_fails_before_training_and_ends_the_other_runs(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", mode)
+    for variable in ("WANDB_API_KEY", "NETRC"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))  # without a login
+    both = params.model_copy(update={"train": Train(trackers=("mlflow", "wandb"))})
+    with pytest.raises(ConfigError, match=rf"train\.trackers has wandb, which starts no run with WANDB_MODE={mode}: .*`wandb login`"):
+        open_trackers(both, tmp_path / "work", "key", {}, {})
+    client = MlflowClient(params.tracking.uri)
+    [run] = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    assert run.info.status == "FAILED"
