@@ -44,6 +44,11 @@ class Params(Section):
                 "train.mixed_precision: fp16 scales the loss for float16 gradients, and model.dtype: bfloat16 has weights beyond float16's"
                 " range. Use mixed_precision: bf16, or dtype: float32"
             )
+        if self.mining.mines and self.mining.start_epoch >= self.train.epochs:
+            raise ValueError(
+                f"mining.start_epoch: {self.mining.start_epoch} epochs pass before the first mining, and train.epochs is"
+                f" {self.train.epochs}, so nothing would be mined. Lower start_epoch, or set mining.listed to only"
+            )
         weights = self.loss.dim_weights
         if not isinstance(weights, str) and (len(weights) != len(self.model.dims) or not any(weights)):
             raise ValueError(

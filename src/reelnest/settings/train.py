@@ -10,7 +10,7 @@ from reelnest.settings.section import Fraction, MetricName, Positive, Precision,
 class Train(Section):
     """The training loop."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     epochs: Positive = 5
     batch_size: Annotated[int, Field(ge=2)] = 64
     """Pairs in one contrastive batch, over all processes."""
@@ -59,7 +59,9 @@ class Train(Section):
     """First and last optimizer step (from 1) to profile: a trace for TensorBoard and MLflow, and the time of a step by phase."""
 
     @model_validator(mode="after")
-    def _profiles_forward(self) -> Self:
+    def _fits_together(self) -> Self:
+        if len(set(self.trackers)) < len(self.trackers):
+            raise ValueError(f"trackers must name each tracker once; found {list(self.trackers)}")
         if self.profile_steps is not None and self.profile_steps[0] > self.profile_steps[1]:
             raise ValueError(f"profile_steps must be [first, last] with first <= last; found {list(self.profile_steps)}")
         return self

@@ -24,6 +24,9 @@ def warn(params: Params, prepared: Prepared, batcher: PairBatcher, batch_order: 
     if params.model.name_or_path == TINY:
         log.info("training: %s", TINY_NOTE)
     _model(params.model)
+    steps = batch_order.steps_per_epoch(params.train.accumulation_steps) * params.train.epochs
+    if params.train.profile_steps is not None and params.train.profile_steps[0] > steps:
+        log.warning("training: there are %d steps, so train.profile_steps: %s profiles none", steps, list(params.train.profile_steps))
     if not params.mining.negatives_per_pair:
         _few_negatives(batcher, batch_order)
     _no_test(prepared, "validation", {"train.best_metric": params.train.best_metric})

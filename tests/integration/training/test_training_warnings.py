@@ -61,3 +61,19 @@ def test_another_pooling_than_the_published_is_warned_of(
     folder = tmp_path / "base"
     _model(Model(name_or_path=str(folder), revision="0", family=family, pooling=pooling))  # type: ignore[arg-type]  # a parameter of the test
     assert (f"{folder} was published for the vectors of model.pooling: last" in caplog.text) == warned
+
+
+@pytest.mark.parametrize(
+    ("mining", "advice"),
+    [
+        ({"ranks": [5000, 5001]}, "Lower the first of mining.ranks, or raise mining.relative_margin if it is set."),
+        ({"listed": "only"}, "No train pair lists negatives: set mining.listed to first."),
+    ],
+)
+def test_settings_without_effect_are_warned_of(
+    mining: dict[str, object], advice: str, prepared: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings: dict[str, object] = {"negatives_per_pair": 2, **mining}
+    run(write_workspace(tmp_path / "root", prepared, epochs=2, mining=settings, profile_steps=[13, 14]))
+    assert caplog.messages.count(f"mining: no pair has an extra negative, so mining.negatives_per_pair has no effect. {advice}") == 1
+    assert "training: there are 12 steps, so train.profile_steps: [13, 14] profiles none" in caplog.messages

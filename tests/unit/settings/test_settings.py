@@ -121,6 +121,9 @@ def test_settings_cannot_be_changed_after_reading(project: Path) -> None:
         ({"train__checkpoint_every_minutes": 0}, "train.checkpoint_every_minutes: Input should be greater than 0"),
         ({"mining__ranks": [5, 2]}, "the last rank must not be before the first; found [5, 2]"),
         ({"mining__negatives_per_pair": 4, "mining__ranks": [3, 5]}, "set the last rank to 6 or more"),
+        ({"mining__negatives_per_pair": 1, "mining__start_epoch": 5}, "mining.start_epoch: 5 epochs pass before the first mining, and"),
+        ({"train__seed": 2**63}, "train.seed: Input should be less than 9223372036854775808"),
+        ({"train__trackers": ["mlflow", "mlflow"]}, "train: trackers must name each tracker once; found ['mlflow', 'mlflow']"),
         ({"preprocess__min_pixels": 10_000}, "min_pixels (10000) must not be above max_pixels (3200)"),
         ({"data__test_fraction": 0.95}, "must be below 1"),
         (

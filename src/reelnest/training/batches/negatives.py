@@ -1,5 +1,6 @@
 """The extra negatives of each pair, and their periodic renewal."""
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from reelnest.evaluation.split_evaluation import ItemEntries
 from reelnest.settings import Params
 from reelnest.store.prepared import Indices, Pairs, Prepared
 from reelnest.training.batches.mining import NONE, ItemVectors, mine
+from reelnest.training.distributed import world
+
+log = logging.getLogger(__name__)
 
 
 class ExtraNegatives:
@@ -38,6 +42,7 @@ class ExtraNegatives:
         self._items: Indices = np.unique(np.concatenate([pairs.queries, pairs.targets]))
         self._table: Indices = np.empty((len(pairs), 0), dtype=np.int64)
         self._renewed_at = NONE
+        self._warned = False
 
     def __call__(self, row: int) -> Indices:
         """Returns the pair's current extra negatives."""
@@ -68,9 +73,21 @@ class ExtraNegatives:
             joined = np.concatenate([table, mined.items], axis=1)
             table = np.take_along_axis(joined, np.argsort(joined == NONE, axis=1, kind="stable"), axis=1)[:, :count]
             figures["mining/margin"] = mined.margin
+        if step >= self._first_mined or not self._settings.mines:
+            self._warn_of_none(table)
         figures["mining/negatives_per_pair"] = float((table != NONE).sum() / len(table))
         self._table, self._renewed_at = table, step
         return figures
+
+    def _warn_of_none(self, table: Indices) -> None:
+        """Warns once, on the main process, of settings with which no pair has an extra negative."""
+        if self._warned or world()[0] or (table != NONE).any():
+            return
+        self._warned = True
+        advice = "No train pair lists negatives: set mining.listed to first"
+        if self._settings.mines:
+            advice = "Lower the first of mining.ranks, or raise mining.relative_margin if it is set"
+        log.warning("mining: no pair has an extra negative, so mining.negatives_per_pair has no effect. %s.", advice)
 
     def state(self) -> dict[str, Any]:
         """Returns the state for a checkpoint: a resumed training needs the negatives that earlier weights mined."""
