@@ -124,8 +124,9 @@ def _load(path: Path) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, UnpicklingError) as error:
-        reason = str(error).partition("\n")[0]
-        log.warning("checkpoint: %s cannot be read (%s); using the previous one", path, reason)
+        # torch's advice for a file that is no checkpoint is to open it without its check for code.
+        reason = "" if isinstance(error, UnpicklingError) else str(error).partition("\n")[0]
+        log.warning("checkpoint: %s cannot be read (%s); using the previous one", path, reason or "not a checkpoint")
         return None
     return state
 
@@ -241,10 +242,14 @@ class Checkpoints:
         self._copy(RUNS_FILE)
 
     def read_runs(self) -> dict[str, str]:
-        """Returns the trackers' runs; empty without an earlier training of this key."""
+        """Returns the trackers' runs; empty without an earlier training of this key. A broken file is logged, and counts as none."""
+        path = self.folder / RUNS_FILE
         try:
-            runs: dict[str, str] = json.loads((self.folder / RUNS_FILE).read_text(encoding="utf-8"))
+            runs: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
+            return {}
+        except ValueError as error:  # of the encoding, or of JSON
+            log.warning("checkpoint: %s cannot be read (%s); the trackers start new runs", path, error)
             return {}
         return runs
 

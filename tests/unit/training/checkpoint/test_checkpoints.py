@@ -28,8 +28,23 @@ def test_a_broken_checkpoint_is_skipped_and_named(tmp_path: Path, caplog: pytest
     newest.write_bytes(newest.read_bytes()[:700])
     assert checkpoints.load_last() == {"step": 1}
     assert "step-00000002.pt" in caplog.text
-    newest.write_bytes(b"")
-    assert checkpoints.load_last() == {"step": 1}
+    for content in (b"", b"no checkpoint"):
+        caplog.clear()
+        newest.write_bytes(content)
+        assert checkpoints.load_last() == {"step": 1}
+        assert caplog.messages == [f"checkpoint: {newest} cannot be read (not a checkpoint); using the previous one"]
+
+
+def test_runs_of_trackers_that_cannot_be_read_are_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoints = Checkpoints(tmp_path, "key")
+    assert checkpoints.read_runs() == {}
+    checkpoints.write_runs({"mlflow": "1"})
+    assert checkpoints.read_runs() == {"mlflow": "1"}
+    path = checkpoints.folder / "runs.json"
+    path.write_bytes(path.read_bytes()[:7])
+    assert checkpoints.read_runs() == {}
+    assert f"{path} cannot be read" in caplog.text
+    assert "the trackers start new runs" in caplog.text
 
 
 def test_a_sharded_step_counts_only_with_its_shard_which_is_removed_with_it(tmp_path: Path) -> None:
