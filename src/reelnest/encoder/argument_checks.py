@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from reelnest.errors import ModelError
+from reelnest.records.json_lines import is_encodable
+from reelnest.store.entries import Entry
 
 ONE_VIDEO = (str, Path, bytes)
 
@@ -21,11 +23,10 @@ def as_list(values: Any, name: str, alone: tuple[type, ...]) -> list[Any]:
 
 
 def check_texts(texts: Any) -> list[str]:
-    """Returns the texts as a list. Raises TypeError for a single text, or for an item that is not a str."""
+    """Returns the texts as a list. Raises TypeError for a single text, or for an item that is not a str, ValueError for broken Unicode."""
     checked = as_list(texts, "texts", (str, bytes))
     for number, text in enumerate(checked):
-        if not isinstance(text, str):
-            raise TypeError(f"texts[{number}] is {_kind(text)}; expected a str.")
+        _check_text(text, f"texts[{number}]")
     return checked
 
 
@@ -38,6 +39,26 @@ def check_videos(videos: Any) -> list[Any]:
             raise TypeError(
                 f"videos[{number}] is {_kind(video)}; expected the path of a video file, its bytes, or a list of the paths of its frames."
             )
+    return checked
+
+
+def check_fields(fields: Any) -> list[Mapping[str, str]]:
+    """Returns the fields of videos as a list. Raises TypeError for items that do not map names to texts, ValueError for broken Unicode."""
+    checked = as_list(fields, "fields", (str, bytes))
+    for number, of_video in enumerate(checked):
+        if not isinstance(of_video, Mapping):
+            raise TypeError(f"fields[{number}] is {_kind(of_video)}; expected a mapping of names to texts, such as {{'title': 'A goal'}}.")
+        for name, text in of_video.items():
+            _check_text(text, f"fields[{number}][{name!r}]")
+    return checked
+
+
+def check_entries(entries: Any) -> list[Entry]:
+    """Returns the entries as a list. Raises TypeError for something else."""
+    checked = as_list(entries, "entries", (str, bytes, Entry))
+    for entry in checked:
+        if not isinstance(entry, Entry):
+            raise TypeError(f"entries has a {type(entry).__name__}; expected Entry. For texts use encode_texts, for videos encode_videos.")
     return checked
 
 
@@ -61,6 +82,13 @@ def check_dim(dim: Any, width: int, trained: Collection[int]) -> None:
         raise TypeError(f"dim is {dim!r}; expected an int from 1 to {width}.")
     if not 1 <= dim <= width:
         raise ModelError(f"dim {dim}: use a dim from 1 to {width}; the model was trained for {list(trained)}.")
+
+
+def _check_text(text: Any, name: str) -> None:
+    if not isinstance(text, str):
+        raise TypeError(f"{name} is {_kind(text)}; expected a str.")
+    if not is_encodable(text):
+        raise ValueError(f"{name} has half a surrogate pair, which is no character; pass valid Unicode.")
 
 
 def _is_integer(value: Any) -> bool:

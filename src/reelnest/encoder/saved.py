@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerBase
 from reelnest.atomic_files import atomic_folder, write_json
 from reelnest.backbones.architecture import hidden_size
 from reelnest.backbones.loading import quiet_transformers, refuse_pickles
-from reelnest.encoder.argument_checks import check_batch_size, check_choice, check_dim, check_texts, check_videos
+from reelnest.encoder.argument_checks import check_batch_size, check_choice, check_dim, check_entries, check_texts, check_videos
 from reelnest.encoder.batches import Batcher, on_device
 from reelnest.encoder.embedding import batches_by_length, read_late
 from reelnest.encoder.encoder import COMPUTE_DTYPES, Encoder, load_encoder
@@ -145,13 +145,15 @@ def load(
 
 
 def _device(device: str | torch.device | None) -> torch.device:
-    """Raises ModelError for a device that torch does not know, or does not find here."""
+    """Raises ModelError for a device that torch does not know, or does not find here, and for one that is neither CPU nor GPU."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
     except RuntimeError:
-        raise ModelError(f"device is {device!r}; expected cpu, cuda or a GPU such as cuda:1.") from None
+        chosen = None
+    if chosen is None or chosen.type not in ("cpu", "cuda"):
+        raise ModelError(f"device is {str(device)!r}; expected cpu, cuda or a GPU such as cuda:1.")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ModelError(f"device is '{device}', and torch finds {torch.cuda.device_count()} GPUs on this machine. Use device='cpu'.")
     return chosen
@@ -227,11 +229,7 @@ class SavedModel:
 
     def encode(self, entries: Sequence[Entry], *, dim: int | None = None, batch_size: int = 32) -> NDArray[np.float32]:
         """Returns vectors of entries of any kind, (entries, dim). The default `dim` is the last of `dims`."""
-        for entry in entries:
-            if not isinstance(entry, Entry):
-                raise TypeError(
-                    f"entries has a {type(entry).__name__}; expected Entry. For texts use encode_texts, for videos encode_videos."
-                )
+        entries = check_entries(entries)
         self._check_numbers(dim, batch_size)
         return self._prefix(self._vectors(entries, batch_size), dim)
 

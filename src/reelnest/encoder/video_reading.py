@@ -1,10 +1,11 @@
 """Reads videos as in training: the same frames, sizes and text fields."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from reelnest.encoder.argument_checks import as_list, check_fields
 from reelnest.errors import VideoError
 from reelnest.records.formats import TEXT_FIELDS
 from reelnest.records.json_lines import RecordError
@@ -53,19 +54,21 @@ class VideoReader:
         self._decoder.close()
 
 
-def texts_of(reader: VideoReader, fields: Sequence[Mapping[str, str]] | None, videos: int) -> list[str]:
-    """Returns each video's text, empty without fields."""
+def texts_of(reader: VideoReader, fields: Iterable[Mapping[str, str]] | None, videos: int) -> list[str]:
+    """Returns each video's text, empty without fields. Raises TypeError or ValueError for something else."""
     if fields is None:
         return [""] * videos
+    fields = check_fields(fields)
     if len(fields) != videos:
         raise ValueError(f"{videos} videos, but fields of {len(fields)}; pass one mapping per video")
     return [reader.text(video_fields) for video_fields in fields]
 
 
-def segments_of(times: Sequence[Times | None] | None, videos: int) -> list[Segment | None]:
-    """Returns each video's segment, None for a whole one. Raises ValueError for times that are no segment."""
+def segments_of(times: Iterable[Times | None] | None, videos: int) -> list[Segment | None]:
+    """Returns each video's segment, None for a whole one. Raises TypeError or ValueError for something else."""
     if times is None:
         return [None] * videos
+    times = as_list(times, "segments", (str, bytes))
     if len(times) != videos:
         raise ValueError(f"{videos} videos, but segments of {len(times)}; pass (start, end) or None for each video")
     return [None if pair is None else _segment(pair, number) for number, pair in enumerate(times)]

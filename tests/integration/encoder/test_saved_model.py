@@ -1,6 +1,5 @@
 import hashlib
 import json
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -122,55 +121,6 @@ def test_every_dim_is_the_normalised_prefix(saved: Path, caplog: pytest.LogCaptu
         with pytest.raises(ModelError, match="use a dim from 1 to 128"):
             model.encode_texts(texts, dim=dim)
     assert model.encode_texts([]).shape == (0, 128)
-
-
-@pytest.mark.parametrize(
-    ("encode", "words"),
-    [
-        (lambda model: model.encode_texts("x"), "texts is a single str; expected a list. Write [texts]."),
-        (lambda model: model.encode_texts(None), "texts is None; expected a list."),
-        (lambda model: model.encode_texts({"a": 1}), "texts is of type dict; expected a list."),
-        (lambda model: model.encode_texts(["a"], dim="64"), "dim is '64'; expected an int from 1 to 128."),
-        (lambda model: model.encode_texts(["a"], dim=True), "dim is True; expected an int from 1 to 128."),
-        (lambda model: model.encode_texts(["a"], batch_size=2.5), "batch_size is 2.5; expected an int."),
-        (lambda model: model.encode_videos(["nope.mp4"], dim=64.0), "dim is 64.0; expected an int"),
-        (lambda model: model.encode_texts(["a", None]), "texts[1] is None; expected a str."),
-        (lambda model: model.encode_videos("a.mp4"), "videos is a single str; expected a list. Write [videos]."),
-        (lambda model: model.encode_videos(Path("a.mp4")), "videos is a single PosixPath; expected a list."),
-        (lambda model: model.encode_videos([np.zeros((4, 56, 56, 3))]), "videos[0] is of type numpy.ndarray; expected the path of a video"),
-        (lambda model: model.encode_videos([["a.png", 7]]), "videos[0] is of type list; expected the path of a video"),
-        (lambda model: model.encode(["x"]), "entries has a str; expected Entry. For texts use encode_texts"),
-    ],
-)
-def test_an_argument_of_a_wrong_type_is_refused_at_the_door(saved: Path, encode: Callable[[Any], object], words: str) -> None:
-    model = reelnest.load(saved, device="cpu")
-    with pytest.raises(TypeError, match=re.escape(words)):
-        encode(model)
-
-
-@pytest.mark.parametrize(
-    ("use", "error", "words"),
-    [
-        (lambda saved: reelnest.load(saved, device="gpu"), ModelError, "device is 'gpu'; expected cpu, cuda or a GPU such as cuda:1."),
-        (lambda saved: reelnest.load(saved, device="cuda:99"), ModelError, "device is 'cuda:99', and torch finds "),
-        (lambda saved: reelnest.load(saved, precision="fp8"), ValueError, "precision is 'fp8'; expected one of 'no', 'bf16', 'fp16'."),
-        (lambda saved: reelnest.load(saved / "reelnest.json"), ModelError, "reelnest.json is a file; expected the folder of a saved model"),
-        (lambda saved: reelnest.load(saved, device="cpu").encode_texts(["a"], role="querry"), ValueError, "role is 'querry'; expected"),
-        (lambda saved: reelnest.load(saved, device="cpu").encode_texts(["a"], batch_size=0), ValueError, "batch_size is 0; expected 1"),
-        # The dim is checked before the videos are decoded.
-        (lambda saved: reelnest.load(saved, device="cpu").encode_videos(["nope.mp4"], dim=0), ModelError, "dim 0: use a dim from 1 to 128"),
-    ],
-)
-def test_a_wrong_value_is_named_with_those_that_are_possible(
-    saved: Path, use: Callable[[Any], object], error: type[Exception], words: str
-) -> None:
-    with pytest.raises(error, match=re.escape(words)):
-        use(saved)
-
-
-def test_only_a_folder_or_a_registered_model_is_loaded() -> None:
-    with pytest.raises(TypeError, match="model is None; expected a folder, or a registered model such as 'models:/reelnest@champion'"):
-        reelnest.load(None)  # type: ignore[arg-type]  # it has to be refused
 
 
 def test_a_role_chooses_its_instruction(saved: Path) -> None:
