@@ -265,6 +265,9 @@ def test_a_link_out_of_the_data_folder_is_unsafe(tmp_path: Path) -> None:
     (data / "folder").symlink_to(tmp_path)
     assert bad_video(data, {"video_id": "cat", "path": "link.mp4"}).reason == "unsafe_path"
     assert bad_video(data, {"video_id": "cat", "path": "folder/secret.mp4"}).reason == "unsafe_path"
+    (data / "loop.mp4").symlink_to("loop.mp4")
+    loop = bad_video(data, {"video_id": "cat", "path": "loop.mp4"})
+    assert (loop.reason, "link" in loop.detail, str(data) in loop.detail) == ("unsafe_path", True, False)  # no path of this machine
     with pytest.raises(VideoError) as caught:
         video_files(Video("cat", "link.mp4", (), {}, 1), data)
     assert caught.value.reason == "unsafe_path"

@@ -66,8 +66,9 @@ def _resolve(name: str, folder: Path) -> tuple[str, int]:
         resolved = Path(path).resolve()
     except UnicodeEncodeError:
         raise _undecodable(show(name)) from None
-    except (OSError, RuntimeError) as error:
-        raise _unsafe(name, folder, f"cannot be resolved ({error})") from None
+    except (OSError, RuntimeError) as error:  # their texts contain the machine's paths
+        problem = error.strerror if isinstance(error, OSError) else "a link leads back to itself"
+        raise _unsafe(name, folder, f"cannot be resolved ({problem})") from None
     if not resolved.is_relative_to(root):
         raise _unsafe(name, folder, "is a link to a file outside the folder")
     return str(resolved), 0
