@@ -26,10 +26,12 @@ def windows_of(videos: Sequence[Video], data: Path, settings: Index, limits: Lim
     windows: dict[str, list[Video]] = {}
     for video in videos:
         if video.video_id in inspected:
-            begin = 0.0 if video.segment is None else video.segment.start
-            spans = window_times(inspected[video.video_id].info.seconds, settings.window_seconds, settings.window_overlap_seconds)
+            info = inspected[video.video_id].info
+            begin, seconds = (0.0, info.seconds_before + info.seconds) if video.segment is None else (video.segment.start, info.seconds)
+            spans = window_times(seconds, settings.window_seconds, settings.window_overlap_seconds)
             if len(spans) > 1:
                 cut = [Segment(*(round(begin + time, DECIMALS) for time in times)) for times in spans]
+                cut = [segment for segment in cut if segment.end is None or segment.end > info.seconds_before]  # the others show nothing
                 windows[video.video_id] = [video.cut(segment) for segment in cut]
     return windows
 

@@ -61,6 +61,8 @@ class VideoInfo:
     file_frames: int = 0
     """Frames of the whole file, if the video is a segment of it."""
     file_seconds: float = 0.0
+    seconds_before: float = 0.0
+    """Time from the start of the file, as players count, to its first frame: its sound can begin earlier."""
     brightness: float | None = None
     """See `appearance`, as for the next three."""
     contrast: float | None = None
@@ -154,7 +156,8 @@ class Decoder:
                     # So only a child that was started for this video counts as a crash of this video.
                     if is_new or self._closed:
                         # Its output may contain times and addresses. It goes to the log only: reports are the same on every machine.
-                        log.warning("the decoder ended while reading %s (%s)", files[0], error)
+                        if not self._closed:  # `close` kills it
+                            log.warning("the decoder ended while reading %s (%s)", files[0], error)
                         raise VideoError("decoder_crashed", f"{files[0].name}: the decoder crashed while reading it") from None
         if "reason" in header:
             raise VideoError(str(header["reason"]), str(header["text"]))
@@ -193,6 +196,7 @@ def _info(header: Mapping[str, Any]) -> VideoInfo:
         decoder=str(header["decoder"]),
         file_frames=int(header.get("file_frames", 0)),
         file_seconds=float(header.get("file_seconds", 0)),
+        seconds_before=float(header["seconds_before"]),
         brightness=float(header["brightness"]),
         contrast=float(header["contrast"]),
         change=None if header["change"] is None else float(header["change"]),

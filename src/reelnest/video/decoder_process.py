@@ -28,7 +28,7 @@ from reelnest.video.confinement import allow_processor_seconds, isolate, limit_r
 from reelnest.video.decoders import IMAGES, OpenedVideo, Unsuitable, VideoDecoder, all_decoders, chosen_decoders
 from reelnest.video.files.appearance import Cells, appearance, cells_of
 from reelnest.video.files.presentation import zero_seconds
-from reelnest.video.files.segment import SegmentVideo, cut
+from reelnest.video.files.segment import SegmentVideo, cut, seconds_before
 from reelnest.video.files.source import Source
 from reelnest.video.limits import Limits
 from reelnest.video.patches import check_aspect_ratio, smart_resize, to_patches
@@ -159,6 +159,7 @@ def _serve(request: dict[str, Any], file: _OpenFile) -> DecoderReply:
     for decoder in chosen_decoders(request["decoder"]):
         try:
             video = file.video(decoder)
+            before = seconds_before(video, None if decoder.name == IMAGES else source.track.zero_seconds)
             if request["segment"] is not None:
                 start, end = request["segment"]
                 zero = None if decoder.name == IMAGES else zero_seconds(source.track, source.name)
@@ -166,6 +167,7 @@ def _serve(request: dict[str, Any], file: _OpenFile) -> DecoderReply:
             header, payload = _decode(video, request)
             if isinstance(video, SegmentVideo):
                 header |= {"file_frames": len(video.video.starts), "file_seconds": video.video.seconds}
+            header["seconds_before"] = before
         except Unsuitable as problem:
             file.reject(decoder, problem)
             problems.append(str(problem))

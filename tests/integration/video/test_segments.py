@@ -10,8 +10,10 @@ from PIL import Image
 
 from reelnest.backbones.families.qwen2_5_vl import VISION
 from reelnest.errors import VideoError
+from reelnest.records.formats import Video
 from reelnest.records.segments import Segment
-from reelnest.settings import Preprocess, Validate
+from reelnest.serving.windows import windows_of
+from reelnest.settings import Index, Preprocess, Validate
 from reelnest.video.decoder import Decoder, Limits
 from reelnest.video.frames import FrameSettings
 from reelnest.video.patches import from_patches
@@ -103,6 +105,23 @@ def test_times_count_from_the_sound_that_begins_before_the_frames(decoder: Decod
     np.testing.assert_allclose(sampled.mean(axis=(1, 2))[[0, -1]], expected.frames.mean(axis=(1, 2))[numbers[[0, -1]]], atol=TOLERANCE)
     with pytest.raises(VideoError, match=r"sound\.mkv: no frame is shown before 0\.5\d* s, after the segment"):
         decoder.inspect([file], segment=Segment(0.1, 0.4))
+
+
+@pytest.mark.parametrize(("delay", "starts"), [("0", [0, 1, 2, 3]), ("1.2", [1, 2, 3, 4]), ("2.3", [2, 3, 4, 5])])
+def test_the_windows_of_a_video_end_with_it_when_its_sound_begins_before(
+    ffmpeg: str, generated: Path, tmp_path: Path, delay: str, starts: list[float]
+) -> None:
+    frames, file = make(ffmpeg, Variant("h264", "mp4", rate="10"), generated), tmp_path / "a.mkv"  # 3.4 s
+    sound = ("-f", "lavfi", "-i", "sine=duration=7")
+    run(ffmpeg, "-v", "error", *sound, "-itsoffset", delay, "-i", str(frames), "-map", "0", "-map", "1", "-c:v", "copy", str(file))
+    limits, settings = Limits.of(Validate(decode_timeout_seconds=30.0)), Index(window_seconds=1.0)
+    video = Video("a", file.name, (), {}, 1)
+    cut = windows_of([video], tmp_path, settings, limits, tmp_path / "known", "auto")["a"]
+    segments = [window.segment for window in cut if window.segment is not None]
+    assert [segment.start for segment in segments] == starts
+    assert segments[-1].end == pytest.approx(float(delay) + 3.4, abs=0.02)
+    with Decoder(limits) as decoder:
+        assert all(decoder.inspect([file], segment=segment).frames for segment in segments)
 
 
 def test_a_frame_that_is_shown_for_long_is_in_each_segment_of_that_time(decoder: Decoder, tmp_path: Path) -> None:

@@ -39,18 +39,25 @@ class SegmentVideo:
         return self.video.frames([self.first + index for index in indices])
 
 
+def seconds_before(video: "OpenedVideo", zero: float | None) -> float:
+    """Time from `zero` (see `cut`) to the first frame; negative if players begin to count after it."""
+    first_start = float(video.starts[0])
+    is_counted = first_start == 0  # by a decoder that ignores the time stamps of the file
+    latest = first_start if is_counted else first_start + LONGEST_NEGATIVE_SECONDS
+    if zero is None or not first_start - LONGEST_SOUND_SECONDS < zero < latest:
+        return 0.0
+    return round(first_start - zero, 6)
+
+
 def cut(video: "OpenedVideo", start: float, end: float | None, zero: float | None, name: str) -> SegmentVideo:
     """The frames that a player shows from `start` to `end`. The first one may be visible before `start` already.
 
     `zero` is the time stamp at which players begin to count; by default that of the first frame. Messages call the file `name`.
     Raises VideoError (`bad_segment`) for times after the video's end, or before its first frame.
     """
-    first_start = float(video.starts[0])
-    is_counted = first_start == 0  # by a decoder that ignores the time stamps of the file
-    latest = first_start if is_counted else first_start + LONGEST_NEGATIVE_SECONDS
-    if zero is None or not first_start - LONGEST_SOUND_SECONDS < zero < latest:
-        zero = first_start
-    seconds = first_start - zero + video.seconds
+    before = seconds_before(video, zero)
+    zero = float(video.starts[0]) - before
+    seconds = before + video.seconds
     if start >= seconds or (end is not None and end > seconds + END_TOLERANCE_SECONDS):
         wrong, advice = (f"begins at {start:g} s", "start") if start >= seconds else (f"ends at {end:g} s", "end, or remove it")
         raise VideoError("bad_segment", f"{name}: the segment {wrong}, but the video lasts {seconds:.3f} s; correct {advice}")
