@@ -155,6 +155,36 @@ def test_a_line_that_a_kill_cut_short_costs_only_itself(tmp_path: Path, cut: int
     assert {row["query"] for row in rows(tmp_path)} == {"first", "after"}
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"search": "SEARCH", "query": "without results"}',
+        '{"search": "SEARCH", "rank": 1, "kind": "love"}',
+        '{"search": "SEARCH", "kind": "click"}',
+        '{"search": "SEARCH", "query": 7, "session": "s", "time": "now", "index": "i", "model_hash": "h", "items": [1]}',
+        '{"search": "SEARCH", "query": "q", "session": "s", "time": 1e300, "index": "i", "model_hash": "h", "items": ["a"]}',
+        '{"search": "SEARCH", "query": "\\ud800", "session": "s", "time": 1, "index": "i", "model_hash": "h", "items": ["a"]}',
+        "[" * 100_000,
+        "\0" * 100,
+    ],
+)
+def test_a_line_of_another_version_costs_only_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture, line: str) -> None:
+    clock = Clock()
+    log = opened(tmp_path, clock)
+    first = search(log, "first")
+    log.flush()
+    (journal,) = tmp_path.glob(".*.journal")
+    with journal.open("a") as file:
+        file.write(f"{line.replace('SEARCH', first)}\n")
+    log.add_mark(first, 2, "click")
+    log.flush()
+    clock.now = LATER
+    log.flush()
+    assert [row["query"] for row in rows(tmp_path)] == ["first"] * 3
+    assert clicked(tmp_path) == [("first", "b")]
+    assert "lines left out: 1. A kill cut them short, or another version" in caplog.text
+
+
 def test_a_kill_before_the_journal_is_removed_repeats_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     log = opened(tmp_path, clock)

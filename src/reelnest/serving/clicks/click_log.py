@@ -8,16 +8,14 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from reelnest.errors import QueryError
-from reelnest.serving.clicks.journals import JournalFullError, Journals
+from reelnest.serving.clicks.journals import JournalFullError, Journals, Kind
 from reelnest.serving.repeated import Repeated
 from reelnest.settings import Serve
 
 log = logging.getLogger(__name__)
-
-Kind = Literal["click", "up", "down", "none"]
 
 MOST_LOGGED = 50
 """Results of a search that are logged, the first ones. Few people look at more."""

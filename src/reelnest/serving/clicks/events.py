@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 
 from reelnest.serving.bodies.uploads import receive
-from reelnest.serving.clicks.click_log import MOST_LOGGED, ClickLog, Kind
+from reelnest.serving.clicks.click_log import MOST_LOGGED, ClickLog
+from reelnest.serving.clicks.journals import Kind
 from reelnest.serving.searcher import SearchResults
 
 LARGEST_EVENT_MEGABYTES = 0.001

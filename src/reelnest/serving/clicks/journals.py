@@ -2,7 +2,8 @@
 
 A journal has the searches of one period and the clicks on their results, as lines of JSON. Servers append to it under a lock. When the
 time for clicks is over, whoever comes first writes the Parquet file and then removes the journal. If it is killed in between, the next one
-writes the same file again: its name comes from the journal's first search. A line that a kill cut short is skipped.
+writes the same file again: its name comes from the journal's first search. A line that a kill cut short, or that another version wrote in
+another form, is skipped: it would otherwise keep all later files from being written.
 """
 
 import fcntl
@@ -13,14 +14,17 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from reelnest.atomic_files import atomic_write
 
 log = logging.getLogger(__name__)
+
+Kind = Literal["click", "up", "down", "none"]
 
 SUFFIX = ".journal"
 TIME_FORMAT = "%Y%m%dT%H%M%SZ"
@@ -43,6 +47,29 @@ SCHEMA = pa.schema(
     ]
 )
 """A row is a result that was shown. `thumb` is 1 or -1, null for none."""
+
+
+class Search(BaseModel):
+    """A search and its results, best first."""
+
+    search: str
+    query: str
+    session: str
+    time: Annotated[float, Field(ge=0, le=1e11)]
+    index: str
+    model_hash: str
+    items: list[str]
+
+
+class Mark(BaseModel):
+    """A click or a thumb on a result."""
+
+    search: str
+    rank: int
+    kind: Kind
+
+
+LINE: TypeAdapter[Search | Mark] = TypeAdapter(Search | Mark)
 
 
 class JournalFullError(OSError):
@@ -114,17 +141,16 @@ class Journals:
 
     def _write(self, journal: Path, start: int) -> Path | None:
         """Writes the Parquet file of a journal and returns its path; None if the journal has no search."""
-        first = next((record["search"] for record in _records(journal) if "query" in record), None)
+        first = next((record for record in _records(journal) if isinstance(record, Search)), None)
         if first is None:
             return None
         clicks, thumbs = _marks(journal)
-        name = f"{datetime.fromtimestamp(start, UTC).strftime(TIME_FORMAT)}-{first.rpartition('-')[2]}.parquet"
+        name = f"{datetime.fromtimestamp(start, UTC).strftime(TIME_FORMAT)}-{first.search.rpartition('-')[2]}.parquet"
         with atomic_write(self._folder / name) as file, pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
             rows: list[dict[str, Any]] = []
             for record in _records(journal):
-                if "query" not in record:
-                    continue
-                rows += _rows(record, clicks, thumbs)
+                if isinstance(record, Search):
+                    rows += _rows(record, clicks, thumbs)
                 if len(rows) >= ROWS_AT_ONCE:
                     writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
                     rows = []
@@ -142,45 +168,47 @@ def _marks(journal: Path) -> tuple[set[tuple[str, int]], dict[tuple[str, int], i
     """What was clicked, by search and rank, and the last thumb of each."""
     clicks: set[tuple[str, int]] = set()
     thumbs: dict[tuple[str, int], int] = {}
+    unreadable = 0
     for record in _records(journal):
-        if "kind" not in record:
+        unreadable += record is None
+        if not isinstance(record, Mark):
             continue
-        place = record["search"], record["rank"]
-        if record["kind"] == "click":
+        place = record.search, record.rank
+        if record.kind == "click":
             clicks.add(place)
         else:
-            thumbs[place] = {"up": 1, "down": -1, "none": 0}[record["kind"]]
+            thumbs[place] = {"up": 1, "down": -1, "none": 0}[record.kind]
+    if unreadable:
+        log.warning("%s: lines left out: %d. A kill cut them short, or another version of reelnest wrote them.", journal, unreadable)
     return clicks, thumbs
 
 
-def _rows(record: Mapping[str, Any], clicks: set[tuple[str, int]], thumbs: Mapping[tuple[str, int], int]) -> Iterator[dict[str, Any]]:
+def _rows(record: Search, clicks: set[tuple[str, int]], thumbs: Mapping[tuple[str, int], int]) -> Iterator[dict[str, Any]]:
     """The rows of a search. A thumb outweighs a click: up is one, down is none."""
-    for rank, item in enumerate(record["items"], start=1):
-        place = record["search"], rank
+    for rank, item in enumerate(record.items, start=1):
+        place = record.search, rank
         thumb = thumbs.get(place, 0)
         yield {
-            "query": record["query"],
+            "query": record.query,
             "item": item,
             "position": rank,
             "clicked": thumb > 0 or (thumb == 0 and place in clicks),
-            "session": record["session"],
-            "time": round(record["time"] * 1000),
+            "session": record.session,
+            "time": round(record.time * 1000),
             "thumb": thumb or None,
-            "index": record["index"],
-            "model_hash": record["model_hash"],
+            "index": record.index,
+            "model_hash": record.model_hash,
         }
 
 
-def _records(journal: Path) -> Iterator[dict[str, Any]]:
-    """The complete lines of a journal."""
+def _records(journal: Path) -> Iterator[Search | Mark | None]:
+    """The lines of a journal that are not blank; None for one that is cut short or has another form."""
     with journal.open("rb") as lines:
-        for line in lines:
+        for line in filter(bytes.strip, lines):
             try:
-                record = json.loads(line)
-            except ValueError:
-                continue  # blank, or cut short
-            if isinstance(record, dict):
-                yield record
+                yield LINE.validate_json(line)
+            except ValidationError:
+                yield None
 
 
 def _is_at(file: Any, path: Path) -> bool:
