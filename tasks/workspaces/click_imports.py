@@ -14,7 +14,7 @@ from typing import Any
 from prefect.variables import Variable
 
 from reelnest.atomic_files import write_lines
-from reelnest.errors import RunError
+from reelnest.errors import DataError, RunError
 from reelnest.records.content_hash import value_hash
 from reelnest.records.formats import PAIRS_FILE, known_ids, read_pairs, read_videos
 from reelnest.records.importers.clicks import graded_clicks
@@ -52,7 +52,10 @@ def import_clicks(root: Path, params: Params) -> str | None:
     for file in files:
         shutil.copy(file, work / "log")
     columns = ColumnMap(root / "params.yaml", work / "log", root / "data", COLUMNS)
-    import_rows(graded_clicks(columns), columns.table, work / "pairs")
+    try:
+        import_rows(graded_clicks(columns), columns.table, work / "pairs")
+    except DataError as error:
+        raise DataError(str(error).replace(str(work / "log"), params.serve.click_log)) from error
     new = work / "pairs" / PAIRS_FILE
     pairs = _fit(new, root / "data")
     text = data_versions.add(root, params, [new], replacing=True, committing=True, finish=lambda data: _replace(data, new))

@@ -284,3 +284,13 @@ def test_an_import_of_clicks_leaves_pairs_from_elsewhere_as_they_are(checkout: P
     log_clicks(checkout / "clicks", settings, 0.5, "v0")
     assert (click_imports.import_clicks(checkout, newer) or "").startswith("0 pairs of 1 files.")
     assert pairs.read_text().splitlines() == earlier
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_damaged_file_of_the_click_log_is_named(checkout: Path, params: Params) -> None:
+    settings = params.serve.model_copy(update={"click_log": "clicks"})
+    log_clicks(checkout / "clicks", settings, 2, "v2")
+    (file,) = (checkout / "clicks").glob("*.parquet")
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(DataError, match=rf"^clicks/{file.name}: not readable as Parquet"):
+        click_imports.import_clicks(checkout, params.model_copy(update={"serve": settings}))
