@@ -98,7 +98,11 @@ def _log(registration: Registration, metric: str) -> None:
     """Logs the verdict in one line, then a table by dim."""
     name, version = registration.name, registration.version
     if registration.decision == WAITS:
-        log.info("%s version %d waits for approval: approve it in Prefect, or run `reelnest promote %d`", name, version, version)
+        log.info(
+            "%s version %d waits for approval: resume the paused flow run in Prefect, or run `reelnest register --approved 'NAME: WHY'`"
+            " or `--refused`",
+            *(name, version),
+        )
     elif registration.is_new:
         log.info("registered %s version %d (%s): %s", name, version, registration.decision, registration.reason)
     else:

@@ -47,6 +47,15 @@ def test_a_person_cannot_refuse_a_model_that_was_promoted_before(project: Projec
         register.run(project.workspace, project.params, Approval(False, "Ada: too slow"))
 
 
+def test_a_model_that_waits_says_how_to_approve_it_so_that_the_approval_is_recorded(
+    project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    registration = project.params.registration.model_copy(update={"approval": "prefect"})
+    with caplog.at_level("INFO"):
+        register.run(project.workspace, project.params.model_copy(update={"registration": registration}))
+    assert "version 1 waits for approval: resume the paused flow run in Prefect, or run `reelnest register --approved" in caplog.text
+
+
 def test_a_missing_candidate_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RegistryError, match="Run `reelnest train` first"):
         Candidate.of(tmp_path / "nothing")
