@@ -7,6 +7,7 @@ import ctypes
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,8 @@ from filelock import FileLock, Timeout
 
 # Constants of the Linux kernel that Python does not define.
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
+TOKEN = re.compile(r"[0-9a-f]{16}")
+"""The end of a temporary name."""
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +109,17 @@ def aside_of(path: Path) -> Path:
     """A unique temporary path in the folder of `path`, so that two runs never write to the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+
+
+def orphans_of(path: Path) -> list[Path]:
+    """The temporary paths of `path` (`aside_of`) that exist, sorted: those of killed processes if no other one writes to `path`.
+
+    Similar names are others' files: `.data.backup` is not temporary.
+    """
+    if not path.parent.is_dir():
+        return []
+    start = f".{path.name}."
+    return sorted(each for each in path.parent.iterdir() if each.name.startswith(start) and TOKEN.fullmatch(each.name[len(start) :]))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from reelnest.atomic_files import aside_of, exchange_folders, flush_folder
+from reelnest.atomic_files import aside_of, exchange_folders, flush_folder, orphans_of
 from reelnest.errors import DataError, ReelnestError, RunError, VideoError
 from reelnest.git import git, uncommitted
 from reelnest.launch.command import prepare_process
@@ -136,7 +136,7 @@ def _version_at_head(root: Path, params: Params) -> Contents:
 
 def _check_present(workspace: Workspace) -> None:
     """Removes folders of a killed `data add`. Raises RunError if `data/` cannot be replaced."""
-    left = sorted(workspace.data.parent.glob(f".{workspace.data.name}.*/"))
+    left = [path for path in orphans_of(workspace.data) if path.is_dir()]
     if workspace.data.is_symlink():
         raise RunError(f"{workspace.data} is a link; expected a folder in the checkout, which can be replaced atomically.")
     if not workspace.data.is_dir():

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from reelnest.atomic_files import atomic_folder, atomic_write, exchange_folders, write_json, write_lines
+from reelnest.atomic_files import aside_of, atomic_folder, atomic_write, exchange_folders, orphans_of, write_json, write_lines
 
 
 def test_a_file_keeps_its_content_when_writing_fails(tmp_path: Path) -> None:
@@ -56,3 +56,13 @@ def test_exchanged_folders_have_each_others_names(tmp_path: Path) -> None:
         (folder / folder.name).touch()
     exchange_folders(first, second)
     assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*/*"))] == ["first/second", "second/first"]
+
+
+def test_only_temporary_paths_are_orphans(tmp_path: Path) -> None:
+    data = tmp_path / "data[1]"
+    asides = sorted(aside_of(data) for _ in range(2))
+    others = [tmp_path / ".data[1].backup", tmp_path / f".data[1].v2.{16 * 'a'}", aside_of(tmp_path / "data1"), data]
+    for path in (*asides, *others):
+        path.mkdir()
+    assert orphans_of(data) == asides
+    assert orphans_of(tmp_path / "missing" / "data") == []

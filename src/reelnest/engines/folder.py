@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from reelnest.atomic_files import flush_folder, replace_folder, write_json
+from reelnest.atomic_files import flush_folder, orphans_of, replace_folder, write_json
 from reelnest.engines.engine import ENGINES, Hits, Item, Manifest, Vector, bytes_below
 from reelnest.engines.folder_files import (
     MANIFEST_FILE,
@@ -126,7 +126,7 @@ class FolderEngine:
     def create(self, version: str, manifest: Manifest, skipped: Collection[BadRecord]) -> None:
         """Creates a folder beside the index's; see `Engine.create`. Raises ConfigError if the index would replace other files."""
         check_replaceable(self.folder)
-        for orphan in self.folder.parent.glob(f".{self.folder.name}.*"):
+        for orphan in orphans_of(self.folder):
             shutil.rmtree(orphan, ignore_errors=True)
         place = self._place(version)
         place.mkdir(parents=True)

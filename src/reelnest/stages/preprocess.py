@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from reelnest.artifacts.preprocessing_report import Dropped, PreprocessingReport
-from reelnest.atomic_files import atomic_folder, wait_for_lock, write_json
+from reelnest.atomic_files import atomic_folder, orphans_of, wait_for_lock, write_json
 from reelnest.backbones.compatibility import check_frames
 from reelnest.backbones.registry import family_of
 from reelnest.errors import DataError, VideoError
@@ -199,7 +199,7 @@ def _sides(pair: Pair) -> tuple[Side, ...]:
 
 def _remove_unfinished(prepared: Path) -> None:
     """Removes temporary folders of runs that were killed while writing; their links would keep old shards on the disk."""
-    for folder in prepared.parent.glob(f".{prepared.name}.*"):
+    for folder in orphans_of(prepared):
         shutil.rmtree(folder, ignore_errors=True)
 
 

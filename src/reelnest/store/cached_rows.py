@@ -6,7 +6,6 @@ processes write to a temporary folder at once, each its own entries; the first p
 
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from reelnest.atomic_files import flush, write_json
+from reelnest.atomic_files import aside_of, flush, orphans_of, write_json
 from reelnest.errors import DataError
 from reelnest.video.vision_spec import VisionSpec, differences
 
@@ -67,10 +66,9 @@ class CachedRowsWriter:
     @staticmethod
     def begin(folder: Path) -> Path:
         """Creates an empty temporary folder beside `folder`, and removes those of killed processes."""
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        for orphan in folder.parent.glob(f".{folder.name}.*"):
+        for orphan in orphans_of(folder):
             shutil.rmtree(orphan)
-        aside = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}")
+        aside = aside_of(folder)
         aside.mkdir()
         (aside / ROWS_FILE).touch()
         return aside

@@ -59,14 +59,24 @@ def test_a_version_is_searched_only_when_it_is_active(engine: Engine) -> None:
 
 
 def test_a_dropped_version_and_those_of_killed_runs_leave_nothing_in_a_folder(tmp_path: Path) -> None:
+    engine, first, second = open_engine(str(tmp_path / "index")), 16 * "a", 16 * "b"
+    write(engine, first, 30)
+    engine.drop(first)
+    assert not list(tmp_path.iterdir())
+    write(engine, first, 30)
+    write(engine, second, 30)
+    assert [path.name for path in tmp_path.iterdir()] == [f".index.{second}"]
+    engine.drop("never")
+
+
+def test_folders_with_similar_names_are_not_removed(tmp_path: Path) -> None:
+    others = {".index.backup", f".index.v2.{16 * 'a'}"}  # a copy by hand, and another index that is being written
+    for name in others:
+        (tmp_path / name).mkdir()
     engine = open_engine(str(tmp_path / "index"))
     write(engine, "aa", 30)
-    engine.drop("aa")
-    assert not list(tmp_path.iterdir())
-    write(engine, "aa", 30)
-    write(engine, "bb", 30)
-    assert [path.name for path in tmp_path.iterdir()] == [".index.bb"]
-    engine.drop("never")
+    engine.activate("aa")
+    assert {path.name for path in tmp_path.iterdir()} == {"index", *others}
 
 
 @pytest.mark.parametrize("dim", [4, 16])

@@ -114,9 +114,11 @@ def test_an_addition_is_committed_with_its_counts_and_told_by_diff(checkout: Pat
     hostile = "$(touch /tmp/x) <script> \n\nReverts: all"
     first = git(checkout, "log", "-1", "--format=%s")
     assert first == "Data: 6 videos and 6 pairs new\n"
+    (checkout / ".data.backup").mkdir()  # a copy by hand, which is not the folder of a killed addition
     add(checkout, params, source(tmp_path / "more", [6, 7], title=hostile), committing=True)
     message = git(checkout, "log", "-1", "--format=%B")
     assert message.startswith("Data: 2 videos and 2 pairs new\n")
+    assert (checkout / ".data.backup").is_dir()
     assert "text_to_video  train         3    1        0        0" in message
     assert "Reverts" not in message
     assert git(checkout, "status", "--porcelain") == ""
