@@ -17,7 +17,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -126,9 +125,10 @@ def load(
     device = _device(device)
     try:
         model = _model_settings(stored["model"], folder, device)
-    except (ValidationError, KeyError, TypeError) as error:
+        check_choice(trained_precision := stored.get("precision", "no"), "precision", get_args(Precision))
+    except (ValueError, KeyError, TypeError) as error:  # pydantic's errors are ValueErrors
         raise unknown_settings(folder, error) from error
-    compute_dtype = _compute_dtype(precision, stored.get("precision", "no"), device)
+    compute_dtype = _compute_dtype(precision, trained_precision, device)
     videos = _video_reader(stored, folder, limits)
     encoder, tokenizer = load_encoder(model, model.name_or_path, training=False, device=device, autocast_dtype=compute_dtype)
     if model.lora is not None and not model.lora.merge:

@@ -253,6 +253,7 @@ NESTED = "[" * 100_000 + "]" * 100_000
         (edit(lambda stored: stored.update(format_version=99)), "format version 99"),
         (edit(lambda stored: stored["model"].update(pooling="first")), "pooling"),
         (edit(lambda stored: stored.pop("preprocess")), "preprocess"),
+        (edit(lambda stored: stored.update(precision="fp8")), "precision is 'fp8'; expected one of 'no', 'bf16', 'fp16'"),
         (edit(lambda stored: stored["model"].update(projection=64, dims=[64])), "projection.model.safetensors"),
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors: is missing"),
         (lambda folder: (folder / "pytorch_model.bin").touch(), "pytorch_model.bin"),
