@@ -2,8 +2,10 @@
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 
 from reelnest.backbones.registry import TINY, TINY_NOTE, family_of
+from reelnest.encoder.saved import PROJECTION_FILE
 from reelnest.evaluation.data_limits import no_test
 from reelnest.evaluation.evaluation import ALL
 from reelnest.evaluation.metrics import METRICS
@@ -41,6 +43,9 @@ def _model(model: Model) -> None:
             "training: model.dtype: bfloat16 without model.lora trains weights with 8 bits, which round small updates away. Use"
             " dtype: float32 with train.mixed_precision: bf16, or set lora."
         )
+    if (Path(model.name_or_path) / PROJECTION_FILE).is_file():
+        starts = "with none (model.projection: null)" if model.projection is None else f"with a random one of width {model.projection}"
+        log.warning("training: the projection of the base %s is not loaded; this training starts %s", model.name_or_path, starts)
     pooling = family_of(model).pooling
     if model.name_or_path != TINY and pooling not in (None, model.pooling):
         log.warning(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from reelnest.backbones.families.qwen2_5_vl import VISION
+from reelnest.encoder.saved import PROJECTION_FILE
 from reelnest.records.formats import Pair, Side
 from reelnest.settings import Model
 from reelnest.stages.training_warnings import _model
@@ -77,3 +78,16 @@ def test_settings_without_effect_are_warned_of(
     run(write_workspace(tmp_path / "root", prepared, epochs=2, mining=settings, profile_steps=[13, 14]))
     assert caplog.messages.count(f"mining: no pair has an extra negative, so mining.negatives_per_pair has no effect. {advice}") == 1
     assert "training: there are 12 steps, so train.profile_steps: [13, 14] profiles none" in caplog.messages
+
+
+@pytest.mark.parametrize(("projection", "starts"), [(16, "with a random one of width 16"), (None, r"with none (model.projection: null)")])
+def test_a_projection_of_the_base_that_is_not_loaded_is_warned_of(
+    projection: int | None, starts: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = Model(name_or_path=str(tmp_path), revision="0", family="qwen2_5_vl", projection=projection, dims=(16,))
+    _model(model)
+    assert caplog.messages == []
+    (tmp_path / PROJECTION_FILE).parent.mkdir()
+    (tmp_path / PROJECTION_FILE).touch()
+    _model(model)
+    assert caplog.messages == [f"training: the projection of the base {tmp_path} is not loaded; this training starts {starts}"]
