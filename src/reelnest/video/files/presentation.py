@@ -43,7 +43,7 @@ def displayed_packets(track: Track) -> NDArray[np.int64] | None:
 
 def has_edits(track: Track) -> bool:
     """Whether an edit list shows parts of the file, each decoded on its own, that overlap or are in another order than in the file."""
-    return track.format.startswith(EDITED_FORMATS) and bool(track.packets.edit[-1] > 0) and bool(track.packets.is_discarded.any())
+    return track.format.startswith(EDITED_FORMATS) and bool(track.packets.edit[-1:].any()) and bool(track.packets.is_discarded.any())
 
 
 def is_absurd(time: int | None, track: Track) -> bool:
