@@ -65,14 +65,20 @@ class _Opened:
         return TableFilter(self.table)
 
     @cached_property
+    def ids(self) -> pa.ChunkedArray:
+        return self.table["video_id"]
+
+    @cached_property
     def rows(self) -> dict[str, int]:
-        return {video_id: row for row, video_id in enumerate(self.table["video_id"].to_pylist())}
+        return {video_id: row for row, video_id in enumerate(self.ids.to_pylist())}
 
     def hits(self, ranking: Ranking, dims: tuple[int, ...]) -> list[Hits]:
         """Those of each query."""
-        queries, k = ranking.indices.shape
-        names = self.table["video_id"].take(ranking.indices.flatten().numpy()).to_pylist()
-        return [Hits(names[k * query : k * (query + 1)], ranking.scores[query].tolist(), dims) for query in range(queries)]
+        ids = self.ids  # one at a time: for the few of a search, Arrow's `take` is slower
+        return [
+            Hits([ids[row].as_py() for row in rows], scores, dims)
+            for rows, scores in zip(ranking.indices.tolist(), ranking.scores.tolist(), strict=True)
+        ]
 
 
 class _Form(NamedTuple):
@@ -91,6 +97,8 @@ class _Search(NamedTuple):
 
 
 def _search(searches: Sequence[_Search]) -> list[Hits]:
+    if len(searches) == 1:
+        return _search_alike(searches[0].vector[None], searches[0].form)
     hits: dict[int, Hits] = {}
     for form in dict.fromkeys(search.form for search in searches):
         numbers = [number for number, search in enumerate(searches) if search.form == form]

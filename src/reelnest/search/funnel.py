@@ -16,9 +16,6 @@ from reelnest.errors import ModelError
 from reelnest.search.storage import Searched, prefix
 from reelnest.search.topk import SMALLEST_NORM, Ranking, prefix_topk
 
-GATHERED = 500_000
-"""Numbers of shortlisted vectors in memory at once (2 MB), so that they stay in the processor's cache."""
-
 
 class Rows(Protocol):
     """Vectors that are read by row number, as floats (rows, dim)."""
@@ -73,27 +70,24 @@ def rescore(queries: Tensor, vectors: Rows, rows: Tensor, k: int) -> Ranking:
 
     Raises ModelError for NaN or infinity in a query or a shortlisted vector.
     """
-    rows = rows.sort(dim=1).values
-    queries = queries.float()
-    scores = torch.empty(rows.shape)
-    step = max(1, GATHERED // max(1, rows.shape[1] * queries.shape[1]))
-    for start in range(0, len(rows), step):
-        block = slice(start, start + step)
-        flat = rows[block].flatten()
-        read = vectors.index_select(0, flat) if isinstance(vectors, Tensor) else vectors[flat]  # faster than vectors[flat]
-        rows_of_block = read.float().view(*rows[block].shape, queries.shape[1])  # (block, shortlist, dim)
-        norms = torch.linalg.vector_norm(rows_of_block, dim=2).clamp_min(SMALLEST_NORM)
+    queries, sorted_rows = queries.float(), np.sort(rows.numpy(), axis=1)
+    scores = np.empty(sorted_rows.shape, np.float32)
+    for number, (query, shortlist) in enumerate(zip(queries, torch.from_numpy(sorted_rows), strict=True)):
+        read = vectors.index_select(0, shortlist) if isinstance(vectors, Tensor) else vectors[shortlist]  # faster than vectors[shortlist]
+        read = read.float()
         # Codes are often equal. Each row is summed alone, so that equal rows get equal scores; a matrix product does not guarantee that.
-        scores[block] = (rows_of_block * queries[block, None]).sum(2) / norms
-    scores /= torch.linalg.vector_norm(queries, dim=1, keepdim=True).clamp_min(SMALLEST_NORM)
-    if not torch.isfinite(scores).all():
-        query, column = (~torch.isfinite(scores)).nonzero()[0].tolist()
+        products, norms = (read * query).sum(1), torch.linalg.vector_norm(read, dim=1)
+        scores[number] = products.numpy() / np.maximum(norms.numpy(), SMALLEST_NORM)
+    scores /= np.maximum(torch.linalg.vector_norm(queries, dim=1, keepdim=True).numpy(), SMALLEST_NORM)
+    if not np.isfinite(scores).all():
+        number, column = np.argwhere(~np.isfinite(scores))[0].tolist()
         raise ModelError(
-            f"query {query} or corpus row {int(rows[query, column])} contains NaN or infinity, so nothing can be ranked. "
+            f"query {number} or corpus row {sorted_rows[number, column]} contains NaN or infinity, so nothing can be ranked. "
             "Check the model that produced the vectors."
         )
-    scores, permutation = scores.sort(dim=1, descending=True, stable=True)
-    return Ranking(rows.gather(1, permutation)[:, :k].contiguous(), scores[:, :k].contiguous())
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    query_numbers = np.arange(len(order))[:, None]
+    return Ranking(torch.from_numpy(sorted_rows[query_numbers, order]), torch.from_numpy(scores[query_numbers, order]))
 
 
 def _check_schedule(dims: Sequence[int], shortlists: Sequence[int], width: int) -> None:
