@@ -85,9 +85,9 @@ def rescore(queries: Tensor, vectors: Rows, rows: Tensor, k: int) -> Ranking:
             f"query {number} or corpus row {sorted_rows[number, column]} contains NaN or infinity, so nothing can be ranked. "
             "Check the model that produced the vectors."
         )
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    query_numbers = np.arange(len(order))[:, None]
-    return Ranking(torch.from_numpy(sorted_rows[query_numbers, order]), torch.from_numpy(scores[query_numbers, order]))
+    permutation = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    query_numbers = np.arange(len(permutation))[:, None]
+    return Ranking(torch.from_numpy(sorted_rows[query_numbers, permutation]), torch.from_numpy(scores[query_numbers, permutation]))
 
 
 def _check_schedule(dims: Sequence[int], shortlists: Sequence[int], width: int) -> None:
