@@ -123,7 +123,7 @@ def test_a_killed_run_leaves_the_previous_index_and_the_next_run_resumes(copy: S
             time.sleep(0.05)
         os.kill(process.pid, signal.SIGKILL)
     assert (copy.root / "one/manifest.json").read_bytes() == before
-    (copy.root / ".one.0123").mkdir()  # left by a run that was killed while it wrote
+    (copy.root / ".one.0123456789abcdef").mkdir()  # left by a run that was killed while it wrote
     assert copy.index(model="two").encoded == 21 - 8
     assert opened(copy.root / "one").manifest.dims == (32, 128)
     expected = vectors_of(opened(copy.root / "two"))
