@@ -72,14 +72,14 @@ def _fit(new: Path, data: Path) -> int:
     """
     videos, bad = read_videos(data)
     read, _ = read_pairs(data, known_ids(videos, bad))
-    clicked = {_key(pair) for pair in _records(data / CLICKS_FILE)} if (data / CLICKS_FILE).is_file() else set()
-    others = [pair for pair in read if _key({"query": pair.query.record, "target": pair.target.record}) not in clicked]
-    known = {_key({"query": pair.query.record, "target": pair.target.record}) for pair in others}
+    clicked = _keys_of_last_import(data)
+    keys = (_key({"query": pair.query.record, "target": pair.target.record}) for pair in read)
+    others = {key: pair for key, pair in zip(keys, read, strict=True) if key not in clicked}
     splits: dict[str, set[str]] = {}
-    for pair in others:
+    for pair in others.values():
         if pair.split is not None and pair.query.kind == "text":
             splits.setdefault(normalised(pair.query.value), set()).add(pair.split)
-    pairs = [pair for pair in _records(new) if _key(pair) not in known]
+    pairs = [pair for pair in _records(new) if _key(pair) not in others]
     for pair in pairs:
         if given := splits.get(normalised(pair["query"]["text"])):
             pair["split"] = strictest_split(given)
@@ -90,11 +90,15 @@ def _fit(new: Path, data: Path) -> int:
 def _replace(data: Path, new: Path) -> None:
     """Removes the pairs of the last import that the new one does not have."""
     added = _records(new)
-    last = data / CLICKS_FILE
-    stale = {_key(pair) for pair in _records(last)} - {_key(pair) for pair in added} if last.is_file() else set()
+    stale = _keys_of_last_import(data) - {_key(pair) for pair in added}
     if stale:
         write_lines(data / PAIRS_FILE, map(_line, (pair for pair in _records(data / PAIRS_FILE) if _key(pair) not in stale)))
-    write_lines(last, map(_line, added))
+    write_lines(data / CLICKS_FILE, map(_line, added))
+
+
+def _keys_of_last_import(data: Path) -> set[str]:
+    file = data / CLICKS_FILE
+    return {_key(pair) for pair in _records(file)} if file.is_file() else set()
 
 
 def _key(pair: dict[str, Any]) -> str:

@@ -30,7 +30,6 @@ from reelnest.records.formats import Video
 MANIFEST_FILE, TABLE_FILE, SKIPPED_FILE, GRAPH_FILE = "manifest.json", "videos.parquet", "skipped.jsonl", "graph.usearch"
 LABELS_FILE = "labels.npy"
 METRIC = MetricKind.IP
-SMALLEST_NORM = np.finfo(np.float32).tiny
 GRAPH_ROWS = 50_000
 """Rows that are added to a graph at once, as float32."""
 LEAST_SHARE = 0.5
@@ -179,7 +178,7 @@ def write_graph(folder: Path, vectors: NDArray[np.floating[Any]], dim: int, labe
         rows = slice(start, start + GRAPH_ROWS)
         added = missing[rows]
         prefixes = vectors[rows, :dim][added].astype(np.float32)
-        graph.add(labels[rows][added], prefixes / np.linalg.norm(prefixes, axis=1, keepdims=True).clip(SMALLEST_NORM))
+        graph.add(labels[rows][added], prefixes / np.linalg.norm(prefixes, axis=1, keepdims=True).clip(np.finfo(np.float32).tiny))
     graph.save(folder / GRAPH_FILE)
     np.save(folder / LABELS_FILE, labels)
 

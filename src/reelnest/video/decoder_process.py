@@ -27,7 +27,7 @@ from reelnest.video import sampling
 from reelnest.video.confinement import allow_processor_seconds, isolate, limit_resources
 from reelnest.video.decoders import IMAGES, OpenedVideo, Unsuitable, VideoDecoder, all_decoders, chosen_decoders
 from reelnest.video.files.appearance import Cells, appearance, cells_of
-from reelnest.video.files.presentation import zero_seconds
+from reelnest.video.files.presentation import check_has_times
 from reelnest.video.files.segment import SegmentVideo, cut, seconds_before
 from reelnest.video.files.source import Source
 from reelnest.video.limits import Limits
@@ -159,10 +159,12 @@ def _serve(request: dict[str, Any], file: _OpenFile) -> DecoderReply:
     for decoder in chosen_decoders(request["decoder"]):
         try:
             video = file.video(decoder)
-            before = seconds_before(video, None if decoder.name == IMAGES else source.track.zero_seconds)
+            zero = None if decoder.name == IMAGES else source.track.zero_seconds
+            before = seconds_before(video, zero)
             if request["segment"] is not None:
                 start, end = request["segment"]
-                zero = None if decoder.name == IMAGES else zero_seconds(source.track, source.name)
+                if decoder.name != IMAGES:
+                    check_has_times(source.track, source.name)
                 video = cut(video, start, end, zero, source.name)
             header, payload = _decode(video, request)
             if isinstance(video, SegmentVideo):

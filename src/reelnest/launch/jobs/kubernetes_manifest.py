@@ -77,10 +77,9 @@ def _has_checkout(pod: Mapping[str, Any], container: Mapping[str, Any], root: Pu
 
 def _environment(variables: list[Mapping[str, Any]], attempt: int) -> list[Mapping[str, Any]]:
     """The container's variables: those of the template, then those of the launch."""
-    candidates = [name for name in os.environ if name.startswith("REELNEST_") or name in PASSED]
-    passed = {name: os.environ[name] for name in candidates if name not in NOT_PASSED}
+    passed = sorted(name for name in os.environ if name not in NOT_PASSED and (name.startswith("REELNEST_") or name in PASSED))
     ours: list[Mapping[str, Any]] = [
-        *({"name": name, "value": value} for name, value in sorted(passed.items())),
+        *({"name": name, "value": os.environ[name]} for name in passed),
         {"name": ATTEMPT, "value": str(attempt)},
         {"name": POD_IP, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
     ]

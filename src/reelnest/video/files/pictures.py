@@ -15,7 +15,7 @@ MATRIX_NUMBERS = 9
 UNKNOWN_MATRIX, RESERVED_MATRIX = 2, 3
 """Values of the colour matrix (ITU-T H.273)."""
 MATRICES = {8: "YCgCo", 10: "BT.2020 with constant luminance", 14: "ICtCp"}
-""" Those that FFmpeg's converter lacks."""
+"""Those that FFmpeg's converter lacks."""
 
 
 @dataclass(frozen=True)

@@ -67,15 +67,14 @@ def starts_and_seconds(track: Track, pts: NDArray[np.int64], last_duration: int,
     return starts, seconds
 
 
-def zero_seconds(track: Track, name: str) -> float | None:
-    """The time at which players begin to count, for segments; None if unknown. VideoError (`bad_times`) if the file has no times at all.
+def check_has_times(track: Track, name: str) -> None:
+    """Raises VideoError (`bad_times`) for a file without any time, of which segments cannot be told.
 
     A program stream that was cut without re-encoding can be without any time stamp. Players then begin to count at different frames.
     """
     packets = track.packets
     if track.format == "mpeg" and (packets.pts == NO_TIME).all() and (packets.dts == NO_TIME).all():
         raise VideoError("bad_times", f"{name}: it has no time stamps, so it has no segments; {CONVERT}")
-    return track.zero_seconds
 
 
 def seconds_per_frame(track: Track, name: str) -> float:
