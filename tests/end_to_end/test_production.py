@@ -21,7 +21,7 @@ from botocore.exceptions import ClientError
 from mlflow import MlflowClient
 
 from tests.end_to_end.compose_services import Services, compose_secrets, needed_programs
-from tests.support.small_project import make_project
+from tests.support.small_project import make_project, remove_schedules
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 RUN_SECONDS = 900
@@ -37,6 +37,7 @@ def services() -> Iterator[Services]:
     folder = Path(tempfile.mkdtemp(prefix="reelnest-production-"))  # pytest's own folders are closed to the user postgres
     folder.chmod(0o755)
     make_project(folder / "project")
+    remove_schedules(folder / "project")
     services = Services(folder, folder / "project")
     try:
         services.start(*BASE)
@@ -108,12 +109,16 @@ def test_unsigned_requests_are_refused_by_all_servers(services: Services) -> Non
 
 
 def test_the_background_services_schedule_through_the_database(prefect: httpx.Client) -> None:
+    deployment = prefect.get("/deployments/name/reelnest-train/nightly").raise_for_status().json()["id"]
+    yearly = [{"schedule": {"cron": "0 0 1 1 *"}, "active": True}]
+    (schedule,) = prefect.post(f"/deployments/{deployment}/schedules", json=yearly).raise_for_status().json()
     deadline = time.monotonic() + 90
     scheduled: list[Any] = []
     while not scheduled:
         assert time.monotonic() < deadline
         scheduled = prefect.post("/flow_runs/filter", json={"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}).json()
         time.sleep(0.5)
+    prefect.delete(f"/deployments/{deployment}/schedules/{schedule['id']}").raise_for_status()
 
 
 def test_a_run_completes_and_the_next_finds_nothing_to_do(services: Services, prefect: httpx.Client, signed_in: MlflowClient) -> None:
