@@ -18,8 +18,8 @@ BLOCK_SCORES = 2_000_000
 """Scores in memory at once (8 MB in float32, which fits a processor's cache). It sets the size of the corpus's blocks."""
 GPU_BLOCK_SCORES = 64_000_000
 """On a GPU: 0.5 GB in two buffers. Each block and dim waits for the GPU, so there should be few blocks."""
-BLOCK_NUMBERS = 4_194_304
-"""Numbers of the corpus in memory at once as float32 (16 MB). With smaller blocks, threads wait for Python's lock."""
+BLOCK_NUMBERS = 1_048_576
+"""Numbers of the corpus in memory at once as float32 (4 MB, which fits a processor's cache). In smaller blocks, threads wait for Python."""
 LEAST_PIECES = 4
 """Pieces of the corpus, times queries, for each further thread. Threads that have less to do mostly wait for Python's lock."""
 
