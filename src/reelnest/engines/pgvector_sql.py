@@ -11,6 +11,9 @@ from reelnest.search.filters import NUMBER, All, AnyOf, Compare, Filter, Not, On
 
 LARGEST_ZERO = "2.4703282292062328e-324"
 """Numbers below it round to zero: it is half of the smallest float."""
+MOST_DIGITS = 200
+UNBOUNDED_NUMBER = NUMBER.pattern.replace(f"{{1,{MOST_DIGITS}}}", "+")
+"""NUMBER for texts that cannot have more than MOST_DIGITS digits. PostgreSQL takes eight times as long to count them."""
 
 
 def prefix(kind: str, dim: int) -> str:
@@ -55,9 +58,7 @@ def _condition(condition: Filter, parameters: dict[str, Any]) -> str:
         if isinstance(value, str):
             side = f'{column} collate "C"'
         else:
-            # A float8 as in Python, so that the same digits count in all engines; PostgreSQL refuses what rounds to zero.
-            number = f"case when abs({column}::numeric) < {LARGEST_ZERO} then 0 else {column}::numeric::float8 end"
-            side = f"case when {column} ~ {parameter(f'^(?:{NUMBER.pattern})$')} then {number} end"
+            side = _number(column, parameter(f"^(?:{UNBOUNDED_NUMBER})$"), parameter(f"^(?:{NUMBER.pattern})$"))
         return f"coalesce({side} {comparison}, false)"  # a missing tag is not null but false, so that `not` holds
 
     match condition:
@@ -72,6 +73,16 @@ def _condition(condition: Filter, parameters: dict[str, Any]) -> str:
             return compared(field, values[0], f"= any({parameter(list(values))}::{kind}[])")
         case Compare(field, sign, value):
             return compared(field, value, f"{sign} {parameter(value)}")
+
+
+def _number(column: str, short: str, any_length: str) -> str:
+    """SQL of a text as `number_of` reads it, and null for other texts. The patterns are those of short texts and of all.
+
+    The number is a float8, so that the same digits count in all engines. PostgreSQL refuses what rounds to zero, which only a long one can.
+    """
+    rounded = f"case when abs({column}::numeric) < {LARGEST_ZERO} then 0 else {column}::numeric::float8 end"
+    of_short = f"when length({column}) <= {MOST_DIGITS} then case when {column} ~ {short} then {column}::float8 end"
+    return f"case {of_short} when {column} ~ {any_length} then {rounded} end"
 
 
 def binary_vector(vector: Vector, number_type: str) -> bytes:
