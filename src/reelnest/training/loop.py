@@ -17,12 +17,12 @@ from torch.distributed.fsdp import FSDPModule
 from reelnest.encoder.batches import Batch, pinned
 from reelnest.errors import Interrupted
 from reelnest.evaluation.evaluation import ALL, Evaluation
+from reelnest.prefetch import prefetched
 from reelnest.profiling.profiler import Breakdown, StepProfiler
 from reelnest.profiling.throughput import Meter
 from reelnest.settings import Params
 from reelnest.training.batches.negatives import ExtraNegatives
 from reelnest.training.batches.pair_batches import PairBatch, PairBatcher
-from reelnest.training.batches.prefetch import prefetched
 from reelnest.training.batches.sampler import BatchOrder
 from reelnest.training.checkpoint.best import Best
 from reelnest.training.checkpoint.checkpoints import Checkpoints

@@ -5,7 +5,7 @@ from contextlib import closing
 
 import pytest
 
-from reelnest.training.batches.prefetch import prefetched
+from reelnest.prefetch import prefetched
 
 
 def test_results_come_in_order() -> None:

@@ -1,4 +1,4 @@
-"""Prepares the next batches while the model computes."""
+"""Prepares the next batches while the last one is used."""
 
 import queue
 import threading
@@ -12,7 +12,7 @@ R = TypeVar("R")
 def prefetched(jobs: Iterable[T], make: Callable[[T], R], ahead: int = 2) -> Generator[R, None, None]:
     """Yields make(job) for each job, in order, computed by a thread up to `ahead` results in advance.
 
-    A thread suffices, without worker processes: rows come from a memory map, and tokenizing and copying release Python's lock. Errors of
+    A thread suffices, without worker processes: reading, tokenizing and copying release Python's lock. Errors of
     `make` are raised here. Closing the iterator, or leaving the loop over it, stops the thread.
     """
     results: queue.Queue[tuple[R | None, BaseException | None, bool]] = queue.Queue(maxsize=ahead)
