@@ -70,7 +70,8 @@ def saved_runs(folder: Path) -> list[Run]:
 
     Raises RunError outside of a git repository, and if a ref has no record.
     """
-    listed = git(folder, "for-each-ref", "--format=%(objectname) %(refname)", REFS).splitlines()
+    # Not splitlines, here and below: it also splits at characters that a name or a setting may have, such as U+2028.
+    listed = git(folder, "for-each-ref", "--format=%(objectname) %(refname)", REFS).split("\n")[:-1]
     if not listed:
         return []
     refs = [line.split(" ", 1) for line in listed]
@@ -116,7 +117,7 @@ def _split(contents: str, blobs: list[str]) -> list[str]:
     contents_by_blob: list[list[str]] = []
     names = iter(blobs)
     expected = next(names, None)
-    for line in contents.splitlines():
+    for line in contents.removesuffix("\n").split("\n"):
         if line == expected:
             contents_by_blob.append([])
             expected = next(names, None)

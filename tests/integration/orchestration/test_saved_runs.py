@@ -68,6 +68,13 @@ def test_runs_of_one_millisecond_are_kept_beside_each_other(repository: Path) ->
         assert json.loads(git(repository, "show", f"{run.ref}:run.json"))["flow_run"] == run.flow_run
 
 
+def test_a_setting_may_have_line_breaks_of_unicode(repository: Path) -> None:
+    text = "first\u2028second\x85third"
+    run = keep(repository, uuid7(), train_x=text)
+    keep(repository, uuid7())  # a run reads all earlier ones
+    assert [saved.settings for saved in saved_runs(repository) if saved.id == run.id] == [{"train.x": text}]
+
+
 def test_a_ref_that_exists_is_not_moved(repository: Path) -> None:
     flow_run = uuid7()
     first, again, third = (keep(repository, flow_run) for _ in range(3))
