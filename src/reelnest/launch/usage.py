@@ -1,6 +1,7 @@
 """What each launch used: its time in the queue, its time with GPUs, and what that cost. One line for each launch, in `work/usage.jsonl`."""
 
 import json
+import logging
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -16,6 +17,8 @@ FILE = Path("work/usage.jsonl")
 VARIABLE = "REELNEST_USAGE"
 """Environment variable with the stage's holding, for the launcher of a stage that is not a job."""
 HOUR = 3600.0
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class Usage:
         path = root / FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
-            file.write(f"{json.dumps(asdict(self))}\n")
+            # A kill or a full disk may have cut the last line short, so each begins with a new one.
+            file.write(f"\n{json.dumps(asdict(self))}\n")
 
 
 class Meter:
@@ -91,14 +95,19 @@ def holding_of(launch: Launch, stage: str, settings: Slurm | Kubernetes, shape: 
 
 
 def read_usage(root: Path) -> list[Usage]:
-    """The usage of each stage since the checkout was made, in the order of their first launches."""
+    """The usage of each stage since the checkout was made, in the order of their first launches. A line that is cut short is left out."""
+    path = root / FILE
     try:
-        lines = (root / FILE).read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return []
     stages: dict[str, list[Usage]] = {}
-    for line in lines:
-        launch = Usage(**json.loads(line))
+    for line in filter(None, lines):
+        try:
+            launch = Usage(**json.loads(line))
+        except (ValueError, TypeError):  # the results of a run must not be lost for it
+            log.warning("%s: a launch is left out, because its line is cut short: %s", path, line[:200])
+            continue
         stages.setdefault(launch.stage, []).append(launch)
     return [total(used, stage) for stage, used in stages.items()]
 

@@ -94,6 +94,16 @@ def test_the_launches_of_a_stage_are_added_up(tmp_path: Path) -> None:
     assert total([Usage("train", 1, 10, 0.5, 1.0), Usage("preprocess", 0, 5, 0.0, None)]).cost == 1.0
 
 
+def test_a_line_that_a_full_disk_cut_short_costs_no_other_launch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    used = Usage("train", 1, 10, 0.5, 1.0)
+    used.append(tmp_path)
+    with (tmp_path / usage.FILE).open("a") as file:
+        file.write('{"stage": "train", "queued_sec')
+    used.append(tmp_path)
+    assert read_usage(tmp_path) == [Usage("train", 2, 20, 1.0, 2.0)]
+    assert '{"stage": "train", "queued_sec' in caplog.text
+
+
 def test_a_stage_on_this_machine_notes_its_gpu_hours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     append_local(time.monotonic())  # not a stage
