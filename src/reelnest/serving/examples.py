@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from reelnest.records.formats import PAIRS_FILE, VIDEOS_FILE
+from reelnest.records.json_lines import is_encodable
 
 COUNT = 6
 LONGEST = 70
@@ -36,8 +37,8 @@ def _titles(file: Path) -> list[str]:
 
 
 def _spread(texts: list[str]) -> list[str]:
-    """COUNT different texts that fit on a button, spread over the file."""
-    chosen = list(dict.fromkeys(text.strip() for text in texts if 0 < len(text.strip()) <= LONGEST))
+    """COUNT different texts that fit on a button and can be sent as UTF-8, spread over the file."""
+    chosen = list(dict.fromkeys(text.strip() for text in texts if 0 < len(text.strip()) <= LONGEST and is_encodable(text)))
     return [chosen[number * len(chosen) // COUNT] for number in range(COUNT)] if len(chosen) > COUNT else chosen
 
 

@@ -15,6 +15,19 @@ let video = null; // the query video, if the search is not a text
 let running = new AbortController();
 let session = null; // a random number for the click log, if the server has one
 
+// The content of a response of the API. Throws an error with a message to show.
+async function ask(address, options) {
+  let response, content;
+  try {
+    response = await fetch(address, options);
+    content = await response.json();
+  } catch (error) {
+    throw error.name === "AbortError" ? error : new Error(NO_RESPONSE);
+  }
+  if (!response.ok) throw new Error(content.error);
+  return content;
+}
+
 class Side {
   constructor(number) {
     this.number = number;
@@ -86,13 +99,10 @@ class Side {
     if (condition()) parameters.set("where", condition());
     if (session) parameters.set("session", session);
     try {
-      const response = await fetch(`/api/search?${parameters}`, video ? { method: "POST", body: video, signal } : { signal });
-      const results = await response.json();
-      if (!response.ok) throw new Error(results.error);
-      this.show(results);
+      this.show(await ask(`/api/search?${parameters}`, video ? { method: "POST", body: video, signal } : { signal }));
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      this.fail(error instanceof TypeError ? NO_RESPONSE : error.message);
+      this.fail(error.message);
     } finally {
       this.box.classList.remove("waiting");
     }
@@ -248,10 +258,10 @@ function example(text) {
 
 // A select for each tag, with its values; the field takes any other condition.
 function fillFilters() {
-  const values = {};
+  const values = Object.create(null); // `{}` would have "constructor", which may be a tag or its value
   for (const { tags } of indexes)
     for (const [name, counts] of Object.entries(tags))
-      for (const [value, videos] of Object.entries(counts)) ((values[name] ??= {})[value] ??= []).push(videos);
+      for (const [value, videos] of Object.entries(counts)) ((values[name] ??= Object.create(null))[value] ??= []).push(videos);
   for (const [name, counts] of Object.entries(values)) {
     const label = document.createElement("label"), select = document.createElement("select");
     select.dataset.tag = name;
@@ -372,12 +382,12 @@ function takeVideo(file) {
 async function start() {
   play.checked = !matchMedia("(prefers-reduced-motion: reduce)").matches;
   try {
-    const about = await (await fetch("/api/indexes")).json();
+    const about = await ask("/api/indexes");
     indexes = about.indexes;
     session = about.click_log ? newSession() : null;
     byId("click-log").hidden = !session;
-  } catch {
-    status.textContent = NO_RESPONSE;
+  } catch (error) {
+    status.textContent = error.message;
     return;
   }
   sides = [new Side(0), new Side(1)];
