@@ -133,6 +133,8 @@ class _Parser:
         return Compare(field, _MIRRORED[sign] if mirrored else sign, value)
 
     def _field(self, node: ast.expr) -> str:
+        if isinstance(node, ast.Name) and (written := ast.get_source_segment(self._text, node)) in self._tags:
+            return str(written)  # Python normalises names, and a tag in decomposed or full-width letters would not be found
         match node:
             case ast.Name(id=name) if name == "video_id" or name in TEXT_FIELDS or name in self._tags:
                 return name

@@ -83,3 +83,8 @@ def test_threads_can_parse_at_once() -> None:
     finally:
         sys.setswitchinterval(interval)
     assert parsed[7] == All((Compare("duration", "<", 7.0), Not(OneOf("language", ("en",)))))
+
+
+@pytest.mark.parametrize("tag", ["cafe\u0301", "ｃａｔ"])
+def test_a_tag_keeps_the_letters_that_it_is_written_with(tag: str) -> None:
+    assert parse_filter(f'{tag} == "a"', [tag]) == OneOf(tag, ("a",))
