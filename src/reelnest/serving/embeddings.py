@@ -122,14 +122,15 @@ def add_embeddings(app: FastAPI, searchers: Mapping[str, Searcher], megabytes: f
         name = next(iter(searchers)) if body.model is None else body.model
         if name not in searchers:
             return _unknown_model(request, name, searchers)
+        searcher = searchers[name]  # another one may take its place while videos are decoded
         try:
-            dim = searchers[name].manifest.check_dim(body.dimensions)
+            dim = searcher.manifest.check_dim(body.dimensions)
         except QueryError as error:
             raise _fault(str(error).removesuffix("."), "dimensions") from None
-        read = partial(_entries, searchers[name], body)
+        read = partial(_entries, searcher, body)
         has_video = any(isinstance(content, VideoContent) for contents in body.input for content in contents)
         entries = await run_in_threadpool(read) if has_video else read()  # it decodes videos
-        vectors = _shortened(await searchers[name].model.encode_async(entries), dim)
+        vectors = _shortened(await searcher.model.encode_async(entries), dim)
         data = [{"object": "embedding", "index": index, "embedding": _written(vector, body)} for index, vector in enumerate(vectors)]
         content = {"object": "list", "data": data, "model": name, "usage": {"prompt_tokens": 0, "total_tokens": 0}}
         return JSONResponse(content)  # FastAPI would look at each number of a dict first
