@@ -1,12 +1,16 @@
 """A job on a cluster that a test controls: what the follower does, prints and returns."""
 
+import errno
+import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
+from reelnest.launch import usage
 from reelnest.launch.jobs import follower, following
 from reelnest.launch.jobs.follower import Follower, end_jobs_of
 from reelnest.launch.jobs.job import Job, JobSpec, Result
@@ -247,6 +251,47 @@ def test_a_restarted_command_ends_the_job_with_other_inputs_and_submits_its_own(
     )
     assert run(spec, scheduler).status == 0
     assert scheduler.calls == ["end 5", "submit", "release 7"]
+
+
+@pytest.mark.parametrize("text", [None, '{"root": "of another version"}'])
+def test_a_job_in_the_queue_whose_folder_says_nothing_is_ended(text: str | None, tmp_path: Path) -> None:
+    spec = specification(tmp_path)
+    if text is not None:
+        job_of(spec).folder.mkdir(parents=True)
+        (job_of(spec).folder / "spec.json").write_text(text)
+    ended = JobState(Phase.ENDED, "CANCELLED")
+    scheduler = PlayedScheduler(WAITING, ended, ended, ends(spec, "COMPLETED", Result(0, "")), running="5")
+    assert run(spec, scheduler).status == 0
+    assert scheduler.calls == ["end 5", "submit", "release 7"]
+
+
+def full_disk(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "log.txt")
+
+
+def test_a_disk_that_is_full_for_a_while_does_not_end_the_following(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = replace(specification(tmp_path), holding={"stage": "train", "gpus": 1, "gpu_hour_price": None})
+    result = Result(0, "")
+
+    def filling() -> JobState:
+        monkeypatch.setattr(Job, "beat", full_disk)
+        monkeypatch.setattr(usage, "write_json", full_disk)
+        monkeypatch.setattr(usage.Usage, "append", full_disk)
+        return RUNNING
+
+    assert run(spec, PlayedScheduler(filling, RUNNING, ends(spec, "COMPLETED", result))) == result
+
+
+def test_a_full_disk_at_the_submission_is_an_error_of_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(follower, "scheduler_of", lambda _spec: PlayedScheduler(RUNNING))
+    monkeypatch.setattr(follower, "prepare_process", lambda: None)
+    monkeypatch.setattr(StopSignals, "install", lambda _: None)
+    monkeypatch.setattr(Job, "begin", full_disk)
+    assert follower.main([specification(tmp_path).to_json()]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("reelnest: error: log.txt: the disk is full")
 
 
 def test_jobs_of_a_killed_run_are_ended_before_its_worktree_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from typing import TypeVar
 from filelock import FileLock, Timeout
 
 from reelnest.atomic_files import wait_for_lock
-from reelnest.errors import ReelnestError
+from reelnest.errors import ReelnestError, storage_problem
 from reelnest.launch.command import prepare_process
 from reelnest.launch.failures import interrupted_text
 from reelnest.launch.jobs.following import Following, conclude
@@ -49,7 +49,6 @@ class Follower:
         self._spec, self._scheduler, self._signals = spec, scheduler, signals
         self._folder = (Path(spec.root) / JOBS).resolve()
         self._job = Job(self._folder / spec.name)
-        self._poll_seconds = float(spec.settings["poll_seconds"])
 
     def run(self) -> Result:
         """Runs the job to its end."""
@@ -63,7 +62,7 @@ class Follower:
             return Result(128 + self._signals.number, interrupted_text(self._spec.stage, self._signals.number))
 
     def _follow(self, job_id: str) -> Result:
-        following = Following(self._scheduler, self._job, job_id, self._signals, self._poll_seconds)
+        following = Following(self._scheduler, self._job, job_id, self._signals, self._spec)
         state = following.to_end()
         following.write_usage()
         return conclude(self._job, job_id, state, self._scheduler, self._signals)
@@ -78,7 +77,7 @@ class Follower:
             self._reached(lambda: self._scheduler.release(job_id))
             log.info("%s: following %s job %s, which an earlier command submitted", self._spec.stage, self._scheduler.title, job_id)
             return job_id
-        _end(self._scheduler, self._job, job_id, "its inputs have changed since, or it is ending")
+        self._end(self._job, job_id, "its inputs have changed since, or it is ending")
         return None
 
     def _submit(self) -> str:
@@ -106,7 +105,14 @@ class Follower:
                     continue
                 job_id = self._reached(lambda job=job: self._scheduler.find(job.folder.name))  # type: ignore[misc]  # a default binds it
                 if job_id is not None:
-                    _end(self._scheduler, job, job_id, "the command that started it was killed")
+                    self._end(job, job_id, "the command that started it was killed")
+
+    def _end(self, job: Job, job_id: str, reason: str) -> None:
+        spec = job.spec_or_none
+        if spec is None:  # its folder was removed, or is of another version
+            job.folder.mkdir(exist_ok=True)
+            spec = self._spec
+        _end(self._scheduler, job, job_id, spec, reason)
 
     def _reached(self, call: Callable[[], T]) -> T:
         """Calls until the controller responds."""
@@ -120,7 +126,7 @@ class Follower:
                 if is_first:
                     log.warning("%s Trying again.", error)
                 is_first = False
-                self._signals.wait(self._poll_seconds)
+                self._signals.wait(float(self._spec.settings["poll_seconds"]))
 
 
 def end_jobs_of(root: Path) -> bool:
@@ -131,9 +137,8 @@ def end_jobs_of(root: Path) -> bool:
     are_ended = True
     for folder in sorted((root / JOBS).resolve().glob("reelnest-*")):
         job = Job(folder)
-        try:
-            spec = job.spec
-        except (OSError, ValueError, TypeError):  # not a job's folder, or one that is being removed
+        spec = job.spec_or_none
+        if spec is None:  # not a job's folder, or one that is being removed
             continue
         if Path(spec.root) != root.resolve() or job.result is not None:
             continue
@@ -144,14 +149,13 @@ def end_jobs_of(root: Path) -> bool:
             scheduler = scheduler_of(spec)
             job_id = scheduler.find(spec.name)
             if job_id is not None:
-                _end(scheduler, job, job_id, "the run that submitted it was killed")
+                _end(scheduler, job, job_id, spec, "the run that submitted it was killed")
     return are_ended
 
 
-def _end(scheduler: Scheduler, job: Job, job_id: str, reason: str) -> None:
-    spec = job.spec
+def _end(scheduler: Scheduler, job: Job, job_id: str, spec: JobSpec, reason: str) -> None:
     log.info("%s: ending %s job %s: %s", spec.stage, scheduler.title, job_id, reason)
-    Following(scheduler, job, job_id, StopSignals(signal.SIGTERM), float(spec.settings["poll_seconds"]), show=False).to_end()
+    Following(scheduler, job, job_id, StopSignals(signal.SIGTERM), spec, show=False).to_end()
 
 
 def scheduler_of(spec: JobSpec) -> Scheduler:
@@ -188,8 +192,11 @@ def main(arguments: Sequence[str]) -> int:
     signals.install()
     try:
         result = Follower(spec, scheduler_of(spec), signals).run()
-    except ReelnestError as error:
-        result = Result(error.exit_status, f"reelnest: error: {error}")
+    except (ReelnestError, OSError) as error:
+        problem = str(error) if isinstance(error, ReelnestError) else storage_problem(error)
+        if problem is None:
+            raise
+        result = Result(error.exit_status if isinstance(error, ReelnestError) else 1, f"reelnest: error: {problem}")
     if result.text:
         sys.stderr.write(f"{result.text}\n")
     return result.status

@@ -4,10 +4,11 @@ import logging
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from reelnest.launch.failures import interrupted_text
-from reelnest.launch.jobs.job import Job, Result
+from reelnest.launch.jobs.job import Job, JobSpec, Result
 from reelnest.launch.jobs.scheduler import JobState, Phase, Scheduler, SchedulerUnreachable
 from reelnest.launch.stop_signals import SLICE_SECONDS, StopSignals
 from reelnest.launch.usage import Holding, Meter
@@ -49,12 +50,11 @@ class LogTail:
 class Following:
     """Follows one job to its end."""
 
-    def __init__(
-        self, scheduler: Scheduler, job: Job, job_id: str, signals: StopSignals, poll_seconds: float, *, show: bool = True
-    ) -> None:
+    def __init__(self, scheduler: Scheduler, job: Job, job_id: str, signals: StopSignals, spec: JobSpec, *, show: bool = True) -> None:
+        """`spec` is the job's, or that of another job of the stage if the job's cannot be read."""
         self._scheduler, self._job, self._id, self._signals = scheduler, job, job_id, signals
-        self._poll_seconds, self._show = poll_seconds, show
-        self._grace_seconds = job.spec.grace_seconds
+        self._spec, self._show = spec, show
+        self._poll_seconds, self._grace_seconds = float(spec.settings["poll_seconds"]), spec.grace_seconds
         self._tail = LogTail(job.log)
         self._meter = Meter(job.usage)
         self._shown: JobState | None = None
@@ -65,11 +65,13 @@ class Following:
         """Returns the last state of the job; None if the controller has not responded for too long to know it."""
         ended = 0
         while True:
-            self._job.beat()
+            with suppress(OSError):  # a full disk, which the job reports itself
+                self._job.beat()
             state = self._state()
             if state is not None:
                 self._report(state)
-                self._meter.note(is_running=state.phase == Phase.RUNNING)
+                with suppress(OSError):
+                    self._meter.note(is_running=state.phase == Phase.RUNNING)
                 ended = ended + 1 if state.phase == Phase.ENDED else 0
                 # Seen twice without a result: a job that is queued again may look as if it had ended.
                 if ended == 2 or (ended and self._job.result is not None):
@@ -104,7 +106,8 @@ class Following:
         if now - self._stop_sent < REPEAT_SECONDS:
             return
         self._stop_sent = now
-        self._job.request_stop()
+        with suppress(OSError):  # the scheduler passes the request on too, or kills the job in the end
+            self._job.request_stop()
         if state.phase == Phase.WAITING or self._signals.at_once or now > self._kill_from:
             self._scheduler.end(self._id)
         else:
@@ -112,8 +115,9 @@ class Following:
 
     def write_usage(self) -> None:
         """Adds what the job used to the checkout's file."""
-        if self._job.spec.holding:
-            self._meter.usage(Holding(**self._job.spec.holding)).append(Path(self._job.spec.root))
+        if self._spec.holding:
+            with suppress(OSError):  # the job's result counts more
+                self._meter.usage(Holding(**self._spec.holding)).append(Path(self._spec.root))
 
     def _is_started_again(self) -> bool:
         """Has the cluster start a job again that was interrupted, unless it should end."""

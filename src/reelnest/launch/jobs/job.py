@@ -107,6 +107,13 @@ class Job:
         return JobSpec.from_json(self._spec.read_text(encoding="utf-8"))
 
     @property
+    def spec_or_none(self) -> JobSpec | None:
+        """What the job runs; None if its folder does not say so in this version's form."""
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            return self.spec
+        return None
+
+    @property
     def id(self) -> str | None:
         """The cluster's id of the job; None before it is submitted."""
         values = _read(self._id)
@@ -126,9 +133,8 @@ class Job:
 
     def is_of(self, spec: JobSpec) -> bool:
         """Whether the folder is of a job with the same inputs."""
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            return self.spec.inputs == spec.inputs
-        return False
+        own = self.spec_or_none
+        return own is not None and own.inputs == spec.inputs
 
     def beat(self) -> None:
         """Shows the job, and followers on other machines, that its command still runs."""
