@@ -1,16 +1,18 @@
 """What most published layouts have in common: clips with captions, splits by file, and several clips of one source video."""
 
 import json
+import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from reelnest.errors import DataError, VideoError
 from reelnest.records.files.safe_paths import is_file, resolve
 from reelnest.records.formats import SPLITS
 from reelnest.records.importers.importer import BadRow, Origin, PairRow, Row, VideoRow
-from reelnest.records.json_lines import RecordError, check_is_file, parse_record, read_lines, show, show_kind
+from reelnest.records.json_lines import RecordError, check_is_file, parse_record, read_lines, show, show_kind, unique_keys
 from reelnest.records.splits import hashed_split, strictest_split
 from reelnest.records.tables.batches import read_rows
 
@@ -18,10 +20,26 @@ T = TypeVar("T")
 Entry = tuple[Origin, Any, str]
 """An entry of a file: its origin, its content, and the split of its file."""
 
-SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".ts")
+SUFFIXES = (
+    *(".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".ts"),
+    *(".mpeg", ".mts", ".m2ts", ".wmv", ".asf", ".3gp", ".3g2", ".vob", ".ogv"),
+)
 FOLDERS = ("", "videos", "video", "all", "clips")
+MOST_SHOWN = 5
 HELD_OUT = 0.1
 """Share of groups for validation, and for test, if the layout has no splits."""
+SPLIT_WORDS = re.compile(
+    r"""(?: (?<![A-Za-z]) | (?<=[a-z])(?=[A-Z]) )      # a word starts here, as in `my-train`, `my2train` and `myTrain`
+    (?i: (?P<train> train(?:ing|set|list|val)? )
+       | (?P<validation> val(?:id(?:ation|ate)?|set|list)? | eval(?:uation)? | dev(?:set|list)? )
+       | (?P<test> test(?:ing|set|list)? ) )
+    (?![a-z])""",
+    re.VERBOSE,
+)
+"""The words that name a split. `retrieval` and `latest` are other words."""
+CUT_FROM = re.compile(r"(.+)_(\d+(?:\.\d+)?)_(\d+(?:\.\d+)?)", re.DOTALL)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -103,7 +121,8 @@ def _video(folder: Path, clip: Clip) -> VideoRow | BadRow:
         file = find_video(folder, clip.name)
     except VideoError as error:
         return BadRow(clip.origin, error.reason, str(error), clip.video_id)
-    path = f"videos/{file.name}"
+    folders = PurePosixPath(clip.name).parent.parts  # names in two folders may be equal
+    path = PurePosixPath("videos", *folders[folders[:1] == ("videos",) :], file.name).as_posix()
     return VideoRow(clip.origin, {"video_id": clip.video_id, "path": path, **clip.fields}, {path: file})
 
 
@@ -115,10 +134,21 @@ def other_file(origin: Origin, video_id: str, name: str, first: str) -> BadRow:
 
 def find_video(folder: Path, name: str) -> Path:
     """The video file of this name, with any usual suffix, in the folder or a usual one inside. It may be missing. Raises VideoError."""
-    names = [name] if Path(name).suffix.lower() in SUFFIXES else [f"{name}{suffix}" for suffix in SUFFIXES]
-    names += [f"{Path(name).stem}{suffix}" for suffix in SUFFIXES]
-    places = (Path(inside, candidate) for inside in FOLDERS for candidate in names)
-    return resolve(str(next((place for place in places if is_file(folder / place)), Path("videos", names[0]))), folder)
+    bare = without_suffix(name)
+    names = [name] if bare != name else [name, *_with_suffixes(bare)]
+    names += _with_suffixes(Path(bare).name)
+    places = (Path(inside, candidate) for inside in FOLDERS for candidate in dict.fromkeys(names))
+    missing = Path("videos", names[0] if bare != name else names[1])
+    return resolve(str(next((place for place in places if is_file(folder / place)), missing)), folder)
+
+
+def _with_suffixes(name: str) -> list[str]:
+    return [f"{name}{suffix}" for lower in SUFFIXES for suffix in (lower, lower.upper())]
+
+
+def without_suffix(name: str) -> str:
+    """The name of a video file without its suffix. What follows another dot is a part of the name, as in `clip_1.5_3.0`."""
+    return name.removesuffix(Path(name).suffix) if Path(name).suffix.lower() in SUFFIXES else name
 
 
 def each(entries: Iterable[Entry | BadRow], make: Callable[[Origin, Any, str], T]) -> Iterator[T | BadRow]:
@@ -138,7 +168,7 @@ def split_entries(folder: Path, suffix: str, layout: str) -> Iterator[Entry | Ba
 
     Raises DataError if there are no such files.
     """
-    splits = splits_of(filter(is_file, folder.glob(f"*{suffix}")) if folder.is_dir() else ())
+    splits = splits_of(filter(is_file, folder.glob(f"*{suffix}")) if folder.is_dir() else (), folder)
     if not splits:
         raise DataError(f"{folder}: expected {layout}.")
     for split, file in splits:
@@ -148,15 +178,22 @@ def split_entries(folder: Path, suffix: str, layout: str) -> Iterator[Entry | Ba
             yield from numbered(read_json(file, list, layout), file.name, split)
 
 
-def splits_of(files: Iterable[Path]) -> list[tuple[str, Path]]:
-    """The files with train, val or test in their names, with their splits, in this order."""
-    named = [(split_of(file.stem), file) for file in sorted(files)]
+def splits_of(files: Iterable[Path], folder: Path) -> list[tuple[str, Path]]:
+    """The files with a split in their paths, relative to `folder`, with their splits, in this order. A warning names the other files."""
+    named = [(split_of(file.relative_to(folder).as_posix()), file) for file in sorted(files)]
+    if others := [file.relative_to(folder).as_posix() for split, file in named if split is None]:
+        shown = ", ".join(map(show, others[:MOST_SHOWN])) + (f" and {len(others) - MOST_SHOWN:,} more" if len(others) > MOST_SHOWN else "")
+        log.warning("%s: not used, because their names have no train, val or test: %s", folder, shown)
     return [(split, file) for name in SPLITS for split, file in named if split == name]
 
 
-def split_of(name: str) -> str | None:
-    """The split that a file's name, or its path, contains."""
-    return next((split for word, split in zip(("train", "val", "test"), SPLITS, strict=True) if word in name.lower()), None)
+def split_of(path: str) -> str | None:
+    """The split that a file's name contains, or else the nearest of its folders that names one."""
+    for name in reversed(path.split("/")):
+        words = {word.lastgroup for word in SPLIT_WORDS.finditer(name)}
+        if words:
+            return next(split for split in SPLITS if split in words)
+    return None
 
 
 def numbered(entries: Iterable[Any], file: str, split: str = "") -> Iterator[Entry]:
@@ -168,9 +205,11 @@ def read_json(file: Path, kind: type, layout: str) -> Any:
     """The content of a JSON file. Raises DataError if it is no `kind`."""
     check_is_file(file)
     try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
+        content = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=unique_keys)
     except FileNotFoundError:
         raise DataError(f"{file}: there is no such file. Expected {layout}.") from None
+    except RecordError as error:
+        raise DataError(f"{file}: {error}.") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: not readable as JSON: {error}. Save it as UTF-8, or download it again.") from error
     except OSError as error:
@@ -230,5 +269,6 @@ def segment_times(times: Any, duration: Any) -> dict[str, float]:
 
 
 def youtube_id(clip: str) -> str:
-    """The video that a clip named `<id>_<start>_<end>` was cut from."""
-    return clip.rsplit("_", 2)[0]
+    """The video that a clip named `<id>_<start>_<end>` was cut from; a clip with another name is its own."""
+    cut = CUT_FROM.fullmatch(clip)
+    return cut[1] if cut is not None and float(cut[2]) < float(cut[3]) else clip

@@ -16,7 +16,7 @@ import numpy as np
 
 from reelnest.atomic_files import atomic_folder
 from reelnest.errors import DataError, VideoError
-from reelnest.records.files.safe_paths import is_file, resolve
+from reelnest.records.files.safe_paths import check_regular_file, is_file, resolve
 from reelnest.records.formats import PAIRS_FILE, VIDEOS_FILE, parse_pair, parse_video, video_files
 from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, PairColumns, PairRow, Row, VideoRow
 from reelnest.records.json_lines import RecordError, show, show_kind
@@ -214,6 +214,7 @@ class _Writing:
             taken = self._copied[str(target)]
             raise RecordError("path_taken", f"the path {show(name)} is already used by {taken}; give each its own path")
         if not is_file(file):
+            check_regular_file(file, str(file))  # its error has more advice
             raise VideoError("missing", f"there is no file {file}; correct the path or add the file")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)

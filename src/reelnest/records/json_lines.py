@@ -167,12 +167,18 @@ def _refuse_constant(name: str) -> None:
 
 @functools.cache
 def _decoder() -> json.JSONDecoder:
-    return json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+    return json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_given_keys)
 
 
-def _unique_keys(items: list[tuple[str, Any]]) -> dict[str, Any]:
+def _given_keys(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = unique_keys(items)
+    return {name: value for name, value in record.items() if value is not None} if None in record.values() else record
+
+
+def unique_keys(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object with these keys and values. Raises RecordError (`duplicate_key`) if a key occurs twice."""
     record = dict(items)
     if len(record) != len(items):
         twice = Counter(name for name, _ in items).most_common(1)[0][0]
         raise RecordError("duplicate_key", f"the key {show(twice)} occurs twice in one object; keep one")
-    return {name: value for name, value in record.items() if value is not None} if None in record.values() else record
+    return record

@@ -1,16 +1,28 @@
-"""The video sets of MMEB-V2, downloaded from the Hugging Face Hub: Parquet files or JSON lines, with train, val or test in their names.
+"""The video sets of MMEB-V2, downloaded from the Hugging Face Hub: Parquet files or JSON lines.
 
-Such as `VLM2Vec/MSR-VTT` and `VLM2Vec/MSVD` (`video_id`, `video`, `caption`), `VLM2Vec/DiDeMo` (`video`, `caption`) and `VLM2Vec/VATEX`
+Their names, or those of their folders, have train, val or test. Sets are such as
+`VLM2Vec/MSR-VTT` and `VLM2Vec/MSVD` (`video_id`, `video`, `caption`), `VLM2Vec/DiDeMo` (`video`, `caption`) and `VLM2Vec/VATEX`
 (`videoID`, `enCap`). A caption is a text or a list of texts, each of which is a query. If there is a `url`, clips of one are never in two
 splits.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from reelnest.errors import DataError
-from reelnest.records.captioned_clips import Clip, Entry, clip_rows, each, field_of, read_json_lines, splits_of, texts
+from reelnest.records.captioned_clips import (
+    Clip,
+    Entry,
+    clip_rows,
+    each,
+    field_of,
+    read_json_lines,
+    splits_of,
+    texts,
+    without_suffix,
+    youtube_id,
+)
 from reelnest.records.files.safe_paths import is_file
 from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, Row
 from reelnest.records.json_lines import RecordError, show
@@ -23,7 +35,7 @@ ID_KEYS, CAPTION_KEYS = ("video_id", "videoID", "video"), ("caption", "enCap")
 @IMPORTERS.register("mmeb")
 def read_mmeb(source: Path) -> Iterator[Row]:
     """MMEB-V2's video sets: Parquet or JSON lines with video_id, video and caption; each caption is a query."""
-    files = splits_of(filter(is_file, (*source.rglob("*.parquet"), *source.rglob("*.jsonl"))))
+    files = splits_of(filter(is_file, (*source.rglob("*.parquet"), *source.rglob("*.jsonl"))), source)
     if not files:
         raise DataError(f"{source}: expected {LAYOUT}.")
     yield from clip_rows(source, each((entry for split, file in files for entry in _entries(file, split)), _clip))
@@ -44,7 +56,7 @@ def _clip(origin: Origin, entry: dict[str, Any], split: str) -> Clip:
     caption = next((entry[key] for key in CAPTION_KEYS if entry.get(key)), None)
     if not isinstance(caption, str | list):
         raise RecordError("wrong_layout", f"found {show(sorted(entry))}; expected video_id or video, and caption, a text or a list")
-    video_id = Path(name).stem if key == "video" else name
+    video_id = PurePosixPath(without_suffix(name)).name if key == "video" else name
     file = entry["video"] if isinstance(entry.get("video"), str) else name
     captions = texts([caption] if isinstance(caption, str) else caption, origin)
-    return Clip(origin, video_id, file, captions, split, str(entry.get("url") or video_id))
+    return Clip(origin, video_id, file, captions, split, str(entry.get("url") or youtube_id(video_id)))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reelnest.errors import DataError
-from reelnest.records.captioned_clips import Clip, clip_rows, each, field_of, split_entries, texts
+from reelnest.records.captioned_clips import Clip, clip_rows, each, field_of, split_entries, texts, youtube_id
 from reelnest.records.importers.importer import IMPORTERS, Origin, Row
 
 PICKLE = "raw-captions.pkl"
@@ -26,4 +26,4 @@ def read_msvd(source: Path) -> Iterator[Row]:
 def _clip(origin: Origin, entry: Any, split: str) -> Clip:
     video_id, name = field_of(entry, "video_id", str), entry.get("video")
     captions = texts(field_of(entry, "caption", list), origin)
-    return Clip(origin, video_id, name if isinstance(name, str) else video_id, captions, split, video_id)
+    return Clip(origin, video_id, name if isinstance(name, str) else video_id, captions, split, youtube_id(video_id))
