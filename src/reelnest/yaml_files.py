@@ -8,6 +8,9 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 __all__ = ["YAMLError", "dump_yaml", "load_yaml", "yaml_problem"]
 
+OPENED = ("while scanning a quoted", "while parsing a flow")
+"""What ruamel.yaml reads when it misses a closing quote or bracket, which it notices lines after the opening one."""
+
 
 def load_yaml(text: str) -> Any:
     """Parses YAML. Raises YAMLError, also for duplicate keys."""
@@ -20,7 +23,12 @@ def yaml_problem(error: YAMLError) -> str:
         return " ".join(str(error).split())
     mark = error.problem_mark or error.context_mark
     where = "" if mark is None else f"line {mark.line + 1}: "
-    return where + " ".join(str(error.problem or error.context).split())
+    problem = str(error.problem or error.context)
+    if problem.startswith("but "):
+        problem = f"{error.context}, {problem}"
+    if error.context_mark is not None and mark is not error.context_mark and str(error.context).startswith(OPENED):
+        problem += f", in what line {error.context_mark.line + 1} opens with a quote or a bracket"
+    return where + " ".join(problem.split())
 
 
 def dump_yaml(value: Any) -> str:

@@ -61,7 +61,7 @@ class CrossOrigin(CORSMiddleware):
             app,
             sorted(access.sent_origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"],
+            allow_headers=["*"],  # OpenAI's client in a browser sends a dozen of its own
             expose_headers=["Retry-After"],
         )
 

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ ACCELERATE_CONFIGS = Path("configs/accelerate")
 SHOWN = 8
 """How many errors a message has; it counts all."""
 SHOULD_BE = "Input should be "
+LONGEST_VALUE = 200
+"""Characters of a wrong value in a message."""
 STARTS_WITH_KEY = re.compile(r"[a-z_]+(\.[a-z_0-9]+)*: ")
 """A section's error that is about one of its settings."""
 
@@ -112,7 +114,8 @@ def _launch_config(params: Params, params_path: Path) -> tuple[Path, dict[str, A
     try:
         config = _contents(path)
     except FileNotFoundError:
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
+        folder = params_path.parent / ACCELERATE_CONFIGS  # the setting may contain slashes
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "none"
         raise ConfigError(f"{params_path}: launch.config: there is no {path}; known: {known}.") from None
     if not isinstance(config, dict):
         raise ConfigError(
@@ -133,6 +136,10 @@ def _contents(path: Path) -> Any:
         raise ConfigError(f"{path}: not UTF-8 text ({error}). Save it as UTF-8.") from error
     except YAMLError as error:
         raise ConfigError(f"{path}: not readable as YAML: {yaml_problem(error)}. Correct that line, or the ones above it.") from error
+    except ValueError as error:  # of a value that has the form of a date or a number, and is none
+        raise ConfigError(
+            f"{path}: not readable as YAML: {_shortened(str(error))}. Put texts that look like dates or numbers in quotes."
+        ) from error
     except RecursionError:
         raise ConfigError(f"{path}: its values are nested too deep.") from None
 
@@ -161,10 +168,7 @@ def _explain(errors: Sequence[ErrorDetails], contents: Mapping[str, Any]) -> lis
         keys = _keys(detail)
         where = ".".join(keys)
         if detail["type"] == "extra_forbidden":
-            known = _known_keys(keys[:-1], contents)
-            near = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
-            advice = f"did you mean {'.'.join([*keys[:-1], near[0]])}?" if near else f"known here: {', '.join(known)}."
-            lines.append(f"{where}: unknown setting; {advice}")
+            lines.append(f"{where}: unknown setting; {_advice(keys, contents)}")
         elif detail["type"] == "value_error":
             text = str(detail["ctx"]["error"])
             joint = "." if STARTS_WITH_KEY.match(text) else ": "
@@ -172,7 +176,41 @@ def _explain(errors: Sequence[ErrorDetails], contents: Mapping[str, Any]) -> lis
         else:
             where = ".".join(keys[:-1]) if _lacks_element(detail) else where
             messages.setdefault(where, (detail["input"], []))[1].append(_expected(detail))
-    return lines + [f"{where}: {_joined(texts)}; found {value!r}." for where, (value, texts) in messages.items()]
+    # A setting of several types also has errors of the types that its value was not meant for. The errors of its elements say more.
+    outer = {where for where in messages if any(longer.startswith(f"{where}.") for longer in messages)}
+    inner = {where: messages[where] for where in messages if where not in outer}
+    return lines + [f"{where}: {_joined(texts)}; found {_shown(value)}." for where, (value, texts) in inner.items()]
+
+
+def _advice(keys: Sequence[str], contents: Mapping[str, Any]) -> str:
+    """What an unknown setting may have meant: the same name in another section, a similar one in this section, or any of this section."""
+    known = _known_keys(keys[:-1], contents)
+    same = [where for where in setting_names() if where.rpartition(".")[2] == keys[-1]]
+    if same:
+        return f"did you mean {' or '.join(same)}? Known here: {', '.join(known)}."
+    near = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
+    return f"did you mean {'.'.join([*keys[:-1], near[0]])}?" if near else f"known here: {', '.join(known)}."
+
+
+def setting_names() -> list[str]:
+    """The dotted keys of all settings, those of the default loss included."""
+    return _names(Params().model_dump(by_alias=True), "")
+
+
+def _names(section: Mapping[str, Any], prefix: str) -> list[str]:
+    names = []
+    for key, value in section.items():
+        names += [f"{prefix}{key}", *(_names(value, f"{prefix}{key}.") if isinstance(value, dict) else [])]
+    return names
+
+
+def _shown(value: Any) -> str:
+    """A value as YAML has it, shortened."""
+    return {"None": "nothing", "True": "true", "False": "false"}.get(repr(value), _shortened(repr(value)))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
 
 
 def _joined(texts: Sequence[str]) -> str:
@@ -188,6 +226,8 @@ def _expected(detail: ErrorDetails) -> str:
         "model_type": "a section, with a `key: value` on each line",
         "dict_type": "a section, with a `key: value` on each line",
         "string_too_short": "a text that is not empty",
+        "string_type": "a text, in quotes if it looks like a number or a date",
+        "bool_type": "true or false",
     }
     if detail["type"] in ("too_short", "too_long"):
         limits = {"too_short": ("min_length", "or more"), "too_long": ("max_length", "or fewer")}
@@ -212,13 +252,19 @@ def _is_union_tag(key: Any) -> bool:
     return isinstance(key, str) and ("[" in key or "(" in key or key in ("int", "float", "str", "tuple") or key.startswith("constrained-"))
 
 
-def _known_keys(path: list[str], contents: Mapping[str, Any]) -> list[str]:
+def _known_keys(path: Sequence[str], contents: Mapping[str, Any]) -> list[str]:
     section: type[BaseModel] = Params
-    for key in path:
+    for key in (key for key in path if not key.isdigit()):  # the position in a list of sections
         for name, field in section.model_fields.items():
             if key in (name, field.alias):
-                kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
-                section = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
+                section = next(kind for kind in _types(field.annotation) if isinstance(kind, type) and issubclass(kind, BaseModel))
                 if section is LossSettings:
                     section = loss_settings_class(contents[key])
     return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def _types(annotation: Any) -> Iterator[Any]:
+    """A type, and those that it is made of: `Funnel` is one of `tuple[Funnel, ...] | None`."""
+    yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _types(argument)

@@ -85,7 +85,7 @@ def test_pages_of_an_allowed_site_may_send_requests_and_no_others(guarded: str, 
 
 
 def test_a_preflight_of_another_site_gets_json(guarded: str, site: int) -> None:
-    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,x-stainless-lang"}
     for origin, status in ((f"http://localhost:{site}", 200), ("https://evil.example", 400)):
         answer = requests.options(f"{guarded}api/search", headers={"Origin": origin, **asked}, timeout=60)
         assert (answer.status_code, answer.headers.get("access-control-allow-origin")) == (status, origin if status == 200 else None)

@@ -80,7 +80,7 @@ def test_settings_cannot_be_changed_after_reading(project: Path) -> None:
     [
         ({"train__learning_rat": 1.0}, "train.learning_rat: unknown setting; did you mean train.learning_rate?"),
         ({"trian": {}}, "trian: unknown setting; did you mean train?"),
-        ({"model__tiny__depth": 3}, "model.tiny.depth: unknown setting; known here: hidden_size, layers,"),
+        ({"model__tiny__depth": 3}, "depth: unknown setting; did you mean evaluate.depth? Known here: hidden_size, layers,"),
         ({"model__lora": {"rank": 8}}, "model.lora.rank: unknown setting; known here: r, alpha,"),
         ({"train__epochs": "many"}, "train.epochs: Input should be a valid integer; found 'many'"),
         ({"train__batch_size": 64.5}, "train.batch_size: Input should be a valid integer"),
@@ -102,9 +102,9 @@ def test_settings_cannot_be_changed_after_reading(project: Path) -> None:
         ({"loss__dim_weights": 1}, "loss.dim_weights: Input should be 'equal', 'learnt' or 'random', or a list; found 1."),
         (
             {"launch__slurm": {"gpus_per_node": -1}},
-            "launch.slurm.gpus_per_node: Input should be a valid string, or greater than or equal to 1;",
+            "launch.slurm.gpus_per_node: Input should be a text, in quotes if it looks like a number or a date, or greater than",
         ),
-        ({"launch__slurm": None}, "launch.slurm: Input should be a section, with a `key: value` on each line; found None."),
+        ({"launch__slurm": None}, "launch.slurm: Input should be a section, with a `key: value` on each line; found nothing."),
         ({"launch__resources": {"train": {"gpu": 1}}}, "launch.resources.train.gpu: unknown setting; launch.slurm has "),
         ({"model__freeze": "backbone"}, "has no weights to train"),
         ({"model__freeze": "vision", "model__lora": {"vision": True}}, "freeze: vision and lora.vision: true contradict each other"),
@@ -134,6 +134,26 @@ def test_settings_cannot_be_changed_after_reading(project: Path) -> None:
         ({"evaluate__funnels": [{"dims": [16, 64], "shortlists": []}]}, "evaluate.funnels.0: 2 dims need 1 shortlists; found []"),
         ({"evaluate__funnels": [{"dims": [8, 16, 64], "shortlists": [5, 9]}]}, "evaluate.funnels.0: shortlists must not increase"),
         ({"model__tiny__heads": 3}, "hidden_size must be a multiple of heads"),
+        ({"model__epochs": 3}, "model.epochs: unknown setting; did you mean train.epochs?"),
+        ({"train__dims": [4]}, "train.dims: unknown setting; did you mean model.dims?"),
+        ({"temperature": 0.1}, "temperature: unknown setting; did you mean loss.temperature?"),
+        ({"launch__ports": [1, 2]}, "launch.ports: unknown setting; did you mean launch.slurm.ports or launch.kubernetes.ports?"),
+        ({"evaluate__funnels": [{"dim": [16, 64]}]}, "evaluate.funnels.0.dim: unknown setting; did you mean evaluate.funnels.0.dims?"),
+        ({"model__tiny__dpt": 3}, "model.tiny.dpt: unknown setting; known here: hidden_size, layers,"),
+        ({"evaluate__funnels": [{"size": [16, 64]}]}, "evaluate.funnels.0.size: unknown setting; known here: dims, shortlists."),
+        ({"launch__config": "configs/accelerate/cpu-2.yaml"}, "known: cpu-1, cpu-2"),
+        ({"train__compile": "yes"}, "train.compile: Input should be true or false; found 'yes'."),
+        ({"train__epochs": True}, "train.epochs: Input should be a valid integer; found true."),
+        (
+            {"model__revision": 1234567},
+            "model.revision: Input should be a text, in quotes if it looks like a number or a date; found 1234567.",
+        ),
+        ({"train__optimizer": "x" * 5000}, f"train.optimizer: Input should be 'adamw' or 'muon'; found '{'x' * 199}…."),
+        ({"model__dims": [[4, 8]]}, "params.yaml: model.dims.0: Input should be a valid integer; found [4, 8]."),
+        (
+            {"loss__dim_weights": [-1, 1, 1, 1, 1, 1]},
+            "params.yaml: loss.dim_weights.0: Input should be greater than or equal to 0; found -1.",
+        ),
     ],
 )
 def test_invalid_settings_are_rejected_with_their_path_and_allowed_values(changes: dict[str, Any], expected: str, project: Path) -> None:
@@ -161,6 +181,12 @@ def test_errors_for_a_missing_or_unreadable_file_have_advice(tmp_path: Path) -> 
     assert "expected sections such as `train:`, found an empty file. Copy one of configs/presets/" in error_of(tmp_path / "params.yaml")
     (tmp_path / "params.yaml").write_text("a: " + 5000 * "[")
     assert "params.yaml: its values are nested too deep." in error_of(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("tracking:\n  experiment: 2024-02-30\n")
+    assert "day is out of range for month. Put texts that look like dates or numbers in quotes." in error_of(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("model:\n  dims: [4, 8\n  dtype: float32\n")
+    assert "line 3: expected ',' or ']', but got ':', in what line 2 opens with a quote" in error_of(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("a: 1\n---\nb: 1\n")
+    assert "expected a single document in the stream, but found another document." in error_of(tmp_path / "params.yaml")
     (tmp_path / "folder.yaml").mkdir()
     assert "folder.yaml: cannot be read (Is a directory). Expected a file with settings." in error_of(tmp_path / "folder.yaml")
 
