@@ -9,6 +9,7 @@ is stored before a row refers to it, so every object that a saved row names is i
 """
 
 import argparse
+import fcntl
 import hashlib
 import json
 import logging
@@ -18,11 +19,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import boto3
+from botocore.exceptions import BotoCoreError, ClientError
 
 DATABASES = ("prefect", "mlflow", "mlflow_auth")
 BUCKETS = ("mlflow",)
@@ -37,18 +40,39 @@ class BackupError(Exception):
 
 
 def save(folder: Path, databases: tuple[str, ...] = DATABASES, buckets: tuple[str, ...] = BUCKETS) -> Path:
-    """Writes a back-up into `folder`, beside earlier ones. Its name is `.TIME` until it is complete, then `TIME`."""
+    """Writes a back-up into `folder`, beside earlier ones. Its name is `.TIME` until it is complete, then `TIME`.
+
+    Raises BackupError if one is being saved there, or a part cannot be saved. What an earlier attempt left is removed.
+    """
     name = datetime.now(UTC).strftime("%Y-%m-%dT%H%M%SZ")
     partial = folder / f".{name}"
-    (partial / "objects").mkdir(parents=True)
-    for database in databases:
-        _run("pg_dump", "--format=custom", f"--file={partial / database}.dump", database)
-    earlier = _earlier_objects(folder)
-    manifest = {bucket: _save_bucket(bucket, partial / "objects", earlier) for bucket in buckets}
-    (partial / MANIFEST).write_text(json.dumps({"databases": databases, "buckets": manifest}, indent=1), encoding="utf-8")
-    partial.rename(folder / name)
+    with _lock(folder), ExitStack() as running:
+        for left in folder.glob(".[0-9]*Z"):
+            shutil.rmtree(left)
+        (partial / "objects").mkdir(parents=True)
+        running.callback(shutil.rmtree, partial, ignore_errors=True)  # if it fails; after a success there is no such folder
+        for database in databases:
+            _run("pg_dump", "--format=custom", f"--file={partial / database}.dump", database)
+        earlier = _earlier_objects(folder)
+        manifest = {bucket: _save_bucket(bucket, partial / "objects", earlier) for bucket in buckets}
+        (partial / MANIFEST).write_text(json.dumps({"databases": databases, "buckets": manifest}, indent=1), encoding="utf-8")
+        partial.rename(folder / name)
     log.info("saved %s: %d databases, %d objects", folder / name, len(databases), sum(map(len, manifest.values())))
     return folder / name
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock, which the kernel releases when this process ends. Raises BackupError if another process has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise BackupError(f"{folder}: another back-up is being saved there. Wait until it has ended.") from None
+    finally:
+        os.close(descriptor)
 
 
 def restore(backup: Path) -> None:
@@ -175,7 +199,7 @@ def main() -> int:
             save(arguments.folder)
         else:
             restore(arguments.folder)
-    except BackupError as error:
+    except (BackupError, BotoCoreError, ClientError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0

@@ -124,7 +124,7 @@ def train(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State[dv
     state = _run("train", changed, before, {"train": pages.training_page}, on_tick=LiveProgress(workspace.work / "progress.json"))
     link = pages.run_link(workspace)
     if link is not None and state.name == "Completed":
-        create_link_artifact(key="mlflow-run", link=link, link_text="The training's run in MLflow")
+        _publish_link("mlflow-run", link, "The training's run in MLflow")
     return state
 
 
@@ -140,7 +140,7 @@ def evaluate(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State
     state = _run("evaluate", changed, before, {"evaluate": pages.evaluation_page})
     link = pages.evaluation_link(Workspace()) if state.name == "Completed" else None
     if link is not None:
-        create_link_artifact(key="evaluation-page", link=link, link_text="The evaluation page in MLflow")
+        _publish_link("evaluation-page", link, "The evaluation page in MLflow")
     return state
 
 
@@ -234,6 +234,14 @@ def show(stage: str, page_makers: Pages, workspace: Workspace) -> dict[str, str]
             if PREFECT_UI_URL.value():
                 addresses[key] = f"{PREFECT_UI_URL.value()}/artifacts/artifact/{artifact}"
     return addresses
+
+
+def _publish_link(key: str, link: str, text: str) -> None:
+    """Publishes a link as an artifact. A failure is logged and does not fail the stage."""
+    try:
+        create_link_artifact(key=key, link=link, link_text=text)
+    except NOT_PUBLISHED as error:
+        get_run_logger().warning("the link '%s' was not published: %s: %s", key, type(error).__name__, error)
 
 
 def notify(emit: Callable[[], None]) -> None:

@@ -8,6 +8,7 @@ from uuid import UUID
 import httpx
 from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.exceptions import PrefectException
 
 KEY = "training-progress"
 
@@ -33,7 +34,7 @@ class LiveProgress:
                 self._artifact = cast("UUID", create_progress_artifact(percent, key=KEY, description=_description(progress)))
             else:
                 update_progress_artifact(self._artifact, percent, description=_description(progress))
-        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        except (httpx.HTTPError, PrefectException, ValueError, KeyError, TypeError) as error:
             get_run_logger().warning("progress was not shown: %s: %s", type(error).__name__, error)
 
 

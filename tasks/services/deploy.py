@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from zoneinfo import available_timezones
 
-from reelnest.yaml_files import load_yaml
+from reelnest.yaml_files import YAMLError, load_yaml, yaml_problem
 from tasks.process.arguments import Parser
 from tasks.process.runner import CommandError, output_of, quieten
 
@@ -85,9 +85,14 @@ def deploy(checkout: Path, pool: str | None, sources: dict[str, str]) -> None:
 
 
 def check_timezones(checkout: Path) -> None:
-    """Raises DeployError if a schedule of `prefect.yaml` has an unknown time zone. Prefect would fail after it deployed a part."""
-    deployments = load_yaml((checkout / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
-    zones = {schedule.get("timezone", "UTC") for deployment in deployments for schedule in deployment.get("schedules", [])}
+    """Raises DeployError if `prefect.yaml` is not readable, or a schedule has an unknown time zone. Prefect would have deployed a part."""
+    try:
+        deployments = load_yaml((checkout / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+        zones = {schedule.get("timezone") or "UTC" for deployment in deployments for schedule in deployment.get("schedules") or []}
+    except YAMLError as error:
+        raise DeployError(f"prefect.yaml: not readable as YAML: {yaml_problem(error)}.") from None
+    except (KeyError, TypeError, AttributeError):
+        raise DeployError("prefect.yaml: expected `deployments:`, a list of sections, each with a list of `schedules:` or none.") from None
     if unknown := sorted(zones - available_timezones()):
         raise DeployError(f"prefect.yaml: the time zone '{unknown[0]}' is unknown. Use a name such as Europe/Berlin or UTC.")
 

@@ -14,12 +14,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
+from filelock import FileLock, Timeout
+
 from tasks.process.grace import stop_seconds
 from tasks.process.runner import GRACE_SECONDS, TAIL_LINES, Command, CommandError, output_of, python_module, quieten, setting
 from tasks.services.prefect_server import PREFECT, WORK_POOL, is_answering, server_command, server_environment
 
 START_TIMEOUT_SECONDS = 180.0
 MLFLOW_DATABASE = "mlflow.db"
+LOCK = Path("work/services.lock")
+"""Held while services run: those of a second `make up`, on other ports, would mark the first one's runs as crashed."""
 QUERY_SECONDS = "2"
 """How often the worker asks for runs. The default of ten makes a person wait for a run that they have just started."""
 
@@ -73,6 +77,13 @@ def main() -> int:
 
 
 def _serve(folder: Path, running: ExitStack) -> None:
+    (folder / LOCK).parent.mkdir(exist_ok=True)
+    try:
+        running.enter_context(FileLock(folder / LOCK, timeout=0))
+    except Timeout:
+        raise ServicesError(
+            f"`make up` is already running in {folder}. Open the addresses that it printed, or end it with Ctrl-C."
+        ) from None
     prefect_port, mlflow_port = port("PREFECT_PORT", 4200), port("MLFLOW_PORT", 5000)
     prefect, mlflow = f"http://127.0.0.1:{prefect_port}", f"http://127.0.0.1:{mlflow_port}"
     services: dict[str, Command] = {}

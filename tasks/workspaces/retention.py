@@ -6,6 +6,7 @@ settings, code and data.dvc, and the files in DVC's cache.
 """
 
 import shutil
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,13 +22,17 @@ from reelnest.settings import Params, load_params, tracking_uri
 from reelnest.stages.workspace import Workspace
 from tasks.process import dvc_cache
 from tasks.process.locks import waiting_lock
-from tasks.process.runner import output_of, python_module
+from tasks.process.runner import output_of
 from tasks.services import prefect_runs
 from tasks.workspaces import pushing
 from tasks.workspaces.run_folders import orphaned_workspaces, remove_orphaned_workspaces, working
 from tasks.workspaces.run_workspace import GATE
 
 DAY_SECONDS = 86400.0
+STORE, RUNS = "MLFLOW_TRACKING_URI", "REELNEST_RUNS"
+"""Variables for the process that frees the storage of runs."""
+RUNS_AT_ONCE = 1000
+"""A variable may have 128 kB."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +95,7 @@ def carry_out(plan: Plan, checkout: Path) -> None:
     remove_orphaned_workspaces(checkout)
     for folder in plan.checkpoints:
         shutil.rmtree(folder, ignore_errors=True)
-    remove(params, plan.versions, plan.mlflow_runs)
-    _collect_mlflow(params, checkout, plan.mlflow_runs)
+    _collect_mlflow(params, checkout, remove(params, plan.versions, plan.mlflow_runs))
     prefect_runs.delete(plan.flow_runs)
     for run in plan.refs:
         if params.runs.push:
@@ -113,11 +117,15 @@ def stale_checkpoints(checkout: Path, days: int) -> list[Path]:
     """Returns checkpoint folders of trainings that were interrupted and not resumed for `days`. (Finished trainings remove older ones.)"""
     oldest = time.time() - days * DAY_SECONDS
     folders = (Workspace(checkout).work / "checkpoints").glob("*/")
-    return sorted(
-        folder
-        for folder in folders
-        if not (folder / "finished").exists() and max((path.stat().st_mtime for path in folder.iterdir()), default=0) < oldest
-    )
+    return sorted(folder for folder in folders if not (folder / "finished").exists() and _newest_change(folder) < oldest)
+
+
+def _newest_change(folder: Path) -> float:
+    """When a training last wrote or removed a file, in seconds since 1970; now if it removes one meanwhile."""
+    try:
+        return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+    except FileNotFoundError:
+        return time.time()
 
 
 def _versions(runs: list[Run], name: str) -> set[int]:
@@ -129,4 +137,9 @@ def _collect_mlflow(params: Params, checkout: Path, run_ids: list[str]) -> None:
     address = tracking_uri(params)
     if not run_ids or address.startswith(("http://", "https://")):
         return
-    output_of([*python_module("mlflow"), "gc", "--backend-store-uri", address, "--run-ids", ",".join(run_ids)], folder=checkout)
+    # Everybody on the machine can read a command line, and the address may have a password. mlflow has no variable for its store.
+    arguments = f"'--backend-store-uri', os.environ['{STORE}'], '--run-ids', os.environ['{RUNS}']"
+    program = f"import os; from mlflow.cli import cli; cli(['gc', {arguments}])"
+    for first in range(0, len(run_ids), RUNS_AT_ONCE):
+        batch = ",".join(run_ids[first : first + RUNS_AT_ONCE])
+        output_of([sys.executable, "-c", program], folder=checkout, environment={STORE: address, RUNS: batch})

@@ -60,6 +60,12 @@ def test_services_start_run_the_deployment_and_leave_nothing_behind(checkout: Pa
             assert f"http://127.0.0.1:{prefect}\n" in shown
             assert f"http://127.0.0.1:{mlflow}\n" in shown
             assert httpx.get(f"http://127.0.0.1:{mlflow}/health").status_code == 200
+            ports = {"PREFECT_PORT": str(free_port()), "MLFLOW_PORT": str(free_port())}
+            second = subprocess.run(command, cwd=checkout, env=environment | ports, capture_output=True, text=True, check=False, timeout=60)
+            assert (second.returncode, second.stderr) == (
+                1,
+                f"`make up` is already running in {checkout}. Open the addresses that it printed, or end it with Ctrl-C.\n",
+            )
 
             assert httpx.get(f"http://127.0.0.1:{prefect}/ui-settings").json()["api_url"] == "/api"  # the pages ask this server
 
@@ -74,7 +80,8 @@ def test_services_start_run_the_deployment_and_leave_nothing_behind(checkout: Pa
                 assert "tag or commit" in str(deployment.parameter_openapi_schema)
                 arrival = api.read_deployment_by_name("reelnest-train/on-new-data")
                 assert [str(found.name) for found in api.read_resource_related_automations(f"prefect.deployment.{arrival.id}")]
-                run = api.create_flow_run_from_deployment(deployment.id)
+                # Not the nightly one, whose own schedule may start a run meanwhile.
+                run = api.create_flow_run_from_deployment(api.read_deployment_by_name("reelnest-train/by-hand").id)
                 deadline = time.monotonic() + 120
                 while run.state is None or not run.state.is_final():
                     assert time.monotonic() < deadline, run.state

@@ -179,7 +179,10 @@ def test_a_backup_brings_everything_back(services: Services, prefect: httpx.Clie
     before = champion_vector()
     version = signed_in.get_model_version_by_alias("reelnest", "champion").version
     runs = {run["id"] for run in prefect.post("/flow_runs/filter", json={"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}).json()}
+    killed = services.folder / "backups" / ".2026-01-01T000000Z"
+    (killed / "objects").mkdir(parents=True)
     services.run("backup")
+    assert not killed.exists()
     time.sleep(1.1)  # a back-up is named by its second
     services.run("backup")
     first, second = sorted(path for path in (services.folder / "backups").iterdir())

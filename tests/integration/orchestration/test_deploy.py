@@ -69,6 +69,13 @@ def test_one_line_sets_the_time_zone_of_all_schedules(deployable: Path, child_en
         file.write_text(text.replace("&timezone UTC", "&timezone Berlin"))
         with pytest.raises(DeployError, match=r"prefect\.yaml: the time zone 'Berlin' is unknown. Use a name such as Europe/Berlin"):
             check_timezones(deployable)
+        for wrong, message in (
+            ("deployments: [", "not readable as YAML: line "),
+            ("deployments: {a: 1}", "expected `deployments:`, a list"),
+        ):
+            file.write_text(wrong)
+            with pytest.raises(DeployError, match=rf"prefect\.yaml: {message}"):
+                check_timezones(deployable)
     finally:
         file.write_text(text)
 

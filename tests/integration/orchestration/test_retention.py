@@ -1,19 +1,25 @@
 """What a clean-up removes of past runs, and what it keeps: with real git and DVC, and a real MLflow store."""
 
 import os
+import shutil
 import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlparse
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.entities import ViewType
 
 from reelnest.artifacts.registration_report import RegistrationReport
 from reelnest.commands.runs import Run, saved_runs
 from reelnest.git import git
+from reelnest.registry.connection import connect
 from reelnest.registry.versions.retention import Registered
+from reelnest.settings import load_params
 from tasks.process import dvc_cache
-from tasks.workspaces.retention import runs_to_remove, stale_checkpoints
+from tasks.workspaces.retention import Plan, carry_out, runs_to_remove, stale_checkpoints
 from tasks.workspaces.run_workspace import run_workspace
 from tests.support import reports
 
@@ -41,7 +47,28 @@ def test_only_trainings_that_nobody_resumed_lose_their_checkpoints(tmp_path: Pat
         for file in ["step-1.pt", *(["finished"] if finished else [])]:
             (folder / file).touch()
             os.utime(folder / file, (age, age))
+        os.utime(folder, (age, age))
+    (tmp_path / "work" / "checkpoints" / "just begun").mkdir()
     assert [folder.name for folder in stale_checkpoints(tmp_path, days=30)] == ["cut-off"]
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_clean_up_that_was_interrupted_can_be_repeated(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name in ("params.yaml", "configs/accelerate/cpu-2.yaml"):
+        (repository / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(Path(__file__).parents[3] / name, repository / name)
+    connect(load_params(repository / "params.yaml"))
+    client = MlflowClient()
+    gone, left, other = (client.create_run("0") for _ in range(3))
+    for run in (gone, left, other):
+        client.log_text(run.info.run_id, "x", "file.txt")
+    carry_out(Plan(mlflow_runs=[gone.info.run_id]), repository)
+    assert not Path(urlparse(gone.info.artifact_uri).path).exists()
+    # Its reference was not removed yet, so the next plan names it again.
+    carry_out(Plan(mlflow_runs=[gone.info.run_id, left.info.run_id]), repository)
+    found = client.search_runs(["0"], run_view_type=ViewType.ALL)
+    assert [run.info.run_id for run in found] == [other.info.run_id]
 
 
 def test_the_cache_keeps_what_branches_the_workspace_and_saved_runs_name(repository: Path) -> None:

@@ -93,6 +93,18 @@ def test_a_pod_gets_the_variables_of_the_run_but_no_secret_and_no_mark(checkout:
     assert variables["REELNEST_ATTEMPT"]["value"] == "2"
 
 
+def test_an_address_with_a_password_stays_out_of_the_manifest(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://team:s3cr3t@mlflow.example")
+    job = made(checkout)
+    assert "s3cr3t" not in str(job)
+    (address,) = [variable for variable in container_of(job)["env"] if variable["name"] == "MLFLOW_TRACKING_URI"]
+    assert address["value"] == "http://mlflow:5000"  # the template's
+    path = checkout / "configs" / "kubernetes" / "job.yaml"
+    path.write_text(path.read_text().replace("name: MLFLOW_TRACKING_URI,", "name: OTHER,"))
+    with pytest.raises(ConfigError, match=r"MLFLOW_TRACKING_URI contains a password, .*job\.yaml, with its value from a Secret"):
+        made(checkout)
+
+
 def test_a_checkout_outside_of_all_volumes_is_refused(checkout: Path) -> None:
     path = checkout / "configs" / "kubernetes" / "job.yaml"
     path.write_text(path.read_text().replace(str(checkout.parent), "/elsewhere"))

@@ -77,6 +77,12 @@ def test_a_job_is_held_named_and_given_notice_of_its_end(tmp_path: Path) -> None
     assert f"--chdir={Path.cwd()}" in arguments
 
 
+def test_a_percent_sign_in_a_path_is_no_pattern_of_slurm(tmp_path: Path) -> None:
+    made = job(tmp_path / "100%job")
+    assert f"--output={tmp_path}/100%%job/" in " ".join(sbatch_arguments(made, "script.sh"))
+    assert "--output=/a/%%j" in srun_arguments(made.spec, "host", 1, Path("/a/%j"))
+
+
 def test_the_prologue_runs_before_the_job(tmp_path: Path) -> None:
     script = batch_script(job(tmp_path, prologue=["module load cuda", "export A='b c'"])).splitlines()
     assert script[:3] == ["#!/bin/bash", "module load cuda", "export A='b c'"]

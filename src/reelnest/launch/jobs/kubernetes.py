@@ -94,7 +94,7 @@ class KubernetesScheduler:
             if described is None:
                 return False
             if not _was_interrupted(described, pods):
-                self._record(job, pods)
+                self._record(job, described, pods)
                 return False
             attempts = _attempts(job)
             if attempts > self._settings.requeues:
@@ -124,13 +124,14 @@ class KubernetesScheduler:
         grace = max(pod["spec"].get("terminationGracePeriodSeconds") or 30 for pod in pods)
         return time.monotonic() - since > grace + LOST_SECONDS
 
-    def _record(self, job: Job, pods: Sequence[Mapping[str, Any]]) -> None:
+    def _record(self, job: Job, described: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> None:
         """Writes what Kubernetes and the containers report about a failure into the job's folder."""
         lines = []
+        container = described["spec"]["template"]["spec"]["containers"][0]["name"]  # a cluster may add others to the pods
         for pod in pods:
             name = pod["metadata"]["name"]
             lines += [f"{name}: {text}" for text in _messages(pod)]
-            lines += [f"{name}: {line}" for line in (self._api.log(name, LOG_LINES) or "").splitlines()]
+            lines += [f"{name}: {line}" for line in (self._api.log(name, container, LOG_LINES) or "").splitlines()]
         job.messages.write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 

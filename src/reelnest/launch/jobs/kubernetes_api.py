@@ -53,9 +53,9 @@ class KubernetesApi:
         """Deletes a pod."""
         self._request("DELETE", "v1", f"pods/{name}", params={"gracePeriodSeconds": grace_seconds})
 
-    def log(self, pod: str, lines: int) -> str | None:
-        """Returns the last lines that a pod's container printed; None if it never ran."""
-        response = self._request("GET", "v1", f"pods/{pod}/log", params={"tailLines": lines}, may_fail=True)
+    def log(self, pod: str, container: str, lines: int) -> str | None:
+        """Returns the last lines that a container of a pod printed; None if it never ran."""
+        response = self._request("GET", "v1", f"pods/{pod}/log", params={"container": container, "tailLines": lines}, may_fail=True)
         return None if response is None else response.text
 
     def _json(self, method: str, group: str, path: str, **options: Any) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 from reelnest.errors import ConfigError
 from reelnest.launch.jobs.job import MARKS, Job
@@ -17,10 +18,11 @@ INTERRUPTED_STATUS = os.EX_TEMPFAIL
 """The exit status of a pod whose job should be started again."""
 ATTEMPT = "REELNEST_ATTEMPT"
 POD_IP = "REELNEST_POD_IP"
-PASSED = ("ACCELERATE_USE_CPU", "MLFLOW_TRACKING_URI", "OMP_NUM_THREADS", "PYTHONPATH", "WANDB_MODE")
+TRACKING_URI = "MLFLOW_TRACKING_URI"
+PASSED = ("ACCELERATE_USE_CPU", TRACKING_URI, "OMP_NUM_THREADS", "PYTHONPATH", "WANDB_MODE")
 """Variables of the environment in which a run starts that its pods get, beside REELNEST_*. Others are in the template."""
 NOT_PASSED = (MARKS, "REELNEST_API_KEY")
-"""Not these: the marks are for processes of this machine, and the key of the search server is a secret."""
+"""Not these: the marks are for processes of this machine, and the key of the search server is a secret. Nor an address with a password."""
 
 
 def manifest(job: Job, settings: Kubernetes, attempt: int) -> dict[str, Any]:
@@ -47,7 +49,7 @@ def manifest(job: Job, settings: Kubernetes, attempt: int) -> dict[str, Any]:
     container["workingDir"] = spec.root
     if settings.image is not None:
         container["image"] = settings.image
-    container["env"] = _environment(container.get("env") or [], attempt)
+    container["env"] = _environment(container.get("env") or [], attempt, path)
     container["resources"] = _resources(container.get("resources") or {}, settings)
     return made
 
@@ -75,11 +77,18 @@ def _has_checkout(pod: Mapping[str, Any], container: Mapping[str, Any], root: Pu
     return any(volume["name"] == name and "emptyDir" not in volume for volume in pod.get("volumes") or [])
 
 
-def _environment(variables: list[Mapping[str, Any]], attempt: int) -> list[Mapping[str, Any]]:
+def _environment(variables: list[Mapping[str, Any]], attempt: int, path: Path) -> list[Mapping[str, Any]]:
     """The container's variables: those of the template, then those of the launch."""
-    passed = sorted(name for name in os.environ if name not in NOT_PASSED and (name.startswith("REELNEST_") or name in PASSED))
+    passed = {name for name in os.environ if name not in NOT_PASSED and (name.startswith("REELNEST_") or name in PASSED)}
+    if urlsplit(os.environ.get(TRACKING_URI, "")).password is not None:
+        passed.discard(TRACKING_URI)
+        if TRACKING_URI not in {variable["name"] for variable in variables}:
+            raise ConfigError(
+                f"{TRACKING_URI} contains a password, which everybody who may read jobs would see in the job. Put the variable into the"
+                f" container of {path}, with its value from a Secret (valueFrom: secretKeyRef)."
+            )
     ours: list[Mapping[str, Any]] = [
-        *({"name": name, "value": os.environ[name]} for name in passed),
+        *({"name": name, "value": os.environ[name]} for name in sorted(passed)),
         {"name": ATTEMPT, "value": str(attempt)},
         {"name": POD_IP, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
     ]

@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from reelnest.errors import ConfigError
@@ -122,6 +123,11 @@ def environment(variables: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def file_pattern(path: Path) -> str:
+    """The path as SLURM reads it in `--output`, where %j would be the job's number."""
+    return str(path).replace("%", "%%")
+
+
 def sbatch_arguments(job: Job, script: str) -> list[str]:
     """The command line that submits a job."""
     spec = job.spec
@@ -133,7 +139,7 @@ def sbatch_arguments(job: Job, script: str) -> list[str]:
         f"--job-name={spec.name}",
         f"--comment=reelnest {spec.stage} in {spec.root}",
         f"--chdir={spec.root}",
-        f"--output={job.messages}",
+        f"--output={file_pattern(job.messages)}",
         "--open-mode=append",
         "--export=ALL",
         f"--nodes={spec.nodes}",

@@ -23,7 +23,7 @@ from reelnest.launch.failures import FOLDER_VARIABLE, NODE_VARIABLE, UNREPORTED_
 from reelnest.launch.jobs.job import Job, JobSpec, interrupted_too_often
 from reelnest.launch.jobs.nodes import POLL_SECONDS, Abandoned, Nodes, free_port, launcher_command, launcher_variables, write_result
 from reelnest.launch.jobs.scheduler import SchedulerUnreachable
-from reelnest.launch.jobs.slurm import SlurmScheduler, command
+from reelnest.launch.jobs.slurm import SlurmScheduler, command, file_pattern
 from reelnest.settings import Slurm
 
 REPEAT_SECONDS = 3.0
@@ -127,7 +127,7 @@ def srun_arguments(spec: JobSpec, address: str, port: int, log: Path) -> list[st
         "--kill-on-bad-exit=0",  # each node records how its ranks ended
         "--wait=0",
         "--input=none",
-        f"--output={log}",
+        f"--output={file_pattern(log)}",
         "--open-mode=append",
     ]
     if settings.cpus_per_task is not None:

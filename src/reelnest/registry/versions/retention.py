@@ -51,10 +51,13 @@ def registered(params: Params) -> list[Registered]:
     ]
 
 
-def remove(params: Params, versions: Collection[int], run_ids: Collection[str]) -> None:
-    """Deletes versions, and marks runs as deleted, which `mlflow gc` then removes. Missing versions and runs are no error."""
+def remove(params: Params, versions: Collection[int], run_ids: Collection[str]) -> list[str]:
+    """Deletes versions, and marks runs as deleted. Missing versions and runs are no error, so that it can be repeated.
+
+    Returns the runs that there are, which `mlflow gc` can remove: it refuses all if one of them is missing.
+    """
     if not versions and not run_ids:
-        return
+        return []
     connect_to_read(params)
     client = mlflow.MlflowClient()
     for version in versions:
@@ -63,6 +66,11 @@ def remove(params: Params, versions: Collection[int], run_ids: Collection[str]) 
     for run_id in run_ids:
         with _ignore_missing(f"run {run_id}"):
             client.delete_run(run_id)
+    marked = []
+    for run_id in run_ids:
+        with _ignore_missing(f"run {run_id}"):
+            marked.append(client.get_run(run_id).info.run_id)
+    return marked
 
 
 @contextmanager
