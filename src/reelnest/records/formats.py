@@ -269,8 +269,8 @@ def _check_count(reason: str, where: str, count: int, most: int, what: str) -> N
 def _tags(value: Any) -> dict[str, str]:
     if not isinstance(value, dict):
         raise RecordError("wrong_type", f'tags is {show_kind(value)}; expected an object of strings, such as {{"language": "en"}}')
-    if clash := sorted(set(value) & set(TEXT_FIELDS)):
-        raise RecordError("unknown_key", f"found the key {show('tags.' + clash[0])}, which is a text field's name; rename the tag")
+    if clash := sorted(set(value) & {*TEXT_FIELDS, "video_id"}):
+        raise RecordError("unknown_key", f"found the key {show('tags.' + clash[0])}, which is another field's name; rename the tag")
     _check_count("too_many_tags", "tags", len(value), MOST_TAGS, "tags")
     tags = {check_text(name, "the name of a tag"): check_text(tag, f"tags.{name[:60]}") for name, tag in value.items()}
     _check_count("tag_too_long", "a tag", max(map(len, (*tags, *tags.values())), default=0), LONGEST_ID, "characters")

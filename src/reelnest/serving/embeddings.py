@@ -8,7 +8,6 @@ OpenAI's API lacks, is `query` or `document` and selects the model's instruction
 import base64
 import tempfile
 from collections.abc import Iterable, Mapping
-from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -29,6 +28,8 @@ from reelnest.video.frames import Frames
 
 MOST_INPUTS = 2048
 """As OpenAI's."""
+VIDEOS_AT_ONCE = 32
+"""Inputs of a request with videos that are decoded together. The frames of one take megabytes, a few times as much as its file."""
 MOST_PARTS = 64
 """Content parts of one input."""
 BASE64_GROWTH = 4 / 3
@@ -127,10 +128,7 @@ def add_embeddings(app: FastAPI, searchers: Mapping[str, Searcher], megabytes: f
             dim = searcher.manifest.check_dim(body.dimensions)
         except QueryError as error:
             raise _fault(str(error).removesuffix("."), "dimensions") from None
-        read = partial(_entries, searcher, body)
-        has_video = any(isinstance(content, VideoContent) for contents in body.input for content in contents)
-        entries = await run_in_threadpool(read) if has_video else read()  # it decodes videos
-        vectors = _shortened(await searcher.model.encode_async(entries), dim)
+        vectors = _shortened(await _encoded(searcher, body), dim)
         data = [{"object": "embedding", "index": index, "embedding": _written(vector, body)} for index, vector in enumerate(vectors)]
         content = {"object": "list", "data": data, "model": name, "usage": {"prompt_tokens": 0, "total_tokens": 0}}
         return JSONResponse(content)  # FastAPI would look at each number of a dict first
@@ -162,10 +160,23 @@ def _fault(message: str, *place: str | int) -> RequestValidationError:
     return RequestValidationError([{"type": "value_error", "loc": ("body", *place), "msg": message}])
 
 
-def _entries(searcher: Searcher, body: EmbeddingsRequest) -> list[Entry]:
-    """What the model encodes for a request. Raises RequestValidationError for inputs that cannot be encoded."""
+async def _encoded(searcher: Searcher, body: EmbeddingsRequest) -> NDArray[np.float32]:
+    """The vectors of the inputs: inputs x width. Raises RequestValidationError for inputs that cannot be encoded."""
+    if not any(isinstance(content, VideoContent) for contents in body.input for content in contents):
+        return await searcher.model.encode_async(_entries(searcher, body, range(len(body.input))))
+    vectors = []
+    for first in range(0, len(body.input), VIDEOS_AT_ONCE):
+        part = range(first, min(first + VIDEOS_AT_ONCE, len(body.input)))
+        entries = await run_in_threadpool(_entries, searcher, body, part)  # it decodes videos
+        vectors.append(await searcher.model.encode_async(entries))
+    return np.concatenate(vectors)
+
+
+def _entries(searcher: Searcher, body: EmbeddingsRequest, numbers: range) -> list[Entry]:
+    """What the model encodes for the inputs with these numbers. Raises RequestValidationError for inputs that cannot be encoded."""
     entries = []
-    for number, contents in enumerate(body.input):
+    for number in numbers:
+        contents = body.input[number]
         try:
             entries.append(_entry(searcher, contents, body.input_type))
         except (QueryError, VideoError) as error:

@@ -123,7 +123,10 @@ class Guard:
         if host not in self._hosts:
             return f"The host name {host or ''!r} is not allowed. To allow it, start the server with --allow-host NAME."
         origin = headers.get("origin", "").lower()
-        if "origin" in headers and origin.partition("://")[2] != headers["host"].lower() and origin not in self._origins:
+        is_of_another_site = "origin" in headers and origin.partition("://")[2] != headers["host"].lower() and origin not in self._origins
+        # Browsers send no origin for an image or a video, which may as well be a search.
+        is_embedded = headers.get("sec-fetch-site") in ("same-site", "cross-site") and headers.get("sec-fetch-mode") != "navigate"
+        if is_of_another_site or (is_embedded and "origin" not in headers and not self._origins):
             return "The request comes from a page of another site. To allow it, start the server with --allow-origin ORIGIN."
         return None
 

@@ -50,10 +50,16 @@ def test_a_video_with_its_title_has_the_vector_of_the_model(server: str, served:
     file = served.data / "videos/07.mp4"
     url = f"data:video/mp4;base64,{base64.b64encode(file.read_bytes()).decode()}"
     video = {"type": "video_url", "video_url": {"url": url}}
-    given = [[video], [{"type": "text", "text": "title: blue triangle"}, video]]
+    texts = [f"a red ring {number}" for number in range(40)]  # more than are decoded together
+    given = [[video], *texts, [{"type": "text", "text": "title: blue triangle"}, video]]
     response = requests.post(f"{server}v1/embeddings", json={"model": "two", "input": given}, timeout=60)
-    expected = model.encode_videos([file, file], fields=[{}, {"title": "blue triangle"}])
+    videos = model.encode_videos([file, file], fields=[{}, {"title": "blue triangle"}])
+    expected = np.concatenate([videos[:1], model.encode_texts(texts), videos[1:]])
     np.testing.assert_allclose([item["embedding"] for item in response.json()["data"]], expected, atol=1e-6)
+    video["video_url"]["url"] = "data:video/mp4;base64,AAAA"
+    refused = requests.post(f"{server}v1/embeddings", json={"model": "two", "input": given}, timeout=60)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (422, "input")
+    assert "41" in requests.post(f"{server}v1/embeddings", json={"model": "two", "input": [*texts, "more", [video]]}, timeout=60).text
 
 
 def test_the_models_are_listed_and_the_first_is_the_default(client: openai.OpenAI, server: str) -> None:

@@ -137,6 +137,8 @@ def test_only_the_server_s_own_page_may_send_requests(server: str) -> None:
         {"Host": "evil.example"},
         {"Host": "127.0.0.1.evil.example:80"},
         {"Origin": "https://evil.example"},
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},
+        {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "no-cors"},
         {"Origin": "null"},
         {"Origin": "http://["},
     ):
@@ -144,7 +146,9 @@ def test_only_the_server_s_own_page_may_send_requests(server: str) -> None:
         assert status == 403
         assert "error" in body
         assert "access-control-allow-origin" not in received
-    for headers in ({"Host": "localhost:1234"}, {"Host": "[::1]"}, {"Origin": server.rstrip("/")}):
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    own = {"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}
+    for headers in ({"Host": "localhost:1234"}, {"Host": "[::1]"}, {"Origin": server.rstrip("/")}, link, own):
         status, received, _ = ask(f"{server}api/indexes", **headers)
         assert status == 200
         assert "default-src 'none'" in received["content-security-policy"]

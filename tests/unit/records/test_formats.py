@@ -58,11 +58,16 @@ def test_a_video_is_read_with_its_line_and_the_text_fields_that_are_not_blank(tm
 
 
 def test_tags_of_a_video_are_strings_and_not_text_fields(tmp_path: Path) -> None:
-    tags: list[Any] = [{"language": "en"}, ["en"], {"year": 7}, {"asr": ""}]
+    tags: list[Any] = [{"language": "en"}, ["en"], {"year": 7}, {"asr": ""}, {"video_id": ""}]
     write(tmp_path, "videos.jsonl", *({**VIDEO, "tags": value} for value in tags))
     videos, bad = read_videos(tmp_path)
     assert [video.tags for video in videos] == [{"language": "en"}]
-    assert [(record.line, record.reason) for record in bad] == [(2, "wrong_type"), (3, "wrong_type"), (4, "unknown_key")]
+    assert [(record.line, record.reason) for record in bad] == [
+        (2, "wrong_type"),
+        (3, "wrong_type"),
+        (4, "unknown_key"),
+        (5, "unknown_key"),
+    ]
     assert "tags.year" in bad[1].detail
 
 

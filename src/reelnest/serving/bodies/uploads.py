@@ -19,7 +19,7 @@ async def receive(request: Request, file: IO[bytes], megabytes: float) -> None:
     most, size = int(megabytes * 1e6), 0
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > most:
-        raise HTTPException(413, f"The body has {int(announced) / 1e6:.1f} MB; the limit is {megabytes:g} MB.")
+        raise HTTPException(413, f"The body has {int(announced) / 1e6:.3g} MB; the limit is {megabytes:g} MB.")
     try:
         async with asyncio.timeout(UPLOAD_TIMEOUT_SECONDS):
             async for chunk in request.stream():
