@@ -18,6 +18,7 @@ from reelnest.registry.promotion.aliases import promote, rollback
 from reelnest.registry.promotion.decision import Evidence, decide_version
 from reelnest.registry.promotion.evaluation_log import DATA_HASH_TAG
 from reelnest.registry.versions import versions
+from reelnest.registry.versions.retention import registered
 from reelnest.registry.versions.versions import Registration
 from tests.integration.registry.candidate_workspace import Project
 from tests.integration.registry.test_registration import aliases, another_model, queries_file, registered_as
@@ -102,6 +103,16 @@ def test_a_rollback_goes_back_one_champion_at_a_time(project: Project) -> None:
     assert promote(project.params, "challenger") == 3
     assert aliases()["champion"] == "3"
     assert rollback(project.params) == (3, 1)
+
+
+def test_rollbacks_after_a_version_was_champion_twice_come_to_an_end(project: Project) -> None:
+    for number, value in ((1, 0.5), (2, 0.6)):
+        registered_with(project, number, value)
+    assert promote(project.params, "1") == 1
+    assert [rollback(project.params), rollback(project.params)] == [(1, 2), (2, 1)]
+    with pytest.raises(RegistryError, match="Version 1 of 'reelnest' replaced no champion"):
+        rollback(project.params)
+    assert all(version.stays for version in registered(project.params))  # both were champion
 
 
 @pytest.mark.parametrize("stopped_at", ["set_model_version_tag", "set_registered_model_alias"])

@@ -21,7 +21,7 @@ REASON_TAG = "reelnest.reason"
 TAKEN_BACK = "taken back by hand"
 """The start of the reason of a version that a rollback replaced."""
 REPLACED_TAG = "reelnest.replaced"
-"""Tag of a version that became champion: the number of the previous champion."""
+"""Tag of a version that became champion: the number of the previous champion; empty after a rollback to that one."""
 
 
 @dataclass(frozen=True)
@@ -100,14 +100,16 @@ def rollback(params: Params) -> tuple[int, int]:
             present = champion_of(name)
             if present is None:
                 raise RegistryError(f"Model '{name}' has no champion, so there is nothing to roll back. See `reelnest models`.")
-            if REPLACED_TAG not in present.tags:
+            if not present.tags.get(REPLACED_TAG):
                 raise RegistryError(f"Version {present.version} of '{name}' replaced no champion, so there is none to roll back to.")
             earlier = version_of(name, present.tags[REPLACED_TAG])
             _check_files(earlier)
             client.set_model_version_tag(name, present.version, REASON_TAG, f"{TAKEN_BACK}, for version {earlier.version}")
             client.set_model_version_tag(name, present.version, DECISION_TAG, "not promoted")
-            # The alias is set last, so that repeating an interrupted rollback does not go back two steps.
+            # The alias is set after them, so that repeating an interrupted rollback does not go back two steps.
             client.set_registered_model_alias(name, CHAMPION, earlier.version)
+            # If the earlier one replaced this version before, going back once more must not lead here again.
+            client.set_model_version_tag(name, present.version, REPLACED_TAG, "")
     except (MlflowException, OSError) as error:
         raise RegistryError(f"MLflow's registry failed: {error}. Run the command again.") from error
     return int(present.version), int(earlier.version)
