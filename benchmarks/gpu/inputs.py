@@ -21,13 +21,13 @@ from reelnest.backbones.family import Family
 from reelnest.backbones.registry import family_of_config
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.encoder import COMPUTE_DTYPES, Encoder, build_encoder
+from reelnest.prefetch import prefetched
 from reelnest.profiling.throughput import WorkOf, peak_flops
 from reelnest.settings import Params
 from reelnest.store.entries import Entry, Role
 from reelnest.store.prepared import Pairs, Prepared
 from reelnest.training.batches.negatives import ExtraNegatives
 from reelnest.training.batches.pair_batches import PairBatcher
-from reelnest.training.batches.prefetch import prefetched
 from reelnest.training.batches.sampler import BatchOrder
 from reelnest.training.checkpoint.checkpoints import Checkpoints
 from reelnest.training.contrastive_model import ContrastiveModel
