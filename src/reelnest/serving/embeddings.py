@@ -166,8 +166,8 @@ async def _encoded(searcher: Searcher, body: EmbeddingsRequest) -> NDArray[np.fl
         return await searcher.model.encode_async(_entries(searcher, body, range(len(body.input))))
     vectors = []
     for first in range(0, len(body.input), VIDEOS_AT_ONCE):
-        part = range(first, min(first + VIDEOS_AT_ONCE, len(body.input)))
-        entries = await run_in_threadpool(_entries, searcher, body, part)  # it decodes videos
+        numbers = range(first, min(first + VIDEOS_AT_ONCE, len(body.input)))
+        entries = await run_in_threadpool(_entries, searcher, body, numbers)  # it decodes videos
         vectors.append(await searcher.model.encode_async(entries))
     return np.concatenate(vectors)
 
