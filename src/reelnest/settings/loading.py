@@ -185,7 +185,8 @@ def _explain(errors: Sequence[ErrorDetails], contents: Mapping[str, Any]) -> lis
 def _advice(keys: Sequence[str], contents: Mapping[str, Any]) -> str:
     """What an unknown setting may have meant: the same name in another section, a similar one in this section, or any of this section."""
     known = _known_keys(keys[:-1], contents)
-    same = [where for where in setting_names() if where.rpartition(".")[2] == keys[-1]]
+    own = ".".join(keys)  # which the default loss may have, but not this one
+    same = [where for where in setting_names() if where.rpartition(".")[2] == keys[-1] and where != own]
     if same:
         return f"did you mean {' or '.join(same)}? Known here: {', '.join(known)}."
     near = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
