@@ -67,10 +67,11 @@ def _lock(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BackupError(f"{folder}: another back-up is being saved there. Wait until it has ended.") from None
         yield
-    except BlockingIOError:
-        raise BackupError(f"{folder}: another back-up is being saved there. Wait until it has ended.") from None
     finally:
         os.close(descriptor)
 

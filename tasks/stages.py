@@ -4,8 +4,8 @@ If a stage fails, its task ends in state Failed with the stage's error message a
 killed worker; training then resumes from its last checkpoint) or MLflow was unreachable, but not for errors in data or settings.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ParamSpec, TypeVar
 
 import httpx
@@ -124,7 +124,8 @@ def train(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State[dv
     state = _run("train", changed, before, {"train": pages.training_page}, on_tick=LiveProgress(workspace.work / "progress.json"))
     link = pages.run_link(workspace)
     if link is not None and state.name == "Completed":
-        _publish_link("mlflow-run", link, "The training's run in MLflow")
+        with _failure_logged("the link to the training's run was not published"):
+            create_link_artifact(key="mlflow-run", link=link, link_text="The training's run in MLflow")
     return state
 
 
@@ -140,7 +141,8 @@ def evaluate(changed: Mapping[str, Any], before: Sequence[dvc.Outcome]) -> State
     state = _run("evaluate", changed, before, {"evaluate": pages.evaluation_page})
     link = pages.evaluation_link(Workspace()) if state.name == "Completed" else None
     if link is not None:
-        _publish_link("evaluation-page", link, "The evaluation page in MLflow")
+        with _failure_logged("the link to the evaluation page was not published"):
+            create_link_artifact(key="evaluation-page", link=link, link_text="The evaluation page in MLflow")
     return state
 
 
@@ -226,27 +228,23 @@ def show(stage: str, page_makers: Pages, workspace: Workspace) -> dict[str, str]
     """
     addresses = {}
     for key, make_page in page_makers.items():
-        try:
+        with _failure_logged(f"the page '{key}' of {stage} was not published"):
             artifact = create_markdown_artifact(key=key, markdown=make_page(workspace), description=f"Results of {stage}.")
-        except NOT_PUBLISHED as error:
-            get_run_logger().warning("the page '%s' of %s was not published: %s: %s", key, stage, type(error).__name__, error)
-        else:
             if PREFECT_UI_URL.value():
                 addresses[key] = f"{PREFECT_UI_URL.value()}/artifacts/artifact/{artifact}"
     return addresses
 
 
-def _publish_link(key: str, link: str, text: str) -> None:
-    """Publishes a link as an artifact. A failure is logged and does not fail the stage."""
+@contextmanager
+def _failure_logged(failure: str) -> Iterator[None]:
+    """Logs an error of publishing, which does not fail the stage."""
     try:
-        create_link_artifact(key=key, link=link, link_text=text)
+        yield
     except NOT_PUBLISHED as error:
-        get_run_logger().warning("the link '%s' was not published: %s: %s", key, type(error).__name__, error)
+        get_run_logger().warning("%s: %s: %s", failure, type(error).__name__, error)
 
 
 def notify(emit: Callable[[], None]) -> None:
     """Emits an event. A failure is logged and does not fail the stage."""
-    try:
+    with _failure_logged("nobody was notified"):
         emit()
-    except NOT_PUBLISHED as error:
-        get_run_logger().warning("nobody was notified: %s: %s", type(error).__name__, error)

@@ -23,7 +23,10 @@ from tasks.services.prefect_server import PREFECT, WORK_POOL, is_answering, serv
 START_TIMEOUT_SECONDS = 180.0
 MLFLOW_DATABASE = "mlflow.db"
 LOCK = Path("work/services.lock")
-"""Held while services run: those of a second `make up`, on other ports, would mark the first one's runs as crashed."""
+"""Held while services run: those of a second `make up`, on other ports, would mark the first one's runs as crashed.
+
+Not a lock of `tasks.process.locks`: what still saves after a kill need not keep services from starting.
+"""
 QUERY_SECONDS = "2"
 """How often the worker asks for runs. The default of ten makes a person wait for a run that they have just started."""
 

@@ -7,12 +7,11 @@ from numpy.typing import NDArray
 
 from reelnest.engines.engine import Vector
 from reelnest.records.formats import TEXT_FIELDS
-from reelnest.search.filters import NUMBER, All, AnyOf, Compare, Filter, Not, OneOf
+from reelnest.search.filters import MOST_DIGITS, NUMBER, NUMBER_PATTERN, All, AnyOf, Compare, Filter, Not, OneOf
 
 LARGEST_ZERO = "2.4703282292062328e-324"
 """Numbers below it round to zero: it is half of the smallest float."""
-MOST_DIGITS = 200
-UNBOUNDED_NUMBER = NUMBER.pattern.replace(f"{{1,{MOST_DIGITS}}}", "+")
+UNBOUNDED_NUMBER = NUMBER_PATTERN % "+"
 """NUMBER for texts that cannot have more than MOST_DIGITS digits. PostgreSQL takes eight times as long to count them."""
 
 

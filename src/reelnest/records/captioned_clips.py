@@ -137,7 +137,8 @@ def find_video(folder: Path, name: str) -> Path:
     bare = without_suffix(name)
     names = [name] if bare != name else [name, *_with_suffixes(bare)]
     names += _with_suffixes(Path(bare).name)
-    places = (Path(inside, candidate) for inside in FOLDERS for candidate in dict.fromkeys(names))
+    # Names outside: most files have one of the first, in whatever folder, and there are dozens.
+    places = (Path(inside, candidate) for candidate in dict.fromkeys(names) for inside in FOLDERS)
     missing = Path("videos", names[0] if bare != name else names[1])
     return resolve(str(next((place for place in places if is_file(folder / place)), missing)), folder)
 

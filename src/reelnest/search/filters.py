@@ -11,6 +11,7 @@ import math
 import operator
 import re
 import threading
+import unicodedata
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -21,7 +22,10 @@ from reelnest.records.formats import TEXT_FIELDS
 LONGEST_FILTER = 10_000
 DEEPEST_FILTER = 50
 """How many conditions may be inside each other. Engines compile them by recursion."""
-NUMBER = re.compile(r" *[-+]?([0-9]{1,200}[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]{1,2})? *")
+MOST_DIGITS = 200
+"""Digits before the point of a text that is compared as a number."""
+NUMBER_PATTERN = r" *[-+]?([0-9]%s[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]{1,2})? *"
+NUMBER = re.compile(NUMBER_PATTERN % f"{{1,{MOST_DIGITS}}}")
 """The texts that are compared as numbers. All engines use this pattern."""
 UNSTORED = re.compile("[\0\ud800-\udfff]")
 EXAMPLE = 'Write conditions such as language == "en" and duration < 30, with and, or, not, in, == != < <= > >=.'
@@ -101,6 +105,8 @@ class _Parser:
     def __init__(self, text: str, tags: Collection[str]) -> None:
         self._text = text
         self._tags = tags
+        # Python normalises names, so a tag in decomposed or full-width letters would not be found.
+        self._normalised = {unicodedata.normalize("NFKC", tag): tag for tag in tags}
 
     def condition(self, node: ast.expr, depth: int = 1) -> Filter:
         if depth > DEEPEST_FILTER:
@@ -133,11 +139,11 @@ class _Parser:
         return Compare(field, _MIRRORED[sign] if mirrored else sign, value)
 
     def _field(self, node: ast.expr) -> str:
-        if isinstance(node, ast.Name) and (written := ast.get_source_segment(self._text, node)) in self._tags:
-            return str(written)  # Python normalises names, and a tag in decomposed or full-width letters would not be found
         match node:
             case ast.Name(id=name) if name == "video_id" or name in TEXT_FIELDS or name in self._tags:
                 return name
+            case ast.Name(id=name) if name in self._normalised:
+                return self._normalised[name]
             case ast.Subscript(value=ast.Name(id="tags"), slice=ast.Constant(value=str(name))) if name in self._tags:
                 return name
             case ast.Name() | ast.Subscript():

@@ -123,10 +123,12 @@ class Guard:
         if host not in self._hosts:
             return f"The host name {host or ''!r} is not allowed. To allow it, start the server with --allow-host NAME."
         origin = headers.get("origin", "").lower()
-        is_of_another_site = "origin" in headers and origin.partition("://")[2] != headers["host"].lower() and origin not in self._origins
-        # Browsers send no origin for an image or a video, which may as well be a search.
-        is_embedded = headers.get("sec-fetch-site") in ("same-site", "cross-site") and headers.get("sec-fetch-mode") != "navigate"
-        if is_of_another_site or (is_embedded and "origin" not in headers and not self._origins):
+        if "origin" in headers:
+            is_allowed = origin.partition("://")[2] == headers["host"].lower() or origin in self._origins
+        else:  # browsers send none for a link, and for an image or a video of a page, whose address may be a search's
+            is_embedded = headers.get("sec-fetch-site") in ("same-site", "cross-site") and headers.get("sec-fetch-mode") != "navigate"
+            is_allowed = bool(self._origins) or not is_embedded
+        if not is_allowed:
             return "The request comes from a page of another site. To allow it, start the server with --allow-origin ORIGIN."
         return None
 

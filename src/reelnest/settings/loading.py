@@ -186,19 +186,15 @@ def _advice(keys: Sequence[str], contents: Mapping[str, Any]) -> str:
     """What an unknown setting may have meant: the same name in another section, a similar one in this section, or any of this section."""
     known = _known_keys(keys[:-1], contents)
     own = ".".join(keys)  # which the default loss may have, but not this one
-    same = [where for where in setting_names() if where.rpartition(".")[2] == keys[-1] and where != own]
+    same = [where for where in _names(Params().model_dump(by_alias=True)) if where.rpartition(".")[2] == keys[-1] and where != own]
     if same:
         return f"did you mean {' or '.join(same)}? Known here: {', '.join(known)}."
     near = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
     return f"did you mean {'.'.join([*keys[:-1], near[0]])}?" if near else f"known here: {', '.join(known)}."
 
 
-def setting_names() -> list[str]:
-    """The dotted keys of all settings, those of the default loss included."""
-    return _names(Params().model_dump(by_alias=True), "")
-
-
-def _names(section: Mapping[str, Any], prefix: str) -> list[str]:
+def _names(section: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The dotted keys of all settings of a section."""
     names = []
     for key, value in section.items():
         names += [f"{prefix}{key}", *(_names(value, f"{prefix}{key}.") if isinstance(value, dict) else [])]

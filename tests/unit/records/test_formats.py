@@ -62,12 +62,7 @@ def test_tags_of_a_video_are_strings_and_not_text_fields(tmp_path: Path) -> None
     write(tmp_path, "videos.jsonl", *({**VIDEO, "tags": value} for value in tags))
     videos, bad = read_videos(tmp_path)
     assert [video.tags for video in videos] == [{"language": "en"}]
-    assert [(record.line, record.reason) for record in bad] == [
-        (2, "wrong_type"),
-        (3, "wrong_type"),
-        (4, "unknown_key"),
-        (5, "unknown_key"),
-    ]
+    assert [record.reason for record in bad] == ["wrong_type", "wrong_type", "unknown_key", "unknown_key"]
     assert "tags.year" in bad[1].detail
 
 

@@ -126,7 +126,7 @@ class Follower:
                 if is_first:
                     log.warning("%s Trying again.", error)
                 is_first = False
-                self._signals.wait(float(self._spec.settings["poll_seconds"]))
+                self._signals.wait(self._spec.poll_seconds)
 
 
 def end_jobs_of(root: Path) -> bool:
@@ -192,11 +192,13 @@ def main(arguments: Sequence[str]) -> int:
     signals.install()
     try:
         result = Follower(spec, scheduler_of(spec), signals).run()
-    except (ReelnestError, OSError) as error:
-        problem = str(error) if isinstance(error, ReelnestError) else storage_problem(error)
+    except ReelnestError as error:
+        result = Result(error.exit_status, f"reelnest: error: {error}")
+    except OSError as error:
+        problem = storage_problem(error)
         if problem is None:
             raise
-        result = Result(error.exit_status if isinstance(error, ReelnestError) else 1, f"reelnest: error: {problem}")
+        result = Result(1, f"reelnest: error: {problem}")
     if result.text:
         sys.stderr.write(f"{result.text}\n")
     return result.status

@@ -54,7 +54,7 @@ class Following:
         """`spec` is the job's, or that of another job of the stage if the job's cannot be read."""
         self._scheduler, self._job, self._id, self._signals = scheduler, job, job_id, signals
         self._spec, self._show = spec, show
-        self._poll_seconds, self._grace_seconds = float(spec.settings["poll_seconds"]), spec.grace_seconds
+        self._poll_seconds, self._grace_seconds = spec.poll_seconds, spec.grace_seconds
         self._tail = LogTail(job.log)
         self._meter = Meter(job.usage)
         self._shown: JobState | None = None

@@ -50,6 +50,11 @@ class JobSpec:
     """What the job holds while it runs, as `reelnest.launch.usage.Holding`."""
 
     @property
+    def poll_seconds(self) -> float:
+        """How often the job's state is asked for."""
+        return float(self.settings["poll_seconds"])
+
+    @property
     def stage(self) -> str:
         """The name of the stage."""
         return self.module.rpartition(".")[2]

@@ -23,7 +23,7 @@ from reelnest.prefetch import prefetched
 from reelnest.records.captioned_clips import find_video, group_split, other_file
 from reelnest.records.formats import TEXT_FIELDS
 from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, PairColumns, PairRow, Row, VideoRow
-from reelnest.records.tables.batches import ColumnBatch, PlainRow, read_batches
+from reelnest.records.tables.batches import ColumnBatch, read_batches
 from reelnest.records.tables.column_map import read_map
 from reelnest.records.tables.pair_lines import by_value
 
@@ -45,20 +45,18 @@ def read_mapped_table(source: Path) -> Iterator[Row]:
     names = columns.columns
     videos = _Videos(columns.videos)
     numbers = [names["relevance"]] if "relevance" in names else []
-
-    def rows_of(batch: ColumnBatch | PlainRow | BadRow) -> list[Row]:
-        if isinstance(batch, BadRow):
-            return [batch]
-        if isinstance(batch, ColumnBatch):
-            values = {key: batch.columns[name] for key, name in names.items()}
-            return list((_text_rows if _are_texts(values) else _other_rows)(batch, names, videos))
-        origin, record = batch
-        return list(_row(origin, {key: record.get(name) for key, name in names.items()}, names, videos))
-
-    # Reading takes as long as writing, and Arrow does both without Python's lock.
-    with closing(prefetched(read_batches(columns.table, list(dict.fromkeys(names.values())), numbers), rows_of)) as batches:
-        for rows in batches:
-            yield from rows
+    batches = read_batches(columns.table, list(dict.fromkeys(names.values())), numbers)
+    # Reading takes as long as writing, and Arrow reads without Python's lock.
+    with closing(prefetched(batches, lambda batch: batch)) as ahead:
+        for batch in ahead:
+            if isinstance(batch, BadRow):
+                yield batch
+            elif isinstance(batch, ColumnBatch):
+                values = {key: batch.columns[name] for key, name in names.items()}
+                yield from (_text_rows if _are_texts(values) else _other_rows)(batch, names, videos)
+            else:
+                origin, record = batch
+                yield from _row(origin, {key: record.get(name) for key, name in names.items()}, names, videos)
 
 
 class _Videos:

@@ -63,11 +63,10 @@ def remove(params: Params, versions: Collection[int], run_ids: Collection[str]) 
     for version in versions:
         with _ignore_missing(f"version {version} of {params.registration.name}"):
             client.delete_model_version(params.registration.name, str(version))
+    marked = []
     for run_id in run_ids:
         with _ignore_missing(f"run {run_id}"):
             client.delete_run(run_id)
-    marked = []
-    for run_id in run_ids:
         with _ignore_missing(f"run {run_id}"):
             marked.append(client.get_run(run_id).info.run_id)
     return marked
