@@ -244,8 +244,9 @@ def test_a_full_journal_loses_what_follows_until_the_next_period(
 def test_ids_that_no_search_can_have_are_refused(tmp_path: Path) -> None:
     log = opened(tmp_path, Clock())
     right = search(log)
-    forged = f"{int(START) + 10**6:x}-{'0' * 16}"
-    for given in ("", "x", right[:-1], f"{right}0", forged, f"../{right}", right.upper() + "\n"):
+    start = int(right.partition("-")[0], 16)
+    other_time, no_period = (f"{forged:x}-{'0' * 16}" for forged in (int(START) + 10**6, start - 1))
+    for given in ("", "x", right[:-1], f"{right}0", other_time, no_period, f"../{right}", right.upper() + "\n"):
         with pytest.raises(QueryError, match="search"):
             log.add_mark(given, 1, "click")
     for rank in (0, MOST_LOGGED + 1, -1):

@@ -88,8 +88,11 @@ class Journals:
         return int(now // self._period * self._period)
 
     def is_open(self, start: int, now: float) -> bool:
-        """Whether clicks on the searches of a period still count."""
-        return start <= now < start + self._period + self._wait
+        """Whether a period starts at `start`, and clicks on its searches still count."""
+        return start == self.period_of(start) and start <= now < self._end_of(start)
+
+    def _end_of(self, start: int) -> float:
+        return start + self._period + self._wait
 
     def append(self, start: int, records: Sequence[Mapping[str, Any]]) -> None:
         """Writes records to the disk: all, or none if there is an error. Raises OSError, JournalFullError among them."""
@@ -120,7 +123,7 @@ class Journals:
         done = []
         for path in sorted(self._folder.glob(f".*{SUFFIX}")):
             start = path.name.removeprefix(".").removesuffix(SUFFIX)
-            if not start.isdecimal() or self.is_open(int(start), now):
+            if not start.isdecimal() or now < self._end_of(int(start)):
                 continue
             try:
                 file = path.open("rb")
