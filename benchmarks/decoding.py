@@ -45,31 +45,24 @@ def _long_videos() -> list[Path]:
 
 
 def _make_long_videos() -> None:
+    for file in _long_videos():
+        make_video(file, "1280x720", 60, 30, int(file.stem.rpartition("-")[2]))
+
+
+def make_video(file: Path, size: str, seconds: int, rate: int, key_every: int) -> None:
+    """Generates a video of a moving test picture with noise, with a key frame every so many frames, unless the file exists."""
     program = shutil.which("ffmpeg")
     if program is None:
         raise SystemExit("this benchmark generates videos with ffmpeg: apt-get install ffmpeg")
-    LONG.mkdir(exist_ok=True)
-    for file in _long_videos():
-        if not file.is_file():
-            key_every = file.stem.rpartition("-")[2]
-            picture = ["-f", "lavfi", "-i", "testsrc2=s=1280x720:d=60:r=30", "-vf", "noise=alls=6:allf=t", "-pix_fmt", "yuv420p"]
-            options = [
-                "-c:v",
-                "libx264",
-                "-preset",
-                "veryfast",
-                "-g",
-                key_every,
-                "-keyint_min",
-                key_every,
-                "-sc_threshold",
-                "0",
-                "-crf",
-                "26",
-            ]
-            unfinished = file.with_suffix(".part.mp4")
-            subprocess.run([program, "-v", "error", "-y", *picture, *options, str(unfinished)], check=True)
-            unfinished.rename(file)
+    if file.is_file():
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    picture = ["-f", "lavfi", "-i", f"testsrc2=s={size}:d={seconds}:r={rate}", "-vf", "noise=alls=6:allf=t", "-pix_fmt", "yuv420p"]
+    keys = ["-g", str(key_every), "-keyint_min", str(key_every), "-sc_threshold", "0"]
+    unfinished = file.with_suffix(".part.mp4")
+    encoder = ["-c:v", "libx264", "-preset", "veryfast", *keys, "-crf", "26"]
+    subprocess.run([program, "-v", "error", "-y", *picture, *encoder, str(unfinished)], check=True)
+    unfinished.rename(file)
 
 
 def _use_cores(count: int) -> None:
