@@ -8,6 +8,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from reelnest.artifacts.validation_report import (
     BehaviourCounts,
@@ -23,10 +24,21 @@ from reelnest.backbones.registry import local_family_of
 from reelnest.checks.data_warnings import data_warnings
 from reelnest.checks.expectations import Checked, check, pair_advice, pair_checks, video_advice, video_checks
 from reelnest.checks.tables import pair_table, side_name, similar_videos, video_splits, video_table
-from reelnest.checks.texts import pair_texts, titles
+from reelnest.checks.texts import Texts, pair_texts, titles
 from reelnest.errors import DataError
 from reelnest.records.behaviour_tests import BEHAVIOUR_FILE, KINDS, BehaviourTest, belong_to_other_data, read_behaviour, write_behaviour
-from reelnest.records.formats import PAIRS_FILE, VIDEOS_FILE, BadRecord, Pair, Side, known_ids, read_pairs, read_videos, write_quarantine
+from reelnest.records.formats import (
+    PAIRS_FILE,
+    VIDEOS_FILE,
+    BadRecord,
+    Pair,
+    Side,
+    Video,
+    known_ids,
+    read_pairs,
+    read_videos,
+    write_quarantine,
+)
 from reelnest.records.pair_segments import cut_videos, segmented_files
 from reelnest.records.quarantine import count_by_reason, quarantine_pairs, quarantine_videos, queries_without_target
 from reelnest.records.splits import connected_components, count_pairs, splits_of
@@ -46,94 +58,161 @@ NAMED = 100
 """How many queries without a target the report names; it counts all of them."""
 
 
+@dataclass(frozen=True)
+class _Records:
+    """The records of `data/`, divided into those that are used and the quarantined lines."""
+
+    lines: Mapping[str, int]
+    """By file, how many there are, without the behaviour tests of other data."""
+    videos: Sequence[Video]
+    """All that are well-formed."""
+    good_videos: Sequence[Video]
+    inspected: Mapping[str, Inspected]
+    """The good videos' facts, by video_id."""
+    bad_videos: Sequence[BadRecord]
+    pairs: Sequence[Pair]
+    """All that are well-formed."""
+    good_pairs: Sequence[Pair]
+    bad_pairs: Sequence[BadRecord]
+    tests: Sequence[BehaviourTest]
+    bad_tests: Sequence[BadRecord]
+    tests_of_other_data: int
+    """Behaviour tests that are left out, because most of their videos are in another data set."""
+    files: Mapping[str, str]
+    """`segmented_files` of the videos and of the segments that pairs name."""
+    groups: Sequence[int]
+    """The connected component of each good pair."""
+    splits: Sequence[str]
+    """The split of each good pair."""
+
+    @property
+    def bad(self) -> list[BadRecord]:
+        return [*self.bad_videos, *self.bad_pairs, *self.bad_tests]
+
+    @property
+    def bad_fraction(self) -> float:
+        lines = sum(self.lines.values())
+        return len(self.bad) / lines if lines else 0.0
+
+
 def run(workspace: Workspace, params: Params) -> None:
     """Runs the stage. Raises DataError if too many records are bad, the train or test split is empty, or a critical expectation fails."""
-    settings, data = params.validation, params.data
-    videos, bad_videos = read_videos(workspace.data)
-    pairs, bad_pairs = read_pairs(workspace.data, known_ids(videos, bad_videos))
-    lines = {VIDEOS_FILE: len(videos) + len(bad_videos), PAIRS_FILE: len(pairs) + len(bad_pairs)}
+    settings, sink = params.validation, _sink(params, workspace)
+    records = _read(workspace, params, sink)
+    write_quarantine(workspace.reports / "quarantine.jsonl", records.bad)
+    write_behaviour(workspace.reports / BEHAVIOUR_FILE, records.tests)
 
-    readable, long = quarantine_videos(videos, settings.max_text_characters)
-    cut, pairs, uncut = cut_videos(readable, pairs)
-    bad_pairs += uncut
-    files = segmented_files([*videos, *cut])
-    with KnownVideos(workspace.frames) as known:
-        limits, sink = Limits.of(settings), _sink(params, workspace)
-        decodable, undecodable = inspect_videos([*readable, *cut], workspace.data, limits, known, params.preprocess.decoder, sink)
-    cut_ids = {video.video_id for video in cut}
-    inspected = {video_id: facts for video_id, facts in decodable.items() if video_id not in cut_ids}
-    bad_videos += long + [record for record in undecodable if record.video_id not in cut_ids]
-    good_videos = [video for video in videos if video.video_id in inspected]
-    # An id refers to its first good line, so a bad line that repeats the id does not affect its pairs.
-    reasons = {record.video_id: record.reason for record in bad_videos if record.video_id and record.video_id not in inspected}
-    reasons |= {record.video_id: record.detail for record in undecodable if record.video_id in cut_ids}
-    fractions = data.validation_fraction, data.test_fraction
-    good, unusable = quarantine_pairs(pairs, reasons, settings.max_text_characters, *fractions, files)
-    bad_pairs += unusable
-    tests, bad_tests = read_behaviour(workspace.data, inspected, reasons, settings.max_text_characters)
-    of_other_data = len(tests) + len(bad_tests) if belong_to_other_data(tests, bad_tests) else 0
-    if of_other_data:
-        tests, bad_tests = [], []
-    lines[BEHAVIOUR_FILE] = len(tests) + len(bad_tests)
-    found_groups = connected_components(pairs, files)
-    groups = found_groups if len(good) == len(pairs) else connected_components(good, files)
-    splits = splits_of(good, groups, *fractions)
-
-    bad = bad_videos + bad_pairs + bad_tests
-    write_quarantine(workspace.reports / "quarantine.jsonl", bad)
-    write_behaviour(workspace.reports / BEHAVIOUR_FILE, tests)
-
-    pair_facts = pair_texts(good, splits, settings.min_near_duplicate_similarity)
-    title_facts = titles(good_videos, video_splits(good, splits), settings.min_near_duplicate_similarity)
-
-    def tables() -> Iterator[Checked]:
-        if bad_videos:
-            yield video_table(videos, inspected, pairs, bad_videos), [video_checks("videos_found", settings, "warning")]
-        used = [video_checks("videos_used", settings, "critical"), video_advice("videos_advice", settings)]
-        looks = similar_videos(good_videos, inspected, settings)
-        yield video_table(good_videos, inspected, good, splits=splits, looks=looks, texts=title_facts), used
-        if bad_pairs:
-            found_splits = splits_of(pairs, found_groups, *fractions)
-            yield pair_table(pairs, found_splits, found_groups, bad_pairs), [pair_checks("pairs_found", settings, "warning")]
-        used = [pair_checks("pairs_used", settings, "critical"), pair_advice("pairs_advice", settings)]
-        yield pair_table(good, splits, groups, texts=pair_facts), used
-
-    findings = check(tables(), [name for name, records in (("videos", bad_videos), ("pairs", bad_pairs)) if not records])
-    outcomes = [finding.outcome for finding in findings]
-    fault = _fault(bad, sum(lines.values()), settings.max_quarantined_fraction, len(set(groups)), splits, outcomes)
+    texts = _texts(records, settings.min_near_duplicate_similarity)
+    unchanged = [name for name, bad in (("videos", records.bad_videos), ("pairs", records.bad_pairs)) if not bad]
+    findings = check(_tables(records, texts, params), unchanged)
+    fault = _fault(records, settings.max_quarantined_fraction, [finding.outcome for finding in findings])
     report = ValidationReport(
         passed=fault is None,
-        videos=_video_counts(lines[VIDEOS_FILE], len(good_videos), inspected),
-        pairs=PairCounts(lines=lines[PAIRS_FILE], good=len(good), by_split_and_kind=count_pairs(good, splits)),
-        quarantined=Quarantined(
-            records=len(bad),
-            fraction=round(_fraction(len(bad), sum(lines.values())), 6),
-            allowed_fraction=settings.max_quarantined_fraction,
-            by_reason=count_by_reason(bad),
+        videos=_video_counts(records),
+        pairs=PairCounts(
+            lines=records.lines[PAIRS_FILE],
+            good=len(records.good_pairs),
+            by_split_and_kind=count_pairs(records.good_pairs, records.splits),
         ),
-        behaviour=_behaviour(tests, len(bad_tests), of_other_data, good, splits),
-        queries_without_target=_lost_queries(pairs, good, unusable),
-        expectations=tuple(outcomes),
-        texts={name: facts.counts() for name, facts in (("pairs", pair_facts), ("titles", title_facts))},
-        warnings=tuple(data_warnings(good, splits)),
+        quarantined=Quarantined(
+            records=len(records.bad),
+            fraction=round(records.bad_fraction, 6),
+            allowed_fraction=settings.max_quarantined_fraction,
+            by_reason=count_by_reason(records.bad),
+        ),
+        behaviour=_behaviour(records),
+        queries_without_target=_lost_queries(records),
+        expectations=tuple(finding.outcome for finding in findings),
+        texts={name: facts.counts() for name, facts in texts.items()},
+        warnings=tuple(data_warnings(records.good_pairs, records.splits)),
     )
     report.write(workspace.reports)
     with atomic_folder(workspace.reports / "data_docs") as folder:
-        shown = {} if sink is None else pictures_of(findings, good_videos, workspace.data, limits, sink.settings, SHOWN_EXAMPLES)
-        write_validation_page(folder / "index.html", report, findings, bad, fault, shown)
+        limits = Limits.of(settings)
+        shown = {} if sink is None else pictures_of(findings, records.good_videos, workspace.data, limits, sink.settings, SHOWN_EXAMPLES)
+        write_validation_page(folder / "index.html", report, findings, records.bad, fault, shown)
     _log(report)
     if fault is not None:
         raise DataError(fault)
 
 
-def _video_counts(lines: int, good: int, inspected: Mapping[str, Inspected]) -> VideoCounts:
-    return VideoCounts(
+def _read(workspace: Workspace, params: Params, sink: FrameSink | None) -> _Records:
+    """Reads and inspects all records. Segments that pairs name are inspected as videos, but are none of the data's."""
+    settings, data = params.validation, params.data
+    videos, bad_videos = read_videos(workspace.data)
+    pairs, bad_pairs = read_pairs(workspace.data, known_ids(videos, bad_videos))
+    lines = {VIDEOS_FILE: len(videos) + len(bad_videos), PAIRS_FILE: len(pairs) + len(bad_pairs)}
+
+    short, long = quarantine_videos(videos, settings.max_text_characters)
+    segments, pairs, uncut = cut_videos(short, pairs)
+    with KnownVideos(workspace.frames) as known:
+        limits, decoder = Limits.of(settings), params.preprocess.decoder
+        inspected, undecodable = inspect_videos([*short, *segments], workspace.data, limits, known, decoder, sink)
+    segment_ids = {segment.video_id for segment in segments}
+    inspected = {video_id: facts for video_id, facts in inspected.items() if video_id not in segment_ids}
+    bad_videos += long + [record for record in undecodable if record.video_id not in segment_ids]
+    # An id refers to its first good line, so a bad line that repeats the id does not affect its pairs.
+    reasons = {record.video_id: record.reason for record in bad_videos if record.video_id and record.video_id not in inspected}
+    reasons |= {record.video_id: record.detail for record in undecodable if record.video_id in segment_ids}
+
+    files, fractions = segmented_files([*videos, *segments]), (data.validation_fraction, data.test_fraction)
+    good_pairs, unusable = quarantine_pairs(pairs, reasons, settings.max_text_characters, *fractions, files)
+    tests, bad_tests = read_behaviour(workspace.data, inspected, reasons, settings.max_text_characters)
+    other_tests = len(tests) + len(bad_tests) if belong_to_other_data(tests, bad_tests) else 0
+    if other_tests:
+        tests, bad_tests = [], []
+    lines[BEHAVIOUR_FILE] = len(tests) + len(bad_tests)
+    groups = connected_components(good_pairs, files)
+    return _Records(
         lines=lines,
-        good=good,
-        frames=sum(video.info.frames for video in inspected.values()),
-        seconds=round(math.fsum(video.info.seconds for video in inspected.values()), 3),
-        by_decoder=dict(sorted(Counter(video.info.decoder for video in inspected.values()).items())),
-        megabytes=round(sum(video.content.bytes for video in inspected.values()) / 2**20, 3),
+        videos=videos,
+        good_videos=[video for video in videos if video.video_id in inspected],
+        inspected=inspected,
+        bad_videos=bad_videos,
+        pairs=pairs,
+        good_pairs=good_pairs,
+        bad_pairs=bad_pairs + uncut + unusable,
+        tests=tests,
+        bad_tests=bad_tests,
+        tests_of_other_data=other_tests,
+        files=files,
+        groups=groups,
+        splits=splits_of(good_pairs, groups, *fractions),
+    )
+
+
+def _texts(records: _Records, least: float) -> dict[str, Texts]:
+    split_of = video_splits(records.good_pairs, records.splits)
+    return {"pairs": pair_texts(records.good_pairs, records.splits, least), "titles": titles(records.good_videos, split_of, least)}
+
+
+def _tables(records: _Records, texts: Mapping[str, Texts], params: Params) -> Iterator[Checked]:
+    """Makes one table at a time, with the suites that run on it."""
+    settings, data, inspected = params.validation, params.data, records.inspected
+    good_videos, good_pairs, splits = records.good_videos, records.good_pairs, records.splits
+    if records.bad_videos:
+        all_lines = video_table(records.videos, inspected, records.pairs, records.bad_videos)
+        yield all_lines, [video_checks("videos_found", settings, "warning")]
+    looks = similar_videos(good_videos, inspected, settings)
+    suites = [video_checks("videos_used", settings, "critical"), video_advice("videos_advice", settings)]
+    yield video_table(good_videos, inspected, good_pairs, splits=splits, looks=looks, texts=texts["titles"]), suites
+    if records.bad_pairs:
+        groups = connected_components(records.pairs, records.files)
+        all_splits = splits_of(records.pairs, groups, data.validation_fraction, data.test_fraction)
+        yield pair_table(records.pairs, all_splits, groups, records.bad_pairs), [pair_checks("pairs_found", settings, "warning")]
+    suites = [pair_checks("pairs_used", settings, "critical"), pair_advice("pairs_advice", settings)]
+    yield pair_table(good_pairs, splits, records.groups, texts=texts["pairs"]), suites
+
+
+def _video_counts(records: _Records) -> VideoCounts:
+    inspected = records.inspected.values()
+    return VideoCounts(
+        lines=records.lines[VIDEOS_FILE],
+        good=len(records.good_videos),
+        frames=sum(video.info.frames for video in inspected),
+        seconds=round(math.fsum(video.info.seconds for video in inspected), 3),
+        by_decoder=dict(sorted(Counter(video.info.decoder for video in inspected).items())),
+        megabytes=round(sum(video.content.bytes for video in inspected) / 2**20, 3),
     )
 
 
@@ -143,61 +222,50 @@ def _sink(params: Params, workspace: Workspace) -> FrameSink | None:
     return None if family is None else frame_sink(FrameSettings(params.preprocess, family.vision), workspace.frames)
 
 
-def _fraction(count: int, total: int) -> float:
-    return count / total if total else 0.0
-
-
-def _lost_queries(pairs: Sequence[Pair], good: Sequence[Pair], bad: Sequence[BadRecord]) -> LostQueries:
+def _lost_queries(records: _Records) -> LostQueries:
     """The queries whose pairs were all quarantined, and for what reasons."""
-    lost = queries_without_target(pairs, good)
-    reasons = {record.line: record.reason for record in bad}
+    lost = queries_without_target(records.pairs, records.good_pairs)
+    reasons = {record.line: record.reason for record in records.bad_pairs}
     taken = set(lost)
-    by_reason = Counter(reasons[pair.line] for pair in pairs if pair.query in taken)
+    by_reason = Counter(reasons[pair.line] for pair in records.pairs if pair.query in taken)
     return LostQueries(count=len(lost), pairs_by_reason=dict(by_reason), queries=tuple(sorted(map(side_name, lost))[:NAMED]))
 
 
-def _behaviour(
-    tests: Sequence[BehaviourTest], bad: int, of_other_data: int, pairs: Sequence[Pair], splits: Sequence[str]
-) -> BehaviourCounts:
+def _behaviour(records: _Records) -> BehaviourCounts:
     """Counts the behaviour tests by kind, and those that use texts or videos of the train split, which are easier to pass."""
-    trained = {side for pair, split in zip(pairs, splits, strict=True) if split == "train" for side in (pair.query, pair.target)}
+    pairs = zip(records.good_pairs, records.splits, strict=True)
+    trained = {side for pair, split in pairs if split == "train" for side in (pair.query, pair.target)}
     trained |= {Side("video", side.source) for side in trained if side.segment is not None}
-    known = [
+    of_training = [
         test
-        for test in tests
+        for test in records.tests
         if any(Side("text", text) in trained for text in test.texts)
         or any(Side("video", video) in trained for video in (*test.video, *test.above))
     ]
-    by_kind = {kind: sum(test.kind == kind for test in tests) for kind in KINDS}
     return BehaviourCounts(
-        lines=len(tests) + bad + of_other_data,
-        good=len(tests),
-        by_kind=dict(by_kind),
-        of_training=len(known),
-        of_other_data=of_other_data,
+        lines=records.lines[BEHAVIOUR_FILE] + records.tests_of_other_data,
+        good=len(records.tests),
+        by_kind={kind: sum(test.kind == kind for test in records.tests) for kind in KINDS},
+        of_training=len(of_training),
+        of_other_data=records.tests_of_other_data,
     )
 
 
-def _fault(
-    bad: Sequence[BadRecord],
-    records: int,
-    allowed: float,
-    groups: int,
-    splits: Sequence[str],
-    outcomes: Sequence[ExpectationOutcome],
-) -> str | None:
+def _fault(records: _Records, allowed: float, outcomes: Sequence[ExpectationOutcome]) -> str | None:
     """Why the data cannot be used; None if it can."""
+    bad = records.bad
     where = "reports/quarantine.jsonl lists each with its line and what to do; reports/data_docs/index.html has all checks."
-    if _fraction(len(bad), records) > allowed:
-        share = f"{len(bad)} of {records} records ({len(bad) / records:.1%}) are bad, more than validate.max_quarantined_fraction allows"
+    if records.bad_fraction > allowed:
+        share = f"{len(bad)} of {sum(records.lines.values())} records ({records.bad_fraction:.1%}) are bad"
+        limit = f"more than validate.max_quarantined_fraction allows ({allowed:.1%})"
         first = f"The first is on line {bad[0].line} of {bad[0].file}: {bad[0].detail}."
-        return f"{share} ({allowed:.1%}): {_counts(bad)}.\n{first} {where} Repair them, or raise the limit."
+        return f"{share}, {limit}: {_counts(bad)}.\n{first} {where} Repair them, or raise the limit."
     for split in ("train", "test"):
-        if split not in splits:
-            problem = f"the {split} split has no pairs: {len(splits)} good pairs form {groups} groups without a common query or target"
+        if split not in records.splits:
+            pairs = f"{len(records.good_pairs)} good pairs form {len(set(records.groups))} groups without a common query or target"
+            problem = f"the {split} split has no pairs: {pairs}, and a group is never divided between splits."
             advice = "Add pairs, give some of them a `split`, or change data.validation_fraction and data.test_fraction."
-            quarantined = f" Bad: {_counts(bad)}. {where}" if bad else ""
-            return f"{problem}, and a group is never divided between splits.{quarantined} {advice}"
+            return f"{problem}{f' Bad: {_counts(bad)}. {where}' if bad else ''} {advice}"
     failed = [outcome for outcome in outcomes if outcome.severity == "critical" and not outcome.success]
     if failed:
         problems = "; ".join(f"{outcome.suite}: {outcome.summary}" for outcome in failed)
