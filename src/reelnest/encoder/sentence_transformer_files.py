@@ -8,8 +8,8 @@ processor_config.json                 frames to patches, as ours, and how many f
 preprocessor_config.json, video_preprocessor_config.json   the same, where older programs look
 pooling/, projection/                 settings, and the projection's weights, which reelnest reads too
 
-sentence-transformers takes frames, not files: `saved.videos_for_sentence_transformers` samples them as in training. It truncates queries
-to `max_text_tokens` as we do, but cannot truncate the text of a video or document.
+sentence-transformers takes frames, not files: `saved.videos_for_sentence_transformers` samples and resizes them as in training. It
+truncates queries to `max_text_tokens` as we do, but cannot truncate the text of a video or document.
 """
 
 from pathlib import Path
@@ -100,6 +100,9 @@ def _transformer(tokenizer: Tokenizer, settings: Model, family: Family) -> dict[
         "transformer_task": "feature-extraction",
         "modality_config": {"text": forward, "video": forward, "message": {**forward, "format": "structured"}},
         "module_output_name": "token_embeddings",
+        # Frames arrive resized. Resizing rounds sides down to whole tokens, so their area may be outside of the bounds, and the processor
+        # would resize them again.
+        "processing_kwargs": {"video": {"do_resize": False}},
         # They truncate the whole sequence and restore the end token. Documents are not truncated: they may be videos.
         "query_length": len(prompt.instruction(settings.query_instruction)) + settings.max_text_tokens + len(prompt.end),
         "unpad_inputs": False,  # transformers computes positions for padded rows

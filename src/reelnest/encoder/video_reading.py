@@ -87,8 +87,8 @@ def _segment(times: Times, number: int) -> Segment | None:
 def sentence_transformers_input(frames: Frames, text: str) -> dict[str, Any]:
     """Returns a video and its text as an input of sentence-transformers' `encode`.
 
-    Its processor does not resize frames that have their final size. The metadata describe a video of only the sampled frames, so the
-    time between frames equals ours.
+    The saved settings tell its processor not to resize frames. The metadata describe a video of only the sampled frames, so the time
+    between frames equals ours.
     """
     array = from_patches(frames.rows, frames.grid_thw, frames.vision).transpose(0, 3, 1, 2)  # (time, channel, height, width)
     rate = frames.vision.temporal_patch_size / frames.seconds_per_grid
