@@ -139,7 +139,7 @@ def find_video(folder: Path, name: str) -> Path:
     names += _with_suffixes(Path(bare).name)
     # Names outside: most files have one of the first, in whatever folder, and there are dozens.
     places = (Path(inside, candidate) for candidate in dict.fromkeys(names) for inside in FOLDERS)
-    missing = Path("videos", names[0] if bare != name else names[1])
+    missing = Path(next((inside for inside in FOLDERS[1:] if (folder / inside).is_dir()), ""), names[0] if bare != name else names[1])
     return resolve(str(next((place for place in places if is_file(folder / place)), missing)), folder)
 
 
@@ -164,28 +164,38 @@ def each(entries: Iterable[Entry | BadRow], make: Callable[[Origin, Any, str], T
             yield BadRow(entry[0], error.reason, str(error))
 
 
-def split_entries(folder: Path, suffix: str, layout: str) -> Iterator[Entry | BadRow]:
+def split_entries(folder: Path, suffixes: Sequence[str], layout: str) -> Iterator[Entry | BadRow]:
     """The entries of the files of the three splits, by `train`, `val` or `test` in their names: JSON lines, or lists in JSON.
 
     Raises DataError if there are no such files.
     """
-    splits = splits_of(filter(is_file, folder.glob(f"*{suffix}")) if folder.is_dir() else (), folder)
+    files = [file for suffix in suffixes for file in folder.glob(f"*{suffix}") if is_file(file)] if folder.is_dir() else []
+    splits = splits_of(files, folder)
     if not splits:
         raise DataError(f"{folder}: expected {layout}.")
     for split, file in splits:
-        if file.suffix == ".jsonl":
-            yield from (row if isinstance(row, BadRow) else (*row, split) for row in read_json_lines(file))
-        else:
-            yield from numbered(read_json(file, list, layout), file.name, split)
+        yield from entries_of(file, split, layout)
+
+
+def entries_of(file: Path, split: str, layout: str) -> Iterator[Entry | BadRow]:
+    """The entries of a file of JSON lines, or of a list in JSON. Raises DataError if there is no such list."""
+    if file.suffix == ".jsonl":
+        yield from (row if isinstance(row, BadRow) else (*row, split) for row in read_json_lines(file))
+    else:
+        yield from numbered(read_json(file, list, layout), file.name, split)
 
 
 def splits_of(files: Iterable[Path], folder: Path) -> list[tuple[str, Path]]:
     """The files with a split in their paths, relative to `folder`, with their splits, in this order. A warning names the other files."""
     named = [(split_of(file.relative_to(folder).as_posix()), file) for file in sorted(files)]
     if others := [file.relative_to(folder).as_posix() for split, file in named if split is None]:
-        shown = ", ".join(map(show, others[:MOST_SHOWN])) + (f" and {len(others) - MOST_SHOWN:,} more" if len(others) > MOST_SHOWN else "")
-        log.warning("%s: not used, because their names have no train, val or test: %s", folder, shown)
+        log.warning("%s: not used, because their names have no train, val or test: %s", folder, shown_names(others))
     return [(split, file) for name in SPLITS for split, file in named if split == name]
+
+
+def shown_names(names: Sequence[str]) -> str:
+    """The first of these names, and the number of the others."""
+    return ", ".join(map(show, names[:MOST_SHOWN])) + (f" and {len(names) - MOST_SHOWN:,} more" if len(names) > MOST_SHOWN else "")
 
 
 def split_of(path: str) -> str | None:

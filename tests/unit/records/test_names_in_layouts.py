@@ -114,3 +114,11 @@ def test_a_missing_file_is_compared_with_the_names_in_its_folder(tmp_path: Path)
     details = [row.detail for row in result.skipped if row.reason == "missing"]
     assert 'did you mean "Clip.mp4"' in details[0]
     assert "separate folders with / instead of" in details[1]
+
+
+def test_a_missing_file_is_looked_for_where_the_layout_has_its_files(tmp_path: Path) -> None:
+    folder = tmp_path / "source"
+    clips(folder, "caf\u00e9.mp4", "b.mp4")
+    write_lines(folder / "test.jsonl", [{"video_id": name, "caption": [name]} for name in ("cafe\u0301", "b")])
+    result, _ = imported("msvd", folder, tmp_path)
+    assert f"{folder}/cafe\u0301.mp4; a file of this name exists in another Unicode form" in result.skipped[0].detail

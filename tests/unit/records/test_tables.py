@@ -158,6 +158,32 @@ def test_a_csv_file_that_cannot_be_read_is_an_error(tmp_path: Path, content: byt
         import_data("table", table, tmp_path / "new")
 
 
+def test_lines_that_an_open_quote_takes_are_counted(tmp_path: Path) -> None:
+    table = source(tmp_path / "source", "csv", [{"q": "x", "file": "a.mp4"}])
+    (tmp_path / "source" / "rows.csv").write_text('q,file\nfirst,a.mp4\n"open,a.mp4\n' + "lost,b.mp4\n" * 9)
+    result = import_data("table", table, tmp_path / "new")
+    assert [(row.origin.row, row.reason) for row in result.skipped] == [(3, "bad_csv")]
+    assert "a double quote is not closed, so 9 lines after it are not read" in result.skipped[0].detail
+    (tmp_path / "source" / "rows.csv").write_text('q,file\nfirst,a.mp4\n"open,a.mp4\n' + "lost,b.mp4\n" * 500_000)
+    with pytest.raises(DataError, match=r"rows\.csv: not readable as CSV after row 2: .* perhaps because a double quote is not closed"):
+        import_data("table", table, tmp_path / "long")
+
+
+def test_a_video_that_is_no_text_is_named(tmp_path: Path) -> None:
+    table = source(tmp_path / "source", "jsonl", [{"q": "x", "file": "a.mp4"}, {"q": "y", "file": 7}])
+    result = import_data("table", table, tmp_path / "new")
+    assert [(row.origin.row, row.detail) for row in result.skipped] == [
+        (2, "the column file has a number (7); expected the name of a video file")
+    ]
+
+
+def test_the_suffix_of_a_table_may_have_capital_letters(tmp_path: Path) -> None:
+    table = source(tmp_path / "source", "csv", [{"q": "x", "file": "a.mp4"}])
+    (tmp_path / "source" / "rows.csv").rename(tmp_path / "source" / "ROWS.CSV")
+    table.write_text(table.read_text().replace("rows.csv", "ROWS.CSV"))
+    assert import_data("table", table, tmp_path / "new").pairs == 1
+
+
 def test_pairs_of_missing_and_unknown_videos_are_skipped(tmp_path: Path) -> None:
     rows = [{"q": f"text {at}", "file": name} for at, name in enumerate(["a.mp4", "lost.mp4", "../b.mp4", "a.mp4"])]
     result = import_data("table", source(tmp_path / "source", "csv", rows), tmp_path / "new")

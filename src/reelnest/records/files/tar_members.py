@@ -18,6 +18,8 @@ from reelnest.errors import VideoError
 
 COMPRESSED = (".gz", ".tgz", ".bz2", ".tbz", ".tbz2", ".xz", ".txz", ".zst", ".lz4", ".zip")
 ARCHIVES = (".tar", *COMPRESSED)
+COMPRESSED_STARTS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"PK\x03\x04")
+"""First bytes of these: gzip, bzip2, xz, zstd, lz4 and zip."""
 INDEXES = 16
 """Tar files whose members stay in memory. One takes about 200 bytes a member."""
 MOST_MEMBERS = 1_000_000
@@ -53,6 +55,12 @@ class TarMember:
 def tar_of(file: Path) -> Path | None:
     """The archive among the folders of this path; None if there is none."""
     return next((parent for parent in file.parents if parent.suffix.lower() in ARCHIVES and parent.is_file()), None)
+
+
+def is_compressed(file: Path) -> bool:
+    """Whether a file begins as a compressed archive does, whatever its name is. Raises OSError."""
+    with file.open("rb") as opened:
+        return opened.read(8).startswith(COMPRESSED_STARTS)
 
 
 def stored_name(name: str, folder: Path) -> str:

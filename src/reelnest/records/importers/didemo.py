@@ -23,7 +23,7 @@ LAYOUT = 'train_data.json, val_data.json and test_data.json, each a list of obje
 def read_didemo(source: Path) -> Iterator[Row]:
     """DiDeMo: train_data.json, val_data.json and test_data.json; the sentences of a video are joined."""
     joined: dict[tuple[str, str], tuple[Origin, list[str]]] = {}
-    for row in each(split_entries(source, "_data.json", LAYOUT), _description):
+    for row in each(split_entries(source, ["_data.json"], LAYOUT), _description):
         if isinstance(row, BadRow):
             yield row
             continue
@@ -41,7 +41,7 @@ def read_didemo(source: Path) -> Iterator[Row]:
 @IMPORTERS.register("didemo-moments")
 def read_didemo_moments(source: Path) -> Iterator[Row]:
     """DiDeMo: train_data.json, val_data.json and test_data.json; each sentence is paired with its segment of the video."""
-    yield from clip_rows(source, each(split_entries(source, "_data.json", LAYOUT), _clip_of_moment))
+    yield from clip_rows(source, each(split_entries(source, ["_data.json"], LAYOUT), _clip_of_moment))
 
 
 def _clip_of_moment(origin: Origin, entry: Any, split: str) -> Clip:

@@ -1,4 +1,4 @@
-"""The video sets of MMEB-V2, downloaded from the Hugging Face Hub: Parquet files or JSON lines.
+"""The video sets of MMEB-V2, downloaded from the Hugging Face Hub: Parquet files, JSON lines or lists in JSON.
 
 Their names, or those of their folders, have train, val or test. Sets are such as
 `VLM2Vec/MSR-VTT` and `VLM2Vec/MSVD` (`video_id`, `video`, `caption`), `VLM2Vec/DiDeMo` (`video`, `caption`) and `VLM2Vec/VATEX`
@@ -16,8 +16,8 @@ from reelnest.records.captioned_clips import (
     Entry,
     clip_rows,
     each,
+    entries_of,
     field_of,
-    read_json_lines,
     splits_of,
     texts,
     without_suffix,
@@ -28,22 +28,26 @@ from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, Row
 from reelnest.records.json_lines import RecordError, show
 from reelnest.records.tables.batches import parquet_columns, read_rows
 
-LAYOUT = "Parquet files or JSON lines with train, val or test in their names, with “video” and “caption”, or “videoID” and “enCap”"
+LAYOUT = (
+    "Parquet files, JSON lines or lists in JSON with train, val or test in their names,"
+    " with “video” and “caption”, or “videoID” and “enCap”"
+)
+SUFFIXES = (".parquet", ".jsonl", ".json")
 ID_KEYS, CAPTION_KEYS = ("video_id", "videoID", "video"), ("caption", "enCap")
 
 
 @IMPORTERS.register("mmeb")
 def read_mmeb(source: Path) -> Iterator[Row]:
-    """MMEB-V2's video sets: Parquet or JSON lines with video_id, video and caption; each caption is a query."""
-    files = splits_of(filter(is_file, (*source.rglob("*.parquet"), *source.rglob("*.jsonl"))), source)
+    """MMEB-V2's video sets: Parquet, JSON lines or lists in JSON with video_id, video and caption; each caption is a query."""
+    files = splits_of([file for suffix in SUFFIXES for file in source.rglob(f"*{suffix}") if is_file(file)], source)
     if not files:
         raise DataError(f"{source}: expected {LAYOUT}.")
     yield from clip_rows(source, each((entry for split, file in files for entry in _entries(file, split)), _clip))
 
 
 def _entries(file: Path, split: str) -> Iterator[Entry | BadRow]:
-    if file.suffix == ".jsonl":
-        yield from (row if isinstance(row, BadRow) else (*row, split) for row in read_json_lines(file))
+    if file.suffix != ".parquet":
+        yield from entries_of(file, split, LAYOUT)
         return
     names = parquet_columns(file)
     chosen = [name for name in (*ID_KEYS, *CAPTION_KEYS, "url") if name in names]

@@ -2,7 +2,7 @@
 
 A content is a text, or `<video>` with its file in `videos`, `positive_videos` or `negative_videos`. The id of a video is its path in the
 file, without the suffix; lines with another file of the same id are not used. Each positive gives a pair, and the negatives are those of
-the line.
+the line. The `label` of ms-swift's pairwise losses is the relevance; a line whose label is 0 has no relevant item.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from reelnest.errors import DataError, VideoError
 from reelnest.records.captioned_clips import other_file, read_json_lines
 from reelnest.records.files.safe_paths import resolve
 from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, PairRow, Row, VideoRow
-from reelnest.records.json_lines import RecordError, show
+from reelnest.records.json_lines import RecordError, show, show_kind
 
 TAG = "<video>"
 OTHER_TAGS = ("<image>", "<audio>")
@@ -36,6 +36,7 @@ def read_ms_swift(source: Path) -> Iterator[Row]:
             if not positives:
                 raise RecordError("wrong_layout", "there are no positive_messages; expected a list of messages for each positive")
             negatives = _sides(record, "negative")
+            relevance = _relevance(record)
         except RecordError as error:
             yield BadRow(origin, error.reason, str(error))
             continue
@@ -48,10 +49,22 @@ def read_ms_swift(source: Path) -> Iterator[Row]:
             yield other_file(origin, _id_of(conflicts[0]), conflicts[0], paths[_id_of(conflicts[0])])
             continue
         for positive in positives:
-            pair: dict[str, Any] = {"query": _named(query), "target": _named(positive)}
+            pair: dict[str, Any] = {"query": _named(query), "target": _named(positive), **relevance}
             if negatives:
                 pair["negatives"] = [_named(negative) for negative in negatives]
             yield PairRow(origin, pair)
+
+
+def _relevance(record: dict[str, Any]) -> dict[str, float]:
+    label = record.get("label")
+    if label is None:
+        return {}
+    if isinstance(label, bool) or not isinstance(label, int | float):
+        raise RecordError("bad_relevance", f"label is {show_kind(label)}; expected a number, 0 for items that are not similar")
+    if label <= 0:
+        advice = "list such items under negative_messages of a line with positive_messages"
+        raise RecordError("not_relevant", f"label is {label:g}, so the items are not similar; {advice}")
+    return {"relevance": label}
 
 
 def _sides(record: dict[str, Any], kind: str) -> list[dict[str, str]]:

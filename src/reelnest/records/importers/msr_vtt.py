@@ -1,7 +1,7 @@
-"""MSR-VTT: `MSRVTT_data.json`, and the CSV files of the 9k, 7k and 1k-A splits.
+"""MSR-VTT: `MSRVTT_data.json`, or the two `…_videodatainfo.json` of its first release, and the CSV files of the 9k, 7k and 1k-A splits.
 
 With `MSRVTT_JSFUSION_test.csv` (1k-A), its clips and sentences are the test split. With `MSRVTT_train.9k.csv` or `MSRVTT_train.7k.csv`, its
-clips are the training split. Without them, the splits are those of the JSON file. Clips of one `url` are never in two splits.
+clips are the training split. Without them, the splits are those of the JSON files. Clips of one `url` are never in two splits.
 """
 
 from collections import defaultdict
@@ -15,6 +15,7 @@ from reelnest.records.captioned_clips import Clip, clip_rows, each, field_of, nu
 from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, Row
 
 DATA_FILE, TEST_FILE = "MSRVTT_data.json", "MSRVTT_JSFUSION_test.csv"
+FIRST_RELEASE = ("train_val_videodatainfo.json", "test_videodatainfo.json")
 TRAIN_FILES = ("MSRVTT_train.9k.csv", "MSRVTT_train.7k.csv")
 SPLITS = {"train": "train", "validate": "validation", "val": "validation", "test": "test"}
 
@@ -22,10 +23,7 @@ SPLITS = {"train": "train", "validate": "validation", "val": "validation", "test
 @IMPORTERS.register("msr-vtt")
 def read_msr_vtt(source: Path) -> Iterator[Row]:
     """MSR-VTT: MSRVTT_data.json, and the CSV files of the 9k, 7k and 1k-A splits."""
-    data = read_json(source / DATA_FILE, dict, 'an object with "videos" and "sentences"')
-    videos, sentences = data.get("videos"), data.get("sentences")
-    if not isinstance(videos, list) or not isinstance(sentences, list):
-        raise DataError(f'{source / DATA_FILE}: expected an object with the lists "videos" and "sentences".')
+    contents = {name: _content(source / name) for name in _data_files(source)}
     given = [source / name for name in TRAIN_FILES if (source / name).is_file()]
     if len(given) > 1:
         raise DataError(f"{source}: found {' and '.join(file.name for file in given)}; remove the one that you do not want.")
@@ -45,14 +43,16 @@ def read_msr_vtt(source: Path) -> Iterator[Row]:
     train, test = in_train if given else None, in_test if has_test else None
 
     captions: dict[str, list[tuple[str, Origin]]] = defaultdict(list)
-    for sentence in each(numbered(sentences, f"{DATA_FILE}: sentences"), _caption):
+    sentences = (entry for name, lists in contents.items() for entry in numbered(lists["sentences"], f"{name}: sentences"))
+    for sentence in each(sentences, _caption):
         if isinstance(sentence, BadRow):
             yield sentence
         else:
             captions[sentence[0]].append(sentence[1:])
 
     clips: list[Clip] = []
-    for video in each(numbered(videos, f"{DATA_FILE}: videos"), _video):
+    videos = (entry for name, lists in contents.items() for entry in numbered(lists["videos"], f"{name}: videos"))
+    for video in each(videos, _video):
         if isinstance(video, BadRow):
             yield video
             continue
@@ -65,8 +65,20 @@ def read_msr_vtt(source: Path) -> Iterator[Row]:
     known = {clip.video_id for clip in clips}
     for video_id, pairs in (test or {}).items():
         if video_id not in known:
-            yield BadRow(pairs[0][1], "unknown_video", f"{video_id} is not in {DATA_FILE}")
+            yield BadRow(pairs[0][1], "unknown_video", f"{video_id} is not in {' or '.join(contents)}")
     yield from clip_rows(source, clips)
+
+
+def _data_files(source: Path) -> list[str]:
+    first_release = [name for name in FIRST_RELEASE if (source / name).is_file()]
+    return first_release if first_release and not (source / DATA_FILE).exists() else [DATA_FILE]
+
+
+def _content(file: Path) -> dict[str, list[Any]]:
+    content = read_json(file, dict, 'an object with "videos" and "sentences"')
+    if not all(isinstance(content.get(name), list) for name in ("videos", "sentences")):
+        raise DataError(f'{file}: expected an object with the lists "videos" and "sentences".')
+    return content
 
 
 def _caption(origin: Origin, sentence: Any, _: str) -> tuple[str, str, Origin]:

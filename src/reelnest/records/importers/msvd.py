@@ -1,4 +1,4 @@
-"""MSVD: JSON lines as on the Hugging Face Hub, with `video_id`, `video` and `caption`, a list, and the split in the file name.
+"""MSVD as on the Hugging Face Hub: JSON lines or lists in JSON with `video_id`, `video` and `caption`, a list, and the split in the name.
 
 The original `raw-captions.pkl` is refused: a pickle can run code when it is opened.
 """
@@ -12,15 +12,16 @@ from reelnest.records.captioned_clips import Clip, clip_rows, each, field_of, sp
 from reelnest.records.importers.importer import IMPORTERS, Origin, Row
 
 PICKLE = "raw-captions.pkl"
-LAYOUT = 'JSON lines with train, val or test in their names, with "video_id", "video" and "caption", a list'
+SUFFIXES = (".jsonl", ".json")
+LAYOUT = 'JSON lines, or lists in JSON, with train, val or test in their names, with "video_id", "video" and "caption", a list'
 
 
 @IMPORTERS.register("msvd")
 def read_msvd(source: Path) -> Iterator[Row]:
-    """MSVD: JSON lines with video_id, video and caption, a list; each caption is a query."""
-    if (source / PICKLE).is_file() and not list(source.glob("*.jsonl")):
+    """MSVD: JSON lines or lists in JSON with video_id, video and caption, a list; each caption is a query."""
+    if (source / PICKLE).is_file() and not any(file.suffix in SUFFIXES for file in source.iterdir()):
         raise DataError(f"{source / PICKLE}: a pickle, which could run code when opened. Use the layout of the Hugging Face Hub: {LAYOUT}.")
-    yield from clip_rows(source, each(split_entries(source, ".jsonl", LAYOUT), _clip))
+    yield from clip_rows(source, each(split_entries(source, SUFFIXES, LAYOUT), _clip))
 
 
 def _clip(origin: Origin, entry: Any, split: str) -> Clip:

@@ -17,13 +17,13 @@ LAYOUT = 'JSON lines with train, val or test in their names, with "qid", "query"
 @IMPORTERS.register("qvhighlights")
 def read_qvhighlights(source: Path) -> Iterator[Row]:
     """QVHighlights: highlight_train_release.jsonl and others; a query is paired with its whole clip."""
-    yield from clip_rows(source, each(split_entries(source, ".jsonl", LAYOUT), _clip))
+    yield from clip_rows(source, each(split_entries(source, [".jsonl"], LAYOUT), _clip))
 
 
 @IMPORTERS.register("qvhighlights-moments")
 def read_qvhighlights_moments(source: Path) -> Iterator[Row]:
     """QVHighlights: highlight_train_release.jsonl and others; a query is paired with each of its relevant windows."""
-    yield from clip_rows(source, each(split_entries(source, ".jsonl", LAYOUT), _clip_of_moments))
+    yield from clip_rows(source, each(split_entries(source, [".jsonl"], LAYOUT), _clip_of_moments))
 
 
 def _clip(origin: Origin, entry: Any, split: str) -> Clip:

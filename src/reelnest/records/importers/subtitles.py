@@ -1,9 +1,11 @@
 """A folder of video files with their subtitles, `<name>.srt` or `<name>.vtt`, and search texts in `<name>.txt`, one a line.
 
-A language may follow the name, as in `<name>.en.vtt`; the first in alphabetical order is used. What is said becomes the field `asr`.
+A language and a kind may follow the name, as in `<name>.en.vtt` and `<name>.en.sdh.srt`: of the files with the fewest such words, the first
+in alphabetical order is used. What is said becomes the field `asr`.
 """
 
 import html
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -11,16 +13,20 @@ from itertools import zip_longest
 from pathlib import Path
 
 from reelnest.errors import DataError, VideoError
-from reelnest.records.captioned_clips import SUFFIXES, other_file
+from reelnest.records.captioned_clips import SUFFIXES, other_file, shown_names
 from reelnest.records.files.safe_paths import is_file, resolve
 from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, PairRow, Row, VideoRow
 
 SUBTITLES, TEXTS = (".srt", ".vtt"), ".txt"
-LANGUAGE = re.compile(r"\.[A-Za-z]{2,3}([-_]\w+)?")
+LANGUAGE_OR_KIND = re.compile(r"\.([A-Za-z]{2,3}([-_]\w+)*|forced|default|captions)")
+MOST_WORDS = 3
+"""Languages and kinds between the name and the suffix."""
 TIMES = re.compile(r"^\s*(\d+:)?\d+:\d+([.,:]\d+)?\s*-->\s*(\d+:)?\d+:\d+([.,:]\d+)?")
 MARKUP = re.compile(r"</?[A-Za-z][^<>]*>|<[\d:.,]+>|\{\\[^}]*\}")
 """HTML and WebVTT tags, and the position codes of SubRip files."""
 ENTITY = re.compile(r"&(?:#\d+|#[xX][\da-fA-F]+|[A-Za-z]+);")
+
+log = logging.getLogger(__name__)
 
 
 @IMPORTERS.register("subtitles")
@@ -31,6 +37,7 @@ def read_subtitles(source: Path) -> Iterator[Row]:
     if not videos:
         raise DataError(f"{source}: expected a folder with video files ({', '.join(SUFFIXES)}), and .srt, .vtt and .txt files beside them.")
     beside = _beside(files)
+    _warn_of_unused(files, videos, source)
     names: dict[str, str] = {}
     for file in videos:
         video_id, name = file.relative_to(source).with_suffix("").as_posix(), file.relative_to(source).as_posix()
@@ -98,12 +105,30 @@ def spoken_text(lines: list[str]) -> str:
 
 
 def _beside(files: Iterable[Path]) -> dict[Path, dict[str, Path]]:
-    """For each name without suffix, the file of each suffix of SUBTITLES and TEXTS. One without a language comes first."""
+    """For each name without suffix, the file of each suffix of SUBTITLES and TEXTS. The one with the fewest words after its name."""
     beside: dict[Path, dict[str, Path]] = defaultdict(dict)
-    chosen = [file for file in files if file.suffix.lower() in (*SUBTITLES, TEXTS)]
-    for file in chosen:
-        beside[file.with_suffix("")][file.suffix.lower()] = file
-    for file in chosen:
-        if LANGUAGE.fullmatch(file.with_suffix("").suffix):
-            beside[file.with_suffix("").with_suffix("")].setdefault(file.suffix.lower(), file)
+    named = [(file, _names(file)) for file in files if file.suffix.lower() in (*SUBTITLES, TEXTS)]
+    for words in range(MOST_WORDS + 1):
+        for file, names in named:
+            if words < len(names):
+                beside[names[words]].setdefault(file.suffix.lower(), file)
     return beside
+
+
+def _names(file: Path) -> list[Path]:
+    """The file without its suffix, and then without the last one, two and more languages or kinds."""
+    names = [file.with_suffix("")]
+    while len(names) <= MOST_WORDS and LANGUAGE_OR_KIND.fullmatch(names[-1].suffix):
+        names.append(names[-1].with_suffix(""))
+    return names
+
+
+def _warn_of_unused(files: Iterable[Path], videos: Iterable[Path], source: Path) -> None:
+    known = {video.with_suffix("") for video in videos}
+    unused = [
+        file.relative_to(source).as_posix()
+        for file in files
+        if file.suffix.lower() in (*SUBTITLES, TEXTS) and known.isdisjoint(_names(file))
+    ]
+    if unused:
+        log.warning("%s: not used, because no video file has their name: %s", source, shown_names(unused))

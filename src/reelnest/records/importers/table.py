@@ -23,6 +23,7 @@ from reelnest.prefetch import prefetched
 from reelnest.records.captioned_clips import find_video, group_split, other_file
 from reelnest.records.formats import TEXT_FIELDS
 from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, PairColumns, PairRow, Row, VideoRow
+from reelnest.records.json_lines import show_kind
 from reelnest.records.tables.batches import ColumnBatch, read_batches
 from reelnest.records.tables.column_map import read_map
 from reelnest.records.tables.pair_lines import by_value
@@ -196,7 +197,7 @@ def _other_rows(batch: ColumnBatch, names: dict[str, str], videos: _Videos) -> I
 
 def _row(origin: Origin, values: dict[str, Any], names: dict[str, str], videos: _Videos) -> Iterator[Row]:
     if not isinstance(values["video"], str) or not values["video"]:
-        yield _without_video(origin, names)
+        yield _without_video(origin, names, values["video"])
         return
     video_id = str(values.get("video_id") or Path(values["video"]).stem)
     yield from videos.new(origin, video_id, values)
@@ -216,8 +217,9 @@ def _row(origin: Origin, values: dict[str, Any], names: dict[str, str], videos: 
     yield PairRow(origin, record if grade is None else {**record, "relevance": grade})
 
 
-def _without_video(origin: Origin, names: dict[str, str]) -> BadRow:
-    return BadRow(origin, "no_path", f"the column {names['video']} is empty; expected the name of a video file")
+def _without_video(origin: Origin, names: dict[str, str], value: Any = None) -> BadRow:
+    state = "is empty" if value in (None, "") else f"has {show_kind(value)}"
+    return BadRow(origin, "no_path", f"the column {names['video']} {state}; expected the name of a video file")
 
 
 def _without_grade(origin: Origin, value: Any) -> BadRow:

@@ -13,7 +13,7 @@ LAYOUT = 'JSON files with train, val or test in their names, each a list of obje
 @IMPORTERS.register("vatex")
 def read_vatex(source: Path) -> Iterator[Row]:
     """VATEX: JSON files of the splits; each caption of enCap and chCap is a query."""
-    yield from clip_rows(source, each(split_entries(source, ".json", LAYOUT), _clip))
+    yield from clip_rows(source, each(split_entries(source, [".json"], LAYOUT), _clip))
 
 
 def _clip(origin: Origin, entry: Any, split: str) -> Clip:

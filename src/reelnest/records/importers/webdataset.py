@@ -16,7 +16,7 @@ from typing import Any
 from reelnest.errors import DataError
 from reelnest.records.captioned_clips import SUFFIXES, other_file, split_of
 from reelnest.records.files.safe_paths import is_file
-from reelnest.records.files.tar_members import TAR_FAULTS, read_members
+from reelnest.records.files.tar_members import TAR_FAULTS, is_compressed, read_members
 from reelnest.records.formats import TEXT_FIELDS
 from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, PairRow, Row, VideoRow
 from reelnest.records.json_lines import show_kind
@@ -60,7 +60,7 @@ def _shards(source: Path) -> list[tuple[Path, str]]:
         return [(source, source.name)]
     shards = [(shard, shard.relative_to(source).as_posix()) for shard in sorted(source.rglob("*.tar")) if is_file(shard)]
     if not shards:
-        raise DataError(f"{source}: expected a tar file, or a folder with tar files.")
+        raise DataError(f"{source}: expected an uncompressed tar file, or a folder with .tar files. Unpack archives that are compressed.")
     return shards
 
 
@@ -100,7 +100,12 @@ def _shard(shard: Path, name: str, folder: Path | None) -> Iterator[_Sample | Ba
                 yield from _add(sample, suffix, opened, member, folder)
     except (*TAR_FAULTS, OSError) as error:
         number += 1
-        yield BadRow(Origin(name, number), "truncated", f"not readable as an uncompressed tar file from here on: {error}; copy it again")
+        if is_compressed(shard):
+            yield BadRow(Origin(name, number), "compressed_tar", "a compressed archive; unpack it to a .tar file")
+        else:
+            yield BadRow(
+                Origin(name, number), "truncated", f"not readable as an uncompressed tar file from here on: {error}; copy it again"
+            )
     if sample is not None:
         yield sample
 
@@ -148,7 +153,8 @@ def _add(sample: _Sample, suffix: str, opened: tarfile.TarFile, member: tarfile.
 def _rows(sample: _Sample, split: str | None, shard: Path | None) -> Iterator[Row]:
     """The rows of a sample, whose video is a member of `shard`, or else a file."""
     if sample.video is None:
-        yield BadRow(sample.origin, "no_path", f"the key {sample.key} has no video ({', '.join(SUFFIXES)})", sample.key)
+        detail = f"the key {sample.key} has no video ({', '.join(SUFFIXES)}) here; the members of a key must follow each other"
+        yield BadRow(sample.origin, "no_path", detail, sample.key)
         return
     stored, file = f"videos/{sample.key}{sample.video.suffix}", sample.video
     path = stored

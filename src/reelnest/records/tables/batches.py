@@ -54,11 +54,12 @@ def read_batches(table: Path, columns: Sequence[str], numbers: Collection[str] =
         yield from _folder(table, columns)
         return
     check_is_file(table)
-    if table.suffix in (".csv", ".tsv"):
+    suffix = table.suffix.lower()
+    if suffix in (".csv", ".tsv"):
         yield from _csv(table, columns)
-    elif table.suffix in (".jsonl", ".ndjson"):
+    elif suffix in (".jsonl", ".ndjson"):
         yield from _json_lines(table, columns, numbers)
-    elif table.suffix == ".parquet":
+    elif suffix == ".parquet":
         yield from _parquet(table, columns)
     else:
         raise DataError(f"{table}: expected .csv, .tsv, .jsonl or .parquet.")
@@ -101,7 +102,7 @@ def _csv(table: Path, columns: Sequence[str]) -> Iterator[ColumnBatch | PlainRow
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
-    delimiter = "\t" if table.suffix == ".tsv" else ","
+    delimiter = "\t" if table.suffix.lower() == ".tsv" else ","
     # Python decodes more than the header, so that an error would name another line.
     with table.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
         try:
@@ -112,6 +113,7 @@ def _csv(table: Path, columns: Sequence[str]) -> Iterator[ColumnBatch | PlainRow
         raise DataError(f"{table}: its header is not readable as CSV: it is not UTF-8. Save the file as UTF-8.")
     _check_columns(table, columns, names)
     ragged: list[tuple[int, str]] = []
+    last = 1  # the header's row
 
     def skip(row: "arrow_csv.InvalidRow") -> str:
         ragged.append((row.number, row.text))
@@ -126,7 +128,6 @@ def _csv(table: Path, columns: Sequence[str]) -> Iterator[ColumnBatch | PlainRow
                 check_utf8=False, include_columns=columns, column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=False
             ),
         )
-        last = 1  # the header's row
         empty = pa.RecordBatch.from_pylist([], batches.schema)
         for batch in chain(batches, [empty]):  # rows at the end may all be ragged
             while batch.num_rows or (ragged and batch is empty):
@@ -140,10 +141,16 @@ def _csv(table: Path, columns: Sequence[str]) -> Iterator[ColumnBatch | PlainRow
                     last, text = ragged.pop(0)
                     yield _ragged_row(Origin(table.name, last), text, names, delimiter)
     except pa.ArrowInvalid as error:
-        raise DataError(f"{table}: not readable as CSV: {error}. Save it as UTF-8, with its values in double quotes.") from error
+        is_long = "straddling" in str(error)
+        problem = f"a row has more than {BLOCK_BYTES // 2**20} MiB, perhaps because a double quote is not closed" if is_long else error
+        advice = "Save it as UTF-8, with its values in double quotes"
+        raise DataError(f"{table}: not readable as CSV after row {last}: {problem}. {advice}.") from error
 
 
 def _ragged_row(origin: Origin, text: str, names: Sequence[str], delimiter: str) -> PlainRow | BadRow:
+    if "\n" in text and text.count('"') % 2:
+        lines = text.count("\n")
+        return BadRow(origin, "bad_csv", f"a double quote is not closed, so {lines:,} lines after it are not read; close it")
     try:
         values = next(csv.reader([text], delimiter=delimiter), [])
     except csv.Error as error:
