@@ -210,3 +210,21 @@ def test_a_video_in_a_tar_file_is_decoded_as_the_file_is(make_video: MakeVideo, 
         assert np.array_equal(decoder.frames([member], SMALL).rows, decoder.frames([file], SMALL).rows)
     small = replace(limits, megabytes=file.stat().st_size / 2e6)
     assert reason_of(small, member) == "too_large"
+
+
+def test_the_main_picture_or_the_animation_of_an_avif_file_is_read(limits: Limits, tmp_path: Path) -> None:
+    still, animation, tiles = (tmp_path / name for name in ("still.avif", "animation.avif", "tiles.avif"))
+    pictures = [Image.new("RGBA", (56, 56), (grey, grey, grey, 128)) for grey in (10, 80, 150, 220)]
+    pictures[0].save(still)  # its transparency is a second picture
+    pictures[0].save(animation, save_all=True, append_images=pictures[1:], duration=[100, 100, 100, 700])
+    content = bytearray(still.read_bytes())
+    content[content.index(b"pitm") + 9] = 9  # no picture has this number, as if it were made from tiles
+    tiles.write_bytes(content)
+    with Decoder(limits) as decoder:
+        frames = decoder.frames([animation], SMALL)
+        seconds = decoder.inspect([animation]).seconds
+        assert decoder.inspect([still]).frames == 1
+    greys = from_patches(frames.rows, frames.grid_thw, VISION).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(greys, [10, 80, 150, 220], atol=2)
+    assert seconds == pytest.approx(1.0)
+    assert reason_of(limits, tiles) == "not_a_video"

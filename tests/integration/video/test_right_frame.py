@@ -118,6 +118,8 @@ UNCUT = [
     ("mjpeg", "mov"),
     ("mjpeg", "avi"),
     ("wmv2", "wmv"),
+    ("h264-b", "asf"),
+    ("av1", "avif"),
 ]
 
 
@@ -189,6 +191,15 @@ def test_a_varying_rate_is_sampled_as_ffmpeg_shows_it(decoder: Decoder, ffmpeg: 
     encode(ffmpeg, file, *CODECS["h264-b"], "-vf", "setpts='PTS+floor(N/8)*0.3/TB'", "-vsync", "vfr")
     frames, _ = sampled(decoder, file)
     assert error_of(ffmpeg, file, frames) <= TOLERANCE
+
+
+@pytest.mark.parametrize("codec", ["mpeg1", "mpeg2"])
+def test_reordered_frames_are_counted_in_a_format_without_presentation_times(
+    decoder: Decoder, ffmpeg: str, tmp_path: Path, codec: str
+) -> None:
+    file = encoded_file(ffmpeg, tmp_path, codec, "asf")
+    frames, _ = sampled(decoder, file, frames=FRAMES)
+    assert ((frames.mean(axis=(1, 2, 3)) - 6) / STEP).round().tolist() == list(range(FRAMES))
 
 
 def test_a_joined_transport_stream_keeps_its_rate(decoder: Decoder, ffmpeg: str, tmp_path: Path) -> None:

@@ -103,7 +103,9 @@ def _opened(source: Source, index: int, *, is_known: bool = True) -> Iterator[Im
         except (OSError, SyntaxError, ValueError) as error:
             if not is_known:
                 raise Unsuitable("not an image") from error
-            raise VideoError("not_a_video", f"{name}: not an image, or damaged") from error
+            raise VideoError(
+                "not_a_video", f"{name}: no image in {', '.join(FORMATS)}, or damaged; convert it, or copy it again"
+            ) from error
         check_area(name, image.width, image.height)
         with image:
             yield image

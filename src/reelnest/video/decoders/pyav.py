@@ -20,7 +20,7 @@ from PIL import Image
 
 from reelnest.errors import VideoError
 from reelnest.video.decoders import Unsuitable
-from reelnest.video.files.opening import READ_ERRORS, REMUX, open_stream, packets, summary
+from reelnest.video.files.opening import READ_ERRORS, REMUX, REPAIR, open_stream, packets, summary
 from reelnest.video.files.pictures import picture
 from reelnest.video.files.presentation import displayed_packets, has_edits, is_absurd, seconds_per_frame, starts_and_seconds
 from reelnest.video.files.source import Source
@@ -30,6 +30,9 @@ TIMED_FRACTION = 0.9
 """If fewer of the frames with a time have a later time than all before them, time stamps are ignored and a constant rate is assumed."""
 LEAST_TIMED_FRACTION = 0.5
 """The same if fewer frames have a time. Otherwise frames without one are not displayed: their times are before zero."""
+
+GUESSED_WRONGLY = {"avi": ("h264", "hevc"), "asf": ("h264", "hevc", "mpeg1video", "mpeg2video")}
+"""Codecs by format; see `_has_guessed_times`."""
 
 
 class PyavByTime:
@@ -165,7 +168,9 @@ class _Run:
         except av.error.EOFError:
             self._is_over = True
         except av.error.FFmpegError as error:
-            raise VideoError("damaged", f"{self._name}: its header is readable, but its frames are not ({summary(error)})") from error
+            raise VideoError(
+                "damaged", f"{self._name}: its header is readable, but its frames are not ({summary(error)}); {REPAIR}"
+            ) from error
 
 
 def _starting_points(packets: Packets, keys: NDArray[np.int64], index: int) -> Iterator[int]:
@@ -236,8 +241,8 @@ class CountedVideo:
 
 
 def _has_guessed_times(track: Track) -> bool:
-    """Whether FFmpeg guesses the presentation times, wrongly: AVI has none, and these codecs reorder frames."""
-    return track.format == "avi" and track.codec in ("h264", "hevc")
+    """Whether FFmpeg guesses the presentation times, wrongly: these formats have decoding times only, and these codecs reorder frames."""
+    return track.codec in GUESSED_WRONGLY.get(track.format, ())
 
 
 class TimeGuess:
@@ -272,7 +277,9 @@ def _decode(source: Source) -> Iterator[av.VideoFrame]:
         try:
             yield from container.decode(stream)
         except READ_ERRORS as error:
-            raise VideoError("damaged", f"{source.name}: its header is readable, but its frames are not ({summary(error)})") from error
+            raise VideoError(
+                "damaged", f"{source.name}: its header is readable, but its frames are not ({summary(error)}); {REPAIR}"
+            ) from error
 
 
 DECODERS = (PyavByTime(), PyavInOrder())

@@ -22,10 +22,13 @@ FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,mjpeg
 OPTIONS = {"protocol_whitelist": "fd", "format_whitelist": FORMATS, "max_pixels": str(MAX_FRAME_PIXELS)}
 UNPROBED = {"codec_whitelist": "none"}
 """Prevents FFmpeg from decoding the first frames, which takes most of the time to open a file."""
+PICTURE_BRANDS = ("avif", "avis", "heic", "heix", "heim", "heis", "hevc", "hevx", "mif1", "msf1", "miaf")
+"""Kinds of MP4-like files that are for pictures."""
 READ_ERRORS = (av.error.FFmpegError, IndexError)
 """PyAV raises IndexError for a stream that begins in the middle of a file."""
 CONVERT = "convert it: ffmpeg -i IN out.mp4"
 REMUX = "remux it: ffmpeg -i IN -c copy out.mp4"
+REPAIR = f"copy it again, or {CONVERT}"
 
 
 @contextlib.contextmanager
@@ -61,13 +64,23 @@ def _first_stream(container: av.container.InputContainer, name: str) -> av.video
     if not streams:
         kinds = {"a cover picture" if stream.type == "video" else stream.type for stream in container.streams}
         raise VideoError("not_a_video", f"{name}: it contains no video, only {' and '.join(sorted(kinds)) or 'a header'}; remove it")
-    codec = streams[0].codec_context
+    stream = _picture_track(streams, name) if container.metadata.get("major_brand") in PICTURE_BRANDS else streams[0]
+    codec = stream.codec_context
     if codec is None:
         raise VideoError("not_a_video", f"{name}: there is no decoder for its codec; {CONVERT}")
     codec.thread_count = 1
     codec.thread_type = "NONE"
     codec.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
-    return streams[0]
+    return stream
+
+
+def _picture_track(streams: list[av.video.stream.VideoStream], name: str) -> av.video.stream.VideoStream:
+    """The animation of an AVIF or HEIC file, or else its main picture. Other pictures, tiles and transparency are streams too."""
+    animations = [stream for stream in streams if stream.frames > 1]
+    main = [stream for stream in streams if stream.disposition & Disposition.default]
+    if not animations and len(main) != 1:
+        raise VideoError("not_a_video", f"{name}: an AVIF or HEIC file with several pictures or tiles; {CONVERT}")
+    return (animations or main)[0]
 
 
 def video_streams(container: av.container.InputContainer) -> list[av.video.stream.VideoStream]:
