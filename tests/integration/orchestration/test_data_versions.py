@@ -151,7 +151,9 @@ def test_what_is_refused_leaves_everything_as_it_was(checkout: Path, params: Par
         path.write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"(?s)Nothing was added.*work/adding/reports/quarantine\.jsonl"):
         add(checkout, params, broken)
-    assert "8.png: no image in JPEG, PNG, WEBP, BMP, GIF, TIFF, or damaged" in (checkout / "work/adding/reports/quarantine.jsonl").read_text()
+    assert (
+        "8.png: no image in JPEG, PNG, WEBP, BMP, GIF, TIFF, or damaged" in (checkout / "work/adding/reports/quarantine.jsonl").read_text()
+    )
     (checkout / ".dvc" / "config").write_text("[nonsense")
     with pytest.raises(CommandError), data_versions._in_place(checkout / "data", copied(checkout, broken)):
         output_of([*DVC, "add", "data"], folder=checkout)

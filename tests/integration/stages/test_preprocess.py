@@ -5,12 +5,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from distributed import LocalCluster
 from filelock import FileLock
 
 from reelnest.encoder.saved import FORMAT, FORMAT_VERSION
@@ -228,39 +227,6 @@ def test_a_run_killed_half_way_keeps_what_it_decoded(workspace: Workspace, make_
     remove(workspace.work)
     preprocess.run(workspace, PARAMS)
     assert content(workspace.prepared) == resumed
-
-
-@pytest.fixture(scope="module")
-def cluster_address() -> Iterator[str]:
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50) as cluster:
-        yield cluster.scheduler_address
-
-
-def test_a_dask_cluster_prepares_the_same_bytes(workspace: Workspace, cluster_address: str) -> None:
-    add_video(workspace, video_id="end of 5", path="clips/5.mp4", start=0.3)
-    preprocess.run(workspace, PARAMS)
-    here, here_report = content(workspace.prepared), report(workspace)
-    remove(workspace.prepared)
-    remove(workspace.work)
-    on_cluster = Params(preprocess=SETTINGS.model_copy(update={"scheduler": cluster_address}))
-    preprocess.run(workspace, on_cluster)
-    assert decoded(workspace) == 7
-    assert content(workspace.prepared) == here
-    assert report(workspace) == here_report
-
-
-def test_a_bad_video_on_the_cluster_costs_that_video_alone(workspace: Workspace, cluster_address: str) -> None:
-    (workspace.data / "clips" / "1.mp4").write_text("overwritten since\n")
-    settings = SETTINGS.model_copy(update={"scheduler": cluster_address})
-    preprocess.run(workspace, Params(preprocess=settings, validation=Validate(max_quarantined_fraction=0.2)))
-    assert list(Prepared.open(workspace.prepared).store.video_ids) == ["v0", "v2", "v3", "v4", "v5"]
-
-
-def test_a_scheduler_that_does_not_answer_is_named(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reelnest.video.cluster.CONNECT_SECONDS", 1)
-    nobody = Params(preprocess=SETTINGS.model_copy(update={"scheduler": "tcp://127.0.0.1:9"}))
-    with pytest.raises(DataError, match=r"no Dask scheduler responds at tcp://127\.0\.0\.1:9"):
-        preprocess.run(workspace, nobody)
 
 
 def test_the_real_clips_are_prepared(shared_clips: Path, tmp_path: Path) -> None:
