@@ -223,6 +223,22 @@ def test_a_turned_video_is_shown_upright(decoder: Decoder, ffmpeg: str, tmp_path
     assert np.abs(frames[0].astype(int) - expected).mean() <= TOLERANCE
 
 
+@pytest.mark.parametrize("b_frames", ["0", "2"])
+def test_the_pixel_aspect_of_the_codec_counts_if_the_container_has_none(
+    decoder: Decoder, ffmpeg: str, tmp_path: Path, b_frames: str
+) -> None:
+    file, square = tmp_path / "wide.mov", tmp_path / "square.mov"
+    for name, aspect in ((file, "2"), (square, "1")):
+        options = ["-pix_fmt", "yuv420p", "-bf", b_frames, "-vf", f"setsar={aspect}"]
+        run(ffmpeg, "-v", "error", "-f", "lavfi", "-i", "testsrc=s=56x56:d=0.8:r=10", *options, str(name))
+        name.write_bytes(name.read_bytes().replace(b"pasp", b"free"))
+    assert [(info.width, info.height) for info in map(decoder.inspect, ([file], [square]))] == [(112, 56), (56, 56)]
+    assert sampled(decoder, file)[0].shape[1:3] == (56, 112)
+    with pytest.raises(VideoError, match="its pixels are not square") as raised:
+        sampled(decoder, file, name="decord")
+    assert raised.value.reason == "no_decoder"
+
+
 def test_decord_and_pyav_give_the_same_rows_of_ordinary_files(decoder: Decoder, ffmpeg: str, tmp_path: Path) -> None:
     file = tmp_path / "test.mp4"
     run(ffmpeg, "-v", "error", "-f", "lavfi", "-i", "testsrc=s=160x120:d=2:r=24", "-pix_fmt", "yuv420p", *B_FRAMES, str(file))

@@ -10,6 +10,7 @@ half. So `auto` prefers PyAV for these, and decord for all others.
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import ClassVar
 
 import decord
@@ -45,8 +46,10 @@ class DecordDecoder:
         if self.skips_slow_files and source.track.packets.is_unreferenced.mean() > SLOW_SHARE:
             raise Unsuitable("many of its frames need not be decoded, but decord decodes them")
         problem = _problem(source.track)
-        if problem is None and source.orientation != UPRIGHT:
+        if problem is None and source.look.orientation != UPRIGHT:
             problem = "its frames are rotated or mirrored"
+        if problem is None and not _is_square(source.track, source.track.aspect or source.look.aspect):
+            problem = "its pixels are not square"
         if problem is not None:
             raise Unsuitable(problem)
         decord.logging.set_level(decord.logging.QUIET)
@@ -99,9 +102,12 @@ def _problem(track: Track) -> str | None:
         (len(np.unique(packets.pts)) < len(packets), "several frames have one time stamp"),
         (not packets.is_key[0], "it does not begin with a key frame"),
         (_has_open_groups(packets), "frames refer to frames before the last key frame, where decord starts"),
-        (square_pixel_width(track.width, track.aspect) != track.width, "its pixels are not square"),
     )
     return next((text for holds, text in checks if holds), None)
+
+
+def _is_square(track: Track, aspect: Fraction | None) -> bool:
+    return square_pixel_width(track.width, aspect) == track.width
 
 
 def _has_open_groups(packets: Packets) -> bool:

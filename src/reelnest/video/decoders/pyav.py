@@ -11,6 +11,7 @@ files. It decodes everything twice: to count the frames, and to return the reque
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
+from fractions import Fraction
 from itertools import islice
 
 import av
@@ -79,7 +80,7 @@ class TimedVideo:
                         break
                 else:
                     raise Unsuitable("the decoder returns no frame for one of the container's time stamps")
-                yield picture(frame, track.aspect, self._source.name)
+                yield picture(frame, track.aspect or run.aspect, self._source.name)
         finally:
             run.close()
 
@@ -112,6 +113,11 @@ class _Run:
 
     def close(self) -> None:
         self._opened.close()
+
+    @property
+    def aspect(self) -> Fraction | None:
+        """`Track.aspect` by the codec's header, which is known once a frame is decoded."""
+        return self._codec.sample_aspect_ratio or None
 
     def covers(self, start: int) -> bool:
         """Whether this pass can still decode from packet `start` on."""
@@ -237,7 +243,7 @@ class CountedVideo:
             number = int(self._numbers[index])
             frame = next(islice(decoded, number - following, None))
             following = number + 1
-            yield picture(frame, self._source.track.aspect, self._source.name)
+            yield picture(frame, self._source.track.aspect or self._source.look.aspect, self._source.name)
 
 
 def _has_guessed_times(track: Track) -> bool:

@@ -43,9 +43,9 @@ def frame_orientation(frame: av.VideoFrame) -> Orientation:
     return Orientation(is_flipped_across=a < 0, is_flipped_down=d < 0)
 
 
-def square_pixel_width(width: int, aspect: Fraction) -> int:
-    """Width of the frame in square pixels. `aspect` is a pixel's width divided by its height."""
-    return width if aspect == 1 else max(1, round(width * aspect))
+def square_pixel_width(width: int, aspect: Fraction | None) -> int:
+    """Width of the frame in square pixels. `aspect` is a pixel's width divided by its height; None is 1."""
+    return width if aspect in (None, 1) else max(1, round(width * aspect))
 
 
 def _rgb(frame: av.VideoFrame, name: str) -> av.VideoFrame:
@@ -59,7 +59,7 @@ def _rgb(frame: av.VideoFrame, name: str) -> av.VideoFrame:
         raise VideoError("bad_colours", f"{name}: {problem}; convert them: ffmpeg -i IN -vf zscale=matrix=709 out.mp4") from error
 
 
-def picture(frame: av.VideoFrame, aspect: Fraction, name: str) -> Image.Image:
+def picture(frame: av.VideoFrame, aspect: Fraction | None, name: str) -> Image.Image:
     """The frame as a player shows it. Raises VideoError for a damaged or too large frame."""
     if frame.is_corrupt:
         raise VideoError("damaged", f"{name}: some of its frames are incomplete; copy it again")

@@ -8,8 +8,7 @@ from typing import BinaryIO
 
 from reelnest.errors import VideoError
 from reelnest.video.files import containers
-from reelnest.video.files.pictures import Orientation
-from reelnest.video.files.track import Track, first_orientation, read_track
+from reelnest.video.files.track import Look, Track, first_look, read_track
 from reelnest.video.limits import Limits
 
 
@@ -58,6 +57,6 @@ class Source:
         return read_track(self.descriptor, self.name, self.limits, self._resources)
 
     @cached_property
-    def orientation(self) -> Orientation:
-        """Orientation of the first frame, which is decoded to find it."""
-        return first_orientation(self.descriptor, self.name, is_probed=self.track.is_probed)
+    def look(self) -> Look:
+        """The look of the first frame, which is decoded to find it."""
+        return first_look(self.descriptor, self.name, is_probed=self.track.is_probed)

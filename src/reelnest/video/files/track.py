@@ -74,6 +74,15 @@ class CachedPackets:
     packets: Sequence[VideoPacket]
 
 
+@dataclass(frozen=True)
+class Look:
+    """What a decoded frame shows of how it is to be displayed."""
+
+    orientation: Orientation
+    aspect: Fraction | None
+    """`Track.aspect` by the codec's header; None if it has none either."""
+
+
 @dataclass(frozen=True, eq=False)
 class Track:
     """The video track of a container."""
@@ -83,8 +92,8 @@ class Track:
     codec: str
     width: int
     height: int
-    aspect: Fraction
-    """Width of a pixel divided by its height."""
+    aspect: Fraction | None
+    """Width of a pixel divided by its height; None if the container does not have it. Then the codec may have it (`Look`)."""
     time_base: Fraction
     """Seconds per unit of the time stamps."""
     rate: Fraction | None
@@ -132,7 +141,7 @@ def _read(opened: Opened, name: str, limits: Limits, *, is_probed: bool) -> Trac
         codec=codec.name,
         width=codec.width,
         height=codec.height,
-        aspect=stream.sample_aspect_ratio or Fraction(1),
+        aspect=stream.sample_aspect_ratio or None,
         time_base=stream.time_base or Fraction(1),
         rate=stream.guessed_rate or stream.average_rate or None,
         zero_seconds=None if container.start_time is None else container.start_time / av.time_base,
@@ -185,12 +194,12 @@ def _h264_picture(packet: memoryview, header: bytes | None) -> int | None:
     return None
 
 
-def first_orientation(descriptor: int, name: str, *, is_probed: bool) -> Orientation:
-    """Orientation of the first key frame; upright if it cannot be decoded by itself."""
+def first_look(descriptor: int, name: str, *, is_probed: bool) -> Look:
+    """The look of the first key frame; upright, without an aspect, if it cannot be decoded by itself."""
     with open_stream(descriptor, name, is_probed=is_probed) as opened, contextlib.suppress(av.error.FFmpegError):
         packet = next((packet for packet in packets(opened, name) if packet.is_keyframe), None)
         codec = opened[1].codec_context
         frames = [] if packet is None else codec.decode(packet) or codec.decode(None)
         if frames:
-            return frame_orientation(frames[0])
-    return UPRIGHT
+            return Look(frame_orientation(frames[0]), codec.sample_aspect_ratio or None)
+    return Look(UPRIGHT, None)
