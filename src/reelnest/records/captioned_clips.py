@@ -172,7 +172,7 @@ def split_entries(folder: Path, suffixes: Sequence[str], layout: str) -> Iterato
     files = [file for suffix in suffixes for file in folder.glob(f"*{suffix}") if is_file(file)] if folder.is_dir() else []
     splits = splits_of(files, folder)
     if not splits:
-        raise DataError(f"{folder}: expected {layout}.")
+        raise DataError(f"{folder}: expected a folder with {layout}.")
     for split, file in splits:
         yield from entries_of(file, split, layout)
 
@@ -217,7 +217,7 @@ def read_json(file: Path, kind: type, layout: str) -> Any:
     check_is_file(file)
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=unique_keys)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{file}: there is no such file. Expected {layout}.") from None
     except RecordError as error:
         raise DataError(f"{file}: {error}.") from None

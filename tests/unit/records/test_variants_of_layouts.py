@@ -103,3 +103,10 @@ def test_members_of_a_key_that_do_not_follow_each_other_are_reported(tmp_path: P
     result = import_data("webdataset", tmp_path / "train.tar", tmp_path / "new")
     assert [(row.origin.row, row.reason) for row in result.skipped] == [(3, "no_path")]
     assert result.skipped[0].detail.endswith("the members of a key must follow each other")
+
+
+@pytest.mark.parametrize("layout", ["activitynet", "didemo", "mmeb", "msr-vtt", "msvd", "qvhighlights", "vatex"])
+def test_a_file_in_place_of_its_folder_is_named(tmp_path: Path, layout: str) -> None:
+    write_json(tmp_path / "train.json", [])
+    with pytest.raises(DataError, match=r"train\.json(: expected a folder with|/MSRVTT_data\.json: there is no such file)"):
+        import_data(layout, tmp_path / "train.json", tmp_path / "new")

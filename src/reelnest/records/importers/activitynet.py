@@ -32,7 +32,7 @@ def read_activitynet_moments(source: Path) -> Iterator[Row]:
 def _entries(source: Path) -> Iterator[Entry]:
     present = [name for name in FILES if (source / name).is_file()]
     if not present:
-        raise DataError(f"{source}: expected train.json and val_1.json.")
+        raise DataError(f"{source}: expected a folder with train.json and val_1.json.")
     for name in present:
         yield from numbered(read_json(source / name, dict, LAYOUT).items(), name, FILES[name])
 

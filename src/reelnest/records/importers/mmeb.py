@@ -41,7 +41,7 @@ def read_mmeb(source: Path) -> Iterator[Row]:
     """MMEB-V2's video sets: Parquet, JSON lines or lists in JSON with video_id, video and caption; each caption is a query."""
     files = splits_of([file for suffix in SUFFIXES for file in source.rglob(f"*{suffix}") if is_file(file)], source)
     if not files:
-        raise DataError(f"{source}: expected {LAYOUT}.")
+        raise DataError(f"{source}: expected a folder with {LAYOUT}.")
     yield from clip_rows(source, each((entry for split, file in files for entry in _entries(file, split)), _clip))
 
 
