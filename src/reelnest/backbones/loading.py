@@ -17,6 +17,7 @@ from reelnest.backbones.attention import choose_attention
 from reelnest.backbones.family import Family
 from reelnest.backbones.registry import family_for, mark_family
 from reelnest.errors import ModelError
+from reelnest.messages import some_of
 from reelnest.settings import Model
 
 logger = logging.getLogger(__name__)
@@ -120,13 +121,12 @@ def _check_report(report: dict[str, Any], base: str | Path, family: Family) -> N
     bad = sorted(report["missing_keys"]) + [str(key) for key in sorted(report["mismatched_keys"], key=str)]
     if bad:
         raise ModelError(
-            f"{base}: {len(bad)} weights are missing or of the wrong shape, the first: {', '.join(bad[:3])}. "
+            f"{base}: {len(bad)} weights are missing or of the wrong shape, such as {bad[0]}. "
             "The model would be partly random. Download the checkpoint again."
         )
     unused = sorted(key for key in report["unexpected_keys"] if not key.startswith("lm_head"))
     if unused:
-        first = ", ".join(unused[:3])
-        logger.warning("%s: %d weights are not part of %s and are ignored, the first: %s", base, len(unused), family.title, first)
+        logger.warning("%s: weights that are not part of %s are ignored: %s", base, family.title, some_of(unused))
 
 
 def _quantization(settings: Model, family: Family) -> BitsAndBytesConfig | None:

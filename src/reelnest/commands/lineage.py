@@ -1,13 +1,14 @@
 """`reelnest lineage`: where a version comes from."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from reelnest.errors import RegistryError
+from reelnest.messages import some_of
 from reelnest.registry.known_versions import MODEL_HASH_TAG
 from reelnest.registry.lineage.lineage import DATA_TAG, Lineage, Origin, find_origin, versions_from
 from reelnest.registry.lineage.rebuilding import compare_rebuilt, rebuild_commands
@@ -16,8 +17,6 @@ from reelnest.registry.promotion.aliases import DECISION_TAG, REASON_TAG
 from reelnest.settings import Params, tracking_uri
 from reelnest.stages.workspace import Workspace
 
-LISTED = 5
-"""How many entries of a list are printed."""
 RESULTS = {True: "same", False: "DIFFERENT", None: "unknown"}
 WITHOUT_LINEAGE = (
     "# This version was registered without lineage, or its files are missing from MLflow's storage. There are no commands to rebuild it."
@@ -124,14 +123,14 @@ def _recorded(lineage: Lineage) -> Iterator[tuple[str, str]]:
     if lineage.stale:
         yield (
             "CHANGED",
-            f"after the stages ran, so the saved files may differ from the inputs of the model: {_some(lineage.stale)}",
+            f"after the stages ran, so the saved files may differ from the inputs of the model: {some_of(lineage.stale)}",
         )
     if flow is None:
         yield "flow run", "none: registered from a terminal"
     else:
         yield "flow run", flow.id + (f", {flow.url}" if flow.url else "")
     lock = f"requirements.lock {environment.lock_hash[:12]}" if environment.lock_hash else "no requirements.lock"
-    differing = f", except {_some(environment.differing)}" if environment.differing else ""
+    differing = f", except {some_of(environment.differing)}" if environment.differing else ""
     yield "environment", f"Python {environment.python}, {environment.platform}, {environment.packages} packages, {lock}{differing}"
 
 
@@ -141,11 +140,6 @@ def _validation(lineage: Lineage) -> str:
         return "none"
     counts = [f"{table.good} of {table.lines} {name} good" for name, table in (("videos", data.videos), ("pairs", data.pairs))]
     return ", ".join(["passed" if data.passed else "NOT passed", *counts])
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
 
 
 def _facts(origin: Origin) -> dict[str, Any]:

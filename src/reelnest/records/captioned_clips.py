@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from reelnest.errors import DataError, VideoError
+from reelnest.messages import some_of
 from reelnest.records.files.safe_paths import is_file, resolve
 from reelnest.records.formats import SPLITS
 from reelnest.records.importers.importer import BadRow, Origin, PairRow, Row, VideoRow
@@ -25,7 +26,6 @@ SUFFIXES = (
     *(".mpeg", ".mts", ".m2ts", ".wmv", ".asf", ".3gp", ".3g2", ".vob", ".ogv"),
 )
 FOLDERS = ("", "videos", "video", "all", "clips")
-MOST_SHOWN = 5
 HELD_OUT = 0.1
 """Share of groups for validation, and for test, if the layout has no splits."""
 SPLIT_WORDS = re.compile(
@@ -189,13 +189,9 @@ def splits_of(files: Iterable[Path], folder: Path) -> list[tuple[str, Path]]:
     """The files with a split in their paths, relative to `folder`, with their splits, in this order. A warning names the other files."""
     named = [(split_of(file.relative_to(folder).as_posix()), file) for file in sorted(files)]
     if others := [file.relative_to(folder).as_posix() for split, file in named if split is None]:
-        log.warning("%s: not used, because their names have no train, val or test: %s", folder, shown_names(others))
+        shown = some_of([show(name) for name in others])
+        log.warning("%s: not used, because their names have no train, val or test: %s", folder, shown)
     return [(split, file) for name in SPLITS for split, file in named if split == name]
-
-
-def shown_names(names: Sequence[str]) -> str:
-    """The first of these names, and the number of the others."""
-    return ", ".join(map(show, names[:MOST_SHOWN])) + (f" and {len(names) - MOST_SHOWN:,} more" if len(names) > MOST_SHOWN else "")
 
 
 def split_of(path: str) -> str | None:

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from reelnest.messages import some_of
 from reelnest.records.formats import Pair, Side, Video, file_names, known_ids, pair_kind, read_pairs, read_videos
 from reelnest.records.pair_segments import cut_videos, segmented_files
 from reelnest.records.splits import assign_splits
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-SHOWN = 5
-"""Number of ids in the text; `--json` has all."""
 
 PairKey = tuple[Side, Side]
 
@@ -170,7 +169,7 @@ def distributions(changes: Changes, seconds: Mapping[str, Sequence[float]]) -> d
 def as_text(changes: Changes, seconds: Mapping[str, Sequence[float]]) -> str:
     """The changes and distributions as text for a terminal. Ids are escaped, so that they cannot control the terminal."""
     named = [
-        f"{word}: {', '.join(map(repr, list(ids)[:SHOWN]))}{f' and {len(ids) - SHOWN:,} more' if len(ids) > SHOWN else ''}"
+        f"{word}: {some_of([repr(id) for id in ids])}"
         for word, ids in (
             ("videos new", changes.new_videos),
             ("videos changed", [f"{video_id} ({' and '.join(kinds)})" for video_id, kinds in changes.changed_videos.items()]),

@@ -16,6 +16,7 @@ from typing import Any
 
 from reelnest.atomic_files import atomic_write
 from reelnest.errors import DataError, VideoError
+from reelnest.messages import some_of
 from reelnest.records.behaviour_tests import BEHAVIOUR_FILE, parse_test
 from reelnest.records.files.tar_members import same_bytes, stored_name, tar_of
 from reelnest.records.formats import (
@@ -141,9 +142,8 @@ class _Merge:
                 self._take(folder, name, line, record, self._behaviour)
                 present.append(record)
         if self.faults:
-            more = f"\n  and {len(self.faults) - SHOWN} more" if len(self.faults) > SHOWN else ""
-            listed = "\n  ".join(self.faults[:SHOWN])
-            raise DataError(f"Nothing was added: {len(self.faults)} records have problems.\n  {listed}{more}")
+            listed = some_of(self.faults, SHOWN, separator="\n  ")
+            raise DataError(f"Nothing was added: {len(self.faults)} records have problems.\n  {listed}")
         self._write(into)
         return any(lines.changed for lines in self.lines.values())
 

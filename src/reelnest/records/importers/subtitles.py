@@ -13,9 +13,11 @@ from itertools import zip_longest
 from pathlib import Path
 
 from reelnest.errors import DataError, VideoError
-from reelnest.records.captioned_clips import SUFFIXES, other_file, shown_names
+from reelnest.messages import some_of
+from reelnest.records.captioned_clips import SUFFIXES, other_file
 from reelnest.records.files.safe_paths import is_file, resolve
 from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, PairRow, Row, VideoRow
+from reelnest.records.json_lines import show
 
 SUBTITLES, TEXTS = (".srt", ".vtt"), ".txt"
 LANGUAGE_OR_KIND = re.compile(r"\.([A-Za-z]{2,3}([-_]\w+)*|forced|default|captions)")
@@ -131,4 +133,4 @@ def _warn_of_unused(files: Iterable[Path], videos: Iterable[Path], source: Path)
         if file.suffix.lower() in (*SUBTITLES, TEXTS) and known.isdisjoint(_names(file))
     ]
     if unused:
-        log.warning("%s: not used, because no video file has their name: %s", source, shown_names(unused))
+        log.warning("%s: not used, because no video file has their name: %s", source, some_of([show(name) for name in unused]))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from reelnest.addresses import without_credentials
 from reelnest.artifacts.evaluation_report import EvaluationReport
+from reelnest.messages import some_of
 from reelnest.registry.candidate import Candidate
 from reelnest.registry.lineage.dvc_lock import DATA_FILE, LOCK_FILE, differing_inputs, read_yaml
 from reelnest.registry.lineage.lineage import CHANGES_FILE, LINEAGE_FOLDER, REQUIREMENTS_FILE, Lineage
@@ -14,7 +15,6 @@ from reelnest.registry.local_store import SQLITE
 
 TOLERANCE = 1e-6
 """The largest difference of equal metrics. They are means of rank-based values, and only the summation order may differ."""
-SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,7 @@ def _inputs(root: Path, lineage_folder: Path) -> Comparison:
     differing = differing_inputs(before, after)
     if not differing:
         return Comparison("inputs", True, "data, code and settings of every stage")
-    more = f" and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
-    return Comparison("inputs", False, f"{', '.join(differing[:SHOWN])}{more}")
+    return Comparison("inputs", False, some_of(differing))
 
 
 def _model(root: Path, model_hash: str) -> Comparison:

@@ -35,6 +35,7 @@ from torch.optim import Optimizer
 from reelnest.atomic_files import atomic_write, write_json
 from reelnest.code_closure import TRAINING, code_digest
 from reelnest.errors import TrainingError
+from reelnest.messages import some_of
 from reelnest.settings import Params
 from reelnest.store.frame_store import INDEX_FILE
 from reelnest.store.prepared import ITEMS_FILE, PAIRS_FILE, STORE_FOLDER
@@ -99,9 +100,8 @@ def load_trainable_state(model: nn.Module, state: dict[str, Tensor]) -> None:
     """Loads the result of `trainable_state`, sharded or not. Raises TrainingError if the names differ from the model's."""
     differing = sorted(set(state) ^ _trainable_names(model))
     if differing:
-        names = ", ".join(differing[:5])
         raise TrainingError(
-            f"checkpoint: its parameters differ from those of the model ({names}, …). Delete work/checkpoints/ and train again."
+            f"checkpoint: its parameters differ from those of the model ({some_of(differing)}). Delete work/checkpoints/ and train again."
         )
     set_model_state_dict(model, dict(state), options=StateDictOptions(full_state_dict=True, strict=False))
 

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from reelnest.encoder.ema import Ema
 from reelnest.errors import TrainingError
+from reelnest.messages import some_of
 
 
 def own_shard(model: nn.Module, optimizer: Optimizer, ema: Ema | None) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def load_own_shard(model: nn.Module, optimizer: Optimizer, ema: Ema | None, shar
     ]
     if differing:
         raise TrainingError(
-            f"checkpoint: its shards do not match this model and number of processes ({', '.join(differing[:5])}, …). Use the"
+            f"checkpoint: its shards do not match this model and number of processes ({some_of(differing)}). Use the"
             " same number of processes, or delete work/checkpoints/ and train again."
         )
     for name, parameter in trainable.items():
