@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Path, Request
 from fastapi.exceptions import RequestValidationError
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, ValidationError
@@ -106,7 +106,7 @@ def add_embeddings(app: FastAPI, searchers: Mapping[str, Searcher], megabytes: f
         return {"object": "list", "data": [_model(name) for name in searchers]}
 
     @app.get("/v1/models/{name}")
-    async def one_model(request: Request, name: str) -> JSONResponse:
+    async def one_model(request: Request, name: Annotated[str, Path(description="A name from /v1/models.")]) -> JSONResponse:
         """Returns one of the models."""
         return JSONResponse(_model(name)) if name in searchers else _unknown_model(request, name, searchers)
 
@@ -115,7 +115,10 @@ def add_embeddings(app: FastAPI, searchers: Mapping[str, Searcher], megabytes: f
         openapi_extra={"requestBody": {"content": {"application/json": {"schema": EmbeddingsRequest.model_json_schema()}}}},
     )
     async def embeddings(request: Request) -> JSONResponse:
-        """Returns vectors of unit length of texts and videos, in the form of OpenAI's API."""
+        """Returns vectors of unit length of texts and videos, in the form of OpenAI's API.
+
+        The body is JSON: {"input": ["a red ring"], "model": "…", "dimensions": 64}; only input is required.
+        """
         with tempfile.SpooledTemporaryFile(MOST_IN_MEMORY, prefix="reelnest-") as file:
             await receive(request, file, megabytes * BASE64_GROWTH)
             file.seek(0)

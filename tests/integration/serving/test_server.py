@@ -340,3 +340,9 @@ def test_a_video_is_chosen_on_the_page(server: str, browser: Any, served: Served
     page.click("#clear")
     wait_for(page, "!document.querySelector('.results li')")
     page.close()
+
+
+def test_the_description_of_the_api_has_each_parameter_and_no_markup_that_its_page_would_show(server: str) -> None:
+    operations = [operation for methods in ask(f"{server}api/openapi.json")[2]["paths"].values() for operation in methods.values()]
+    described = [*operations, *(parameter for operation in operations for parameter in operation.get("parameters", []))]
+    assert [entry for entry in described if not entry.get("description") or "`" in entry["description"]] == []

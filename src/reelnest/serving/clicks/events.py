@@ -20,7 +20,7 @@ Session = Annotated[
     Query(
         pattern="^[0-9a-f]{16,64}$",
         description="A random number of the client's session, 16 to 64 hexadecimal digits. With it, the search is logged if the server has"
-        " a click log, and the response has a `search` for /api/events.",
+        " a click log, and the response has the key search, which /api/events expects.",
     ),
 ]
 
@@ -48,7 +48,10 @@ def add_events(app: FastAPI, clicks: ClickLog | None) -> None:
         status_code=202,
     )
     async def events(request: Request) -> dict[str, Any]:
-        """Logs a click or a thumb on a result: `{"search": …, "rank": 1, "kind": "click"}`; the kind is click, up, down or none."""
+        """Logs a click or a thumb on a result.
+
+        The body is JSON: {"search": "…", "rank": 1, "kind": "click"}. The kind is click, up, down or none.
+        """
         if clicks is None:
             raise HTTPException(404, "This server has no click log. Set serve.click_log in its params.yaml.")
         received = io.BytesIO()
