@@ -36,8 +36,8 @@ check: install
 dvc.yaml: install
 	@python -m reelnest.commands.dvc_yaml
 
-# Known vulnerabilities of the pinned versions. Asks PyPI about each one, which mirrors of it do not answer, so it is not part of `check`.
-# Strict: a version that nobody could say anything about is an error, not a clean bill.
+# Known vulnerabilities of the pinned versions. It asks PyPI about each one. Mirrors do not have this, so it is not part of `check`.
+# Strict: a version that PyPI does not know is an error.
 audit: .venv-audit/bin/pip-audit
 	.venv-audit/bin/pip-audit --strict --requirement requirements.lock --disable-pip --no-deps
 
@@ -60,9 +60,9 @@ $(BIN)/.installed: pyproject.toml requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
 	@touch $@
 
-# Its torch, with torchvision, has no place beside ours: sentence-transformers reads video through transformers' own processors.
+# An environment of its own, because it has another version of torch, and torchvision for sentence-transformers.
 $(PEERS)/.installed: benchmarks/peers/requirements.txt
-	@echo "Installing what we are measured beside into .venv-peers (about 5 GB) …"
+	@echo "Installing the libraries that the benchmarks compare with into .venv-peers (about 5 GB) …"
 	@$(PYTHON) -m venv .venv-peers
 	@$(PEERS)/pip install --quiet --disable-pip-version-check --requirement benchmarks/peers/requirements.txt
 	@touch $@

@@ -111,7 +111,7 @@ def table(results: list[dict[str, Any]]) -> str:
     dims = list(results[0]["recall@10"])
     opposites = [dim for dim in (dims[0], dims[-1]) if dim in results[0]["outranked"]]
     heads = ["", "seeds", *(f"Recall@10, dim {dim}" for dim in dims), f"Recall@1, dim {dims[-1]}"]
-    heads += [*(f"opposite outranked, dim {dim}" for dim in opposites), "seconds"]
+    heads += [*(f"above its opposite, dim {dim}" for dim in opposites), "seconds"]
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for switch in SWITCHES:
         runs = [result for result in results if result["switch"] == switch]

@@ -1,7 +1,7 @@
 """Search and evaluation over nested dims.
 
 Evaluations are of the clips that benchmarks/training.py trains on, preprocessed, by the tiny checkpoint that all sides begin with: how good
-it is changes no time. `funnel` needs vectors whose answers mean something: see nested_vectors.py.
+it is changes no time. `funnel` needs vectors whose results mean something: see nested_vectors.py.
 """
 
 import atexit
@@ -15,7 +15,7 @@ from benchmarks.peers import evaluation as peers
 from benchmarks.side_by_side import Benchmark, Figures
 
 DIMS = peers.DIMS
-FUNNEL, SHORTLIST, ANSWERS = (256, nested_vectors.WIDTH), 200, 10
+FUNNEL, SHORTLIST, RESULTS = (256, nested_vectors.WIDTH), 200, 10
 TOPK_DIMS = (256, 512, 1024, 2048, 3584)
 
 
@@ -94,26 +94,26 @@ def _funnel() -> Callable[[], Any]:
     from reelnest.search.funnel import funnel_topk
 
     queries, corpus = nested_vectors.load()
-    return lambda: funnel_topk(queries, corpus, FUNNEL, [SHORTLIST], ANSWERS)
+    return lambda: funnel_topk(queries, corpus, FUNNEL, [SHORTLIST], RESULTS)
 
 
 def _full_width() -> Callable[[], Any]:
     from reelnest.search.topk import prefix_topk
 
     queries, corpus = nested_vectors.load()
-    return lambda: prefix_topk(queries, corpus, [FUNNEL[-1]], ANSWERS)[FUNNEL[-1]]
+    return lambda: prefix_topk(queries, corpus, [FUNNEL[-1]], RESULTS)[FUNNEL[-1]]
 
 
 def _share_found() -> Callable[[], Figures]:
-    """Recall@10 as for approximate search: the share of the exact search's answers that the funnel finds."""
+    """Recall@10 as for approximate search: the share of the exact search's results that the funnel finds."""
     queries, corpus = nested_vectors.load()
 
     def run() -> Figures:
         from reelnest.search.funnel import funnel_topk
         from reelnest.search.topk import prefix_topk
 
-        exact = prefix_topk(queries, corpus, [FUNNEL[-1]], ANSWERS)[FUNNEL[-1]].indices
-        approximate = funnel_topk(queries, corpus, FUNNEL, [SHORTLIST], ANSWERS).indices
+        exact = prefix_topk(queries, corpus, [FUNNEL[-1]], RESULTS)[FUNNEL[-1]].indices
+        approximate = funnel_topk(queries, corpus, FUNNEL, [SHORTLIST], RESULTS).indices
         return {"share": float((approximate[:, :, None] == exact[:, None, :]).any(dim=2).float().mean())}
 
     return run
@@ -171,7 +171,7 @@ BENCHMARKS = {
         setup=nested_vectors.make,
     ),
     "funnel-recall": Benchmark(
-        "Recall@10 of that funnel: the share of the exact search's answers that it finds",
+        "Recall@10 of that funnel: the share of the exact search's results that it finds",
         "the exact search at full width",
         0.99,
         _share_found,

@@ -175,7 +175,7 @@ def register(
 
 @cli.command()
 def models(
-    as_json: Annotated[bool, typer.Option("--json", help="Prints JSON, with whole hashes and reasons.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Prints JSON, with full hashes and reasons.")] = False,
 ) -> None:
     """Lists the registered versions: their aliases and metrics, and why each was promoted or not."""
     try:
@@ -257,7 +257,7 @@ def lineage(
     commands: Annotated[bool, typer.Option("--commands", help="Prints only the commands that rebuild it, as a shell script.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Prints JSON.")] = False,
     source: Annotated[
-        str | None, typer.Option("--from", help="Lists the versions that come from this data hash, commit, run or flow run.")
+        str | None, typer.Option("--from", help="Lists the versions that come from this data hash, commit, run, flow run or model hash.")
     ] = None,
 ) -> None:
     """Shows where a version comes from (run, commit, data, settings, environment) and the commands that rebuild it."""

@@ -13,9 +13,7 @@ from reelnest.errors import RunError
 from reelnest.settings import Params
 from reelnest.stages.workspace import Workspace
 
-data = typer.Typer(
-    help="Adds to the data, shows what changed between versions, and pushes it.", no_args_is_help=True, rich_markup_mode=None
-)
+data = typer.Typer(help="Adds, imports, exports, compares and pushes data.", no_args_is_help=True, rich_markup_mode=None)
 
 
 def project_settings() -> tuple[Workspace, Params]:

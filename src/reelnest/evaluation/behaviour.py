@@ -87,7 +87,7 @@ def _fault(test: BehaviourTest, scores: Sequence[np.ndarray], videos: Mapping[st
     elif test.kind == "direction":
         right, wrong = (max(scores[0][videos[video]] for video in named) for named in (test.video, test.above))
         if not right > wrong:
-            return f"the right video scores {right:.3f}, its opposite {wrong:.3f}; expected the right one above"
+            return f"the relevant video scores {right:.3f}, its opposite {wrong:.3f}; expected the relevant one above"
     else:
         rank = min(_rank(scores[0], videos[video]) for video in test.video)
         if rank > test.top:

@@ -220,3 +220,14 @@ def test_the_readme_quotes_the_measured_ratios() -> None:
     ratios = {record["name"]: f"{record['ratio']:.2f}" for record in records}
     assert rows
     assert {name: ratio for ratio, name in rows} == {name: ratios[name] for _, name in rows}
+
+
+def test_the_page_on_searching_quotes_the_measured_requests() -> None:
+    text = (ROOT / "docs/search.md").read_text(encoding="utf-8")
+    quoted = re.search(
+        r"64 clients got (\d+) responses a second.*?one client got (\d+) \(`make bench NAME=serve-clients`\)", text, re.DOTALL
+    )
+    records = json.loads((ROOT / "benchmarks/results/summary.json").read_text(encoding="utf-8"))
+    record = next(record for record in records if record["name"] == "serve-clients")
+    assert quoted is not None
+    assert [int(number) for number in quoted.groups()] == [round(record["ours"]), round(record["theirs"])]
