@@ -162,7 +162,7 @@ def _imported(path: Path, module: str, package: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             start = node.module or ""
             if node.level:
-                raise ValueError(f"{path}:{node.lineno}: a relative import; write the whole name of the module")
+                raise ValueError(f"{path}:{node.lineno}: a relative import; write the full name of the module")
             yield start
             yield from (f"{start}.{name.name}" for name in node.names)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith(f"{PACKAGE.name}."):

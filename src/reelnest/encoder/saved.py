@@ -31,7 +31,15 @@ from reelnest.encoder.embedding import batches_by_length, read_late
 from reelnest.encoder.encoder import COMPUTE_DTYPES, Encoder, load_encoder
 from reelnest.encoder.lora import adapter_state, add_adapters, has_adapters, load_adapter_state, lora_config, merged_state
 from reelnest.encoder.manifest import check_files, checksums
-from reelnest.encoder.saved_settings import FORMAT, FORMAT_VERSION, SETTINGS_FILE, frame_settings, read_settings, unknown_settings
+from reelnest.encoder.saved_settings import (
+    FORMAT,
+    FORMAT_VERSION,
+    SETTINGS_FILE,
+    frame_settings,
+    read_settings,
+    saved_checksums,
+    unknown_settings,
+)
 from reelnest.encoder.sentence_transformer_files import PROJECTION_FOLDER, can_be_opened, write_sentence_transformer_files
 from reelnest.encoder.server_files import describe_for_servers, served_weights
 from reelnest.encoder.video_reading import Times, VideoReader, VideoSource, segments_of, sentence_transformers_input, texts_of
@@ -119,9 +127,7 @@ def load(
         check_choice(precision, "precision", get_args(Precision))
     refuse_pickles(folder)
     stored = read_settings(folder)
-    if not isinstance(files := stored.get("files"), dict):
-        raise ModelError(f"{folder / SETTINGS_FILE}: no checksums of the model's files (`files`). Save the model again.")
-    check_files(folder, files, without=SETTINGS_FILE)
+    check_files(folder, saved_checksums(stored, folder), without=SETTINGS_FILE)
     device = _device(device)
     try:
         model = _model_settings(stored["model"], folder, device)

@@ -1,6 +1,7 @@
 """The settings file of a saved model. It is read without importing torch, so a wrong folder fails at once."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,15 @@ def saved_hash(folder: Path) -> str:
 
     Raises ModelError like `read_settings`.
     """
-    checksums = read_settings(folder).get("files")
-    if not isinstance(checksums, dict):
+    return combined_hash({**saved_checksums(read_settings(folder), folder), SETTINGS_FILE: file_hash(folder / SETTINGS_FILE)})
+
+
+def saved_checksums(stored: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """Returns the checksums of the model's files in the contents of its settings file, by name. Raises ModelError if there are none."""
+    files = stored.get("files")
+    if not isinstance(files, dict):
         raise ModelError(f"{folder / SETTINGS_FILE}: no checksums of the model's files (`files`). Save the model again.")
-    return combined_hash({**checksums, SETTINGS_FILE: file_hash(folder / SETTINGS_FILE)})
+    return files
 
 
 def saved_family(folder: Path) -> Family:

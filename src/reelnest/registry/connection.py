@@ -1,6 +1,8 @@
 """The connection to MLflow. An unreachable MLflow gives an error within seconds, with advice."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import quote, unquote, urlsplit
 
 import mlflow
@@ -28,6 +30,8 @@ from reelnest.registry.run_notes import EXPERIMENT_TAGS
 from reelnest.settings import Params, tracking_uri
 
 log = logging.getLogger(__name__)
+
+UNREADABLE = "MLflow's registry cannot be read"
 
 
 def connect(params: Params) -> str:
@@ -62,6 +66,18 @@ def connect_to_read(params: Params) -> None:
     check_reachable(uri)
     check_tracked(uri)
     _set_uri(uri)
+
+
+@contextmanager
+def registry_errors(problem: str, advice: str = "Run the command again.") -> Iterator[None]:
+    """Raises RegistryError with `problem` and `advice` for an error of MLflow or its storage within the block.
+
+    Without a response from the server, this is RegistryUnavailable.
+    """
+    try:
+        yield
+    except (MlflowException, OSError) as error:  # requests raises OSErrors
+        raise error_type(error)(f"{problem}: {error}. {advice}") from error
 
 
 def error_type(error: MlflowException | OSError) -> type[RegistryError]:

@@ -16,9 +16,9 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from reelnest.addresses import without_credentials
-from reelnest.errors import NothingTracked, RegistryError
+from reelnest.errors import NothingTracked
 from reelnest.evaluation.by_query import CODE, QUERY_METRICS_FILE
-from reelnest.registry.connection import connect_to_read
+from reelnest.registry.connection import UNREADABLE, connect_to_read, registry_errors
 from reelnest.registry.promotion.aliases import champion_of, version_of
 from reelnest.registry.promotion.evaluation_log import DATA_HASH_TAG, gate_folder, stored_query_metrics
 from reelnest.settings import Params
@@ -56,11 +56,11 @@ def champion(params: Params) -> ModelVersion | None:
     """The version with the alias `champion`, or None. Raises RegistryError if MLflow cannot be reached."""
     try:
         connect_to_read(params)
-        return champion_of(params.registration.name)
     except NothingTracked:
         return None
-    except (MlflowException, OSError) as error:
-        raise RegistryError(f"MLflow's registry cannot be read: {error}") from error
+    with registry_errors(UNREADABLE):
+        version = champion_of(params.registration.name)
+    return version
 
 
 class ChampionRun:
@@ -69,11 +69,9 @@ class ChampionRun:
     def __init__(self, params: Params, number: str) -> None:
         connect_to_read(params)
         self._client = mlflow.MlflowClient()
-        try:
+        with registry_errors(UNREADABLE):
             self.version = version_of(params.registration.name, number)
             self._run = self._find()
-        except (MlflowException, OSError) as error:
-            raise RegistryError(f"MLflow's registry cannot be read: {error}") from error
 
     @property
     def is_there(self) -> bool:
@@ -86,18 +84,14 @@ class ChampionRun:
 
     def metrics(self, data_hash: str) -> StoredMetrics | None:
         """The metrics on the test split with that hash; None if there are none."""
-        try:
+        with registry_errors("The champion's metrics cannot be read from MLflow"):
             table = stored_query_metrics(self.version.run_id, f"{gate_folder(data_hash)}/{QUERY_METRICS_FILE}")
-        except (MlflowException, OSError) as error:
-            raise RegistryError(f"The champion's metrics cannot be read from MLflow: {error}") from error
         return None if table is None else StoredMetrics(table, data_hash)
 
     def log_metrics(self, data_hash: str, file: Path) -> None:
         """Uploads the metrics on a new test split."""
-        try:
+        with registry_errors("The champion's metrics cannot be uploaded to MLflow"):
             self._client.log_artifact(str(self.version.run_id), str(file), gate_folder(data_hash))
-        except (MlflowException, OSError) as error:
-            raise RegistryError(f"The champion's metrics cannot be uploaded to MLflow: {error}. Run the command again.") from error
 
     def log_report(self, data: str, headline: str, effects: Mapping[str, float], files: Sequence[Path]) -> LoggedReport | None:
         """Uploads the report of one version of the data and replaces an earlier one. Returns None if the run was deleted."""
@@ -105,13 +99,11 @@ class ChampionRun:
             return None
         info = self._run.info
         folder, now = f"{DRIFT_FOLDER}/{data[:16]}", int(time.time() * 1000)
-        try:
+        with registry_errors("The drift report cannot be uploaded to MLflow", "The files in reports/ are complete."):
             for file in files:
                 self._client.log_artifact(info.run_id, str(file), folder)
             self._client.log_batch(info.run_id, metrics=[Metric(f"drift/{name}", effect, now, 0) for name, effect in effects.items()])
             self._client.set_tag(info.run_id, DRIFT_TAG, headline)
-        except (MlflowException, OSError) as error:
-            raise RegistryError(f"The drift report cannot be uploaded to MLflow: {error}. The files in reports/ are complete.") from error
         return LoggedReport(without_credentials(mlflow.get_tracking_uri()), info.experiment_id, info.run_id, folder)
 
     def _find(self) -> mlflow.entities.Run | None:

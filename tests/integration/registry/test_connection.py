@@ -12,11 +12,12 @@ from pathlib import Path
 
 import mlflow
 import pytest
+import requests
 
 from reelnest.addresses import without_credentials
 from reelnest.errors import RegistryError, RegistryUnavailable
 from reelnest.registry import reachable
-from reelnest.registry.connection import connect
+from reelnest.registry.connection import connect, registry_errors
 from reelnest.settings import Params, Tracking, tracking_uri
 from tasks.process.dvc import RESUMABLE_STATUS
 
@@ -141,3 +142,15 @@ def test_a_password_in_the_address_signs_in_and_is_never_printed(monkeypatch: py
 def test_credentials_are_removed_from_addresses() -> None:
     assert without_credentials("https://me:secret@host:5000/path") == "https://host:5000/path"
     assert without_credentials("sqlite:///a@b/mlflow.db") == "sqlite:///a@b/mlflow.db"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"), [(OSError("no disk"), RegistryError), (requests.ConnectionError("no disk"), RegistryUnavailable)]
+)
+def test_an_error_of_mlflow_s_storage_says_what_failed_and_what_to_do(error: OSError, kind: type[RegistryError]) -> None:
+    with (
+        pytest.raises(RegistryError, match=r"^The report failed: no disk\. Run the command again\.$") as raised,
+        registry_errors("The report failed"),
+    ):
+        raise error
+    assert type(raised.value) is kind

@@ -46,7 +46,7 @@ def graded_clicks(columns: ColumnMap) -> Iterator[Row]:
     rows, names = yield from read_click_log(columns)
     rows, removed = without_floods(rows)
     if not len(rows):
-        raise DataError(f"{columns.table}: all rows are those of bots.")
+        raise DataError(f"{columns.table}: all rows are those of bots. Import a log of people's searches.")
     people = len(rows)
     rows, splits = split_log(rows, names.queries)
     in_training = splits[rows.query] == 0

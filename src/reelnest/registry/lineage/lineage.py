@@ -20,7 +20,7 @@ from reelnest.artifacts.evaluation_report import EvaluationReport
 from reelnest.artifacts.lineage import Commit, DataVersion, Environment, FlowRun, Origins, ValidatedData
 from reelnest.artifacts.validation_report import ValidationReport
 from reelnest.errors import RegistryError
-from reelnest.registry.connection import connect_to_read
+from reelnest.registry.connection import UNREADABLE, connect_to_read, registry_errors
 from reelnest.registry.known_versions import MODEL_HASH_TAG, check_source, named_version
 from reelnest.registry.lineage.checkout import read_checkout
 from reelnest.registry.lineage.dvc_lock import DATA_FILE, LOCK_FILE, data_version, read_yaml, stale_inputs
@@ -139,11 +139,10 @@ def find_origin(params: Params, which: str, folder: Path) -> Origin:
     """
     name, which = named_version(which, params.registration.name)
     connect_to_read(params)
-    try:
+    with registry_errors(UNREADABLE):
         version = version_of(name, which)
-        return Origin(version, _run(version.run_id), _lineage(version, folder), folder)
-    except (MlflowException, OSError) as error:
-        raise RegistryError(f"MLflow's registry cannot be read: {error}") from error
+        origin = Origin(version, _run(version.run_id), _lineage(version, folder), folder)
+    return origin
 
 
 def versions_from(params: Params, text: str) -> list[ModelVersion]:
@@ -153,10 +152,8 @@ def versions_from(params: Params, text: str) -> list[ModelVersion]:
     """
     check_source(text)
     connect_to_read(params)
-    try:
+    with registry_errors(UNREADABLE):
         versions = mlflow.MlflowClient().search_model_versions(f"name = '{params.registration.name}'")
-    except (MlflowException, OSError) as error:
-        raise RegistryError(f"MLflow's registry cannot be read: {error}") from error
     return [
         version
         for version in sorted(versions, key=lambda version: int(version.version), reverse=True)
@@ -166,15 +163,12 @@ def versions_from(params: Params, text: str) -> list[ModelVersion]:
 
 def trainings_of_flow_runs(params: Params, beginning: str) -> list[tuple[str, str]]:
     """The MLflow runs of flow runs whose id starts with `beginning`, as pairs (MLflow run id, flow run id). Raises RegistryError."""
-    try:
-        connect_to_read(params)
-        client = mlflow.MlflowClient()
+    connect_to_read(params)
+    client = mlflow.MlflowClient()
+    with registry_errors("MLflow's runs cannot be read"):
         experiment = client.get_experiment_by_name(params.tracking.experiment)
-        if experiment is None:
-            return []
-        runs = client.search_runs([experiment.experiment_id], f"tags.`{FLOW_RUN_TAG}` LIKE '{beginning}%'")
-    except (MlflowException, OSError) as error:
-        raise RegistryError(f"MLflow's runs cannot be read: {error}") from error
+        experiments = [] if experiment is None else [experiment.experiment_id]
+        runs = client.search_runs(experiments, f"tags.`{FLOW_RUN_TAG}` LIKE '{beginning}%'") if experiments else []
     return [(run.info.run_id, run.data.tags[FLOW_RUN_TAG]) for run in runs]
 
 

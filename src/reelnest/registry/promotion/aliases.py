@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from reelnest.errors import RegistryError
 from reelnest.evaluation.metrics import logged_name
-from reelnest.registry.connection import connect_to_read
+from reelnest.registry.connection import UNREADABLE, connect_to_read, registry_errors
 from reelnest.registry.known_versions import CHAMPION, no_model, no_version
 from reelnest.registry.promotion.deciding import deciding
 from reelnest.settings import Params
@@ -45,13 +45,11 @@ def versions_table(params: Params) -> list[Entry]:
     connect_to_read(params)
     name = params.registration.name
     client = mlflow.MlflowClient()
-    try:
+    with registry_errors(UNREADABLE):
         versions: Sequence[Any] = [
             client.get_model_version(name, version.version)  # a search returns no aliases
             for version in client.search_model_versions(f"name = '{name}'")
         ]
-    except (MlflowException, OSError) as error:
-        raise RegistryError(f"MLflow's registry cannot be read: {error}") from error
     metric = logged_name(params.registration.metric)
     entries = [
         Entry(
@@ -75,13 +73,11 @@ def promote(params: Params, which: str) -> int:
     """
     connect_to_read(params)
     name = params.registration.name
-    try:
+    with registry_errors("MLflow's registry failed"):
         chosen = version_of(name, which)
         with deciding(name):
             before = champion_of(name)
             set_champion(chosen, before, "by hand" + (f", in place of version {before.version}" if before else ""))
-    except (MlflowException, OSError) as error:
-        raise RegistryError(f"MLflow's registry failed: {error}. Run the command again.") from error
     return int(chosen.version)
 
 
@@ -94,7 +90,7 @@ def rollback(params: Params) -> tuple[int, int]:
     connect_to_read(params)
     name = params.registration.name
     client = mlflow.MlflowClient()
-    try:
+    with registry_errors("MLflow's registry failed"):
         _registered(name)
         with deciding(name):
             present = champion_of(name)
@@ -110,8 +106,6 @@ def rollback(params: Params) -> tuple[int, int]:
             client.set_registered_model_alias(name, CHAMPION, earlier.version)
             # If the earlier one replaced this version before, going back once more must not lead here again.
             client.set_model_version_tag(name, present.version, REPLACED_TAG, "")
-    except (MlflowException, OSError) as error:
-        raise RegistryError(f"MLflow's registry failed: {error}. Run the command again.") from error
     return int(present.version), int(earlier.version)
 
 

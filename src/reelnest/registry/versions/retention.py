@@ -9,7 +9,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from reelnest.errors import NothingTracked, RegistryError
-from reelnest.registry.connection import connect_to_read
+from reelnest.registry.connection import UNREADABLE, connect_to_read, registry_errors
 from reelnest.registry.promotion.aliases import DECISION_TAG, REPLACED_TAG
 from reelnest.settings import Params
 
@@ -32,11 +32,9 @@ def registered(params: Params) -> list[Registered]:
         return []
     name = params.registration.name
     client = mlflow.MlflowClient()
-    try:
+    with registry_errors(UNREADABLE):
         versions = list(client.search_model_versions(f"name = '{name}'"))
         aliased = set(client.get_registered_model(name).aliases.values()) if versions else set()
-    except (MlflowException, OSError) as error:
-        raise RegistryError(f"MLflow's registry cannot be read: {error}") from error
     replaced = {str(version.tags[REPLACED_TAG]) for version in versions if REPLACED_TAG in version.tags}
     return [
         Registered(
