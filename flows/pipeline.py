@@ -65,7 +65,7 @@ def _completed(outcomes: dict[str, Any]) -> State[Any]:
 
 
 def _ended(state: State[Any]) -> State[Any]:
-    """The flow's state after a task that did not succeed. (Prefect would turn the task's state into "1/1 states failed".)"""
+    """Returns the flow's state after a task that did not succeed. (Prefect would turn the task's state into "1/1 states failed".)"""
     return State(type=state.type, name=state.name, message=state.message)
 
 

@@ -45,12 +45,12 @@ NOT_PUBLISHED = (OSError, ValueError, KeyError, TypeError, ArtifactError, httpx.
 
 
 def was_interrupted(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Whether Prefect should retry the task."""
+    """Returns whether Prefect should retry the task."""
     return isinstance(state.data, dvc.StageError) and state.data.interrupted
 
 
 def _task(name: str, description: str, **retrying: Any) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """A Prefect task without caching (DVC does that), which is retried only if it was interrupted."""
+    """Returns a Prefect task without caching (DVC does that), which is retried only if it was interrupted."""
     return task(
         name=name,
         description=description,

@@ -4,7 +4,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 
 def without_credentials(uri: str) -> str:
-    """The address without user name and password, for files and logs."""
+    """Returns the address without user name and password, for files and logs."""
     address = urlsplit(uri)
     if "@" not in address.netloc:
         return uri

@@ -106,13 +106,13 @@ def flush(path: Path) -> None:
 
 
 def aside_of(path: Path) -> Path:
-    """A unique temporary path in the folder of `path`, so that two runs never write to the same file."""
+    """Returns a unique temporary path in the folder of `path`, so that two runs never write to the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
 
 
 def orphans_of(path: Path) -> list[Path]:
-    """The temporary paths of `path` (`aside_of`) that exist, sorted: those of killed processes if no other one writes to `path`.
+    """Returns the temporary paths of `path` (`aside_of`) that exist, sorted: those of killed processes if no other one writes to `path`.
 
     Similar names are others' files: `.data.backup` is not temporary.
     """

@@ -56,7 +56,7 @@ def app() -> None:
 
 
 def usage_error(error: typer.TyperException) -> str:
-    """The text to print for a wrong command line: one line with the mistake and what to type, or the help if there is no command."""
+    """Returns the text for a wrong command line: one line with the mistake and what to type, or the help if there is no command."""
     text, context = error.format_message(), getattr(error, "ctx", None)
     if context is not None and text == context.get_help():
         return text
@@ -81,7 +81,7 @@ def common_options(
 
 
 def _tracked_settings(version: str | None = None) -> Params:
-    """The project's settings. Raises RegistryError, before MLflow is imported, if MLflow has nothing yet, or no such version."""
+    """Returns the project's settings. Raises RegistryError, before MLflow is imported, if MLflow has nothing yet, or no such version."""
     _, params = project_settings()
     from reelnest.registry.known_versions import check_known, known_version
 

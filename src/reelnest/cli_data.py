@@ -17,7 +17,7 @@ data = typer.Typer(help="Adds, imports, exports, compares and pushes data.", no_
 
 
 def project_settings() -> tuple[Workspace, Params]:
-    """The project in the current folder and its settings. Raises ConfigError for wrong settings, or outside a project."""
+    """Returns the project in the current folder and its settings. Raises ConfigError for wrong settings, or outside a project."""
     workspace = Workspace()
     return workspace, load_compatible_params(workspace.params)
 

@@ -100,13 +100,13 @@ _LEFT_OUT_OF_STAGE = {
 
 @functools.cache
 def stage_code(stage: str) -> Code:
-    """The code whose changes make DVC run a stage again."""
+    """Returns the code whose changes make DVC run a stage again."""
     return Code(f"reelnest.stages.{stage}", LEFT_OUT | _LEFT_OUT_OF_STAGE.get(stage, {}))
 
 
 @functools.cache
 def code_digest(code: Code, package: Path = PACKAGE) -> str:
-    """SHA-256 over the names and contents of `code_files`, independent of the package's location."""
+    """Returns the SHA-256 over the names and contents of `code_files`, independent of the package's location."""
     digest = hashlib.sha256()
     for name in code_files(code, package):
         digest.update(f"{name}\0{hashlib.sha256((package / name).read_bytes()).hexdigest()}\n".encode())
@@ -115,7 +115,7 @@ def code_digest(code: Code, package: Path = PACKAGE) -> str:
 
 @functools.cache
 def code_files(code: Code, package: Path = PACKAGE) -> tuple[str, ...]:
-    """The files of the closure, relative to `package`, in alphabetical order.
+    """Returns the files of the closure, relative to `package`, in alphabetical order.
 
     An `__init__.py` with only a docstring does not count. Raises ValueError if the module itself is missing.
     """
@@ -140,7 +140,7 @@ def _is_within(module: str, package: str) -> bool:
 
 
 def _source(module: str, package: Path) -> PurePosixPath | None:
-    """The module's file; None if it is not in the package, or is the package itself, which only defines `reelnest.load`."""
+    """Returns the module's file; None if it is not in the package, or is the package itself, which only defines `reelnest.load`."""
     root, *names = module.split(".")
     if root != PACKAGE.name or not names:
         return None
@@ -149,7 +149,7 @@ def _source(module: str, package: Path) -> PurePosixPath | None:
 
 
 def _imported(path: Path, module: str, package: Path) -> Iterator[str]:
-    """The modules that a file refers to: imports, strings (`python -m`), and its parent packages.
+    """Yields the modules that a file refers to: imports, strings (`python -m`), and its parent packages.
 
     A package that is searched for implementations counts as an import of all its modules. That is the case if code uses its `__path__`, or
     contains its name as a string (`implementations.py`).
@@ -180,7 +180,7 @@ def _modules_in(name: str, package: Path) -> Iterator[str]:
 
 
 def _full_name(name: str, path: Path) -> str:
-    """The full name of what a file imports as `name`."""
+    """Returns the full name of what a file imports as `name`."""
     for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             start = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""

@@ -78,7 +78,7 @@ class Interrupted(ReelnestError):  # noqa: N818 — not a failure
 
 
 def storage_problem(error: Exception) -> str | None:
-    """What to do about a full disk, or about a folder without permission; None for other errors.
+    """Returns what to do about a full disk, or about a folder without permission; None for other errors.
 
     Libraries that write files wrap the system's error, so its text counts too.
     """

@@ -19,7 +19,7 @@ def git(folder: Path, *arguments: str, text: str = "") -> str:
 
 
 def git_bytes(folder: Path, *arguments: str, stdin: bytes = b"", environment: Mapping[str, str] | None = None) -> bytes:
-    """Like `git`, with binary input and output. `environment` is added to this process's environment."""
+    """Runs git like `git`, with binary input and output. `environment` is added to this process's environment."""
     try:
         done = subprocess.run(
             ["git", *(word for option in CONFIG for word in ("-c", option)), *arguments],

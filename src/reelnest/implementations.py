@@ -33,7 +33,7 @@ class Implementations(Generic[Protocol]):
         self._is_complete = False
 
     def register(self, name: str) -> Callable[[Protocol], Protocol]:
-        """A decorator that registers an implementation under `name`. Raises ValueError if the name is taken by another one."""
+        """Returns a decorator that registers an implementation under `name`. Raises ValueError if the name is taken by another one."""
 
         def add(implementation: Protocol) -> Protocol:
             if self._by_name.setdefault(name, implementation) is not implementation:
@@ -43,7 +43,7 @@ class Implementations(Generic[Protocol]):
         return add
 
     def names(self) -> tuple[str, ...]:
-        """All names, in alphabetical order."""
+        """Returns all names, in alphabetical order."""
         self._complete()
         return tuple(sorted(self._by_name))
 

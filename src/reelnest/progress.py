@@ -112,7 +112,7 @@ class Activity:
             log.info("%s", self.line())
 
     def line(self) -> str:
-        """`decoding: 1,200 of 1,839 videos (65 %), 197 a second, 3 s left`."""
+        """Returns a line such as `decoding: 1,200 of 1,839 videos (65 %), 197 a second, 3 s left`."""
         seconds = self._clock() - self._started
         if self.total is None:
             return f"{self.what}: {duration(seconds)}"
@@ -136,7 +136,7 @@ class LogHandler(logging.StreamHandler):  # type: ignore[type-arg]  # not generi
 
 
 def duration(seconds: float) -> str:
-    """`45 s`, `3 min 20 s` or `2 h 5 min`."""
+    """Returns a duration, such as `45 s`, `3 min 20 s` or `2 h 5 min`."""
     rounded = round(seconds)
     if rounded < 60:
         return f"{rounded} s"

@@ -18,7 +18,7 @@ def load_yaml(text: str) -> Any:
 
 
 def yaml_problem(error: YAMLError) -> str:
-    """What is wrong in a text that is not YAML, and where, in one line."""
+    """Returns what is wrong in a text that is not YAML, and where, in one line."""
     if not isinstance(error, MarkedYAMLError):
         return " ".join(str(error).split())
     mark = error.problem_mark or error.context_mark

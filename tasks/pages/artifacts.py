@@ -55,7 +55,7 @@ def validation_page(workspace: Workspace) -> str:
 
 
 def quarantine_page(workspace: Workspace) -> str:
-    """The first bad records with their errors, since a run's files may be gone when somebody looks."""
+    """Returns the first bad records with their errors, since a run's files may be gone when somebody looks."""
     with (workspace.reports / "quarantine.jsonl").open(encoding="utf-8") as file:
         records = [json.loads(line) for line in itertools.islice(file, QUARANTINE_ROWS)]
         more = sum(1 for _ in file)
@@ -71,7 +71,7 @@ def quarantine_page(workspace: Workspace) -> str:
 
 
 def data_docs_page(workspace: Workspace) -> str:
-    """Every expectation and its observed value."""
+    """Returns every expectation and its observed value."""
     report = ValidationReport.read(workspace.reports)
     marks = {True: "passed", False: "failed"}
     rows = [
@@ -85,12 +85,12 @@ def data_docs_page(workspace: Workspace) -> str:
 
 
 def preprocessing_page(workspace: Workspace) -> str:
-    """The numbers of items, videos and pairs, and the videos that could not be decoded."""
+    """Returns the numbers of items, videos and pairs, and the videos that could not be decoded."""
     return page("# Prepared data", table(["", ""], _facts(PreprocessingReport.read(workspace.reports).model_dump(mode="json"))))
 
 
 def training_page(workspace: Workspace) -> str:
-    """The results of the training, and about twenty points of its curve."""
+    """Returns the results of the training, and about twenty points of its curve."""
     with (workspace.reports / "training.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     every = max(1, -(-len(rows) // CURVE_ROWS))
@@ -106,7 +106,7 @@ def training_page(workspace: Workspace) -> str:
 
 
 def evaluation_page(workspace: Workspace) -> str:
-    """Quality at each dim, over all queries and by pair kind."""
+    """Returns the quality at each dim, over all queries and by pair kind."""
     report = EvaluationReport.read(workspace.reports)
     results: dict[str, list[Result]] = {}
     for result in report.results:
@@ -153,7 +153,7 @@ def _recommended(report: EvaluationReport) -> str:
 
 
 def _comparisons(report: EvaluationReport) -> Iterator[str]:
-    """This model minus the champion and minus the previous run."""
+    """Returns the metrics of this model minus the champion and minus the previous run."""
     for compared in report.compared_with:
         yield f"## {escape(compared.metric)} minus the {escape(compared.what)}'s"
         yield _differences(compared.differences)
@@ -169,7 +169,7 @@ def _differences(differences: Sequence[Difference]) -> str:
 
 
 def registration_page(workspace: Workspace) -> str:
-    """The registered version, why it is or is not the champion, and each condition of the gate."""
+    """Returns the registered version, why it is or is not the champion, and each condition of the gate."""
     report = RegistrationReport.read(workspace.reports)
     marks = {True: "yes", False: "no", None: "open"}
     conditions = [(condition.name, marks[condition.passed], condition.why) for condition in report.conditions]
@@ -185,7 +185,7 @@ def registration_page(workspace: Workspace) -> str:
 
 
 def lineage_page(workspace: Workspace) -> str:
-    """Where the registered version comes from, and the commands that show more and rebuild it."""
+    """Returns where the registered version comes from, and the commands that show more and rebuild it."""
     report = RegistrationReport.read(workspace.reports)
     version = shlex.quote(f"models:/{report.name}/{report.version}")
     lineage = report.lineage
@@ -200,7 +200,7 @@ def lineage_page(workspace: Workspace) -> str:
 
 
 def drift_page(report: Mapping[str, Any]) -> str:
-    """Each measure of the data compared with the champion's training data, and the champion's retrieval before and now."""
+    """Returns each measure of the data compared with the champion's training data, and the champion's retrieval before and now."""
     champion, quality, link = report["champion"], report["quality"], drift_link(report)
     marks = {True: "drifted", False: "no drift shown"}
     keys = ("effect", "margin", "adjusted", "before", "after", "statistic")
@@ -230,26 +230,26 @@ def drift_page(report: Mapping[str, Any]) -> str:
 
 
 def is_registered(workspace: Workspace) -> bool:
-    """Whether the model of the last evaluation is the one that was registered last."""
+    """Returns whether the model of the last evaluation is the one that was registered last."""
     registration = RegistrationReport.read_if_there(workspace.reports)
     evaluation = EvaluationReport.read_if_there(workspace.reports)
     return registration is not None and evaluation is not None and registration.model_hash == evaluation.model.hash
 
 
 def waits_for_approval(workspace: Workspace) -> bool:
-    """Whether the model that was registered last only needs a person's approval."""
+    """Returns whether the model that was registered last only needs a person's approval."""
     registration = RegistrationReport.read_if_there(workspace.reports)
     return registration is not None and registration.decision == WAITS
 
 
 def run_link(workspace: Workspace) -> str | None:
-    """The URL of the candidate's run in MLflow; None if MLflow is a file without a server."""
+    """Returns the URL of the candidate's run in MLflow; None if MLflow is a file without a server."""
     server, run_id = _mlflow_run(workspace)
     return f"{_pages_of(server)}/#/runs/{run_id}" if server else None
 
 
 def evaluation_link(workspace: Workspace) -> str | None:
-    """The URL of the evaluation page among the run's artifacts; that of the run if MLflow does not return the experiment."""
+    """Returns the URL of the evaluation page among the run's artifacts; that of the run if MLflow does not return the experiment."""
     server, run_id = _mlflow_run(workspace)
     if not server:
         return None
@@ -262,7 +262,7 @@ def evaluation_link(workspace: Workspace) -> str | None:
 
 
 def drift_link(report: Mapping[str, Any]) -> str | None:
-    """The URL of the drift page among the champion's artifacts; None if MLflow is a file without a server."""
+    """Returns the URL of the drift page among the champion's artifacts; None if MLflow is a file without a server."""
     logged = report.get("mlflow", {})
     server = str(logged.get("tracking_uri", ""))
     if not server.startswith(("http://", "https://")):
@@ -272,7 +272,7 @@ def drift_link(report: Mapping[str, Any]) -> str | None:
 
 
 def _mlflow_run(workspace: Workspace) -> tuple[str, str]:
-    """The server of the candidate's run and the run's id; empty if there is no server."""
+    """Returns the server of the candidate's run and the run's id; empty if there is no server."""
     run = CandidateRun.read(workspace.candidate)
     address = run.tracking_uri or ""
     if not address.startswith(("http://", "https://")) or not run.run_id:
@@ -281,7 +281,7 @@ def _mlflow_run(workspace: Workspace) -> tuple[str, str]:
 
 
 def _pages_of(server: str) -> str:
-    """The address of the server for a browser, which may differ from the worker's."""
+    """Returns the address of the server for a browser, which may differ from the worker's."""
     return (setting(MLFLOW_PAGES) or server).rstrip("/")
 
 
@@ -299,7 +299,7 @@ def _facts(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, ob
 
 
 def _number(text: str) -> object:
-    """A CSV cell as a number if it is one, so that it is displayed with four digits."""
+    """Returns a CSV cell as a number if it is one, so that it is displayed with four digits."""
     for kind in (int, float):
         try:
             return kind(text)

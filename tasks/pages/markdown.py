@@ -8,7 +8,7 @@ SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~-])")
 
 
 def escape(value: object) -> str:
-    """A value as text on one line, escaped for Markdown and HTML. Floats get four significant digits."""
+    """Returns a value as text on one line, escaped for Markdown and HTML. Floats get four significant digits."""
     if isinstance(value, bool):
         text = "yes" if value else "no"
     elif isinstance(value, int):
@@ -21,7 +21,7 @@ def escape(value: object) -> str:
 
 
 def table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
-    """A table; empty if there are no rows. None is an empty cell."""
+    """Returns a table; empty if there are no rows. None is an empty cell."""
     lines = [_row(row) for row in rows]
     if not lines:
         return ""

@@ -8,5 +8,5 @@ class Parser(argparse.ArgumentParser):
     """Reports a mistake in one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Without the usage, whose lines hide the mistake."""
+        """Prints the error without the usage, whose lines hide the mistake."""
         self.exit(2, f"{self.prog}: error: {message}. Type `{self.prog} --help` for help.\n")

@@ -136,7 +136,7 @@ def flow_run_environment() -> dict[str, str]:
 
 
 def is_interruption(status: int) -> bool:
-    """Whether a status means that the process was killed or asks to be started again."""
+    """Returns whether a status means that the process was killed or asks to be started again."""
     return status == RESUMABLE_STATUS or status < 0 or is_signal(status)
 
 
@@ -161,7 +161,7 @@ def stage_key(stage: str, folder: Path) -> str:
 
 
 def stage_lock(stage: str, workspace: Workspace) -> Path:
-    """The lock that a run holds while a stage runs. A second run with the same inputs waits and takes the outputs from the cache.
+    """Returns the lock that a run holds while a stage runs. A second run with the same inputs waits and takes the outputs from the cache.
 
     All preprocessing shares one lock, since it shares `work/frames/`, from which each run removes the frames that it does not need.
     """
@@ -170,7 +170,7 @@ def stage_lock(stage: str, workspace: Workspace) -> Path:
 
 
 def gpu_lock(stage: str, workspace: Workspace) -> Path | None:
-    """The lock that a run holds while a stage uses this machine's GPUs; None for a stage that does not, and if runs may share them.
+    """Returns the lock that a run holds while a stage uses this machine's GPUs; None for a stage that does not, and if runs may share them.
 
     A cluster's scheduler shares its GPUs out by itself.
     """
@@ -185,5 +185,5 @@ def gpu_lock(stage: str, workspace: Workspace) -> Path | None:
 
 
 def due(stage: str, changed: Mapping[str, Any], before: Collection[Outcome]) -> bool:
-    """Whether a stage must run: it is stale, or a stage before it has new outputs."""
+    """Returns whether a stage must run: it is stale, or a stage before it has new outputs."""
     return stage in changed or any(outcome != "unchanged" for outcome in before)

@@ -58,7 +58,7 @@ def checkout_all(folder: Path) -> None:
 
 
 def has_remote(folder: Path) -> bool:
-    """Whether a default remote is configured, which `dvc push` uses."""
+    """Returns whether a default remote is configured, which `dvc push` uses."""
     from dvc.repo import Repo
 
     with Repo(str(folder)) as repo:
@@ -66,7 +66,7 @@ def has_remote(folder: Path) -> bool:
 
 
 def remotes(folder: Path) -> list[str]:
-    """The names of the configured remotes."""
+    """Returns the names of the configured remotes."""
     from dvc.repo import Repo
 
     with Repo(str(folder)) as repo:
@@ -149,7 +149,7 @@ def collect_garbage(folder: Path, commits: Sequence[str], *, dry: bool) -> int:
 
 
 def _commits_that_record(folder: Path) -> list[str]:
-    """The commits in which a file changed that names cached files. What any other commit uses is used by one of these."""
+    """Returns the commits in which a file changed that names cached files. What any other commit uses is used by one of these."""
     return git(folder, "log", "HEAD", "--branches", "--tags", "--remotes", "--full-history", "--format=%H", "--", *RECORDS).split()
 
 

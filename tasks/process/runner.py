@@ -51,12 +51,12 @@ class CommandError(Exception):
 
 
 def describe_status(status: int) -> str:
-    """An exit status in words; 128 + n means signal n, as in a shell."""
+    """Returns an exit status in words; 128 + n means signal n, as in a shell."""
     return f"was ended by signal {status - 128}" if is_signal(status) else f"ended with status {status}"
 
 
 def is_signal(status: int) -> bool:
-    """Whether a status means a signal. 255 does not: programs use it for errors (DVC for every failed stage)."""
+    """Returns whether a status means a signal. 255 does not: programs use it for errors (DVC for every failed stage)."""
     return 128 < status <= 128 + max(signal.Signals)
 
 
@@ -68,12 +68,12 @@ def quieten() -> None:
 
 
 def python_module(name: str) -> tuple[str, ...]:
-    """The command that runs a module of the running interpreter."""
+    """Returns the command that runs a module of the running interpreter."""
     return (sys.executable, "-m", name)
 
 
 def setting(name: str) -> str | None:
-    """A variable of the environment; None if it is missing or empty. (Orchestration reads the environment only here.)"""
+    """Returns a variable of the environment; None if it is missing or empty. (Orchestration reads the environment only here.)"""
     return os.environ.get(name) or None
 
 
@@ -93,7 +93,7 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def command_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's environment for a child: quiet, and with the running interpreter's programs (`dvc`, `reelnest`) first on PATH."""
+    """Returns the environment for a child: quiet, and with the running interpreter's programs (`dvc`, `reelnest`) first on PATH."""
     environment = {**QUIET, **os.environ, **(extra or {})}
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
     return environment
@@ -134,7 +134,7 @@ class Command:
         self._reader.start()
 
     def line(self, timeout_seconds: float) -> str | None:
-        """The next line, or None if none comes in time."""
+        """Returns the next line, or None if none comes in time."""
         try:
             return self._lines.get(timeout=timeout_seconds)
         except queue.Empty:

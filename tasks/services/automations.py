@@ -35,7 +35,7 @@ NOTIFICATIONS = (FAILED, NEW_CHAMPION, REFUSED, DRIFTED)
 
 
 def _plain(expression: str) -> str:
-    """A value in a message. Angle brackets are replaced, so that it cannot contain a link, a mention or markup in any channel."""
+    """Returns a value in a message. Angle brackets are replaced, so that it cannot contain a link, a mention or markup in any channel."""
     return "{{ (" + expression + ") | string | truncate(1500, true) | replace('<', '‹') | replace('>', '›') }}"
 
 

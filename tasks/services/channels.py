@@ -31,12 +31,12 @@ class ChannelError(Exception):
 
 
 def slack(address: str) -> Block:
-    """A block for an incoming webhook of Slack."""
+    """Returns a block for an incoming webhook of Slack."""
     return SlackWebhook(url=SecretStr(address))
 
 
 def webhook(address: str) -> Block:
-    """A block for a URL that gets JSON with `subject` and `body` by POST.
+    """Returns a block for a URL that gets JSON with `subject` and `body` by POST.
 
     Prefect's custom webhook notification is not used, because it writes the address into the server's log if the receiver rejects it.
     """
@@ -44,7 +44,7 @@ def webhook(address: str) -> Block:
 
 
 def email(address: str) -> Block:
-    """A block for e-mail through SendGrid, the only way in Prefect without another package."""
+    """Returns a block for e-mail through SendGrid, the only way in Prefect without another package."""
     fields = EMAIL_FORM.fullmatch(address)
     assert fields is not None  # noqa: S101 -- for the type checker: `address_from` has matched it
     receivers = fields["to"].strip("/").split("/")

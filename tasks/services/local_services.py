@@ -53,7 +53,7 @@ def port(variable: str, default: int) -> int:
 
 
 def mlflow_command(folder: Path, mlflow_port: int) -> list[str]:
-    """The command that serves the store which runs on this machine use without a server.
+    """Returns the command that serves the store which runs on this machine use without a server.
 
     Artifacts do not go through the server but into `mlruns/`, so that they can also be read without it.
     """
@@ -117,7 +117,7 @@ def _serve(folder: Path, running: ExitStack) -> None:
 
 
 def _addresses(prefect: str, mlflow: str, training_runs: str, client: dict[str, str]) -> str:
-    """What to open, and what other shells need to use these servers."""
+    """Returns what to open, and what other shells need to use these servers."""
     exports = "\n".join(f"  export {name}={value}" for name, value in client.items())
     return f"""
 Prefect (runs, schedule):       {prefect}

@@ -18,12 +18,12 @@ SEND_TIMEOUT_SECONDS = 10.0
 
 
 def server_command(port: int, *, pages: bool) -> list[str]:
-    """The command that starts Prefect's server on 127.0.0.1."""
+    """Returns the command that starts Prefect's server on 127.0.0.1."""
     return [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--ui" if pages else "--no-ui"]
 
 
 def server_environment(folder: Path) -> dict[str, str]:
-    """The server's environment. It stores runs in `prefect.db` beside MLflow's `mlflow.db`, so that they stay with the checkout.
+    """Returns the server's environment. It stores runs in `prefect.db` beside MLflow's `mlflow.db`, so that they stay with the checkout.
 
     Concurrency slots are stored in files. By default they are in memory, so a restarted server does not know them, refuses to renew them,
     and Prefect ends their runs.
@@ -47,7 +47,7 @@ def free_port() -> int:
 
 
 def is_answering(url: str) -> bool:
-    """Whether the URL responds without an error."""
+    """Returns whether the URL responds without an error."""
     try:
         return httpx.get(url, timeout=2).status_code < 400
     except httpx.HTTPError:

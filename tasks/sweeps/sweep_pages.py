@@ -55,6 +55,6 @@ def _row(trial: Trial, metric: str, *, is_best: bool) -> dict[str, Any]:
 
 
 def _link(run: str | None) -> str:
-    """A link to the run's page; its id if the server has no UI."""
+    """Returns a link to the run's page; its id if the server has no UI."""
     page = url_for("flow-run", obj_id=run) if run and PREFECT_UI_URL.value() else None
     return f"[{run}]({page})" if page else run or ""

@@ -51,14 +51,14 @@ class Trials:
         write_json(self.path, self.records())
 
     def records(self) -> list[dict[str, Any]]:
-        """The trials as JSON."""
+        """Returns the trials as JSON."""
         return [asdict(trial) for trial in self.trials]
 
     def running(self) -> list[Trial]:
-        """The trials that have not ended."""
+        """Returns the trials that have not ended."""
         return [trial for trial in self.trials if trial.state == "running"]
 
     def best(self) -> Trial | None:
-        """The trial with the highest value, the first of ties; None if none is completed."""
+        """Returns the trial with the highest value, the first of ties; None if none is completed."""
         completed = [trial for trial in self.trials if trial.value is not None]
         return max(completed, key=lambda trial: trial.value or 0.0, default=None)

@@ -90,7 +90,7 @@ def version(root: Path, params: Params, text: str, name: str) -> Version:
 
 
 def is_recorded(root: Path) -> bool:
-    """Whether `data/` is the version that the checkout's `data.dvc` names. DVC does not hash unchanged files again."""
+    """Returns whether `data/` is the version that the checkout's `data.dvc` names. DVC does not hash unchanged files again."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 

@@ -102,7 +102,7 @@ def _keys_of_last_import(data: Path) -> set[str]:
 
 
 def _key(pair: dict[str, Any]) -> str:
-    """Equal for pairs with the same sides."""
+    """Returns a value that is equal for pairs with the same sides."""
     return json.dumps([pair.get("query"), pair.get("target")], sort_keys=True)
 
 

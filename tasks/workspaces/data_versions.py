@@ -118,7 +118,7 @@ def push(root: Path, *, branch: bool) -> str:
 
 
 def _no_changes(root: Path, sources: list[Path]) -> str:
-    """The text for an addition after which data/ is still the version of data.dvc."""
+    """Returns the text for an addition after which data/ is still the version of data.dvc."""
     known = f"all records of {', '.join(map(str, sources))} are in data/ already. " if sources else ""
     if _is_committed(root):
         return f"No changes: {known}data/ is the version of data.dvc at HEAD."
@@ -126,7 +126,7 @@ def _no_changes(root: Path, sources: list[Path]) -> str:
 
 
 def _version_at_head(root: Path, params: Params) -> Contents:
-    """The data at HEAD, to which a commit message's counts refer; NOTHING if HEAD has no data.dvc."""
+    """Returns the data at HEAD, to which a commit message's counts refer; NOTHING if HEAD has no data.dvc."""
     try:
         text = git(root, "show", "HEAD:./data.dvc")
     except RunError:

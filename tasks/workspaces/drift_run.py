@@ -95,7 +95,7 @@ def measure(
 
 
 def as_text(report: Mapping[str, Any]) -> str:
-    """The report as text for a terminal."""
+    """Returns the report as text for a terminal."""
     rows: list[Sequence[object]] = [("measure", "", "effect", "margin", "p")]
     for measure in report["measures"]:
         verdict = "drifted" if measure["drifted"] else "not shown"
@@ -106,7 +106,7 @@ def as_text(report: Mapping[str, Any]) -> str:
 
 
 def _params(checkout: Path, commit: str) -> Params:
-    """The settings that name the registry; the other sections may be those of another version."""
+    """Returns the settings that name the registry; the other sections may be those of another version."""
     params = params_at(checkout, commit).params
     return Params.model_validate({name: params[name] for name in ("register", "tracking") if name in params})
 

@@ -65,7 +65,7 @@ class ParamsText:
             raise RunError(" ".join(errors))
 
     def _errors(self) -> list[str]:
-        """What is wrong in the file as a whole, such as two settings that exclude each other."""
+        """Returns what is wrong in the file as a whole, such as two settings that exclude each other."""
         try:
             check_params(load_yaml(self.text()))
         except ConfigError as error:

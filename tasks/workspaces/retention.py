@@ -50,7 +50,7 @@ class Plan:
     """Active runs. While there are any, DVC's cache is not cleaned, since their new files are not referenced yet."""
 
     def text(self) -> str:
-        """One line for each kind."""
+        """Returns one line for each kind."""
         lines = [
             ("run refs", ", ".join(run.id for run in self.refs)),
             ("orphaned worktrees", ", ".join(folder.name for folder in self.worktrees)),
@@ -121,7 +121,7 @@ def stale_checkpoints(checkout: Path, days: int) -> list[Path]:
 
 
 def _newest_change(folder: Path) -> float:
-    """When a training last wrote or removed a file, in seconds since 1970; now if it removes one meanwhile."""
+    """Returns when a training last wrote or removed a file, in seconds since 1970; now if it removes one meanwhile."""
     try:
         return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
     except FileNotFoundError:

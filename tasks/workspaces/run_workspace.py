@@ -215,7 +215,7 @@ def _check_out_data(folder: Path, revision: str, like: Run | None) -> None:
 
 
 def _environment(checkout: Path, folder: Path) -> dict[str, str]:
-    """The stages' environment: the code of the worktree, and the MLflow store of the checkout."""
+    """Returns the stages' environment: the code of the worktree, and the MLflow store of the checkout."""
     variables = {"PYTHONPATH": str(folder / "src")}
     address = _tracking_uri(folder)
     if setting("MLFLOW_TRACKING_URI") is None and address.startswith(SQLITE):
@@ -235,7 +235,7 @@ def _runs_section(folder: Path) -> Runs:
 
 
 def _section(folder: Path, name: str) -> dict[str, Any]:
-    """One section of a run's settings; the others may be those of another version."""
+    """Returns one section of a run's settings; the others may be those of another version."""
     params = load_yaml((folder / "params.yaml").read_text(encoding="utf-8"))
     return params.get(name) or {}
 
@@ -245,7 +245,7 @@ def _now() -> str:
 
 
 def _metrics(path: Path) -> dict[str, dict[str, float]]:
-    """The headline metrics of an evaluation, by metric and dim; empty if there is none."""
+    """Returns the headline metrics of an evaluation, by metric and dim; empty if there is none."""
     try:
         metrics: dict[str, dict[str, float]] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -10,14 +10,14 @@ from reelnest.settings import Params, loss_settings_classes
 
 
 def settings_schema() -> dict[str, Any]:
-    """The schema of a run's settings: a mapping from dotted keys to values, or null."""
+    """Returns the schema of a run's settings: a mapping from dotted keys to values, or null."""
     values = {f"^{re.escape(key)}$": schema for key, schema in _by_key().items()}
     # Not inside `anyOf`, whose message would not name the key. Both keywords hold for objects only.
     return {"anyOf": [{"type": "object"}, {"type": "null"}], "propertyNames": key_schema(), "patternProperties": values}
 
 
 def key_schema() -> dict[str, Any]:
-    """The schema of a dotted key. It is divided by section, so that the server's message lists the keys of one section only."""
+    """Returns the schema of a dotted key. It is divided by section, so that the server's message lists the keys of one section only."""
     keys = list(_by_key())
     sections = [key for key in keys if "." not in key]
     known = {section: [key for key in keys if key.startswith(f"{section}.")] for section in sections}
@@ -46,7 +46,7 @@ def _collect(properties: dict[str, Any], above: str, schemas: dict[str, dict[str
 
 
 def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
-    """The schema without references, which would not resolve inside the schema of a flow's parameters."""
+    """Returns the schema without references, which would not resolve inside the schema of a flow's parameters."""
     if isinstance(schema, list):
         return [_inlined(item, definitions) for item in schema]
     if not isinstance(schema, dict):

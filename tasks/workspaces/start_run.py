@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _settings(assignments: Sequence[str]) -> dict[str, Any]:
-    """The settings in `KEY=VALUE` arguments. Values are YAML, as in params.yaml."""
+    """Returns the settings in `KEY=VALUE` arguments. Values are YAML, as in params.yaml."""
     settings = {}
     for text in assignments:
         key, equals, value = text.partition("=")
@@ -66,7 +66,7 @@ def _settings(assignments: Sequence[str]) -> dict[str, Any]:
 
 
 def _checked(checkout: Path, revision: str, settings: Mapping[str, Any]) -> str:
-    """The commit of the revision. Raises RunError for an unknown revision, and for settings that it does not have or take."""
+    """Returns the commit of the revision. Raises RunError for an unknown revision, and for settings that it does not have or take."""
     check_checkout(checkout)
     commit = commit_of(checkout, revision)
     params_at(checkout, commit).change_all(settings)
@@ -104,7 +104,7 @@ def _start(checkout: Path, name: str, revision: str, commit: str, settings: Mapp
 
 
 def _deployment(client: "SyncPrefectClient", name: str) -> "DeploymentResponse":
-    """The deployment with this name; the flow's name may be left out."""
+    """Returns the deployment with this name; the flow's name may be left out."""
     from prefect.exceptions import ObjectNotFound
 
     full = name if "/" in name else f"reelnest-train/{name}"

@@ -38,7 +38,7 @@ class Artifact(FrozenModel):
 
     @classmethod
     def read_if_there(cls, folder: Path) -> Self | None:
-        """Like `read`, but returns None if the file is missing."""
+        """Reads like `read`, but returns None if the file is missing."""
         path = folder / cls.FILE
         try:
             text = path.read_text(encoding="utf-8")
@@ -78,7 +78,7 @@ class Artifact(FrozenModel):
         return path
 
     def content(self) -> dict[str, JsonValue]:
-        """The artifact as a JSON value, with its version."""
+        """Returns the artifact as a JSON value, with its version."""
         return {VERSION_KEY: self.VERSION, **self.model_dump(mode="json")}
 
     @classmethod

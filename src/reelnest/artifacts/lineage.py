@@ -50,7 +50,7 @@ class ValidatedData(FrozenModel):
 
     @classmethod
     def of(cls, report: ValidationReport) -> "ValidatedData":
-        """The summary of a validation."""
+        """Returns the summary of a validation."""
         videos, pairs = (RecordCounts(lines=table.lines, good=table.good) for table in (report.videos, report.pairs))
         return cls(passed=report.passed, videos=videos, pairs=pairs, quarantined=report.quarantined.records)
 

@@ -40,5 +40,5 @@ def _marked(config: PreTrainedConfig, family: Family) -> PreTrainedConfig:
 
 
 def hidden_size(config: PreTrainedConfig) -> int:
-    """The width of the language model."""
+    """Returns the width of the language model."""
     return int(config.get_text_config().hidden_size)

@@ -84,7 +84,7 @@ def grouped_sdpa(
     cu_seq_lens_q: Tensor,
     **_others: Any,
 ) -> tuple[Tensor, None]:
-    """Attention within each sequence; returns (1, tokens, heads, head). `cu_seq_lens_q`, on the CPU, holds the sequence boundaries."""
+    """Computes attention within each sequence, (1, tokens, heads, head). `cu_seq_lens_q`, on the CPU, holds the sequence boundaries."""
     ends = tuple(cu_seq_lens_q.tolist())
     heads, tokens, width = query.shape[1:]
     if not dropout and (kernel := row_kernel(query.device, query.dtype, heads, heads, width)) is not None:
@@ -139,7 +139,7 @@ def packed_sdpa(
     packing: Packing,
     **_others: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention within each packed row; returns (1, tokens, heads, head)."""
+    """Computes causal attention within each packed row, (1, tokens, heads, head)."""
     heads, width = query.shape[1], query.shape[3]
     # Tokens first, so that one index selects a group's rows: (tokens, heads, head)
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
@@ -222,7 +222,7 @@ def _obstacle_to_rows(kernel: RowKernel, device: torch.device, dtype: torch.dtyp
 
 
 def _plain(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tensor:
-    """Attention within one row, (tokens, heads, head)."""
+    """Computes attention within one row, (tokens, heads, head)."""
     q, k, v = (tensor.transpose(0, 1)[None] for tensor in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=k.shape[1] < q.shape[1])[0].transpose(0, 1)
 

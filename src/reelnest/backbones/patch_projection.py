@@ -14,7 +14,7 @@ class PatchProjection(nn.Conv3d):
     """
 
     def forward(self, patches: Tensor) -> Tensor:
-        """(patches, channels, frames, height, width) → (patches, hidden)."""
+        """Projects patches, (patches, channels, frames, height, width), to (patches, hidden)."""
         return F.linear(patches.flatten(1), self.weight.flatten(1), self.bias)
 
 

@@ -21,7 +21,7 @@ from reelnest.backbones.segments import VIDEO_TYPE, Segment
 
 
 def token_positions(segment: Segment, merge_size: int, interval: Tensor | None) -> Tensor:
-    """Rotary positions in time, height and width, int64 (3, rows, tokens), as `Qwen2_5_VLModel.get_rope_index` defines them.
+    """Returns rotary positions in time, height and width, int64 (3, rows, tokens), as `Qwen2_5_VLModel.get_rope_index` defines them.
 
     Text advances by 1 on all three axes. A video starts at the end of the text before it. Its temporal steps are `interval`, (rows,),
     apart; its rows and columns count from the start. The text after it continues from the longer side. Padding is 0. A row holds at most
@@ -46,7 +46,7 @@ def token_positions(segment: Segment, merge_size: int, interval: Tensor | None) 
 
 
 def timed_positions(segment: Segment, merge_size: int) -> Tensor:
-    """Like `token_positions`, as `Qwen3VLModel.get_rope_index` defines them: each temporal step is a block of tokens of its own.
+    """Returns positions as `Qwen3VLModel.get_rope_index` defines them: each temporal step is a block of tokens of its own.
 
     All tokens of a step have the same position in time, that of the end of the text before it. The text after a step, such as the time of
     the next one, continues from the longer side.
@@ -100,7 +100,7 @@ def frame_index(grid_thw: Tensor, merge_size: int) -> FrameIndex:
 
 
 def interpolated_index(grid_thw: Tensor, merge_size: int, table_side: int) -> InterpolatedIndex:
-    """Like `frame_index`, with the places of patches in a table of `table_side` x `table_side` learnt positions."""
+    """Returns a `frame_index` with the places of patches in a table of `table_side` x `table_side` learnt positions."""
     tables = [_interpolation(tuple(grid), merge_size, table_side) for grid in grid_thw.tolist()]
     return InterpolatedIndex(*frame_index(grid_thw, merge_size), *(torch.cat(parts) for parts in zip(*tables, strict=True)))
 

@@ -174,7 +174,7 @@ class QwenVL:
             yield from (layer.mlp, layer.input_layernorm, layer.post_attention_layernorm)
 
     def flops(self, model: PreTrainedModel) -> ModelFlops:
-        """Attention costs 4 times the width per pair of tokens forward, counting all pairs of a sequence."""
+        """Returns 4 times the width, the forward cost for each pair of tokens, counting all pairs of a sequence."""
         from reelnest.backbones.flops import matrix_flops, trains
 
         tower: Any = model.get_submodule(self.vision_module)
@@ -198,7 +198,7 @@ class QwenVL:
         )
 
     def mergers(self, tower: Any) -> list[nn.Module]:
-        """The modules of the tower that make tokens of patches."""
+        """Returns the modules of the tower that make tokens of patches."""
         return [tower.merger]
 
     def attended_pairs(self, tower: Any, grid: Grid) -> int:

@@ -46,7 +46,7 @@ def family_of(settings: Model) -> Family:
 
 
 def local_family_of(settings: Model) -> Family | None:
-    """Like `family_of`, but without the Hub: None if the name is unknown or the folder has no readable config.json."""
+    """Returns the family like `family_of`, but without the Hub: None if the name is unknown or the folder has no readable config.json."""
     if known := _by_settings(settings):
         return known
     try:

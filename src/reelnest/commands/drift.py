@@ -82,7 +82,7 @@ def run(workspace: Workspace, params: Params, number: str, data: str, before: Pa
 
 
 def sampled_videos(videos: Sequence[Video], params: Params) -> list[Video]:
-    """The videos that are decoded and encoded: the same sample each time."""
+    """Returns the videos that are decoded and encoded: the same sample each time."""
     chosen = set(sampled([video.video_id for video in videos], params.drift.sample))
     return [video for video in videos if video.video_id in chosen]
 
@@ -152,7 +152,7 @@ def _compare_data(measures: _DriftMeasures, workspace: Workspace, before: Path, 
 
 
 def _queries(contents: Contents) -> list[str]:
-    """All texts of the pairs, since each pair is searched in both directions."""
+    """Returns all texts of the pairs, since each pair is searched in both directions."""
     return list(dict.fromkeys(side.value for key in contents.pairs for side in key if side.kind == "text"))
 
 
@@ -185,7 +185,7 @@ class _EncodedSample:
 def _quality(
     measures: _DriftMeasures, workspace: Workspace, params: Params, champions_run: ChampionRun, model_folder: Path
 ) -> dict[str, Any] | None:
-    """The champion's metrics on this test split and those of its registration; None if the split has no pairs."""
+    """Returns the champion's metrics on this test split and those of its registration; None if the split has no pairs."""
     metric, confidence = params.registration.metric, params.drift.confidence
     now = _figures_now(measures, workspace, params, champions_run, model_folder)
     if now is None:

@@ -95,7 +95,7 @@ def _base(folder: Path) -> str:
 
 
 def _store(workspace: Workspace) -> FrameStore | None:
-    """The frame store of preprocessing, if it exists: videos with the same bytes and settings are not decoded again."""
+    """Returns the frame store of preprocessing, if it exists: videos with the same bytes and settings are not decoded again."""
     try:
         return FrameStore.open(workspace.prepared / STORE_FOLDER)
     except DataError:

@@ -71,7 +71,7 @@ def as_json(params: Params) -> str:
 
 
 def _reference(entries: Sequence[aliases.Entry]) -> aliases.Entry:
-    """The champion, or else the newest version: others are comparable if they have its test data."""
+    """Returns the champion, or else the newest version: others are comparable if they have its test data."""
     return next((entry for entry in entries if CHAMPION in entry.aliases), entries[0])
 
 

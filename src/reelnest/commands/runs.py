@@ -86,12 +86,12 @@ def saved_runs(folder: Path) -> list[Run]:
 
 
 def latest_registration(runs: list[Run]) -> RegistrationReport | None:
-    """The report of the newest run that registered a model."""
+    """Returns the report of the newest run that registered a model."""
     return next((run.registration for run in runs if run.registration is not None), None)
 
 
 def table(runs: list[Run]) -> str:
-    """The runs as text for a terminal."""
+    """Returns the runs as text for a terminal."""
     if not runs:
         return "No saved runs. A deployment's run is saved when it completes: start `make up`, then press Run or wait for the schedule."
     rows = [("run", "ended", "at", "settings", "done", "queued", "GPU hours", "cost", "version")]
@@ -140,7 +140,7 @@ def _done(run: Run) -> str:
 
 
 def _usage(run: Run) -> tuple[str, str, str]:
-    """The time in the queue, the GPU hours and the cost of all launches."""
+    """Returns the time in the queue, the GPU hours and the cost of all launches."""
     used = total(run.usage)
     queued = f"{used.queued_seconds / 60:.0f} min" if used.queued_seconds >= 1 else "-"
     return queued, f"{used.gpu_hours:.2f}" if used.gpu_hours else "-", "-" if used.cost is None else f"{used.cost:.2f}"

@@ -38,7 +38,7 @@ def _moment(hit: Hit) -> str:
 
 
 def _cell(text: str) -> str:
-    """The text on one line, without control characters."""
+    """Returns the text on one line, without control characters."""
     printable = "".join(character if character.isprintable() else " " for character in text)
     return printable if len(printable) <= LONGEST_CELL else f"{printable[: LONGEST_CELL - 1]}…"
 

@@ -59,7 +59,7 @@ def check_search(params: Params, index: str, query: Query, model: str | None) ->
 
 
 def read_index(location: str) -> Manifest:
-    """The manifest of an index. Raises DataError if there is none. Only the index of a server imports torch, with its engine."""
+    """Returns the manifest of an index. Raises DataError if there is none. Only the index of a server imports torch, with its engine."""
     if not is_address(location):
         return read_manifest(Path(location))
     engine = open_engine(location)

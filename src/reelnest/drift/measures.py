@@ -56,7 +56,7 @@ def decide_drift(shifts: Sequence[Shift], confidence: float) -> list[Verdict]:
 
 
 def numbers_shift(measure: str, before: ArrayLike, after: ArrayLike, margin: float) -> Shift | None:
-    """The Kolmogorov-Smirnov test. Its effect is the largest distance between the two cumulative distributions."""
+    """Returns the Kolmogorov-Smirnov test. Its effect is the largest distance between the two cumulative distributions."""
     earlier, later = np.asarray(before, np.float64), np.asarray(after, np.float64)
     if min(len(earlier), len(later)) < FEWEST:
         return None
@@ -65,7 +65,7 @@ def numbers_shift(measure: str, before: ArrayLike, after: ArrayLike, margin: flo
 
 
 def counts_shift(measure: str, before: Mapping[str, int], after: Mapping[str, int], margin: float) -> Shift | None:
-    """The chi-squared test of the counts of both versions. Its effect is Cramér's V of their shares.
+    """Returns the chi-squared test of the counts of both versions. Its effect is Cramér's V of their shares.
 
     Of the counts, V would be small whenever one version is much smaller than the other, whatever its shares: it depends on the sizes.
     """
@@ -80,7 +80,7 @@ def counts_shift(measure: str, before: Mapping[str, int], after: Mapping[str, in
 
 
 def vectors_shift(measure: str, before: NDArray[np.float32], after: NDArray[np.float32], margin: float) -> Shift | None:
-    """The energy test: a permutation test of how much farther apart vectors of different versions are than vectors of the same version.
+    """Returns the energy test, by permutation: how much farther apart vectors of different versions are than those of the same version.
 
     Székely and Rizzo 2013, https://doi.org/10.1016/j.jspi.2013.03.018. It equals the maximum mean discrepancy with the distance as kernel
     (Sejdinovic et al. 2013, https://doi.org/10.1214/13-AOS1140), so no bandwidth has to be chosen. The effect is the square root of the
@@ -110,7 +110,7 @@ def vectors_shift(measure: str, before: NDArray[np.float32], after: NDArray[np.f
 
 
 def fall(measure: str, before: ArrayLike, after: ArrayLike, margin: float) -> Shift | None:
-    """The Mann-Whitney test of whether a metric of the queries decreased. Its effect is the decrease of the mean."""
+    """Returns the Mann-Whitney test of whether a metric of the queries decreased. Its effect is the decrease of the mean."""
     earlier, later = np.asarray(before, np.float64), np.asarray(after, np.float64)
     if min(len(earlier), len(later)) < FEWEST:
         return None
@@ -119,7 +119,7 @@ def fall(measure: str, before: ArrayLike, after: ArrayLike, margin: float) -> Sh
 
 
 def histogram(before: ArrayLike, after: ArrayLike) -> dict[str, list[float]]:
-    """The share of each version's values in shared bins. The last bin also has all larger values."""
+    """Returns the share of each version's values in shared bins. The last bin also has all larger values."""
     sides = {"before": np.asarray(before, np.float64), "after": np.asarray(after, np.float64)}
     pooled = np.concatenate(list(sides.values()))
     low, top = float(pooled.min()), float(np.quantile(pooled, LAST_BIN_FROM))
@@ -134,7 +134,7 @@ def histogram(before: ArrayLike, after: ArrayLike) -> dict[str, list[float]]:
 
 
 def sampled(ids: Sequence[str], most: int) -> list[str]:
-    """A sample of at most `most` ids. It does not depend on their order and is the same for the same ids."""
+    """Returns a sample of at most `most` ids. It does not depend on their order and is the same for the same ids."""
     ordered = sorted(ids)
     if len(ordered) <= most:
         return ordered
@@ -142,7 +142,7 @@ def sampled(ids: Sequence[str], most: int) -> list[str]:
 
 
 def least_alike(before: NDArray[np.float32], after: NDArray[np.float32], most: int) -> list[tuple[int, float]]:
-    """The new vectors with the lowest cosine to their nearest old vector: rows and cosines, lowest first."""
+    """Returns the new vectors with the lowest cosine to their nearest old vector: rows and cosines, lowest first."""
     if not len(before):
         return []
     nearest = (after @ before.T).max(axis=1)
@@ -150,7 +150,7 @@ def least_alike(before: NDArray[np.float32], after: NDArray[np.float32], most: i
 
 
 def _energy(distances: NDArray[np.float64], labels: NDArray[np.float64], n: int, m: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The unbiased energy distance and the mean distance between the groups, for each row of `labels` (permutations, vectors)."""
+    """Returns the unbiased energy distance and the mean distance between the groups, for each row of `labels` (permutations, vectors)."""
     within = np.einsum("dv,dv->d", labels @ distances, labels)
     across = labels @ distances.sum(axis=1) - within
     rest = distances.sum() - 2 * across - within

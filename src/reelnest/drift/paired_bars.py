@@ -45,7 +45,7 @@ class PairedBars:
 
 
 def of_histogram(title: str, histogram: Mapping[str, Sequence[float]]) -> PairedBars:
-    """The chart of a histogram with `edges` and the shares `before` and `after` (`measures.histogram`). The last bin is open."""
+    """Returns the chart of a histogram with `edges` and the shares `before` and `after` (`measures.histogram`). The last bin is open."""
     edges = histogram["edges"]
     bins = len(edges) - 1
     names = [f"{low:.4g} to {high:.4g}" for low, high in itertools.pairwise(edges)]
@@ -56,7 +56,7 @@ def of_histogram(title: str, histogram: Mapping[str, Sequence[float]]) -> Paired
 
 
 def of_counts(title: str, before: Mapping[str, int], after: Mapping[str, int], name: Mapping[str, str]) -> PairedBars:
-    """The chart of counts by kind. `name` has the label of each kind, in the order of the chart."""
+    """Returns the chart of counts by kind. `name` has the label of each kind, in the order of the chart."""
     kinds = list(name)
     ticks = [Tick(_x(at + 0.5, len(kinds)), name[kind]) for at, kind in enumerate(kinds)]
     shares_before, shares_after = ([side.get(kind, 0) / max(1, sum(side.values())) for kind in kinds] for side in (before, after))

@@ -83,7 +83,7 @@ class Encoder(nn.Module):
         return next(name for name, dtype in COMPUTE_DTYPES.items() if dtype is self.autocast_dtype)
 
     def autocast(self) -> torch.autocast:
-        """The context of every forward pass outside a training step, so that all vectors of a model have the same precision."""
+        """Returns the context of every forward pass outside a training step, so that all vectors of a model have the same precision."""
         return torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None)
 
     def forward(self, batch: Batch) -> Tensor:

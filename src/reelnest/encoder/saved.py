@@ -253,7 +253,7 @@ class SavedModel:
         return vectors
 
     def _check_numbers(self, dim: int | None, batch_size: int) -> None:
-        """Before anything is encoded. Raises TypeError, ValueError or ModelError."""
+        """Checks the arguments before anything is encoded. Raises TypeError, ValueError or ModelError."""
         check_batch_size(batch_size)
         if dim is not None:
             check_dim(dim, self.width, self.dims)

@@ -18,7 +18,7 @@ from reelnest.backbones.family import Family
 
 
 def served_weights(state: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
-    """The weights under their published names, which transformers opens without the head too."""
+    """Returns the weights under their published names, which transformers opens without the head too."""
     return {_renamed(name, family.saved_weights): weight for name, weight in state.items()}
 
 

@@ -149,7 +149,7 @@ class CollectionsEngine(ABC):
         return [videos[video_id] for video_id in ids]
 
     def vectors(self, keys: Collection[str]) -> Mapping[str, Vector]:
-        """A mapping that reads vectors in blocks when they are looked up; see `Engine.vectors`."""
+        """Returns a mapping that reads vectors in blocks when they are looked up; see `Engine.vectors`."""
         version, manifest = self._open()
         listed = list(keys)
 
@@ -166,7 +166,7 @@ class CollectionsEngine(ABC):
         return StoredVectors(sorted(stored, key=stored.__getitem__), read)
 
     def stored_dims(self, manifest: Manifest) -> tuple[int, ...]:
-        """The prefixes that are stored: all that the model was trained for."""
+        """Returns the prefixes that are stored: all that the model was trained for."""
         return manifest.dims
 
     def _open(self) -> tuple[str, Manifest]:
@@ -179,7 +179,7 @@ class CollectionsEngine(ABC):
         return self._opened
 
     def _follow(self) -> tuple[str, Manifest]:
-        """The active version if it has the opened one's model, else the opened one. Raises DataError if that one is gone."""
+        """Returns the active version if it has the opened one's model, else the opened one. Raises DataError if that one is gone."""
         opened, manifest = self._open()
         with self._errors():
             aliased = self._aliased()
@@ -206,7 +206,7 @@ class CollectionsEngine(ABC):
 
     @abstractmethod
     def _aliased(self) -> list[str]:
-        """The active version, and the one before if there is one; empty without an index."""
+        """Returns the active version, and the one before if there is one; empty without an index."""
 
     @abstractmethod
     def _alias(self, version: str, before: str | None) -> None:
@@ -214,7 +214,7 @@ class CollectionsEngine(ABC):
 
     @abstractmethod
     def _versions(self) -> list[str]:
-        """All versions that exist, also unfinished ones."""
+        """Returns all versions that exist, also unfinished ones."""
 
     @abstractmethod
     def _manifest(self, version: str) -> Manifest: ...
@@ -234,19 +234,19 @@ class CollectionsEngine(ABC):
 
     @abstractmethod
     def _rows(self, version: str, manifest: Manifest, request: Request) -> list[Row]:
-        """The best rows, in any order among equal scores."""
+        """Returns the best rows, in any order among equal scores."""
 
     @abstractmethod
     def _videos(self, version: str, ids: Sequence[str]) -> dict[str, Video]:
-        """Those of the videos that the version has."""
+        """Returns those of the videos that the version has."""
 
     @abstractmethod
     def _keys(self, version: str, keys: Sequence[str]) -> dict[str, int]:
-        """The row numbers of those of at most BLOCK_VECTORS keys that the version has."""
+        """Returns the row numbers of those of at most BLOCK_VECTORS keys that the version has."""
 
     @abstractmethod
     def _vectors(self, version: str, manifest: Manifest, keys: Sequence[str]) -> dict[str, Vector]:
-        """The full vectors of at most BLOCK_VECTORS keys that the version has."""
+        """Returns the full vectors of at most BLOCK_VECTORS keys that the version has."""
 
 
 def index_name(name: str, place: str) -> str:
@@ -257,17 +257,17 @@ def index_name(name: str, place: str) -> str:
 
 
 def texts_of(video: Video) -> dict[str, str]:
-    """What filters compare, by field; see `reelnest.search.filters`."""
+    """Returns what filters compare, by field; see `reelnest.search.filters`."""
     return {**video.tags, **video.fields, "video_id": video.video_id}
 
 
 def numbers_of(video: Video) -> dict[str, float]:
-    """The texts that are numbers."""
+    """Returns the texts that are numbers."""
     return {name: number_of(text) for name, text in texts_of(video).items() if NUMBER.fullmatch(text)}
 
 
 def _best_first(rows: list[Row]) -> list[Row]:
-    """The rows by falling score; ties in the order of insertion."""
+    """Returns the rows by falling score; ties in the order of insertion."""
     rows.sort(key=lambda row: -row.score)
     group, groups = 0, []
     for row, above in zip(rows, rows[:1] + rows, strict=False):

@@ -152,7 +152,7 @@ class Engine(Protocol):
     def search(
         self, query: NDArray[np.float32], k: int, *, dim: int, shortlist: int | None = None, condition: Filter | None = None
     ) -> Hits:
-        """The best `k` videos of the active version for one query.
+        """Returns the best `k` videos of the active version for one query.
 
         Args:
             query: (width,), of any norm.
@@ -173,7 +173,7 @@ class Engine(Protocol):
         """Videos of the active version, in the order of `ids`. Raises QueryError for an unknown id."""
 
     def vectors(self, keys: Collection[str]) -> Mapping[str, Vector]:
-        """The stored vectors of the active version for those of `keys` that it has. They need not be encoded again."""
+        """Returns the stored vectors of the active version for those of `keys` that it has. They need not be encoded again."""
 
     def disk_bytes(self) -> int | None:
         """Bytes of the active version on the disk, with its tables and graphs; None if the server does not say."""
@@ -189,7 +189,7 @@ class SearchesAsync(Protocol):
     async def search_async(
         self, query: NDArray[np.float32], k: int, *, dim: int, shortlist: int | None = None, condition: Filter | None = None
     ) -> Hits:
-        """`Engine.search` in an event loop."""
+        """Searches like `Engine.search`, in an event loop."""
 
 
 ENGINES: Implementations[Callable[[str], Engine]] = Implementations("search engine", "reelnest.engines")
@@ -204,24 +204,24 @@ LOCAL_ENGINES = ("qdrant-edge://", "milvus-lite://")
 
 
 def is_address(location: str) -> bool:
-    """Whether a location is that of another engine, such as `postgresql://…`, and not a folder."""
+    """Returns whether a location is that of another engine, such as `postgresql://…`, and not a folder."""
     return "://" in location
 
 
 def is_server(location: str) -> bool:
-    """Whether a location is that of a server, which can be unreachable."""
+    """Returns whether a location is that of a server, which can be unreachable."""
     return is_address(location) and not location.startswith(LOCAL_ENGINES)
 
 
 def shown(location: str) -> str:
-    """A location without credentials, for messages. Options go too: one of them can be a password."""
+    """Returns a location without credentials, for messages. Options go too: one of them can be a password."""
     if not is_server(location):
         return location
     return urlsplit(without_credentials(location))._replace(query="").geturl()
 
 
 def name_of(location: str) -> str:
-    """The name of an index, for display: its folder's, or the one after `#` in an address."""
+    """Returns the name of an index, for display: its folder's, or the one after `#` in an address."""
     if not is_address(location):
         return base_folder(location).name
     address, _, name = location.partition("#")
@@ -229,7 +229,7 @@ def name_of(location: str) -> str:
 
 
 def base_folder(location: str) -> Path:
-    """The folder to which the paths in a manifest are relative: the index's own, or the root for the index of a server."""
+    """Returns the folder to which the paths in a manifest are relative: the index's own, or the root for the index of a server."""
     return Path("/") if is_address(location) else Path(location).resolve()
 
 
@@ -304,7 +304,7 @@ def check_engine(location: str) -> None:
 
 
 def optional_module(name: str, extra: str, place: str) -> Any:
-    """A module of a package that only one engine requires. Raises ConfigError if it is not installed."""
+    """Returns a module of a package that only one engine requires. Raises ConfigError if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError:

@@ -73,7 +73,7 @@ class _Opened:
         return {video_id: row for row, video_id in enumerate(self.ids.to_pylist())}
 
     def hits(self, ranking: Ranking, dims: tuple[int, ...]) -> list[Hits]:
-        """Those of each query."""
+        """Returns the hits of each query."""
         ids = self.ids  # one at a time: for the few of a search, Arrow's `take` is slower
         return [
             Hits([ids[row].as_py() for row in rows], scores, dims)
@@ -107,7 +107,7 @@ def _search(searches: Sequence[_Search]) -> list[Hits]:
 
 
 def _search_alike(queries: NDArray[np.float32], form: _Form) -> list[Hits]:
-    """The hits of queries, (queries, width), whose searches have the same form."""
+    """Returns the hits of queries, (queries, width), whose searches have the same form."""
     opened, k, dim, shortlist, condition = form
     graph, vectors, width = opened.graph, opened.vectors, opened.manifest.width
     if graph is None or shortlist is None or condition is not None or dim != opened.manifest.graph_dim or isinstance(vectors, BySigns):
@@ -216,7 +216,7 @@ class FolderEngine:
         return _Search(query.reshape(-1).astype(np.float32), _Form(self._opened, k, dim, shortlist, condition))
 
     def _has_similar_graph(self, manifest: Manifest) -> bool:
-        """Whether the active version's graph compares the same numbers of the same model."""
+        """Returns whether the active version's graph compares the same numbers of the same model."""
         try:
             active = read_manifest(self.folder)
         except DataError:

@@ -67,7 +67,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def is_replaceable(folder: Path) -> bool:
-    """Whether an index can be written to a folder without the loss of other files: it is missing, empty, or holds an index."""
+    """Returns whether an index can be written to a folder without the loss of other files: it is missing, empty, or holds an index."""
     if not folder.is_dir():
         return not folder.exists()
     return (folder / MANIFEST_FILE).is_file() or (folder / TABLE_FILE).is_file() or not any(folder.iterdir())
@@ -82,7 +82,7 @@ def check_replaceable(folder: Path) -> None:
 
 
 def videos_table(videos: Sequence[Video], keys: Sequence[str]) -> pa.Table:
-    """The rows of `videos.parquet`."""
+    """Returns the rows of `videos.parquet`."""
     columns: dict[str, list[Any]] = {
         "video_id": [video.video_id for video in videos],
         KEY: list(keys),
@@ -98,7 +98,7 @@ def videos_table(videos: Sequence[Video], keys: Sequence[str]) -> pa.Table:
 
 
 def read_table(file: pq.ParquetFile) -> pa.Table:
-    """`videos.parquet` without the keys: they are half of a large index's table, and no search needs them.
+    """Reads `videos.parquet` without the keys: they are half of a large index's table, and no search needs them.
 
     Raises ArrowException for a damaged file, ValueError for one without keys.
     """
@@ -114,7 +114,7 @@ def read_table(file: pq.ParquetFile) -> pa.Table:
 
 
 def read_keys(file: pq.ParquetFile) -> list[str]:
-    """The keys of `videos.parquet`, by row. Raises ArrowException."""
+    """Returns the keys of `videos.parquet`, by row. Raises ArrowException."""
     keys: list[str] = file.read([KEY])[KEY].to_pylist()
     return keys
 
@@ -145,14 +145,14 @@ class FolderGraph:
         self._labels = labels[self._rows]
 
     def rows(self, queries: NDArray[np.float32], count: int) -> list[NDArray[np.int64]]:
-        """The rows of about the `count` nearest vectors to each of `queries`, (queries, dim)."""
+        """Returns the rows of about the `count` nearest vectors to each of `queries`, (queries, dim)."""
         nearest = self._graph.search(queries, count)
         matches = [nearest] if isinstance(nearest, Matches) else [nearest[query] for query in range(len(queries))]
         return [self._rows[np.searchsorted(self._labels, np.asarray(each.keys))] for each in matches]
 
 
 def graph_label(video_id: str, key: str) -> int:
-    """The label in the graph of a video with these bytes and texts."""
+    """Returns the label in the graph of a video with these bytes and texts."""
     return int.from_bytes(hashlib.sha256(f"{video_id}\0{key}".encode()).digest()[:8]) >> 1  # usearch reserves the largest
 
 
@@ -184,7 +184,7 @@ def write_graph(folder: Path, vectors: NDArray[np.floating[Any]], dim: int, labe
 
 
 def _changed_graph(before: Path, labels: NDArray[np.uint64]) -> Graph | None:
-    """The graph of an index without the rows that are not among `labels`; None if it has too few of them or cannot be read."""
+    """Returns the graph of an index without the rows that are not among `labels`; None if it has too few of them or cannot be read."""
     try:
         stored = np.load(before / LABELS_FILE, allow_pickle=False)
         if np.isin(labels, stored).mean() < LEAST_SHARE:

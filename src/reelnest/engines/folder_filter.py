@@ -28,7 +28,7 @@ class _Column:
         return np.array([number_of(text) for text in self.texts], np.float64)
 
     def where(self, holds: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """The videos whose text satisfies a comparison, given the texts that do."""
+        """Returns the videos whose text satisfies a comparison, given the texts that do."""
         return np.append(holds, False)[self.numbers]
 
 
@@ -41,7 +41,7 @@ class TableFilter:
         self._selected: dict[Filter, NDArray[np.int64]] = {}
 
     def rows(self, condition: Filter) -> NDArray[np.int64]:
-        """The numbers of the rows that satisfy a filter, rising."""
+        """Returns the numbers of the rows that satisfy a filter, rising."""
         rows = self._selected.pop(condition, None)
         if rows is None:
             rows = np.flatnonzero(self._holds(condition))

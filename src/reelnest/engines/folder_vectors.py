@@ -30,7 +30,7 @@ MOST_DIMS = 8
 
 
 def new_vectors(folder: Path, storage: str, shape: tuple[int, int]) -> np.memmap:
-    """A file for the vectors of a new index. `finish` makes the compact files from it."""
+    """Returns a file for the vectors of a new index. `finish` makes the compact files from it."""
     name, number_type = (VECTORS_FILE, storage) if storage in FLOATS else (FLOATS_FILE, "float32")
     return np.lib.format.open_memmap(folder / name, "w+", np.dtype(number_type), shape)
 
@@ -58,7 +58,7 @@ def finish(folder: Path, storage: str, vectors: np.memmap) -> None:
 
 
 def shapes(storage: str, videos: int, width: int) -> list[tuple[int, int]]:
-    """The shapes that the files of an index have, see `ByCosine.shapes`."""
+    """Returns the shapes that the files of an index have, see `ByCosine.shapes`."""
     has_signs, has_codes = COMPACT.get(storage, (False, True))
     return [(videos, width)] * has_codes + [(videos, -(-width // 8))] * has_signs
 
@@ -76,7 +76,7 @@ class ByCosine:
         return [tuple(self.corpus.shape)]
 
     def search(self, queries: Tensor, k: int, dim: int, shortlist: int | None, selected: Tensor | None) -> tuple[Ranking, tuple[int, ...]]:
-        """The best rows for `queries`, (queries, width), and the dims that were compared. See `Engine.search`."""
+        """Returns the best rows for `queries`, (queries, width), and the dims that were compared. See `Engine.search`."""
         corpus: Searched = self.corpus
         norms = self._inverse_norms
         if selected is not None:
@@ -89,7 +89,7 @@ class ByCosine:
         return _numbered(funnel_topk(queries, corpus, [dim, self.width], [max(shortlist, k)], k, norms), selected), (dim, self.width)
 
     def rescore(self, queries: Tensor, rows: Tensor, k: int) -> Ranking:
-        """The best of a shortlist at the full width."""
+        """Returns the best of a shortlist at the full width."""
         return rescore(queries, self.corpus, rows, k)
 
 
@@ -106,7 +106,7 @@ class BySigns:
         return [tuple(each.shape) for each in (self._codes, self._signs) if each is not None]
 
     def search(self, queries: Tensor, k: int, dim: int, shortlist: int | None, selected: Tensor | None) -> tuple[Ranking, tuple[int, ...]]:
-        """Like `ByCosine.search`."""
+        """Searches like `ByCosine.search`."""
         signs = self._all(dim) if selected is None else self._at(dim, selected)
         return _numbered(signs.topk(queries, len(signs) if shortlist is None else max(shortlist, k), k), selected), (dim,)
 

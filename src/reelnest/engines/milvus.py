@@ -66,7 +66,7 @@ class MilvusEngine(CollectionsEngine):
         self._loaded: set[str] = set()
 
     def stored_dims(self, manifest: Manifest) -> tuple[int, ...]:
-        """The prefixes that are stored: the smallest one and the largest ones, as many as a collection may have."""
+        """Returns the prefixes that are stored: the smallest one and the largest ones, as many as a collection may have."""
         most = MOST_VECTORS - (manifest.graph_dim is not None)
         return manifest.dims if len(manifest.dims) <= most else (manifest.dims[0], *manifest.dims[1 - most :])
 

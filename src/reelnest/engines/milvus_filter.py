@@ -18,7 +18,7 @@ LEAST_NUMBER = -1e299
 
 
 def filtered_fields(video: Video, tags: Collection[str]) -> dict[str, dict[str, Any]]:
-    """The JSON fields of a video's row."""
+    """Returns the JSON fields of a video's row."""
     texts, numbers = texts_of(video), numbers_of(video)
     names = ("video_id", *TEXT_FIELDS, *tags)
     return {
@@ -28,7 +28,7 @@ def filtered_fields(video: Video, tags: Collection[str]) -> dict[str, dict[str, 
 
 
 def expression(condition: Filter) -> str:
-    """A filter as an expression."""
+    """Returns a filter as an expression."""
     match condition:
         case Not(inner):
             return f"(not {expression(inner)})"
@@ -47,12 +47,12 @@ def expression(condition: Filter) -> str:
 
 
 def _of_a_number(field: str, comparison: str) -> str:
-    """A comparison that only a number satisfies: NO_NUMBER does not, whatever it is compared with."""
+    """Returns a comparison that only a number satisfies: NO_NUMBER does not, whatever it is compared with."""
     return f"(({comparison}) and {_compared(field, '>=', LEAST_NUMBER)})"
 
 
 def quoted(text: str) -> str:
-    """A text as an expression writes it."""
+    """Returns a text as an expression writes it."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
     return f'"{escaped}"'
 

@@ -194,7 +194,7 @@ class PgvectorEngine:
         return {row["video_id"]: video_of(row, row["fields"], row["tags"]) for row in rows}
 
     def vectors(self, keys: Collection[str]) -> Mapping[str, Vector]:
-        """A mapping that reads vectors in blocks when they are looked up; see `Engine.vectors`."""
+        """Returns a mapping that reads vectors in blocks when they are looked up; see `Engine.vectors`."""
         table, storage = self._table(self._opened.version), self.manifest.storage
         with self._reading() as reader:
             stored = reader.execute(f"select key from {table} where key = any(%s) order by number", [list(keys)]).fetchall()
@@ -227,7 +227,7 @@ class PgvectorEngine:
         return self._read_state(state)
 
     def _follow(self, reader: "Connection") -> _Opened:
-        """The active version if it has the opened one's model, else the opened one. Raises DataError if that one is gone."""
+        """Returns the active version if it has the opened one's model, else the opened one. Raises DataError if that one is gone."""
         state = self._state(reader)
         if state is not None and state["version"] != self._opened.version:
             active = self._read_state(state)
@@ -241,12 +241,12 @@ class PgvectorEngine:
         return _Opened(state["version"], manifest_of(state["manifest"], self.place))
 
     def _state(self, connection: "Connection") -> dict[str, Any] | None:
-        """The comment of the view: the versions and the manifest. None without an index."""
+        """Returns the comment of the view: the versions and the manifest. None without an index."""
         row = connection.execute("select obj_description(to_regclass(%s), 'pg_class')", [self.name]).fetchone()
         return None if row is None or row[0] is None else json.loads(row[0])
 
     def _present(self, connection: "Connection") -> list[str]:
-        """The active version and the one before, as far as they exist."""
+        """Returns the active version and the one before, as far as they exist."""
         state, stored = self._state(connection) or {}, self._versions(connection)
         return [version for version in (state.get("version"), state.get("before")) if version in stored]
 

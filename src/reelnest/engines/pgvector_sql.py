@@ -16,23 +16,23 @@ UNBOUNDED_NUMBER = NUMBER_PATTERN % "+"
 
 
 def prefix(kind: str, dim: int) -> str:
-    """SQL of the first `dim` numbers of a row's vector."""
+    """Returns the SQL of the first `dim` numbers of a row's vector."""
     return f"subvector(vector, 1, {dim:d})::{kind}({dim:d})"
 
 
 def distance(kind: str, dim: int) -> str:
-    """SQL of the cosine distance to a query's prefix."""
+    """Returns the SQL of the cosine distance to a query's prefix."""
     return f"{prefix(kind, dim)} <=> %(prefix)s::{kind}({dim:d})"
 
 
 def exact_search(table: str, kind: str, dim: int, k: int, where: str = "") -> str:
-    """The best `k` rows at `dim` with their cosines; ties in the order of the rows."""
+    """Returns the best `k` rows at `dim` with their cosines; ties in the order of the rows."""
     measure = distance(kind, dim)
     return f"select video_id, 1 - ({measure}) from {table}{where} order by {measure}, number limit {k:d}"
 
 
 def funnel_search(table: str, kind: str, dims: tuple[int, int], sizes: tuple[int, int], where: str = "", *, by_graph: bool) -> str:
-    """A shortlist of sizes[0] rows at dims[0], of which the best sizes[1] at dims[1] are selected."""
+    """Returns a shortlist of sizes[0] rows at dims[0], of which the best sizes[1] at dims[1] are selected."""
     nearest_first = distance(kind, dims[0])
     if not by_graph:
         nearest_first += ", number"  # ties in the order of the rows; the graph is only searched for an order by distance alone
@@ -42,7 +42,7 @@ def funnel_search(table: str, kind: str, dims: tuple[int, int], sizes: tuple[int
 
 
 def where_clause(condition: Filter, parameters: dict[str, Any]) -> str:
-    """The clause of a filter. Its values are added to `parameters`."""
+    """Returns the clause of a filter. Its values are added to `parameters`."""
     return f" where {_condition(condition, parameters)}"
 
 
@@ -75,7 +75,7 @@ def _condition(condition: Filter, parameters: dict[str, Any]) -> str:
 
 
 def _number(column: str, short: str, any_length: str) -> str:
-    """SQL of a text as `number_of` reads it, and null for other texts. The patterns are those of short texts and of all.
+    """Returns the SQL of a text as `number_of` reads it, null for other texts. The patterns are those of short texts and of all.
 
     The number is a float8, so that the same digits count in all engines. PostgreSQL refuses what rounds to zero, which only a long one can.
     """
@@ -85,10 +85,10 @@ def _number(column: str, short: str, any_length: str) -> str:
 
 
 def binary_vector(vector: Vector, number_type: str) -> bytes:
-    """A vector as pgvector receives it: the number of dimensions and an unused number of two bytes each, then the numbers."""
+    """Returns a vector as pgvector receives it: the number of dimensions and an unused number of two bytes each, then the numbers."""
     return len(vector).to_bytes(2, "big") + b"\0\0" + vector.astype(number_type).tobytes()
 
 
 def text_vector(numbers: NDArray[np.floating]) -> str:
-    """A vector as a statement writes it."""
+    """Returns a vector as a statement writes it."""
     return f"[{','.join(map(str, numbers.tolist()))}]"

@@ -39,7 +39,7 @@ SECONDS_BETWEEN_CHECKS = 0.2
 
 
 def connect(address: str) -> "QdrantClient":
-    """A client of the server. It connects with its first request."""
+    """Returns a client of the server. It connects with its first request."""
     from qdrant_client import QdrantClient
 
     parts = urlsplit(address.removeprefix("qdrant+"))

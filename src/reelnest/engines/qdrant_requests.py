@@ -38,11 +38,11 @@ class QdrantCollections(CollectionsEngine):
 
     @abstractmethod
     def _page(self, version: str, condition: Any, payload: list[str], vectors: list[str] | None, offset: Any) -> tuple[list[Any], Any]:
-        """At most PAGE_RECORDS records with some of their payload and vectors, and the offset of the next page; None after the last."""
+        """Returns at most PAGE_RECORDS records with some of their payload and vectors, and the offset of the next page, if any."""
 
     @abstractmethod
     def _facet(self, version: str, field: str, limit: int) -> list[str]:
-        """The distinct texts of a field."""
+        """Returns the distinct texts of a field."""
 
     def _scroll(self, version: str, condition: Any, payload: list[str], vectors: list[str] | None = None) -> list[Any]:
         records, offset = [], None
@@ -53,7 +53,7 @@ class QdrantCollections(CollectionsEngine):
                 return records
 
     def _where(self, version: str, path: str, values: Sequence[str], payload: list[str], vectors: list[str] | None = None) -> list[Any]:
-        """The records whose text at `path` is one of `values`."""
+        """Returns the records whose text at `path` is one of `values`."""
         return self._scroll(version, one_of(self._api, path, values), payload, vectors)
 
     def _videos(self, version: str, ids: Sequence[str]) -> dict[str, Video]:
@@ -70,7 +70,7 @@ class QdrantCollections(CollectionsEngine):
         return {record.payload["key"]: np.array(record.vector[name], number_type) for record in records}
 
     def _condition(self, version: str, manifest: Manifest, condition: Filter | None) -> Any:
-        """A filter in Qdrant's form. The distinct texts of a version's fields are kept, because a version does not change."""
+        """Returns a filter in Qdrant's form. The distinct texts of a version's fields are kept, because a version does not change."""
 
         def texts(field: str) -> list[str]:
             if (version, field) not in self._texts:
@@ -81,17 +81,17 @@ class QdrantCollections(CollectionsEngine):
 
 
 def vectors_of(item: Item, manifest: Manifest) -> dict[str, list[float]]:
-    """The prefixes of a vector, by name."""
+    """Returns the prefixes of a vector, by name."""
     return {vector_name(dim): item.vector[:dim].astype(np.float32).tolist() for dim in manifest.dims}
 
 
 def vector_name(dim: int) -> str:
-    """The name of a prefix among a point's vectors."""
+    """Returns the name of a prefix among a point's vectors."""
     return f"dim{dim}"
 
 
 def payload(item: Item) -> dict[str, Any]:
-    """The payload of a point. `numbers` has the texts that are numbers, because ranges compare only those."""
+    """Returns the payload of a point. `numbers` has the texts that are numbers, because ranges compare only those."""
     video = item.video
     return {
         **about(video),
@@ -107,22 +107,22 @@ def _video(stored: dict[str, Any]) -> Video:
 
 
 def text_path(field: str) -> str:
-    """The path of a field's texts in a payload."""
+    """Returns the path of a field's texts in a payload."""
     return "video_id" if field == "video_id" else f'{"fields" if field in TEXT_FIELDS else "tags"}."{_escaped(field)}"'
 
 
 def number_path(field: str) -> str:
-    """The path of a field's numbers in a payload."""
+    """Returns the path of a field's numbers in a payload."""
     return f'numbers."{_escaped(field)}"'
 
 
 def indexed_paths(manifest: Manifest) -> tuple[list[str], list[str]]:
-    """The paths of texts and of numbers that filters use, without the text fields."""
+    """Returns the paths of texts and of numbers that filters use, without the text fields."""
     return ["key", *map(text_path, ("video_id", *manifest.tags))], [number_path(name) for name in manifest.tags]
 
 
 def search_params(api: Any, manifest: Manifest, request: Request) -> Any:
-    """How the vectors at `request.dim` are searched: by the graph, by quantised codes that the floats rerank, or exactly."""
+    """Returns how the vectors at `request.dim` are searched: by the graph, by quantised codes that the floats rerank, or exactly."""
     if request.condition is not None:
         return api.SearchParams(exact=True)  # a graph loses results behind a filter
     by_graph = request.shortlist is not None and request.dim == manifest.graph_dim
@@ -138,7 +138,7 @@ def search_params(api: Any, manifest: Manifest, request: Request) -> Any:
 
 
 def compiled(api: Any, condition: Filter, texts: Callable[[str], Collection[str]]) -> Any:
-    """A filter in Qdrant's form.
+    """Returns a filter in Qdrant's form.
 
     Args:
         api: See above.
@@ -171,12 +171,12 @@ def compiled(api: Any, condition: Filter, texts: Callable[[str], Collection[str]
 
 
 def one_of(api: Any, path: str, values: Collection[str]) -> Any:
-    """The condition that the text at `path` is one of `values`."""
+    """Returns the condition that the text at `path` is one of `values`."""
     return api.Filter(must=[api.FieldCondition(key=path, match=api.MatchAny(any=list(values)))])
 
 
 def _escaped(name: str) -> str:
-    """The name of a tag without what a quoted name of Qdrant's paths cannot contain."""
+    """Returns the name of a tag without what a quoted name of Qdrant's paths cannot contain."""
     return re.sub(r'["\\%]', lambda character: f"%{ord(character[0]):02x}", name) or "%00"
 
 

@@ -42,7 +42,7 @@ class StoredVectors(Mapping[str, Vector]):
 
 
 def manifest_of(stored: Any, place: str) -> Manifest:
-    """A manifest that was stored as JSON. Raises NoIndex for one of another format version or that is not valid."""
+    """Returns a manifest that was stored as JSON. Raises NoIndex for one of another format version or that is not valid."""
     version = stored.get("format_version") if isinstance(stored, dict) else None
     if version not in (FORMAT_VERSION, *OLDER_FORMATS):
         raise NoIndex(f"{place}: index format {version}; this reelnest reads format {FORMAT_VERSION}. Run `reelnest index` to rebuild it.")
@@ -53,7 +53,7 @@ def manifest_of(stored: Any, place: str) -> Manifest:
 
 
 def about(video: Video) -> dict[str, Any]:
-    """What is stored of a video beside its fields and its tags."""
+    """Returns what is stored of a video beside its fields and its tags."""
     start, end = (None, None) if video.segment is None else (video.segment.start, video.segment.end)
     return {
         "video_id": video.video_id,
@@ -66,6 +66,6 @@ def about(video: Video) -> dict[str, Any]:
 
 
 def video_of(stored: Mapping[str, Any], fields: Mapping[str, str], tags: Mapping[str, str]) -> Video:
-    """The video of what `about` stored."""
+    """Returns the video of what `about` stored."""
     segment = segment_of(stored.get("start_seconds"), stored.get("end_seconds"))  # older indexes have no segments
     return Video(stored["video_id"], stored["path"], tuple(stored["images"]), dict(fields), stored["line"], dict(tags), segment)

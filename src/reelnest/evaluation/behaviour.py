@@ -78,7 +78,7 @@ def score_behaviour(embedded: EmbeddedTests, dims: Sequence[int]) -> Behaviour:
 
 
 def _fault(test: BehaviourTest, scores: Sequence[np.ndarray], videos: Mapping[str, int]) -> str | None:
-    """Why the test fails, or None if it passes. `scores` has an array for each text of the test, (videos,)."""
+    """Returns why the test fails, or None if it passes. `scores` has an array for each text of the test, (videos,)."""
     if test.kind == "invariance":
         first, second = (np.argsort(-of_text, kind="stable")[: test.top] for of_text in scores)
         both = len(np.intersect1d(first, second))

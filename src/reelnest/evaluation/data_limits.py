@@ -41,7 +41,7 @@ def no_test(sets: Sequence[RetrievalSet], prepared: "Prepared") -> Reasons:
 
 
 def _perfect(searched: RetrievalSet) -> Mapping[str, np.ndarray]:
-    """The metrics of each query if all of its relevant items rank first, best grades first."""
+    """Returns the metrics of each query if all of its relevant items rank first, best grades first."""
     relevance = Qrels(searched).relevance
     queries = np.repeat(np.arange(len(relevance.counts)), relevance.counts)
     ranks = np.concatenate([np.arange(1, count + 1) for count in relevance.counts])
@@ -65,7 +65,7 @@ def _few_candidates(candidates: int, metric: Metric) -> str:
 
 
 def _distinct(corpus: np.ndarray, prepared: "Prepared") -> int:
-    """How many items of the corpus differ in what the encoder reads."""
+    """Returns how many items of the corpus differ in what the encoder reads."""
     items = (prepared.item(int(index)) for index in corpus)
     return len({item.key if item.kind == "text" else (_content(item.key, prepared), item.fields) for item in items})
 

@@ -29,7 +29,7 @@ class Vectors:
     vectors: Tensor  # (items, width) float32, any length
 
     def of(self, items: np.ndarray) -> Tensor:
-        """(len(items), width). Raises KeyError for an item that was not encoded."""
+        """Returns the vectors of `items`, (len(items), width). Raises KeyError for an item that was not encoded."""
         rows = np.searchsorted(self.items, items)
         if len(items) and (len(self.items) == 0 or (self.items[np.minimum(rows, len(self.items) - 1)] != items).any()):
             raise KeyError("some of the items have no vector")
@@ -92,7 +92,7 @@ class Evaluation:
     retrieved: tuple[Retrieved, ...]
 
     def value(self, metric: str, pair_kind: str = ALL, dim: int | None = None) -> float | None:
-        """One metric, at the full width unless `dim` is set; None if the split has no queries of that kind."""
+        """Returns one metric, at the full width unless `dim` is set; None if the split has no queries of that kind."""
         dim = self.dims[-1] if dim is None else dim
         for result in self.results:
             if result.pair_kind == pair_kind and result.dim == dim:
@@ -149,7 +149,7 @@ def _retrieved(searched: RetrievalSet, labelled: LabelledResults) -> Retrieved:
 
 
 def _best_ranks(searched: RetrievalSet, labelled: LabelledResults, queries: Tensor, corpus: Tensor, dim: int) -> np.ndarray:
-    """The rank of each query's best relevant item, (queries,), including ranks below the depth."""
+    """Returns the rank of each query's best relevant item, (queries,), including ranks below the depth."""
     ranks = np.zeros(len(searched.queries))
     first = np.unique(labelled.hits.query, return_index=True)[1]
     ranks[labelled.hits.query[first]] = labelled.hits.rank[first]
@@ -160,7 +160,7 @@ def _best_ranks(searched: RetrievalSet, labelled: LabelledResults, queries: Tens
 
 
 def _ranks_below(searched: RetrievalSet, positions: list[int], queries: Tensor, corpus: Tensor, dim: int) -> list[int]:
-    """The rank of the best relevant item for queries without one within the depth: the number of items that score above it, plus 1."""
+    """Returns the rank of the best relevant item of queries without one within the depth: 1 + the number of items that score above it."""
     ranks = []
     for block in query_blocks(len(positions), len(corpus)):
         scores = prefix_scores(queries[positions[block]], corpus, dim).cpu().numpy()
@@ -190,7 +190,7 @@ def _above_negatives(searched: RetrievalSet, queries: Tensor, corpus: Tensor, di
 def summaries(
     measured: Mapping[Key, Sequence[QueryMetrics]], confidence: float | None
 ) -> dict[Key, tuple[dict[str, float], dict[str, tuple[float, float]]]]:
-    """The metrics of each key and their intervals. All keys must have the same queries in the same order."""
+    """Returns the metrics of each key and their intervals. All keys must have the same queries in the same order."""
     values = {
         (key, name): np.concatenate([of_set.values[name] for of_set in of_key])
         for key, of_key in measured.items()
@@ -212,7 +212,7 @@ def _results(
     by_query: Sequence[QueryMetrics],
     confidence: float | None,
 ) -> list[Result]:
-    """The metrics over the queries of all `sets`, at each dim."""
+    """Returns the metrics over the queries of all `sets`, at each dim."""
     kinds = {searched.pair_kind: len(searched.queries) for searched in sets}
     dims = sorted({entry.dim for entry in by_query})
     summarised = summaries(

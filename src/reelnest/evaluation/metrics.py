@@ -45,11 +45,11 @@ class Relevance:
 
     @classmethod
     def of(cls, grades: Sequence[Sequence[float]]) -> Self:
-        """Relevance from the grades of all relevant items of each query, in any order."""
+        """Makes a Relevance of the grades of all relevant items of each query, in any order."""
         return cls(np.array([len(of_query) for of_query in grades], dtype=np.int64), grades)
 
     def ideal_dcg(self, k: int) -> Floats:
-        """The discounted gain of the best possible first k, (queries,)."""
+        """Returns the discounted gain of the best possible first k, (queries,)."""
         if k not in self._ideal:
             best = (np.sort(np.asarray(of_query))[::-1][:k] for of_query in self.grades)
             self._ideal[k] = np.array([float(np.sum(grades / np.log2(np.arange(2, len(grades) + 2)))) for grades in best])
@@ -117,22 +117,25 @@ def register(metric: Metric) -> Metric:
 
 
 def recall_at(k: int) -> Callable[[ScoredQueries], Floats]:
-    """The share of all relevant items that are in the first k: trec_eval's recall_k."""
+    """Returns the share of all relevant items that are in the first k: trec_eval's recall_k."""
     return lambda scored: scored.total((scored.hits.rank <= k) * 1.0) / scored.relevance.counts
 
 
 def hit_at(k: int) -> Callable[[ScoredQueries], Floats]:
-    """1 if a relevant item is in the first k, else 0: trec_eval's success_k. Unlike recall, it can reach 1 if many items are relevant."""
+    """Returns 1 if a relevant item is in the first k, else 0: trec_eval's success_k.
+
+    Unlike recall, it can reach 1 if many items are relevant.
+    """
     return lambda scored: scored.total((scored.hits.number == 1) & (scored.hits.rank <= k))
 
 
 def reciprocal_rank(scored: ScoredQueries) -> Floats:
-    """1 / rank of the first relevant item."""
+    """Returns 1 / rank of the first relevant item."""
     return scored.total((scored.hits.number == 1) / scored.hits.rank.astype(np.float64))
 
 
 def ndcg_at(k: int) -> Callable[[ScoredQueries], Floats]:
-    """The grades of the first k, discounted by log2(rank + 1), over those of the best possible order.
+    """Returns the grades of the first k, discounted by log2(rank + 1), over those of the best possible order.
 
     Järvelin and Kekäläinen 2002, https://doi.org/10.1145/582415.582418.
     """
@@ -145,12 +148,12 @@ def ndcg_at(k: int) -> Callable[[ScoredQueries], Floats]:
 
 
 def average_precision(scored: ScoredQueries) -> Floats:
-    """The mean precision at each relevant item, 0 for those not retrieved."""
+    """Returns the mean precision at each relevant item, 0 for those not retrieved."""
     return scored.total(scored.hits.number / scored.hits.rank) / scored.relevance.counts
 
 
 def best_rank(scored: ScoredQueries) -> Floats:
-    """The rank of the first relevant item. Raises ValueError if the search did not compute it."""
+    """Returns the rank of the first relevant item. Raises ValueError if the search did not compute it."""
     if scored.best_ranks is None:
         raise ValueError("this metric needs the ranks below the depth, which were not computed")
     return scored.best_ranks
@@ -167,36 +170,36 @@ register(Metric("median_rank", "Median rank", best_rank, reduce="median", lower_
 
 
 def metric_names() -> tuple[str, ...]:
-    """All metrics, in display order."""
+    """Returns all metrics, in display order."""
     return tuple(METRICS)
 
 
 def comparable_names() -> tuple[str, ...]:
-    """The metrics by which models and configurations can be compared."""
+    """Returns the metrics by which models and configurations can be compared."""
     return tuple(name for name, metric in METRICS.items() if metric.is_comparable)
 
 
 def headline_names() -> tuple[str, ...]:
-    """The metrics of short tables."""
+    """Returns the metrics of short tables."""
     return tuple(name for name, metric in METRICS.items() if metric.display == "headline")
 
 
 def charted_names() -> tuple[str, ...]:
-    """The metrics of charts and slices, including the headline metrics."""
+    """Returns the metrics of charts and slices, including the headline metrics."""
     return tuple(name for name, metric in METRICS.items() if metric.display != "table")
 
 
 def logged_name(name: str) -> str:
-    """`recall_at_10` for `recall@10`, since MLflow's names allow no @."""
+    """Returns `recall_at_10` for `recall@10`, since MLflow's names allow no @."""
     return name.replace("@", "_at_")
 
 
 def query_metrics(scored: ScoredQueries) -> dict[str, Floats]:
-    """By metric, the value of each query, (queries,). Metrics that need the best ranks are left out if these are unknown."""
+    """Returns the value of each query by metric, (queries,). Metrics that need the best ranks are left out if these are unknown."""
     known = (metric for metric in METRICS.values() if scored.best_ranks is not None or not metric.needs_best_ranks)
     return {metric.name: metric.per_query(scored) for metric in known}
 
 
 def summarise(values: Mapping[str, Floats]) -> dict[str, float]:
-    """One number for each metric from its values by query, (queries,), in the table's order."""
+    """Returns one number for each metric from its values by query, (queries,), in the table's order."""
     return {name: float(REDUCE[metric.reduce](values[name])) for name, metric in METRICS.items() if name in values}

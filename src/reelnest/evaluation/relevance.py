@@ -69,7 +69,7 @@ class Qrels:
         return LabelledResults(rows[:, :depth], scores[:, :depth], lengths, Hits(query, place + 1, grades[query, place]))
 
     def _grades_of(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The grade of each result: 0 if it is not relevant, IGNORED if it does not count."""
+        """Returns the grade of each result: 0 if it is not relevant, IGNORED if it does not count."""
         grades = np.empty(rows.shape)
         blocks = query_blocks(len(rows), self._corpus)
         table = np.zeros((max((block.stop - block.start for block in blocks), default=0), self._corpus))

@@ -46,7 +46,7 @@ def bootstrap_intervals(
 
 
 def _draws(queries: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each query was drawn, (samples, queries) float32, some samples at a time."""
+    """Yields how often each query was drawn, (samples, queries) float32, some samples at a time."""
     random = np.random.default_rng([seed, queries])
     at_once = max(1, HELD // queries)
     for start in range(0, RESAMPLES, at_once):
@@ -58,7 +58,7 @@ def _draws(queries: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def _medians(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The median of each sample, (samples,)."""
+    """Returns the median of each sample, (samples,)."""
     ascending = np.argsort(values)
     drawn = counts[:, ascending].cumsum(axis=1)
     queries = len(values)

@@ -73,7 +73,7 @@ def slices(
 
 
 def query_slices(evaluation: Evaluation, prepared: "Prepared", split: str, fields: Sequence[str]) -> dict[str, list[tuple[str, ...]]]:
-    """By pair kind, the names of each query's slices, such as `query words: 2-3`, in the order of the set's queries."""
+    """Returns the names of each query's slices by pair kind, such as `query words: 2-3`, in the order of the set's queries."""
     sets = [retrieved.searched for retrieved in evaluation.retrieved]
     labels = _labels(sets, prepared, split, fields)
     named = [
@@ -85,7 +85,7 @@ def query_slices(evaluation: Evaluation, prepared: "Prepared", split: str, field
 
 
 def _labels(sets: Sequence[RetrievalSet], prepared: "Prepared", split: str, fields: Sequence[str]) -> dict[str, list[Value | None]]:
-    """By slice, the value of each query of all sets, one set after the other; None for a query without one."""
+    """Returns the value of each query by slice, over all sets, one after the other; None for a query without one."""
     pairs = prepared.pairs(split)
     written = set(zip(pairs.queries.tolist(), pairs.targets.tolist(), strict=True))
     labels: dict[str, list[Value | None]] = {
@@ -110,7 +110,7 @@ def _labels(sets: Sequence[RetrievalSet], prepared: "Prepared", split: str, fiel
 
 
 def _bin(number: float, starts: Sequence[int], unit: str = "") -> Value:
-    """The bin of a number: `2-3` for integers, `5-15 s` (end excluded) for others."""
+    """Returns the bin of a number: `2-3` for integers, `5-15 s` (end excluded) for others."""
     place = int(np.searchsorted(starts, number, side="right")) - 1
     start = starts[max(place, 0)]
     if place == len(starts) - 1:
@@ -120,7 +120,7 @@ def _bin(number: float, starts: Sequence[int], unit: str = "") -> Value:
 
 
 def _frequent(values: Sequence[str | None]) -> list[Value | None]:
-    """The most frequent values, cut to VALUE_LENGTH characters; OTHER_VALUES for the rest."""
+    """Returns the most frequent values, cut to VALUE_LENGTH characters; OTHER_VALUES for the rest."""
     shortened = [None if value is None else value[:VALUE_LENGTH] for value in values]
     counts = Counter(value for value in shortened if value is not None)
     places = {value: place for place, (value, _) in enumerate(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:FIELD_VALUES])}

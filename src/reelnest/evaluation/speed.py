@@ -26,7 +26,7 @@ class Speed:
 
     @classmethod
     def of(cls, queries: int, seconds: NDArray[np.float64]) -> Self:
-        """From the quartiles of the seconds for these queries, (3,)."""
+        """Makes a Speed of the quartiles of the seconds for these queries, (3,)."""
         fast, median, slow = (queries / np.maximum(seconds, 1e-9)).tolist()
         return cls(median, slow, fast)
 

@@ -75,7 +75,7 @@ class ItemEntries(Sequence[Entry]):
         return self._prepared.entry(*self._item_and_role(at))
 
     def named(self, at: int) -> str:
-        """The item as an error message names it, such as `query "a red ball"`."""
+        """Returns the item as an error message names it, such as `query "a red ball"`."""
         index, role = self._item_and_role(at)
         return f'{role} "{self._prepared.item(index).key[:LONGEST_QUOTE]}"'
 

@@ -44,7 +44,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: Exception, rank: int) -> "Failure":
-        """The failure for an exception that is being handled."""
+        """Returns the failure for an exception that is being handled."""
         if isinstance(error, ReelnestError):
             return cls(rank, time.time(), error.exit_status, str(error), None)
         if text := storage_problem(error):
@@ -77,7 +77,7 @@ class Outcome:
 
 
 def beat_file(folder: Path, node: int) -> Path:
-    """The file that changes while a node of a job runs."""
+    """Returns the file that changes while a node of a job runs."""
     return folder / f"alive-{node}"
 
 
@@ -134,12 +134,12 @@ def result_of(name: str, outcome: Outcome, failures: list[Failure], root: Path) 
 
 
 def interrupted_text(name: str, number: signal.Signals) -> str:
-    """The text to print if a signal ended a stage before it could save."""
+    """Returns the text to print if a signal ended a stage before it could save."""
     return f"reelnest: {name} was interrupted ({number.name}). The same command starts it again."
 
 
 def message(failure: Failure, name: str, root: Path) -> str:
-    """The text to print for a failure, in at most two lines. The traceback of an unexpected error goes to a file below `root`."""
+    """Returns the text to print for a failure, in at most two lines. The traceback of an unexpected error goes to a file below `root`."""
     if failure.traceback is None:
         return f"reelnest: error: {failure.text}"
     at = datetime.fromtimestamp(failure.seconds, UTC).strftime("%Y%m%d-%H%M%S")

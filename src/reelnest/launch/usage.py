@@ -31,7 +31,7 @@ class Holding:
     """None if the price is not in `launch.prices`."""
 
     def used(self, queued_seconds: float, running_seconds: float) -> "Usage":
-        """The usage of a launch that has ended."""
+        """Returns the usage of a launch that has ended."""
         gpu_hours = self.gpus * running_seconds / HOUR
         cost = None if self.gpu_hour_price is None else gpu_hours * self.gpu_hour_price
         return Usage(self.stage, queued_seconds, running_seconds, gpu_hours, cost)
@@ -74,12 +74,12 @@ class Meter:
         write_json(self._path, self._values)
 
     def usage(self, holding: Holding) -> Usage:
-        """The usage up to the last call."""
+        """Returns the usage up to the last call."""
         return holding.used(self._values["queued"], self._values["running"])
 
 
 def holding_of(launch: Launch, stage: str, settings: Slurm | Kubernetes, shape: Mapping[str, Any], template: Mapping[str, Any]) -> Holding:
-    """What a stage holds. `shape` is the contents of `launch.config`, `template` those of a Kubernetes job."""
+    """Returns what a stage holds. `shape` is the contents of `launch.config`, `template` those of a Kubernetes job."""
     nodes = int(shape.get("num_machines", 1))
     gpus = 0 if shape.get("use_cpu") else int(shape["num_processes"])
     kind: str = launch.backend
@@ -95,7 +95,10 @@ def holding_of(launch: Launch, stage: str, settings: Slurm | Kubernetes, shape: 
 
 
 def read_usage(root: Path) -> list[Usage]:
-    """The usage of each stage since the checkout was made, in the order of their first launches. A line that is cut short is left out."""
+    """Returns the usage of each stage since the checkout was made, in the order of their first launches.
+
+    A line that is cut short is left out.
+    """
     path = root / FILE
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -113,7 +116,7 @@ def read_usage(root: Path) -> list[Usage]:
 
 
 def total(used: Iterable[Usage], name: str = "total") -> Usage:
-    """The sums over launches or stages. The cost is None if a price is missing for GPUs that were used."""
+    """Returns the sums over launches or stages. The cost is None if a price is missing for GPUs that were used."""
     launches = list(used)
     known = [launch.cost for launch in launches if launch.cost is not None]
     is_known = all(launch.cost is not None or not launch.gpu_hours for launch in launches) and bool(known)
@@ -134,7 +137,7 @@ def append_local(started: float) -> None:
 
 
 def _count(request: str) -> int:
-    """The number in a request to SLURM, such as 8 in `gpu:a100:8`, and 1 in `gpu:a100`."""
+    """Returns the number in a request to SLURM, such as 8 in `gpu:a100:8`, and 1 in `gpu:a100`."""
     number = request.rpartition(":")[2]
     return int(number) if number.isdecimal() else 1
 

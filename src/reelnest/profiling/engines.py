@@ -138,7 +138,7 @@ def _index_location(name: str, work: Path) -> Iterator[str]:
 
 
 def engine_location(name: str, place: Path) -> str:
-    """The location of the measured index in an engine, below `place` if the engine is embedded."""
+    """Returns the location of the measured index in an engine, below `place` if the engine is embedded."""
     if is_address(name):
         return f"{name.partition('#')[0]}#{INDEX_NAME}"
     return str(place / "index") if name == FOLDER else f"{name}://{place / 'index.db'}"
@@ -159,7 +159,7 @@ def _write(engine: Engine, corpus: Tensor, form: IndexForm, storage: str) -> Non
 
 
 def _draws(count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """A number for each row, by which filters select rows that no cluster decides."""
+    """Returns a number for each row, by which filters select rows that no cluster decides."""
     return np.random.default_rng(0).permutation(count)
 
 

@@ -56,7 +56,7 @@ class EncodingModel(Protocol):
     encoder: Encoder
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """The same as `torch.nn.Module.parameters`."""
+        """Returns the same as `torch.nn.Module.parameters`."""
 
 
 @contextmanager

@@ -32,7 +32,7 @@ class Breakdown:
     """Mean over the profiled steps."""
 
     def report(self) -> StepBreakdown:
-        """For `reports/training.json`."""
+        """Returns the breakdown for `reports/training.json`."""
         total = sum(self.seconds.values())
         return StepBreakdown(
             steps=(self.first, self.last),

@@ -53,7 +53,7 @@ class WorkOf:
         self._videos: dict[Grid, float] = {}
 
     def __call__(self, batch: Batch) -> Work:
-        """The work of a batch on the CPU. Cached features are not computed, so they are not counted."""
+        """Returns the work of a batch on the CPU. Cached features are not computed, so they are not counted."""
         work = Work()
         for segment in batch.segments:
             lengths = segment.attention_mask.sum(1)  # (rows,)
@@ -92,7 +92,7 @@ class Meter:
         self._now.pairs += pairs
 
     def rates(self) -> dict[str, float]:
-        """The rates since the last call, under the trackers' names."""
+        """Returns the rates since the last call, under the trackers' names."""
         self._now.seconds = time.monotonic() - self._since
         rates = self._now.rates(self._processes, self._peak)
         self._all.add(self._now)
@@ -100,7 +100,7 @@ class Meter:
         return {f"train/{name}": value for name, value in rates.items()}
 
     def report(self) -> dict[str, float]:
-        """The rates over all steps of this process; empty if there were none."""
+        """Returns the rates over all steps of this process; empty if there were none."""
         return self._all.rates(self._processes, self._peak) if self._all.pairs else {}
 
 
@@ -127,12 +127,12 @@ class _Span:
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """The device's peak in bfloat16 FLOPs per second; None for a CPU and for an unknown GPU."""
+    """Returns the device's peak in bfloat16 FLOPs per second; None for a CPU and for an unknown GPU."""
     if device.type != "cuda":
         return None
     return peak_of(torch.cuda.get_device_name(device))
 
 
 def peak_of(name: str) -> float | None:
-    """The peak of a GPU by its name; None for an unknown one."""
+    """Returns the peak of a GPU by its name; None for an unknown one."""
     return next((peak for known, peak in _PEAKS.items() if known in name), None)

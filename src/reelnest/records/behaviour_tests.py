@@ -86,7 +86,7 @@ def read_behaviour(
 
 
 def belong_to_other_data(tests: Sequence[BehaviourTest], bad: Sequence[BadRecord]) -> bool:
-    """Whether the file was written for other data: of the tests that name videos, more name unknown ones than known ones.
+    """Returns whether the file was written for other data: of the tests that name videos, more name unknown ones than known ones.
 
     `tests` and `bad` are those of `read_behaviour`. The paraphrases of such a file are about other videos too, so none of it is of use.
     """

@@ -73,7 +73,7 @@ class Clip:
 
 
 def clip_rows(folder: Path, clips: Iterable[Clip | BadRow]) -> Iterator[Row]:
-    """A video for each clip, and a pair for each caption and moment. Bad rows come first.
+    """Yields a video for each clip, and a pair for each caption and moment. Bad rows come first.
 
     If clips of one source are in several splits, those of the strictest split are used (test, then validation), and the others are skipped
     with the reason `leakage`. If clips have one id but other files, those of the first file are used. Clips without a split but with a
@@ -112,7 +112,7 @@ def _split(clip: Clip) -> str:
 
 
 def group_split(group: str) -> str:
-    """The split of all clips of a group, by its name."""
+    """Returns the split of all clips of a group, by its name."""
     return hashed_split(group, HELD_OUT, HELD_OUT)
 
 
@@ -127,13 +127,16 @@ def _video(folder: Path, clip: Clip) -> VideoRow | BadRow:
 
 
 def other_file(origin: Origin, video_id: str, name: str, first: str) -> BadRow:
-    """The bad row for a video, and its texts, whose id is that of another file."""
+    """Returns the bad row for a video, and its texts, whose id is that of another file."""
     detail = f"video_id {show(video_id)} of {show(name)} is that of {show(first)}, which is used; give each file its own id"
     return BadRow(origin, "duplicate_id", detail)
 
 
 def find_video(folder: Path, name: str) -> Path:
-    """The video file of this name, with any usual suffix, in the folder or a usual one inside. It may be missing. Raises VideoError."""
+    """Returns the video file of this name, with any usual suffix, in the folder or a usual one inside.
+
+    It may be missing. Raises VideoError.
+    """
     bare = without_suffix(name)
     names = [name] if bare != name else [name, *_with_suffixes(bare)]
     names += _with_suffixes(Path(bare).name)
@@ -148,12 +151,12 @@ def _with_suffixes(name: str) -> list[str]:
 
 
 def without_suffix(name: str) -> str:
-    """The name of a video file without its suffix. What follows another dot is a part of the name, as in `clip_1.5_3.0`."""
+    """Returns the name of a video file without its suffix. What follows another dot is a part of the name, as in `clip_1.5_3.0`."""
     return name.removesuffix(Path(name).suffix) if Path(name).suffix.lower() in SUFFIXES else name
 
 
 def each(entries: Iterable[Entry | BadRow], make: Callable[[Origin, Any, str], T]) -> Iterator[T | BadRow]:
-    """What `make` returns for each entry. An entry for which it raises RecordError is a bad row."""
+    """Yields what `make` returns for each entry. An entry for which it raises RecordError is a bad row."""
     for entry in entries:
         if isinstance(entry, BadRow):
             yield entry
@@ -165,7 +168,7 @@ def each(entries: Iterable[Entry | BadRow], make: Callable[[Origin, Any, str], T
 
 
 def split_entries(folder: Path, suffixes: Sequence[str], layout: str) -> Iterator[Entry | BadRow]:
-    """The entries of the files of the three splits, by `train`, `val` or `test` in their names: JSON lines, or lists in JSON.
+    """Yields the entries of the files of the three splits, by `train`, `val` or `test` in their names: JSON lines, or lists in JSON.
 
     Raises DataError if there are no such files.
     """
@@ -186,7 +189,10 @@ def entries_of(file: Path, split: str, layout: str) -> Iterator[Entry | BadRow]:
 
 
 def splits_of(files: Iterable[Path], folder: Path) -> list[tuple[str, Path]]:
-    """The files with a split in their paths, relative to `folder`, with their splits, in this order. A warning names the other files."""
+    """Returns the files with a split in their paths, relative to `folder`, with their splits, in this order.
+
+    A warning names the other files.
+    """
     named = [(split_of(file.relative_to(folder).as_posix()), file) for file in sorted(files)]
     if others := [file.relative_to(folder).as_posix() for split, file in named if split is None]:
         shown = some_of([show(name) for name in others])
@@ -195,7 +201,7 @@ def splits_of(files: Iterable[Path], folder: Path) -> list[tuple[str, Path]]:
 
 
 def split_of(path: str) -> str | None:
-    """The split that a file's name contains, or else the nearest of its folders that names one."""
+    """Returns the split that a file's name contains, or else the nearest of its folders that names one."""
     for name in reversed(path.split("/")):
         words = {word.lastgroup for word in SPLIT_WORDS.finditer(name)}
         if words:
@@ -204,12 +210,12 @@ def split_of(path: str) -> str | None:
 
 
 def numbered(entries: Iterable[Any], file: str, split: str = "") -> Iterator[Entry]:
-    """The entries of a list with their numbers."""
+    """Returns the entries of a list with their numbers."""
     return ((Origin(file, number), entry, split) for number, entry in enumerate(entries, start=1))
 
 
 def read_json(file: Path, kind: type, layout: str) -> Any:
-    """The content of a JSON file. Raises DataError if it is no `kind`."""
+    """Returns the content of a JSON file. Raises DataError if it is no `kind`."""
     check_is_file(file)
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=unique_keys)
@@ -227,7 +233,7 @@ def read_json(file: Path, kind: type, layout: str) -> Any:
 
 
 def read_json_lines(file: Path) -> Iterator[tuple[Origin, dict[str, Any]] | BadRow]:
-    """The records of a file of JSON lines."""
+    """Yields the records of a file of JSON lines."""
     for line, raw in read_lines(file):
         origin = Origin(file.name, line)
         try:
@@ -237,7 +243,7 @@ def read_json_lines(file: Path) -> Iterator[tuple[Origin, dict[str, Any]] | BadR
 
 
 def field_of(record: Any, name: str, kind: type[T]) -> T:
-    """A field of an entry. Raises RecordError if it is missing or no `kind`."""
+    """Returns a field of an entry. Raises RecordError if it is missing or no `kind`."""
     value = record.get(name) if isinstance(record, dict) else None
     if isinstance(value, kind):
         return value
@@ -258,13 +264,13 @@ def joined(values: Sequence[Any], where: str) -> str:
 
 
 def read_clip_table(file: Path, columns: Sequence[str]) -> Iterator[tuple[Origin, list[str]] | BadRow]:
-    """The values of these columns in each row of a CSV file. Raises DataError as `read_rows` does."""
+    """Returns the values of these columns in each row of a CSV file. Raises DataError as `read_rows` does."""
     entries = (row if isinstance(row, BadRow) else (*row, "") for row in read_rows(file, columns))
     return each(entries, lambda origin, row, _: (origin, [field_of(row, column, str) for column in columns]))
 
 
 def segment_times(times: Any, duration: Any) -> dict[str, float]:
-    """The `start` and `end` of a pair's side. An end at the annotated `duration` is left out, because that is inexact.
+    """Returns the `start` and `end` of a pair's side. An end at the annotated `duration` is left out, because that is inexact.
 
     Raises RecordError if `times` is anything but two numbers.
     """
@@ -276,6 +282,6 @@ def segment_times(times: Any, duration: Any) -> dict[str, float]:
 
 
 def youtube_id(clip: str) -> str:
-    """The video that a clip named `<id>_<start>_<end>` was cut from; a clip with another name is its own."""
+    """Returns the video that a clip named `<id>_<start>_<end>` was cut from; a clip with another name is its own."""
     cut = CUT_FROM.fullmatch(clip)
     return cut[1] if cut is not None and float(cut[2]) < float(cut[3]) else clip

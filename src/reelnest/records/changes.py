@@ -35,7 +35,7 @@ NOTHING = Contents({}, {}, {}, {}, 0)
 
 
 def _hash(name: str, files: Mapping[str, str]) -> str:
-    """The hash of a file, or of the tar file that contains it; empty for a missing file."""
+    """Returns the hash of a file, or of the tar file that contains it; empty for a missing file."""
     tars = (parent.as_posix() for parent in PurePosixPath(name).parents)
     return files.get(name) or next((files[tar] for tar in tars if tar in files), "")
 
@@ -97,7 +97,7 @@ class Changes:
         return [(*group, present[group], new[group], changed[group], removed[group]) for group in sorted({*present, *removed})]
 
     def after_group(self, key: PairKey) -> tuple[str, str]:
-        """Kind and split of a pair in the later version."""
+        """Returns the kind and split of a pair in the later version."""
         return _kind(key), self.after.splits[key]
 
     @property
@@ -110,7 +110,7 @@ class Changes:
 
 
 def compare(before: Contents, after: Contents) -> Changes:
-    """The differences between two versions."""
+    """Returns the differences between two versions."""
     changed_videos = {}
     for video_id, video in after.videos.items():
         old = before.videos.get(video_id)
@@ -136,17 +136,17 @@ def compare(before: Contents, after: Contents) -> Changes:
 
 
 def pair_texts(contents: Contents) -> list[int]:
-    """Length of each distinct text query or target, in characters."""
+    """Returns the length of each distinct text query or target, in characters."""
     return [len(side.value) for side in dict.fromkeys(side for key in contents.pairs for side in key) if side.kind == "text"]
 
 
 def video_texts(contents: Contents) -> list[int]:
-    """Total length of each video's text fields, in characters."""
+    """Returns the total length of each video's text fields, in characters."""
     return [sum(map(len, video.fields.values())) for video in contents.videos.values()]
 
 
 def summarise(values: Collection[float]) -> dict[str, float] | None:
-    """Number, mean and quantiles; None if there are no values."""
+    """Returns number, mean and quantiles; None if there are no values."""
     if not values:
         return None
     numbers = np.asarray(list(values), dtype=np.float64)
@@ -167,7 +167,7 @@ def distributions(changes: Changes, seconds: Mapping[str, Sequence[float]]) -> d
 
 
 def as_text(changes: Changes, seconds: Mapping[str, Sequence[float]]) -> str:
-    """The changes and distributions as text for a terminal. Ids are escaped, so that they cannot control the terminal."""
+    """Returns the changes and distributions as text for a terminal. Ids are escaped, so that they cannot control the terminal."""
     named = [
         f"{word}: {some_of([repr(id) for id in ids])}"
         for word, ids in (
@@ -189,7 +189,7 @@ def as_text(changes: Changes, seconds: Mapping[str, Sequence[float]]) -> str:
 
 
 def as_json(changes: Changes, seconds: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """The changes and distributions as JSON, with every id and pair."""
+    """Returns the changes and distributions as JSON, with every id and pair."""
 
     def listed(keys: Sequence[PairKey], contents: Contents) -> list[dict[str, Any]]:
         return [{"query": query.record, "target": target.record, "split": contents.splits[query, target]} for query, target in keys]

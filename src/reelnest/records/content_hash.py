@@ -8,13 +8,13 @@ from typing import Any
 
 
 def folder_hash(folder: Path, without: Collection[str] = (), suffix: str = "") -> str:
-    """SHA-256 over the names and contents of a folder's files that end in `suffix`, except the top-level files in `without`."""
+    """Returns the SHA-256 over the names and contents of a folder's files that end in `suffix`, except the top-level files in `without`."""
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob(f"*{suffix}") if path.is_file()}
     return combined_hash({name: file_hash(path) for name, path in files.items() if name not in without})
 
 
 def combined_hash(hashes: Mapping[str, str]) -> str:
-    """The `folder_hash` of files whose hashes are known, by relative path."""
+    """Returns the `folder_hash` of files whose hashes are known, by relative path."""
     digest = hashlib.sha256()
     for name in sorted(hashes, key=PurePosixPath):
         digest.update(f"{name}\0{hashes[name]}\n".encode())
@@ -22,11 +22,11 @@ def combined_hash(hashes: Mapping[str, str]) -> str:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
+    """Returns the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def value_hash(value: Any) -> str:
-    """SHA-256 of a JSON value, independent of the order of keys."""
+    """Returns the SHA-256 of a JSON value, independent of the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

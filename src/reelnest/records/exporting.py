@@ -81,7 +81,7 @@ class _Usable:
                 self.skipped[str(target if isinstance(query, Item) else query)] += 1
 
     def _item(self, side: Side) -> Item | str:
-        """The item, or the reason for which there is none."""
+        """Returns the item, or the reason for which there is none."""
         if side.kind == "text":
             return Item(side.value, None)
         if side.segment is not None:

@@ -107,12 +107,12 @@ class Video:
         return self.video_id if self.segment is None else self.video_id.removesuffix(self.segment.fragment)
 
     def cut(self, segment: Segment) -> "Video":
-        """The segment as a video with an id of its own and the texts of this one."""
+        """Returns the segment as a video with an id of its own and the texts of this one."""
         return replace(self, video_id=f"{self.video_id}{segment.fragment}", segment=segment)
 
 
 def pair_kind(query: Kind, target: Kind) -> str:
-    """For example `text_to_video`."""
+    """Returns the kind of a pair, such as `text_to_video`."""
     return f"{query}_to_{target}"
 
 
@@ -157,12 +157,12 @@ def read_pairs(folder: Path, video_ids: Collection[str]) -> tuple[list[Pair], li
 
 
 def known_ids(videos: Collection[Video], bad: Collection[BadRecord]) -> frozenset[str]:
-    """All ids in `videos.jsonl`, on good lines and on bad ones."""
+    """Returns all ids in `videos.jsonl`, on good lines and on bad ones."""
     return frozenset([video.video_id for video in videos] + [record.video_id for record in bad if record.video_id is not None])
 
 
 def video_files(video: Video, folder: Path) -> list[Path]:
-    """The resolved path of the video's file, or of its frame files in order.
+    """Returns the resolved path of the video's file, or of its frame files in order.
 
     Raises VideoError as `regular_file` does.
     """
@@ -171,13 +171,13 @@ def video_files(video: Video, folder: Path) -> list[Path]:
 
 
 def file_names(video: Video) -> list[str]:
-    """The normalised paths of the video's files, relative to the data folder."""
+    """Returns the normalised paths of the video's files, relative to the data folder."""
     names = video.images if video.path is None else (video.path,)
     return [PurePosixPath(name).as_posix() for name in names]
 
 
 def read_quarantine(path: Path) -> set[tuple[str, int]]:
-    """The (file, line) of every record to skip. Raises DataError if validation has not run."""
+    """Returns the (file, line) of every record to skip. Raises DataError if validation has not run."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:

@@ -83,7 +83,7 @@ def import_rows(rows: Iterable[Row], source: Path, destination: Path) -> Importe
 
 
 def _first_skipped(imported: Imported) -> str:
-    """A sentence with the number of skipped rows and the first of them; empty if there are none."""
+    """Returns a sentence with the number of skipped rows and the first of them; empty if there are none."""
     if not imported.skipped:
         return ""
     first = imported.skipped[0]
@@ -132,7 +132,7 @@ class _Writing:
         self._reasons: Counter[str] = Counter()
 
     def imported(self) -> Imported:
-        """The counts so far."""
+        """Returns the counts so far."""
         return Imported(len(self._ids), self._pairs_written, tuple(self._skipped), self._reasons)
 
     def take(self, row: Row) -> None:
@@ -167,7 +167,7 @@ class _Writing:
         self._files[VIDEOS_FILE].write(_line(row.record))
 
     def _pair(self, row: PairRow) -> bytes:
-        """The pair's line. Raises RecordError."""
+        """Returns the pair's line. Raises RecordError."""
         record = dict(row.record)
         pair = parse_pair(record, self._known, row.origin.row)
         for side in (pair.query, pair.target, *pair.negatives):

@@ -111,7 +111,7 @@ def check_text(value: Any, where: str) -> str:
 
 
 def is_blank(text: str) -> bool:
-    """Whether a reader sees nothing: only white space, control characters and characters without width or shape."""
+    """Returns whether a reader sees nothing: only white space, control characters and characters without width or shape."""
     # Most texts begin with a letter or digit, and a generator takes five times as long.
     first = text[:1]
     return (not first.isalnum() or first in BLANK) and all(map(_is_invisible, text))
@@ -123,7 +123,7 @@ def _is_invisible(character: str) -> bool:
 
 
 def is_encodable(text: str) -> bool:
-    r"""Whether `text` can be written as UTF-8. JSON's `\ud800` gives a string that cannot."""
+    r"""Returns whether `text` can be written as UTF-8. JSON's `\ud800` gives a string that cannot."""
     if text.isascii():
         return True
     try:
@@ -134,7 +134,7 @@ def is_encodable(text: str) -> bool:
 
 
 def advise_on_id(name: str, known: Collection[str]) -> str:
-    """What to do about an id that is not in `known`: names the one that differs only in case, white space or Unicode form, if any."""
+    """Returns advice on an id that is not in `known`: it names the one that differs only in case, white space or Unicode form, if any."""
     forms = [unicodedata.normalize(form, text) for text in (name, name.strip()) for form in ("NFC", "NFD")]
     similar = next((text for form in forms for text in (form, form.lower(), form.upper()) if text in known), None)
     if similar is None:
@@ -143,7 +143,7 @@ def advise_on_id(name: str, known: Collection[str]) -> str:
 
 
 def show(value: Any) -> str:
-    """A value as JSON, truncated to a readable length, always encodable."""
+    """Returns a value as JSON, truncated to a readable length, always encodable."""
     try:
         text = json.dumps(value, ensure_ascii=not (isinstance(value, str) and is_encodable(value)), default=str)
     except RecursionError:
@@ -152,7 +152,7 @@ def show(value: Any) -> str:
 
 
 def show_kind(value: Any) -> str:
-    """The type of a value, with the value for scalars. A table may have values that JSON does not, such as dates."""
+    """Returns the type of a value, with the value for scalars. A table may have values that JSON does not, such as dates."""
     if value is None:
         return "null"
     if isinstance(value, list | dict):
@@ -176,7 +176,7 @@ def _given_keys(items: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def unique_keys(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object with these keys and values. Raises RecordError (`duplicate_key`) if a key occurs twice."""
+    """Returns the object with these keys and values. Raises RecordError (`duplicate_key`) if a key occurs twice."""
     record = dict(items)
     if len(record) != len(items):
         twice = Counter(name for name, _ in items).most_common(1)[0][0]

@@ -245,7 +245,7 @@ class _Merge:
 
 
 def record_files(source: Path) -> list[tuple[Path, str]]:
-    """The record files of a source, as (folder, name)."""
+    """Returns the record files of a source, as (folder, name)."""
     if source.is_dir():
         files = [(source, name) for name in FILES if (source / name).is_file()]
         if files:
@@ -256,7 +256,7 @@ def record_files(source: Path) -> list[tuple[Path, str]]:
 
 
 def _difference(video: Video, files: Sequence[Path], known: _Known) -> str | None:
-    """How a video differs from the known one of the same id; None if they are equal."""
+    """Returns how a video differs from the known one of the same id; None if they are equal."""
     existing: Video = known.value
     if (video.fields, video.tags) != (existing.fields, existing.tags):
         return "other texts or tags"
@@ -276,7 +276,7 @@ def _same_pair(first: Pair, second: Pair) -> bool:
 
 
 def explicit_record(record: Mapping[str, Any], pair: Pair) -> dict[str, Any]:
-    """The pair's record with each side marked as a text or a video, so that videos added later do not change it."""
+    """Returns the pair's record with each side marked as a text or a video, so that videos added later do not change it."""
     sides = {"query": pair.query.record, "target": pair.target.record}
     negatives = {"negatives": [side.record for side in pair.negatives]} if pair.negatives else {}
     return {**record, **sides, **negatives}

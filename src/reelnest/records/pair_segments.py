@@ -14,7 +14,7 @@ NO_SEGMENTS: Mapping[str, str] = MappingProxyType({})
 
 
 def cut_videos(videos: Sequence[Video], pairs: Sequence[Pair]) -> tuple[list[Video], list[Pair], list[BadRecord]]:
-    """Each segment on a side or among the negatives of `pairs`, once, by file, as a video with the texts of the one in `videos`.
+    """Returns each segment on a side or among the negatives of `pairs`, once, by file, as a video with the texts of the one in `videos`.
 
     Also returns `pairs` without those whose segments cannot be cut, and these (`bad_segment`). Segments of videos that are not in `videos`
     are left out.
@@ -38,13 +38,13 @@ def cut_videos(videos: Sequence[Video], pairs: Sequence[Pair]) -> tuple[list[Vid
 
 
 def segmented_files(videos: Sequence[Video]) -> dict[str, str]:
-    """The file of each video whose file has a segment in `videos`, by video_id. All videos of a file belong into one split."""
+    """Returns the file of each video whose file has a segment in `videos`, by video_id. All videos of a file belong into one split."""
     files = {file_names(video)[0] for video in videos if video.segment is not None}
     return {video.video_id: name for video in videos if video.path is not None and (name := file_names(video)[0]) in files} if files else {}
 
 
 def overlapping_segments(videos: Sequence[Video]) -> dict[str, list[str]]:
-    """For each segment, the others of its file with which it shares more than half of the time that either has, by video_id.
+    """Returns by video_id of a segment the others of its file with which it shares more than half of the time that either has.
 
     A result that overlaps the target of a query is not wrong, so it is never its negative.
     """

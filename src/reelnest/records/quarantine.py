@@ -54,7 +54,7 @@ def quarantine_pairs(
 
 
 def queries_without_target(pairs: Sequence[Pair], usable: Sequence[Pair]) -> list[Side]:
-    """The queries of `pairs` that are in no `usable` pair, in file order."""
+    """Returns the queries of `pairs` that are in no `usable` pair, in file order."""
     queries = {pair.query for pair in usable}
     return [query for query in dict.fromkeys(pair.query for pair in pairs) if query not in queries]
 
@@ -84,7 +84,7 @@ def _bad_video(pair: Pair, bad_videos: Mapping[str, str]) -> tuple[str, str] | N
 
 
 def _repeated(pairs: Sequence[Pair], splits: Sequence[str]) -> list[BadRecord]:
-    """All but one of the pairs with the same query and target."""
+    """Returns all but one of the pairs with the same query and target."""
     # Held-out pairs first: a pair that is both trained on and tested would inflate the test metrics.
     strictest_first = sorted(range(len(pairs)), key=lambda at: (STRICTEST_FIRST.index(splits[at]), pairs[at].line))
     first: dict[tuple[Side, Side], int] = {}
@@ -105,7 +105,7 @@ def _repeated(pairs: Sequence[Pair], splits: Sequence[str]) -> list[BadRecord]:
 
 
 def count_by_reason(bad: Collection[BadRecord]) -> dict[str, dict[str, int]]:
-    """Number of bad records by file and reason."""
+    """Returns the number of bad records by file and reason."""
     counts: dict[str, dict[str, int]] = {}
     for record in bad:
         reasons = counts.setdefault(record.file, {})

@@ -20,7 +20,7 @@ class Segment:
     """None is the end of the file."""
 
     def __str__(self) -> str:
-        """For example `5 s to 12.5 s`."""
+        """Returns the times as text, such as `5 s to 12.5 s`."""
         return f"{_number(self.start)} s to {'the end' if self.end is None else f'{_number(self.end)} s'}"
 
     @property
@@ -29,7 +29,7 @@ class Segment:
         return f"#t={_number(self.start)}" + ("" if self.end is None else f",{_number(self.end)}")
 
     def shares(self, segment: "Segment") -> float:
-        """The time that both contain, as a share of the time that either does; 1 if both end with the file."""
+        """Returns the time that both contain, as a share of the time that either does; 1 if both end with the file."""
         if self.end is None or segment.end is None:
             return float(self.end is segment.end)
         both = min(self.end, segment.end) - max(self.start, segment.start)
@@ -42,12 +42,12 @@ class Segment:
 
 
 def segment_of(start: float | None, end: float | None) -> Segment | None:
-    """The segment with stored times; None without a start, for a whole file."""
+    """Returns the segment with stored times; None without a start, for a whole file."""
     return None if start is None else Segment(start, end)
 
 
 def parse_segment(record: dict[str, Any], where: str = "") -> Segment | None:
-    """The segment that a record's `start` and `end` name; None if it has neither. `where` precedes their names in errors.
+    """Returns the segment that a record's `start` and `end` name; None if it has neither. `where` precedes their names in errors.
 
     Without `start` it begins with the file, without `end` it ends with it. Raises RecordError (`bad_segment`).
     """

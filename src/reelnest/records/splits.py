@@ -22,7 +22,7 @@ STRICTEST_FIRST = ("test", "validation", "train")
 def assign_splits(
     pairs: Sequence[Pair], validation_fraction: float, test_fraction: float, files: Mapping[str, str] = NO_SEGMENTS
 ) -> list[str]:
-    """The split of each pair: the `split` on its line if there is one, else its component's.
+    """Returns the split of each pair: the `split` on its line if there is one, else its component's.
 
     Each component is hashed separately, so the fractions hold on average over components, not exactly and not over pairs. Explicit splits
     are always used, even if they divide a component. In a component with explicit splits, pairs without one get the strictest of them
@@ -32,7 +32,7 @@ def assign_splits(
 
 
 def splits_of(pairs: Sequence[Pair], components: Sequence[int], validation_fraction: float, test_fraction: float) -> list[str]:
-    """The `assign_splits` of pairs whose components are known."""
+    """Returns the `assign_splits` of pairs whose components are known."""
     names: dict[int, str] = {}
     explicit: dict[int, set[str]] = {}
     for pair, component in zip(pairs, components, strict=True):
@@ -49,7 +49,7 @@ def splits_of(pairs: Sequence[Pair], components: Sequence[int], validation_fract
 
 
 def connected_components(pairs: Sequence[Pair], files: Mapping[str, str] = NO_SEGMENTS) -> list[int]:
-    """A component number for each pair: equal if a chain of shared queries or targets connects two pairs. Negatives do not connect.
+    """Returns a component number for each pair: equal if a chain of shared queries or targets connects two pairs. Negatives do not connect.
 
     Texts are shared if they are `normalised` to the same, and videos if they have the same file in `files`.
     """
@@ -77,7 +77,7 @@ def connected_components(pairs: Sequence[Pair], files: Mapping[str, str] = NO_SE
 
 
 def normalised(text: str) -> str:
-    """The text without differences in Unicode form and width, white space, characters without width, and case."""
+    """Returns the text without differences in Unicode form and width, white space, characters without width, and case."""
     if not text.isascii():
         text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())  # some case pairs have other forms
         text = "".join(character for character in text if unicodedata.category(character) != "Cf")
@@ -85,7 +85,7 @@ def normalised(text: str) -> str:
 
 
 def count_pairs(pairs: Sequence[Pair], splits: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Number of pairs by split and kind, each with the total `all`; splits in their usual order, the total last."""
+    """Returns the number of pairs by split and kind, each with the total `all`; splits in their usual order, the total last."""
     counts: dict[str, Counter[str]] = {name: Counter() for name in (*SPLITS, "all")}
     groups = Counter((split, pair.query.kind, pair.target.kind) for pair, split in zip(pairs, splits, strict=True))
     for (split, query, target), count in groups.items():
@@ -95,12 +95,12 @@ def count_pairs(pairs: Sequence[Pair], splits: Sequence[str]) -> dict[str, dict[
 
 
 def strictest_split(splits: Iterable[str]) -> str:
-    """The split of data that is in several: test before validation before train."""
+    """Returns the split of data that is in several: test before validation before train."""
     return min(splits, key=STRICTEST_FIRST.index)
 
 
 def hashed_split(name: str, validation_fraction: float, test_fraction: float) -> str:
-    """The split of a group of pairs by its name alone, the same on each machine and whatever else there is."""
+    """Returns the split of a group of pairs by its name alone, the same on each machine and whatever else there is."""
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
     place = int.from_bytes(digest[:8], "big") / 2**64
     if place < test_fraction:
@@ -109,7 +109,7 @@ def hashed_split(name: str, validation_fraction: float, test_fraction: float) ->
 
 
 def _alike(side: Side, files: Mapping[str, str]) -> Side:
-    """A side that is equal for all sides that must not be divided between splits."""
+    """Returns a side that is equal for all sides that must not be divided between splits."""
     if side.kind == "text":
         return Side("text", normalised(side.value))
     return Side("video", f"\0{files[side.value]}") if side.value in files else side  # no id contains NUL

@@ -35,7 +35,7 @@ class Candidate:
 
 
 def candidate_run(candidate: Candidate, experiment_id: str) -> str:
-    """The id of the candidate's run in the connected MLflow. Creates a run if there is none.
+    """Returns the id of the candidate's run in the connected MLflow. Creates a run if there is none.
 
     There is none if DVC restored the model from a cache that a checkout with another MLflow filled. The new run is tagged with the model's
     hash, so that the next stage finds it.

@@ -81,7 +81,7 @@ def registry_errors(problem: str, advice: str = "Run the command again.") -> Ite
 
 
 def error_type(error: MlflowException | OSError) -> type[RegistryError]:
-    """RegistryUnavailable if MLflow's client got no response, RegistryError if it got an error response."""
+    """Returns RegistryUnavailable if MLflow's client got no response, RegistryError if it got an error response."""
     cause = error.__context__ if isinstance(error, MlflowException) else error
     return RegistryUnavailable if isinstance(cause, requests.ConnectionError | requests.Timeout) else RegistryError
 
@@ -98,7 +98,7 @@ def _quiet() -> None:
 
 
 def _signed_in(uri: str) -> str:
-    """A server's address without user name and password, which MLflow gets through its own variables.
+    """Returns a server's address without user name and password, which MLflow gets through its own variables.
 
     In the address, they would appear in MLflow's errors and log lines.
     """

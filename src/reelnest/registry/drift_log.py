@@ -53,7 +53,7 @@ class LoggedReport:
 
 
 def champion(params: Params) -> ModelVersion | None:
-    """The version with the alias `champion`, or None. Raises RegistryError if MLflow cannot be reached."""
+    """Returns the version with the alias `champion`, or None. Raises RegistryError if MLflow cannot be reached."""
     try:
         connect_to_read(params)
     except NothingTracked:
@@ -79,11 +79,11 @@ class ChampionRun:
         return self._run is not None
 
     def registered_metrics(self) -> StoredMetrics | None:
-        """The metrics with which the version was registered."""
+        """Returns the metrics with which the version was registered."""
         return self.metrics(self.version.tags.get(DATA_HASH_TAG, ""))
 
     def metrics(self, data_hash: str) -> StoredMetrics | None:
-        """The metrics on the test split with that hash; None if there are none."""
+        """Returns the metrics on the test split with that hash; None if there are none."""
         with registry_errors("The champion's metrics cannot be read from MLflow"):
             table = stored_query_metrics(self.version.run_id, f"{gate_folder(data_hash)}/{QUERY_METRICS_FILE}")
         return None if table is None else StoredMetrics(table, data_hash)

@@ -88,12 +88,12 @@ def check_source(text: str) -> None:
 
 
 def no_model(name: str) -> NoVersionError:
-    """The error for a name without a registered model."""
+    """Returns the error for a name without a registered model."""
     return NoVersionError(f"MLflow has no model '{name}' yet. Run `reelnest register`.")
 
 
 def no_version(name: str, which: str) -> NoVersionError:
-    """The error for a number or an alias without a version."""
+    """Returns the error for a number or an alias without a version."""
     if which.isdecimal():
         return NoVersionError(f"Model '{name}' has no version {which}. See `reelnest models`.")
     return NoVersionError(f"No version of '{name}' has the alias '{which}'. See `reelnest models`.")
@@ -136,7 +136,7 @@ def _on_server(uri: str, name: str, which: str) -> KnownVersion | None:
 
 
 def _ask(uri: str, path: str, query: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
-    """The status and the response of MLflow's REST API; an empty one if it is not JSON."""
+    """Returns the status and the response of MLflow's REST API; an empty one if it is not JSON."""
     import requests  # a fifth of a second, and only for a server
 
     try:

@@ -41,7 +41,7 @@ class State(Enum):
 
 
 def database_file(uri: str) -> Path | None:
-    """The file of a SQLite store, as SQLAlchemy reads its address; None for other stores."""
+    """Returns the file of a SQLite store, as SQLAlchemy reads its address; None for other stores."""
     scheme, _, place = uri.partition("://")
     if scheme.partition("+")[0] != "sqlite":
         return None
@@ -72,7 +72,7 @@ def database_state(file: Path) -> State:
 
 
 def is_missing(file: Path) -> bool:
-    """Whether there is no database. Raises RegistryError if there is no folder for it. MLflow is not imported."""
+    """Returns whether there is no database. Raises RegistryError if there is no folder for it. MLflow is not imported."""
     if not file.parent.is_dir():
         raise RegistryError(
             f"tracking.uri: {SQLITE}{file}: the folder {file.parent} does not exist. Create it, or change tracking.uri in params.yaml."
@@ -81,7 +81,7 @@ def is_missing(file: Path) -> bool:
 
 
 def no_database(file: Path) -> NothingTracked:
-    """The error for a missing database."""
+    """Returns the error for a missing database."""
     return NothingTracked(
         f"MLflow has no runs and no models yet: no database {file}. Run `make demo`, or `reelnest train`, `reelnest evaluate` and"
         " `reelnest register`."
@@ -127,7 +127,7 @@ def make_database(file: Path) -> None:
 
 
 def _contents(file: Path) -> tuple[set[str], bool, str | None]:
-    """The names of the tables, whether there is any experiment or run, and the revision of the schema."""
+    """Returns the names of the tables, whether there is any experiment or run, and the revision of the schema."""
     with closing(sqlite3.connect(file, timeout=LOCK_TIMEOUT_SECONDS, isolation_level=None)) as database:
         database.execute("BEGIN")  # reads a consistent snapshot
         tables = {str(name) for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -159,7 +159,7 @@ def _other_version(file: Path, revision: str | None) -> str:
 
 
 def _settled_state(file: Path) -> State:
-    """The state, after waiting while an incomplete database still changes. Another program may be creating it."""
+    """Returns the state, after waiting while an incomplete database still changes. Another program may be creating it."""
     while (state := database_state(file)) is State.INCOMPLETE:
         files = [path for path in (file, *_side_files(file)) if path.exists()]
         rest = max(path.stat().st_mtime for path in files) + QUIET_SECONDS - time.time()

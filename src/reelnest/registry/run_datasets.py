@@ -10,7 +10,7 @@ from reelnest.registry.run_notes import SHORT_HASH, TrackedData
 
 
 def training_inputs(data: TrackedData) -> list[DatasetInput]:
-    """The train and validation splits as dataset inputs of a run. Their digest is the data version."""
+    """Returns the train and validation splits as dataset inputs of a run. Their digest is the data version."""
     source = {"uri": "data.dvc", "version": data.version}
     splits = [("train", "training", data.train_pairs), ("validation", "validation", data.validation_pairs)]
     return [
@@ -21,7 +21,7 @@ def training_inputs(data: TrackedData) -> list[DatasetInput]:
 
 
 def evaluation_input(evaluation: EvaluationReport) -> DatasetInput:
-    """The test split as a dataset input. Its digest is the hash of the evaluation data, by which models are comparable."""
+    """Returns the test split as a dataset input. Its digest is the hash of the evaluation data, by which models are comparable."""
     profile = {"queries": evaluation.queries, "items": evaluation.corpus}
     return _input(evaluation.split, evaluation.data.hash, "evaluation", {"uri": "prepared"}, profile)
 

@@ -42,19 +42,19 @@ class TrackedData:
 
 
 def model_name(params: Params) -> str:
-    """The last part of `model.name_or_path`: the name of the model without that of its owner, or of its folder."""
+    """Returns the last part of `model.name_or_path`: the name of the model without that of its owner, or of its folder."""
     return Path(params.model.name_or_path).name
 
 
 def run_name(params: Params, key: str, data: TrackedData | None) -> str:
-    """The name of a training's run, such as `tiny, 5 epochs, data 034d2c85, 785423a8`. `key` identifies the training."""
+    """Returns the name of a training's run, such as `tiny, 5 epochs, data 034d2c85, 785423a8`. `key` identifies the training."""
     version = [f"data {data.version[:SHORT_HASH]}"] if data is not None else []
     epochs = f"{params.train.epochs} epoch{'s' if params.train.epochs > 1 else ''}"
     return ", ".join([model_name(params), epochs, *version, key[:SHORT_HASH]])
 
 
 def training_note(params: Params, data: TrackedData | None) -> str:
-    """The description of a training's run, before its evaluation."""
+    """Returns the description of a training's run, before its evaluation."""
     train = params.train
     pairs = "" if data is None else f"{data.train_pairs:,} pairs, {data.videos:,} videos (data version `{data.version}`). "
     return (
@@ -66,7 +66,7 @@ def training_note(params: Params, data: TrackedData | None) -> str:
 
 
 def evaluated_note(note: str, evaluation: EvaluationReport) -> str:
-    """The note with the results on the test split in place of those of an earlier evaluation."""
+    """Returns the note with the results on the test split in place of those of an earlier evaluation."""
     metrics = headline_names()
     titles = [METRICS[metric].title for metric in metrics]
     rows = [

@@ -26,7 +26,7 @@ def quality_charts(evaluation: EvaluationReport, results: Sequence[Result]) -> l
 
 
 def negatives_chart(outranked: Sequence[NegativesOutranked]) -> LineChart | None:
-    """How often the relevant item ranks above the listed negatives, by dim; None if no query lists negatives."""
+    """Returns how often the relevant item ranks above the listed negatives, by dim; None if no query lists negatives."""
     values: dict[str, dict[int, float]] = {}
     for entry in sorted(outranked, key=lambda entry: wording.kind_style(entry.pair_kind)):
         values.setdefault(entry.pair_kind, {})[entry.dim] = entry.value

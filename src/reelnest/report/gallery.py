@@ -159,7 +159,7 @@ def _choose(
 
 
 def _first_right(results: NDArray[np.int64], right: Mapping[int, float]) -> int:
-    """The relevant item with the best rank, or the one with the highest grade if none is within the evaluation's depth."""
+    """Returns the relevant item with the best rank, or the one with the highest grade if none is within the evaluation's depth."""
     return next((item for item in results.tolist() if item in right), max(right, key=lambda item: (right[item], -item)))
 
 

@@ -112,13 +112,13 @@ def _tiles(evaluation: EvaluationReport) -> list[Tile]:
 
 
 def _full_name(configuration: ConfigurationResult) -> str:
-    """`64 dims, float32`: with the storage, even if it is the usual one."""
+    """Returns a configuration with its storage even if that is the usual one: `64 dims, float32`."""
     name = configuration_name(configuration.name)
     return name if configuration.storage != FLOATS else f"{name}, {FLOATS}"
 
 
 def _limits(evaluation: EvaluationReport, metric: str) -> str:
-    """The metric's interval, and its best possible value if that is below 1."""
+    """Returns the metric's interval, and its best possible value if that is below 1."""
     interval = evaluation.featured.intervals.get(metric)
     best = evaluation.best_possible.get(ALL, {}).get(metric, 1.0)
     ends = f"; {figure(interval[0])} to {figure(interval[1])}" if interval else ""

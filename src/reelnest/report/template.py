@@ -36,10 +36,10 @@ def write_page(path: Path, template: Path, filters: Mapping[str, Any], **content
 
 
 def source(*files: Path) -> Markup:
-    """The text of our own style or script files, which needs no escaping."""
+    """Returns the text of our own style or script files, which needs no escaping."""
     return Markup("".join(file.read_text(encoding="utf-8") for file in files))  # noqa: S704 (our own files)
 
 
 def _source_hash(text: str) -> str:
-    """The hash by which a security policy allows an inline style or script."""
+    """Returns the hash by which a security policy allows an inline style or script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")

@@ -13,7 +13,7 @@ SERIES = ("float32", "int8", "binary", "binary_int8", FUNNEL, "float16")
 
 
 def figure(value: float | None, metric: str = "") -> str:
-    """Three decimals; a median, which is a rank, without rounding."""
+    """Returns a value with three decimals; a median, which is a rank, without rounding."""
     if value is None:
         return "–"
     is_median = metric in METRICS and METRICS[metric].reduce == "median"
@@ -21,17 +21,17 @@ def figure(value: float | None, metric: str = "") -> str:
 
 
 def signed(value: float) -> str:
-    """A difference, with a true minus sign."""
+    """Returns a difference, with a true minus sign."""
     return f"{value:+.3f}".replace("-", "−")
 
 
 def percent(share: float | None) -> str:
-    """A share as a percentage, such as `95 %`; empty for None."""
+    """Returns a share as a percentage, such as `95 %`; empty for None."""
     return "" if share is None else f"{100 * share:g}\u00a0%"
 
 
 def size(count: float) -> str:
-    """A number of bytes in a suitable unit."""
+    """Returns a number of bytes in a suitable unit."""
     for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if count >= unit:
             return f"{count / unit:.3g} {name}"
@@ -39,50 +39,50 @@ def size(count: float) -> str:
 
 
 def metric_name(name: str) -> str:
-    """The metric's name as papers write it."""
+    """Returns the metric's name as papers write it."""
     return METRICS[name].title if name in METRICS else name
 
 
 def metrics_of(results: Sequence[Measured]) -> list[str]:
-    """The metrics that were measured: those of the metric table in its order, then others."""
+    """Returns the metrics that were measured: those of the metric table in its order, then others."""
     names = {name for result in results for name in result.metrics}
     return [*(name for name in metric_names() if name in names), *sorted(names.difference(METRICS))]
 
 
 def shown_metrics(names: Sequence[str], evaluation: EvaluationReport) -> list[str]:
-    """Those of the metrics that have something to show: a test on this data, and not a repetition of another one (`only_if_capped`)."""
+    """Returns those of the metrics that can differ on this data and do not repeat another one (`only_if_capped`)."""
     no_test, best = evaluation.no_test.get(ALL, {}), evaluation.best_possible.get(ALL, {})
     capped = {name for name, value in best.items() if value < 1}
     return [name for name in names if name not in no_test and METRICS[name].only_if_capped in (None, *capped)]
 
 
 def kind_style(kind: str) -> int:
-    """The number of a pair kind's colour and mark, from 0."""
+    """Returns the number of a pair kind's colour and mark, from 0."""
     return KINDS.index(kind) if kind in KINDS else len(KINDS)
 
 
 def kind_name(kind: str) -> str:
-    """`text→video`."""
+    """Returns the name of a pair kind, such as `text→video`."""
     return "all" if kind == ALL else kind.replace("_to_", "→")
 
 
 def series_of(configuration: ConfigurationResult) -> str:
-    """The storage type, or FUNNEL. It determines a configuration's colour and mark."""
+    """Returns the storage type, or FUNNEL. It determines a configuration's colour and mark."""
     return FUNNEL if configuration.funnel else configuration.storage
 
 
 def series_style(series: str) -> int:
-    """The number of a series' colour and mark, from 0."""
+    """Returns the number of a series' colour and mark, from 0."""
     return SERIES.index(series) if series in SERIES else len(SERIES)
 
 
 def configuration_name(name: str) -> str:
-    """`64 dims, int8` for `64 int8`. The name of a funnel contains its dims."""
+    """Returns `64 dims, int8` for `64 int8`. The name of a funnel contains its dims."""
     first, *rest = name.split(" ")
     dims, storage = (f"{first} dims", rest) if first.isdecimal() else (" ".join([first, *rest[:1]]), rest[1:])
     return ", ".join([dims, *storage])
 
 
 def words(name: str) -> str:
-    """A key or a slice name of a report as text."""
+    """Returns a key or a slice name of a report as text."""
     return name.replace("_to_", "→").replace("_", " ")

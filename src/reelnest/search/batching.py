@@ -43,13 +43,13 @@ class Batched(Generic[Item, Result]):
         self._thread: threading.Thread | None = None
 
     def submit(self, item: Item) -> Future[Result]:
-        """The item's result, later, or what the function raises for this item alone. It can be cancelled while it waits."""
+        """Returns the item's result, later, or what the function raises for this item alone. It can be cancelled while it waits."""
         result = Future[Result]()
         self._put(item, result)
         return result
 
     def here(self, item: Item) -> Result:
-        """The item's result, computed by the caller's thread while no other computes: two changes of threads take 0.1 to 0.3 ms."""
+        """Returns the item's result, computed by the caller's thread while no other computes: two changes of threads take 0.1 to 0.3 ms."""
         turn = self._turn
         if turn.batch_waits or not turn.lock.acquire(blocking=False):
             return self.submit(item).result()
@@ -59,7 +59,7 @@ class Batched(Generic[Item, Result]):
             turn.lock.release()
 
     async def result(self, item: Item) -> Result:
-        """The item's result in an event loop. All results of a batch come to the loop at once, because each message wakes it."""
+        """Returns the item's result in an event loop. All results of a batch come to the loop at once, because each message wakes it."""
         result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._put(item, result)
         return await result
@@ -104,7 +104,7 @@ def _run(waiting: _Waiting[Item, Result], compute: Callable[[Sequence[Item]], Se
 
 
 def _begins(result: _Promise[Result]) -> bool:
-    """Whether it was not cancelled. One of a thread cannot be cancelled from now on."""
+    """Returns whether it was not cancelled. One of a thread cannot be cancelled from now on."""
     return result.set_running_or_notify_cancel() if isinstance(result, Future) else not result.cancelled()
 
 

@@ -28,7 +28,7 @@ class BinaryVectors:
         return len(self._words)
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        """The floats that rerank a shortlist, (rows, dim): the int8 codes, or else 1 for a set bit and -1 for an unset one."""
+        """Returns the floats that rerank a shortlist, (rows, dim): the int8 codes, or else 1 for a set bit and -1 for an unset one."""
         if self._codes is not None:
             return self._codes[rows]
         bits = np.unpackbits(self._words[rows.numpy()].view(np.uint8), axis=1, count=self.dim)
@@ -40,7 +40,7 @@ class BinaryVectors:
         return self._words.T.copy()
 
     def topk(self, queries: Tensor, shortlist: int, k: int) -> Ranking:
-        """The best `k` of the `shortlist` rows with the fewest differing signs, or all of them if the shortlist is shorter than `k`.
+        """Returns the best `k` of the `shortlist` rows with the fewest differing signs; all of them if the shortlist is shorter than `k`.
 
         Ties of distance and of score are ordered by row. Scores are cosines with the stored vectors. `queries` is (queries, at least dim).
         """
@@ -48,7 +48,7 @@ class BinaryVectors:
         return rescore(queries[:, : self.dim], self, torch.from_numpy(rows), k)
 
     def _nearest(self, query_bits: NDArray[np.uint8], count: int) -> NDArray[np.int64]:
-        """The nearest rows of each query, (queries, count), unordered."""
+        """Returns the nearest rows of each query, (queries, count), unordered."""
         queries, corpus = _words(query_bits), self._columns
         nearest = np.empty((len(queries), count), dtype=np.int64)
         if not count:

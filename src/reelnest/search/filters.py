@@ -97,7 +97,7 @@ def parse_filter(text: str, tags: Collection[str]) -> Filter:
 
 
 def number_of(text: str) -> float:
-    """The number that a stored text is compared as; NaN for a text that is not a number."""
+    """Returns the number that a stored text is compared as; NaN for a text that is not a number."""
     return float(text) if NUMBER.fullmatch(text) else math.nan
 
 

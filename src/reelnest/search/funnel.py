@@ -31,7 +31,7 @@ def funnel_topk(
     k: int,
     inverse_norms: dict[int, Tensor] | None = None,
 ) -> Ranking:
-    """The best `k` rows for each query: the best `shortlists[0]` by the first of `dims`, of these the best by the second, and so on.
+    """Returns the best `k` rows for each query: the best `shortlists[0]` by the first of `dims`, the best of these by the second, etc.
 
     The first step is exact. A row that it leaves out is lost, so a shortlist shorter than `k` gives fewer than `k` results. Ties are
     ordered by corpus row, lowest first, so that a search is reproducible. Scores are cosines over the last of `dims`.
@@ -60,7 +60,7 @@ def funnel_topk(
 
 
 def rescore(queries: Tensor, vectors: Rows, rows: Tensor, k: int) -> Ranking:
-    """The best `k` of each query's shortlist, by cosine. Ties are ordered by row, lowest first.
+    """Returns the best `k` of each query's shortlist, by cosine. Ties are ordered by row, lowest first.
 
     Args:
         queries: (queries, dim), any length.

@@ -11,7 +11,7 @@ from reelnest.search.topk import BLOCK_QUERIES, Ranking, corpus_blocks, prefix_t
 
 
 def sharded_topk(queries: Tensor, corpus: Corpus, dims: Sequence[int], k: int) -> dict[int, Ranking]:
-    """The result of `prefix_topk`, to the last bit and on every rank. Every rank must call it with equal arguments.
+    """Returns the result of `prefix_topk`, to the last bit and on every rank. Every rank must call it with equal arguments.
 
     A shard consists of some of the blocks that a single process would search. Each matrix product is therefore the same, and the scores do
     not depend on the number of ranks. If the corpus has fewer blocks than there are ranks, each rank searches all of it, which takes less

@@ -32,17 +32,17 @@ class Int8Vectors:
 
     @classmethod
     def calibrated(cls, vectors: Tensor) -> Self:
-        """The codes of `vectors`, (vectors, width). The vectors are normalised first, and they determine the scales."""
+        """Returns the codes of `vectors`, (vectors, width). The vectors are normalised first, and they determine the scales."""
         vectors = unit(vectors)
         scales = int8_scales([vectors], vectors.shape[1])
         return cls(int8_codes(vectors, scales), scales)
 
     def prefix(self, dim: int) -> "Int8Vectors":
-        """The codes of the first `dim` numbers: a view."""
+        """Returns the codes of the first `dim` numbers: a view."""
         return Int8Vectors(self.codes[:, :dim], self.scales[:dim])
 
     def contiguous(self) -> "Int8Vectors":
-        """A copy in contiguous memory, as an index of this width would have it."""
+        """Returns a copy in contiguous memory, as an index of this width would have it."""
         return Int8Vectors(self.codes.contiguous(), self.scales)
 
     def __getitem__(self, rows: slice | Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class Int8Vectors:
 
 
 def int8_scales(blocks: Iterable[Tensor], width: int) -> Tensor:
-    """The scale of each dimension, (width,), for the unit vectors in `blocks`."""
+    """Returns the scale of each dimension, (width,), for the unit vectors in `blocks`."""
     largest = None
     for block in blocks:
         if len(block):
@@ -68,7 +68,7 @@ def int8_scales(blocks: Iterable[Tensor], width: int) -> Tensor:
 
 
 def int8_codes(vectors: Tensor, scales: Tensor) -> Tensor:
-    """The codes of unit vectors, (vectors, width) int8."""
+    """Returns the codes of unit vectors, (vectors, width) int8."""
     return (vectors / scales).round_().to(torch.int8)
 
 
@@ -83,14 +83,14 @@ class SelectedRows:
         return self.corpus[self.numbers(rows)]
 
     def numbers(self, rows: slice | Tensor) -> slice | Tensor:
-        """The rows of the corpus that `rows` stand for: a slice where they are adjacent, because a slice is not copied."""
+        """Returns the rows of the corpus that `rows` stand for: a slice where they are adjacent, because a slice is not copied."""
         numbers = self.rows[rows]
         if isinstance(rows, slice) and len(numbers) and int(numbers[-1]) - int(numbers[0]) + 1 == len(numbers):
             return slice(int(numbers[0]), int(numbers[-1]) + 1)
         return numbers
 
     def prefix(self, dim: int) -> "SelectedRows":
-        """The same rows of the first `dim` numbers."""
+        """Returns the same rows of the first `dim` numbers."""
         return SelectedRows(prefix(self.corpus, dim), self.rows)
 
     def __len__(self) -> int:
@@ -108,7 +108,7 @@ Searched: TypeAlias = Corpus | SelectedRows
 
 
 def stored(vectors: Tensor, storage: str) -> Corpus:
-    """`vectors` (vectors, width) in a storage type that is searched by cosine. Raises ValueError for signs, which are not."""
+    """Converts `vectors`, (vectors, width), to a storage type that is searched by cosine. Raises ValueError for signs, which are not."""
     store = STORAGE_TYPES[storage].store
     if store is None:
         raise ValueError(f"{storage} is searched by Hamming distance, see search/binary.py")
@@ -120,12 +120,12 @@ def prefix(corpus: Corpus, dim: int) -> Corpus: ...
 @overload
 def prefix(corpus: Searched, dim: int) -> Searched: ...
 def prefix(corpus: Searched, dim: int) -> Searched:
-    """The first `dim` numbers of each vector: a view."""
+    """Returns the first `dim` numbers of each vector: a view."""
     return corpus[:, :dim] if isinstance(corpus, Tensor) else corpus.prefix(dim)
 
 
 def read(corpus: Searched, rows: slice | Tensor, columns: slice, buffer: Tensor) -> Tensor:
-    """Some columns of some rows as float32: a view of vectors that are stored so, else converted into `buffer`."""
+    """Returns some columns of some rows as float32: a view of vectors that are stored so, else converted into `buffer`."""
     if isinstance(corpus, SelectedRows):
         return read(corpus.corpus, corpus.numbers(rows), columns, buffer)
     stored_numbers = (corpus.codes if isinstance(corpus, Int8Vectors) else corpus)[:, columns][rows]
@@ -137,7 +137,7 @@ def read(corpus: Searched, rows: slice | Tensor, columns: slice, buffer: Tensor)
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """The vectors at unit length. A zero vector stays zero."""
+    """Returns the vectors at unit length. A zero vector stays zero."""
     vectors = vectors.float()
     # Divides by the largest number first, so that no square overflows or underflows.
     vectors = vectors / vectors.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) if vectors.shape[1] else vectors
@@ -145,12 +145,15 @@ def unit(vectors: Tensor) -> Tensor:
 
 
 def sign_bits(vectors: Tensor, dim: int) -> NDArray[np.uint8]:
-    """The signs of the first `dim` numbers, (vectors, ⌈dim / 8⌉). A bit is set where the number is above 0; bits beyond `dim` are 0."""
+    """Returns the signs of the first `dim` numbers, (vectors, ⌈dim / 8⌉).
+
+    A bit is set where the number is above 0; bits beyond `dim` are 0.
+    """
     return np.packbits(vectors[:, :dim].cpu().numpy() > 0, axis=1)
 
 
 def prefix_bits(bits: NDArray[np.uint8], dim: int) -> NDArray[np.uint8]:
-    """The `sign_bits` of the first `dim` numbers, from those of at least as many."""
+    """Returns the `sign_bits` of the first `dim` numbers, from those of at least as many."""
     cut = bits[:, : -(-dim // BITS)]
     if dim % BITS:
         cut = cut.copy()

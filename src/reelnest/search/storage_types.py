@@ -63,7 +63,7 @@ STORAGE_TYPES: dict[str, StorageType] = {
 
 
 def storage_names() -> tuple[str, ...]:
-    """All names."""
+    """Returns all names."""
     return tuple(STORAGE_TYPES)
 
 

@@ -42,7 +42,7 @@ def prefix_topk(
     shard: tuple[int, int] = (0, 1),
     inverse_norms: dict[int, Tensor] | None = None,
 ) -> dict[int, Ranking]:
-    """The `k` corpus rows with the highest cosine to each query, for every prefix length in `dims`.
+    """Returns the `k` corpus rows with the highest cosine to each query, for every prefix length in `dims`.
 
     A dot product over a prefix is the one over the next shorter prefix plus the product of the numbers between, so all dims together cost
     no more than the longest. For each block of the corpus, the products grow from dim to dim, and each dim keeps its best rows so far.
@@ -77,7 +77,7 @@ def prefix_topk(
 
 
 def corpus_blocks(queries: int, corpus: int, device: torch.device) -> list[slice]:
-    """The blocks in which the corpus is compared with `queries` queries on `device`."""
+    """Returns the blocks in which the corpus is compared with `queries` queries on `device`."""
     scores = GPU_BLOCK_SCORES if device.type == "cuda" else BLOCK_SCORES
     return _blocks(corpus, max(1, scores // max(1, min(queries, BLOCK_QUERIES))))
 
@@ -111,7 +111,7 @@ class _Block:
 def _topk(
     queries: Tensor, corpus: Searched, dims: Sequence[int], k: int, shard: tuple[int, int], norms: dict[int, Tensor]
 ) -> dict[int, Ranking]:
-    """`prefix_topk` for one block of queries. `dims` increase."""
+    """Computes `prefix_topk` for one block of queries. `dims` increase."""
     # The norm of a query does not change its ranking and is applied last. The numbers are scaled to at most 1, so that no sum overflows.
     queries = queries.float()
     queries = queries / queries.abs().amax(dim=1, keepdim=True).clamp_min(SMALLEST_NORM)
@@ -213,12 +213,12 @@ class _Best:
             self._merge_waiting()
 
     def indices(self) -> Tensor:
-        """The best rows of the corpus, (queries, k), best first."""
+        """Returns the best rows of the corpus, (queries, k), best first."""
         self._merge_waiting()
         return self._indices
 
     def scores(self) -> Tensor:
-        """The best scores, (queries, k), highest first."""
+        """Returns the best scores, (queries, k), highest first."""
         self._merge_waiting()
         return self._scores
 

@@ -66,7 +66,7 @@ K = Annotated[int, Query(description=f"Number of results, 1 to {MAX_RESULTS}.")]
 
 
 def create_app(searchers: Mapping[str, Searcher], access: Access, upload_megabytes: float = 64, clicks: ClickLog | None = None) -> ASGIApp:
-    """The ASGI application for indexes by name, for those whom `access` allows. Searchers may be replaced while it runs."""
+    """Returns the ASGI application for indexes by name, for those whom `access` allows. Searchers may be replaced while it runs."""
     # FastAPI's own page of the API loads scripts from the network. `/docs` is a page of ours.
     app = FastAPI(title="reelnest", version=VERSION, docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
     metrics = Metrics(searchers)

@@ -30,7 +30,7 @@ class CachedVectors:
         return key in self._places
 
     def __getitem__(self, key: str) -> Vectors:
-        """The vector of a key, (width,). Raises KeyError."""
+        """Returns the vector of a key, (width,). Raises KeyError."""
         file, row = self._places[key]
         if self._last is None or self._last[0] != file:  # vectors are read nearly in the order of the files
             with np.load(file, allow_pickle=False) as stored:

@@ -21,7 +21,10 @@ BACKLOG = 32
 
 
 def connection_limit() -> int:
-    """The number of open connections that leaves enough of the process's file descriptors free. Each may have a video open beside it."""
+    """Returns the number of open connections that leaves enough of the process's file descriptors free.
+
+    Each may have a video open beside it.
+    """
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(16, min(LARGEST_LIMIT, (files - RESERVED_FILES) // 2))
 

@@ -59,7 +59,7 @@ Content = Annotated[TextContent | VideoContent, Field(discriminator="type")]
 
 
 def _parts(given: object) -> object:
-    """The content parts of an input, which may be a text."""
+    """Returns the content parts of an input, which may be a text."""
     if isinstance(given, str):
         return [{"type": "text", "text": given}]
     if isinstance(given, int) or (isinstance(given, list) and given and isinstance(given[0], int)):
@@ -70,7 +70,7 @@ def _parts(given: object) -> object:
 
 
 def _inputs(given: object) -> object:
-    """The inputs of a request, which may be a text."""
+    """Returns the inputs of a request, which may be a text."""
     if isinstance(given, str):
         return [given]
     if not isinstance(given, list):
@@ -147,7 +147,7 @@ def _unknown_model(request: Request, name: str, searchers: Iterable[str]) -> JSO
 
 
 def _request(content: bytes) -> EmbeddingsRequest:
-    """The request in a body. Raises RequestValidationError that names what cannot be used."""
+    """Returns the request in a body. Raises RequestValidationError that names what cannot be used."""
     try:
         given = from_json(content)
         if not isinstance(given, dict):
@@ -164,7 +164,7 @@ def _fault(message: str, *place: str | int) -> RequestValidationError:
 
 
 async def _encoded(searcher: Searcher, body: EmbeddingsRequest) -> NDArray[np.float32]:
-    """The vectors of the inputs: inputs x width. Raises RequestValidationError for inputs that cannot be encoded."""
+    """Returns the vectors of the inputs: inputs x width. Raises RequestValidationError for inputs that cannot be encoded."""
     if not any(isinstance(content, VideoContent) for contents in body.input for content in contents):
         return await searcher.model.encode_async(_entries(searcher, body, range(len(body.input))))
     vectors = []
@@ -176,7 +176,7 @@ async def _encoded(searcher: Searcher, body: EmbeddingsRequest) -> NDArray[np.fl
 
 
 def _entries(searcher: Searcher, body: EmbeddingsRequest, numbers: range) -> list[Entry]:
-    """What the model encodes for the inputs with these numbers. Raises RequestValidationError for inputs that cannot be encoded."""
+    """Returns what the model encodes for the inputs with these numbers. Raises RequestValidationError for inputs that cannot be encoded."""
     entries = []
     for number in numbers:
         contents = body.input[number]
@@ -188,7 +188,7 @@ def _entries(searcher: Searcher, body: EmbeddingsRequest, numbers: range) -> lis
 
 
 def _shortened(vectors: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
-    """The first `dim` numbers of vectors at unit length, (vectors, dim)."""
+    """Returns the first `dim` numbers of vectors at unit length, (vectors, dim)."""
     prefixes = vectors[:, :dim]
     shortened: NDArray[np.float32] = prefixes / np.linalg.norm(prefixes, axis=1, keepdims=True)
     return shortened

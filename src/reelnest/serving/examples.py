@@ -26,7 +26,7 @@ def example_searches(data: Path) -> list[str]:
 
 
 def _query(pair: dict[str, Any]) -> Iterator[str]:
-    """The text of a query, unless what it searches for is a text."""
+    """Yields the text of a query, unless what it searches for is a text."""
     query, target = pair.get("query"), pair.get("target")
     if isinstance(query, dict) and isinstance(target, dict) and "video" in target and isinstance(query.get("text"), str):
         yield query["text"]
@@ -37,13 +37,13 @@ def _titles(file: Path) -> list[str]:
 
 
 def _spread(texts: list[str]) -> list[str]:
-    """COUNT different texts that fit on a button and can be sent as UTF-8, spread over the file."""
+    """Returns COUNT different texts that fit on a button and can be sent as UTF-8, spread over the file."""
     chosen = list(dict.fromkeys(text.strip() for text in texts if 0 < len(text.strip()) <= LONGEST and is_encodable(text)))
     return [chosen[number * len(chosen) // COUNT] for number in range(COUNT)] if len(chosen) > COUNT else chosen
 
 
 def _records(file: Path) -> Iterator[dict[str, Any]]:
-    """The records of a file of JSON lines, without lines that cannot be read. `reelnest validate` reports those."""
+    """Yields the records of a file of JSON lines, without lines that cannot be read. `reelnest validate` reports those."""
     try:
         with file.open(encoding="utf-8", errors="replace") as lines:
             for line in islice(lines, MOST_LINES):

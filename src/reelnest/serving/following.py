@@ -22,7 +22,7 @@ Open = Callable[[Sequence[str], Sequence[OpenModel]], Sequence[Searcher]]
 
 
 def _version(location: str) -> object | None:
-    """What changes when an index has to be opened again; None if there is no index at the moment.
+    """Returns what changes when an index has to be opened again; None if there is no index at the moment.
 
     The engines of servers follow to new versions of the same model themselves, so for addresses it is the model's hash.
     """

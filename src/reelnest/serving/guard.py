@@ -66,7 +66,7 @@ class CrossOrigin(CORSMiddleware):
         )
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        """Starlette's response, with an error as JSON."""
+        """Returns Starlette's response, with an error as JSON."""
         response = super().preflight_response(request_headers)
         if response.status_code < 400:
             return response
@@ -133,7 +133,7 @@ class Guard:
         return None
 
     def _has_key(self, headers: Headers) -> bool:
-        """Whether a request contains the key, as a bearer token or as the password of a log-in."""
+        """Returns whether a request contains the key, as a bearer token or as the password of a log-in."""
         if self._key is None:
             return True
         scheme, _, text = headers.get("authorization", "").partition(" ")
@@ -157,7 +157,7 @@ def error_response(
     param: str | None = None,
     code: str | None = None,
 ) -> JSONResponse:
-    """An error as JSON; under /v1 in the form of OpenAI's API, where `param` is the field of the request that is wrong."""
+    """Returns an error as JSON; under /v1 in the form of OpenAI's API, where `param` is the field of the request that is wrong."""
     error: object = message
     if path.startswith("/v1/"):
         kind = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
@@ -166,7 +166,7 @@ def error_response(
 
 
 def _hostname(host: str) -> str | None:
-    """The host name without port, in lower case; None if the header is invalid."""
+    """Returns the host name without port, in lower case; None if the header is invalid."""
     try:
         return urlsplit(f"//{host}").hostname
     except ValueError:

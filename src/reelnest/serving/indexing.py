@@ -206,7 +206,7 @@ def _common_tags(videos: Sequence[Video]) -> dict[str, dict[str, int]]:
 def _vectors_before(
     engine: Engine, source: ModelSource, dims: tuple[int, ...], number_type: str, keys: Sequence[str]
 ) -> Mapping[str, Vector]:
-    """The vectors of the existing index by key; empty if another model made it, or another precision."""
+    """Returns the vectors of the existing index by key; empty if another model made it, or another precision."""
     try:
         manifest = engine.manifest
     except DataError:

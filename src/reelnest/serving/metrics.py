@@ -33,7 +33,7 @@ class Metrics:
         self._search.labels(index).observe(results.search_ms / 1000)
 
     def response(self) -> Response:
-        """All metrics as a scraper reads them."""
+        """Returns all metrics as a scraper reads them."""
         self._videos.clear()  # an index may have been replaced
         for name, searcher in self._searchers.items():
             self._videos.labels(name, searcher.manifest.model_hash).set(searcher.manifest.videos)

@@ -83,19 +83,19 @@ class OpenModel:
         self._model.close()
 
     def video(self, file: Path) -> NDArray[np.float32]:
-        """The vector of a query video, (width,). Raises VideoError if it cannot be read."""
+        """Returns the vector of a query video, (width,). Raises VideoError if it cannot be read."""
         return self.encode([Entry("query", "", self.frames(file))])[0]
 
     def frames(self, video: VideoSource) -> Frames:
-        """The sampled frames of a video, decoded while others encode. Raises VideoError if it cannot be read."""
+        """Returns the sampled frames of a video, decoded while others encode. Raises VideoError if it cannot be read."""
         return self._model.videos.frames(video)
 
     def encode(self, entries: Sequence[Entry]) -> NDArray[np.float32]:
-        """The vectors of entries, (entries, width). Raises what the model raises for the first of them that it cannot encode."""
+        """Returns the vectors of entries, (entries, width). Raises what the model raises for the first of them that it cannot encode."""
         return np.stack([vector.result() for vector in [self._encoder.submit(entry) for entry in entries]])
 
     async def encode_async(self, entries: Sequence[Entry]) -> NDArray[np.float32]:
-        """`encode` in an event loop."""
+        """Encodes like `encode`, in an event loop."""
         return np.stack(await asyncio.gather(*map(self._encoder.result, entries)))
 
 
@@ -135,7 +135,7 @@ class Searcher:
         self._engine.get([])
 
     def words(self, text: str, k: int, *, dim: int | None = None, funnel: bool = False, where: str | None = None) -> SearchResults:
-        """The best `k` videos for a text, of those that satisfy the filter `where` (see `reelnest.search.filters`).
+        """Returns the best `k` videos for a text, of those that satisfy the filter `where` (see `reelnest.search.filters`).
 
         Raises QueryError for a text, a dim, a `k` or a filter that cannot be used.
         """
@@ -147,7 +147,10 @@ class Searcher:
     async def words_async(
         self, text: str, k: int, *, dim: int | None = None, funnel: bool = False, where: str | None = None
     ) -> SearchResults:
-        """`words` in an event loop. No thread waits for the encoder, so that texts that arrive together are encoded together."""
+        """Searches like `words`, in an event loop.
+
+        No thread waits for the encoder, so that texts that arrive together are encoded together.
+        """
         search, entry = self._checked(k, dim, funnel, where), self._entry(text)
         started = time.perf_counter()
         (vector,) = await self.model.encode_async([entry])
@@ -161,14 +164,14 @@ class Searcher:
         check_query_text(text, self._most_characters)
 
     def video(self, file: Path, k: int, *, dim: int | None = None, funnel: bool = False, where: str | None = None) -> SearchResults:
-        """The best `k` videos for a video file, like `words`. Raises VideoError if it cannot be read."""
+        """Returns the best `k` videos for a video file, like `words`. Raises VideoError if it cannot be read."""
         search = self._checked(k, dim, funnel, where)
         started = time.perf_counter()
         vector = self.model.video(file)
         return self._rank(search, vector, started, time.perf_counter())
 
     def files(self, id: str) -> list[Path]:
-        """The files of a hit in the data folder. Raises QueryError for an unknown id, VideoError for a missing file."""
+        """Returns the files of a hit in the data folder. Raises QueryError for an unknown id, VideoError for a missing file."""
         return video_files(self._engine.get([id])[0], self._data)
 
     def _entry(self, text: str) -> Entry:

@@ -15,7 +15,7 @@ SMALLEST_REST = 0.25
 
 
 def windows_of(videos: Sequence[Video], data: Path, settings: Index, limits: Limits, cache: Path, decoder: str) -> dict[str, list[Video]]:
-    """The windows of each video file that is longer than one, by video_id. Files that cannot be read have none.
+    """Returns the windows of each video file that is longer than one, by video_id. Files that cannot be read have none.
 
     `cache` is the folder of `KnownVideos`: the lengths of files that `decoder` (`preprocess.decoder`) has inspected before are known.
     """
@@ -37,7 +37,7 @@ def windows_of(videos: Sequence[Video], data: Path, settings: Index, limits: Lim
 
 
 def window_times(seconds: float, window: float, overlap: float) -> list[tuple[float, float]]:
-    """Start and end of each window of a video. They begin `window - overlap` seconds apart, and the last ends with the video."""
+    """Returns start and end of each window of a video. They begin `window - overlap` seconds apart, and the last ends with the video."""
     starts = [0.0]
     while seconds - (starts[-1] + window) >= SMALLEST_REST * window:
         starts.append(len(starts) * (window - overlap))

@@ -7,12 +7,12 @@ from reelnest.settings.params import Params
 
 
 def tracking_uri(params: Params) -> str:
-    """MLflow's address: MLFLOW_TRACKING_URI if set, otherwise `tracking.uri`."""
+    """Returns MLflow's address: MLFLOW_TRACKING_URI if set, otherwise `tracking.uri`."""
     return os.environ.get("MLFLOW_TRACKING_URI") or params.tracking.uri
 
 
 def flow_run() -> tuple[str, str | None] | None:
-    """The id of the flow run that started this process, and the URL of its page; None without a flow."""
+    """Returns the id of the flow run that started this process, and the URL of its page; None without a flow."""
     flow_run_id = os.environ.get("REELNEST_FLOW_RUN_ID")
     return (flow_run_id, os.environ.get("REELNEST_FLOW_RUN_URL") or None) if flow_run_id else None
 

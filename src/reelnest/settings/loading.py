@@ -35,7 +35,7 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
 
 
 def current_params() -> Params:
-    """The settings of the project in the current folder; the defaults outside a project."""
+    """Returns the settings of the project in the current folder; the defaults outside a project."""
     return load_params() if PARAMS_FILE.is_file() else Params()
 
 
@@ -53,7 +53,7 @@ def check_params(contents: Any, path: Path = PARAMS_FILE) -> Params:
 
 
 def setting_errors(contents: Mapping[str, Any], key: str) -> list[str]:
-    """The errors of one setting's value (`key` is dotted), in the contents of a params file.
+    """Returns the errors of one setting's value (`key` is dotted), in the contents of a params file.
 
     Ignores conflicts with other settings, and unknown keys, because the file may be from another version.
     """
@@ -68,7 +68,7 @@ def setting_errors(contents: Mapping[str, Any], key: str) -> list[str]:
 
 
 def is_setting(contents: Mapping[str, Any], key: str) -> bool:
-    """Whether a dotted key names a setting, which the contents of a params file need not have."""
+    """Returns whether a dotted key names a setting, which the contents of a params file need not have."""
     path = key.split(".")
     changed: dict[str, Any] = dict(contents)
     section = changed
@@ -85,12 +85,12 @@ def is_setting(contents: Mapping[str, Any], key: str) -> bool:
 
 
 def launch_config_path(params: Params, params_path: Path = PARAMS_FILE) -> Path:
-    """The accelerate config file that `launch.config` names."""
+    """Returns the accelerate config file that `launch.config` names."""
     return params_path.parent / ACCELERATE_CONFIGS / f"{params.launch.config}.yaml"
 
 
 def launch_processes(params: Params, params_path: Path = PARAMS_FILE) -> int:
-    """The number of processes that `launch.config` starts, over all machines."""
+    """Returns the number of processes that `launch.config` starts, over all machines."""
     path, config = _launch_config(params, params_path)
     processes = config.get("num_processes")
     if not isinstance(processes, int) or processes < 1:
@@ -99,17 +99,17 @@ def launch_processes(params: Params, params_path: Path = PARAMS_FILE) -> int:
 
 
 def launch_uses_cpu(params: Params, params_path: Path = PARAMS_FILE) -> bool:
-    """Whether `launch.config` uses CPUs even if there are GPUs."""
+    """Returns whether `launch.config` uses CPUs even if there are GPUs."""
     return bool(_launch_config(params, params_path)[1].get("use_cpu"))
 
 
 def launch_shards(params: Params, params_path: Path = PARAMS_FILE) -> bool:
-    """Whether `launch.config` shards the model over the processes (FSDP)."""
+    """Returns whether `launch.config` shards the model over the processes (FSDP)."""
     return _launch_config(params, params_path)[1].get("distributed_type") == "FSDP"
 
 
 def _launch_config(params: Params, params_path: Path) -> tuple[Path, dict[str, Any]]:
-    """The file that `launch.config` names, and its contents."""
+    """Returns the file that `launch.config` names, and its contents."""
     path = launch_config_path(params, params_path)
     try:
         config = _contents(path)
@@ -125,7 +125,7 @@ def _launch_config(params: Params, params_path: Path) -> tuple[Path, dict[str, A
 
 
 def _contents(path: Path) -> Any:
-    """The contents of a YAML file. Raises FileNotFoundError, and ConfigError if it cannot be read."""
+    """Returns the contents of a YAML file. Raises FileNotFoundError, and ConfigError if it cannot be read."""
     try:
         return load_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -154,7 +154,7 @@ def _check_processes(params: Params, path: Path) -> None:
 
 
 def _listed(path: Path, errors: Sequence[str]) -> str:
-    """All errors in at most two lines."""
+    """Returns all errors in at most two lines."""
     if len(errors) == 1:
         return f"{path}: {errors[0]}"
     more = f" And {len(errors) - SHOWN} more." if len(errors) > SHOWN else ""
@@ -183,7 +183,7 @@ def _explain(errors: Sequence[ErrorDetails], contents: Mapping[str, Any]) -> lis
 
 
 def _advice(keys: Sequence[str], contents: Mapping[str, Any]) -> str:
-    """What an unknown setting may have meant: the same name in another section, a similar one in this section, or any of this section."""
+    """Returns what an unknown setting may mean: the same name in another section, a similar one in this section, or any of this section."""
     known = _known_keys(keys[:-1], contents)
     own = ".".join(keys)  # which the default loss may have, but not this one
     same = [where for where in _names(Params().model_dump(by_alias=True)) if where.rpartition(".")[2] == keys[-1] and where != own]
@@ -194,7 +194,7 @@ def _advice(keys: Sequence[str], contents: Mapping[str, Any]) -> str:
 
 
 def _names(section: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The dotted keys of all settings of a section."""
+    """Returns the dotted keys of all settings of a section."""
     names = []
     for key, value in section.items():
         names += [f"{prefix}{key}", *(_names(value, f"{prefix}{key}.") if isinstance(value, dict) else [])]
@@ -202,7 +202,7 @@ def _names(section: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    """A value as YAML has it, shortened."""
+    """Returns a value as YAML has it, shortened."""
     return {"None": "nothing", "True": "true", "False": "false"}.get(repr(value), _shortened(repr(value)))
 
 
@@ -211,13 +211,13 @@ def _shortened(text: str) -> str:
 
 
 def _joined(texts: Sequence[str]) -> str:
-    """One sentence from the errors of a setting: one for each type that it may have."""
+    """Returns one sentence from the errors of a setting: one for each type that it may have."""
     text = ", or ".join(dict.fromkeys(texts))
     return text if text[0].isupper() else SHOULD_BE + text
 
 
 def _expected(detail: ErrorDetails) -> str:
-    """What a value should be: pydantic's text, with YAML's words for Python's."""
+    """Returns what a value should be: pydantic's text, with YAML's words for Python's."""
     known = {
         "tuple_type": "a list",
         "model_type": "a section, with a `key: value` on each line",
@@ -236,12 +236,12 @@ def _expected(detail: ErrorDetails) -> str:
 
 
 def _lacks_element(detail: ErrorDetails) -> bool:
-    """Whether a list of fixed length is too short."""
+    """Returns whether a list of fixed length is too short."""
     return detail["type"] == "missing" and isinstance(detail["loc"][-1], int)
 
 
 def _keys(detail: ErrorDetails) -> list[str]:
-    """The file's keys in an error's path, without the names of union members that pydantic adds."""
+    """Returns the file's keys in an error's path, without the names of union members that pydantic adds."""
     return [str(key) for key in detail["loc"] if not _is_union_tag(key)]
 
 
@@ -261,7 +261,7 @@ def _known_keys(path: Sequence[str], contents: Mapping[str, Any]) -> list[str]:
 
 
 def _types(annotation: Any) -> Iterator[Any]:
-    """A type, and those that it is made of: `Funnel` is one of `tuple[Funnel, ...] | None`."""
+    """Yields a type, and those that it is made of: `Funnel` is one of `tuple[Funnel, ...] | None`."""
     yield annotation
     for argument in getattr(annotation, "__args__", ()):
         yield from _types(argument)

@@ -37,7 +37,7 @@ _registered: dict[str, type[LossSettings]] = {}
 
 
 def register_loss_settings(settings: type[Settings]) -> type[Settings]:
-    """Decorator that registers a settings class under its default `name`."""
+    """Registers the decorated settings class under its default `name`."""
     _registered[settings.model_fields["name"].default] = settings
     return settings
 
@@ -71,7 +71,7 @@ class NestedInfoNceSettings(LossSettings):
 
 
 def loss_settings_classes() -> list[type[LossSettings]]:
-    """The settings classes of all losses, those of installed packages included."""
+    """Returns the settings classes of all losses, those of installed packages included."""
     _load_installed()
     return list(_registered.values())
 
@@ -82,7 +82,7 @@ def _load_installed() -> None:
 
 
 def loss_settings_class(section: object) -> type[LossSettings]:
-    """The settings class for the contents of the section `loss`. Raises pydantic's ValidationError for an unknown name."""
+    """Returns the settings class for the contents of the section `loss`. Raises pydantic's ValidationError for an unknown name."""
     name = section.get("name", NestedInfoNceSettings().name) if isinstance(section, Mapping) else NestedInfoNceSettings().name
     if isinstance(name, str) and name not in _registered:
         _load_installed()

@@ -146,7 +146,7 @@ class Launch(Section):
         return self
 
     def job_settings(self, stage: str) -> Slurm | Kubernetes:
-        """The settings of a stage's job on the cluster."""
+        """Returns the settings of a stage's job on the cluster."""
         section: Slurm | Kubernetes = getattr(self, self._section)
         return type(section).model_validate(section.model_dump() | (getattr(self.resources, stage) or {}))
 

@@ -153,13 +153,13 @@ def join_processes(workspace: Workspace, params: Params) -> PartialState:
 
 
 def main(_arguments: Sequence[str]) -> None:
-    """The entry point of each rank. Raises as `run` does."""
+    """Runs the stage on one rank. Raises as `run` does."""
     workspace = Workspace()
     run(workspace, load_params(workspace.params))
 
 
 def _dims(trained: Sequence[int], extra: Sequence[int]) -> tuple[int, ...]:
-    """The dims to evaluate: those that the model was trained for, and `extra`."""
+    """Returns the dims to evaluate: those that the model was trained for, and `extra`."""
     check_extra_dims(trained, extra)
     if untrained := sorted(set(extra).difference(trained)):
         log.warning(

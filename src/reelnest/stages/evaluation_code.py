@@ -9,5 +9,5 @@ from reelnest.records.content_hash import value_hash
 
 
 def evaluation_code_hash(depth: int) -> str:
-    """SHA-256 over the source files of an evaluation, except those of its page, and over `depth`, the one setting that changes metrics."""
+    """Returns the SHA-256 over the source files of an evaluation, but not of its page, and over `depth`, which changes metrics."""
     return value_hash([depth, code_digest(FIGURES)])

@@ -42,7 +42,7 @@ LISTED_FAILURES = 200
 
 
 def result_entries(evaluation: Evaluation) -> tuple[Result, ...]:
-    """`results`: metrics of exact search, by pair kind and dim."""
+    """Returns `results`: metrics of exact search, by pair kind and dim."""
     return tuple(
         Result(
             pair_kind=result.pair_kind,
@@ -59,12 +59,12 @@ def result_entries(evaluation: Evaluation) -> tuple[Result, ...]:
 
 
 def outranked_entries(evaluation: Evaluation) -> tuple[NegativesOutranked, ...]:
-    """`negatives_outranked`: how often the relevant item ranks above the listed negatives."""
+    """Returns `negatives_outranked`: how often the relevant item ranks above the listed negatives."""
     return tuple(NegativesOutranked(**asdict(outranked)) for outranked in evaluation.outranked)
 
 
 def behaviour_entry(tests: Sequence[BehaviourTest], embedded: EmbeddedTests | None, dims: Sequence[int]) -> BehaviourResults:
-    """`behaviour`: by dim, the share of tests that passed, over all tests and by kind."""
+    """Returns `behaviour`: by dim, the share of tests that passed, over all tests and by kind."""
     suite = value_hash([asdict(test) for test in tests])
     if embedded is None:
         return BehaviourResults(
@@ -88,7 +88,7 @@ def behaviour_entry(tests: Sequence[BehaviourTest], embedded: EmbeddedTests | No
 
 
 def configuration_entries(measured: Sequence[Measured], videos: int) -> tuple[ConfigurationResult, ...]:
-    """`configurations`: the quality of each, and its size in an index of `videos` videos."""
+    """Returns `configurations`: the quality of each, and its size in an index of `videos` videos."""
     return tuple(
         ConfigurationResult(
             name=entry.configuration.name,
@@ -109,7 +109,7 @@ def configuration_entries(measured: Sequence[Measured], videos: int) -> tuple[Co
 
 
 def choice_entry(choice: Choice | None) -> RecommendedConfiguration | None:
-    """`choice`: the recommended configuration, and the evidence; None without one."""
+    """Returns `choice`: the recommended configuration, and the evidence; None without one."""
     if choice is None:
         return None
     chosen, best = choice.chosen, choice.best
@@ -130,7 +130,7 @@ def choice_entry(choice: Choice | None) -> RecommendedConfiguration | None:
 
 
 def slice_entries(slices: Sequence[Slice]) -> tuple[SliceResult, ...]:
-    """`slices`: the metrics of query segments."""
+    """Returns `slices`: the metrics of query segments."""
     return tuple(
         SliceResult(
             slice=entry.name,
@@ -148,7 +148,7 @@ def slice_entries(slices: Sequence[Slice]) -> tuple[SliceResult, ...]:
 def comparison_entries(
     compared: Sequence[ComparedWith | NotComparedWith],
 ) -> tuple[tuple[ComparedWith, ...], tuple[NotComparedWith, ...]]:
-    """`compared_with` and `not_compared`: the only sections that depend on more than the model and the data."""
+    """Returns `compared_with` and `not_compared`: the only sections that depend on more than the model and the data."""
     return (
         tuple(entry for entry in compared if isinstance(entry, ComparedWith)),
         tuple(entry for entry in compared if isinstance(entry, NotComparedWith)),
@@ -162,7 +162,7 @@ def check_engines(settings: Evaluate, work: Path) -> None:
 
 
 def engine_entries(split: EmbeddedSplit, recommended: Configuration, settings: Evaluate, work: Path) -> tuple[EngineResult, ...]:
-    """`engines`: each engine by the share of rows that a filter selects, over the first pair kind that searches videos."""
+    """Returns `engines`: each engine by the share of rows that a filter selects, over the first pair kind that searches videos."""
     if not settings.engines:
         return ()
     searched = next((each for each in split.sets if each.target_kind == "video"), split.sets[0])

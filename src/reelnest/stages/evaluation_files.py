@@ -66,7 +66,7 @@ def _csv_rows(
 
 
 def _headline(evaluation: Evaluation) -> dict[str, dict[str, float]]:
-    """The headline metrics over all queries, by metric and dim, for `dvc metrics show` and `dvc metrics diff`."""
+    """Returns the headline metrics over all queries, by metric and dim, for `dvc metrics show` and `dvc metrics diff`."""
     return {
         metric: {str(result.dim): result.metrics[metric] for result in evaluation.results if result.pair_kind == ALL}
         for metric in headline_names()

@@ -67,7 +67,7 @@ def measure_model(workspace: Workspace, params: Params, model: Path, expected_da
 
 
 def run(workspace: Workspace, params: Params, model_folder: Path, prepared_folder: Path, out: Path, expected_data: str) -> None:
-    """Every process that accelerate starts calls this. Raises DataError if the hash of the test data is not `expected_data`."""
+    """Measures the model, on all processes that accelerate starts. Raises DataError if the hash of the test data is not `expected_data`."""
     state = join_processes(workspace, params)
     prepared = Prepared.open(prepared_folder)
     model = load(model_folder, device=state.device, precision=params.evaluate.precision)
@@ -103,7 +103,7 @@ def prepared_for(workspace: Workspace, params: Params, model: Path) -> Path:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The entry point of each rank. Raises as `run` does."""
+    """Runs the stage on one rank. Raises as `run` does."""
     model, prepared, out = map(Path, arguments[:3])
     workspace = Workspace()
     run(workspace, load_params(workspace.params), model, prepared, out, expected_data=arguments[3])

@@ -111,7 +111,7 @@ def run(workspace: Workspace, params: Params) -> None:
 
 
 def main(_arguments: Sequence[str]) -> None:
-    """The entry point of each rank. Raises as `run` does."""
+    """Runs the stage on one rank. Raises as `run` does."""
     workspace = Workspace()
     run(workspace, load_params(workspace.params))
     PartialState().destroy_process_group()
@@ -162,7 +162,7 @@ def _encoder(setup: _Setup, base: str | Path) -> tuple[Encoder, PreTrainedTokeni
 
 
 def _data(setup: _Setup, encoder: Encoder, tokenizer: PreTrainedTokenizerBase) -> TrainingData:
-    """The batches of the training split with their extra negatives, and the evaluation of the validation split."""
+    """Returns the batches of the training split with their extra negatives, and the evaluation of the validation split."""
     params, accelerator, pairs = setup.params, setup.accelerator, setup.pairs
     batcher = Batcher(tokenizer, params.model, encoder.family)
     digest, cache = data_digest(setup.workspace.prepared), setup.workspace.work / FROZEN_FOLDER

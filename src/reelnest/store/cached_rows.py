@@ -42,7 +42,7 @@ class CachedRows:
         return isinstance(number, int) and bool(self._counts[number])
 
     def __getitem__(self, number: int) -> Rows:
-        """A read-only view of the entry's rows, (rows, width). Raises KeyError if it is not cached."""
+        """Returns a read-only view of the entry's rows, (rows, width). Raises KeyError if it is not cached."""
         if number not in self:
             raise KeyError(number)
         start = self._starts[number]

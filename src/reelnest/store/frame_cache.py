@@ -43,7 +43,7 @@ FRAME_RULE = 2
 
 
 def frames_key(content: Content, settings: FrameSettings) -> str:
-    """A cache key for the decoded video: a digest of the files' bytes, a hyphen, and a digest of the settings and library versions."""
+    """Returns the cache key of a decoded video: a digest of its files' bytes, a hyphen, and a digest of settings and library versions."""
     return f"{content.digest}-{_settings_digest(settings)}"
 
 
@@ -109,7 +109,7 @@ class FrameCache:
         return file.is_file() and self._read(file) == 1
 
     def member(self, video_id: str, key: str) -> Member:
-        """The decoded video's metadata, with `video_id` as its id."""
+        """Returns the decoded video's metadata, with `video_id` as its id."""
         known = self._places[key].member
         return Member(video_id, key, known.grid_thw, known.seconds_per_grid, known.bytes, known.decoder)
 
@@ -122,7 +122,7 @@ class FrameCache:
         self._places = {key: place for key, place in self._places.items() if place.file in used}
 
     def shard(self, members: Sequence[Member]) -> Path:
-        """The file with exactly these videos: that of the last run if they are the same, otherwise a new one."""
+        """Returns the file with exactly these videos: that of the last run if they are the same, otherwise a new one."""
         digest = hashlib.blake2b(digest_size=20)
         for member in members:
             digest.update(json.dumps([member.video_id, member.key]).encode() + b"\n")
@@ -195,7 +195,7 @@ class FrameCache:
 
 
 def listed_keys(cache: Path) -> frozenset[str]:
-    """The keys of the videos of the last store, as far as they are listed."""
+    """Returns the keys of the videos of the last store, as far as they are listed."""
     try:
         return frozenset(pa.ipc.open_file(pa.memory_map(str(cache / PLACES_FILE))).read_all()["key"].to_pylist())
     except (OSError, pa.ArrowException, KeyError):
@@ -203,7 +203,7 @@ def listed_keys(cache: Path) -> frozenset[str]:
 
 
 def _batches_in(file: Path) -> int | None:
-    """The number of videos in a shard; None for a missing or incomplete one."""
+    """Returns the number of videos in a shard; None for a missing or incomplete one."""
     try:
         return len(Shard(file))
     except (OSError, pa.ArrowException):
@@ -211,7 +211,7 @@ def _batches_in(file: Path) -> int | None:
 
 
 def spill_folder(cache: Path) -> Path:
-    """The folder of single videos in a cache."""
+    """Returns the folder of single videos in a cache."""
     return cache / "spill"
 
 
@@ -224,7 +224,7 @@ def spill_frames(folder: Path, key: str, frames: Frames) -> Path:
 
 
 def _spilled(key: str, frames: Frames) -> Member:
-    """The metadata of a decoded video that is not in a store yet."""
+    """Returns the metadata of a decoded video that is not in a store yet."""
     return Member("", key, frames.grid_thw, frames.seconds_per_grid, frames.rows.nbytes, frames.decoder)
 
 
@@ -261,7 +261,7 @@ def space_for(file: Path) -> Iterator[None]:
 
 
 def full_disk(file: Path, error: OSError) -> str:
-    """What to do if the disk is full."""
+    """Returns what to do if the disk is full."""
     return (
         f"{file.parent}: the disk is full or a quota is reached ({error.strerror}). Free some space, or lower "
         "preprocess.max_pixels or preprocess.frames, and run again: videos decoded so far are cached in work/frames/."

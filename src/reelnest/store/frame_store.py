@@ -56,7 +56,7 @@ INDEX_SCHEMA = pa.schema(
 
 
 def shard_name(number: int) -> str:
-    """File name of a shard."""
+    """Returns the file name of a shard."""
     return f"shard-{number:05d}.arrow"
 
 
@@ -90,14 +90,14 @@ class Shard:
         return int(self._reader.num_record_batches)
 
     def member(self, number: int) -> Member:
-        """The metadata of the video in batch `number`."""
+        """Returns the metadata of the video in batch `number`."""
         batch = self._reader.get_batch(number)
         steps, down, across = batch["grid_thw"][0].as_py()
         video_id, key, decoder, seconds = (batch[name][0].as_py() for name in ("video_id", "key", "decoder", "seconds_per_grid"))
         return Member(video_id, key, (steps, down, across), seconds, pc.binary_length(batch["rows"])[0].as_py(), decoder)
 
     def rows(self, number: int) -> NDArray[np.uint8]:
-        """The rows of batch `number`, uint8 (bytes,): read-only, without a copy of the mapped file."""
+        """Returns the rows of batch `number`, uint8 (bytes,): read-only, without a copy of the mapped file."""
         # `column[0].as_buffer()` would copy the value.
         _, _, values = self._reader.get_batch(number)["rows"].buffers()
         return np.frombuffer(values, dtype=np.uint8)
@@ -168,25 +168,25 @@ class FrameStore:
         return names
 
     def get(self, video_id: str) -> Frames:
-        """The video's frames. Raises KeyError for an unknown id."""
+        """Returns the video's frames. Raises KeyError for an unknown id."""
         return self.at(self.index_of(video_id))
 
     def index_of(self, video_id: str) -> int:
-        """The video's index in `video_ids`. Raises KeyError for an unknown id."""
+        """Returns the video's index in `video_ids`. Raises KeyError for an unknown id."""
         return self._positions[video_id]
 
     def content(self, index: int) -> str:
-        """A digest of the video's bytes, independent of the sampling settings."""
+        """Returns a digest of the video's bytes, independent of the sampling settings."""
         key: str = self._keys[index].as_py()
         return key.partition("-")[0]
 
     def by_key(self, key: str) -> Frames | None:
-        """The frames of the video with this key (`frame_cache.frames_key`); None if there is none."""
+        """Returns the frames of the video with this key (`frame_cache.frames_key`); None if there is none."""
         index = self._positions_by_key.get(key)
         return None if index is None else self.at(index)
 
     def at(self, index: int) -> Frames:
-        """The frames of the video at this index of `video_ids`."""
+        """Returns the frames of the video at this index of `video_ids`."""
         steps, down, across = self._grids[index].tolist()
         rows = functools.partial(self._rows, index)
         return Frames(self.vision, (steps, down, across), float(self._seconds[index]), rows, self._decoders[index].as_py())

@@ -122,7 +122,7 @@ class Prepared:
         return len(self._keys)
 
     def with_cached(self, *, video_tokens: CachedRows | None = None, pooled: CachedRows | None = None) -> "Prepared":
-        """The same data, with cached features of frozen modules in its entries.
+        """Returns the same data, with cached features of frozen modules in its entries.
 
         `video_tokens` are indexed by the videos' positions in the store, `pooled` states by `entry_number`.
         """
@@ -132,15 +132,15 @@ class Prepared:
         return prepared
 
     def entry_number(self, index: int, role: Role) -> int:
-        """A unique number for the item in this role, less than twice the number of items."""
+        """Returns a unique number for the item in this role, less than twice the number of items."""
         return 2 * int(index) + (role == "target")
 
     def item_and_role(self, number: int) -> tuple[int, Role]:
-        """The inverse of `entry_number`: (index, role)."""
+        """Returns the inverse of `entry_number`: (index, role)."""
         return number // 2, "target" if number % 2 else "query"
 
     def item(self, index: int) -> Item:
-        """The item at `index`. Raises IndexError."""
+        """Returns the item at `index`. Raises IndexError."""
         if not 0 <= index < len(self):
             raise IndexError(f"there is no item {index}; there are {len(self)}")
         kind: Kind = "video" if index >= self._first_video else "text"
@@ -148,11 +148,11 @@ class Prepared:
         return Item(index, kind, self._keys[index].as_py(), fields, tags)
 
     def video_item(self, video_id: str) -> int:
-        """The index of a video's item. Raises KeyError."""
+        """Returns the index of a video's item. Raises KeyError."""
         return self._first_video + self.store.index_of(video_id)
 
     def entry(self, index: int, role: Role) -> Entry:
-        """The item as input of the encoder."""
+        """Returns the item as input of the encoder."""
         return self._known_entry(int(index), role)
 
     def _make_entry(self, index: int, role: Role) -> Entry:
@@ -167,7 +167,7 @@ class Prepared:
         return Entry(role, fields_text(item.fields), self.store.at(place), video_tokens)
 
     def seconds(self, index: int) -> float:
-        """A video's length in seconds, by the times of its sampled frames. Raises IndexError for a text."""
+        """Returns a video's length in seconds, by the times of its sampled frames. Raises IndexError for a text."""
         place = int(index) - self._first_video
         if not 0 <= place < len(self.store):
             raise IndexError(f"item {index} is not a video")
@@ -175,11 +175,11 @@ class Prepared:
         return frames.grid_thw[0] * frames.seconds_per_grid
 
     def video_places(self, items: Indices) -> Indices:
-        """The positions in the store of the videos among `items`."""
+        """Returns the positions in the store of the videos among `items`."""
         return items[items >= self._first_video] - self._first_video
 
     def pairs(self, split: str) -> Pairs:
-        """The pairs of `train`, `validation` or `test`, in the order of `pairs.jsonl`."""
+        """Returns the pairs of `train`, `validation` or `test`, in the order of `pairs.jsonl`."""
         if split not in SPLITS:
             raise ValueError(f"there is no split '{split}'; there are {', '.join(SPLITS)}")
         chosen = np.flatnonzero(self._split_numbers == SPLITS.index(split))
@@ -215,7 +215,7 @@ class Prepared:
 
 
 def _with_overlaps(rows: Indices, columns: Indices, overlaps: pa.LargeListArray) -> tuple[Indices, Indices]:
-    """The relation of items, extended to those that show the same moment as a related one, and to these themselves."""
+    """Returns the relation of items, extended to those that show the same moment as a related one, and to these themselves."""
     from scipy.sparse import coo_array, eye_array
 
     count = len(overlaps)
@@ -229,7 +229,7 @@ def _with_overlaps(rows: Indices, columns: Indices, overlaps: pa.LargeListArray)
 
 
 def fields_text(fields: Fields) -> str:
-    """A video's text fields as the encoder reads them: one `name: text` per line."""
+    """Returns a video's text fields as the encoder reads them: one `name: text` per line."""
     return "\n".join(f"{name}: {text}" for name, text in fields)
 
 

@@ -134,7 +134,7 @@ class DecoderChild:
         return received
 
     def _exit_reason(self) -> str:
-        """Exit status and the last line of stderr."""
+        """Returns the exit status and the last line of stderr."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=5)
         code = self.process.returncode

@@ -67,7 +67,7 @@ def allow_processor_seconds(seconds: float) -> None:
 
 
 def isolate() -> list[str]:
-    """From now on, this process can open no socket, and no file but Python's libraries. Returns what the system cannot forbid, in words.
+    """Forbids this process to open sockets, and files other than Python's libraries. Returns what the system cannot forbid, in words.
 
     Call it after the imports, and before other threads start: they would stay free.
     """

@@ -70,7 +70,7 @@ class VideoInfo:
     look: str = ""
 
     def is_within(self, limits: Limits) -> bool:
-        """Whether the video, and the file of a segment, have at most the allowed frames and length."""
+        """Returns whether the video, and the file of a segment, have at most the allowed frames and length."""
         return max(self.frames, self.file_frames) <= limits.frames and max(self.seconds, self.file_seconds) <= limits.seconds
 
 
@@ -205,7 +205,7 @@ def _info(header: Mapping[str, Any]) -> VideoInfo:
 
 
 def _checked_look(look: Any) -> str:
-    """The hash that a decoder process sent, which may send anything."""
+    """Returns the hash that a decoder process sent, which may send anything."""
     if not isinstance(look, str) or not LOOK.fullmatch(look):
         raise VideoError("decoder_crashed", f"the decoder sent an inconsistent reply: {look!r:.100}")
     return look
@@ -233,12 +233,12 @@ def _warn_of_missing_isolation(missing: tuple[str, ...]) -> None:
 
 
 def machine_memory_bytes() -> int:
-    """Physical memory of this machine, in bytes."""
+    """Returns the physical memory of this machine, in bytes."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def available_workers() -> int:
-    """Number of processors that this process may use."""
+    """Returns the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -122,11 +122,11 @@ class _OpenFile:
         """By decoder, the opened video, or why it is unsuitable."""
 
     def serves(self, request: dict[str, Any], first: int) -> bool:
-        """Whether the request is for this file, unchanged, with the same settings. `first` is its descriptor in the request."""
+        """Returns whether the request is for this file, unchanged, with the same settings. `first` is its descriptor in the request."""
         return self._identity == _identity(request, first)
 
     def video(self, decoder: VideoDecoder) -> OpenedVideo:
-        """The video that the decoder opens. Raises Unsuitable, also if the decoder was rejected before, or VideoError."""
+        """Returns the video that the decoder opens. Raises Unsuitable, also if the decoder was rejected before, or VideoError."""
         if decoder not in self._videos:
             try:
                 self._videos[decoder] = decoder.open(self.source)

@@ -32,7 +32,7 @@ def _checked_size(file: Path) -> int:
 
 
 def open_file(file: Path) -> int:
-    """A descriptor for reading a file that `check_files` accepted. Raises VideoError if it has changed since.
+    """Returns a descriptor for reading a file that `check_files` accepted. Raises VideoError if it has changed since.
 
     A member of a tar file is copied into memory, or into a file without a name if it is large: a decoder process that had the tar file
     open could read all of it.

@@ -22,7 +22,7 @@ class Limits:
 
     @classmethod
     def of(cls, settings: "Validate") -> Self:
-        """The limits in the section `validate` of `params.yaml`."""
+        """Returns the limits in the section `validate` of `params.yaml`."""
         return cls(
             megabytes=settings.max_video_megabytes,
             frames=settings.max_video_frames,
@@ -31,7 +31,7 @@ class Limits:
         )
 
     def allow_bytes(self, size: int) -> bool:
-        """Whether the files of a video may have this size."""
+        """Returns whether the files of a video may have this size."""
         return size <= self.megabytes * 1e6
 
     def check_frames(self, name: str, frames: int) -> None:

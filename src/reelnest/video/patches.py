@@ -63,7 +63,7 @@ def to_patches(frames: NDArray[np.uint8], vision: VisionSpec) -> tuple[NDArray[n
 
 
 def from_patches(rows: NDArray[np.uint8], grid: Grid, vision: VisionSpec) -> NDArray[np.uint8]:
-    """The inverse of `to_patches`: frames, uint8 (time, height, width, 3), including repeats of the last frame."""
+    """Returns the inverse of `to_patches`: frames, uint8 (time, height, width, 3), including repeats of the last frame."""
     steps, down, across = (int(size) for size in grid)
     patch, merge, span = vision.patch_size, vision.merge_size, vision.temporal_patch_size
     cut = rows.reshape(

@@ -59,12 +59,12 @@ FRAME_SAMPLERS = {"uniform": FrameSampler(_uniform, reads_fps=False), "fps": Fra
 
 
 def sampler_names() -> tuple[str, ...]:
-    """The allowed values of `preprocess.sampling`."""
+    """Returns the allowed values of `preprocess.sampling`."""
     return tuple(FRAME_SAMPLERS)
 
 
 def frame_count(total: int, most: int, span: int) -> int:
-    """How many of `total` frames to sample: a multiple of `span`, at least `span`, otherwise at most `most` and `total`."""
+    """Returns how many of `total` frames to sample: a multiple of `span`, at least `span`, otherwise at most `most` and `total`."""
     most = min(most, total)
     return max(span, most - most % span)
 

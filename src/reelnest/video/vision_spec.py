@@ -31,7 +31,7 @@ class VisionSpec:
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`, also after a round trip through JSON."""
+        """Returns the inverse of `dataclasses.asdict`, also after a round trip through JSON."""
         return cls(**{**stored, "mean": tuple(stored["mean"]), "std": tuple(stored["std"])})
 
     @property
@@ -45,7 +45,7 @@ class VisionSpec:
         return CHANNELS * self.temporal_patch_size * self.patch_size**2
 
     def tokens(self, grid: Grid) -> int:
-        """Number of tokens that the vision tower returns for a video."""
+        """Returns the number of tokens that the vision tower returns for a video."""
         return math.prod(grid) // self.merge_size**2
 
 

@@ -110,7 +110,7 @@ class Qwen25VL(QwenVL):
         return token_positions(segment, vision.spatial_merge_size, interval)
 
     def attended_pairs(self, tower: Any, grid: Grid) -> int:
-        """Those of the same window, and in some layers of the same frame."""
+        """Returns those of the same window, and in some layers of the same frame."""
         full = len(tower.config.fullatt_block_indexes)
         windows, frames = _pairs_of_patches(grid, tower.config)
         return windows * (len(tower.blocks) - full) + frames * full

@@ -122,7 +122,7 @@ class Qwen3VL(QwenVL):
         return TimedPrompt(tokenizer, self.vision, start=VIDEO_START, placeholder=VIDEO, stop=VIDEO_END, end=END)
 
     def pixel_bounds(self, sampling: Preprocess) -> tuple[int, int]:
-        """Those of all frames together. Frames as reelnest samples them are inside, so they are not resized again."""
+        """Returns those of all frames together. Frames as reelnest samples them are inside, so they are not resized again."""
         return self.vision.temporal_patch_size * sampling.min_pixels, sampling.frames * sampling.max_pixels
 
     def prepare(self, model: PreTrainedModel, attention: Attention) -> None:

@@ -159,7 +159,7 @@ def _end(scheduler: Scheduler, job: Job, job_id: str, spec: JobSpec, reason: str
 
 
 def scheduler_of(spec: JobSpec) -> Scheduler:
-    """The cluster of `launch.backend`."""
+    """Returns the cluster of `launch.backend`."""
     if spec.backend == "kubernetes":
         from reelnest.launch.jobs.kubernetes import KubernetesScheduler
 

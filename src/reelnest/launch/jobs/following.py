@@ -136,7 +136,7 @@ class Following:
         return since + max(self._grace_seconds - KILL_SECONDS, self._grace_seconds / 2)
 
     def _is_hopeless(self) -> bool:
-        """Whether to give up waiting for the controller."""
+        """Returns whether to give up waiting for the controller."""
         now = time.monotonic()
         if self._unreachable_since is None or now - self._unreachable_since < UNKNOWN_SECONDS:
             return False

@@ -85,7 +85,7 @@ class Result:
 
 
 def interrupted_too_often(cluster: str, job_id: str, times: int) -> Result:
-    """The result of a job that may not start again. `cluster` is the title of its scheduler."""
+    """Returns the result of a job that may not start again. `cluster` is the title of its scheduler."""
     text = f"reelnest: error: {cluster} job {job_id} was interrupted {times} times (launch.{cluster.lower()}.requeues)."
     return Result(os.EX_TEMPFAIL, f"{text} The same command resumes from the last checkpoint.")
 
@@ -137,7 +137,7 @@ class Job:
         write_json(self._spec, asdict(spec))
 
     def is_of(self, spec: JobSpec) -> bool:
-        """Whether the folder is of a job with the same inputs."""
+        """Returns whether the folder is of a job with the same inputs."""
         own = self.spec_or_none
         return own is not None and own.inputs == spec.inputs
 
@@ -186,7 +186,7 @@ class Job:
         write_json(self._result, asdict(result))
 
     def attempt(self, number: int) -> Path:
-        """The folder of one attempt: a job that was queued again starts the next one."""
+        """Returns the folder of one attempt: a job that was queued again starts the next one."""
         return self.folder / f"attempt-{number}"
 
 

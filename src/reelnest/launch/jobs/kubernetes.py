@@ -57,14 +57,14 @@ class KubernetesScheduler:
         return name
 
     def release(self, _job_id: str) -> None:
-        """The job is described by its name, so it may start before its id is recorded."""
+        """Does nothing: the job is found by its name, so it may start before its id is recorded."""
 
     def find(self, name: str) -> str | None:
         """Returns the name if there is a job of it that has not ended."""
         return name if self.state(name).phase != Phase.ENDED else None
 
     def state(self, job_id: str) -> JobState:
-        """The state of the job, and what its pods wait for. A job has ended when its pods have."""
+        """Returns the state of the job, and what its pods wait for. A job has ended when its pods have."""
         described, pods = self._api.job(job_id), self._api.pods(job_id)
         active = [pod for pod in pods if pod["status"].get("phase") not in ("Succeeded", "Failed")]
         name = _end_of(described)
@@ -78,7 +78,7 @@ class KubernetesScheduler:
         return JobState(Phase.ENDED, "OUT_OF_MEMORY" if any(map(_was_out_of_memory, pods)) else name or "CANCELLED")
 
     def stop(self, _job_id: str) -> None:
-        """Nothing: the pods see the request in the job's folder (`Job.request_stop`)."""
+        """Does nothing: the pods see the request in the job's folder (`Job.request_stop`)."""
 
     def end(self, job_id: str) -> None:
         """Deletes the job, and its pods with hardly a grace period."""
@@ -119,7 +119,7 @@ class KubernetesScheduler:
             time.sleep(POLL_SECONDS)
 
     def _has_lost(self, job_id: str, pods: Sequence[Mapping[str, Any]]) -> bool:
-        """Whether the remaining pods of a job that is ending are on nodes that have disappeared."""
+        """Returns whether the remaining pods of a job that is ending are on nodes that have disappeared."""
         since = self._ending.setdefault(job_id, time.monotonic())
         grace = max(pod["spec"].get("terminationGracePeriodSeconds") or 30 for pod in pods)
         return time.monotonic() - since > grace + LOST_SECONDS
@@ -136,12 +136,12 @@ class KubernetesScheduler:
 
 
 def _attempts(job: Job) -> int:
-    """How many attempts of a job there were whose pods started."""
+    """Returns how many attempts of a job there were whose pods started."""
     return len(list(job.folder.glob("attempt-*")))
 
 
 def _end_of(described: Mapping[str, Any] | None) -> str | None:
-    """How a job ends or has ended; None while it does not, and without a job."""
+    """Returns how a job ends or has ended; None while it does not, and without a job."""
     listed = ((described or {}).get("status") or {}).get("conditions") or []
     conditions = {condition["type"]: condition for condition in listed if condition["status"] == "True"}
     if "Complete" in conditions or "SuccessCriteriaMet" in conditions:
@@ -153,7 +153,7 @@ def _end_of(described: Mapping[str, Any] | None) -> str | None:
 
 
 def _was_interrupted(described: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether no container failed by itself. The pods that were ended, and those that ran with them, may be gone."""
+    """Returns whether no container failed by itself. The pods that were ended, and those that ran with them, may be gone."""
     statuses = [ended.get("exitCode") for pod in pods for ended in _terminated(pod)]
     is_disrupted = any(condition["type"] == "DisruptionTarget" for pod in pods for condition in pod["status"].get("conditions") or [])
     return _end_of(described) == "TIMEOUT" or is_disrupted or all(status in ENDED_FROM_OUTSIDE for status in statuses)
@@ -172,7 +172,7 @@ def _was_out_of_memory(pod: Mapping[str, Any]) -> bool:
 
 
 def _waits_for(pod: Mapping[str, Any]) -> str | None:
-    """Why a pod does not run yet; None if it runs."""
+    """Returns why a pod does not run yet; None if it runs."""
     if pod["status"].get("phase") == "Running":
         return None
     for container in _containers(pod):

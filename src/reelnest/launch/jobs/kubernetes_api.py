@@ -112,7 +112,7 @@ def connect(context: str | None, namespace: str | None) -> tuple[httpx.Client, s
 
 
 def _client(configuration: Any) -> httpx.Client:
-    """An HTTP client with the address and the credentials of a configuration."""
+    """Returns an HTTP client with the address and the credentials of a configuration."""
     verify: ssl.SSLContext | bool = False
     if configuration.host.startswith("https"):
         verify = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
@@ -127,7 +127,7 @@ def _client(configuration: Any) -> httpx.Client:
 
 
 def _message(response: httpx.Response) -> str:
-    """The reason that Kubernetes gives, in one line."""
+    """Returns the reason that Kubernetes gives, in one line."""
     try:
         text = str(response.json()["message"])
     except (ValueError, KeyError, TypeError):

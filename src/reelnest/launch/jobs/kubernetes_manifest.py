@@ -71,14 +71,14 @@ def read_template(path: Path) -> dict[str, Any]:
 
 
 def _has_checkout(pod: Mapping[str, Any], container: Mapping[str, Any], root: PurePosixPath) -> bool:
-    """Whether the checkout is on a volume that is not the pod's own."""
+    """Returns whether the checkout is on a volume that is not the pod's own."""
     mounts = [mount for mount in container.get("volumeMounts") or [] if root.is_relative_to(str(mount["mountPath"]))]
     name = max(mounts, key=lambda mount: len(str(mount["mountPath"])), default={"name": None})["name"]
     return any(volume["name"] == name and "emptyDir" not in volume for volume in pod.get("volumes") or [])
 
 
 def _environment(variables: list[Mapping[str, Any]], attempt: int, path: Path) -> list[Mapping[str, Any]]:
-    """The container's variables: those of the template, then those of the launch."""
+    """Returns the container's variables: those of the template, then those of the launch."""
     passed = {name for name in os.environ if name not in NOT_PASSED and (name.startswith("REELNEST_") or name in PASSED)}
     if urlsplit(os.environ.get(TRACKING_URI, "")).password is not None:
         passed.discard(TRACKING_URI)
@@ -97,7 +97,7 @@ def _environment(variables: list[Mapping[str, Any]], attempt: int, path: Path) -
 
 
 def _resources(resources: Mapping[str, Any], settings: Kubernetes) -> dict[str, Any]:
-    """The container's resources, with those of the settings instead of the template's."""
+    """Returns the container's resources, with those of the settings instead of the template's."""
     requests, limits = dict(resources.get("requests") or {}), dict(resources.get("limits") or {})
     if settings.gpus is not None:
         limits["nvidia.com/gpu"] = str(settings.gpus)

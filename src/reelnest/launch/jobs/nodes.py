@@ -91,7 +91,7 @@ class Nodes:
         return self.has_lost or self.seconds_since_failure > PEERS_SECONDS
 
     def outcome(self, *, is_stopped: bool, is_interrupted: bool = False) -> Outcome | None:
-        """How the job ended; None if it should start again. `is_stopped`: on request; `is_interrupted`: from outside."""
+        """Returns how the job ended; None if it should start again. `is_stopped`: on request; `is_interrupted`: from outside."""
         if self.have_ended and all(outcome.succeeded for outcome in self.outcomes.values()):
             return Outcome({})
         if is_stopped:
@@ -110,14 +110,14 @@ def write_result(job: Job, attempt: Path, outcome: Outcome) -> int:
 
 
 def launcher_command(spec: JobSpec, address: str, port: int) -> list[str]:
-    """The command line of the launcher of each node. `address` and `port` are where the first process of all listens."""
+    """Returns the command line of the launcher of each node. `address` and `port` are where the first process of all listens."""
     launcher = [spec.python, "-m", "reelnest.launch.launcher", str(spec.grace_seconds), *spec.options]
     meeting = ["--main_process_ip", address, "--main_process_port", str(port)]
     return [*launcher, *meeting, "-m", "reelnest.launch.rank", spec.module, *spec.arguments]
 
 
 def launcher_variables(spec: JobSpec, cpus: int | None, environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that the launchers need in addition to those of the job. `cpus`: of a node; None: all that it has."""
+    """Returns the variables that the launchers need in addition to those of the job. `cpus`: of a node; None: all that it has."""
     variables = {"PYTHONUNBUFFERED": "1"}
     if "OMP_NUM_THREADS" not in environment:
         variables["OMP_NUM_THREADS"] = str(max(1, (cpus or os.cpu_count() or 1) * spec.nodes // spec.processes))

@@ -78,7 +78,7 @@ class SlurmScheduler:
         command(["scancel", job_id], may_fail=True)
 
     def restart(self, _job: Job, _job_id: str) -> bool:
-        """The job has itself queued again (`slurm_job.py`)."""
+        """Returns False: the job has itself queued again (`slurm_job.py`)."""
         return False
 
 
@@ -115,7 +115,7 @@ def command(arguments: Sequence[str], *, may_fail: bool = False) -> str:
 
 
 def environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a job, from that of this process: without the mark of a flow, and without another job's variables."""
+    """Returns the environment of a job, from that of this process: without the mark of a flow, and without another job's variables."""
     return {
         name: value
         for name, value in variables.items()
@@ -124,12 +124,12 @@ def environment(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def file_pattern(path: Path) -> str:
-    """The path as SLURM reads it in `--output`, where %j would be the job's number."""
+    """Returns the path as SLURM reads it in `--output`, where %j would be the job's number."""
     return str(path).replace("%", "%%")
 
 
 def sbatch_arguments(job: Job, script: str) -> list[str]:
-    """The command line that submits a job."""
+    """Returns the command line that submits a job."""
     spec = job.spec
     settings = Slurm.model_validate(spec.settings)
     arguments = [
@@ -157,7 +157,7 @@ def sbatch_arguments(job: Job, script: str) -> list[str]:
 
 
 def batch_script(job: Job) -> str:
-    """The script that SLURM runs on the first node."""
+    """Returns the script that SLURM runs on the first node."""
     spec = job.spec
     prologue = Slurm.model_validate(spec.settings).prologue
     start = shlex.join([spec.python, "-m", "reelnest.launch.jobs.slurm_job", str(job.folder)])

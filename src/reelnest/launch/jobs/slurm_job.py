@@ -103,7 +103,7 @@ class SlurmJob:
         return os.EX_TEMPFAIL
 
     def _is_running(self) -> bool:
-        """Whether SLURM has not begun to end this job. Waits for a controller that does not respond."""
+        """Returns whether SLURM has not begun to end this job. Waits for a controller that does not respond."""
         while True:
             try:
                 return SlurmScheduler().state(self._id).name == "RUNNING"
@@ -115,7 +115,7 @@ class SlurmJob:
 
 
 def srun_arguments(spec: JobSpec, address: str, port: int, log: Path) -> list[str]:
-    """The command line that starts one launcher on each node. `address` and `port` are where the first process listens."""
+    """Returns the command line that starts one launcher on each node. `address` and `port` are where the first process listens."""
     settings = Slurm.model_validate(spec.settings)
     script = f'export {NODE_VARIABLE}="$SLURM_NODEID"; exec {shlex.join(launcher_command(spec, address, port))}'
     arguments = [
@@ -136,13 +136,13 @@ def srun_arguments(spec: JobSpec, address: str, port: int, log: Path) -> list[st
 
 
 def cpus_of_this_node(environment: Mapping[str, str]) -> int | None:
-    """The CPUs that SLURM gives the launcher of this node."""
+    """Returns the CPUs that SLURM gives the launcher of this node."""
     cpus = environment.get("SLURM_CPUS_PER_TASK") or environment.get("SLURM_CPUS_ON_NODE")
     return None if cpus is None else int(cpus)
 
 
 def address_of_this_node() -> str:
-    """The address under which SLURM reaches this node."""
+    """Returns the address under which SLURM reaches this node."""
     name = os.environ["SLURMD_NODENAME"]
     while True:
         try:

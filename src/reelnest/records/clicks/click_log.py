@@ -51,7 +51,7 @@ class Rows:
         return self.query.astype(np.int64) << 32 | self.item
 
     def of(self, chosen: NDArray[Any]) -> "Rows":
-        """The rows of a mask or of indices."""
+        """Returns the rows of a mask or of indices."""
         if chosen.dtype == bool and chosen.all():
             return self
         return Rows(**{column.name: getattr(self, column.name)[chosen] for column in fields(self)})
@@ -105,7 +105,7 @@ def read_click_log(columns: ColumnMap) -> Generator[BadRow, None, tuple[Rows, Na
 
 
 def _joined(chunks: list[Rows]) -> Rows:
-    """The rows of all chunks, which is emptied: one column after the other, so that few are in memory twice."""
+    """Returns the rows of all chunks, which is emptied: one column after the other, so that few are in memory twice."""
     columns = {column.name: [getattr(rows, column.name) for rows in chunks] for column in fields(Rows)}
     chunks.clear()
     return Rows(**{name: np.concatenate(columns.pop(name)) for name in list(columns)})
@@ -120,7 +120,7 @@ class _Numbering:
         self.names: list[str] = []
 
     def of(self, column: "pa.Array") -> NDArray[np.int32]:
-        """The number of each text, -1 for none."""
+        """Returns the number of each text, -1 for none."""
         encoded = _as_texts(column).dictionary_encode()
         numbers = np.array([*map(self._number, encoded.dictionary.to_pylist()), -1], dtype=np.int32)
         return numbers[encoded.indices.fill_null(len(numbers) - 1).to_numpy(zero_copy_only=False)]
@@ -135,7 +135,7 @@ class _Numbering:
 
 
 def _as_texts(column: "pa.Array") -> "pa.Array":
-    """A column as strings, without values for one whose type has no text, such as lists."""
+    """Returns a column as strings, without values for one whose type has no text, such as lists."""
     import pyarrow as pa
 
     try:
@@ -145,7 +145,7 @@ def _as_texts(column: "pa.Array") -> "pa.Array":
 
 
 def _batches(stream: Iterable[ColumnBatch | PlainRow | BadRow], names: Sequence[str]) -> Iterator[ColumnBatch | BadRow]:
-    """The stream with its single rows put together to batches of the columns `names`."""
+    """Yields the stream with its single rows put together to batches of the columns `names`."""
     waiting: list[PlainRow] = []
     for item in stream:
         if isinstance(item, tuple):
@@ -171,7 +171,7 @@ def _text(value: Any) -> str | None:
 
 
 def _rows(values: dict[str, "pa.Array"], row: NDArray[np.int64], queries: _Numbering, items: _Numbering) -> Rows:
-    """The columns of a batch. A number that cannot be read is -1, a time NaN."""
+    """Returns the columns of a batch. A number that cannot be read is -1, a time NaN."""
     none = np.zeros(len(row), dtype=np.uint64)
     user, session = (_hashes(values[key]) if key in values else none for key in ("user", "session"))
     has_counts = "impressions" in values
@@ -189,7 +189,7 @@ def _rows(values: dict[str, "pa.Array"], row: NDArray[np.int64], queries: _Numbe
 
 
 def _faults(rows: Rows, values: dict[str, "pa.Array"]) -> NDArray[np.str_]:
-    """What is wrong with each row: a reason, and what was expected; "" for nothing."""
+    """Returns what is wrong with each row: a reason, and what was expected; "" for nothing."""
     has_counts = "impressions" in values
     wrong_clicks = (rows.clicks < 0) | (rows.clicks > rows.impressions)
     checks = [
@@ -214,7 +214,7 @@ def _faults(rows: Rows, values: dict[str, "pa.Array"]) -> NDArray[np.str_]:
 
 
 def _hashes(column: "pa.Array") -> NDArray[np.uint64]:
-    """A hash of each text, the same on each machine; 0 for none."""
+    """Returns a hash of each text, the same on each machine; 0 for none."""
     import pandas as pd
 
     encoded = _as_texts(column).dictionary_encode()
@@ -231,7 +231,7 @@ def _whole(column: "pa.Array", kind: type[np.signedinteger[Any]]) -> NDArray[Any
 
 
 def _numbers(column: "pa.Array") -> NDArray[np.float64]:
-    """The numbers of a column, NaN where there is none; true is 1 and false 0."""
+    """Returns the numbers of a column, NaN where there is none; true is 1 and false 0."""
     import pandas as pd
     import pyarrow as pa
 

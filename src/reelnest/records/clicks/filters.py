@@ -26,7 +26,7 @@ class Removed:
 
 
 def without_floods(rows: Rows) -> tuple[Rows, Removed]:
-    """The rows without bots, and with at most MOST_REPEATS of a user for one query and item; and what was removed.
+    """Returns the rows without bots, and with at most MOST_REPEATS of a user for one query and item; and what was removed.
 
     Rows without a user or a session, such as those of an aggregated table, all count.
     """
@@ -45,7 +45,7 @@ def without_floods(rows: Rows) -> tuple[Rows, Removed]:
 
 
 def _place_in_group(*keys: NDArray[np.integer]) -> NDArray[np.int64]:
-    """The place of each row, from 0, among the rows that have the same keys."""
+    """Returns the place of each row, from 0, among the rows that have the same keys."""
     by_keys = np.lexsort(keys)
     is_first = np.ones(len(by_keys), dtype=bool)
     is_first[1:] = np.any([np.diff(key[by_keys]) != 0 for key in keys], axis=0)

@@ -58,7 +58,7 @@ def collect_evidence(rows: Rows, propensities: Floats) -> Evidence:
 
 
 def estimate_relevance(evidence: Evidence) -> Floats:
-    """The probability of a click on each item when it is looked at.
+    """Returns the probability of a click on each item when it is looked at.
 
     The number of clicks is Poisson with mean relevance · looks, and relevance has a gamma distribution over all items, whose two parameters
     are fitted. The result is the mean given the item's clicks, so that few looks say little: one click in one look is no grade of 1.
@@ -68,7 +68,7 @@ def estimate_relevance(evidence: Evidence) -> Floats:
 
 
 def grade(evidence: Evidence) -> list[Graded]:
-    """The relevant items of all queries with their grades, and with the query's hard negatives.
+    """Returns the relevant items of all queries with their grades, and with the query's hard negatives.
 
     An item is relevant if it has LEAST_CLICKS and LEAST_SHARE of the query's highest grade. It is a hard negative if it has no click, and
     enough looks that with 95 % confidence its relevance is below that of each relevant item (RULE_OF_THREE).
@@ -93,7 +93,7 @@ def grade(evidence: Evidence) -> list[Graded]:
 
 
 def _fit_gamma(clicks: Floats, looks: Floats) -> tuple[float, float]:
-    """Shape and rate of the gamma distribution under which the clicks, then negative binomial, are most likely."""
+    """Returns shape and rate of the gamma distribution under which the clicks, then negative binomial, are most likely."""
     from scipy.optimize import minimize
     from scipy.special import gammaln
 

@@ -22,7 +22,7 @@ SMALLEST = 1e-3
 
 
 def estimate_propensities(rows: Rows) -> Floats:
-    """The propensity of each rank, as a share of that of the first: (largest rank + 1,).
+    """Returns the propensity of each rank, as a share of that of the first: (largest rank + 1,).
 
     It is NaN for ranks that no item shares with the first ones, and 1 for rank 0, which a log without positions has.
 
@@ -81,7 +81,7 @@ def harvest(rows: Rows, ranks: NDArray[np.int16]) -> tuple[Floats, Floats]:
 
 
 def fit(clicks: Floats, weights: Floats) -> Floats:
-    """The propensities with the highest likelihood of `harvest`'s clicks, divided by that of the first rank.
+    """Returns the propensities with the highest likelihood of `harvest`'s clicks, divided by that of the first rank.
 
     A click at rank k on an item that was shown at j too has the probability propensity[k] · relevance[k, j]. The relevance is a mean over
     those items, equal at [j, k].

@@ -21,7 +21,7 @@ Splits = NDArray[np.int8]
 
 
 def split_log(rows: Rows, queries: list[str]) -> tuple[Rows, Splits]:
-    """The rows that count, and the split of each query.
+    """Returns the rows that count, and the split of each query.
 
     A query's split depends on a hash of its text, so that some frequent queries are held out. If the query does not occur in that window,
     it has the split of the next window in which it does, or else of the last. In a log without sessions, users and times there are no
@@ -40,7 +40,7 @@ def split_log(rows: Rows, queries: list[str]) -> tuple[Rows, Splits]:
 
 
 def _windows(rows: Rows) -> Splits | None:
-    """The window of each row; None if there are neither times nor sessions."""
+    """Returns the window of each row; None if there are neither times nor sessions."""
     has_times, has_sessions = not np.isnan(rows.time).any(), bool(rows.session.any())
     if not has_times and not has_sessions:
         return None
@@ -55,7 +55,7 @@ def _windows(rows: Rows) -> Splits | None:
 
 
 def sessions(rows: Rows) -> NDArray[np.int64]:
-    """The number of each row's session. Rows without a session and a user are sessions of their own."""
+    """Returns the number of each row's session. Rows without a session and a user are sessions of their own."""
     session: NDArray[np.int64]
     if not rows.session.any():
         return np.arange(len(rows))

@@ -24,5 +24,5 @@ def write_sentence_transformers(pairs: Iterable[ExportedPair]) -> Iterator[tuple
 
 
 def _value(item: Item) -> str | dict[str, str]:
-    """The library's input: a text, or a dict from the modality to the path."""
+    """Returns the library's input: a text, or a dict from the modality to the path."""
     return {"video": str(item.video)} if item.text is None else item.text

@@ -41,7 +41,7 @@ def read_clicks(source: Path) -> Iterator[Row]:
 
 
 def graded_clicks(columns: ColumnMap) -> Iterator[Row]:
-    """The videos and the graded pairs of a click log. Raises DataError if it has too few clicks."""
+    """Yields the videos and the graded pairs of a click log. Raises DataError if it has too few clicks."""
     _check_form(columns)
     rows, names = yield from read_click_log(columns)
     rows, removed = without_floods(rows)
@@ -132,7 +132,7 @@ def _video(item: str, folder: Path, origin: Origin) -> VideoRow | BadRow:
 
 
 def _records(folder: Path, ids: set[str]) -> dict[str, tuple[dict[str, Any], Video]]:
-    """The records of the videos of these ids, in a folder of this project's format."""
+    """Returns the records of the videos of these ids, in a folder of this project's format."""
     records: dict[str, tuple[dict[str, Any], Video]] = {}
 
     def read(record: dict[str, Any], line: int) -> None:

@@ -39,7 +39,7 @@ def read_earlier_system(source: Path) -> Iterator[Row]:
 
 
 def _records(source: Path, name: str, known: tuple[str, ...], ignored: Counter[str]) -> Iterator[tuple[Origin, dict[str, Any]] | BadRow]:
-    """The records of a file, with only the keys in `known`."""
+    """Yields the records of a file, with only the keys in `known`."""
     for line, raw in read_lines(source / name):
         origin = Origin(name, line)
         try:

@@ -59,7 +59,7 @@ class PairColumns:
     """Numbers; null for none."""
 
     def row(self, at: int) -> PairRow:
-        """One of the pairs."""
+        """Returns one of the pairs."""
         record: dict[str, Any] = {"query": {"text": self.queries[at].as_py()}, "target": {"video": self.video_ids[at].as_py()}}
         for key, column in (("split", self.splits), ("relevance", self.relevance)):
             if column is not None and column[at].is_valid:

@@ -86,7 +86,7 @@ def _caption(origin: Origin, sentence: Any, _: str) -> tuple[str, str, Origin]:
 
 
 def _video(origin: Origin, video: Any, _: str) -> Clip:
-    """A clip without captions, with its split in the JSON file."""
+    """Returns a clip without captions, with its split in the JSON file."""
     video_id = field_of(video, "video_id", str)
     source = str(video["url"]) if video.get("url") else video_id
     return Clip(origin, video_id, video_id, [], SPLITS.get(str(video.get("split"))), source)

@@ -71,7 +71,7 @@ def read_subtitles(source: Path) -> Iterator[Row]:
 
 
 def _lines(file: Path | None, source: Path) -> list[str] | BadRow:
-    """The lines of a text file, none if there is no file."""
+    """Returns the lines of a text file, none if there is no file."""
     if file is None:
         return []
     name = file.relative_to(source).as_posix()
@@ -87,7 +87,7 @@ def _lines(file: Path | None, source: Path) -> list[str] | BadRow:
 
 
 def spoken_text(lines: list[str]) -> str:
-    """The text of a SubRip or WebVTT file, without numbers, times, notes and markup.
+    """Returns the text of a SubRip or WebVTT file, without numbers, times, notes and markup.
 
     A line that repeats the one before it is dropped: subtitles that scroll show each line twice. The number of a cue is recognised without
     an empty line before it.
@@ -107,7 +107,7 @@ def spoken_text(lines: list[str]) -> str:
 
 
 def _beside(files: Iterable[Path]) -> dict[Path, dict[str, Path]]:
-    """For each name without suffix, the file of each suffix of SUBTITLES and TEXTS. The one with the fewest words after its name."""
+    """Returns, for each name without suffix, the file of each suffix of SUBTITLES and TEXTS. The one with the fewest words after its name."""
     beside: dict[Path, dict[str, Path]] = defaultdict(dict)
     named = [(file, _names(file)) for file in files if file.suffix.lower() in (*SUBTITLES, TEXTS)]
     for words in range(MOST_WORDS + 1):

@@ -70,7 +70,7 @@ class _Videos:
         self._same: dict[tuple[str, str], bool] = {}
 
     def conflict(self, origin: Origin, video_id: str, name: str) -> BadRow | None:
-        """The bad row if the video_id is that of another file; None otherwise."""
+        """Returns the bad row if the video_id is that of another file; None otherwise."""
         first = self.names.setdefault(video_id, name)
         if first != name and (video_id, name) not in self._same:
             try:
@@ -103,7 +103,7 @@ def _are_texts(values: dict[str, "pa.Array"]) -> bool:
 
 
 def _text_rows(batch: ColumnBatch, names: dict[str, str], videos: _Videos) -> Iterator[Row]:
-    """The rows of a batch whose columns are texts, column by column."""
+    """Yields the rows of a batch whose columns are texts, column by column."""
     from pyarrow import compute
 
     values = {key: batch.columns[name] for key, name in names.items()}
@@ -142,7 +142,7 @@ def _stem(name: str) -> str:
 
 
 def _given(column: "pa.Array") -> "pa.Array":
-    """The texts of a column, null if they are empty."""
+    """Returns the texts of a column, null if they are empty."""
     import pyarrow as pa
     from pyarrow import compute
 
@@ -158,7 +158,7 @@ def _filtered(mask: Mask, rows: NDArray[np.int64], values: dict[str, "pa.Array"]
 
 
 def _first_places(column: "pa.Array") -> Iterator[tuple[str, int]]:
-    """Each distinct value, and where it is first."""
+    """Returns each distinct value, and where it is first."""
     encoded = column.dictionary_encode()
     first = np.empty(len(encoded.dictionary), dtype=np.int64)
     backwards = np.arange(len(column))[::-1]
@@ -167,7 +167,7 @@ def _first_places(column: "pa.Array") -> Iterator[tuple[str, int]]:
 
 
 def _grades(column: "pa.Array") -> tuple["pa.Array", Mask]:
-    """The grades of a column, and whether each is a number or absent."""
+    """Returns the grades of a column, and whether each is a number or absent."""
     import pyarrow as pa
 
     encoded = column.dictionary_encode()
@@ -189,7 +189,7 @@ def _grade(value: Any) -> float | None:
 
 
 def _other_rows(batch: ColumnBatch, names: dict[str, str], videos: _Videos) -> Iterator[Row]:
-    """The rows of a batch with other columns than texts, one by one."""
+    """Yields the rows of a batch with other columns than texts, one by one."""
     columns = {key: batch.columns[name].to_pylist() for key, name in names.items()}
     for at, row in enumerate(batch.rows):
         yield from _row(Origin(batch.file, int(row)), {key: column[at] for key, column in columns.items()}, names, videos)

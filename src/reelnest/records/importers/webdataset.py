@@ -55,7 +55,7 @@ def read_webdataset_shards(source: Path) -> Iterator[Row]:
 
 
 def _shards(source: Path) -> list[tuple[Path, str]]:
-    """Each tar file with its path relative to the source."""
+    """Returns each tar file with its path relative to the source."""
     if source.is_file():
         return [(source, source.name)]
     shards = [(shard, shard.relative_to(source).as_posix()) for shard in sorted(source.rglob("*.tar")) if is_file(shard)]
@@ -65,7 +65,7 @@ def _shards(source: Path) -> list[tuple[Path, str]]:
 
 
 def _unique(samples: Iterator[_Sample | BadRow], split: str | None, shard: Path | None, names: dict[str, str]) -> Iterator[Row]:
-    """The rows of the samples. `names` has the video of each key; a key that another video has is not used."""
+    """Yields the rows of the samples. `names` has the video of each key; a key that another video has is not used."""
     for sample in samples:
         if isinstance(sample, BadRow):
             yield sample
@@ -80,7 +80,7 @@ def _unique(samples: Iterator[_Sample | BadRow], split: str | None, shard: Path 
 
 
 def _shard(shard: Path, name: str, folder: Path | None) -> Iterator[_Sample | BadRow]:
-    """The samples of a shard.
+    """Yields the samples of a shard.
 
     One video at a time is in `folder`: it is copied by whoever takes its row, before the next row is asked for. Without a folder, the
     samples name the members of the shard.
@@ -111,7 +111,7 @@ def _shard(shard: Path, name: str, folder: Path | None) -> Iterator[_Sample | Ba
 
 
 def _key(name: str) -> tuple[str, str]:
-    """The key and the suffix, which begins at the first dot of the file's name."""
+    """Returns the key and the suffix, which begins at the first dot of the file's name."""
     path = PurePosixPath(name)
     stem, _, suffix = path.name.partition(".")
     return (path.parent / stem).as_posix(), f".{suffix.lower()}"
@@ -151,7 +151,7 @@ def _add(sample: _Sample, suffix: str, opened: tarfile.TarFile, member: tarfile.
 
 
 def _rows(sample: _Sample, split: str | None, shard: Path | None) -> Iterator[Row]:
-    """The rows of a sample, whose video is a member of `shard`, or else a file."""
+    """Yields the rows of a sample, whose video is a member of `shard`, or else a file."""
     if sample.video is None:
         detail = f"the key {sample.key} has no video ({', '.join(SUFFIXES)}) here; the members of a key must follow each other"
         yield BadRow(sample.origin, "no_path", detail, sample.key)

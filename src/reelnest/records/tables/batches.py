@@ -66,7 +66,7 @@ def read_batches(table: Path, columns: Sequence[str], numbers: Collection[str] =
 
 
 def read_rows(table: Path, columns: Sequence[str]) -> Iterator[PlainRow | BadRow]:
-    """`read_batches` row by row. A row without a value of a column may lack its key."""
+    """Reads like `read_batches`, row by row. A row without a value of a column may lack its key."""
     for batch in read_batches(table, columns):
         if isinstance(batch, ColumnBatch):
             values = [batch.columns[name].to_pylist() for name in columns]
@@ -77,7 +77,7 @@ def read_rows(table: Path, columns: Sequence[str]) -> Iterator[PlainRow | BadRow
 
 
 def parquet_columns(table: Path) -> list[str]:
-    """The names of a Parquet file's columns. Raises DataError if it cannot be read."""
+    """Returns the names of a Parquet file's columns. Raises DataError if it cannot be read."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -188,7 +188,7 @@ def _json_lines(table: Path, columns: Sequence[str], numbers: Collection[str]) -
 
 
 def _line_blocks(file: Path) -> Iterator[bytes]:
-    """The bytes of a file in blocks of complete lines."""
+    """Yields the bytes of a file in blocks of complete lines."""
     with file.open("rb") as opened:
         block = opened.read(BLOCK_BYTES).removeprefix(b"\xef\xbb\xbf")
         while block:
@@ -231,7 +231,7 @@ def _folder(table: Path, columns: Sequence[str]) -> Iterator[ColumnBatch | BadRo
 
 
 def _plain(column: "pa.Array") -> "pa.Array":
-    """The column as strings, which may be no UTF-8, if it has texts in another encoding or the bytes of texts."""
+    """Returns the column as strings, which may be no UTF-8, if it has texts in another encoding or the bytes of texts."""
     import pyarrow as pa
     from pyarrow import compute
 
@@ -242,7 +242,7 @@ def _plain(column: "pa.Array") -> "pa.Array":
 
 
 def _decoded(file: str, rows: NDArray[np.int64], columns: dict[str, "pa.Array"]) -> Iterator[ColumnBatch | BadRow]:
-    """The rows as a batch, after those whose texts are not UTF-8, each as a bad row."""
+    """Yields the rows as a batch, after those whose texts are not UTF-8, each as a bad row."""
     import pyarrow as pa
 
     bad: dict[int, str] = {}

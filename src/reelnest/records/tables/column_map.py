@@ -45,5 +45,5 @@ def read_map(source: Path, required: Sequence[str], optional: Sequence[str]) -> 
 
 
 def show_key(key: str) -> str:
-    """A key as it is written in the map."""
+    """Returns a key as it is written in the map."""
     return f'"{key}"'

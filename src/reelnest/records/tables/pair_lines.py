@@ -21,7 +21,7 @@ PLAIN_TEXT = r'^[^"\\\x00-\x1f\pL\pN]*[\pL\pN][^"\\\x00-\x1f]*$'
 
 
 def plain_lines(pairs: PairColumns, video_ids: Container[str]) -> "pa.Array":
-    """The line of each pair, with its line end; null for rows to check one by one."""
+    """Returns the line of each pair, with its line end; null for rows to check one by one."""
     import pyarrow as pa
     from pyarrow import compute
 
@@ -58,7 +58,7 @@ def by_value(column: "pa.Array", convert: Callable[[Any], str | None], absent: s
 
 
 def joined_bytes(lines: "pa.Array") -> memoryview:
-    """The bytes of all strings of a column, one after the other, without a copy."""
+    """Returns the bytes of all strings of a column, one after the other, without a copy."""
     _, offsets, data = lines.buffers()
     ends = np.frombuffer(offsets, np.int32)[lines.offset : lines.offset + len(lines) + 1]
     return memoryview(data)[ends[0] : ends[-1]] if data is not None else memoryview(b"")

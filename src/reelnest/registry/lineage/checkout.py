@@ -39,7 +39,7 @@ class Checkout:
 
 
 def read_checkout(folder: Path) -> Checkout | None:
-    """The checkout of `folder`. Returns None and logs git's reason outside a checkout, without git, or before the first commit."""
+    """Returns the checkout of `folder`. Returns None and logs git's reason outside a checkout, without git, or before the first commit."""
     try:
         commit = _text(folder, "rev-parse", "--verify", "HEAD")
         origin = without_credentials(_text(folder, "config", "--default", "", "--get", "remote.origin.url"))
@@ -59,7 +59,10 @@ def read_checkout(folder: Path) -> Checkout | None:
 
 
 def _changes(folder: Path) -> bytes:
-    """The difference to HEAD, including untracked files. It does not write to the index or object store, which others may be using."""
+    """Returns the difference to HEAD, including untracked files.
+
+    It does not write to the index or object store, which others may be using.
+    """
     with TemporaryDirectory(prefix="reelnest-") as scratch:
         index = Path(scratch) / "index"
         original = folder / _text(folder, "rev-parse", "--git-path", "index")

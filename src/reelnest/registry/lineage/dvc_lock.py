@@ -34,7 +34,10 @@ def read_yaml(path: Path) -> dict[str, Any] | None:
 
 
 def data_version(root: Path, sample_seed: int | None = None) -> DataVersion | None:
-    """The version of the project's data in `data.dvc`; None if there is no such file. Raises RegistryError if it is no file of DVC."""
+    """Returns the version of the project's data in `data.dvc`; None if there is no such file.
+
+    Raises RegistryError if it is no file of DVC.
+    """
     file = read_yaml(root / DATA_FILE)
     if file is None:
         return None
@@ -53,7 +56,7 @@ def data_version(root: Path, sample_seed: int | None = None) -> DataVersion | No
 
 
 def inputs(lock: Mapping[str, Any]) -> dict[tuple[str, str], str]:
-    """The inputs of the stages in a `dvc.lock`: the hash by (stage, file), and the value by (stage, setting)."""
+    """Returns the inputs of the stages in a `dvc.lock`: the hash by (stage, file), and the value by (stage, setting)."""
     values: dict[tuple[str, str], str] = {}
     for stage, entry in lock.get("stages", {}).items():
         values |= {(stage, file["path"]): file["md5"] for file in entry.get("deps", []) if file["path"] not in NOT_INPUTS}
@@ -63,13 +66,13 @@ def inputs(lock: Mapping[str, Any]) -> dict[tuple[str, str], str]:
 
 
 def differing_inputs(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """The inputs in which two `dvc.lock`s differ, as lines `stage: input`."""
+    """Returns the inputs in which two `dvc.lock`s differ, as lines `stage: input`."""
     old, new = inputs(before), inputs(after)
     return sorted({f"{stage}: {what}" for stage, what in old.keys() | new.keys() if old.get((stage, what)) != new.get((stage, what))})
 
 
 def stale_inputs(lock: Mapping[str, Any], root: Path) -> list[str]:
-    """The code and settings of the project at `root` that changed since the run that wrote `lock`, as lines `stage: input`."""
+    """Returns the code and settings of the project at `root` that changed since the run that wrote `lock`, as lines `stage: input`."""
     params = read_yaml(root / "params.yaml") or {}
     stale = []
     for stage, entry in lock.get("stages", {}).items():
@@ -82,7 +85,7 @@ def stale_inputs(lock: Mapping[str, Any], root: Path) -> list[str]:
 
 
 def dvc_hash(path: Path) -> str | None:
-    """DVC's hash of a file or folder; None if it does not exist."""
+    """Returns DVC's hash of a file or folder; None if it does not exist."""
     if path.is_file():
         return _md5(path.read_bytes())
     if not path.is_dir():
@@ -97,12 +100,12 @@ def dvc_hash(path: Path) -> str | None:
 
 
 def remote_name(root: Path) -> str | None:
-    """The name of DVC's default remote; None if there is none."""
+    """Returns the name of DVC's default remote; None if there is none."""
     return _option(root, "core", "remote")
 
 
 def cache_folder(root: Path) -> Path:
-    """DVC's cache folder on this machine."""
+    """Returns DVC's cache folder on this machine."""
     folder = _option(root, "cache", "dir")
     return (root / ".dvc" / (folder or "cache")).absolute()
 

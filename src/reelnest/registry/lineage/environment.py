@@ -14,7 +14,10 @@ OURS = "reelnest"
 
 
 def installed() -> list[str]:
-    """Like `pip freeze`, without this project. Local suffixes (`2.13.0+cpu`) are removed, because PyPI does not have such versions."""
+    """Returns what `pip freeze` prints, without this project.
+
+    Local suffixes (`2.13.0+cpu`) are removed, because PyPI does not have such versions.
+    """
     versions = {
         _name(package.metadata["Name"]): package.version.partition("+")[0] for package in distributions() if package.metadata["Name"]
     }
@@ -22,7 +25,10 @@ def installed() -> list[str]:
 
 
 def environment(root: Path, packages: Iterable[str]) -> Environment:
-    """The environment of this process, compared with the lock file of the project at `root`. `packages` is the result of `installed`."""
+    """Returns the environment of this process, compared with the lock file of the project at `root`.
+
+    `packages` is the result of `installed`.
+    """
     present = dict(line.split("==") for line in packages)
     lock = root / LOCK_FILE
     text = lock.read_text(encoding="utf-8") if lock.is_file() else ""

@@ -146,7 +146,7 @@ def find_origin(params: Params, which: str, folder: Path) -> Origin:
 
 
 def versions_from(params: Params, text: str) -> list[ModelVersion]:
-    """The versions whose data hash, commit, run, flow run or model hash begins with `text`, newest first.
+    """Returns the versions whose data hash, commit, run, flow run or model hash begins with `text`, newest first.
 
     Raises RegistryError if `text` is too short, or if MLflow cannot be reached.
     """
@@ -162,7 +162,10 @@ def versions_from(params: Params, text: str) -> list[ModelVersion]:
 
 
 def trainings_of_flow_runs(params: Params, beginning: str) -> list[tuple[str, str]]:
-    """The MLflow runs of flow runs whose id starts with `beginning`, as pairs (MLflow run id, flow run id). Raises RegistryError."""
+    """Returns the MLflow runs of flow runs whose id starts with `beginning`, as pairs (MLflow run id, flow run id).
+
+    Raises RegistryError.
+    """
     connect_to_read(params)
     client = mlflow.MlflowClient()
     with registry_errors("MLflow's runs cannot be read"):
@@ -185,7 +188,7 @@ def _run(run_id: str | None) -> Any | None:
 
 
 def _lineage(version: ModelVersion, folder: Path) -> Lineage | None:
-    """The lineage in the version's files; None if there is none or the files were deleted."""
+    """Returns the lineage in the version's files; None if there is none or the files were deleted."""
     place = f"models:/{version.name}/{version.version}/artifacts"
     try:
         names = {Path(file.path).name for file in mlflow.artifacts.list_artifacts(place)}

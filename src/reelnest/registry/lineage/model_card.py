@@ -34,7 +34,7 @@ def model_card(
     training: TrainingReport | None,
     lineage: Lineage,
 ) -> str:
-    """The text of the card.
+    """Returns the text of the card.
 
     Args:
         name: name of the registered model.
@@ -108,7 +108,7 @@ def _base(model: Mapping[str, Any], family: Family) -> str:
 
 
 def _license(base: str, family: Family) -> License:
-    """The licence of the base's weights, which also applies to models trained from them."""
+    """Returns the licence of the base's weights, which also applies to models trained from them."""
     if base == TINY:
         return OWN_LICENSE
     if published := family.license_of(base):

@@ -28,7 +28,7 @@ class Comparison:
 
 
 def rebuild_commands(lineage: Lineage, name: str, version: str, tracking_uri: str) -> list[str]:
-    """Shell lines that rebuild the version in a new folder. Comments explain what no command can do."""
+    """Returns shell lines that rebuild the version in a new folder. Comments explain what no command can do."""
     uri = without_credentials(tracking_uri)
     if uri.startswith(SQLITE):
         uri = f"{SQLITE}{Path(uri.removeprefix(SQLITE)).absolute()}"
@@ -126,7 +126,7 @@ def _metrics(root: Path, lineage_folder: Path) -> Comparison:
 
 
 def _values(evaluation: EvaluationReport) -> dict[tuple[str, ...], float]:
-    """All rank-based metrics by what they measure. Speeds are left out, because they differ between runs of the same model."""
+    """Returns all rank-based metrics by what they measure. Speeds are left out, because they differ between runs of the same model."""
     values: dict[tuple[str, ...], float] = {}
     for result in evaluation.results:
         key = (result.pair_kind, f"dim {result.dim}", result.storage)

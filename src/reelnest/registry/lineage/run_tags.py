@@ -19,6 +19,6 @@ def origin_tags(root: Path) -> dict[str, str]:
 
 
 def parent_tags() -> dict[str, str]:
-    """The tag that makes this process's training a child of the run in REELNEST_PARENT_RUN, if it is set."""
+    """Returns the tag that makes this process's training a child of the run in REELNEST_PARENT_RUN, if it is set."""
     parent = os.environ.get("REELNEST_PARENT_RUN")
     return {PARENT_TAG: parent} if parent else {}

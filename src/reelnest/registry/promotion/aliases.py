@@ -41,7 +41,7 @@ class Entry:
 
 
 def versions_table(params: Params) -> list[Entry]:
-    """All versions of the registered model, newest first. Raises RegistryError if MLflow cannot be reached."""
+    """Returns all versions of the registered model, newest first. Raises RegistryError if MLflow cannot be reached."""
     connect_to_read(params)
     name = params.registration.name
     client = mlflow.MlflowClient()
@@ -110,7 +110,7 @@ def rollback(params: Params) -> tuple[int, int]:
 
 
 def champion_of(name: str) -> ModelVersion | None:
-    """The version with the alias `champion`, or None."""
+    """Returns the version with the alias `champion`, or None."""
     return _by_alias(name, CHAMPION)
 
 
@@ -127,7 +127,7 @@ def set_champion(version: ModelVersion, before: ModelVersion | None, reason: str
 
 
 def version_of(name: str, which: str) -> ModelVersion:
-    """The version with that number or alias. Raises RegistryError if there is none."""
+    """Returns the version with that number or alias. Raises RegistryError if there is none."""
     _registered(name)
     if not which.isdecimal():
         version = _by_alias(name, which)

@@ -104,7 +104,7 @@ def _champion(params: Params, candidate: Candidate, data_hash: str) -> _Earlier:
 
 
 def _previous_run(params: Params, candidate: Candidate, data_hash: str) -> _Earlier:
-    """The latest other run that was evaluated on this data."""
+    """Returns the latest other run that was evaluated on this data."""
     experiment_id = connect(params)
     client = mlflow.MlflowClient()
     evaluated = client.search_runs([experiment_id], f"tags.`{DATA_HASH_TAG}` != ''", order_by=["attributes.start_time DESC"])

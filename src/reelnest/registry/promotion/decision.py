@@ -76,7 +76,7 @@ def decide_version(
 
 
 def differences_table(metric: str, differences: Sequence[Difference]) -> list[str]:
-    """The differences to the champion as lines of a Markdown table. Empty without differences."""
+    """Returns the differences to the champion as lines of a Markdown table. Empty without differences."""
     if not differences:
         return []
     rows = [f"| {row.dim} | {row.value:+.4f} | {row.low:+.4f} to {row.high:+.4f} |" for row in differences]
@@ -84,7 +84,7 @@ def differences_table(metric: str, differences: Sequence[Difference]) -> list[st
 
 
 def _metrics_of(champion: ModelVersion, evidence: Evidence) -> pd.DataFrame | None:
-    """The champion's metrics by query on this data by this code; None if they are unknown."""
+    """Returns the champion's metrics by query on this data by this code; None if they are unknown."""
     table = stored_query_metrics(champion.run_id, f"{gate_folder(evidence.data_hash)}/{evidence.queries.name}")
     return table if table is not None and table.attrs.get(CODE) == evidence.code_hash else None
 

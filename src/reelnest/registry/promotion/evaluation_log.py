@@ -26,7 +26,7 @@ DATA_HASH_TAG = "reelnest.evaluation_data_hash"
 
 
 def evaluation_metrics(evaluation: EvaluationReport, timestamp: int) -> list[Metric]:
-    """The evaluation as MLflow metrics.
+    """Returns the evaluation as MLflow metrics.
 
     `test/text_to_video/recall_at_10` has the dim as its step, so that MLflow charts quality by dim. `test/recall_at_10` is a single value
     for tables of runs: all queries, at the full width. Storage types and funnels have separate charts with the same steps, such as
@@ -73,12 +73,12 @@ def log_evaluation(params: Params, candidate: Candidate, evaluation: EvaluationR
 
 
 def gate_folder(data_hash: str) -> str:
-    """The folder of a run with the metrics by query for the gate. There is one for each evaluation data."""
+    """Returns the folder of a run with the metrics by query for the gate. There is one for each evaluation data."""
     return f"gate/{data_hash[:16]}"
 
 
 def stored_query_metrics(run_id: str | None, path: str) -> pd.DataFrame | None:
-    """A run's metrics by query; None if the run or the file is missing, or its upload was interrupted.
+    """Returns a run's metrics by query; None if the run or the file is missing, or its upload was interrupted.
 
     Raises MlflowException if MLflow cannot be reached.
     """

@@ -58,7 +58,7 @@ def condition(function: Condition) -> Condition:
 
 
 def check(challenge: Challenge) -> list[ConditionResult]:
-    """The results of the conditions that apply, in order."""
+    """Returns the results of the conditions that apply, in order."""
     results = (function(challenge) for function in CONDITIONS)
     return [result for result in results if result is not None]
 

@@ -30,7 +30,7 @@ class FetchedModel:
 
 
 def saved_folder(reference: str) -> Path:
-    """The folder of a registered model, for `reelnest.load`. MLflow's address is that of the project in the current folder.
+    """Returns the folder of a registered model, for `reelnest.load`. MLflow's address is that of the project in the current folder.
 
     Outside a project it is MLFLOW_TRACKING_URI. Raises RegistryError like `fetch_model`.
     """
@@ -38,7 +38,7 @@ def saved_folder(reference: str) -> Path:
 
 
 def fetch_model(params: Params, reference: str, cache: Path) -> FetchedModel:
-    """The model of `models:/name/version` or `models:/name@alias`, downloaded once into `cache`.
+    """Returns the model of `models:/name/version` or `models:/name@alias`, downloaded once into `cache`.
 
     Raises RegistryError if there is no such version, its files are missing or have changed, or MLflow cannot be reached.
     """

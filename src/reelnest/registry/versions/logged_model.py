@@ -49,7 +49,7 @@ class Documents:
 
 
 def logged_model(candidate: Candidate, experiment_id: str) -> str | None:
-    """The id of the candidate's logged model, if an earlier call logged it completely."""
+    """Returns the id of the candidate's logged model, if an earlier call logged it completely."""
     models = mlflow.MlflowClient().search_logged_models([experiment_id], f"tags.`{MODEL_HASH_TAG}` = '{candidate.hash}'")
     ready = [model.model_id for model in models if model.status == LoggedModelStatus.READY]
     return ready[0] if ready else None
@@ -124,7 +124,7 @@ def _link(source: str, target: str) -> None:
 
 
 def signature() -> ModelSignature:
-    """The signature of the served model. All columns are optional, so that a request may have texts, videos or both."""
+    """Returns the signature of the served model. All columns are optional, so that a request may have texts, videos or both."""
     # `video` has any type instead of binary, because MLflow cannot decode a binary column with empty rows.
     columns: list[ColSpec | TensorSpec] = [ColSpec(AnyType(), "video", required=False)]
     columns += [ColSpec(DataType.string, name, required=False) for name in TEXT_FIELDS]
@@ -142,5 +142,5 @@ def signature() -> ModelSignature:
 
 
 def pinned_requirements() -> list[str]:
-    """The installed versions. Local suffixes (`2.13.0+cpu`) are removed, because PyPI does not have such versions."""
+    """Returns the installed versions. Local suffixes (`2.13.0+cpu`) are removed, because PyPI does not have such versions."""
     return [f"{name}=={installed_version(name).partition('+')[0]}" for name in SERVING_REQUIREMENTS]

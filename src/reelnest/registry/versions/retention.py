@@ -25,7 +25,7 @@ class Registered:
 
 
 def registered(params: Params) -> list[Registered]:
-    """All versions. Raises RegistryError if MLflow cannot be reached."""
+    """Returns all versions. Raises RegistryError if MLflow cannot be reached."""
     try:
         connect_to_read(params)
     except NothingTracked:

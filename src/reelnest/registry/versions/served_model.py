@@ -48,7 +48,7 @@ class ServedModel(PythonModel):
         self._lock = threading.Lock()  # the server uses threads, and a tokenizer is not thread-safe
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> NDArray[Any]:  # noqa: ARG002 (MLflow's signature)
-        """The vectors, (rows, dim), float32 of unit length or in the format of `storage`."""
+        """Returns the vectors, (rows, dim), float32 of unit length or in the format of `storage`."""
         dim, role, storage = self._settings(params or {})
         rows = self._rows(model_input)
         videos = {number: self._video(row["video"], number) for number, row in enumerate(rows) if row["video"] is not None}
@@ -136,7 +136,7 @@ def as_stored(vectors: NDArray[np.float32], storage: str) -> NDArray[Any]:
 
 
 def refusal(text: str) -> MlflowException:
-    """An error that the scoring server returns as HTTP 400."""
+    """Returns an error that the scoring server returns as HTTP 400."""
     return MlflowException.invalid_parameter_value(text)
 
 

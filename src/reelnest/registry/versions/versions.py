@@ -117,7 +117,10 @@ def _evidence_hash(evidence: Evidence) -> str:
 
 
 def _is_decided(version: ModelVersion, decided_on: str, approval: Approval | None) -> bool:
-    """Whether nothing is left to do. A rollback is not decided again; a version that waits is decided again when a person has responded."""
+    """Returns whether nothing is left to do.
+
+    A rollback is not decided again; a version that waits is decided again when a person has responded.
+    """
     decision = version.tags.get(DECISION_TAG)
     if decision is None or (decision == WAITS and approval is not None):
         return False

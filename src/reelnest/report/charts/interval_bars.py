@@ -21,7 +21,7 @@ class Bar:
 
 
 def interval_bars(values: Sequence[tuple[float, float, float]], *, around_zero: bool = False) -> list[Bar]:
-    """A bar for each (value, low, high). `around_zero` puts 0 in the middle, for differences."""
+    """Returns a bar for each (value, low, high). `around_zero` puts 0 in the middle, for differences."""
     if not values:
         return []
     if around_zero:

@@ -124,7 +124,7 @@ def scatter_chart(title: str, cost: str, series: Mapping[str, Sequence[Point]], 
 
 
 def _round_values(low: float, high: float) -> Iterator[float]:
-    """1, 2 and 5 times the powers of ten, from `low` to `high`."""
+    """Returns 1, 2 and 5 times the powers of ten, from `low` to `high`."""
     for exponent in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1):
         yield from (factor * 10.0**exponent for factor in (1, 2, 5) if low * 0.999 <= factor * 10.0**exponent <= high * 1.001)
 

@@ -106,7 +106,7 @@ _TEXTS = {"pairs": "Queries and targets", "titles": "Titles of videos"}
 
 
 def _scripts(counts: TextCounts) -> str:
-    """The scripts with their shares, such as `Latin 97.5 %, Cyrillic 2.5 %`."""
+    """Returns the scripts with their shares, such as `Latin 97.5 %, Cyrillic 2.5 %`."""
     shares = {script or "no letters": count / counts.distinct for script, count in counts.scripts.items()}
     return ", ".join(f"{script} {wording.percent(round(share, 3))}" for script, share in shares.items())
 
@@ -136,7 +136,7 @@ def _check(finding: Finding, file: str) -> Check:
 
 
 def _observed(observed: JsonValue) -> str:
-    """The observed value in words."""
+    """Returns the observed value in words."""
     if isinstance(observed, Mapping) and "rows" in observed:
         rows, unexpected = observed["rows"], observed["unexpected"]
         return f"{unexpected:,} of {rows:,} lines fail" if unexpected else f"{rows:,} lines"

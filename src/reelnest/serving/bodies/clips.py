@@ -13,7 +13,7 @@ RANGE = re.compile(r"bytes=(?!-$)([0-9]{0,18})-([0-9]{0,18})")
 
 
 def clip_response(file: Path, media_type: str, request: Request) -> Response:
-    """The response with a file, or with the member of a tar file, of which it reads only the bytes that are sent.
+    """Returns the response with a file, or with the member of a tar file, of which it reads only the bytes that are sent.
 
     A request for several ranges of a member gets the whole member. Raises VideoError as `find_member` does, and HTTPException for a range
     outside of the member.

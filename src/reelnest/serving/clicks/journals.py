@@ -84,11 +84,11 @@ class Journals:
         self._folder, self._period, self._wait = folder, period, wait
 
     def period_of(self, now: float) -> int:
-        """The start of the period at a time, which names its journal."""
+        """Returns the start of the period at a time, which names its journal."""
         return int(now // self._period * self._period)
 
     def is_open(self, start: int, now: float) -> bool:
-        """Whether a period starts at `start`, and clicks on its searches still count."""
+        """Returns whether a period starts at `start`, and clicks on its searches still count."""
         return start == self.period_of(start) and start <= now < self._end_of(start)
 
     def _end_of(self, start: int) -> float:
@@ -162,13 +162,13 @@ class Journals:
 
 
 def finished_files(folder: Path, since: float) -> list[Path]:
-    """The Parquet files whose period began after a time, in the order of the periods."""
+    """Returns the Parquet files whose period began after a time, in the order of the periods."""
     earliest = datetime.fromtimestamp(max(since, 0), UTC).strftime(TIME_FORMAT)
     return sorted(path for path in folder.glob("*.parquet") if path.name >= earliest)
 
 
 def _marks(journal: Path) -> tuple[set[tuple[str, int]], dict[tuple[str, int], int]]:
-    """What was clicked, by search and rank, and the last thumb of each."""
+    """Returns what was clicked, by search and rank, and the last thumb of each."""
     clicks: set[tuple[str, int]] = set()
     thumbs: dict[tuple[str, int], int] = {}
     unreadable = 0
@@ -187,7 +187,7 @@ def _marks(journal: Path) -> tuple[set[tuple[str, int]], dict[tuple[str, int], i
 
 
 def _rows(record: Search, clicks: set[tuple[str, int]], thumbs: Mapping[tuple[str, int], int]) -> Iterator[dict[str, Any]]:
-    """The rows of a search. A thumb outweighs a click: up is one, down is none."""
+    """Yields the rows of a search. A thumb outweighs a click: up is one, down is none."""
     for rank, item in enumerate(record.items, start=1):
         place = record.search, rank
         thumb = thumbs.get(place, 0)
@@ -205,7 +205,7 @@ def _rows(record: Search, clicks: set[tuple[str, int]], thumbs: Mapping[tuple[st
 
 
 def _records(journal: Path) -> Iterator[Search | Mark | None]:
-    """The lines of a journal that are not blank; None for one that is cut short or has another form."""
+    """Yields the lines of a journal that are not blank; None for one that is cut short or has another form."""
     with journal.open("rb") as lines:
         for line in filter(bytes.strip, lines):
             try:
@@ -215,7 +215,7 @@ def _records(journal: Path) -> Iterator[Search | Mark | None]:
 
 
 def _is_at(file: Any, path: Path) -> bool:
-    """Whether an open file is still the one at the path."""
+    """Returns whether an open file is still the one at the path."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:

@@ -26,7 +26,7 @@ LOCAL = fs.LocalFileSystem()
 
 
 def open_address(address: str) -> tuple[fs.FileSystem, str]:
-    """The file system of an address that pyarrow knows (s3://, gs://, abfs://, file:// or a path; fsspec+sftp:// …), and the path in it.
+    """Returns the file system of an address (s3://, gs://, abfs://, file:// or a path; fsspec+sftp:// …), and the path in it.
 
     Raises ConfigError for any other address, and for one with a password, which would be in the settings of each run.
     """
@@ -54,7 +54,10 @@ class CheckpointCopies:
         self._shown = f"{SETTING} ({address})"
 
     def names(self) -> list[str]:
-        """The names of the copies. Raises TrainingError if the address does not respond: a training from its beginning would lose them."""
+        """Returns the names of the copies.
+
+        Raises TrainingError if the address does not respond: a training from its beginning would lose them.
+        """
         with self._reading():
             return sorted(info.base_name for info in self._infos(self._place) if info.type == fs.FileType.File)
 

@@ -61,19 +61,19 @@ class VideoDecoder(Protocol):
 
 
 def setting_names() -> tuple[str, ...]:
-    """The allowed values of `preprocess.decoder`."""
+    """Returns the allowed values of `preprocess.decoder`."""
     return (AUTO, *(name for name in _file_names() if name != IMAGES))
 
 
 @cache
 def all_decoders() -> tuple[VideoDecoder, ...]:
-    """All decoders, in the order in which they are tried."""
+    """Returns all decoders, in the order in which they are tried."""
     decoders = [decoder for name in _file_names() for decoder in importlib.import_module(f"{__name__}.{name}").DECODERS]
     return tuple(sorted(decoders, key=lambda decoder: decoder.priority))
 
 
 def chosen_decoders(setting: str) -> tuple[VideoDecoder, ...]:
-    """The decoders that the value of `preprocess.decoder` allows, in the order in which they are tried."""
+    """Returns the decoders that the value of `preprocess.decoder` allows, in the order in which they are tried."""
     return tuple(decoder for decoder in all_decoders() if setting in (AUTO, decoder.name) or decoder.name == IMAGES)
 
 

@@ -90,7 +90,7 @@ class DecordVideo:
 
 
 def _problem(track: Track) -> str | None:
-    """Why decord could read wrong frames; None if it is known to read the right ones."""
+    """Returns why decord could read wrong frames; None if it is known to read the right ones."""
     packets = track.packets
     checks = (
         (not track.format.startswith(TIMED_FORMATS), f"decord is not exact in the format {track.format}"),
@@ -111,7 +111,7 @@ def _is_square(track: Track, aspect: Fraction | None) -> bool:
 
 
 def _has_open_groups(packets: Packets) -> bool:
-    """Whether some frames refer to frames before their key frame: open groups of pictures, or a gradual refresh."""
+    """Returns whether some frames refer to frames before their key frame: open groups of pictures, or a gradual refresh."""
     if not packets.is_restart[packets.is_key].all():
         return True
     earliest_later = np.minimum.accumulate(packets.pts[::-1])[::-1]  # the earliest time from each packet to the end of the file

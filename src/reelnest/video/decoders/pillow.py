@@ -112,7 +112,7 @@ def _opened(source: Source, index: int, *, is_known: bool = True) -> Iterator[Im
 
 
 def _is_stream(source: Source, size: tuple[int, int]) -> bool:
-    """Whether a JPEG is followed by another of its size, as in raw Motion JPEG. Photos can be followed by a smaller one."""
+    """Returns whether a JPEG is followed by another of its size, as in raw Motion JPEG. Photos can be followed by a smaller one."""
     with source.file(0) as file:
         start = second_jpeg(file)
         if start is None:

@@ -120,11 +120,11 @@ class _Run:
         return self._codec.sample_aspect_ratio or None
 
     def covers(self, start: int) -> bool:
-        """Whether this pass can still decode from packet `start` on."""
+        """Returns whether this pass can still decode from packet `start` on."""
         return start >= self._next or (self._since is not None and self._since <= start and self._edit[self._since] == self._edit[start])
 
     def frame_at(self, pts: int, start: int) -> av.VideoFrame | None:
-        """The frame with this time stamp, decoded from packet `start` or earlier; None if the decoder skips it."""
+        """Returns the frame with this time stamp, decoded from packet `start` or earlier; None if the decoder skips it."""
         if start >= self._next:
             self._skip_to(start)
         while True:
@@ -180,7 +180,7 @@ class _Run:
 
 
 def _starting_points(packets: Packets, keys: NDArray[np.int64], index: int) -> Iterator[int]:
-    """Key packets from which packet `index` may be decoded: the last before it in file and time, then 1, 2, 4, … earlier."""
+    """Yields the key packets from which packet `index` may be decoded: the last before it in file and time, then 1, 2, 4, … earlier."""
     earlier = keys[: np.searchsorted(keys, index, side="right")]
     earlier = earlier[packets.edit[earlier] == packets.edit[index]]
     earlier = earlier[packets.pts[earlier] <= packets.pts[index]]  # a missing time is the lowest number
@@ -247,7 +247,7 @@ class CountedVideo:
 
 
 def _has_guessed_times(track: Track) -> bool:
-    """Whether FFmpeg guesses the presentation times, wrongly: these formats have decoding times only, and these codecs reorder frames."""
+    """Returns whether FFmpeg guesses the presentation times, wrongly: these formats have decoding times only, and these codecs reorder frames."""
     return track.codec in GUESSED_WRONGLY.get(track.format, ())
 
 
@@ -262,7 +262,7 @@ class TimeGuess:
         self._faulty_pts = self._faulty_dts = 0
 
     def next(self, pts: int | None, dts: int | None) -> int:
-        """The next frame's time; NO_TIME if it has none."""
+        """Returns the next frame's time; NO_TIME if it has none."""
         if dts is not None:
             self._faulty_dts += dts <= self._last_dts
             self._last_dts = dts

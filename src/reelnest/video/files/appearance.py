@@ -31,26 +31,26 @@ COSINES: Cells = np.cos(np.pi / CELLS * (_STEPS[None, :FREQUENCIES].T) * (_STEPS
 
 
 def cells_of(image: "Image.Image") -> Cells:
-    """A frame as cells of 0 to 255, (CELLS, CELLS, 3)."""
+    """Returns a frame as cells of 0 to 255, (CELLS, CELLS, 3)."""
     from PIL import Image  # a training, which decodes nothing, does without
 
     return np.asarray(image.convert("RGB").resize((CELLS, CELLS), Image.Resampling.BOX), dtype=np.float64)
 
 
 def perceptual_hash(grey: Cells) -> bytes:
-    """The 64 bits of a frame of (CELLS, CELLS)."""
+    """Returns the 64 bits of a frame of (CELLS, CELLS)."""
     spectrum = COSINES @ grey @ COSINES.T
     return np.packbits(spectrum > np.median(spectrum)).tobytes()
 
 
 def colours(cells: Cells) -> bytes:
-    """The mean colours of COLOUR_CELLS × COLOUR_CELLS parts of a frame."""
+    """Returns the mean colours of COLOUR_CELLS × COLOUR_CELLS parts of a frame."""
     side = CELLS // COLOUR_CELLS
     return cells.reshape(COLOUR_CELLS, side, COLOUR_CELLS, side, 3).mean(axis=(1, 3)).round().astype(np.uint8).tobytes()
 
 
 def appearance(frames: list[Cells]) -> dict[str, Any]:
-    """The appearance of a video by its frames in order, as fields of `VideoInfo`.
+    """Returns the appearance of a video by its frames in order, as fields of `VideoInfo`.
 
     `brightness` is that of the lightest cell, `contrast` the largest difference of two cells of a frame, and `change` the largest
     difference of a cell between two frames, or None for a single frame.

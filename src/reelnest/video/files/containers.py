@@ -24,13 +24,13 @@ PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"v=0")
 
 
 def is_playlist(file: BinaryIO) -> bool:
-    """Whether the file is a playlist (HLS, DASH, concat, SDP)."""
+    """Returns whether the file is a playlist (HLS, DASH, concat, SDP)."""
     file.seek(0)
     return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(PLAYLISTS)
 
 
 def webp_durations(file: BinaryIO) -> list[int]:
-    """Duration of each frame of an animated WebP, in milliseconds."""
+    """Returns the duration of each frame of an animated WebP, in milliseconds."""
     size = os.fstat(file.fileno()).st_size
     durations, at = [], 12  # after RIFF, its size and WEBP
     while at + 8 <= size:
@@ -44,7 +44,7 @@ def webp_durations(file: BinaryIO) -> list[int]:
 
 
 def second_jpeg(file: BinaryIO) -> int | None:
-    """Position of the image that follows the first in a raw stream of JPEG images; None for a single image."""
+    """Returns the position of the image that follows the first in a raw stream of JPEG images; None for a single image."""
     file.seek(0)
     data = file.read()
     at = 2
@@ -55,7 +55,7 @@ def second_jpeg(file: BinaryIO) -> int | None:
 
 
 def announced_size(file: BinaryIO) -> int | None:
-    """Minimum size of the file in bytes, by its header; None if the header has no size (MPEG-TS, a live stream, not a video)."""
+    """Returns the minimum size of the file in bytes, by its header; None without a size there (MPEG-TS, a live stream, not a video)."""
     file.seek(0)
     head = file.read(12)
     if head[:4] == EBML:
@@ -122,7 +122,7 @@ def _gif(file: BinaryIO) -> int:
 
 
 def _colours(flags: bytes) -> int:
-    """Size of the table of colours that these flags announce."""
+    """Returns the size of the table of colours that these flags announce."""
     return 3 << ((flags[0] & 7) + 1) if flags and flags[0] & 0x80 else 0
 
 
@@ -142,7 +142,7 @@ def _flv(file: BinaryIO) -> int:
 
 
 def _matroska(file: BinaryIO) -> int | None:
-    """End of the segment, which follows the short EBML header."""
+    """Returns the end of the segment, which follows the short EBML header."""
     file.seek(len(EBML))
     header = _vint(file)
     if header is None:
@@ -155,7 +155,7 @@ def _matroska(file: BinaryIO) -> int | None:
 
 
 def _vint(file: BinaryIO) -> int | None:
-    """An EBML variable-length integer; None for "unknown" (all ones), which live streams write."""
+    """Returns an EBML variable-length integer; None for "unknown" (all ones), which live streams write."""
     first = file.read(1)
     if not first or not first[0]:
         return None

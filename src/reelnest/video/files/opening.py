@@ -84,12 +84,12 @@ def _picture_track(streams: list[av.video.stream.VideoStream], name: str) -> av.
 
 
 def video_streams(container: av.container.InputContainer) -> list[av.video.stream.VideoStream]:
-    """The video streams that are not cover pictures."""
+    """Returns the video streams that are not cover pictures."""
     return [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
 
 
 def packets(opened: Opened, name: str) -> "Iterator[av.Packet[av.VideoStream]]":
-    """The stream's packets that have a size. Raises VideoError (`damaged`) where the file cannot be read further."""
+    """Yields the stream's packets that have a size. Raises VideoError (`damaged`) where the file cannot be read further."""
     container, stream = opened
     try:
         for packet in container.demux(stream):
@@ -115,7 +115,7 @@ def _raise_for_size(descriptor: int, name: str) -> NoReturn:
 
 
 def summary(error: Exception) -> str:
-    """A library's message without times, addresses and paths, so that reports are the same on every day and machine."""
+    """Returns a library's message without times, addresses and paths, so that reports are the same on every day and machine."""
     if isinstance(error, IndexError):
         return "a stream begins in the middle of the file"
     text = error.strerror if isinstance(error, av.error.FFmpegError) else str(error)

@@ -31,7 +31,7 @@ UPRIGHT = Orientation()
 
 
 def frame_orientation(frame: av.VideoFrame) -> Orientation:
-    """The orientation in the frame's display matrix; upright if it has none. Angles are rounded to quarter turns."""
+    """Returns the orientation in the frame's display matrix; upright if it has none. Angles are rounded to quarter turns."""
     # PyAV accepts the type as key; its stub declares names only.
     data = frame.side_data.get(Type.DISPLAYMATRIX)  # type: ignore[call-overload]  # see above
     matrix = np.frombuffer(data, dtype=np.int32) if data is not None else ()
@@ -44,7 +44,7 @@ def frame_orientation(frame: av.VideoFrame) -> Orientation:
 
 
 def square_pixel_width(width: int, aspect: Fraction | None) -> int:
-    """Width of the frame in square pixels. `aspect` is a pixel's width divided by its height; None is 1."""
+    """Returns the width of the frame in square pixels. `aspect` is a pixel's width divided by its height; None is 1."""
     return width if aspect in (None, 1) else max(1, round(width * aspect))
 
 
@@ -60,7 +60,7 @@ def _rgb(frame: av.VideoFrame, name: str) -> av.VideoFrame:
 
 
 def picture(frame: av.VideoFrame, aspect: Fraction | None, name: str) -> Image.Image:
-    """The frame as a player shows it. Raises VideoError for a damaged or too large frame."""
+    """Returns the frame as a player shows it. Raises VideoError for a damaged or too large frame."""
     if frame.is_corrupt:
         raise VideoError("damaged", f"{name}: some of its frames are incomplete; copy it again")
     width = square_pixel_width(frame.width, aspect)

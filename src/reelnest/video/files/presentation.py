@@ -17,7 +17,7 @@ EVEN_TIMES = "give it even times: ffmpeg -i IN -vf setpts=N/FRAME_RATE/TB out.mp
 
 
 def displayed_packets(track: Track) -> NDArray[np.int64] | None:
-    """The indices of the displayed packets, with increasing times; None if the time stamps do not define their order.
+    """Returns the indices of the displayed packets, with increasing times; None if the time stamps do not define their order.
 
     Not displayed: packets that an edit list discards, packets before the first key frame in the file or in time (they refer to missing
     frames), and leading packets without a time, which FFmpeg uses for times before zero.
@@ -42,17 +42,17 @@ def displayed_packets(track: Track) -> NDArray[np.int64] | None:
 
 
 def has_edits(track: Track) -> bool:
-    """Whether an edit list shows parts of the file, each decoded on its own, that overlap or are in another order than in the file."""
+    """Returns whether an edit list shows parts of the file, each decoded on its own, that overlap or are in another order there."""
     return track.format.startswith(EDITED_FORMATS) and bool(track.packets.edit[-1:].any()) and bool(track.packets.is_discarded.any())
 
 
 def is_absurd(time: int | None, track: Track) -> bool:
-    """Whether a time stamp cannot be one, as for a negative time that is stored as an unsigned number."""
+    """Returns whether a time stamp cannot be one, as for a negative time that is stored as an unsigned number."""
     return time is not None and abs(time) * track.time_base > ABSURD_SECONDS
 
 
 def starts_and_seconds(track: Track, pts: NDArray[np.int64], last_duration: int, name: str) -> tuple[NDArray[np.float64], float]:
-    """Start times of frames with the increasing time stamps `pts`, and the video's length, in seconds. VideoError (`bad_times`)."""
+    """Returns start times of frames with the increasing time stamps `pts`, and the video's length, in seconds. VideoError (`bad_times`)."""
     unit = float(track.time_base)
     starts: NDArray[np.float64] = pts.astype(np.float64) * unit
     gap = float(np.diff(starts).max(initial=0))
@@ -78,7 +78,7 @@ def check_has_times(track: Track, name: str) -> None:
 
 
 def seconds_per_frame(track: Track, name: str) -> float:
-    """The median duration of a frame, for a track without usable time stamps. Raises VideoError (`bad_times`)."""
+    """Returns the median duration of a frame, for a track without usable time stamps. Raises VideoError (`bad_times`)."""
     durations = track.packets.duration[track.packets.duration > 0]
     if not len(durations):
         dts = track.packets.dts[track.packets.dts != NO_TIME]

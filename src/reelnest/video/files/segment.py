@@ -40,7 +40,7 @@ class SegmentVideo:
 
 
 def seconds_before(video: "OpenedVideo", zero: float | None) -> float:
-    """Time from `zero` (see `cut`) to the first frame; negative if players begin to count after it."""
+    """Returns the time from `zero` (see `cut`) to the first frame; negative if players begin to count after it."""
     first_start = float(video.starts[0])
     is_counted = first_start == 0  # by a decoder that ignores the time stamps of the file
     latest = first_start if is_counted else first_start + LONGEST_NEGATIVE_SECONDS
@@ -50,7 +50,7 @@ def seconds_before(video: "OpenedVideo", zero: float | None) -> float:
 
 
 def cut(video: "OpenedVideo", start: float, end: float | None, zero: float | None, name: str) -> SegmentVideo:
-    """The frames that a player shows from `start` to `end`. The first one may be visible before `start` already.
+    """Returns the frames that a player shows from `start` to `end`. The first one may be visible before `start` already.
 
     `zero` is the time stamp at which players begin to count; by default that of the first frame. Messages call the file `name`.
     Raises VideoError (`bad_segment`) for times after the video's end, or before its first frame.

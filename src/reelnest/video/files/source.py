@@ -41,7 +41,7 @@ class Source:
         return self._first.fileno()
 
     def file(self, number: int) -> BinaryIO:
-        """The file with this number, at its beginning. The caller closes it."""
+        """Returns the file with this number, at its beginning. The caller closes it."""
         return os.fdopen(os.dup(self.descriptor) if number == 0 else self._open_file(number), "rb")
 
     @cached_property

@@ -153,7 +153,7 @@ def _read(opened: Opened, name: str, limits: Limits, *, is_probed: bool) -> Trac
 
 
 def _packet_rows(opened: Opened, name: str, limits: Limits) -> "tuple[list[PacketRow], list[VideoPacket] | None]":
-    """The columns of `Packets`, one row per packet, and the packets; None if they take more than CACHED_BYTES."""
+    """Returns the columns of `Packets`, one row per packet, and the packets; None if they take more than CACHED_BYTES."""
     context = opened[1].codec_context
     codec, header = context.name, context.extradata
     rows: list[PacketRow] = []
@@ -181,7 +181,7 @@ def _packet_rows(opened: Opened, name: str, limits: Limits) -> "tuple[list[Packe
 
 
 def _h264_picture(packet: memoryview, header: bytes | None) -> int | None:
-    """First byte of the first NAL unit with a picture, in an H.264 packet of MP4 or Matroska; None for other framings."""
+    """Returns the first byte of the first NAL unit with a picture, in an H.264 packet of MP4 or Matroska; None for other framings."""
     if not header or header[0] != 1 or len(header) <= H264_LENGTH_BYTE:
         return None
     length_bytes = (header[H264_LENGTH_BYTE] & 3) + 1
@@ -195,7 +195,7 @@ def _h264_picture(packet: memoryview, header: bytes | None) -> int | None:
 
 
 def first_look(descriptor: int, name: str, *, is_probed: bool) -> Look:
-    """The look of the first key frame; upright, without an aspect, if it cannot be decoded by itself."""
+    """Returns the look of the first key frame; upright, without an aspect, if it cannot be decoded by itself."""
     with open_stream(descriptor, name, is_probed=is_probed) as opened, contextlib.suppress(av.error.FFmpegError):
         packet = next((packet for packet in packets(opened, name) if packet.is_keyframe), None)
         codec = opened[1].codec_context
