@@ -247,7 +247,7 @@ def field_of(record: Any, name: str, kind: type[T]) -> T:
     value = record.get(name) if isinstance(record, dict) else None
     if isinstance(value, kind):
         return value
-    raise RecordError("wrong_layout", f"expected {name} with a {kind.__name__}; found {show(value)[:60]}")
+    raise RecordError("wrong_layout", f"expected {name} with a {kind.__name__}; found {show(value, 60)}")
 
 
 def texts(values: Sequence[Any], origin: Origin) -> list[tuple[Any, Origin]]:
@@ -275,7 +275,7 @@ def segment_times(times: Any, duration: Any) -> dict[str, float]:
     Raises RecordError if `times` is anything but two numbers.
     """
     if not (isinstance(times, list) and [isinstance(time, int | float) for time in times] == [True, True]):
-        raise RecordError("wrong_layout", f"expected start and end in seconds; found {show(times)[:60]}")
+        raise RecordError("wrong_layout", f"expected start and end in seconds; found {show(times, 60)}")
     start, end = times
     is_last = isinstance(duration, int | float) and end >= duration > start
     return {"start": start} if is_last else {"start": start, "end": end}

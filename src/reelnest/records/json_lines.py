@@ -142,13 +142,13 @@ def advise_on_id(name: str, known: Collection[str]) -> str:
     return f"did you mean {show(similar)}, which differs in case, white space or Unicode form?"
 
 
-def show(value: Any) -> str:
-    """Returns a value as JSON, truncated to a readable length, always encodable."""
+def show(value: Any, longest: int = 120) -> str:
+    """Returns a value as JSON of at most `longest` characters, always encodable. What is left out is replaced by “…”."""
     try:
         text = json.dumps(value, ensure_ascii=not (isinstance(value, str) and is_encodable(value)), default=str)
     except RecursionError:
         return "a value that is nested very deep"
-    return text if len(text) <= 120 else text[:117] + "…" + text[-1]
+    return text if len(text) <= longest else text[: longest - 2] + "…" + text[-1]
 
 
 def show_kind(value: Any) -> str:

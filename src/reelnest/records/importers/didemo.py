@@ -52,7 +52,7 @@ def _clip_of_moment(origin: Origin, entry: Any, split: str) -> Clip:
     first, last = chosen[0][0]
     units = entry.get("num_segments") or UNITS
     if not _is_unit(units):
-        raise RecordError("wrong_layout", f"expected num_segments with a number of units; found {show(units)[:60]}")
+        raise RecordError("wrong_layout", f"expected num_segments with a number of units; found {show(units, 60)}")
     times = segment_times([first * UNIT_SECONDS, (last + 1) * UNIT_SECONDS], units * UNIT_SECONDS)
     video_id = Path(video).stem
     return Clip(origin, video_id, video, (), split, video_id, moments=[Moment(text.strip(), origin, times)])
@@ -61,7 +61,7 @@ def _clip_of_moment(origin: Origin, entry: Any, split: str) -> Clip:
 def _units(entry: Any) -> list[list[int]]:
     times = field_of(entry, "times", list)
     if not all(isinstance(pair, list) and len(pair) == 2 and all(map(_is_unit, pair)) for pair in times):
-        raise RecordError("wrong_layout", f"expected times with the first and last unit of each annotator; found {show(times)[:60]}")
+        raise RecordError("wrong_layout", f"expected times with the first and last unit of each annotator; found {show(times, 60)}")
     return times
 
 

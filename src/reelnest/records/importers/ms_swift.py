@@ -77,10 +77,10 @@ def _sides(record: dict[str, Any], kind: str) -> list[dict[str, str]]:
 
 def _side(messages: Any, files: Any, where: str) -> dict[str, str]:
     if not isinstance(messages, list) or len(messages) != 1 or not isinstance(messages[0], dict):
-        raise RecordError("wrong_layout", f"{where} is {show(messages)[:60]}; expected a list of one message")
+        raise RecordError("wrong_layout", f"{where} is {show(messages, 60)}; expected a list of one message")
     content = messages[0].get("content")
     if not isinstance(content, str):
-        raise RecordError("wrong_layout", f"{where} has the content {show(content)[:60]}; expected a text")
+        raise RecordError("wrong_layout", f"{where} has the content {show(content, 60)}; expected a text")
     if unknown := next((tag for tag in OTHER_TAGS if tag in content), None):
         raise RecordError("wrong_layout", f"{where} has {unknown}; expected a text, or {TAG} alone")
     if TAG not in content:
@@ -90,7 +90,7 @@ def _side(messages: Any, files: Any, where: str) -> dict[str, str]:
     if content.replace(TAG, "", 1).strip():
         raise RecordError("mixed_side", f"{where} has a video and a text; expected one of them: put the text into the video's fields")
     if not isinstance(files, Sequence) or isinstance(files, str) or len(files) != 1 or not isinstance(files[0], str):
-        raise RecordError("wrong_layout", f"{where} has {TAG}, but its files are {show(files)[:60]}; expected one path")
+        raise RecordError("wrong_layout", f"{where} has {TAG}, but its files are {show(files, 60)}; expected one path")
     return {"video": files[0]}
 
 
