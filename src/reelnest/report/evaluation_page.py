@@ -70,6 +70,7 @@ def write_evaluation_page(
         "negatives_chart": negatives_chart(evaluation.negatives_outranked),
         "configurations": configurations,
         "series": series,
+        "storage_note": wording.storage_note(dict.fromkeys(name for name in series if name != wording.FUNNEL)),
         "configuration_metrics": wording.shown_metrics(headline_names(), evaluation),
         "scatter_charts": scatter_charts(configurations, series, evaluation.metric),
         "engines": evaluation.engines,

@@ -1,9 +1,10 @@
 """Names and number formats of the evaluation page."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from reelnest.artifacts.evaluation_report import ALL, ConfigurationResult, EvaluationReport, Measured
 from reelnest.evaluation.metrics import METRICS, metric_names
+from reelnest.search.storage_types import BITS, STORAGE_TYPES, bytes_per_vector
 
 KINDS = ("text_to_video", "video_to_text", "text_to_text", "video_to_video", ALL)
 """The pair kinds in the page's order, which also determines their colours and marks."""
@@ -74,6 +75,13 @@ def series_of(configuration: ConfigurationResult) -> str:
 def series_style(series: str) -> int:
     """Returns the number of a series' colour and mark, from 0."""
     return SERIES.index(series) if series in SERIES else len(SERIES)
+
+
+def storage_note(storages: Iterable[str]) -> str:
+    """Returns what a dimension takes in each storage type, such as `A dimension takes 32 bits as float32, 8 bits as int8.`"""
+    bits = {storage: bytes_per_vector(BITS, storage) for storage in storages if storage in STORAGE_TYPES}
+    sizes = ", ".join(f"{size} bit{'' if size == 1 else 's'} as {storage}" for storage, size in bits.items())
+    return f"A dimension takes {sizes}." if sizes else ""
 
 
 def configuration_name(name: str) -> str:

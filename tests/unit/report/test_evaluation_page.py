@@ -246,6 +246,10 @@ def test_each_configuration_is_a_row_and_a_mark_and_the_choice_is_marked_in_both
         assert chart.count("recommended: 64 int8") == 1
 
 
+def test_the_page_says_what_each_of_its_storage_types_is(tmp_path: Path) -> None:
+    assert "A dimension takes 32 bits as float32, 8 bits as int8, 1 bit as binary." in full_page(tmp_path).text
+
+
 def test_a_difference_is_called_better_or_worse_only_where_its_interval_says_so(tmp_path: Path) -> None:
     page = full_page(tmp_path)
     assert "Against the champion, version 3" in page.text
