@@ -98,7 +98,7 @@ def as_text(report: Mapping[str, Any]) -> str:
     """Returns the report as text for a terminal."""
     rows: list[Sequence[object]] = [("measure", "", "effect", "margin", "p")]
     for measure in report["measures"]:
-        verdict = "drifted" if measure["drifted"] else "not shown"
+        verdict = "drifted" if measure["drifted"] else "no drift shown"
         rows.append((measure["measure"], verdict, f"{measure['effect']:.3f}", f"{measure['margin']:g}", f"{measure['adjusted']:.3g}"))
     champion = report["champion"]
     missing = [f"Not measured: {name} ({why})." for name, why in report["not_measured"].items()]

@@ -38,7 +38,10 @@ def _title(report: Mapping[str, Any]) -> str:
 
 
 def _charts(report: Mapping[str, Any]) -> list[PairedBars]:
-    charts = [of_histogram(name.capitalize(), measure["histogram"]) for name, measure in report["distributions"].items()]
+    charts = [
+        of_histogram(name.capitalize(), measure["histogram"], "seconds" if "seconds" in name else "characters")
+        for name, measure in report["distributions"].items()
+    ]
     kinds = report["pair_kinds"]
     if kinds:
         names = sorted({*kinds["before"], *kinds["after"]}, key=wording.kind_style)

@@ -34,6 +34,8 @@ class PairedBars:
     """A chart of shares."""
 
     title: str
+    axes: str
+    """What the axes show, with the unit."""
     bars: tuple[Bar, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
@@ -44,7 +46,7 @@ class PairedBars:
     bottom: int = HEIGHT - BOTTOM
 
 
-def of_histogram(title: str, histogram: Mapping[str, Sequence[float]]) -> PairedBars:
+def of_histogram(title: str, histogram: Mapping[str, Sequence[float]], unit: str) -> PairedBars:
     """Returns the chart of a histogram with `edges` and the shares `before` and `after` (`measures.histogram`). The last bin is open."""
     edges = histogram["edges"]
     bins = len(edges) - 1
@@ -52,7 +54,7 @@ def of_histogram(title: str, histogram: Mapping[str, Sequence[float]]) -> Paired
     names[-1] = f"{edges[-2]:.4g} and more"
     every = -(-bins // (MOST_EDGES - 1))
     ticks = [Tick(_x(at, bins), f"{edges[at]:.3g}") for at in range(0, bins, every)]
-    return PairedBars(title, *_drawn(names, histogram["before"], histogram["after"], ticks))
+    return PairedBars(title, f"share by {unit}", *_drawn(names, histogram["before"], histogram["after"], ticks))
 
 
 def of_counts(title: str, before: Mapping[str, int], after: Mapping[str, int], name: Mapping[str, str]) -> PairedBars:
@@ -60,7 +62,7 @@ def of_counts(title: str, before: Mapping[str, int], after: Mapping[str, int], n
     kinds = list(name)
     ticks = [Tick(_x(at + 0.5, len(kinds)), name[kind]) for at, kind in enumerate(kinds)]
     shares_before, shares_after = ([side.get(kind, 0) / max(1, sum(side.values())) for kind in kinds] for side in (before, after))
-    return PairedBars(title, *_drawn([name[kind] for kind in kinds], shares_before, shares_after, ticks))
+    return PairedBars(title, "share by kind", *_drawn([name[kind] for kind in kinds], shares_before, shares_after, ticks))
 
 
 def _drawn(

@@ -45,7 +45,8 @@ def test_a_page_without_data_or_earlier_metrics_shows_that(tmp_path: Path) -> No
 
 
 def test_bars_are_as_high_as_their_shares() -> None:
-    chart = of_histogram("Lengths", {"edges": [0.0, 1.0, 2.0], "before": [0.25, 0.75], "after": [0.5, 0.5]})
+    chart = of_histogram("Lengths", {"edges": [0.0, 1.0, 2.0], "before": [0.25, 0.75], "after": [0.5, 0.5]}, "characters")
+    assert chart.axes == "share by characters"
     heights = [bar.height for bar in chart.bars]
     assert heights[2] / heights[0] == pytest.approx(3)
     assert heights[1] == heights[3] == pytest.approx(2 * heights[0])
