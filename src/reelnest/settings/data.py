@@ -41,9 +41,9 @@ class Validate(Section):
     min_change: GreyLevel = 3
     """Of the part that changes most between two frames."""
     max_near_duplicate_bits: Annotated[int, Field(ge=0, le=11)] = 6
-    """Two videos look almost the same if their perceptual hashes, of 192 bits, differ in at most so many."""
+    """Two videos look almost the same if their perceptual hashes, of 192 bits, differ in at most this many."""
     min_near_duplicate_similarity: Annotated[float, Field(ge=0.5, le=1)] = 0.8
-    """Two texts are almost the same if so large a share of their trigrams is in both (Jaccard similarity)."""
+    """Two texts are almost the same if at least this share of their trigrams is in both (Jaccard similarity)."""
     max_script_difference: Fraction = 0.1
     """Between the shares of the texts by script in the train and the test split: at most this share has another script."""
 
