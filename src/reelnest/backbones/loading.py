@@ -98,7 +98,7 @@ def refuse_pickles(folder: Path) -> None:
     pickled = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern))
     if pickled:
         raise ModelError(
-            f"{folder}: holds pickled files ({', '.join(pickled)}), which could run code when opened. "
+            f"{folder}: holds pickled files ({some_of(pickled)}), which could run code when opened. "
             "Remove them and use the model's safetensors files, or convert them with safetensors.torch."
         )
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from reelnest.errors import QueryError
+from reelnest.messages import some_of
 from reelnest.records.formats import TEXT_FIELDS
 
 LONGEST_FILTER = 10_000
@@ -147,7 +148,7 @@ class _Parser:
             case ast.Subscript(value=ast.Name(id="tags"), slice=ast.Constant(value=str(name))) if name in self._tags:
                 return name
             case ast.Name() | ast.Subscript():
-                listed = ", ".join(sorted(self._tags)[:20]) or "none"
+                listed = some_of(sorted(self._tags), most=20) or "none"
                 raise self._error(node, f"is not a field of this index's videos. Their tags: {listed}. Others: {', '.join(TEXT_FIELDS)}")
         raise self._error(node, "is not the name of a tag or a text field")
 

@@ -67,6 +67,11 @@ def test_what_cannot_be_used_is_quoted(text: str, message: str) -> None:
     assert "\n" not in str(raised.value)
 
 
+def test_of_many_tags_a_message_names_the_first_and_how_many_more_there_are() -> None:
+    with pytest.raises(QueryError, match=r"Their tags: tag000, .*, tag019, and 980 more\. Others: title"):
+        parse_filter("none == 'en'", [f"tag{number:03}" for number in range(1000)])
+
+
 def test_texts_that_are_numbers_are_compared_as_python_reads_them() -> None:
     for text in ("3", "-0.5", " 12.50 ", "1e3", ".5", "7."):
         assert number_of(text) == float(text)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from reelnest.errors import DataError, VideoError
+from reelnest.messages import some_of
 from reelnest.records.files.safe_paths import resolve
 from reelnest.records.formats import PAIR_KEYS, VIDEO_KEYS
 from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, PairRow, Row, VideoRow
@@ -34,7 +35,7 @@ def read_earlier_system(source: Path) -> Iterator[Row]:
     for row in _records(source, PAIRS_FILE, PAIR_KEYS, ignored):
         yield row if isinstance(row, BadRow) else PairRow(*row)
     if ignored:
-        counts = ", ".join(f"{key} ({count:,} rows)" for key, count in ignored.most_common())
+        counts = some_of([f"{key} ({count:,} rows)" for key, count in ignored.most_common()], most=10)
         log.warning("%s: these keys were ignored, because the new files do not have them: %s", source, counts)
 
 

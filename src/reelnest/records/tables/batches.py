@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reelnest.errors import DataError
+from reelnest.messages import some_of
 from reelnest.records.importers.importer import BadRow, Origin
 from reelnest.records.json_lines import RecordError, check_is_file, is_encodable, parse_record
 
@@ -93,7 +94,7 @@ def _unreadable(table: Path, error: Exception) -> DataError:
 
 def _check_columns(table: Path, columns: Sequence[str], names: Sequence[str]) -> None:
     if missing := [column for column in columns if column not in names]:
-        raise DataError(f"{table}: there is no column {missing[0]}; its columns are {', '.join(names) or 'none'}.")
+        raise DataError(f"{table}: there is no column {missing[0]}; its columns are {some_of(names, most=20) or 'none'}.")
     if repeated := [column for column in columns if names.count(column) > 1]:
         raise DataError(f"{table}: there are two columns {repeated[0]}; rename one.")
 

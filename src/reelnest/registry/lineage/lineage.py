@@ -20,6 +20,7 @@ from reelnest.artifacts.evaluation_report import EvaluationReport
 from reelnest.artifacts.lineage import Commit, DataVersion, Environment, FlowRun, Origins, ValidatedData
 from reelnest.artifacts.validation_report import ValidationReport
 from reelnest.errors import RegistryError
+from reelnest.messages import some_of
 from reelnest.registry.connection import UNREADABLE, connect_to_read, registry_errors
 from reelnest.registry.known_versions import MODEL_HASH_TAG, check_source, named_version
 from reelnest.registry.lineage.checkout import read_checkout
@@ -127,7 +128,7 @@ def write_lineage(
         environment=environment(root, packages),
     )
     if lineage.stale:
-        log.warning("lineage: changed since the model was trained: %s. Run `dvc repro` before registering.", ", ".join(lineage.stale))
+        log.warning("lineage: changed since the model was trained: %s. Run `dvc repro` before registering.", some_of(lineage.stale))
     (folder / LINEAGE_FILE).write_text(lineage.model_dump_json(indent=2), encoding="utf-8")
     return lineage
 
