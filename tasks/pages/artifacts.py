@@ -29,7 +29,7 @@ MLFLOW_PAGES = "REELNEST_MLFLOW_UI_URL"
 
 
 def validation_page(workspace: Workspace) -> str:
-    """Counts, quarantined records by reason, and failed expectations."""
+    """Returns counts, quarantined records by reason, and failed expectations."""
     report = ValidationReport.read(workspace.reports)
     quarantined, splits = report.quarantined, report.pairs.by_split_and_kind
     reasons = [(file, reason, n) for file, by_reason in quarantined.by_reason.items() for reason, n in sorted(by_reason.items())]

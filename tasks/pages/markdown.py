@@ -29,7 +29,7 @@ def table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
 
 
 def code(*lines: str) -> str:
-    """Commands as an indented code block, in which nothing needs escaping."""
+    """Returns commands as an indented code block, in which nothing needs escaping."""
     return "\n".join("    " + " ".join(line.split()) for line in lines)
 
 

@@ -170,13 +170,13 @@ class Engine(Protocol):
         """
 
     def get(self, ids: Sequence[str]) -> list[Video]:
-        """Videos of the active version, in the order of `ids`. Raises QueryError for an unknown id."""
+        """Returns videos of the active version, in the order of `ids`. Raises QueryError for an unknown id."""
 
     def vectors(self, keys: Collection[str]) -> Mapping[str, Vector]:
         """Returns the stored vectors of the active version for those of `keys` that it has. They need not be encoded again."""
 
     def disk_bytes(self) -> int | None:
-        """Bytes of the active version on the disk, with its tables and graphs; None if the server does not say."""
+        """Returns bytes of the active version on the disk, with its tables and graphs; None if the server does not say."""
 
     def close(self) -> None:
         """Closes connections and files."""
@@ -234,7 +234,7 @@ def base_folder(location: str) -> Path:
 
 
 def bytes_below(path: Path) -> int:
-    """Bytes that the files below a folder take on the disk. Engines write files with holes."""
+    """Returns bytes that the files below a folder take on the disk. Engines write files with holes."""
     return sum(BLOCK_BYTES * file.stat().st_blocks for file in path.rglob("*") if file.is_file())
 
 

@@ -196,7 +196,7 @@ class FolderEngine:
         return videos_of(self._opened.table, [self._opened.rows[video_id] for video_id in ids])
 
     def vectors(self, keys: Collection[str]) -> Mapping[str, Vector]:
-        """Views of the memory-mapped file; see `Engine.vectors`."""
+        """Returns views of the memory-mapped file; see `Engine.vectors`."""
         selected, vectors = frozenset(keys), self._opened.vectors
         if not isinstance(vectors, ByCosine) or not isinstance(vectors.corpus, torch.Tensor):
             return {}  # codes and signs do not give the vectors back

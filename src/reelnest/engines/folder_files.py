@@ -120,7 +120,7 @@ def read_keys(file: pq.ParquetFile) -> list[str]:
 
 
 def videos_of(table: pa.Table, rows: Sequence[int]) -> list[Video]:
-    """Rows of `videos.parquet`."""
+    """Returns rows of `videos.parquet`."""
     videos = []
     for stored in table.take(pa.array(rows, pa.int64())).to_pylist():
         fields, tags = ({each["name"]: each["text"] for each in stored[column]} for column in ("fields", "tags"))

@@ -264,7 +264,7 @@ class MilvusEngine(CollectionsEngine):
         return self._collection(version)
 
     def _load(self, collection: str) -> None:
-        """Milvus searches only loaded collections. Milvus Lite loads none when it opens its file."""
+        """Loads a collection: Milvus searches only loaded ones. Milvus Lite loads none when it opens its file."""
         if collection not in self._loaded:
             self._client.load_collection(collection)
             self._loaded.add(collection)

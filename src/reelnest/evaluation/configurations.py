@@ -55,7 +55,7 @@ class Configuration:
         return bytes_per_vector(self.dim, self.storage)
 
     def index_bytes(self, videos: int) -> int:
-        """Bytes of an index of `videos` videos."""
+        """Returns bytes of an index of `videos` videos."""
         return index_bytes(videos, self.dim, self.storage)
 
     @property
@@ -161,7 +161,7 @@ def _holds_signs(storage: Storage) -> bool:
 def _exact_rankings(
     candidates: Sequence[Configuration], queries: Tensor, corpora: dict[Storage, Corpus], k: int
 ) -> dict[Configuration, Ranking]:
-    """Rankings of the exact configurations other than float32, in one pass for each storage type."""
+    """Returns rankings of the exact configurations other than float32, in one pass for each storage type."""
     rankings: dict[Configuration, Ranking] = {}
     for storage, corpus in corpora.items():
         exact = {candidate.dim: candidate for candidate in candidates if candidate.is_exact and candidate.storage == storage != "float32"}

@@ -195,7 +195,7 @@ def _results(engine: Engine, queries: Tensor, form: IndexForm, k: int) -> Tensor
 
 
 def _load(engine: Engine, queries: Tensor, form: IndexForm, condition: Filter | None, clients: int) -> Load:
-    """Clients that each send a query when they have the result of the one before."""
+    """Runs clients that each send a query when they have the result of the one before."""
     started = time.perf_counter()
 
     def client(number: int) -> list[float]:

@@ -251,12 +251,12 @@ def field_of(record: Any, name: str, kind: type[T]) -> T:
 
 
 def texts(values: Sequence[Any], origin: Origin) -> list[tuple[Any, Origin]]:
-    """Captions that came with a clip."""
+    """Returns captions that came with a clip."""
     return [(value, origin) for value in values]
 
 
 def joined(values: Sequence[Any], where: str) -> str:
-    """Texts about one video as one text. Raises RecordError if one of them is no text."""
+    """Joins texts about one video into one. Raises RecordError if one of them is no text."""
     for at, value in enumerate(values):
         if not isinstance(value, str):
             raise RecordError("wrong_layout", f"{where}[{at}] is {show_kind(value)}; expected a text")

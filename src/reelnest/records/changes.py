@@ -155,7 +155,7 @@ def summarise(values: Collection[float]) -> dict[str, float] | None:
 
 
 def distributions(changes: Changes, seconds: Mapping[str, Sequence[float]]) -> dict[str, dict[str, dict[str, float] | None]]:
-    """Summaries of text lengths and durations, before and after. `seconds` has the known durations of both versions."""
+    """Returns summaries of text lengths and durations, before and after. `seconds` has the known durations of both versions."""
     measures: dict[str, Callable[[Contents], list[int]]] = {
         "characters of a query or target": pair_texts,
         "characters of a video's texts": video_texts,

@@ -68,10 +68,10 @@ def storage_names() -> tuple[str, ...]:
 
 
 def bytes_per_vector(dim: int, storage: str) -> int:
-    """Bytes of one vector, without what all vectors share."""
+    """Returns bytes of one vector, without what all vectors share."""
     return STORAGE_TYPES[storage].bytes_per_vector(dim)
 
 
 def index_bytes(vectors: int, dim: int, storage: str) -> int:
-    """Bytes of the vectors of an index, without its ids and without the graph of an approximate index."""
+    """Returns bytes of the vectors of an index, without its ids and without the graph of an approximate index."""
     return vectors * bytes_per_vector(dim, storage) + STORAGE_TYPES[storage].shared_bytes(dim)

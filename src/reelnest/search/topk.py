@@ -83,14 +83,14 @@ def corpus_blocks(queries: int, corpus: int, device: torch.device) -> list[slice
 
 
 def prefix_scores(queries: Tensor, corpus: Tensor, dim: int) -> Tensor:
-    """Cosines of all queries with all of the corpus over the first `dim` numbers: (queries, corpus) float32."""
+    """Returns cosines of all queries with all of the corpus over the first `dim` numbers: (queries, corpus) float32."""
     queries, corpus = queries[:, :dim].float(), corpus[:, :dim].float()
     scores = (queries / _norms(queries)) @ corpus.T
     return scores.mul_(1 / _norms(corpus).T)  # scaling the scores avoids a normalised copy of the corpus for every dim
 
 
 def query_blocks(queries: int, corpus: int) -> list[slice]:
-    """Blocks of queries that have about BLOCK_SCORES scores against the full corpus."""
+    """Returns blocks of queries that have about BLOCK_SCORES scores against the full corpus."""
     return _blocks(queries, max(1, BLOCK_SCORES // max(1, corpus)))
 
 
@@ -170,7 +170,7 @@ def _add_products(queries: Tensor, corpus: Searched, block: _Block, columns: sli
 
 @lru_cache(maxsize=1)
 def _workers() -> ThreadPoolExecutor | None:
-    """Threads whose operations use one core each; None where torch uses one."""
+    """Returns threads whose operations use one core each; None where torch uses one."""
     threads = torch.get_num_threads()
     if threads == 1:
         return None

@@ -85,7 +85,7 @@ class Connection(H11Protocol):
             self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
-        """Answers what is not HTTP, as JSON like every other error."""
+        """Responds to what is not HTTP with JSON, like every other error."""
         body = json.dumps({"error": msg})
         head = f"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close"
         self.transport.write(f"{head}\r\n\r\n{body}".encode())

@@ -40,7 +40,7 @@ def _version(location: str) -> object | None:
 
 
 class Followed:
-    """The searchers by name. Requests take one from `searchers` and use it to their end, so no answer mixes two versions."""
+    """The searchers by name. Requests take one from `searchers` and use it to their end, so no response mixes two versions."""
 
     def __init__(self, locations: Sequence[str], open_all: Open) -> None:
         """`open_all` opens indexes with their models, for which it uses those that are open. Raises what it raises."""

@@ -11,7 +11,7 @@ LIMITED = ("/api/search", "/v1/embeddings")
 
 
 class LoadLimit:
-    """ASGI middleware that answers a search beyond `most` with 429. All other requests pass."""
+    """ASGI middleware that responds to a search beyond `most` with 429. All other requests pass."""
 
     def __init__(self, app: ASGIApp, most: int = MOST_SEARCHES) -> None:
         self._app, self._most = app, most

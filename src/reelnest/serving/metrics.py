@@ -20,9 +20,11 @@ class Metrics:
     def __init__(self, searchers: Mapping[str, Searcher]) -> None:
         registry = CollectorRegistry()
         self._registry, self._searchers = registry, searchers
-        self.requests = Counter("reelnest_http_requests", "Requests that were answered", ["method", "path", "status"], registry=registry)
-        self.request_seconds = Histogram("reelnest_http_request_seconds", "Time to answer", ["path"], registry=registry, buckets=SECONDS)
-        self.in_progress = Gauge("reelnest_http_requests_in_progress", "Requests that are being answered", registry=registry)
+        self.requests = Counter("reelnest_http_requests", "Requests with a response", ["method", "path", "status"], registry=registry)
+        self.request_seconds = Histogram(
+            "reelnest_http_request_seconds", "Time until the response", ["path"], registry=registry, buckets=SECONDS
+        )
+        self.in_progress = Gauge("reelnest_http_requests_in_progress", "Requests without a response yet", registry=registry)
         self._encode = Histogram("reelnest_encode_seconds", "Time to encode a query", ["index"], registry=registry, buckets=SECONDS)
         self._search = Histogram("reelnest_search_seconds", "Time to search an index", ["index"], registry=registry, buckets=SECONDS)
         self._videos = Gauge("reelnest_index_videos", "Videos of an index", ["index", "model_hash"], registry=registry)

@@ -18,5 +18,5 @@ def flow_run() -> tuple[str, str | None] | None:
 
 
 def wandb_mode() -> Literal["online", "offline", "disabled", "shared"]:
-    """Weights & Biases' mode: WANDB_MODE if set, otherwise offline, so that nothing is uploaded by default."""
+    """Returns Weights & Biases' mode: WANDB_MODE if set, otherwise offline, so that nothing is uploaded by default."""
     return cast("Literal['online', 'offline', 'disabled', 'shared']", os.environ.get("WANDB_MODE", "offline"))

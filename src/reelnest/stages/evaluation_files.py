@@ -46,7 +46,7 @@ def write_page(reports: Path, report: EvaluationReport, evaluation: Evaluation, 
 
 
 def _csv_lines(evaluation: Evaluation, measured: Sequence[Measured]) -> Iterator[str]:
-    """Rows for each dim in float32, then in the other storage types; funnels are left out."""
+    """Yields rows for each dim in float32, then in the other storage types; funnels are left out."""
     yield CSV_COLUMNS
     for result in evaluation.results:
         yield from _csv_rows(result.pair_kind, result.dim, FLOATS, result.metrics, result.intervals)

@@ -189,7 +189,7 @@ class Prepared:
         return Pairs(self._queries[chosen], self._targets[chosen], self._relevance[chosen], negatives)
 
     def related(self, index: int) -> Indices:
-        """Items paired with this one, in any split and either direction, sorted, and those of the same moment. Never its negatives."""
+        """Returns items paired with this one in any split and direction, and those of the same moment, sorted. Never its negatives."""
         starts, related = self._relations
         return related[starts[index] : starts[index + 1]]
 

@@ -47,7 +47,7 @@ class Frames:
 
     @classmethod
     def of(cls, rows: NDArray[np.uint8], grid_thw: Grid, seconds_per_grid: float, vision: VisionSpec, decoder: str = "") -> Self:
-        """Frames with `rows` in memory."""
+        """Returns frames with `rows` in memory."""
         return cls(vision, grid_thw, seconds_per_grid, lambda: rows, decoder)
 
     @property

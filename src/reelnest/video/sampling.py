@@ -81,5 +81,5 @@ def frame_indices(starts: NDArray[np.float64], count: int) -> NDArray[np.int64]:
 
 
 def seconds_per_grid(count: int, seconds: float, span: int) -> float:
-    """Seconds between two steps of the grid, for `count` frames sampled from a video of length `seconds`."""
+    """Returns the seconds between two steps of the grid, for `count` frames sampled from a video of length `seconds`."""
     return span * seconds / count

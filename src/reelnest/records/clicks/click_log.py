@@ -244,7 +244,7 @@ def _numbers(column: "pa.Array") -> NDArray[np.float64]:
 
 
 def _seconds(column: "pa.Array") -> NDArray[np.float64]:
-    """Times as seconds since 1970, NaN where there is none. Numbers above LATEST are milliseconds. Times without a zone are UTC."""
+    """Returns times as seconds since 1970, NaN where there is none. Numbers above LATEST are milliseconds. Times without a zone are UTC."""
     import pandas as pd
     import pyarrow as pa
 

@@ -51,7 +51,7 @@ def estimate_propensities(rows: Rows) -> Floats:
 
 
 def harvest(rows: Rows, ranks: NDArray[np.int16]) -> tuple[Floats, Floats]:
-    """Clicks and weights of the items that were shown at two ranks, (ranks, ranks): at [k, j] what happened at rank k.
+    """Returns clicks and weights of the items that were shown at two ranks, (ranks, ranks): at [k, j] what happened at rank k.
 
     Each item counts with its click rates at the two ranks, as in the paper. Its weight is that of Mantel and Haenszel, n·m / (n + m) for n
     and m impressions: the least noisy weight that is the same at both ranks.

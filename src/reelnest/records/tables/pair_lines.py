@@ -45,7 +45,7 @@ def _json(value: Any) -> str:
 
 
 def by_value(column: "pa.Array", convert: Callable[[Any], str | None], absent: str | None = None, after: str = "") -> "pa.Array":
-    """Strings for the values of a column, each followed by `after`.
+    """Returns strings for the values of a column, each followed by `after`.
 
     `convert` is called once for each distinct value; null becomes `absent`.
     """

@@ -13,7 +13,7 @@ PARENT_TAG = "mlflow.parentRunId"
 
 
 def origin_tags(root: Path) -> dict[str, str]:
-    """Tags for a new run in the project at `root`: the commit and the Prefect flow run."""
+    """Returns tags for a new run in the project at `root`: the commit and the Prefect flow run."""
     checkout, flow = read_checkout(root), flow_run()
     return ({COMMIT_TAG: checkout.name} if checkout else {}) | ({FLOW_RUN_TAG: flow[0]} if flow else {})
 

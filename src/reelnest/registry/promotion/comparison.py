@@ -72,7 +72,10 @@ def compare(
 
 
 def _differences(ours: pd.DataFrame, theirs: pd.DataFrame, metric: str, confidence: float) -> tuple[Difference, ...]:
-    """Ours minus theirs at each dim that both have. It resamples the differences by query, because a hard query is hard for both."""
+    """Returns ours minus theirs at each dim that both have.
+
+    It resamples the differences by query, because a hard query is hard for both.
+    """
     if ours.attrs.get(CODE) != theirs.attrs.get(CODE):
         raise _NotComparable("it was evaluated by another version of the code")
     new, old = (table.pivot(index=KEY, columns="dim", values=metric).sort_index() for table in (ours, theirs))

@@ -19,7 +19,7 @@ FRAMES, PIXELS = 4, 112 * 112
 def pictures_of(
     findings: Sequence[Finding], videos: Sequence[Video], folder: Path, limits: Limits, settings: FrameSettings, most: int
 ) -> dict[int, Strip]:
-    """Frames of the first `most` examples of each check of the appearance that failed, by line of `videos.jsonl`.
+    """Returns frames of the first `most` examples of each check of the appearance that failed, by line of `videos.jsonl`.
 
     Frames have the vision spec and the decoder of `settings`.
     """

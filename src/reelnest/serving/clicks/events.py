@@ -39,7 +39,7 @@ class Event(BaseModel):
 
 
 def add_events(app: FastAPI, clicks: ClickLog | None) -> None:
-    """Adds the route. Without a click log, it answers 404."""
+    """Adds the route. Without a click log, it responds with 404."""
     body = {"requestBody": {"content": {"application/json": {"schema": Event.model_json_schema()}}}}
 
     @app.post(
