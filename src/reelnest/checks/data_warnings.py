@@ -26,7 +26,7 @@ def data_warnings(pairs: Sequence[Pair], splits: Sequence[str]) -> list[str]:
 
 
 def _all_equal(pairs: Sequence[Pair], split: str) -> list[str]:
-    """All queries, or all targets, of several pairs are the same."""
+    """Warns if all queries, or all targets, of several pairs are the same."""
     warnings = []
     for what, sides in (("query", [pair.query for pair in pairs]), ("target", [pair.target for pair in pairs])):
         if len(pairs) > 1 and all(_key(side) == _key(sides[0]) for side in sides):
@@ -40,7 +40,7 @@ def _all_equal(pairs: Sequence[Pair], split: str) -> list[str]:
 
 
 def _frequent_query(pairs: Sequence[Pair], split: str) -> list[str]:
-    """A query, but not all, has a large share of the pairs."""
+    """Warns if a query, but not all, has a large share of the pairs."""
     if len(pairs) < MANY_PAIRS:
         return []
     queries = Counter(_key(pair.query) for pair in pairs)
@@ -55,7 +55,7 @@ def _frequent_query(pairs: Sequence[Pair], split: str) -> list[str]:
 
 
 def _unbalanced_grades(pairs: Sequence[Pair]) -> list[str]:
-    """There are several grades, but almost all pairs have one of them."""
+    """Warns if there are several grades, but almost all pairs have one of them."""
     grades = Counter(pair.relevance for pair in pairs)
     grade, count = grades.most_common(1)[0] if grades else (0.0, 0)
     if len(pairs) < MANY_PAIRS or len(grades) == 1 or count <= LARGEST_GRADE_SHARE * len(pairs):
@@ -67,7 +67,7 @@ def _unbalanced_grades(pairs: Sequence[Pair]) -> list[str]:
 
 
 def _personal(pairs: Sequence[Pair]) -> list[str]:
-    """Texts that look like personal data. They are not quoted, because reports are shared."""
+    """Warns of texts that look like personal data. They are not quoted, because reports are shared."""
     texts: dict[str, int] = {}
     for pair in pairs:
         for text in _texts(pair):
@@ -83,7 +83,7 @@ def _personal(pairs: Sequence[Pair]) -> list[str]:
 
 
 def _leaks(pairs: Sequence[Pair], splits: Sequence[str]) -> list[str]:
-    """Texts that are in several splits with different spellings. Those with one spelling are found by the expectations."""
+    """Warns of texts that are in several splits with different spellings. Those with one spelling are found by the expectations."""
     first_splits: dict[str, str] = {}
     divided: set[str] = set()
     for pair, split in zip(pairs, splits, strict=True):
@@ -109,7 +109,7 @@ def _leaks(pairs: Sequence[Pair], splits: Sequence[str]) -> list[str]:
 
 
 def _two_splits(spellings: dict[str, tuple[str, int]]) -> tuple[str, str]:
-    """The first spelling, and the first one in another split, with split and line."""
+    """Returns the first spelling, and the first one in another split, with split and line."""
     named = [(split, f"{text[:QUOTED]!r} ({split}, line {line})") for text, (split, line) in spellings.items()]
     return named[0][1], next(name for split, name in named if split != named[0][0])
 

@@ -66,7 +66,7 @@ def video_checks(name: str, settings: Validate, severity: Severity) -> Expectati
 
 
 def video_advice(name: str, settings: Validate) -> ExpectationSuite:
-    """Advice on `tables.video_table`."""
+    """Returns the advice on `tables.video_table`."""
 
     def between(column: str, least: float, most: float | None, what: str) -> Expectation:
         return gxe.ExpectColumnValuesToBeBetween(column=column, min_value=least, max_value=most, severity="warning", description=what)
@@ -132,7 +132,7 @@ def pair_checks(name: str, settings: Validate, severity: Severity) -> Expectatio
 
 
 def pair_advice(name: str, settings: Validate) -> ExpectationSuite:
-    """Advice on `tables.pair_table`."""
+    """Returns the advice on `tables.pair_table`."""
 
     def in_one_split(column: str, what: str) -> Expectation:
         return ExpectColumnPairToHaveOneBForEachA(column_A=column, column_B="split", severity="warning", description=what)

@@ -37,7 +37,7 @@ class Finding:
     examples: tuple[Example, ...]
 
     def restated(self, suite: str, severity: Severity) -> "Finding":
-        """The same finding, of a suite with the same expectations on the same lines."""
+        """Returns the same finding, of a suite with the same expectations on the same lines."""
         return replace(self, outcome=self.outcome.model_copy(update={"suite": suite, "severity": severity}))
 
 

@@ -77,13 +77,13 @@ def near_duplicate_texts(texts: Sequence[str], splits: Sequence[str], least: flo
 
 
 def _band_size(least: float) -> int:
-    """The most hashes of a band with which bands find `RECALL` of the pairs with this similarity."""
+    """Returns the most hashes of a band with which bands find `RECALL` of the pairs with this similarity."""
     sizes = [size for size in range(1, KEY_BYTES + 1) if 1 - (1 - least**size) ** (HASHES // size) >= RECALL]
     return max(sizes)
 
 
 def _trigrams(texts: Sequence[str]) -> tuple[NDArray[np.uint32], _Rows]:
-    """The hashes of the texts' trigrams, one text after another, and where each text starts.
+    """Returns the hashes of the texts' trigrams, one text after another, and where each text starts.
 
     Two NUL characters surround each text, which contains none, so that its first and last characters are in three trigrams too.
     """
@@ -99,7 +99,7 @@ def _trigrams(texts: Sequence[str]) -> tuple[NDArray[np.uint32], _Rows]:
 
 
 def _signatures(texts: Sequence[str]) -> NDArray[np.uint8]:
-    """For each text, a byte of the smallest hash of its trigrams under each of the hash functions, (texts, HASHES)."""
+    """Returns, for each text, a byte of the smallest hash of its trigrams under each of the hash functions, (texts, HASHES)."""
     signatures = np.empty((len(texts), HASHES), np.uint8)
     for start in range(0, len(texts), BLOCK):
         hashes, starts = _trigrams(texts[start : start + BLOCK])
@@ -109,7 +109,7 @@ def _signatures(texts: Sequence[str]) -> NDArray[np.uint8]:
 
 
 def _pairs_with_equal_band(signatures: NDArray[np.uint8], size: int) -> Iterator[tuple[_Rows, _Rows]]:
-    """Pairs of rows whose hashes are equal in a band of `size`, as two arrays at a time."""
+    """Yields pairs of rows whose hashes are equal in a band of `size`, as two arrays at a time."""
     for start in range(0, HASHES - size + 1, size):
         # The hashes after the band order the rows of a group, so that more similar ones are closer.
         columns = np.arange(start, start + KEY_BYTES) % HASHES
@@ -128,13 +128,13 @@ def _pairs_with_equal_band(signatures: NDArray[np.uint8], size: int) -> Iterator
 
 
 def _agreement(signatures: NDArray[np.uint8], first: _Rows, second: _Rows) -> NDArray[np.float64]:
-    """The estimated similarity of each pair of rows."""
+    """Returns the estimated similarity of each pair of rows."""
     agreement: NDArray[np.float64] = (signatures[first] == signatures[second]).mean(axis=1)
     return agreement
 
 
 def _similarities(texts: Sequence[str], first: _Rows, second: _Rows) -> NDArray[np.float64]:
-    """The Jaccard similarity of each pair of texts."""
+    """Returns the Jaccard similarity of each pair of texts."""
     blocks = [_similarities_of_block(texts, first[at : at + BLOCK], second[at : at + BLOCK]) for at in range(0, len(first), BLOCK)]
     return np.concatenate([*blocks, np.zeros(0)])
 
@@ -151,7 +151,7 @@ def _similarities_of_block(texts: Sequence[str], first: _Rows, second: _Rows) ->
 
 
 def _numbered_trigrams(texts: Sequence[str]) -> _Rows:
-    """The trigrams of each text, after the number of the text and with 0 in the last bit."""
+    """Returns the trigrams of each text, after the number of the text and with 0 in the last bit."""
     hashes, starts = _trigrams(texts)
     lengths = np.diff([*starts, len(hashes)])
     return np.repeat(np.arange(len(texts)) << 32, lengths) | (hashes & np.uint32(0xFFFFFFFE))

@@ -18,7 +18,7 @@ LARGEST_GROUP = 500
 
 
 def near_duplicates(looks: Sequence[str], most_bits: int) -> NDArray[np.int64]:
-    """A number for each `VideoInfo.look`: equal if a chain of near duplicates connects two, (looks,).
+    """Returns a number for each `VideoInfo.look`: equal if a chain of near duplicates connects two, (looks,).
 
     The hashes of near duplicates differ in at most `most_bits` bits, of which there must be fewer than bands.
     """
@@ -46,7 +46,7 @@ def near_duplicates(looks: Sequence[str], most_bits: int) -> NDArray[np.int64]:
 
 
 def _joined(group: NDArray[np.int64], first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The groups after those of each `first` and `second` become one."""
+    """Returns the groups after those of each `first` and `second` become one."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

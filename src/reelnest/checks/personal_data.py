@@ -15,21 +15,21 @@ ANY = re.compile(r"[@+]|\d(?:[ -]?[A-Z0-9]){11}")
 
 
 def personal_data(text: str) -> str | None:
-    """What the text seems to contain, such as `e-mail address`; None for nothing."""
+    """Returns what the text seems to contain, such as `e-mail address`; None for nothing."""
     if ANY.search(text) is None:
         return None
     return next((name for name, pattern, is_right in _KINDS if any(is_right(match.group()) for match in pattern.finditer(text))), None)
 
 
 def _has_luhn_digit(number: str) -> bool:
-    """Whether the last digit is the check digit of a payment card (ISO/IEC 7812-1)."""
+    """Returns whether the last digit is the check digit of a payment card (ISO/IEC 7812-1)."""
     digits = [int(character) for character in number if character.isdigit()][::-1]
     doubled = [digit * 2 - 9 * (digit > 4) for digit in digits[1::2]]
     return (sum(digits[::2]) + sum(doubled)) % 10 == 0
 
 
 def _has_iban_digits(account: str) -> bool:
-    """Whether the third and fourth characters are the check digits of an account (ISO 13616)."""
+    """Returns whether the third and fourth characters are the check digits of an account (ISO 13616)."""
     letters = account.replace(" ", "")
     return int("".join(str(int(character, 36)) for character in letters[4:] + letters[:4])) % 97 == 1
 

@@ -18,7 +18,7 @@ UNKNOWN = -1
 
 
 def scripts_of(texts: Sequence[str]) -> list[str]:
-    """For each text, the script of most of its letters; empty if it has no letter. Han characters beside kana are Japanese."""
+    """Returns, for each text, the script of most of its letters; empty if it has no letter. Han characters beside kana are Japanese."""
     names = ["", HAN, JAPANESE]  # numbers of scripts; 0 for characters that are no letters
     numbers = np.full(0x110000, UNKNOWN, np.int16)
     scripts: list[str] = []
@@ -39,7 +39,7 @@ def scripts_of(texts: Sequence[str]) -> list[str]:
 
 
 def script_of_character(character: str) -> str:
-    """The script of a letter, such as `Latin`; empty for other characters."""
+    """Returns the script of a letter, such as `Latin`; empty for other characters."""
     if not character.isalpha():
         return ""
     plain = unicodedata.normalize("NFKC", character)[0]  # without width and typeface, which come first in some names

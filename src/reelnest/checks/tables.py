@@ -75,14 +75,14 @@ class Table:
     """By column, what returns the text of a number."""
 
     def text(self, column: str, value: Any) -> str:
-        """A value as a reader knows it; empty if it is missing."""
+        """Returns a value as a reader knows it; empty if it is missing."""
         if pd.isna(value):
             return ""
         return self.names[column](int(value)) if column in self.names else str(value)
 
 
 def side_name(side: Side) -> str:
-    """A side as one string that includes its kind."""
+    """Returns a side as one string that includes its kind."""
     return f"{side.kind}: {side.value}"
 
 
@@ -109,7 +109,7 @@ def video_table(
 
 
 def video_splits(pairs: Sequence[Pair], splits: Sequence[str] = ()) -> dict[str, str]:
-    """By video_id, the split of the first pair with the video, or with a segment of it."""
+    """Returns, by video_id, the split of the first pair with the video, or with a segment of it."""
     split_of: dict[str, str] = {}
     for pair, split in zip(pairs, splits or repeat(""), strict=False):
         for side in (pair.query, pair.target):
@@ -120,7 +120,7 @@ def video_splits(pairs: Sequence[Pair], splits: Sequence[str] = ()) -> dict[str,
 
 
 def similar_videos(videos: Sequence[Video], inspected: Mapping[str, Inspected], settings: Validate) -> dict[str, int]:
-    """By video_id, the number in `videos` of the first one that looks almost the same. Videos of one colour, which all do, are left out."""
+    """Returns, by video_id, the number of the first of the `videos` that looks almost the same, without videos of one colour: all do."""
     compared = [
         (number, info.look)
         for number, video in enumerate(videos)
@@ -214,7 +214,7 @@ def pair_table(
 
 
 def _text_columns(texts: Texts | None, pairs: int) -> dict[str, pd.Series]:
-    """What is known of the texts of each pair."""
+    """Returns what is known of the texts of each pair."""
     if texts is None:
         return {name: pd.Series([None] * pairs, dtype=PAIR_COLUMNS[name]) for name in ("repeated", "query_script", "target_script")}
     scripts = texts.scripts_by_place(2 * pairs)
@@ -228,19 +228,19 @@ def _text_columns(texts: Texts | None, pairs: int) -> dict[str, pd.Series]:
 
 
 def _first_rows(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each row, the number of the first row with the same value."""
+    """Returns, for each row, the number of the first row with the same value."""
     _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
     return first[inverse]
 
 
 def _characters(sides: Iterable[Side]) -> pd.Series:
-    """The lengths of texts, missing for videos."""
+    """Returns the lengths of texts, missing for videos."""
     lengths = np.fromiter((len(side.value) if side.kind == "text" else -1 for side in sides), np.int64)
     return pd.Series(lengths, dtype="Int64").mask(lengths < 0)
 
 
 def _contradicted(pairs: Sequence[Pair]) -> NDArray[np.int64]:
-    """For each pair, how many of its negatives are targets of its query in other pairs."""
+    """Returns, for each pair, how many of its negatives are targets of its query in other pairs."""
     if not any(pair.negatives for pair in pairs):
         return np.zeros(len(pairs), np.int64)
     relevant = {(pair.query, pair.target) for pair in pairs}

@@ -113,7 +113,7 @@ def _prepare(workspace: Workspace, params: Params, vision: VisionSpec) -> Prepro
 
 
 def _read(workspace: Workspace) -> tuple[list[Video], list[Pair]]:
-    """The records that are not quarantined, and the videos that pairs cut out of others."""
+    """Returns the records that are not quarantined, and the videos that pairs cut out of others."""
     quarantine = read_quarantine(workspace.reports / "quarantine.jsonl")
     videos, bad_videos = read_videos(workspace.data)
     pairs, bad_pairs = read_pairs(workspace.data, known_ids(videos, bad_videos))
@@ -132,7 +132,7 @@ def _read(workspace: Workspace) -> tuple[list[Video], list[Pair]]:
 
 
 def _keys(videos: Sequence[Video], data: Path, settings: FrameSettings, frames: Path) -> tuple[dict[str, str], dict[str, VideoError]]:
-    """The cache key of each video (of its bytes and sampling settings), and the errors of videos that cannot be read."""
+    """Returns the cache key of each video (of its bytes and sampling settings), and the errors of videos that cannot be read."""
     keys: dict[str, str] = {}
     unreadable: dict[str, VideoError] = {}
     with KnownVideos(frames) as known:

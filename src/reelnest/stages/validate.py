@@ -223,7 +223,7 @@ def _sink(params: Params, workspace: Workspace) -> FrameSink | None:
 
 
 def _lost_queries(records: _Records) -> LostQueries:
-    """The queries whose pairs were all quarantined, and for what reasons."""
+    """Counts the queries whose pairs were all quarantined, by their reasons."""
     lost = queries_without_target(records.pairs, records.good_pairs)
     reasons = {record.line: record.reason for record in records.bad_pairs}
     taken = set(lost)
@@ -252,7 +252,7 @@ def _behaviour(records: _Records) -> BehaviourCounts:
 
 
 def _fault(records: _Records, allowed: float, outcomes: Sequence[ExpectationOutcome]) -> str | None:
-    """Why the data cannot be used; None if it can."""
+    """Returns why the data cannot be used; None if it can."""
     bad = records.bad
     where = "reports/quarantine.jsonl lists each with its line and what to do; reports/data_docs/index.html has all checks."
     if records.bad_fraction > allowed:

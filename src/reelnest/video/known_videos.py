@@ -69,7 +69,7 @@ class Content:
     """Size of its file, or of all its frame files."""
 
     def cut(self, segment: Segment | None) -> "Content":
-        """The content of a segment, which has a digest of its own."""
+        """Returns the content of a segment, which has a digest of its own."""
         if segment is None:
             return self
         return replace(self, digest=hashlib.blake2b(f"{self.digest}{segment.fragment}".encode(), digest_size=20).hexdigest())
@@ -117,7 +117,7 @@ class KnownVideos:
                 yield self._result(*waiting.popleft())
 
     def inspections(self, contents: Sequence[Content], decoder: str) -> list[VideoInfo | None]:
-        """What inspecting each video returned under this value of `preprocess.decoder`; None for those that are not known."""
+        """Returns what inspecting each video returned under this value of `preprocess.decoder`; None for those that are not known."""
         keys = [_inspection_key(content, decoder) for content in contents]
         known = dict(self._rows("SELECT video, info FROM inspections WHERE video IN", keys))
         return [None if (info := known.get(key)) is None else VideoInfo(**json.loads(info)) for key in keys]
@@ -215,7 +215,7 @@ class _State(NamedTuple):
 
 
 def _states(video: J, files_of: Callable[[J], Sequence[Path]]) -> tuple[Sequence[Path], list[_State]] | VideoError:
-    """The files of a video and their states; no states if one cannot be found."""
+    """Returns the files of a video and their states; no states if one cannot be found."""
     try:
         files = files_of(video)
     except VideoError as error:
@@ -287,7 +287,7 @@ def _how(decoder: str) -> str:
 
 @functools.cache
 def decoder_versions() -> dict[str, str]:
-    """The versions of the libraries that decode. Pixels may differ by rounding between versions."""
+    """Returns the versions of the libraries that decode. Pixels may differ by rounding between versions."""
     return {name: version(name) for name in ("decord2", "av", "pillow")}
 
 

@@ -31,7 +31,7 @@ def check_inside(name: str, folder: Path) -> None:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is such a file. A name that the system refuses, such as one that is too long, is no file and no error."""
+    """Returns whether there is such a file. A name that the system refuses, such as one that is too long, is no file and no error."""
     return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises OSError for such names
 
 
@@ -48,7 +48,7 @@ def regular_file(name: str, folder: Path) -> Path:
 
 
 def _resolve(name: str, folder: Path) -> tuple[str, int]:
-    """The resolved path and its mode; the mode is 0 if it must be asked for."""
+    """Returns the resolved path and its mode; the mode is 0 if it must be asked for."""
     if not name.strip() or "\0" in name:
         raise _unsafe(name, folder, "is empty or contains a NUL character")
     windows = PureWindowsPath(name) if "\\" in name or ":" in name else None
@@ -80,7 +80,7 @@ def _resolved(folder: Path, current: str) -> str:  # noqa: ARG001 - a relative f
 
 
 def _mode_without_links(path: str, steps: Sequence[str]) -> int | None:
-    """The mode of the last step below `path` if all steps exist and none is a link. This is several times as fast as `Path.resolve`."""
+    """Returns the mode of the last step below `path` if all steps exist and none is a link. `Path.resolve` takes several times as long."""
     mode = 0
     try:
         for step in steps:
@@ -94,7 +94,7 @@ def _mode_without_links(path: str, steps: Sequence[str]) -> int | None:
 
 
 def _advice(file: Path) -> str:
-    """What to do about a file that does not exist."""
+    """Returns what to do about a file that does not exist."""
     if "\\" in file.name:
         return "separate folders with / instead of \\"
     missing = file
@@ -110,7 +110,7 @@ def _advice(file: Path) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _names(folder: str) -> dict[str, str]:
-    """The names in a folder, by their `_folded` form."""
+    """Returns the names in a folder, by their `_folded` form."""
     try:
         return {_folded(name): name for name in os.listdir(folder)}  # noqa: PTH208 - only the names are needed
     except OSError:  # a file, or no permission
@@ -122,7 +122,7 @@ def _folded(name: str) -> str:
 
 
 def check_regular_file(file: Path, name: str) -> int:
-    """The size of a file, or member of a tar file, that must exist. Messages call it `name`.
+    """Returns the size of a file, or member of a tar file, that must exist. Messages call it `name`.
 
     Raises VideoError: `missing`, `unreadable`, `not_a_file` or `undecodable_name`, or as `find_member` does.
     """

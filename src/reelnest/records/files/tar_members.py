@@ -37,13 +37,13 @@ class TarMember:
     size: int
 
     def open(self) -> BinaryIO:
-        """The tar file at the member's first byte."""
+        """Returns the tar file at the member's first byte."""
         opened = self.tar.open("rb")
         opened.seek(self.offset)
         return opened
 
     def blocks(self, start: int = 0, end: int | None = None) -> Iterator[bytes]:
-        """The bytes from `start` to before `end`, in blocks. Fewer if the tar file has been cut since."""
+        """Yields the bytes from `start` to before `end`, in blocks. Fewer if the tar file has been cut since."""
         left = (self.size if end is None else min(end, self.size)) - start
         with self.tar.open("rb") as opened:
             opened.seek(self.offset + start)
@@ -53,24 +53,24 @@ class TarMember:
 
 
 def tar_of(file: Path) -> Path | None:
-    """The archive among the folders of this path; None if there is none."""
+    """Returns the archive among the folders of this path; None if there is none."""
     return next((parent for parent in file.parents if parent.suffix.lower() in ARCHIVES and parent.is_file()), None)
 
 
 def is_compressed(file: Path) -> bool:
-    """Whether a file begins as a compressed archive does, whatever its name is. Raises OSError."""
+    """Returns whether a file begins as a compressed archive does, whatever its name is. Raises OSError."""
     with file.open("rb") as opened:
         return opened.read(8).startswith(COMPRESSED_STARTS)
 
 
 def stored_name(name: str, folder: Path) -> str:
-    """The name of the file in `folder` that has the bytes of `name`: the tar file of a member, or else `name` itself."""
+    """Returns the name of the file in `folder` that has the bytes of `name`: the tar file of a member, or else `name` itself."""
     tar = tar_of(folder / name)
     return name if tar is None else tar.relative_to(folder).as_posix()
 
 
 def same_bytes(first: Path, second: Path) -> bool:
-    """Whether two files or members have the same bytes. Raises OSError, or VideoError as `find_member` does."""
+    """Returns whether two files or members have the same bytes. Raises OSError, or VideoError as `find_member` does."""
     if tar_of(first) is None and tar_of(second) is None:
         return filecmp.cmp(first, second, shallow=False)
     with open_bytes(first) as blocks, open_bytes(second) as second_blocks:
@@ -78,7 +78,7 @@ def same_bytes(first: Path, second: Path) -> bool:
 
 
 def find_member(file: Path) -> TarMember | None:
-    """The member that the path names; None if no folder of the path is a file.
+    """Returns the member that the path names; None if no folder of the path is a file.
 
     Raises VideoError: `missing`, `not_a_file`, `compressed_tar`, `truncated`, `duplicate_member`.
     """
@@ -111,7 +111,7 @@ def find_member(file: Path) -> TarMember | None:
 
 @contextmanager
 def open_bytes(file: Path) -> Iterator[Iterator[bytes]]:
-    """The blocks of a file or of a member. Raises OSError, or VideoError as `find_member` does."""
+    """Yields the blocks of a file or of a member. Raises OSError, or VideoError as `find_member` does."""
     try:
         opened = file.open("rb")
     except NotADirectoryError:
@@ -157,7 +157,7 @@ def _index(tar: str, state: tuple[int, ...]) -> _Index:  # noqa: ARG001 - a tar 
 
 
 def read_members(opened: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The members of an open tar file, without a list of all. Raises one of TAR_FAULTS for invalid headers or a missing end."""
+    """Yields the members of an open tar file, without a list of all. Raises one of TAR_FAULTS for invalid headers or a missing end."""
     last = -1
     while (member := opened.next()) is not None:
         if opened.offset <= last or member.size < 0:

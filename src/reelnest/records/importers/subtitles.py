@@ -107,7 +107,7 @@ def spoken_text(lines: list[str]) -> str:
 
 
 def _beside(files: Iterable[Path]) -> dict[Path, dict[str, Path]]:
-    """Returns, for each name without suffix, the file of each suffix of SUBTITLES and TEXTS. The one with the fewest words after its name."""
+    """Returns the file of each suffix of SUBTITLES and TEXTS, by name without suffix: the one with the fewest words after its name."""
     beside: dict[Path, dict[str, Path]] = defaultdict(dict)
     named = [(file, _names(file)) for file in files if file.suffix.lower() in (*SUBTITLES, TEXTS)]
     for words in range(MOST_WORDS + 1):

@@ -247,7 +247,7 @@ class CountedVideo:
 
 
 def _has_guessed_times(track: Track) -> bool:
-    """Returns whether FFmpeg guesses the presentation times, wrongly: these formats have decoding times only, and these codecs reorder frames."""
+    """Returns whether FFmpeg guesses the presentation times, wrongly: the format has decoding times only, and the codec reorders frames."""
     return track.codec in GUESSED_WRONGLY.get(track.format, ())
 
 
