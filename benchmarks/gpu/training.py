@@ -33,7 +33,7 @@ def qwen3_vl_embedding(run: Run) -> None:
 
 def _lora_steps(run: Run, family: FamilyOfCheck) -> None:
     params = settings(run, family, **CHECKPOINTED_LORA)
-    predicted = _predicted_mib(params)
+    predicted = _predicted_mib(run, params)
     run.figures(predicted_peak_mib=predicted)
     accelerator = accelerator_of(run, params)
     started = time.perf_counter()
@@ -83,11 +83,11 @@ def compiled(run: Run) -> None:
     run.figures(gain=rates["with"]["pairs_per_second"] / rates["without"]["pairs_per_second"])
 
 
-def _predicted_mib(params: Params) -> float:
+def _predicted_mib(run: Run, params: Params) -> float:
     """Returns what `reelnest memory` predicts. Call it before there is an Accelerator, since it resets accelerate's state."""
     config = backbone_config(params.model)
     family = family_of_config(config.to_dict(), "config")
-    return predict_step(params, config, sizes_of(params, family)).peak / (1 << 20)
+    return predict_step(params, config, sizes_of(params, family), on_gpu=run.on_gpu).peak / (1 << 20)
 
 
 def _longest_kernels(run: Run, params: Params, made: Any) -> dict[str, float] | None:
@@ -117,7 +117,7 @@ def qlora(run: Run) -> None:
     folder = checkpoint_folder(run, published)
     run.free()
     changes = {"load_in_4bit": bits, "lora": Lora.model_validate(lora)}
-    predicted = _predicted_mib(published.model_copy(update={"model": published.model.model_copy(update=changes)}))
+    predicted = _predicted_mib(run, published.model_copy(update={"model": published.model.model_copy(update=changes)}))
     run.figures(predicted_peak_mib=predicted)
     params = published.model_copy(
         update={"model": published.model.model_copy(update={**changes, "name_or_path": str(folder), "revision": None, "family": None})}

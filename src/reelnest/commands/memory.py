@@ -38,14 +38,14 @@ def run(workspace: Workspace, params: Params, *, gpu_gb: float | None, text_toke
         )
     on_gpu = not launch_uses_cpu(params, workspace.params)
     if gpu_gb is None:
-        memory = predict_step(params, config, sizes, processes=processes, sharded=sharded)
+        memory = predict_step(params, config, sizes, processes=processes, sharded=sharded, on_gpu=on_gpu)
         lines += _table(memory)
         if on_gpu:
             lines.append(_time(params, config, sizes, processes))
             card = smallest_card(memory)
             lines.append(f"Smallest card that fits: {card} GiB." if card else "It fits no known card.")
         return "\n".join(lines)
-    fits = fit(params, config, sizes, gpu_gb, processes=processes, predict=partial(estimate_step, sharded=sharded))
+    fits = fit(params, config, sizes, gpu_gb, processes=processes, predict=partial(estimate_step, sharded=sharded, on_gpu=True))
     lines += _table(fits[0].memory)
     if on_gpu:
         lines.append(_time(params, config, sizes, processes))

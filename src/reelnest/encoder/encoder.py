@@ -51,7 +51,7 @@ class Encoder(nn.Module):
         self.autocast_dtype: torch.dtype | None = None
         """The dtype of matrix products in `autocast`, that of the training; None for that of the weights."""
         self.vision_is_cached = False
-        """Whether entries carry cached video tokens, so that the vision tower need not run."""
+        """Whether entries carry cached video tokens or pooled states, so that the vision tower need not run."""
         self._walks: dict[nn.Module, ParameterWalk] = {module: ParameterWalk(module) for module in (self, backbone, self.vision_tower)}
         mean, std = torch.tensor(self.vision.mean), torch.tensor(self.vision.std)
         self.register_buffer("_pixel_scale", (1 / (255 * std))[:, None], persistent=False)  # (channels, 1)
@@ -122,6 +122,14 @@ class Encoder(nn.Module):
         with torch.no_grad():
             for name, parameter in own.items():
                 parameter.copy_(state[name])
+
+    def release_vision_tower(self) -> None:
+        """Moves the weights of a tower that no longer runs, because its features are cached, out of the GPU's memory.
+
+        Its buffers stay: DDP sends all buffers of a model from GPU to GPU.
+        """
+        for parameter in self._walks[self.vision_tower]:
+            parameter.data = parameter.data.cpu()
 
     def enable_gradient_checkpointing(self) -> None:
         """Recomputes the layers' activations in the backward pass: less memory, about a third more time."""

@@ -81,6 +81,7 @@ def cache_frozen_features(
     if _is_frozen(encoder.backbone) and not sharded:  # a sharded backbone does not fit on one device
         job = _pooled_states(prepared, encoder.to(accelerator.device), tokenizer, params)
         cached = _cached_rows(job, store_digest, encoder, accelerator, folder)
+        encoder.vision_is_cached = cached is not None
         return prepared if cached is None else prepared.with_cached(pooled=cached)
     if _is_frozen(encoder.vision_tower):
         encoder.vision_tower.to(accelerator.device)

@@ -32,6 +32,8 @@ class TrainingStep:
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
         self.model: ContrastiveModel = accelerator.unwrap_model(self.wrapped)  # sharded under FSDP2, otherwise `model` itself
         self._is_sharded = self.model.encoder.sharded
+        if self.model.encoder.vision_is_cached and not self._is_sharded:
+            self.model.encoder.release_vision_tower()
         self._trainable = [parameter for parameter in self.wrapped.parameters() if parameter.requires_grad]
         self.scheduler = build_scheduler(self.optimizer.optimizer, self._train, total_steps)
         self.ema = None if self._train.ema_decay is None else Ema(self.model, self._train.ema_decay)

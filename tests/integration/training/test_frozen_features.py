@@ -41,13 +41,17 @@ def test_a_frozen_module_runs_once_and_training_gives_what_it_gives_uncached(
 ) -> None:
     # Not Muon: its bfloat16 products amplify differences in the last bit.
     mining: dict[str, object] = {"negatives_per_pair": 1, "ranks": [1, 1]}
+    released: list[Encoder] = []
+    monkeypatch.setattr(Encoder, "release_vision_tower", lambda encoder: released.append(encoder))
     root = write_workspace(tmp_path / "kept", prepared, model=model, mining=mining, epochs=2, optimizer="adamw")
     run(root)
     [folder] = cache_folders(root)
+    assert len(released) == 1
     with monkeypatch.context() as changed:
         changed.setattr(train, "cache_frozen_features", lambda prepared, *_: prepared)
         plain = write_workspace(tmp_path / "plain", prepared, model=model, mining=mining, epochs=2, optimizer="adamw")
         run(plain)
+    assert len(released) == 1
     np.testing.assert_allclose(losses(root), losses(plain), rtol=1e-4)
     for actual, expected in zip(*(validated(path) for path in (root, plain)), strict=True):
         assert actual == pytest.approx(expected)

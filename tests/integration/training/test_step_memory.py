@@ -129,7 +129,7 @@ def test_a_preset_fits_the_card_that_it_names(preset: str, card: str, processes:
     params = Params.model_validate(yaml.safe_load(text))
     config = backbone_config(params.model)
     sizes = Sizes(64, largest_grid(params.preprocess, family_of(params.model).vision))
-    assert smallest_card(estimate_step(params, config, sizes, processes=processes, sharded=processes > 1)) == gib
+    assert smallest_card(estimate_step(params, config, sizes, processes=processes, sharded=processes > 1, on_gpu=True)) == gib
 
 
 def test_settings_that_save_memory_save_it_where_they_should() -> None:
@@ -139,6 +139,19 @@ def test_settings_that_save_memory_save_it_where_they_should() -> None:
     frozen = predicted(settings({"freeze": "vision"}))
     assert frozen.components["vision"] < 0.1 * plain.components["vision"]
     assert frozen.components["optimizer"] < plain.components["optimizer"]
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_frozen_tower_takes_no_memory_of_a_gpu_unless_it_is_sharded(sharded: bool) -> None:
+    params = settings({"freeze": "vision"})
+    config = backbone_config(params.model)
+    tower = unfilled_encoder(params.model, config).vision_tower
+    held, released = (
+        predict_step(params, config, SIZES, processes=2, sharded=sharded, on_gpu=on_gpu).components["weights"] for on_gpu in (False, True)
+    )
+    assert held - released == (0 if sharded else 4 * sum(tensor.numel() for tensor in [*tower.parameters(), *tower.buffers()]))
+    trained = settings()
+    assert predict_step(trained, config, SIZES, on_gpu=True).peak == predict_step(trained, config, SIZES).peak
 
 
 def test_four_bit_weights_count_for_what_they_take() -> None:

@@ -4,7 +4,7 @@ The meta device replaces a GPU: its tensors have no contents, so that reading a 
 copy to the device must be asynchronous, and no operation may mix tensors of both devices, because torch then copies one and waits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -51,8 +51,14 @@ class Waits(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-def step_on_meta(model: dict[str, Any], train: dict[str, Any], loss: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Returns what a step waits for."""
+def step_on_meta(
+    model: dict[str, Any],
+    train: dict[str, Any],
+    loss: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[ContrastiveModel], None] = lambda _model: None,
+) -> list[str]:
+    """Returns what a step waits for. `change` is made to the model before."""
     params = Params.model_validate(
         {
             "preprocess": {"frames": 4, "max_pixels": 4096},
@@ -76,6 +82,7 @@ def step_on_meta(model: dict[str, Any], train: dict[str, Any], loss: dict[str, A
     monkeypatch.setattr(training_step, "build_optimizer", lambda model, train: torch.optim.SGD(model.parameters(), lr=train.learning_rate))
     monkeypatch.setattr(Accelerator, "device", property(lambda _self: meta))
     step = TrainingStep(params, Accelerator(cpu=True, device_placement=False), model_on(meta, encoder, params), batcher, 10)
+    change(step.model)
     with Waits() as waits:
         step(step_of(params, batcher), TrainState(micro_batch_size=params.train.micro_batch_size))
     return waits.found
@@ -104,6 +111,19 @@ def test_nor_does_it_with_other_settings(
     model: dict[str, Any], train: dict[str, Any], loss: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert step_on_meta(model, train, loss, monkeypatch) == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_with_cached_tokens_it_does_not_need_the_tower_on_the_device(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def release(model: ContrastiveModel) -> None:
+        for module in model.encoder.vision_tower.modules():
+            for name, parameter in module._parameters.items():
+                if parameter is not None:
+                    module._parameters[name] = torch.nn.Parameter(torch.empty(parameter.shape), requires_grad=False)
+
+    assert step_on_meta({"family": family, "freeze": "vision"}, {"gradient_checkpointing": True}, {}, monkeypatch, release) == []
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
+        step_on_meta({"family": family}, {}, {}, monkeypatch, release)
 
 
 @pytest.mark.parametrize("wait", [lambda value: value.to("meta"), lambda value: torch.ones(4, device="meta")[value]])

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -26,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedConfig
 
+from reelnest.backbones.flops import trains
 from reelnest.encoder.batches import Batch, map_tensors
 from reelnest.encoder.encoder import Encoder
 from reelnest.encoder.unfilled import unfilled_encoder
@@ -63,10 +65,13 @@ class StepMemory:
         return sum(self.components.values())
 
 
-def predict_step(params: Params, config: PreTrainedConfig, sizes: Sizes, *, processes: int = 1, sharded: bool = False) -> StepMemory:
+def predict_step(
+    params: Params, config: PreTrainedConfig, sizes: Sizes, *, processes: int = 1, sharded: bool = False, on_gpu: bool = False
+) -> StepMemory:
     """Predicts the memory of a step of `params` on architecture `config`, in one of `processes`.
 
-    Each process has a full copy of the model (DDP), or if `sharded`, a shard of it (FSDP2).
+    Each process has a full copy of the model (DDP), or if `sharded`, a shard of it (FSDP2). With `on_gpu`, only a GPU's memory counts: a
+    frozen vision tower is not there, because its features are cached.
 
     Takes a few seconds for a model of 3 billion parameters. It resets accelerate's state, so do not call it in a training process.
     """
@@ -90,7 +95,7 @@ def predict_step(params: Params, config: PreTrainedConfig, sizes: Sizes, *, proc
         ]
         stack.enter_context(fake)
         stack.enter_context(count)
-        _fill(model)
+        _fill(model, but=encoder.vision_tower if on_gpu and not sharded and not trains(encoder.vision_tower) else None)
         training = stand_in_training(params, accelerator, model, batcher)
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         count.component = "optimizer"
@@ -124,18 +129,18 @@ def predict_step(params: Params, config: PreTrainedConfig, sizes: Sizes, *, proc
         return StepMemory({component: count.at_peak[component] for component in MEMORY_COMPONENTS})
 
 
-def estimate_step(params: Params, config: PreTrainedConfig, sizes: Sizes, *, processes: int = 1, sharded: bool = False) -> StepMemory:
+def estimate_step(
+    params: Params, config: PreTrainedConfig, sizes: Sizes, *, processes: int = 1, sharded: bool = False, on_gpu: bool = False
+) -> StepMemory:
     """Estimates `predict_step`, several times faster for deep models: two shallow models give the memory per layer.
 
     Too low if a deep model reaches its peak at another point of the step than a shallow model.
     """
     layers = int(config.get_text_config().num_hidden_layers)
+    predict = partial(predict_step, processes=processes, sharded=sharded, on_gpu=on_gpu)
     if layers <= MANY_LAYERS:
-        return predict_step(params, config, sizes, processes=processes, sharded=sharded)
-    few, many = (
-        predict_step(params, _of_depth(config, depth), sizes, processes=processes, sharded=sharded).components
-        for depth in (FEW_LAYERS, MANY_LAYERS)
-    )
+        return predict(params, config, sizes)
+    few, many = (predict(params, _of_depth(config, depth), sizes).components for depth in (FEW_LAYERS, MANY_LAYERS))
     steps = (layers - MANY_LAYERS) / (MANY_LAYERS - FEW_LAYERS)
     return StepMemory({component: round(many[component] + steps * (many[component] - few[component])) for component in MEMORY_COMPONENTS})
 
@@ -234,10 +239,13 @@ def _key(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-def _fill(model: nn.Module) -> None:
-    """Replaces tensors on the meta device with fake ones; shared tensors stay shared."""
+def _fill(model: nn.Module, but: nn.Module | None) -> None:
+    """Replaces tensors on the meta device with fake ones, except for those of `but`; shared tensors stay shared."""
     filled: dict[Tensor, nn.Parameter] = {}
+    left_out = set() if but is None else set(but.modules())
     for module in model.modules():
+        if module in left_out:
+            continue
         for name, parameter in module._parameters.items():
             if parameter is not None:
                 if parameter not in filled:
