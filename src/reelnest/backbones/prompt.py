@@ -109,6 +109,25 @@ def check_tokens(tokenizer: Tokenizer, needed: Sequence[str], title: str) -> Non
         )
 
 
+TEXT_MACRO = (
+    "{%- macro text(value) -%}"
+    "{%- set rest = value.lstrip() -%}{%- set blank = value[:value|length - rest|length] -%}"
+    "{{- rest if '\\n' in blank or '\\r' in blank else value -}}"
+    "{%- endmacro -%}"
+)
+"""`without_blank_lines` in a chat template."""
+
+
+def without_blank_lines(text: str) -> str:
+    """Returns a text without the blank lines at its start.
+
+    A tokenizer may join them with the end of the instruction. Then the row has other tokens where instruction and text are one string.
+    """
+    rest = text.lstrip()
+    blank = text[: len(text) - len(rest)]
+    return rest if "\n" in blank or "\r" in blank else text
+
+
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str], longest: int | None) -> list[list[int]]:
     """Returns the token ids of `texts`, at most `longest` each."""
     if not any(texts):

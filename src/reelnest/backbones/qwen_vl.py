@@ -8,6 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any, Literal
 
 from reelnest.backbones.family import License, ModelFlops, PackedTokens
+from reelnest.backbones.prompt import TEXT_MACRO, BlockPrompt, Prompt, Tokenizer
 from reelnest.settings import Preprocess, Tiny
 from reelnest.video.sampling import FRAME_SAMPLERS
 from reelnest.video.vision_spec import Grid, VisionSpec
@@ -17,7 +18,6 @@ if TYPE_CHECKING:  # these take seconds to import
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from reelnest.backbones.attention import Attention
-    from reelnest.backbones.prompt import Prompt, Tokenizer
 
 END, VIDEO_START, VIDEO_END, VIDEO = "<|endoftext|>", "<|vision_start|>", "<|vision_end|>", "<|video_pad|>"
 TURN_START, TURN_END, IMAGE = "<|im_start|>", "<|im_end|>", "<|image_pad|>"
@@ -65,10 +65,10 @@ class QwenVL:
     @property
     def chat_template(self) -> str:
         return (
-            "{%- for message in messages -%}"
-            "{%- if message.content is string -%}{{- message.content -}}{%- else -%}"
+            f"{TEXT_MACRO}{{%- for message in messages -%}}"
+            "{%- if message.content is string -%}{{- text(message.content) -}}{%- else -%}"
             f"{{%- for part in message.content if part.type == 'video' -%}}{{{{- '{self.placeholder}' -}}}}{{%- endfor -%}}"
-            "{%- for part in message.content if part.type == 'text' -%}{{- part.text -}}{%- endfor -%}"
+            "{%- for part in message.content if part.type == 'text' -%}{{- text(part.text) -}}{%- endfor -%}"
             "{%- endif -%}{%- endfor -%}"
             f"{{{{- '{END}' -}}}}"
         )
@@ -96,8 +96,6 @@ class QwenVL:
         return train_tokenizer(texts, vocabulary, self.tiny_tokens, end_of_text=TURN_END, padding=END)
 
     def prompt(self, tokenizer: Tokenizer) -> Prompt:
-        from reelnest.backbones.prompt import BlockPrompt
-
         return BlockPrompt(tokenizer, self.vision, start=VIDEO_START, placeholder=VIDEO, stop=VIDEO_END, end=END)
 
     def system_message(self, instruction: str) -> str:

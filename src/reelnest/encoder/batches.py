@@ -17,7 +17,7 @@ from torch import Tensor
 
 from reelnest.backbones.family import Family
 from reelnest.backbones.packing import Packing
-from reelnest.backbones.prompt import Tokenizer, check_tokens, tokenize
+from reelnest.backbones.prompt import Tokenizer, check_tokens, tokenize, without_blank_lines
 from reelnest.backbones.segments import TEXT_TYPE, VIDEO_TYPE, Segment
 from reelnest.settings import Model
 from reelnest.store.cached_rows import Rows
@@ -157,7 +157,8 @@ class Batcher:
             if self._known_characters > KNOWN_CHARACTERS:
                 self._known, self._known_characters = {}, 0
             new = list(dict.fromkeys(entry.text for entry in entries if entry.text not in self._known))
-            self._known.update(zip(new, tokenize(self._tokenizer, new, self._max_text_tokens), strict=True))
+            texts = [without_blank_lines(text) for text in new]
+            self._known.update(zip(new, tokenize(self._tokenizer, texts, self._max_text_tokens), strict=True))
             self._known_characters += sum(map(len, new))
             return [self._known[entry.text] for entry in entries]
 

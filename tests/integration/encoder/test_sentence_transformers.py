@@ -24,7 +24,7 @@ from tests.support.model_inputs import random_video, trained
 ROOT = Path(__file__).parents[3]
 PEERS = ROOT / ".venv-peers" / "bin" / "python"
 PREPROCESS = Preprocess(frames=4, min_pixels=3136, max_pixels=50_176)
-TEXTS = ["a red circle moves", " ein grünes Quadrat — kreist", "左へ動く円", "…", "a blue square grows " * 200]
+TEXTS = ["a red circle moves", " ein grünes Quadrat — kreist", "左へ動く円", "\n\n…", "a blue square grows " * 200]
 """The last is longer than what the models read of a text."""
 VIDEOS = [random_video(1, (4, 4, 4), 0.5), random_video(2, (3, 12, 16), 1 / 3), random_video(3, (1, 4, 6), 0.07)]
 FIELDS = ["", "title: two stars\ncaption: 緑", ""]

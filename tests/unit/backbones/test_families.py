@@ -136,6 +136,40 @@ def test_an_entry_of_the_embedding_model_has_the_published_layout(role: Role, te
     )
 
 
+@pytest.mark.parametrize("instruction", ["", "Find it.", "Find it?\n"])
+@pytest.mark.parametrize("name", FAMILIES.names())
+def test_a_text_has_the_tokens_of_the_saved_chat_template(name: str, instruction: str) -> None:
+    """Also where the tokenizer knows several line breaks, or a full stop and line breaks, as one token."""
+    family = FAMILIES[name]
+    tokenizer: Any = family.tiny_tokenizer(
+        ["Find it.\n\nfoo", "user\n\nfoo\n\n\nx", "user\n \n a", "it?\n\n b\n\n", "two  spaces"] * 50, 600
+    )
+    assert len(tokenizer.encode("\n\n")) == 1
+    batcher = Batcher(tokenizer, Model(query_instruction=instruction), family)
+    for text in (
+        "foo",
+        " foo",
+        "  foo",
+        "\nfoo",
+        "\n\n\nx",
+        "  \n a",
+        "\t\r\nfoo",
+        "foo\n\n",
+        "",
+        " ",
+        "\n",
+        "\n \n",
+        "\u3000x",
+        "\u0301x",
+    ):
+        system, content = family.system_message(instruction), [{"type": "text", "text": text}]
+        messages: list[dict[str, Any]] = [{"role": "system", "content": [{"type": "text", "text": system}]}] if system else []
+        for message in ({"role": "user", "content": content}, {"role": "user", "content": text}):
+            rendered = tokenizer.apply_chat_template([*messages, message], chat_template=family.chat_template, tokenize=False)
+            row = batcher([Entry("query", text, None)]).segments[0].input_ids[0].tolist()
+            assert row == tokenizer.encode(rendered), (text, rendered)
+
+
 @pytest.mark.parametrize("name", FAMILIES.names())
 def test_a_checkpoint_with_a_language_head_opens(name: str, tmp_path: Path) -> None:
     """The published checkpoints have one, and other names of weights."""

@@ -11,7 +11,7 @@ from typing import Literal
 
 from reelnest.backbones.families.qwen3_vl import LICENSES, WIDTHS, Qwen3VL
 from reelnest.backbones.family import FAMILIES
-from reelnest.backbones.prompt import Prompt, TimedPrompt, Tokenizer, tokenize
+from reelnest.backbones.prompt import TEXT_MACRO, Prompt, TimedPrompt, Tokenizer, tokenize
 from reelnest.backbones.qwen_vl import END, TURN_END, TURN_START, VIDEO, VIDEO_END, VIDEO_START
 from reelnest.video.vision_spec import VisionSpec
 
@@ -21,18 +21,19 @@ EMPTY = "NULL"
 EMBEDDING_WIDTHS = {size: WIDTHS[size] for size in ("2B", "8B")}
 EMBEDDING_LICENSES = {size: LICENSES[size] for size in EMBEDDING_WIDTHS}
 TEMPLATE = (
-    f'{{%- set ns = namespace(system="{DEFAULT_INSTRUCTION}", empty=true) -%}}'
+    f'{TEXT_MACRO}{{%- set ns = namespace(system="{DEFAULT_INSTRUCTION}", empty=true) -%}}'
     "{%- for message in messages if message.role == 'system' -%}"
     "{%- if message.content is string -%}{%- set ns.system = message.content -%}"
     "{%- else -%}{%- for part in message.content if part.type == 'text' -%}{%- set ns.system = part.text -%}{%- endfor -%}{%- endif -%}"
     "{%- endfor -%}"
     f"{{{{- '{TURN_START}system\\n' + ns.system + '{TURN_END}\\n{TURN_START}user\\n' -}}}}"
     "{%- for message in messages if message.role != 'system' -%}"
-    "{%- if message.content is string -%}{%- if message.content -%}{%- set ns.empty = false -%}{{- message.content -}}{%- endif -%}"
+    "{%- if message.content is string -%}{%- set words = text(message.content) -%}"
+    "{%- if words -%}{%- set ns.empty = false -%}{{- words -}}{%- endif -%}"
     "{%- else -%}"
     f"{{%- for part in message.content if part.type == 'video' -%}}{{%- set ns.empty = false -%}}{{{{- '{VIDEO}' -}}}}{{%- endfor -%}}"
-    "{%- for part in message.content if part.type == 'text' and part.text -%}"
-    "{%- set ns.empty = false -%}{{- part.text -}}"
+    "{%- for part in message.content if part.type == 'text' -%}{%- set words = text(part.text) -%}"
+    "{%- if words -%}{%- set ns.empty = false -%}{{- words -}}{%- endif -%}"
     "{%- endfor -%}{%- endif -%}{%- endfor -%}"
     f"{{%- if ns.empty -%}}{{{{- '{EMPTY}' -}}}}{{%- endif -%}}"
     f"{{{{- '{TURN_END}\\n{TURN_START}assistant\\n' -}}}}"
