@@ -98,21 +98,16 @@ def vatex(folder: Path, clips: list[Path]) -> Path:
     return folder
 
 
-def qvhighlights(folder: Path, clips: list[Path], splits_with_windows: tuple[str, ...] = ("train", "val")) -> Path:
+def qvhighlights(folder: Path, clips: list[Path]) -> Path:
     _copy(clips, folder / "videos", [f"y{number}_0.0_150.0.mp4" for number in range(10)])
     for split, numbers in NUMBERS.items():
         records: list[dict[str, Any]] = [{"qid": n, "query": _caption(n), "duration": 1, "vid": f"y{n}_0.0_150.0"} for n in numbers]
         shown = {"relevant_windows": [[0.1, 0.3]], "relevant_clip_ids": [0], "saliency_scores": [[1, 1, 1]]}
         _lines(
             folder / f"highlight_{split}_release.jsonl",
-            [{**record, **shown} if split in splits_with_windows else record for record in records],
+            [record if split == "test" else {**record, **shown} for record in records],
         )
     return folder
-
-
-def qvhighlights_moments(folder: Path, clips: list[Path]) -> Path:
-    """With windows for the test too, which the published file lacks."""
-    return qvhighlights(folder, clips, ("train", "val", "test"))
 
 
 def ms_swift(folder: Path, clips: list[Path]) -> Path:
@@ -216,7 +211,7 @@ LAYOUTS: dict[str, Write] = {
     "msr-vtt": msr_vtt,
     "msvd": msvd,
     "qvhighlights": qvhighlights,
-    "qvhighlights-moments": qvhighlights_moments,
+    "qvhighlights-moments": qvhighlights,
     "subtitles": subtitles,
     "table": table,
     "vatex": vatex,

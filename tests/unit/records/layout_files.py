@@ -43,3 +43,10 @@ def imported(importer: str, source: Path, tmp_path: Path) -> tuple[Imported, Pai
 
 def skipped(result: Imported) -> list[tuple[str, int, str]]:
     return [(row.origin.file, row.origin.row, row.reason) for row in result.skipped]
+
+
+def targets(importer: str, source: Path, tmp_path: Path) -> tuple[Imported, list[tuple[str, dict[str, Any], str]]]:
+    """The counts, and (query text, target, split) of each pair."""
+    result, _ = imported(importer, source, tmp_path)
+    records = [json.loads(line) for line in (tmp_path / "first" / "pairs.jsonl").read_text().splitlines()]
+    return result, [(record["query"]["text"], record["target"], record["split"]) for record in records]

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from reelnest.errors import DataError
-from reelnest.records.importing import Imported, import_data
-from tests.unit.records.layout_files import SUBRIP, clips, imported, skipped, write_csv, write_json, write_lines
+from reelnest.records.importing import import_data
+from tests.unit.records.layout_files import SUBRIP, clips, imported, skipped, targets, write_csv, write_json, write_lines
 
 
 def msr_vtt(folder: Path) -> None:
@@ -127,13 +127,6 @@ def test_the_sentences_of_an_activitynet_video_are_joined(tmp_path: Path) -> Non
     assert skipped(result) == [("val_1.json", 2, "wrong_layout")]
 
 
-def targets(importer: str, source: Path, tmp_path: Path) -> tuple[Imported, list[tuple[str, dict[str, Any], str]]]:
-    """The counts, and (query text, target, split) of each pair."""
-    result, _ = imported(importer, source, tmp_path)
-    records = [json.loads(line) for line in (tmp_path / "first" / "pairs.jsonl").read_text().splitlines()]
-    return result, [(record["query"]["text"], record["target"], record["split"]) for record in records]
-
-
 def test_a_sentence_of_activitynet_is_paired_with_its_segment(tmp_path: Path) -> None:
     source = tmp_path / "source"
     clips(source, "v_one.mp4", "v_two.mkv")
@@ -204,20 +197,6 @@ def test_a_query_of_qvhighlights_is_paired_with_its_clip(tmp_path: Path) -> None
         ("a beach", "y_0.0_150.0", "test"),
     ]
     assert (result.videos, skipped(result)) == (2, [("highlight_train_release.jsonl", 3, "wrong_layout")])
-
-
-def test_a_query_of_qvhighlights_is_paired_with_each_of_its_windows(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    clips(source, "videos/x_60.0_210.0.mp4", "videos/y_0.0_150.0.mp4")
-    entry = {"qid": 1, "query": "a street", "duration": 150, "vid": "x_60.0_210.0", "relevant_windows": [[0, 10], [140, 150]]}
-    write_lines(source / "highlight_train_release.jsonl", [entry])
-    write_lines(source / "highlight_test_release.jsonl", [{"qid": 4, "query": "a beach", "duration": 150, "vid": "y_0.0_150.0"}])
-    result, pairs = targets("qvhighlights-moments", source, tmp_path)
-    assert pairs == [
-        ("a street", {"video": "x_60.0_210.0", "start": 0.0, "end": 10.0}, "train"),
-        ("a street", {"video": "x_60.0_210.0", "start": 140.0}, "train"),
-    ]
-    assert skipped(result) == [("highlight_test_release.jsonl", 1, "wrong_layout")]
 
 
 def test_ms_swift_s_lines_give_a_pair_for_each_positive(tmp_path: Path) -> None:

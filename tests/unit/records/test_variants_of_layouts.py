@@ -11,7 +11,7 @@ import pytest
 
 from reelnest.errors import DataError
 from reelnest.records.importing import import_data
-from tests.unit.records.layout_files import SUBRIP, clips, imported, skipped, write_csv, write_json, write_lines
+from tests.unit.records.layout_files import SUBRIP, clips, imported, skipped, targets, write_csv, write_json, write_lines
 
 
 def write_tar(file: Path, *members: str) -> None:
@@ -74,6 +74,27 @@ def test_the_label_of_ms_swift_s_pairwise_losses_is_the_relevance(tmp_path: Path
         (6, "bad_relevance"),
         (7, "bad_relevance"),
     ]
+
+
+def test_a_query_of_qvhighlights_is_paired_with_each_of_its_windows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = tmp_path / "source"
+    names = ["x_60.0_210.0", "y_0.0_150.0", "z_0.0_150.0"]
+    clips(source, *(f"videos/{name}.mp4" for name in names))
+    first, second, third = ({"qid": number, "query": name, "duration": 150, "vid": name} for number, name in enumerate(names))
+    write_lines(source / "highlight_train_release.jsonl", [{**first, "relevant_windows": [[0, 10], [140, 150]]}])
+    write_lines(source / "highlight_val_release.jsonl", [{**second, "relevant_windows": [[2, 4]]}])
+    write_lines(source / "highlight_test_release.jsonl", [third])
+    result, pairs = targets("qvhighlights-moments", source, tmp_path)
+    train = [({"video": names[0], "start": 0.0, "end": 10.0}, "train"), ({"video": names[0], "start": 140.0}, "train")]
+    window = {"video": names[1], "start": 2.0, "end": 4.0}
+    assert [pair[1:] for pair in pairs] == [*train, (window, "test")]
+    assert skipped(result) == []
+    assert "not used, because it has no relevant_windows: highlight_test_release.jsonl; val is the test split" in caplog.text
+    write_lines(source / "highlight_test_release.jsonl", [third, {**third, "relevant_windows": [[5, 6]]}])
+    again = import_data("qvhighlights-moments", source, tmp_path / "with_windows")
+    assert skipped(again) == [("highlight_test_release.jsonl", 1, "wrong_layout")]
+    records = [json.loads(line) for line in (tmp_path / "with_windows" / "pairs.jsonl").read_text().splitlines()]
+    assert [record["split"] for record in records] == ["train", "train", "validation", "test"]
 
 
 def test_a_subtitle_s_language_and_kind_follow_the_video_s_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
