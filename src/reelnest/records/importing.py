@@ -3,6 +3,7 @@
 Rows are written as they come. In memory are the ids of the videos and where they came from, never the pairs.
 """
 
+import errno
 import json
 from collections import ChainMap, Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,6 +28,8 @@ SKIPPED_FILE = "skipped.jsonl"
 """Name of the list of skipped rows in the new folder."""
 MOST_SKIPPED_IN_MEMORY = 1000
 SPOOL_BYTES = 2**24
+UNUSABLE_NAME = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+"""Errors of one name: it is too long or has a character that the disk refuses, or a file has the name of a folder."""
 
 
 @dataclass(frozen=True)
@@ -220,6 +223,9 @@ class _Writing:
             target.parent.mkdir(parents=True, exist_ok=True)
             copy_file(file, target)
         except OSError as error:
+            if error.errno in UNUSABLE_NAME:
+                problem = f"no file can have the name {show(name)} in the new folder ({error.strerror})"
+                raise RecordError("unusable_name", f"{problem}; give the file another name") from None
             raise DataError(f"{file}: cannot be copied to {name}: {error.strerror or error}. Nothing was imported.") from error
         self._copied[str(target)] = str(file)
 

@@ -139,6 +139,19 @@ def test_a_key_of_two_samples_or_two_videos_is_used_once(tmp_path: Path, layout:
         assert (tmp_path / "first" / "videos" / "2.mp4").read_bytes() == b"B"
 
 
+def test_a_member_whose_name_no_file_can_have_costs_itself_alone(tmp_path: Path) -> None:
+    keys = ["a", "x" * 300, "a.mp4/b", "c"]  # the third one needs a folder with the name of the first one's file
+    write_tar(tmp_path / "train.tar", *((f"{key}{suffix}", key.encode()) for key in keys for suffix in (".mp4", ".txt")))
+    result, pairs = imported("webdataset", tmp_path / "train.tar", tmp_path)
+    assert pairs == [("a", "a", "train"), ("c", "c", "train")]
+    assert [(row.origin.row, row.reason) for row in result.skipped] == [
+        (2, "unusable_name"),
+        (3, "unusable_name"),
+        (2, "bad_video"),
+        (3, "bad_video"),
+    ]
+
+
 def test_a_video_that_a_truncated_tar_file_ends_in_is_not_imported(tmp_path: Path) -> None:
     folder = tmp_path / "source"
     folder.mkdir()
