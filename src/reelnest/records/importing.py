@@ -5,6 +5,7 @@ Rows are written as they come. In memory are the ids of the videos and where the
 
 import errno
 import json
+import os
 from collections import ChainMap, Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -226,6 +227,8 @@ class _Writing:
             if error.errno in UNUSABLE_NAME:
                 problem = f"no file can have the name {show(name)} in the new folder ({error.strerror})"
                 raise RecordError("unusable_name", f"{problem}; give the file another name") from None
+            if isinstance(error, PermissionError) and not os.access(file, os.R_OK):
+                raise VideoError("unreadable", f"{file}: no permission to read it; change the file's permissions") from None
             raise DataError(f"{file}: cannot be copied to {name}: {error.strerror or error}. Nothing was imported.") from error
         self._copied[str(target)] = str(file)
 

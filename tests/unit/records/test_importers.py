@@ -1,6 +1,8 @@
 """Importing data in other layouts: valid results, and bad rows with their file and row."""
 
+import errno
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,11 @@ from typer.testing import CliRunner
 
 from reelnest.cli import cli
 from reelnest.errors import ConfigError, DataError
+from reelnest.records import importing
 from reelnest.records.formats import Side, known_ids, read_pairs, read_videos
 from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, PairRow, Row, VideoRow
 from reelnest.records.importing import Imported, import_data
+from reelnest.records.merging import copy_file
 
 
 def write_source(folder: Path, videos: list[Any], pairs: list[Any]) -> Path:
@@ -106,6 +110,18 @@ def test_the_command_prints_what_was_imported_and_what_was_not(source: Path, tmp
     assert done.exit_code == 0
     assert done.output.splitlines()[0] == f"{tmp_path / 'new'}: 2 videos, 2 pairs"
     assert "train_data.jsonl, row 3: missing_target: there is no target" in done.output
+
+
+def test_a_file_without_permission_costs_its_rows_alone(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def copy(file: Path, target: Path) -> None:
+        if file.name == "a.mp4":  # as for anybody but root
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        copy_file(file, target)
+
+    monkeypatch.setattr(importing, "copy_file", copy)
+    monkeypatch.setattr(os, "access", lambda file, mode: (file.name, mode) != ("a.mp4", os.R_OK))
+    imported = import_data("earlier", source, tmp_path / "new")
+    assert (imported.videos, rows(imported)[0]) == (1, ("video_meta.jsonl", 1, "unreadable"))
 
 
 def test_an_importer_of_another_package_brings_its_own_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
