@@ -78,9 +78,9 @@ class Decoder:
     """Decodes one video at a time in a child process, which it starts on first use and ends on `close`.
 
     Every method takes one video as a list of files: a video file, or the images of a frame folder in order. Bad videos raise VideoError
-    with one of these reasons: missing, unreadable, not_a_file, empty, not_a_video, truncated, damaged, bad_shape, bad_times, bad_colours,
-    no_frames, too_many_frames, too_long, too_large, bad_segment, no_decoder, timeout, decoder_crashed. Thread-safe: calls run one after
-    another.
+    with one of these reasons: missing, unreadable, not_a_file, empty, not_a_video, truncated, damaged, encrypted, bad_shape, bad_times,
+    bad_colours, no_frames, too_many_frames, too_long, too_large, bad_segment, no_decoder, timeout, decoder_crashed. Thread-safe: calls run
+    one after another.
 
     `workers` is the number of Decoders on this machine, whose child processes share MEMORY_BYTES.
     """

@@ -121,6 +121,14 @@ def test_colours_that_cannot_be_converted_are_named_with_a_remedy(decoder: Decod
     assert decoder.inspect([out]).frames == FRAMES
 
 
+@pytest.mark.parametrize("codec", ["h264", "hevc"])
+def test_encrypted_frames_are_named(decoder: Decoder, ffmpeg: str, tmp_path: Path, codec: str) -> None:
+    file = tmp_path / "a.mp4"
+    key = ("-encryption_scheme", "cenc-aes-ctr", "-encryption_key", "76" * 16, "-encryption_kid", "a7" * 16)
+    encode(ffmpeg, file, *CODECS[codec], *key)
+    assert refusal(decoder, file).reason == "encrypted"
+
+
 def test_sound_with_a_cover_picture_is_named_for_what_it_is(decoder: Decoder, ffmpeg: str, tmp_path: Path) -> None:
     cover, file = tmp_path / "cover.png", tmp_path / "a.m4a"
     run(ffmpeg, "-v", "error", "-f", "lavfi", "-i", "color=red:s=64x64", "-frames:v", "1", str(cover))

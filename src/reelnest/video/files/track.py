@@ -160,6 +160,8 @@ def _packet_rows(opened: Opened, name: str, limits: Limits) -> "tuple[list[Packe
     cached: list[VideoPacket] = []
     size = 0
     for packet in packets(opened, name):
+        if not rows and packet.has_sidedata("encryption_info"):
+            raise VideoError("encrypted", f"{name}: its frames are encrypted, as by DRM; use a copy that is not")
         is_key = packet.is_keyframe
         is_hidden = codec == "vp8" and not memoryview(packet)[0] & VP8_SHOWN
         unit = _h264_picture(memoryview(packet), header) if codec == "h264" else None
