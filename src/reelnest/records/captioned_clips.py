@@ -170,10 +170,10 @@ def each(entries: Iterable[Entry | BadRow], make: Callable[[Origin, Any, str], T
 def split_entries(folder: Path, suffixes: Sequence[str], layout: str) -> Iterator[Entry | BadRow]:
     """Yields the entries of the files of the three splits, by `train`, `val` or `test` in their names: JSON lines, or lists in JSON.
 
-    Raises DataError if there are no such files.
+    The files are those with the first of `suffixes` that there is. Raises DataError if there are no such files.
     """
-    files = [file for suffix in suffixes for file in folder.glob(f"*{suffix}") if is_file(file)] if folder.is_dir() else []
-    splits = splits_of(files, folder)
+    files = [[file for file in folder.glob(f"*{suffix}") if is_file(file)] for suffix in suffixes] if folder.is_dir() else []
+    splits = splits_of(next(filter(None, files), []), folder)
     if not splits:
         raise DataError(f"{folder}: expected a folder with {layout}.")
     for split, file in splits:

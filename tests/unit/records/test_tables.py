@@ -184,6 +184,16 @@ def test_the_suffix_of_a_table_may_have_capital_letters(tmp_path: Path) -> None:
     assert import_data("table", table, tmp_path / "new").pairs == 1
 
 
+def test_a_partitioned_parquet_table_is_read_without_what_is_not_complete(tmp_path: Path) -> None:
+    table = source(tmp_path / "source", "parquet", [{"q": "x", "file": "a.mp4"}])
+    (table.parent / "rows.parquet").unlink()
+    for folder, query in (("day=1", "first"), ("day=2", "second"), ("_temporary/0", "incomplete"), (".old", "hidden")):
+        (table.parent / "rows.parquet" / folder).mkdir(parents=True)
+        pq.write_table(pa.table({"q": [query], "file": ["a.mp4"]}), table.parent / "rows.parquet" / folder / "part-0.parquet")
+    import_data("table", table, tmp_path / "new")
+    assert [json.loads(line)["query"]["text"] for line in lines(tmp_path / "new")] == ["first", "second"]
+
+
 def test_pairs_of_missing_and_unknown_videos_are_skipped(tmp_path: Path) -> None:
     rows = [{"q": f"text {at}", "file": name} for at, name in enumerate(["a.mp4", "lost.mp4", "../b.mp4", "a.mp4"])]
     result = import_data("table", source(tmp_path / "source", "csv", rows), tmp_path / "new")

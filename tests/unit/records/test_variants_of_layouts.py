@@ -51,6 +51,15 @@ def test_sets_of_the_hub_are_read_from_lists_in_json(tmp_path: Path, layout: str
     assert skipped(result) == [("msvd_train.json", 2, "wrong_layout")]
 
 
+@pytest.mark.parametrize("layout", ["msvd", "mmeb"])
+def test_a_description_in_json_beside_the_data_is_not_read(tmp_path: Path, layout: str) -> None:
+    source = tmp_path / "source"
+    clips(source, "a.avi")
+    write_lines(source / "test.jsonl", [{"video_id": "a", "video": "a.avi", "caption": ["one"]}])
+    write_json(source / "test_info.json", {"version": 1})
+    assert imported(layout, source, tmp_path)[1] == [("one", "a", "test")]
+
+
 def test_the_label_of_ms_swift_s_pairwise_losses_is_the_relevance(tmp_path: Path) -> None:
     source = tmp_path / "source"
     clips(source, "a.mp4")

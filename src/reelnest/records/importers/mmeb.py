@@ -32,14 +32,15 @@ LAYOUT = (
     "Parquet files, JSON lines or lists in JSON with train, val or test in their names,"
     " with “video” and “caption”, or “videoID” and “enCap”"
 )
-SUFFIXES = (".parquet", ".jsonl", ".json")
+SUFFIXES = ((".parquet", ".jsonl"), (".json",))
 ID_KEYS, CAPTION_KEYS = ("video_id", "videoID", "video"), ("caption", "enCap")
 
 
 @IMPORTERS.register("mmeb")
 def read_mmeb(source: Path) -> Iterator[Row]:
     """MMEB-V2's video sets: Parquet, JSON lines or lists in JSON with video_id, video and caption; each caption is a query."""
-    files = splits_of([file for suffix in SUFFIXES for file in source.rglob(f"*{suffix}") if is_file(file)], source)
+    present = ([file for suffix in suffixes for file in source.rglob(f"*{suffix}") if is_file(file)] for suffixes in SUFFIXES)
+    files = splits_of(next(filter(None, present), []), source)  # beside Parquet files there are descriptions in JSON
     if not files:
         raise DataError(f"{source}: expected a folder with {LAYOUT}.")
     yield from clip_rows(source, each((entry for split, file in files for entry in _entries(file, split)), _clip))

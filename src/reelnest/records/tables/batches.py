@@ -43,8 +43,8 @@ def read_batches(table: Path, columns: Sequence[str], numbers: Collection[str] =
     """Yields the rows of a table in their order: batches, and single rows that Arrow cannot read. Blank lines of a CSV file do not count.
 
     Args:
-        table: A `.csv`, `.tsv`, `.jsonl`, `.ndjson` or `.parquet` file, or a folder of `.parquet` files, which are read in the order of
-            their names and whose rows are counted together.
+        table: A `.csv`, `.tsv`, `.jsonl`, `.ndjson` or `.parquet` file, or a folder of `.parquet` files, also in folders inside, which are
+            read in the order of their paths and whose rows are counted together.
         columns: The columns to read. A missing value is null.
         numbers: Those of `columns` that need not be texts in a JSON-lines file.
 
@@ -215,7 +215,8 @@ def _parquet(table: Path, columns: Sequence[str]) -> Iterator[ColumnBatch | BadR
 
 
 def _folder(table: Path, columns: Sequence[str]) -> Iterator[ColumnBatch | BadRow]:
-    files = sorted(table.glob("*.parquet"))
+    # Partitions are folders. Spark and others write what is not complete into folders that begin with an underscore or a dot.
+    files = sorted(file for file in table.rglob("*.parquet") if not any(name[0] in "_." for name in file.relative_to(table).parts))
     if not files:
         raise DataError(f"{table}: this folder has no .parquet file.")
     before = 0
