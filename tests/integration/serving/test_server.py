@@ -179,6 +179,7 @@ def test_the_page_searches_two_sides_and_is_accessible(server: str, browser: Any
     right.locator(".dim").select_option("32")
     right.locator(".funnel").check()
     wait_for(page, "document.querySelectorAll('.timing')[1].textContent.includes('shortlist with 32 dimensions, reranked with 128')")
+    assert "Scores: cosine similarity" in page.inner_text(".timing")
     wait_for(page, "document.querySelector('#status').textContent.includes('on the right too')")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     violations = [rule for rule in Axe().run(page).response["violations"] if rule["impact"] in SERIOUS]

@@ -132,6 +132,7 @@ class Side {
     const method = dims.length > 1 ? `shortlist with ${dims[0]} dimensions, reranked with ${dims.at(-1)}` : `${dims[0]} dimensions`;
     this.timing.append(total, `: query ${encode_ms.toFixed(1)}, search ${search_ms.toFixed(1)}. ${method}`);
     if (results.untrained.length) this.timing.append(" (not trained for)");
+    this.timing.append(". Scores: cosine similarity, at most 1");
     this.list.replaceChildren(...hits.map((hit) => card(hit, results)));
   }
 }
