@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
-from mlflow.exceptions import MlflowException
 
 from reelnest.artifacts.candidate_run import CandidateRun
 from reelnest.encoder.saved_settings import ABOUT_THE_MODEL
 from reelnest.errors import RegistryError
 from reelnest.records.content_hash import folder_hash
+from reelnest.registry.connection import active_run
 from reelnest.registry.known_versions import MODEL_HASH_TAG
 
 log = logging.getLogger(__name__)
@@ -41,13 +41,8 @@ def candidate_run(candidate: Candidate, experiment_id: str) -> str:
     hash, so that the next stage finds it.
     """
     client = mlflow.MlflowClient()
-    if candidate.run_id is not None:
-        try:
-            if client.get_run(candidate.run_id).info.lifecycle_stage == "active":
-                return candidate.run_id
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
+    if candidate.run_id is not None and active_run(candidate.run_id) is not None:
+        return candidate.run_id
     runs = client.search_runs([experiment_id], f"tags.`{MODEL_HASH_TAG}` = '{candidate.hash}'", max_results=1)
     if runs:
         return str(runs[0].info.run_id)

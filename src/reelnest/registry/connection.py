@@ -7,6 +7,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 import mlflow
 import requests
+from mlflow.entities import Run
 from mlflow.environment_variables import (
     MLFLOW_ALLOW_PICKLE_DESERIALIZATION,
     MLFLOW_DISABLE_TELEMETRY,
@@ -19,7 +20,7 @@ from mlflow.environment_variables import (
     MLFLOW_TRACKING_USERNAME,
 )
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.telemetry import set_telemetry_client
 
 from reelnest.addresses import without_credentials
@@ -78,6 +79,19 @@ def registry_errors(problem: str, advice: str = "Run the command again.") -> Ite
         yield
     except (MlflowException, OSError) as error:  # requests raises OSErrors
         raise error_type(error)(f"{problem}: {error}. {advice}") from error
+
+
+def active_run(run_id: str | None) -> Run | None:
+    """Returns the run; None without an id, and for a run that does not exist or was deleted."""
+    if not run_id:
+        return None
+    try:
+        run = mlflow.MlflowClient().get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            return None
+        raise
+    return run if run.info.lifecycle_stage == "active" else None
 
 
 def error_type(error: MlflowException | OSError) -> type[RegistryError]:

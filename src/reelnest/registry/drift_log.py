@@ -13,12 +13,11 @@ import mlflow
 import pandas as pd
 from mlflow.entities import Metric
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 
 from reelnest.addresses import without_credentials
 from reelnest.errors import NothingTracked
 from reelnest.evaluation.by_query import CODE, QUERY_METRICS_FILE
-from reelnest.registry.connection import UNREADABLE, connect_to_read, registry_errors
+from reelnest.registry.connection import UNREADABLE, active_run, connect_to_read, registry_errors
 from reelnest.registry.promotion.aliases import champion_of, version_of
 from reelnest.registry.promotion.evaluation_log import DATA_HASH_TAG, gate_folder, stored_query_metrics
 from reelnest.settings import Params
@@ -71,7 +70,7 @@ class ChampionRun:
         self._client = mlflow.MlflowClient()
         with registry_errors(UNREADABLE):
             self.version = version_of(params.registration.name, number)
-            self._run = self._find()
+            self._run = active_run(self.version.run_id)
 
     @property
     def is_there(self) -> bool:
@@ -105,14 +104,3 @@ class ChampionRun:
             self._client.log_batch(info.run_id, metrics=[Metric(f"drift/{name}", effect, now, 0) for name, effect in effects.items()])
             self._client.set_tag(info.run_id, DRIFT_TAG, headline)
         return LoggedReport(without_credentials(mlflow.get_tracking_uri()), info.experiment_id, info.run_id, folder)
-
-    def _find(self) -> mlflow.entities.Run | None:
-        if not self.version.run_id:
-            return None
-        try:
-            run = self._client.get_run(self.version.run_id)
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return None
-            raise
-        return run if run.info.lifecycle_stage == "active" else None

@@ -21,7 +21,7 @@ from reelnest.artifacts.lineage import Commit, DataVersion, Environment, FlowRun
 from reelnest.artifacts.validation_report import ValidationReport
 from reelnest.errors import RegistryError
 from reelnest.messages import some_of
-from reelnest.registry.connection import UNREADABLE, connect_to_read, registry_errors
+from reelnest.registry.connection import UNREADABLE, active_run, connect_to_read, registry_errors
 from reelnest.registry.known_versions import MODEL_HASH_TAG, check_source, named_version
 from reelnest.registry.lineage.checkout import read_checkout
 from reelnest.registry.lineage.dvc_lock import DATA_FILE, LOCK_FILE, data_version, read_yaml, stale_inputs
@@ -142,7 +142,7 @@ def find_origin(params: Params, which: str, folder: Path) -> Origin:
     connect_to_read(params)
     with registry_errors(UNREADABLE):
         version = version_of(name, which)
-        origin = Origin(version, _run(version.run_id), _lineage(version, folder), folder)
+        origin = Origin(version, active_run(version.run_id), _lineage(version, folder), folder)
     return origin
 
 
@@ -174,18 +174,6 @@ def trainings_of_flow_runs(params: Params, beginning: str) -> list[tuple[str, st
         experiments = [] if experiment is None else [experiment.experiment_id]
         runs = client.search_runs(experiments, f"tags.`{FLOW_RUN_TAG}` LIKE '{beginning}%'") if experiments else []
     return [(run.info.run_id, run.data.tags[FLOW_RUN_TAG]) for run in runs]
-
-
-def _run(run_id: str | None) -> Any | None:
-    if not run_id:
-        return None
-    try:
-        run = mlflow.MlflowClient().get_run(run_id)
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return None
-        raise
-    return run if run.info.lifecycle_stage == "active" else None
 
 
 def _lineage(version: ModelVersion, folder: Path) -> Lineage | None:

@@ -10,6 +10,7 @@ from mlflow.entities.model_registry import ModelVersion as ModelVersion
 from mlflow.exceptions import MlflowException
 
 from reelnest.encoder.saved_settings import SETTINGS_FILE
+from reelnest.registry.connection import active_run
 from reelnest.registry.promotion.decision import Evidence
 from reelnest.registry.promotion.evaluation_log import gate_folder
 
@@ -32,13 +33,7 @@ def measure_champion(
     client = mlflow.MlflowClient()
     where = f"the champion (version {champion.version}) was evaluated on other data or by other code, and"
     advice = "a person must decide whether this model replaces it (`reelnest promote`)"
-    try:
-        active = client.get_run(str(champion.run_id)).info.lifecycle_stage == "active"
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        active = False
-    if not active:
+    if active_run(champion.run_id) is None:
         raise CannotMeasureError(f"{where} its run, which has its metrics, was deleted: {advice}")
     with TemporaryDirectory(prefix="measuring-", dir=scratch) as folder:
         try:
