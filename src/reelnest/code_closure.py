@@ -22,6 +22,7 @@ DATA_SUFFIXES = (".j2", ".css", ".js", ".html")
 LEFT_OUT = {
     "reelnest.settings": "keys include the values of the relevant settings",
     "reelnest.errors": "error classes; no result contains them",
+    "reelnest.messages": "parts of messages; no result contains them",
     "reelnest.registry": "a promotion makes nothing stale, and the report contains the compared values",
     "reelnest.atomic_files": "how files are written, not their content",
     "reelnest.launch": "starts and ends a stage's processes",
