@@ -32,7 +32,7 @@ from reelnest.registry.candidate import Candidate
 from reelnest.registry.connection import connect
 from reelnest.registry.promotion.comparison import compare
 from reelnest.registry.promotion.evaluation_log import log_evaluation
-from reelnest.report.wording import configuration_name, kind_name, metric_name
+from reelnest.report.wording import configuration_name, kind_name, metric_name, size
 from reelnest.settings import Evaluate, Params, launch_uses_cpu, load_params
 from reelnest.stages import evaluation_entries as entries
 from reelnest.stages.evaluation_code import evaluation_code_hash
@@ -190,10 +190,10 @@ def _log_metrics(report: EvaluationReport) -> None:
         log.warning("No recommendation: %s is no test on this data, because %s", metric_name(report.choice_metric), reason)
         return
     log.info(
-        "Recommended: %s. %s %.3f (best: %.3f with %s). %d bytes a vector, %.3g GB for %s videos",
+        "Recommended: %s. %s %.3f (best: %.3f with %s). %d bytes a vector, %s for %s videos",
         *(configuration_name(choice.name), metric_name(choice.metric), choice.value),
         *(choice.best_value, configuration_name(choice.best_name)),
-        *(choice.bytes_per_vector, report.featured.index_bytes / 1e9, f"{report.index_videos:,}"),
+        *(choice.bytes_per_vector, size(report.featured.index_bytes), f"{report.index_videos:,}"),
     )
 
 
