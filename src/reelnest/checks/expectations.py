@@ -58,9 +58,9 @@ def video_checks(name: str, settings: Validate, severity: Severity) -> Expectati
             gxe.ExpectColumnValuesToNotBeNull(column="video_id", severity=severity, description="every video has an id"),
             gxe.ExpectColumnValuesToBeUnique(column="video_id", severity=severity, description="video ids are unique"),
             between("frames", 1, settings.max_video_frames, "a video has frames, and not too many"),
-            between("seconds", 0, settings.max_video_seconds, "a video is not too long"),
-            between("megabytes", 0, settings.max_video_megabytes, "a video's file is not too large"),
-            between("field_characters", 1, settings.max_text_characters, "a video's text fields are not too long"),
+            between("seconds", 0, settings.max_video_seconds, "a video is not too long, in seconds"),
+            between("megabytes", 0, settings.max_video_megabytes, "a video's file is not too large, in MiB"),
+            between("field_characters", 1, settings.max_text_characters, "a video's text fields are not too long, in characters"),
         ],
     )
 
@@ -82,7 +82,7 @@ def video_advice(name: str, settings: Validate) -> ExpectationSuite:
             gxe.ExpectColumnValuesToBeInSet(
                 column="paired", value_set=[True], severity="warning", description="every video is the query or target of a pair"
             ),
-            between("fps", *USUAL_FPS, "a video has a usual frame rate"),
+            between("fps", *USUAL_FPS, "a video has a usual frame rate, in frames a second"),
             between("width", *USUAL_SIDE, "a video has a usual width, in pixels"),
             between("height", *USUAL_SIDE, "a video has a usual height, in pixels"),
             between("brightness", settings.min_brightness, None, "a video is not black"),
@@ -122,8 +122,8 @@ def pair_checks(name: str, settings: Validate, severity: Severity) -> Expectatio
             ),
             in_set("split", SPLITS, "every split is known"),
             in_set("kind", PAIR_KINDS, "every pair has a known kind"),
-            short("query_characters", "a query's text is neither empty nor too long"),
-            short("target_characters", "a target's text is neither empty nor too long"),
+            short("query_characters", "a query's text is neither empty nor too long, in characters"),
+            short("target_characters", "a target's text is neither empty nor too long, in characters"),
             gxe.ExpectColumnValuesToBeBetween(
                 column="relevance", min_value=0, strict_min=True, severity=severity, description="every relevance is above 0"
             ),

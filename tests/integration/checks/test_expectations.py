@@ -135,8 +135,8 @@ def test_long_texts_rare_kinds_and_contradicted_negatives_are_found() -> None:
     pairs[3] = Pair(COW, Side("text", "y" * 31), 1.0, None, (), 4)
     failing = failing_pairs(pairs, ["train", "train", "train", "train"] + ["test"] * 146)
     assert failing == {
-        "a query's text is neither empty nor too long": (1,),
-        "a target's text is neither empty nor too long": (4,),
+        "a query's text is neither empty nor too long, in characters": (1,),
+        "a target's text is neither empty nor too long, in characters": (4,),
         "no kind of pair is very rare": (),
         "no negative of a query is relevant to it in another line": (3,),
     }
@@ -158,9 +158,9 @@ def test_good_videos_meet_every_expectation() -> None:
     ("inspected", "description"),
     [
         (info(frames=50_001), "a video has frames, and not too many"),
-        (info(seconds=3600.5), "a video is not too long"),
-        (info(size=2001 * 2**20), "a video's file is not too large"),
-        (info(fps=0.2), "a video has a usual frame rate"),
+        (info(seconds=3600.5), "a video is not too long, in seconds"),
+        (info(size=2001 * 2**20), "a video's file is not too large, in MiB"),
+        (info(fps=0.2), "a video has a usual frame rate, in frames a second"),
         (info(width=16), "a video has a usual width, in pixels"),
         (info(height=8192), "a video has a usual height, in pixels"),
     ],
@@ -177,7 +177,7 @@ def test_a_file_twice_the_same_bytes_twice_and_a_video_in_no_pair_are_found() ->
         "no file is listed under two ids",
         "no two ids have files with the same bytes",
         "every video is the query or target of a pair",
-        "a video's text fields are not too long",
+        "a video's text fields are not too long, in characters",
     }
 
 
