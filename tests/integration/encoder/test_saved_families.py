@@ -80,6 +80,21 @@ def test_transformers_has_the_vectors_of_the_folder_at_each_dim(saved: Path, nam
         assert float(cosine_similarity(theirs[:, :dim], ours).min()) >= 0.99999
 
 
+def test_a_model_trained_in_bfloat16_has_those_vectors_in_the_precision_of_its_weights(base: Path, name: str, tmp_path: Path) -> None:
+    model, entries = settings(base, name), mixed_entries(vision=FAMILIES[name].vision)
+    encoder, tokenizer = trained(base, model)
+    encoder.autocast_dtype = torch.bfloat16
+    save_model(tmp_path / "model", encoder, tokenizer, model, PREPROCESS, None)
+    with torch.no_grad():
+        theirs = torch.nn.functional.normalize(Plain(tmp_path / "model", name, model).vectors(entries), dim=1)
+    as_trained, as_weights = (
+        torch.from_numpy(reelnest.load(tmp_path / "model", device="cpu", precision=precision).encode(entries, dim=64))
+        for precision in (None, "no")
+    )
+    assert float(cosine_similarity(theirs, as_weights).min()) >= 0.99999
+    assert 0.999 < float(cosine_similarity(theirs, as_trained).min()) < 0.99999
+
+
 def test_vllm_knows_the_names_of_the_weights_and_the_dims(saved: Path, name: str) -> None:
     with safe_open(saved / "model.safetensors", "pt") as file:
         assert all(key.startswith(SERVED_PREFIXES[name]) for key in file.keys())  # noqa: SIM118 (not a mapping)
