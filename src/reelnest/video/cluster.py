@@ -8,6 +8,7 @@ carry file names only. Dask pickles its messages, so use it on a trusted network
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from distributed import Client, KilledWorker, as_completed
+from distributed import Client, Future, KilledWorker, as_completed
 from distributed.client import FutureCancelledError
 from distributed.comm.core import CommClosedError
 
@@ -30,6 +31,7 @@ CHUNK = 16
 """Videos per task. Many share the start of one decoder; few spread evenly and are cheap to repeat when a worker is lost."""
 CONNECT_SECONDS = 30
 WORKERS_SECONDS = 60
+POLL_SECONDS = 0.02
 MOST_LOSSES = 5
 """How often the connection to the scheduler may be lost, as if it is restarted, before decoding stops."""
 
@@ -108,7 +110,7 @@ def _results(client: Client, address: str, jobs: Sequence[DecodingJob], decode: 
     chunks = [named[start : start + CHUNK] for start in range(0, len(named), CHUNK)]
     futures = client.map(decode, chunks, pure=False)
     first_files = {future.key: chunk[0][1][0] for future, chunk in zip(futures, chunks, strict=True)}
-    for future in as_completed(futures, loop=client.loop):
+    for future in _completed(client, address, futures):
         try:
             yield from future.result()
         except KilledWorker as error:
@@ -117,6 +119,20 @@ def _results(client: Client, address: str, jobs: Sequence[DecodingJob], decode: 
                 f" {first_files[future.key]} on. Give them more memory, see their logs, and run the command again."
             ) from error
         future.release()
+
+
+def _completed(client: Client, address: str, futures: "Sequence[Future[Any]]") -> "Iterator[Future[Any]]":
+    """The futures as they are done. Raises DataError if there is no worker for WORKERS_SECONDS."""
+    completed, last = as_completed(futures, loop=client.loop), time.monotonic()
+    while completed.count():
+        if completed.has_ready():
+            yield from completed.next_batch(block=False)
+            last = time.monotonic()
+        elif time.monotonic() - last < WORKERS_SECONDS or client.scheduler_info()["workers"]:
+            time.sleep(POLL_SECONDS)
+        else:
+            advice = f"Start some, `dask worker {address}`, and run the command again; what was decoded is cached."
+            raise DataError(f"preprocess.scheduler: the scheduler at {address} has lost all its workers. {advice}")
 
 
 def _times(segment: Segment | None) -> Times:

@@ -165,3 +165,20 @@ def test_after_a_restart_of_the_scheduler_the_rest_is_decoded(
         assert not restarter.is_alive()
     assert "the connection to the Dask scheduler at tcp://127.0.0.1" in caplog.text
     assert there == prepared(workspace, "here")
+
+
+@pytest.mark.slow
+def test_a_scheduler_without_workers_is_not_waited_for_without_end(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding_cluster, "CHUNK", 2)
+    port = free_port()
+    with ExitStack() as stack:
+        _, *workers = start_cluster(stack, port)
+
+        def kill() -> None:
+            monkeypatch.setattr(decoding_cluster, "WORKERS_SECONDS", 2)
+            for worker in workers:
+                worker.kill()
+
+        after_some_videos(workspace.root.with_name("there"), kill)
+        with pytest.raises(DataError, match="has lost all its workers"):
+            prepared(workspace, "there", f"tcp://127.0.0.1:{port}")
