@@ -29,7 +29,7 @@ def videos_of(folder: Path) -> dict[str, dict[str, Any]]:
 
 def test_the_first_release_of_msr_vtt_has_two_files(tmp_path: Path) -> None:
     source = tmp_path / "source"
-    clips(source, "TrainValVideo/video0.mp4", "videos/video0.mp4", "videos/video7010.mp4")
+    clips(source, "TrainValVideo/video0.mp4", "TestVideo/video7010.mp4")
     for name, video_id, url, split in (("train_val", "video0", "a", "train"), ("test", "video7010", "b", "test")):
         content = {"videos": [{"video_id": video_id, "url": url, "split": split}], "sentences": [{"video_id": video_id, "caption": split}]}
         write_json(source / f"{name}_videodatainfo.json", {"info": {}, **content})
