@@ -276,6 +276,23 @@ def test_videos_of_one_group_are_in_one_split(tmp_path: Path) -> None:
     assert len(set(splits)) == 3
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_group_whose_rows_have_several_splits_is_in_the_first_one(tmp_path: Path, suffix: str) -> None:
+    source = tmp_path / "source"
+    clips(source, *(f"{name}.mp4" for name in "abcde"))
+    columns = ["text", "file", "show", "part"]
+    rows = [["x", "a", "s", "train"], ["y", "b", "s", "test"], ["z", "c", "s", ""], ["v", "d", "", "test"], ["w", "e", "t", "val"]]
+    if suffix == "csv":
+        write_csv(source / "rows.csv", columns, *rows)
+    else:
+        pq.write_table(pa.Table.from_pylist([dict(zip(columns, row, strict=True)) for row in rows]), source / "rows.parquet")
+    names = {"query": "text", "video": "file", "group": "show", "split": "part"}
+    write_json(source / "map.json", {"table": f"rows.{suffix}", **names})
+    result, pairs = imported("table", source / "map.json", tmp_path)
+    assert pairs == [("x", "a", "train"), ("z", "c", "train"), ("v", "d", "test")]
+    assert [row.reason for row in result.skipped] == ["leakage", "bad_split"]
+
+
 @pytest.mark.parametrize(
     ("importer", "files", "message"),
     [

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from reelnest.errors import VideoError
 from reelnest.prefetch import prefetched
 from reelnest.records.captioned_clips import find_video, group_split, other_file
-from reelnest.records.formats import TEXT_FIELDS
+from reelnest.records.formats import SPLITS, TEXT_FIELDS
 from reelnest.records.importers.importer import IMPORTERS, BadRow, Origin, PairColumns, PairRow, Row, VideoRow
-from reelnest.records.json_lines import show_kind
+from reelnest.records.json_lines import show, show_kind
 from reelnest.records.tables.batches import ColumnBatch, read_batches
 from reelnest.records.tables.column_map import read_map
 from reelnest.records.tables.pair_lines import by_value
@@ -54,7 +54,8 @@ def read_mapped_table(source: Path) -> Iterator[Row]:
                 yield batch
             elif isinstance(batch, ColumnBatch):
                 values = {key: batch.columns[name] for key, name in names.items()}
-                yield from (_text_rows if _are_texts(values) else _other_rows)(batch, names, videos)
+                by_column = _are_texts(values) and not {"group", "split"} <= names.keys()  # both can contradict each other
+                yield from (_text_rows if by_column else _other_rows)(batch, names, videos)
             else:
                 origin, record = batch
                 yield from _row(origin, {key: record.get(name) for key, name in names.items()}, names, videos)
@@ -67,6 +68,8 @@ class _Videos:
         self._folder = folder
         self.names: dict[str, str] = {}
         """The first name of the file of each video_id."""
+        self.splits: dict[str, str] = {}
+        """The split of each group, by its first row."""
         self._same: dict[tuple[str, str], bool] = {}
 
     def conflict(self, origin: Origin, video_id: str, name: str) -> BadRow | None:
@@ -205,10 +208,16 @@ def _row(origin: Origin, values: dict[str, Any], names: dict[str, str], videos: 
         yield duplicate
         return
     record: dict[str, Any] = {"query": {"text": values["query"]}, "target": {"video": video_id}}
-    if values.get("split"):
-        record["split"] = values["split"]
-    elif values.get("group"):
-        record["split"] = group_split(str(values["group"]))
+    split, group = values.get("split") or None, values.get("group")
+    if group and (split is None or split in SPLITS):
+        of_group = videos.splits.setdefault(str(group), split or group_split(str(group)))
+        if split not in (None, of_group):
+            detail = f"its group {show(group)} is in the {of_group} split, because its first row is; give all rows of a group one split"
+            yield BadRow(origin, "leakage", detail)
+            return
+        split = of_group
+    if split is not None:
+        record["split"] = split
     try:
         grade = _grade(values.get("relevance"))
     except (TypeError, ValueError, OverflowError):
