@@ -25,7 +25,8 @@ SUFFIXES = (
     *(".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".ts"),
     *(".mpeg", ".mts", ".m2ts", ".wmv", ".asf", ".3gp", ".3g2", ".vob", ".ogv"),
 )
-FOLDERS = ("", "videos", "video", "all", "clips")
+FOLDERS = ("", "videos", "video", "all", "clips", "TrainValVideo", "TestVideo", "MSRVTT_Videos", "YouTubeClips")
+"""Where video files are. The last ones are in the archives of MSR-VTT and MSVD."""
 HELD_OUT = 0.1
 """Share of groups for validation, and for test, if the layout has no splits."""
 SPLIT_WORDS = re.compile(
