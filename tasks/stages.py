@@ -63,7 +63,7 @@ def _task(name: str, description: str, **retrying: Any) -> Callable[[Callable[P,
 
 @_task("look-for-changes", "Asks DVC which stages are stale, and records data that was edited by hand.")
 def look_for_changes() -> State[Any]:
-    """The names of the stale stages, with DVC's status of each."""
+    """Returns the names of the stale stages, with DVC's status of each."""
     logger = get_run_logger()
     workspace = Workspace()
     if not workspace.data.is_dir():

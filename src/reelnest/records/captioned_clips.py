@@ -182,7 +182,7 @@ def split_entries(folder: Path, suffixes: Sequence[str], layout: str) -> Iterato
 
 
 def entries_of(file: Path, split: str, layout: str) -> Iterator[Entry | BadRow]:
-    """The entries of a file of JSON lines, or of a list in JSON. Raises DataError if there is no such list."""
+    """Yields the entries of a file of JSON lines, or of a list in JSON. Raises DataError if there is no such list."""
     if file.suffix == ".jsonl":
         yield from (row if isinstance(row, BadRow) else (*row, split) for row in read_json_lines(file))
     else:

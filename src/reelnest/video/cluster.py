@@ -105,7 +105,7 @@ def _connected(address: str) -> Iterator[Client]:
 
 
 def _results(client: Client, address: str, jobs: Sequence[DecodingJob], decode: Decode) -> Iterator[tuple[str, str | None, str]]:
-    """The key of each job with the reason and the text of its error. Raises DataError if a task ends each worker that takes it."""
+    """Yields the key of each job with the reason and the text of its error. Raises DataError if a task ends each worker that takes it."""
     named = [(job.key, [str(file.absolute()) for file in job.files], _times(job.segment)) for job in jobs]
     chunks = [named[start : start + CHUNK] for start in range(0, len(named), CHUNK)]
     futures = client.map(decode, chunks, pure=False)
@@ -122,7 +122,7 @@ def _results(client: Client, address: str, jobs: Sequence[DecodingJob], decode: 
 
 
 def _completed(client: Client, address: str, futures: "Sequence[Future[Any]]") -> "Iterator[Future[Any]]":
-    """The futures as they are done. Raises DataError if there is no worker for WORKERS_SECONDS."""
+    """Yields the futures as they are done. Raises DataError if there is no worker for WORKERS_SECONDS."""
     completed, last = as_completed(futures, loop=client.loop), time.monotonic()
     while completed.count():
         if completed.has_ready():

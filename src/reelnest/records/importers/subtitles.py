@@ -118,7 +118,7 @@ def _beside(files: Iterable[Path]) -> dict[Path, dict[str, Path]]:
 
 
 def _names(file: Path) -> list[Path]:
-    """The file without its suffix, and then without the last one, two and more languages or kinds."""
+    """Returns the file without its suffix, and then without the last one, two and more languages or kinds."""
     names = [file.with_suffix("")]
     while len(names) <= MOST_WORDS and LANGUAGE_OR_KIND.fullmatch(names[-1].suffix):
         names.append(names[-1].with_suffix(""))

@@ -75,7 +75,7 @@ def _first_stream(container: av.container.InputContainer, name: str) -> av.video
 
 
 def _picture_track(streams: list[av.video.stream.VideoStream], name: str) -> av.video.stream.VideoStream:
-    """The animation of an AVIF or HEIC file, or else its main picture. Other pictures, tiles and transparency are streams too."""
+    """Returns the animation of an AVIF or HEIC file, or else its main picture. Other pictures, tiles and transparency are streams too."""
     animations = [stream for stream in streams if stream.frames > 1]
     main = [stream for stream in streams if stream.disposition & Disposition.default]
     if not animations and len(main) != 1:
