@@ -156,23 +156,30 @@ class Encoder(nn.Module):
         zero = torch.zeros((), device=self.device)
         # Also without gradients: gradient caching runs each micro-batch twice, and both runs must draw the same random numbers.
         needs_vision = (self.training and self._trains(self.vision_tower)) or (self.sharded and not self.vision_is_cached)
+        blank = None
         if needs_vision and not any(segment.rows is not None for segment in batch.segments):
-            zero = zero + 0.0 * self.encode_video(self._blank_video()).sum()
+            blank = 0.0 * self.encode_video(self._blank_video()).sum()
         states = [segment.pooled.float() for segment in batch.segments if segment.pooled is not None]
         if batch.packing is not None:
-            states.append(self._encode([segment for segment in batch.segments if segment.pooled is None], batch.packing))
+            states.append(self._encode([segment for segment in batch.segments if segment.pooled is None], batch.packing, blank))
         elif self.sharded:
             text = Segment(*(torch.tensor([[value]], device=self.device) for value in (0, 1, TEXT_TYPE, 1)))
             packing = packed([text.to("cpu")])
             assert packing is not None  # noqa: S101 (for the type checker)
-            zero = zero + 0.0 * self._encode([text], packing.to(self.device)).sum()
+            zero = zero + 0.0 * self._encode([text], packing.to(self.device), blank).sum()
         return torch.cat(states), zero
 
-    def _encode(self, segments: list[Segment], packing: Packing) -> Tensor:
-        """Returns pooled states of the segments' rows, float32 (rows, hidden)."""
+    def _encode(self, segments: list[Segment], packing: Packing, blank: Tensor | None = None) -> Tensor:
+        """Returns pooled states of the segments' rows, float32 (rows, hidden).
+
+        `blank` is a 0 that depends on the tower, in a batch without video. It is added before the first layer: in the backward pass every
+        process then comes to the tower after the layers, which FSDP's reductions need.
+        """
         with _gradients(self._trains(self.backbone)):
             ids = torch.cat([segment.input_ids.flatten() for segment in segments])[packing.tokens]  # (tokens,)
             embedded: Tensor = self.language_model.get_input_embeddings()(ids)  # (tokens, hidden)
+            if blank is not None:
+                embedded = embedded + blank
             videos = [
                 self.encode_video(segment) if segment.video_tokens is None else segment.video_tokens
                 for segment in segments

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from reelnest.settings import load_params
 from reelnest.stages import train
 from reelnest.stages.workspace import Workspace
-from tests.integration.training.sharded_steps import sharded_figures, sharded_precision, sharded_training, temperatures
+from tests.integration.training.sharded_steps import sharded_figures, sharded_precision, sharded_training, temperatures, uneven_videos
 from tests.integration.training.training_steps import CASES, decisions, figures, keep, mined_figures, searched
 
 
@@ -33,6 +33,9 @@ def main(prepared: Path, base: Path, output: Path, *checkouts: Path) -> None:
     results = sharded_precision(prepared, base)
     if dist.get_rank() == 0:
         torch.save(results, output / "sharded_precision.pt")
+    results = uneven_videos(base)
+    if dist.get_rank() == 0:
+        torch.save(results, output / "uneven_videos.pt")
     torch.save(temperatures(prepared, base), output / f"temperatures-{dist.get_rank()}.pt")
     torch.save(searched(), output / f"searched-{dist.get_rank()}.pt")
     results = mined_figures(prepared, base)

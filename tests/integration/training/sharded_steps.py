@@ -15,7 +15,7 @@ from reelnest.backbones.families.qwen2_5_vl import FAMILY
 from reelnest.encoder.batches import Batcher
 from reelnest.encoder.ema import Ema
 from reelnest.evaluation.split_evaluation import evaluate_split
-from reelnest.settings import Mining
+from reelnest.settings import Lora, Mining
 from reelnest.store.prepared import Prepared
 from reelnest.training.batches.negatives import ExtraNegatives
 from reelnest.training.batches.pair_batches import PairBatcher
@@ -33,6 +33,7 @@ from reelnest.training.gradients.gradient_cache import GradientCache, ModelCalls
 from reelnest.training.loop import Training, TrainingData, unsharded
 from reelnest.training.tracker import Trackers
 from tests.integration.training.training_steps import batches, model_of, settings
+from tests.support.model_inputs import mixed_entries
 
 
 def shard(model: ContrastiveModel, mixed_precision: str = "no") -> None:
@@ -198,3 +199,25 @@ def sharded_precision(prepared_folder: Path, base: Path) -> dict[str, Tensor]:
         full = gradient.full_tensor() if isinstance(gradient, DTensor) else mean_over_processes(gradient)
         results[f"{precision} gradient"] = full
     return results
+
+
+def uneven_videos(base: Path) -> dict[str, Tensor]:
+    """Gradients of adapters in the tower and the language model. Of two processes, which shard the model, only the first has a video."""
+    params = settings("all_trained")
+    params = params.model_copy(update={"model": params.model.model_copy(update={"lora": Lora(r=4, vision=True)})})
+    entries = mixed_entries()
+    parts = [entries[:2], [entries[2]]]
+    rank, processes = world()
+    model, tokenizer = model_of(params, base)
+    if processes > 1:
+        shard(model)
+    batcher = Batcher(tokenizer, params.model, FAMILY)
+    for part in parts[rank::processes]:
+        vectors, _ = model(batcher(part))
+        (vectors.square().sum() * processes / len(parts)).backward()  # FSDP averages over the processes
+    gradients = {name: parameter.grad for name, parameter in model.encoder.named_parameters() if parameter.requires_grad}
+    return {
+        f"gradient {name}": gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
+        for name, gradient in gradients.items()
+        if gradient is not None
+    }

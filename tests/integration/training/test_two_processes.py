@@ -15,7 +15,7 @@ from torch import Tensor
 from reelnest.backbones.tiny import build_tiny
 from reelnest.launch.command import launch_command
 from reelnest.settings import Tiny, load_params
-from tests.integration.training.sharded_steps import temperatures
+from tests.integration.training.sharded_steps import temperatures, uneven_videos
 from tests.integration.training.training_steps import CASES, figures, keep, mined_figures, searched
 from tests.integration.training.training_workspace import COLOURS, ROOT, TINY, training_report, write_workspace
 
@@ -114,6 +114,13 @@ def test_a_sharded_model_gives_what_an_unsharded_one_does_and_resumes(of_two: Pa
     assert torch.equal(sharded["resumed second losses"], sharded["second losses"])
     assert torch.equal(sharded["resumed third losses"], sharded["third losses"])
     assert not torch.equal(sharded["second losses"], sharded["losses"])
+
+
+def test_a_sharded_tower_with_adapters_is_trained_by_processes_of_which_one_has_no_video(of_two: Path, base: Path) -> None:
+    expected, two = uneven_videos(base), load(of_two, "uneven_videos")
+    assert expected.keys() == two.keys()
+    assert sum("visual" in name for name in expected) == sum("lora" in name and "visual" in name for name in expected) > 0
+    check_gradients(two, expected)
 
 
 def test_two_processes_mine_the_negatives_that_one_does(of_two: Path, prepared: Path, base: Path) -> None:
