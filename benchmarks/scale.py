@@ -90,7 +90,7 @@ def _make_copies(project: Path) -> None:
     if not (project / "prepared").is_dir():
         files = _sources(project)
         _make_project(project, lambda number: _copy_of(files, number), VIDEOS, 2)
-        _run_stages(project)
+    _run_stages(project)  # quick, unless the code that decodes has changed since
 
 
 def _changed(project: Path) -> Callable[[], Figures]:
@@ -149,9 +149,15 @@ def _make_known(project: Path, videos: int) -> None:
             write_batches(file, islice(members, FEW))
 
 
+def _known_project(videos: int) -> Path:
+    from reelnest.code_closure import DECODING, code_digest
+
+    return FOLDER / f"{videos}-known-by-{code_digest(DECODING)[:8]}"
+
+
 def _make_both() -> None:
     for videos in (FEW, MANY):
-        project = FOLDER / f"{videos}-known"
+        project = _known_project(videos)
         if not (project / "work").is_dir():
             # In a process of its own: the peak memory of this one would count as that of the sides, its children.
             process = multiprocessing.get_context("spawn").Process(target=_make_known, args=(project, videos))
@@ -165,7 +171,7 @@ def _memory(videos: int, further_rows: int) -> Callable[[], Callable[[], Any]]:
     """Peak memory with these videos, and what further rows may add."""
 
     def run() -> Figures:
-        kilobytes = _run_stages(FOLDER / f"{videos}-known")["kilobytes"]
+        kilobytes = _run_stages(_known_project(videos))["kilobytes"]
         return {"kilobytes": kilobytes + KILOBYTES_A_ROW * further_rows}
 
     return lambda: run
