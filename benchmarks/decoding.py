@@ -36,7 +36,8 @@ BATCH, EPOCHS = 32, 20
 """One epoch from the store takes less than the resolution of a process's time."""
 
 
-def _clips() -> list[Path]:
+def clip_files() -> list[Path]:
+    """Returns the video files of `clips()`."""
     return [clips() / json.loads(line)["path"] for line in (clips() / "videos.jsonl").read_text().splitlines()]
 
 
@@ -184,7 +185,7 @@ def _from_files() -> Figures:
     import numpy as np
 
     decord.logging.set_level(decord.logging.QUIET)
-    files = _clips()
+    files = clip_files()
     side = math.isqrt(MAX_PIXELS)
 
     def read(batch: list[int]) -> Any:
@@ -211,14 +212,14 @@ def _benchmark(what: str, files: Callable[[], Sequence[Path]], runs: int, setup:
 
 
 BENCHMARKS = {
-    "decode-clips": _benchmark("clips", _clips, 5),
+    "decode-clips": _benchmark("clips", clip_files, 5),
     "decode-long": _benchmark("60 s of 720p, twice", _long_videos, 3, _make_long_videos),
     "decode-two-cores": Benchmark(
         "the same clips on two cores",
         "ours on one core",
         1.8,
-        lambda: _in_parallel(_clips, 2),
-        lambda: _in_parallel(_clips, 1),
+        lambda: _in_parallel(clip_files, 2),
+        lambda: _in_parallel(clip_files, 1),
         runs=5,
         counts=True,
     ),

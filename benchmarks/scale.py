@@ -22,8 +22,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from benchmarks.decoding import make_video
-from benchmarks.peers.training import clips
+from benchmarks.decoding import clip_files, make_video
 from benchmarks.side_by_side import ROOT, Benchmark, Figures
 
 VIDEOS, CHANGED = 20_000, 200
@@ -60,12 +59,9 @@ def _make_project(project: Path, content: Callable[[int], bytes], videos: int, p
     shutil.copytree(ROOT / "configs", project / "configs")
 
 
-def _given_clips() -> list[Path]:
-    return [clips() / json.loads(line)["path"] for line in (clips() / "videos.jsonl").read_text().splitlines()]
-
-
-def _sources(project: Path) -> list[Path]:
-    return [LONGER] if project == COPIED_LONGER else _given_clips()
+def _longer_clip() -> list[Path]:
+    make_video(LONGER, "320x240", 15, 25, 250)
+    return [LONGER]
 
 
 def _copy_of(files: Sequence[Path], number: int) -> bytes:
@@ -85,18 +81,15 @@ def _run_stages(project: Path) -> Figures:
     return {"seconds": seconds, "kilobytes": float(after.ru_maxrss)}
 
 
-def _make_copies(project: Path) -> None:
-    make_video(LONGER, "320x240", 15, 25, 250)
+def _make_copies(project: Path, files: Sequence[Path]) -> None:
     if not (project / "prepared").is_dir():
-        files = _sources(project)
         _make_project(project, lambda number: _copy_of(files, number), VIDEOS, 2)
     _run_stages(project)  # quick, unless the code that decodes has changed since
 
 
-def _changed(project: Path) -> Callable[[], Figures]:
+def _changed(project: Path, files: Sequence[Path]) -> Callable[[], Figures]:
     if not (project / "work").is_dir():
         _run_stages(project)
-    files = _sources(project)
     for number in range(VIDEOS - CHANGED, VIDEOS):
         (project / "data" / _name(number)).write_bytes(_copy_of(files, number))
     return lambda: _run_stages(project)
@@ -107,16 +100,16 @@ def _anew(project: Path) -> Callable[[], Figures]:
     return lambda: _run_stages(project)
 
 
-def _addition(project: Path, what: str) -> Benchmark:
+def _addition(project: Path, files: Callable[[], Sequence[Path]], what: str) -> Benchmark:
     return Benchmark(
         f"validate and preprocess {VIDEOS:,} clips of which {CHANGED} are new{what}",
         "the same of clips that are all new",
         1 / 0.03,
-        lambda: _changed(project),
+        lambda: _changed(project, files()),
         lambda: _anew(project),
         runs=1,
         counts=True,
-        setup=lambda: _make_copies(project),
+        setup=lambda: _make_copies(project, files()),
     )
 
 
@@ -178,8 +171,8 @@ def _memory(videos: int, further_rows: int) -> Callable[[], Callable[[], Any]]:
 
 
 BENCHMARKS = {
-    "add-videos": _addition(COPIED, ""),
-    "add-longer-videos": _addition(COPIED_LONGER, ", each 320 × 240 and 15 s"),
+    "add-videos": _addition(COPIED, clip_files, ""),
+    "add-longer-videos": _addition(COPIED_LONGER, _longer_clip, ", each 320 × 240 and 15 s"),
     "memory-rows": Benchmark(
         f"peak memory of validate and preprocess, {MANY:,} videos and {MANY * PAIRS_EACH:,} pairs",
         f"{FEW:,} videos and {FEW * PAIRS_EACH:,} pairs, and {KILOBYTES_A_ROW:g} kB for each further row",

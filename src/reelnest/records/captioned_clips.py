@@ -143,8 +143,10 @@ def find_video(folder: Path, name: str) -> Path:
     names += _with_suffixes(Path(bare).name)
     # Names outside: most files have one of the first, in whatever folder, and there are dozens.
     places = (Path(inside, candidate) for candidate in dict.fromkeys(names) for inside in FOLDERS)
-    missing = Path(next((inside for inside in FOLDERS[1:] if (folder / inside).is_dir()), ""), names[0] if bare != name else names[1])
-    return resolve(str(next((place for place in places if is_file(folder / place)), missing)), folder)
+    place = next((place for place in places if is_file(folder / place)), None)
+    if place is None:
+        place = Path(next((inside for inside in FOLDERS[1:] if (folder / inside).is_dir()), ""), names[0] if bare != name else names[1])
+    return resolve(str(place), folder)
 
 
 def _with_suffixes(name: str) -> list[str]:

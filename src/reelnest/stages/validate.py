@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from reelnest.artifacts.validation_report import (
     BehaviourCounts,
@@ -85,7 +86,7 @@ class _Records:
     splits: Sequence[str]
     """The split of each good pair."""
 
-    @property
+    @cached_property
     def bad(self) -> list[BadRecord]:
         return [*self.bad_videos, *self.bad_pairs, *self.bad_tests]
 

@@ -10,7 +10,6 @@ half. So `auto` prefers PyAV for these, and decord for all others.
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import ClassVar
 
 import decord
@@ -48,7 +47,7 @@ class DecordDecoder:
         problem = _problem(source.track)
         if problem is None and source.look.orientation != UPRIGHT:
             problem = "its frames are rotated or mirrored"
-        if problem is None and not _is_square(source.track, source.track.aspect or source.look.aspect):
+        if problem is None and square_pixel_width(source.track.width, source.aspect) != source.track.width:
             problem = "its pixels are not square"
         if problem is not None:
             raise Unsuitable(problem)
@@ -104,10 +103,6 @@ def _problem(track: Track) -> str | None:
         (_has_open_groups(packets), "frames refer to frames before the last key frame, where decord starts"),
     )
     return next((text for holds, text in checks if holds), None)
-
-
-def _is_square(track: Track, aspect: Fraction | None) -> bool:
-    return square_pixel_width(track.width, aspect) == track.width
 
 
 def _has_open_groups(packets: Packets) -> bool:

@@ -174,9 +174,7 @@ class _Run:
         except av.error.EOFError:
             self._is_over = True
         except av.error.FFmpegError as error:
-            raise VideoError(
-                "damaged", f"{self._name}: its header is readable, but its frames are not ({summary(error)}); {REPAIR}"
-            ) from error
+            raise _damaged(self._name, error) from error
 
 
 def _starting_points(packets: Packets, keys: NDArray[np.int64], index: int) -> Iterator[int]:
@@ -243,7 +241,7 @@ class CountedVideo:
             number = int(self._numbers[index])
             frame = next(islice(decoded, number - following, None))
             following = number + 1
-            yield picture(frame, self._source.track.aspect or self._source.look.aspect, self._source.name)
+            yield picture(frame, self._source.aspect, self._source.name)
 
 
 def _has_guessed_times(track: Track) -> bool:
@@ -283,9 +281,11 @@ def _decode(source: Source) -> Iterator[av.VideoFrame]:
         try:
             yield from container.decode(stream)
         except READ_ERRORS as error:
-            raise VideoError(
-                "damaged", f"{source.name}: its header is readable, but its frames are not ({summary(error)}); {REPAIR}"
-            ) from error
+            raise _damaged(source.name, error) from error
+
+
+def _damaged(name: str, error: Exception) -> VideoError:
+    return VideoError("damaged", f"{name}: its header is readable, but its frames are not ({summary(error)}); {REPAIR}")
 
 
 DECODERS = (PyavByTime(), PyavInOrder())

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from fractions import Fraction
 from functools import cached_property
 from typing import BinaryIO
 
@@ -60,3 +61,8 @@ class Source:
     def look(self) -> Look:
         """The look of the first frame, which is decoded to find it."""
         return first_look(self.descriptor, self.name, is_probed=self.track.is_probed)
+
+    @property
+    def aspect(self) -> Fraction | None:
+        """`Track.aspect`, or that of the codec's header if the container has none."""
+        return self.track.aspect or self.look.aspect
