@@ -54,7 +54,7 @@ def read_mapped_table(source: Path) -> Iterator[Row]:
                 yield batch
             elif isinstance(batch, ColumnBatch):
                 values = {key: batch.columns[name] for key, name in names.items()}
-                by_column = _are_texts(values) and not {"group", "split"} <= names.keys()  # both can contradict each other
+                by_column = _are_texts(values) and _have_one_split(values, videos.splits)
                 yield from (_text_rows if by_column else _other_rows)(batch, names, videos)
             else:
                 origin, record = batch
@@ -150,6 +150,24 @@ def _given(column: "pa.Array") -> "pa.Array":
     from pyarrow import compute
 
     return compute.if_else(compute.not_equal(column, ""), column, pa.scalar(None, pa.string()))
+
+
+def _have_one_split(values: dict[str, "pa.Array"], splits: dict[str, str]) -> bool:
+    """Returns whether each group has one split, which it also has in `splits`, and adds it there. True without both columns."""
+    import pyarrow as pa
+
+    if not {"group", "split"} <= values.keys():
+        return True
+    columns = pa.table([_given(values["group"]), _given(values["split"])], names=["group", "split"])
+    distinct = columns.group_by(["group", "split"], use_threads=False).aggregate([]).to_pydict()
+    of_group: dict[str, str] = {}
+    for group, split in zip(distinct["group"], distinct["split"], strict=True):
+        if group is None:
+            continue
+        if split not in SPLITS or splits.get(group, split) != split or of_group.setdefault(group, split) != split:
+            return False
+    splits.update(of_group)
+    return True
 
 
 def _filtered(mask: Mask, rows: NDArray[np.int64], values: dict[str, "pa.Array"]) -> tuple[NDArray[np.int64], dict[str, "pa.Array"]]:
